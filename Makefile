@@ -1,0 +1,67 @@
+# Everything that a fresh clone needs is made by the targets themselves, in .venv and in a cache
+# folder (CRYO_CACHE, or cryoshim in XDG_CACHE_HOME or ~/.cache). Nothing else is installed.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+MAKEFLAGS += --no-builtin-rules --no-print-directory
+
+venv := .venv
+bin := $(venv)/bin
+stamp := $(venv)/.stamp
+
+PYTEST_ARGS ?=
+
+.PHONY: help demo test lint format types protos check-protos bench tools faults lock clean runsc
+
+help: ## list the targets
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1|\2/p' Makefile | while IFS='|' read -r name text; do \
+		printf '  make %-13s %s\n' "$$name" "$$text"; done
+
+demo: runsc ## freeze, kill and restore a live GPU container on this machine, and tell the story
+	@$(bin)/cryo selftest --story
+
+test: tools ## run every test; what this machine cannot run is skipped with its reason
+	@$(bin)/python -m pytest $(PYTEST_ARGS)
+
+lint: $(stamp) ## check style and format
+	@$(bin)/ruff check .
+	@$(bin)/ruff format --check .
+
+format: $(stamp) ## put the code into the project's format
+	@$(bin)/ruff check --fix .
+	@$(bin)/ruff format .
+
+types: $(stamp) ## check types, strictly
+	@$(bin)/mypy
+
+protos: $(stamp) ## generate the bindings in shim/api from proto/
+	@$(bin)/python hack/protos.py
+
+check-protos: $(stamp) ## prove that the committed bindings are current
+	@$(bin)/python hack/protos.py --check
+
+bench: tools ## measure our checkpoint and restore against the plain runsc commands
+	@$(bin)/python -m hack.bench
+	@$(bin)/python -m hack.bench_shims
+
+runsc: $(stamp)
+	@$(bin)/python -m hack.tools runsc-new runsc-old
+
+tools: $(stamp) ## obtain runsc, containerd and Docker, into the cache; RETRY=1 asks again after a recent no
+	@$(bin)/python -m hack.tools $(if $(CRYO_REQUIRE_REAL),--require) $(if $(RETRY),--retry)
+
+faults: tools ## break everything on purpose, at every step, and see the task survive (an hour)
+	@CRYO_FAULTS_ALL=1 $(bin)/python -m pytest tests/faults $(PYTEST_ARGS)
+
+lock: $(stamp) ## renew requirements.lock from pyproject.toml (needs uv)
+	@hack/lock.sh
+
+clean: ## remove the venv and what the tools leave in the checkout; the cache stays
+	@rm -rf $(venv) build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	@find . -name __pycache__ -not -path './.git/*' -prune -exec rm -rf {} +
+
+$(stamp): pyproject.toml requirements.lock hack/venv.sh
+	@hack/venv.sh $(venv)
+	@touch $@

@@ -1,0 +1,292 @@
+"""What our checkpoint and restore cost beside the plain runsc commands, measured in one run.
+
+    make bench                                  # or: python -m hack.bench --rounds 10
+
+Ours goes the whole way of a user: client, unix socket, sidecar, runsc. Plain is the one runsc
+command. Both work on the same container, by turns, so that what disturbs one disturbs the other.
+Everything runs in a simulated GPU machine of its own (a private /dev, a temporary folder).
+"""
+
+from __future__ import annotations
+
+import argparse
+import ctypes
+import json
+import os
+import platform
+import shutil
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from functools import partial
+from pathlib import Path
+
+from hack.tools.running import NotHere
+from shim.client import Client
+from shim.model import CheckpointOptions, EngineName, RestoreOptions
+from shim.simgpu.guest.worker import Settings
+from shim.simgpu.simulation import Simulation, environment, wait_until
+from tests.containerd.builds import find_program
+
+ROUNDS = 10
+RESIDENT_MIB = (0, 256, 1024)
+PROCESSES = (1, 2, 4, 8)
+SUBREAPER = 36
+LIMIT_S = 1500.0
+TASK = "bench"
+
+
+def median_ms(seconds: list[float]) -> float:
+    """Return the median in milliseconds."""
+    return statistics.median(seconds) * 1000
+
+
+def timed(work: Callable[[], object]) -> float:
+    """Return how many seconds `work` takes."""
+    began = time.perf_counter()
+    work()
+    return time.perf_counter() - began
+
+
+class Machine:
+    """The inside of the simulation: a client of its sidecar, and plain runsc beside it."""
+
+    def __init__(self, told: dict[str, str]) -> None:
+        self.folder = Path(told["folder"])
+        self.runsc = told["runsc"]
+        self.flags: list[str] = json.loads(told["flags"])
+        self.client = Client(told["address"])
+        self.bundles = self.folder / "bundles"
+
+    def plain(self, *arguments: str, root: Path | None = None) -> None:
+        """Run one runsc command."""
+        where = root or self.folder / "state" / "runsc" / "default"
+        argv = [self.runsc, f"--root={where}", *self.flags, *arguments]
+        # The sandbox keeps the streams of a restore: they must be no pipe of ours.
+        subprocess.run(argv, check=True, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+
+    @contextmanager
+    def task(self, name: str, *, settle_s: float) -> Iterator[None]:
+        """Run a task of the bundle `name` and remove it afterwards."""
+        self.client.create(TASK, str(self.bundles / name))
+        self.client.start(TASK)
+        time.sleep(settle_s)
+        try:
+            yield
+        finally:
+            self.client.kill(TASK, 9, everyone=True)
+            self.client.wait(TASK)
+            self.client.delete(TASK)
+
+    def image(self) -> Path:
+        """Return a path for an image, empty."""
+        path = self.folder / "images" / "one"
+        shutil.rmtree(path, ignore_errors=True)
+        return path
+
+
+def checkpoints(machine: Machine, mib: int, rounds: int) -> dict[str, list[float]]:
+    """Time checkpoints of one container: plain, ours unsealed, ours sealed."""
+    found: dict[str, list[float]] = {"plain": [], "unsealed": [], "sealed": [], "seal": []}
+    with machine.task(f"resident-{mib}", settle_s=1.0 + mib / 400):
+        for _ in range(rounds):
+            path = machine.image()
+            found["plain"].append(timed(partial(plain_checkpoint, machine, path)))
+            for name, seal in (("unsealed", False), ("sealed", True)):
+                path = machine.image()
+                options = CheckpointOptions(image_path=str(path), seal=seal)
+                began = time.perf_counter()
+                result = machine.client.checkpoint(TASK, options)
+                found[name].append(time.perf_counter() - began)
+            found["seal"].append(result.timings_s["seal"])
+    return found
+
+
+def plain_checkpoint(machine: Machine, path: Path) -> None:
+    """Run the one command that we are compared with."""
+    machine.plain(
+        "checkpoint", "--leave-running", "--compression=none", f"--image-path={path}", f"{TASK}+"
+    )
+
+
+def restores(machine: Machine, mib: int, rounds: int) -> dict[str, list[float]]:
+    """Time restores of one image: plain, ours."""
+    found: dict[str, list[float]] = {"plain": [], "ours": []}
+    path = machine.image()
+    with machine.task(f"resident-{mib}", settle_s=1.0 + mib / 400):
+        machine.client.checkpoint(TASK, CheckpointOptions(image_path=str(path)))
+    bundle = machine.bundles / f"resident-{mib}"
+    root = machine.folder / "plain"
+    for number in range(rounds):
+        found["plain"].append(timed(lambda: plain_restore(machine, bundle, path, root)))
+        machine.plain("delete", "--force", "again", root=root)
+        reap()
+        name = f"again-{number}"
+        options = RestoreOptions(image_path=str(path))
+        found["ours"].append(timed(partial(machine.client.restore, name, options)))
+        machine.client.kill(name, 9, everyone=True)
+        machine.client.wait(name)
+        machine.client.delete(name)
+    return found
+
+
+def plain_restore(machine: Machine, bundle: Path, path: Path, root: Path) -> None:
+    """Run the one command that we are compared with."""
+    machine.plain(
+        "restore", "--detach", f"--bundle={bundle}", f"--image-path={path}", "again", root=root
+    )
+
+
+def reap() -> None:
+    """Collect sandboxes that were handed to us."""
+    while True:
+        try:
+            pid, _ = os.waitpid(-1, os.WNOHANG)
+        except ChildProcessError:
+            return
+        if pid == 0:
+            return
+
+
+def freezes(
+    machine: Machine, count: int, engine: EngineName, rounds: int
+) -> dict[str, list[float]]:
+    """Time the CUDA steps of checkpoints of a task with `count` GPU processes."""
+    found: dict[str, list[float]] = {"freeze": [], "thaw": [], "whole": []}
+    with machine.task(f"gpu-{count}", settle_s=2.0 + count / 4):
+        for _ in range(rounds):
+            path = machine.image()
+            options = CheckpointOptions(image_path=str(path), engine=engine, seal=False)
+            began = time.perf_counter()
+            result = machine.client.checkpoint(TASK, options)
+            found["whole"].append(time.perf_counter() - began)
+            found["freeze"].append(result.timings_s["freeze"])
+            found["thaw"].append(result.timings_s["thaw"])
+    return found
+
+
+def inside(told: dict[str, str]) -> None:
+    """Measure, and print the tables; runs in the simulation's mount namespace."""
+    ctypes.CDLL(None).prctl(SUBREAPER, 1, 0, 0, 0)
+    machine, rounds = Machine(told), int(told["rounds"])
+    print(header(machine, rounds))
+    print_checkpoints(machine, rounds)
+    print_restores(machine, rounds)
+    print_freezes(machine, rounds)
+
+
+def header(machine: Machine, rounds: int) -> str:
+    """Say what was measured, where and when."""
+    info = machine.client.info()
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") >> 30
+    return (
+        f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC, {os.cpu_count()} cores, {memory} GiB, "
+        f"Linux {platform.release()}, Python {platform.python_version()}, "
+        f"runsc {info['runsc_version']} ({info['engines']}); medians of {rounds}, milliseconds\n"
+    )
+
+
+def print_checkpoints(machine: Machine, rounds: int) -> None:
+    """Print the first table."""
+    print("checkpoint     plain runsc   ours, no seal   ratio   added   ours, sealed   seal GB/s")
+    for mib in RESIDENT_MIB:
+        found = {k: median_ms(v) for k, v in checkpoints(machine, mib, rounds).items()}
+        speed = (mib or 1) * 1.048576 / found["seal"] if mib else 0.0
+        print(
+            f"{mib:5} MiB      {found['plain']:9.1f}    {found['unsealed']:9.1f}    "
+            f"{found['unsealed'] / found['plain']:8.2f} {found['unsealed'] - found['plain']:7.1f}  "
+            f"{found['sealed']:10.1f}     {speed:8.2f}",
+            flush=True,
+        )
+
+
+def print_restores(machine: Machine, rounds: int) -> None:
+    """Print the second table."""
+    print("\nrestore        plain runsc   ours            ratio   added")
+    for mib in RESIDENT_MIB:
+        found = {k: median_ms(v) for k, v in restores(machine, mib, rounds).items()}
+        print(
+            f"{mib:5} MiB      {found['plain']:9.1f}    {found['ours']:9.1f}    "
+            f"{found['ours'] / found['plain']:8.2f} {found['ours'] - found['plain']:7.1f}",
+            flush=True,
+        )
+
+
+def print_freezes(machine: Machine, rounds: int) -> None:
+    """Print the third table."""
+    engines = machine.client.info()["engines"].split(", ")
+    print("\nGPU processes   engine      freeze     thaw    whole checkpoint   freeze beside one")
+    for engine in engines:
+        one = 0.0
+        for count in PROCESSES:
+            times = freezes(machine, count, EngineName(engine), rounds)
+            found = {k: median_ms(v) for k, v in times.items()}
+            # The built-in engine freezes and thaws inside runsc's save: only the whole is seen.
+            measured = found["freeze"] if engine == "phased" else found["whole"]
+            one = one or measured
+            print(
+                f"{count:5}           {engine:8} {found['freeze']:9.1f} {found['thaw']:8.1f} "
+                f"{found['whole']:14.1f} {measured / one:18.2f}",
+                flush=True,
+            )
+
+
+def outside(runsc: Path, rounds: int) -> int:
+    """Make the machine, and measure inside it."""
+    with Simulation(runsc) as sim:
+        for mib in RESIDENT_MIB:
+            settings = Settings(gpu=False, resident_mib=mib, period_s=1.0)
+            sim.bundle(f"resident-{mib}", settings, inject_tool=False)
+        for count in PROCESSES:
+            sim.bundle(f"gpu-{count}", Settings(processes=count, period_s=0.2), inject_tool=False)
+        sim.start_sidecar()
+        told = {
+            "folder": str(sim.folder),
+            "runsc": str(runsc),
+            "address": sim.address,
+            "rounds": str(rounds),
+            "flags": json.dumps([f"--{name}={value}" for name, value in sim.flags.items()]),
+        }
+        output = sim.folder / "bench.out"
+        argv = [sys.executable, "-m", "hack.bench", "--inside", json.dumps(told)]
+        pid = sim.remote.spawn(argv, output=output, env=environment(), cwd=str(sim.folder))
+        follow(output, lambda: sim.remote.wait(pid, 0) is not None)
+        return sim.remote.wait(pid, 1.0) or 0
+
+
+def follow(path: Path, ended: Callable[[], bool]) -> None:
+    """Print what comes into a file until `ended` says so."""
+    with path.open(encoding="utf-8") as file:
+
+        def step() -> bool:
+            done = ended()
+            sys.stdout.write(file.read())
+            sys.stdout.flush()
+            return done
+
+        wait_until(step, "the end of the measurement", LIMIT_S)
+
+
+def main() -> int:
+    """Run `make bench`."""
+    parser = argparse.ArgumentParser(description="Compare with the plain runsc commands.")
+    parser.add_argument("--runsc", type=Path, help="the newest that `make tools` found")
+    parser.add_argument("--rounds", default=ROUNDS, type=int)
+    parser.add_argument("--inside", type=json.loads, help=argparse.SUPPRESS)
+    given = parser.parse_args()
+    if given.inside:
+        inside(given.inside)
+        return 0
+    try:
+        runsc = given.runsc or find_program("runsc-new")
+    except NotHere as no:
+        parser.error(str(no))
+    return outside(runsc.resolve(), given.rounds)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,217 @@
+"""What a container costs under containerd: our shim, gVisor's own, and runc's, in one run.
+
+    make bench                          # this and hack/bench.py
+    python -m hack.bench_shims --rounds 10 --pods 1 10 50
+
+Real containerd 2.4 in a private place, one small image; `ctr run --rm` of /bin/true by turns, and
+the proportional memory (PSS) of the shim processes while pods run.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from tests.containerd import image
+from tests.containerd.builds import find_containerd, find_program
+from tests.containerd.harness import Containerd
+from tests.containerd.place import private_place
+
+LINE = "2.4"
+LIMIT_S = 900.0
+FLAGS = {"network": "none", "ignore-cgroups": "true", "overlay2": "root:memory"}
+# gVisor's shim hangs in a plain run without a terminal: the sandbox keeps the pipe that it reads
+# to the end. As a pod's sandbox it does not.
+ANNOTATION = "io.kubernetes.cri.container-type=sandbox"
+RUNTIMES = ("cryo", "runsc", "runc")
+
+
+def command(told: dict[str, Any], runtime: str, name: str, *words: str) -> list[str]:
+    """Return the ctr command line that runs a container with a runtime."""
+    how = {
+        "cryo": ["--runtime", "io.containerd.cryo.v1"],
+        "runsc": [
+            *("--runtime", "io.containerd.runsc.v1", "--annotation", ANNOTATION),
+            *("--runtime-config-path", told["runsc_toml"]),
+        ],
+        "runc": ["--runtime", "io.containerd.runc.v2"],
+    }[runtime]
+    flags, reference = ["--snapshotter", "native"], image.REFERENCE
+    detach = ["-d"] if words[0] == "sleep" else ["--rm"]
+    return [*told["ctr"], "run", *how, *flags, *detach, reference, name, *words]
+
+
+def quiet(argv: list[str]) -> int:
+    """Run a command and return its exit status; what it prints is shown when that is not 0."""
+    nothing = subprocess.DEVNULL
+    with tempfile.TemporaryFile() as said:  # no pipe: a shim may keep it
+        status = subprocess.run(
+            argv, stdin=nothing, stdout=nothing, stderr=said, check=False, timeout=60
+        ).returncode
+        if status:
+            said.seek(0)
+            sys.stderr.buffer.write(said.read())
+        return status
+
+
+def times(told: dict[str, Any]) -> dict[str, list[float]]:
+    """Time `ctr run --rm` of /bin/true, by turns; the first of each is not counted."""
+    found: dict[str, list[float]] = {runtime: [] for runtime in RUNTIMES}
+    for number in range(told["rounds"] + 1):
+        for runtime in RUNTIMES:
+            began = time.perf_counter()
+            status = quiet(command(told, runtime, f"{runtime}-{number}", "true"))
+            spent = time.perf_counter() - began
+            # gVisor's own shim gives 128 here for what ended with 0.
+            if status not in ((0, 128) if runtime == "runsc" else (0,)):
+                message = f"ctr run with {runtime} ended with {status}"
+                raise RuntimeError(message)
+            if number:
+                found[runtime].append(spent)
+    return found
+
+
+def shim_pids(runtime: str) -> list[int]:
+    """List the processes that are a runtime's shims; ours include the nursery."""
+    sign = {
+        "cryo": b"shim.entry.shimbin.nursery",
+        "runsc": b"containerd-shim-runsc-v1",
+        "runc": b"containerd-shim-runc-v2",
+    }[runtime]
+    found = []
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            if sign in (folder / "cmdline").read_bytes():
+                found.append(int(folder.name))
+        except OSError:
+            continue
+    return found
+
+
+def pss_kib(pid: int) -> int:
+    """Return a process's proportional memory."""
+    for line in Path(f"/proc/{pid}/smaps_rollup").read_text("ascii").splitlines():
+        if line.startswith("Pss:"):
+            return int(line.split()[1])
+    return 0
+
+
+def memory(told: dict[str, Any], runtime: str) -> dict[int, float]:
+    """Measure the shims' memory per pod, in MiB, for each number of pods."""
+    found: dict[int, float] = {}
+    names: list[str] = []
+    before = set(shim_pids(runtime))
+    for count in told["pods"]:
+        while len(names) < count:
+            names.append(f"{runtime}-pod-{len(names)}")
+            quiet(command(told, runtime, names[-1], "sleep", "1000"))
+        pids = set(shim_pids(runtime)) - (before if runtime != "cryo" else set())
+        found[count] = sum(map(pss_kib, pids)) / 1024 / count
+    for name in names:
+        quiet([*told["ctr"], "tasks", "rm", "--force", name])
+        quiet([*told["ctr"], "containers", "rm", name])
+    return found
+
+
+def inside(told: dict[str, Any]) -> None:
+    """Measure, in the place where containerd runs."""
+    print("\nctr run --rm /bin/true     median ms    beside runc")
+    found = times(told)
+    runc = statistics.median(found["runc"])
+    for runtime in RUNTIMES:
+        middle = statistics.median(found[runtime])
+        print(f"{TITLES[runtime]:25} {middle * 1000:9.0f} {middle / runc:13.2f}", flush=True)
+    pods = told["pods"]
+    print("\nshim memory (PSS, MiB per pod) " + "".join(f"{n:>7} pods" for n in pods))
+    for runtime in RUNTIMES:
+        mib = memory(told, runtime)
+        print(f"{TITLES[runtime]:31}" + "".join(f"{mib[n]:12.1f}" for n in pods), flush=True)
+
+
+TITLES = {"cryo": "cryo", "runsc": "gVisor's own shim", "runc": "runc"}
+
+
+@contextmanager
+def files() -> Iterator[tuple[dict[str, Path], Path, Path]]:
+    """Write our launcher, our settings and those of gVisor's shim."""
+    runsc = find_program("runsc-new")
+    root = Path(__file__).resolve().parent.parent
+    with tempfile.TemporaryDirectory(prefix="cryo-bench-") as name:
+        folder = Path(name)
+        ours = folder / "containerd-shim-cryo-v1"
+        ours.write_text(
+            f"#!{sys.executable}\nimport sys\nsys.path.insert(0, {str(root)!r})\n"
+            "from shim.entry.shimbin.main import main\nmain()\n",
+            "utf-8",
+        )
+        ours.chmod(0o755)
+        lines = [f'{key} = "{value}"' for key, value in FLAGS.items()]
+        toml = folder / "cryo.toml"
+        paths = "".join(f'{key} = "{folder / key}"\n' for key in ("state", "images", "verified"))
+        flags = "\n".join(lines)
+        toml.write_text(
+            f'[paths]\n{paths}[runsc]\nbinary = "{runsc}"\n[runsc.flags]\n{flags}\n', "utf-8"
+        )
+        theirs = folder / "runsc.toml"
+        theirs.write_text(f'binary_name = "{runsc}"\n[runsc_config]\n{flags}\n', "utf-8")
+        programs = {
+            ours.name: ours,
+            "runsc": runsc,
+            "runc": find_program("runc"),
+            "containerd-shim-runsc-v1": find_program("gvisor-shim"),
+        }
+        yield programs, toml, theirs
+
+
+def outside(rounds: int, pods: list[int]) -> int:
+    """Start containerd and measure beside it."""
+    with files() as (programs, toml, theirs), private_place() as place:
+        env = {"CRYO_CONFIG": str(toml), "PYTHONPATH": os.environ.get("PYTHONPATH", "")}
+        build = find_containerd(LINE)
+        with Containerd(build, place, programs=programs, env=env) as containerd:
+            archive = containerd.folder / "image.tar"
+            image.write(archive, find_program("busybox"))
+            containerd.import_image(archive)
+            told = {
+                "ctr": containerd.ctr_argv(),
+                "runsc_toml": str(theirs),
+                "rounds": rounds,
+                "pods": pods,
+            }
+            print(
+                f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC, {os.cpu_count()} cores, "
+                f"Linux {platform.release()}, Python {platform.python_version()}, "
+                f"containerd {build.line}, medians of {rounds}"
+            )
+            ran = place.python("hack.bench_shims", "--inside", json.dumps(told), timeout_s=LIMIT_S)
+            print(ran.out)
+            return ran.status
+
+
+def main() -> int:
+    """Run the measurement."""
+    parser = argparse.ArgumentParser(description="Compare with gVisor's own shim and with runc.")
+    parser.add_argument("--rounds", default=10, type=int)
+    parser.add_argument("--pods", default=[1, 10, 50], type=int, nargs="+")
+    parser.add_argument("--inside", type=json.loads, help=argparse.SUPPRESS)
+    given = parser.parse_args()
+    if given.inside:
+        inside(given.inside)
+        return 0
+    return outside(given.rounds, given.pods)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,264 @@
+"""containerd without a shim: its tasks are served by the sidecar, and saved and restored there.
+
+    cryo serve &
+    python hack/examples/task_api.py --containerd /run/containerd/containerd.sock \
+        --sidecar ttrpc+unix:///run/cryo/containerd.sock --bundle-rootfs DIR
+
+The sidecar's address is written as containerd wants it. With containerd 2.4 it is the one of
+`server.ttrpc` in config.toml: that release gives a task up as soon as it has reached it over gRPC.
+With 2.1 `grpc+/run/cryo/cryo.sock` is better: as long as containerd itself is not restarted, the
+sidecar may be while its tasks run. Otherwise containerd takes them for ended, though they run on.
+
+`server.containerd` in config.toml lets containerd hear of their events. DIR has sh, sleep and cat.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import signal
+import sys
+import tempfile
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self, TypeVar
+
+import grpc
+from google.protobuf.any_pb2 import Any as AnyMessage
+from google.protobuf.message import Message
+
+# For the messages beside this file, wherever it is started from.
+sys.path.insert(0, str(Path(__file__).parents[2]))
+
+from hack.examples import containerd_pb2 as pb
+from shim.api.containerd.runc.v1.options_pb2 import CheckpointOptions, Options
+from shim.api.containerd.types import mount_pb2, task_pb2
+
+Answer = TypeVar("Answer", bound=Message)
+
+# containerd runs its shim to clean up when it has lost sight of a task.
+RUNTIME = "io.containerd.cryo.v1"
+SANDBOX = "cryo-sidecar"
+VERSION = 3
+_OCI = "types.containerd.io/opencontainers/runtime-spec/1"
+_TASKS = "containerd.services.tasks.v1.Tasks"
+_CONTAINERS = "containerd.services.containers.v1.Containers"
+_SANDBOXES = "containerd.services.sandbox.v1.Store"
+_CALL_S = 60.0
+_COUNT = "n=0; while sleep 0.1; do n=$((n+1)); echo $n > /tmp/n; done"
+
+
+class Containerd:
+    """One namespace of a containerd, with tasks that the sidecar serves. Raises grpc.RpcError."""
+
+    def __init__(self, address: str, sidecar: str, namespace: str = "default") -> None:
+        """Take containerd's socket, and the sidecar's address as containerd wants it."""
+        self._channel = grpc.insecure_channel(f"unix:{address.removeprefix('unix:')}")
+        self._sidecar = sidecar
+        self._metadata = (("containerd-namespace", namespace),)
+
+    def __enter__(self) -> Self:
+        """Make the sandbox record, without which containerd asks no other Task service."""
+        record = pb.Sandbox(sandbox_id=SANDBOX, runtime=pb.Runtime(name=RUNTIME))
+        self._call(_SANDBOXES, "Create", pb.StoreCreateRequest(sandbox=record), pb.Nothing)
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        at: TracebackType | None,
+    ) -> None:
+        """Remove the sandbox record and hang up."""
+        with self._channel:
+            request = pb.StoreDeleteRequest(sandbox_id=SANDBOX)
+            self._call(_SANDBOXES, "Delete", request, pb.Nothing)
+
+    def create_container(self, name: str, spec: dict[str, Any]) -> None:
+        """Make a container that belongs to the sandbox."""
+        runtime = pb.Runtime(name=RUNTIME)
+        packed = _json("Spec", spec)
+        container = pb.Container(id=name, runtime=runtime, spec=packed, sandbox=SANDBOX)
+        request = pb.CreateContainerRequest(container=container)
+        self._call(_CONTAINERS, "Create", request, pb.Nothing)
+
+    def delete_container(self, name: str) -> None:
+        """Remove a container whose task is gone."""
+        self._call(_CONTAINERS, "Delete", pb.DeleteContainerRequest(id=name), pb.Nothing)
+
+    def create(self, name: str, rootfs: Path, image_path: str = "") -> None:
+        """Make the task of a container; with an image, Start brings that back."""
+        where = mount_pb2.Mount(type="bind", source=str(rootfs), options=["rbind", "ro"])
+        # Until 2.2 containerd looks for the address among runc's options.
+        options = Options(
+            criu_image_path=image_path, task_api_address=self._sidecar, task_api_version=VERSION
+        )
+        request = pb.CreateTaskRequest(
+            container_id=name,
+            rootfs=[where],
+            options=_packed(options),
+            task_api_address=self._sidecar,
+            task_api_version=VERSION,
+        )
+        self._call(_TASKS, "Create", request, pb.CreateTaskResponse)
+
+    def start(self, name: str, exec_id: str = "") -> int:
+        """Start the task or an added process; return its pid."""
+        request = pb.StartRequest(container_id=name, exec_id=exec_id)
+        return self._call(_TASKS, "Start", request, pb.StartResponse).pid
+
+    def state(self, name: str) -> str:
+        """Return the name of the task's state."""
+        request = pb.GetRequest(container_id=name)
+        return task_pb2.Status.Name(
+            self._call(_TASKS, "Get", request, pb.GetResponse).process.status
+        )
+
+    def execute(self, name: str, exec_id: str, argv: Sequence[str], output: Path) -> int:
+        """Run a program in a task to its end, its output into a file; return its status."""
+        request = pb.ExecProcessRequest(
+            container_id=name,
+            exec_id=exec_id,
+            stdout=f"file://{output}",
+            spec=_json("Process", process(argv)),
+        )
+        self._call(_TASKS, "Exec", request, pb.Nothing)
+        self.start(name, exec_id)
+        status = self.wait(name, exec_id)
+        gone = pb.DeleteProcessRequest(container_id=name, exec_id=exec_id)
+        self._call(_TASKS, "DeleteProcess", gone, pb.DeleteResponse)
+        return status
+
+    def checkpoint(self, name: str, image_path: str, *, leave: bool = False) -> None:
+        """Save the task into an image; it stops, unless it is to be left."""
+        options = CheckpointOptions(exit=not leave, image_path=image_path)
+        request = pb.CheckpointTaskRequest(container_id=name, options=_packed(options))
+        self._call(_TASKS, "Checkpoint", request, pb.Nothing)
+
+    def kill(self, name: str, number: int = signal.SIGKILL) -> None:
+        """Signal every process of the task."""
+        request = pb.KillRequest(container_id=name, signal=number, all=True)
+        self._call(_TASKS, "Kill", request, pb.Nothing)
+
+    def wait(self, name: str, exec_id: str = "") -> int:
+        """Return how the task or an added process has ended, once it has."""
+        request = pb.WaitRequest(container_id=name, exec_id=exec_id)
+        return self._call(_TASKS, "Wait", request, pb.WaitResponse).exit_status
+
+    def delete(self, name: str) -> int:
+        """Forget a task that has ended; return how."""
+        request = pb.DeleteTaskRequest(container_id=name)
+        return self._call(_TASKS, "Delete", request, pb.DeleteResponse).exit_status
+
+    def _call(self, service: str, method: str, request: Message, answer: type[Answer]) -> Answer:
+        call = self._channel.unary_unary(
+            f"/{service}/{method}",
+            request_serializer=type(request).SerializeToString,
+            response_deserializer=answer.FromString,
+        )
+        made: Answer = call(request, timeout=_CALL_S, metadata=self._metadata)
+        return made
+
+
+def _packed(options: Message) -> AnyMessage:
+    """Pack options as containerd does: with the bare name of their type."""
+    name = options.DESCRIPTOR.full_name
+    return AnyMessage(type_url=name, value=options.SerializeToString())
+
+
+def _json(kind: str, value: dict[str, Any]) -> AnyMessage:
+    return AnyMessage(type_url=f"{_OCI}/{kind}", value=json.dumps(value).encode())
+
+
+def process(argv: Sequence[str]) -> dict[str, Any]:
+    """Return an OCI process."""
+    user = {"uid": 0, "gid": 0}
+    return {"args": list(argv), "cwd": "/", "env": ["PATH=/usr/bin:/bin"], "user": user}
+
+
+def spec(argv: Sequence[str]) -> dict[str, Any]:
+    """Return the OCI spec of a container; its root file system is what `create` mounts."""
+    return {
+        "ociVersion": "1.0.2",
+        "process": process(argv),
+        "root": {"path": "rootfs", "readonly": True},
+        "mounts": [
+            {"destination": "/proc", "type": "proc", "source": "proc"},
+            {"destination": "/tmp", "type": "tmpfs", "source": "tmpfs"},  # noqa: S108
+        ],
+        "linux": {
+            "namespaces": [{"type": kind} for kind in ("pid", "ipc", "uts", "mount", "network")]
+        },
+    }
+
+
+@dataclass(frozen=True)
+class Story:
+    """What is run: a container that counts is saved, and goes on in another."""
+
+    containerd: Containerd
+    rootfs: Path
+    scratch: Path
+
+    def tell(self) -> None:
+        """Run it, and print a line for each step."""
+        image = str(self.scratch / "image")
+        argv = ["/bin/sh", "-c", _COUNT]
+        with self.running("counts", argv):
+            print(f"counts is {self.containerd.state('counts')}, at {self.count('counts')}")
+            self.containerd.checkpoint("counts", image)
+            print(f"saved into {image}; it ended with {self.containerd.wait('counts')}")
+        with self.running("goes-on", argv, image):
+            print(f"goes-on is {self.containerd.state('goes-on')}, at {self.count('goes-on')}")
+
+    @contextlib.contextmanager
+    def running(self, name: str, argv: Sequence[str], image_path: str = "") -> Iterator[None]:
+        """Start a container, or bring one back, and see to it that nothing of it is left."""
+        containerd = self.containerd
+        containerd.create_container(name, spec(argv))
+        try:
+            containerd.create(name, self.rootfs, image_path)
+            try:
+                containerd.start(name)
+                yield
+            finally:
+                with contextlib.suppress(grpc.RpcError):  # it may have ended
+                    containerd.kill(name)
+                containerd.wait(name)
+                containerd.delete(name)
+        finally:
+            containerd.delete_container(name)
+
+    def count(self, name: str) -> int:
+        """Ask a container how far it has come."""
+        output = self.scratch / f"count-{name}"
+        argv = ["/bin/sh", "-c", "until [ -s /tmp/n ]; do sleep 0.1; done; cat /tmp/n"]
+        self.containerd.execute(name, "ask", argv, output)
+        return int(output.read_text("utf-8"))
+
+
+def main() -> int:
+    """Tell the story; return the exit status."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
+    parser.add_argument("--containerd", default="/run/containerd/containerd.sock")
+    parser.add_argument("--sidecar", default="ttrpc+unix:///run/cryo/containerd.sock")
+    parser.add_argument("--namespace", default="default")
+    parser.add_argument("--bundle-rootfs", type=Path, required=True, help="a root file system")
+    given = parser.parse_args()
+    try:
+        with (
+            tempfile.TemporaryDirectory() as scratch,
+            Containerd(given.containerd, given.sidecar, given.namespace) as containerd,
+        ):
+            Story(containerd, given.bundle_rootfs, Path(scratch)).tell()
+    except grpc.RpcError as error:
+        print(error.details(), file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,116 @@
+"""The folder outside the checkout in which finished tools are kept, by name and version."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import hashlib
+import json
+import os
+import shutil
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+LOCK_S = 3000.0
+
+
+def cache_root(environ: Mapping[str, str] = os.environ) -> Path:
+    """Return the cache folder that the environment names."""
+    if given := environ.get("CRYO_CACHE"):
+        return Path(given).absolute()
+    base = environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
+    return Path(base).absolute() / "cryoshim"
+
+
+@contextlib.contextmanager
+def scratch(cache: Path) -> Iterator[Path]:
+    """Give a working folder that is gone afterwards, and clear those of runs that were killed."""
+    root = cache / "work"
+    shutil.rmtree(root, ignore_errors=True)
+    root.mkdir(parents=True)
+    try:
+        yield Path(tempfile.mkdtemp(dir=root))
+    finally:
+        shutil.rmtree(root, ignore_errors=True)
+
+
+def shared(cache: Path, name: str) -> Path:
+    """Return a folder that all tools of one run share, such as Go's caches."""
+    folder = cache / "shared" / name
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+@contextlib.contextmanager
+def locked(cache: Path) -> Iterator[None]:
+    """Let one run at a time change the cache; the lock ends with the process that holds it.
+
+    What the tools of the run shared is removed at the end.
+    """
+    cache.mkdir(parents=True, exist_ok=True)
+    with (cache / "lock").open("w") as file:
+        deadline = time.monotonic() + LOCK_S
+        told = False
+        while not try_lock(file.fileno()):
+            if not told:
+                say(f"waiting for another run that holds {cache / 'lock'}")
+                told = True
+            if time.monotonic() > deadline:
+                message = f"{cache / 'lock'} was held for {LOCK_S:g} s"
+                raise TimeoutError(message)
+            time.sleep(0.1)
+        try:
+            yield
+        finally:
+            shutil.rmtree(cache / "shared", ignore_errors=True)
+
+
+def try_lock(descriptor: int) -> bool:
+    """Take the lock if nobody has it."""
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def sha256_of(path: Path) -> str:
+    """Return a file's SHA-256 in hex."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def write_json(path: Path, value: object) -> None:
+    """Write a file that is either the old or the new one, never half."""
+    fresh = path.with_suffix(".new")
+    fresh.write_text(json.dumps(value, indent=2) + "\n", "utf-8")
+    fresh.replace(path)
+
+
+def stamp(path: Path) -> list[int]:
+    """Return what changes whenever somebody writes the file."""
+    status = path.stat()
+    return [status.st_size, status.st_mtime_ns]
+
+
+def record_of(path: Path) -> dict[str, object]:
+    """Return what is remembered about a file that was put into the cache."""
+    return {"sha256": sha256_of(path), "stamp": stamp(path)}
+
+
+def is_unchanged(path: Path, record: Mapping[str, object]) -> bool:
+    """Tell whether a file is the one that was recorded.
+
+    Half a gigabyte lies in the cache: a file that nobody has written since is not hashed again.
+    """
+    if not os.access(path, os.X_OK):
+        return False
+    return stamp(path) == record["stamp"] or sha256_of(path) == record["sha256"]
+
+
+def say(line: str) -> None:
+    """Tell the person; standard output stays clean for --json."""
+    print(line, file=sys.stderr, flush=True)

@@ -1,0 +1,507 @@
+"""Checkpoint as a transaction: a complete image, or a task that runs as if nothing had happened."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from collections.abc import Awaitable, Callable, Iterator
+from pathlib import Path
+
+import msgspec
+
+from shim.checkpoint import hostfacts, preflight, seal, store
+from shim.checkpoint.builds import runsc_build
+from shim.checkpoint.journal import Operation
+from shim.checkpoint.ledger import Ledger
+from shim.checkpoint.manifest import Manifest
+from shim.checkpoint.quiet import until_quiet
+from shim.checkpoint.steps import Steps, choose, engine_for, late_rollback, processes_for
+from shim.checkpoint.store import Staging
+from shim.checkpoint.subject import Subject
+from shim.checkpoint.worker import in_thread, metered, settled
+from shim.cuda import driver, inventory
+from shim.cuda.engine import Builtin, explain
+from shim.errors import (
+    CryoError,
+    CudaError,
+    DeadlineExceeded,
+    NotFound,
+    Refused,
+    ResourceExhausted,
+    RunscError,
+    Unavailable,
+)
+from shim.host import files, procs
+from shim.model import (
+    CheckpointOptions,
+    CheckpointResult,
+    CudaMode,
+    CudaProcess,
+    Phase,
+    Progress,
+    Report,
+    utcnow,
+)
+from shim.runsc.argv import CheckpointArgs
+from shim.runsc.failure import failure
+from shim.runsc.run import run
+from shim.spec import document
+
+_WATCH_S = 0.2
+_STATE_FILE = "checkpoint.img"
+_TOGGLE = "cuda-checkpoint --toggle"
+_FULL_BYTES = 1 << 20
+
+
+class Checkpoint:
+    """One checkpoint of one task. Make it, `run` it once."""
+
+    def __init__(self, subject: Subject, options: CheckpointOptions, report: Report) -> None:
+        self._subject = subject
+        defaults = subject.config.defaults
+        self._engine = options.engine or defaults.engine
+        self._mode = options.cuda or defaults.cuda
+        self._policy = options.connections or defaults.connections
+        self._options = msgspec.structs.replace(
+            options, engine=self._engine, cuda=self._mode, connections=self._policy
+        )
+        self._tell = report
+        self._config = subject.config
+        self._journal = subject.journal
+        self._phase = Phase.PREFLIGHT
+        self._began = time.monotonic()
+        self._timings: dict[str, float] = {}
+        self._warnings: list[str] = []
+        self._steps: Steps | None = None
+        self._touched = False
+        self._resumed = False
+        self._inventory = inventory.Inventory()
+        self._staging: Staging | None = None
+        self._broken: CryoError | None = None
+        self._unthawed: CryoError | None = None
+        self._complete = False
+        self._tcp: tuple[str, ...] = ()
+        self._expected_bytes = 0
+        self._saved: tuple[CudaProcess, ...] = ()
+
+    # -- the whole -----------------------------------------------------------------------------
+
+    async def run(self) -> CheckpointResult:
+        """Do it all, or undo it all.
+
+        Raises:
+            CryoError: why it was not done; the task runs as before.
+            DeadlineExceeded: the whole took too long; the message names the phase.
+        """
+        final = store.resolve_new(
+            self._options.image_path,
+            Path(self._config.paths.images),
+            self._subject.ref,
+            utcnow(),
+            fill=self._options.fill,
+        )
+        self._journal.open(
+            Operation.CHECKPOINT,
+            str(final),
+            was_paused=self._subject.paused,
+            exit=self._options.exit,
+        )
+        total_s = self._options.timeout_s or self._config.timeouts.checkpoint
+        try:
+            async with asyncio.timeout(total_s):
+                result = await self._forward(final)
+        except TimeoutError as error:
+            message = f"checkpoint of {self._subject.ref} did not end in {total_s:g} s"
+            late = DeadlineExceeded(
+                f"{message}: it was in phase {self._phase}", remedy="raise --timeout"
+            )
+            await self._undo(late)
+            raise late from error
+        except BaseException as error:  # a mistake of ours must not leave a process frozen either
+            await self._undo(error)
+            raise
+        self._journal.close()
+        return result
+
+    async def _forward(self, final: Path) -> CheckpointResult:
+        with self._in(Phase.PREFLIGHT):
+            await self._preflight(final)
+        self._staging = store.begin(final)
+        staging = self._staging.path
+        self._journal.note(staging=str(staging))
+        if self._steps is not None:
+            with self._in(Phase.FREEZE):
+                await self._freeze(self._steps)
+            self._check_connections(again=True)
+        # Before the save: what exits after it is in the image all the same.
+        self._saved = self._found()
+        with self._in(Phase.SAVE):
+            await self._save(staging)
+            if self._steps is not None:
+                await self._steps.engine.check()
+        if not self._options.exit:
+            await self._give_back()
+        manifest = await self._seal(staging)
+        with self._in(Phase.COMMIT):
+            self._commit(staging, final, manifest)
+        if self._options.exit:
+            with self._in(Phase.STOP):
+                await self._subject.stop()
+        if self._broken is not None:
+            raise _lost(self._broken, final) from self._broken
+        return self._result(final, manifest)
+
+    def _result(self, final: Path, manifest: Manifest) -> CheckpointResult:
+        return CheckpointResult(
+            image_path=str(final),
+            size_bytes=manifest.size_bytes,
+            digest=manifest.digest,
+            engine=manifest.engine,
+            processes=manifest.processes,
+            warnings=tuple(self._warnings),
+            timings_s=dict(self._timings),
+        )
+
+    @contextlib.contextmanager
+    def _in(self, phase: Phase) -> Iterator[None]:
+        """Name, journal and time a phase."""
+        self._phase = phase
+        self._journal.note(phase=phase)
+        self._report(Progress(phase=phase))
+        began = time.monotonic()
+        try:
+            yield
+        finally:
+            spent = time.monotonic() - began
+            self._timings[phase] = round(self._timings.get(phase, 0.0) + spent, 6)
+
+    def _report(self, progress: Progress) -> None:
+        elapsed = round(time.monotonic() - self._began, 6)
+        self._tell(msgspec.structs.replace(progress, elapsed_s=elapsed))
+
+    def _warn(self, *warnings: str) -> None:
+        for text in warnings:
+            if text not in self._warnings:
+                self._warnings.append(text)
+                self._report(Progress(phase=self._phase, message=text, warning=True))
+
+    # -- preflight -----------------------------------------------------------------------------
+
+    async def _preflight(self, final: Path) -> None:
+        rows, device_bytes = await asyncio.gather(self._subject.guest.ps(), self._device_bytes())
+        self._warn(*preflight.check_execs(self._subject, rows))
+        outsiders = tuple(row.pid for row in preflight.outsiders(rows))
+        self._journal.note(outsiders=outsiders)
+        self._expected_bytes = preflight.check_disk(self._subject, final.parent, device_bytes)
+        preflight.check_memory(device_bytes)
+        if self._wants_cuda():
+            await self._find_cuda()
+        self._check_connections(again=False)
+
+    async def _device_bytes(self) -> int:
+        if not self._subject.gpu:
+            return 0
+        try:
+            used = await inventory.device_bytes(self._config.cuda.nvidia_smi, self._ask)
+        except CryoError as error:
+            self._warn(f"GPU memory is not counted in the image's size beforehand: {error}")
+            return 0
+        return used.get(self._subject.sandbox.pid, 0)
+
+    async def _ask(self, argv: list[str]) -> str:
+        done = await run(argv, timeout_s=self._config.timeouts.command)
+        if done.status != 0:
+            message = f"{argv[0]} ended with status {done.status}"
+            raise Unavailable(message)
+        return done.stdout.decode("utf-8", "replace")
+
+    def _wants_cuda(self) -> bool:
+        mode, gpu = self._mode, self._subject.gpu
+        if mode is CudaMode.IGNORE:
+            if gpu:
+                self._warn("--cuda ignore: GPU state is neither saved nor protected")
+            return False
+        if mode is CudaMode.REQUIRE and not gpu:
+            message = f"task {self._subject.ref} has no GPU, and --cuda require insists on one"
+            raise Refused(message, remedy="leave out --cuda require")
+        return gpu
+
+    async def _find_cuda(self) -> None:
+        """Find the CUDA processes and choose the engine; none found leaves a plain checkpoint."""
+        await self._wake_if_paused()
+        self._inventory = inventory.read(self._config.cuda.nvidia_proc)
+        facts = driver.capabilities(self._inventory.driver)
+        processes = processes_for(self._subject, facts, self._report)
+        await self._look(processes.find)
+        self._warn(*preflight.check_bystanders(self._subject, processes.bystanders))
+        self._tcp = processes.last_scan.tcp if processes.last_scan else ()
+        if not processes.known:
+            self._no_cuda_found()
+            return
+        self._warn(*facts.warnings)
+        name = choose(self._subject, self._engine, processes, facts)
+        self._journal.note(engine=name, tool_path=self._subject.guest_tool)
+        self._journal.processes(processes.known.values())
+        self._steps = Steps(engine=engine_for(self._subject, name, processes), processes=processes)
+
+    async def _look(self, find: Callable[[], Awaitable[object]]) -> None:
+        try:
+            await find()
+        except NotFound as error:
+            message = f"cuda-checkpoint is not in the container: {error.message}"
+            raise Refused(
+                message,
+                remedy="install it on the host (cuda.tool in config.toml) and create the task "
+                "again, or put it into the image; --cuda ignore goes past this",
+            ) from error
+
+    def _no_cuda_found(self) -> None:
+        if self._mode is CudaMode.REQUIRE:
+            message = f"no CUDA process was found in task {self._subject.ref}"
+            raise Refused(message, remedy="wait until it uses the GPU, or leave out --cuda require")
+
+    async def _wake_if_paused(self) -> None:
+        """Resume a paused task for the CUDA steps: a paused sandbox cannot exec."""
+        if self._subject.paused:
+            self._touched = self._resumed = True
+            await self._subject.runsc.resume(self._subject.ref.id)
+
+    def _check_connections(self, *, again: bool) -> None:
+        """Name what the save would cut.
+
+        Host sockets count only once the processes are frozen: the freeze closes the driver's own.
+        """
+        frozen = again or self._steps is None
+        found = preflight.host_connections(self._subject) if frozen else []
+        own = self._config.cuda.own_sockets
+        unix = [c.peer for c in found if c.kind == "unix" and not c.peer.startswith(own)]
+        tcp = [*self._tcp, *(c.peer for c in found if c.kind == "tcp")]
+        self._warn(*preflight.judge_connections(self._subject, self._policy, unix, tcp))
+
+    # -- the steps -----------------------------------------------------------------------------
+
+    async def _freeze(self, steps: Steps) -> None:
+        self._touched = True
+        await steps.engine.freeze()
+        self._journal.processes(steps.processes.known.values())
+
+    async def _save(self, staging: Path) -> None:
+        """Write the image; once begun it is waited for, for the sentry cannot be told to stop."""
+        self._touched = True
+        args = CheckpointArgs(
+            id=self._subject.ref.id,
+            image_path=str(staging),
+            compression="flate-best-speed" if self._options.compress else "none",
+            direct=self._options.direct,
+            cuda_checkpoint_path=self._steps.engine.save_path if self._steps else "",
+        )
+        timeout_s = self._config.timeouts.save
+        helpers = [asyncio.create_task(self._watch(staging))]
+        if self._steps is not None:
+            helpers.append(asyncio.create_task(self._steps.engine.guard()))
+        saving = asyncio.create_task(
+            self._subject.runsc.checkpoint(args, timeout_s=timeout_s, started=self._note_save)
+        )
+        try:
+            await asyncio.shield(saving)
+        except asyncio.CancelledError:
+            await settled(saving)
+            self._complete = saving.exception() is None
+            raise
+        except CryoError as error:
+            explained = self._explained(error, staging)
+            if not self._only_thaw_failed(error, staging):
+                raise explained from error
+            self._unthawed = explained
+            self._warn(f"runsc could not thaw after its save: {explained.message}")
+        finally:
+            await _ended(helpers)
+        self._complete = True
+
+    def _only_thaw_failed(self, error: CryoError, staging: Path) -> bool:
+        """Whether the image is complete, and only what the built-in engine does after it failed.
+
+        Its freeze is over before the first byte of the state is written, and a failed save says
+        nothing of the tool (SaveWithOpts in pkg/sentry/control/state.go).
+        """
+        if self._steps is None or not self._steps.engine.save_path:
+            return False
+        state = staging / _STATE_FILE
+        return _TOGGLE in error.message and state.is_file() and state.stat().st_size > 0
+
+    def _note_save(self, pid: int, start: int) -> None:
+        self._journal.note(save_pid=pid, save_start=start)
+
+    def _explained(self, error: CryoError, staging: Path) -> CryoError:
+        # 20240729 dereferences nil where the disk is full: then the disk itself tells.
+        if isinstance(error, RunscError) and files.free_bytes(staging) < _FULL_BYTES:
+            return failure("checkpoint", error.status, "no space left on device")
+        if self._steps is None or not isinstance(self._steps.engine, Builtin):
+            return error
+        return explain(
+            error,
+            hung=self._steps.engine.hung,
+            timeout_s=self._config.timeouts.freeze,
+            names={pid: p.name for pid, p in self._steps.processes.known.items()},
+        )
+
+    async def _watch(self, staging: Path) -> None:
+        """Tell how much is written, while it is."""
+        while True:
+            await asyncio.sleep(_WATCH_S)
+            done = sum(entry.stat().st_size for entry in staging.iterdir())
+            total = max(done, self._expected_bytes)
+            self._report(Progress(phase=Phase.SAVE, bytes_done=done, bytes_total=total))
+
+    async def _give_back(self) -> None:
+        """Let the task go on, before the image is read again for its seal."""
+        if self._steps is not None:
+            with self._in(Phase.THAW):
+                await self._thaw(self._steps)
+        await self._pause_again()
+        self._touched = self._broken is not None
+
+    async def _thaw(self, steps: Steps) -> None:
+        """Thaw; when that fails, by the slower way that also undoes.
+
+        When that fails too, the image is all that is left of the process: it is finished first.
+        """
+        try:
+            await steps.engine.thaw()
+        except CryoError as first:
+            try:
+                await steps.engine.undo()
+            except CryoError:
+                # The first failure is the cause: after it the driver only says that it failed.
+                self._broken = self._unthawed or first
+
+    async def _pause_again(self) -> None:
+        if self._resumed:
+            await self._subject.runsc.pause(self._subject.ref.id)
+            self._resumed = False
+
+    async def _seal(self, staging: Path) -> Manifest:
+        """Hash the files, write the manifest and make it durable."""
+        with self._in(Phase.SEAL):
+            draft = await self._draft()
+            return await in_thread(lambda tell: self._hash(staging, draft, tell), self._report)
+
+    def _hash(self, staging: Path, draft: Manifest, tell: Report) -> Manifest:
+        total = sum(entry.stat().st_size for entry in staging.iterdir())
+        tick = metered(tell, Phase.SEAL, total)
+        return seal.seal(staging, draft, sealed=self._options.seal, tick=tick)
+
+    async def _draft(self) -> Manifest:
+        subject, host = self._subject, hostfacts.read_host()
+        cuda = self._steps is not None
+        return Manifest(
+            created_at=utcnow(),
+            namespace=subject.ref.namespace,
+            task=subject.ref.id,
+            runsc=await runsc_build(subject.runsc.capabilities),
+            arch=host.arch,
+            kernel=host.kernel,
+            cpu_features=host.cpu_features,
+            spec=subject.spec.data,
+            spec_digest=document.digest(subject.spec),
+            bundle=str(subject.bundle),
+            rootfs=str(subject.spec.rootfs),
+            driver=self._inventory.driver,
+            guest_tool=subject.guest_tool,
+            engine=self._steps.engine.name if self._steps else "",
+            gpus=inventory.visible(self._inventory.gpus, subject.spec.devices) if cuda else (),
+            processes=self._saved,
+            options=self._options,
+            paused=subject.paused,
+            timings_s=dict(self._timings),
+            warnings=tuple(self._warnings),
+        )
+
+    def _found(self) -> tuple[CudaProcess, ...]:
+        known = self._steps.processes.known if self._steps else {}
+        return tuple(known[pid] for pid in sorted(known))
+
+    def _commit(self, staging: Path, final: Path, manifest: Manifest) -> None:
+        seal.commit(staging, final, durable=self._options.seal, fill=self._options.fill)
+        # It has its name: from here on nothing may fail for the want of a note.
+        self._journal.forgive()
+        self._journal.note(committed=True)
+        if self._staging is not None:
+            self._staging.close()
+        self._touched = self._touched and not self._options.exit
+        if self._options.seal:
+            Ledger(Path(self._config.paths.verified)).remember_image(final, manifest)
+
+    # -- undoing -------------------------------------------------------------------------------
+
+    async def _undo(self, cause: BaseException) -> None:
+        """Roll back to its end, however often the caller goes away meanwhile."""
+        work = asyncio.create_task(self._rollback(cause))
+        await settled(work)
+        work.result()
+
+    async def _rollback(self, cause: BaseException) -> None:
+        self._journal.forgive()
+        if self._journal.entry.committed:
+            # The image is complete and has its name; what was left is the stop, or, where a
+            # process is beyond thawing, another try by whoever starts next.
+            if self._broken is None:
+                self._journal.close()
+            return
+        self._report(Progress(phase=Phase.ROLLBACK, message=str(cause)))
+        failed = await self._bring_back()
+        if failed is not None and self._complete and self._staging is not None:
+            # What could not be thawed is whole in the image and nowhere else.
+            await self._keep(self._staging.path, failed)
+        if self._staging is not None:
+            await asyncio.to_thread(self._staging.discard)
+        if failed is not None:
+            message = f"{str(cause) or 'cancelled'}; and then the rollback failed: {failed.message}"
+            raise CudaError(message, remedy=failed.remedy) from failed
+        self._journal.close()
+
+    async def _keep(self, staging: Path, failed: CryoError) -> None:
+        """Finish the image of a task that cannot be thawed.
+
+        Raises:
+            CudaError: always; it says where the image is.
+        """
+        final = Path(self._journal.entry.image_path)
+        self._commit(staging, final, await self._seal(staging))
+        raise _lost(failed, final) from failed
+
+    async def _bring_back(self) -> CryoError | None:
+        """Make the task run as before; return what could not be undone."""
+        sandbox = self._subject.sandbox
+        if not self._touched or not procs.is_alive(sandbox.pid, sandbox.start):
+            return None
+        try:
+            if self._steps is not None and self._journal.entry.save_pid:
+                entry = self._journal.entry
+                await until_quiet(self._subject, entry.staging, entry.outsiders)
+            async with asyncio.timeout(self._config.timeouts.rollback):
+                if self._steps is not None:
+                    await self._steps.engine.undo()
+                await self._pause_again()
+        except TimeoutError:
+            held_up = self._steps.processes.unfinished() if self._steps else ""
+            return late_rollback(self._config.timeouts.rollback, held_up)
+        except CryoError as error:
+            return error
+        return None
+
+
+def _lost(cause: CryoError, image: Path) -> CryoError:
+    """Say that a process is beyond thawing, and where it is whole."""
+    message = f"{cause.message}; the image {image} is complete"
+    remedy = "kill the task and restore the image"
+    if isinstance(cause, ResourceExhausted):
+        return ResourceExhausted(message, remedy=f"free GPU memory, {remedy}")
+    return CudaError(message, remedy=remedy)
+
+
+async def _ended(tasks: list[asyncio.Task[None]]) -> None:
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)

@@ -1,0 +1,165 @@
+"""What a checkpoint or restore is in the middle of, on disk, for whoever starts next to undo.
+
+Written by rename and without fsync: it must outlive our process, not the machine, for a machine
+that goes down takes the sandbox with it and leaves nothing to thaw.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import enum
+import logging
+from collections.abc import Iterable
+from datetime import datetime
+from pathlib import Path
+
+import msgspec
+
+from shim.errors import InvalidArgument
+from shim.host.files import read_bounded
+from shim.host.oserror import typed
+from shim.model import CudaProcess, EngineName, Phase, Value, utcnow
+
+_log = logging.getLogger(__name__)
+NAME = "journal.json"
+_LIMIT_BYTES = 4 << 20
+
+
+class Operation(enum.StrEnum):
+    """What the journal is about."""
+
+    CHECKPOINT = "checkpoint"
+    RESTORE = "restore"
+
+
+class ProcessEntry(Value):
+    """A CUDA process and the last thing known of it: a state, or a move that had begun."""
+
+    name: str
+    state: str
+
+
+class Entry(Value):
+    """The whole journal. `committed` is set once the image has its final name."""
+
+    operation: Operation
+    image_path: str
+    began_at: datetime
+    phase: Phase = Phase.PREFLIGHT
+    staging: str = ""
+    engine: EngineName | None = None
+    tool_path: str = ""
+    exit: bool = False
+    was_paused: bool = False
+    committed: bool = False
+    save_pid: int = 0
+    save_start: int = 0
+    outsiders: tuple[int, ...] = ()
+    processes: dict[int, ProcessEntry] = {}
+
+    def cuda_processes(self) -> list[CudaProcess]:
+        """List the CUDA processes that the operation had taken in hand."""
+        return [CudaProcess(pid=pid, name=entry.name) for pid, entry in self.processes.items()]
+
+
+class Journal:
+    """The journal file of one task: there while an operation is under way."""
+
+    def __init__(self, folder: Path) -> None:
+        self.path = folder / NAME
+        self._entry: Entry | None = None
+        self._forgiving = False
+
+    @property
+    def entry(self) -> Entry:
+        """Return what is written now."""
+        if self._entry is None:
+            message = f"{self.path}: no operation is open"
+            raise InvalidArgument(message)
+        return self._entry
+
+    def open(
+        self,
+        operation: Operation,
+        image_path: str,
+        *,
+        was_paused: bool = False,
+        exit: bool = False,
+    ) -> None:
+        """Begin: from now on a crash is recovered from.
+
+        Raises:
+            CryoError: it cannot be written; so do the other writes, unless they are forgiven.
+        """
+        self._forgiving = False
+        self._write(
+            Entry(
+                operation=operation,
+                image_path=image_path,
+                began_at=utcnow(),
+                was_paused=was_paused,
+                exit=exit,
+            )
+        )
+
+    def note(self, **changes: object) -> None:
+        """Write down what is about to happen, before it does."""
+        self._write(msgspec.structs.replace(self.entry, **changes))
+
+    def process(self, pid: int, name: str, state: str) -> None:
+        """Write down a process's state or the move that begins."""
+        known = self.entry.processes
+        kept = name or (known[pid].name if pid in known else "")
+        self.note(processes={**known, pid: ProcessEntry(name=kept, state=state)})
+
+    def processes(self, found: Iterable[CudaProcess]) -> None:
+        """Write down the processes that will be moved."""
+        entries = {p.pid: ProcessEntry(name=p.name, state="running") for p in found}
+        self.note(processes={**self.entry.processes, **entries})
+
+    def load(self) -> Entry | None:
+        """Read what an earlier owner left open; None when nothing is.
+
+        Raises:
+            InvalidArgument: the file cannot be understood.
+        """
+        if not self.path.exists():
+            return None
+        try:
+            data = read_bounded(self.path, _LIMIT_BYTES)
+            self._entry = msgspec.json.decode(data, type=Entry)
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+            message = f"{self.path}: {error}"
+            raise InvalidArgument(
+                message, remedy="remove the file when the task is gone"
+            ) from error
+        return self._entry
+
+    def staging(self) -> str:
+        """Name the staging folder of an operation that is still open; empty when there is none."""
+        return self._entry.staging if self._entry is not None else ""
+
+    def close(self) -> None:
+        """End: nothing is left to undo."""
+        self.path.unlink(missing_ok=True)
+        self._entry = None
+
+    def forgive(self) -> None:
+        """Go on where the file cannot be written: an undo must not stop at a full disk.
+
+        What the file then says is old; recovery reads each process's state itself.
+        """
+        self._forgiving = True
+
+    def _write(self, entry: Entry) -> None:
+        temporary = self.path.with_suffix(".tmp")
+        try:
+            temporary.write_bytes(msgspec.json.encode(entry))
+            temporary.replace(self.path)
+        except OSError as error:
+            with contextlib.suppress(OSError):
+                temporary.unlink()
+            if not self._forgiving:
+                raise typed(error, f"write {self.path}") from error
+            _log.warning("%s cannot be written: %s", self.path, error)
+        self._entry = entry

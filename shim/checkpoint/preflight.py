@@ -1,0 +1,126 @@
+"""Can this checkpoint succeed? Every no comes before anything is touched and says what to do."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from shim.checkpoint.subject import Subject
+from shim.cuda.detect import Holder
+from shim.errors import Refused, ResourceExhausted
+from shim.host import files, peers, procs
+from shim.host.peers import Connection
+from shim.model import Connections
+from shim.runsc.client import GuestProcess
+
+# What an image holds beside memory: kernel state, page tables, the manifest.
+_SLACK_BYTES = 16 << 20
+_SHOWN = 5
+
+
+def check_disk(subject: Subject, target: Path, device_bytes: int) -> int:
+    """Return the bytes that the image may take at most.
+
+    Raises:
+        ResourceExhausted: the filesystem of `target` has less.
+    """
+    need = procs.resident_bytes(subject.sandbox.pid) + device_bytes + _SLACK_BYTES
+    free = files.free_bytes(_existing(target))
+    if free < need:
+        message = f"the image may need {_mib(need)}, and {target} has {_mib(free)} free"
+        raise ResourceExhausted(message, remedy="free space, or choose another image path")
+    return need
+
+
+def _existing(path: Path) -> Path:
+    """Return the nearest folder that is there already."""
+    return next(folder for folder in (path, *path.parents) if folder.is_dir())
+
+
+def check_memory(device_bytes: int) -> None:
+    """Check that GPU memory fits into host memory, where the freeze copies it first.
+
+    Raises:
+        ResourceExhausted: it does not.
+    """
+    free = available_bytes()
+    if device_bytes > free:
+        message = (
+            f"freezing copies {_mib(device_bytes)} of GPU memory to a host with {_mib(free)} free"
+        )
+        raise ResourceExhausted(message, remedy="free host memory")
+
+
+def available_bytes() -> int:
+    """Return the kernel's estimate of memory that can be had (MemAvailable)."""
+    for line in Path("/proc/meminfo").read_text("ascii").splitlines():
+        if line.startswith("MemAvailable:"):
+            return int(line.split()[1]) << 10
+    return 0
+
+
+def outsiders(rows: list[GuestProcess]) -> list[GuestProcess]:
+    """Pick the processes that came in by exec: children of nobody, but for init."""
+    init = min((row.pid for row in rows), default=0)
+    return [row for row in rows if row.parent == 0 and row.pid != init]
+
+
+def check_execs(subject: Subject, rows: list[GuestProcess]) -> list[str]:
+    """Name live exec sessions: a warning where runsc can save them.
+
+    Raises:
+        Refused: this runsc would make an image that cannot be restored.
+    """
+    found = outsiders(rows)
+    if not found:
+        return []
+    names = ", ".join(f"{row.pid} ({row.command})" for row in found[:_SHOWN])
+    if subject.runsc.capabilities.saves_execs:
+        return [f"exec sessions are alive and end in a restored copy: {names}"]
+    message = f"exec sessions are alive: {names}; this runsc's image of them cannot be restored"
+    raise Refused(message, remedy="end them, or use runsc from 20250304 on")
+
+
+def check_bystanders(subject: Subject, bystanders: tuple[Holder, ...]) -> list[str]:
+    """Name processes that hold a GPU device without CUDA state (NVML users, forked helpers).
+
+    Raises:
+        Refused: this runsc cannot save an open device.
+    """
+    if not bystanders:
+        return []
+    names = ", ".join(f"{h.pid} ({h.name})" for h in bystanders[:_SHOWN])
+    if subject.runsc.capabilities.builtin_cuda:
+        return [f"processes hold a GPU device without CUDA state and are left alone: {names}"]
+    message = (
+        f"processes hold a GPU device without CUDA state: {names}; this runsc cannot save that"
+    )
+    raise Refused(message, remedy="end them before the checkpoint, or use a newer runsc")
+
+
+def host_connections(subject: Subject) -> list[Connection]:
+    """List the sandbox's connections to host sockets, as the host sees them."""
+    return peers.connections(subject.sandbox.pid)
+
+
+def judge_connections(
+    subject: Subject, policy: Connections, unix: list[str], tcp: list[str]
+) -> list[str]:
+    """Name the connections that a save would cut.
+
+    Raises:
+        Refused: the policy says so, or this runsc cannot save a connected host socket.
+    """
+    if not unix and not tcp:
+        return []
+    names = ", ".join([*unix, *tcp][:_SHOWN])
+    if unix and not subject.runsc.capabilities.saves_host_sockets:
+        message = f"connected to {names}: this runsc cannot save a connected host socket"
+        raise Refused(message, remedy="close the connection first, or use a newer runsc")
+    if policy is Connections.REFUSE:
+        message = f"the save would cut connections: {names}"
+        raise Refused(message, remedy="close them, or use --connections cut")
+    return [f"the save cuts connections: {names}"]
+
+
+def _mib(count: int) -> str:
+    return f"{count / (1 << 20):.0f} MiB"

@@ -1,0 +1,116 @@
+"""Undo or finish a checkpoint that its owner did not live to end. Safe to run twice."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from pathlib import Path
+
+from shim.checkpoint.journal import Entry
+from shim.checkpoint.quiet import init_of, until_quiet
+from shim.checkpoint.steps import Steps, engine_for, late_rollback, processes_for
+from shim.checkpoint.subject import Subject
+from shim.checkpoint.verify import read_manifest
+from shim.cuda import driver, inventory
+from shim.errors import CryoError
+from shim.host import files, procs
+from shim.model import Phase, Progress, Report
+
+_POLL_S = 0.1
+
+
+def committed(entry: Entry) -> bool:
+    """Whether the image got its name, even when the journal did not live to say so."""
+    if entry.committed:
+        return True
+    if entry.phase not in (Phase.COMMIT, Phase.STOP) or Path(entry.staging).exists():
+        return False
+    try:
+        read_manifest(Path(entry.image_path))
+    except CryoError:
+        return False
+    return True
+
+
+async def recover(subject: Subject, entry: Entry, report: Report) -> str:
+    """Bring a task out of an open checkpoint and say what was done.
+
+    Either the image is complete, and what was left to do is done; or the task runs as before.
+
+    Raises:
+        CryoError: a process could not be brought back; the journal stays.
+    """
+    subject.journal.forgive()
+    report(Progress(phase=Phase.ROLLBACK, message=f"found a checkpoint in phase {entry.phase}"))
+    steps = _steps(subject, entry, report)
+    await _save_over(subject, entry, steps)
+    if committed(entry) and entry.exit:
+        await subject.stop()
+        subject.journal.close()
+        return f"stopped it: its image {entry.image_path} is complete"
+    if steps is not None:
+        await _tools_over(subject, entry)
+    limit_s = subject.config.timeouts.rollback
+    try:
+        async with asyncio.timeout(limit_s):
+            await _undo(subject, entry, steps)
+    except TimeoutError as error:
+        raise late_rollback(limit_s, steps.processes.unfinished() if steps else "") from error
+    done = discard(subject, entry)
+    return f"brought it back to {'paused' if entry.was_paused else 'running'}; {done}"
+
+
+def _steps(subject: Subject, entry: Entry, report: Report) -> Steps | None:
+    if entry.engine is None:
+        return None
+    facts = driver.capabilities(inventory.read(subject.config.cuda.nvidia_proc).driver)
+    processes = processes_for(subject, facts, report, entry.cuda_processes())
+    return Steps(engine=engine_for(subject, entry.engine, processes), processes=processes)
+
+
+async def _undo(subject: Subject, entry: Entry, steps: Steps | None) -> None:
+    if steps is not None:
+        await steps.engine.undo()
+    await _pause_again(subject, entry)
+
+
+def discard(subject: Subject, entry: Entry) -> str:
+    """Remove what an unfinished image left, close the journal, and say which it was."""
+    finished = committed(entry)
+    if entry.staging and not finished:
+        files.remove_tree(Path(entry.staging))
+    subject.journal.close()
+    return f"its image {entry.image_path} is " + ("complete" if finished else "gone")
+
+
+async def _save_over(subject: Subject, entry: Entry, steps: Steps | None) -> None:
+    """Wait for a save that outlived its owner: the sentry finishes what it began.
+
+    A tool that hangs in it would hold it for ever.
+    """
+    if not procs.is_alive(entry.save_pid, entry.save_start):
+        return
+    own = frozenset({init_of(await subject.guest.ps()), *entry.outsiders})
+    guard = asyncio.ensure_future(steps.engine.guard(own)) if steps else None
+    try:
+        async with asyncio.timeout(subject.config.timeouts.save):
+            await procs.wait_pidfd(entry.save_pid, entry.save_start)
+    finally:
+        if guard is not None:
+            guard.cancel()
+            await asyncio.gather(guard, return_exceptions=True)
+
+
+async def _tools_over(subject: Subject, entry: Entry) -> None:
+    """Wait for what the dead owner had begun in the container."""
+    if entry.was_paused:
+        with contextlib.suppress(CryoError):  # it is paused no more when the resume had been done
+            await subject.runsc.resume(subject.ref.id)
+    await until_quiet(subject, entry.staging, entry.outsiders)
+
+
+async def _pause_again(subject: Subject, entry: Entry) -> None:
+    if not entry.was_paused:
+        return
+    with contextlib.suppress(CryoError):  # paused already
+        await subject.runsc.pause(subject.ref.id)

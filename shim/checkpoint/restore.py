@@ -1,0 +1,99 @@
+"""Restore: is the image whole, does this host fit it, and does everything run in the end."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from shim.checkpoint import hostfacts
+from shim.checkpoint.builds import runsc_build
+from shim.checkpoint.ledger import Ledger
+from shim.checkpoint.manifest import Manifest
+from shim.checkpoint.steps import engine_for, processes_for
+from shim.checkpoint.subject import Subject
+from shim.checkpoint.verify import verify
+from shim.checkpoint.worker import in_thread
+from shim.config import Config
+from shim.cuda import driver, inventory
+from shim.cuda.engine import explain
+from shim.errors import CryoError, InvalidArgument, Unimplemented
+from shim.model import EngineName, Report, RestoreOptions, Verify
+from shim.runsc.probe import Capabilities
+
+
+async def check_image(image: Path, mode: Verify, config: Config, report: Report) -> Manifest:
+    """Verify that an image is what was sealed, reading as much as `mode` asks.
+
+    Raises:
+        NotFound: there is none.
+        ImageCorrupt: it is not what was sealed.
+    """
+    ledger = Ledger(Path(config.paths.verified))
+    return await in_thread(lambda tell: verify(image, mode, ledger, tell), report)
+
+
+async def check_host(manifest: Manifest, config: Config, capabilities: Capabilities) -> None:
+    """Check that this host can run the image.
+
+    Raises:
+        HostMismatch: it cannot; the message names each difference.
+    """
+    found = inventory.read(config.cuda.nvidia_proc)
+    build = await runsc_build(capabilities)
+    hostfacts.check_host(manifest, hostfacts.read_host(), found, build)
+
+
+def check_options(manifest: Manifest, options: RestoreOptions, capabilities: Capabilities) -> None:
+    """Check that this runsc, engine and image can do what was asked.
+
+    Raises:
+        Unimplemented: they cannot.
+        InvalidArgument: a device map without GPU state.
+    """
+    if options.background and not capabilities.background:
+        message = "this runsc cannot restore in the background"
+        raise Unimplemented(message, remedy="leave out --background, or use runsc from 20240930 on")
+    if options.direct and not capabilities.direct:
+        message = "this runsc has no direct I/O for images"
+        raise Unimplemented(message, remedy="leave out --direct")
+    if not options.device_map:
+        return
+    if manifest.engine == EngineName.BUILTIN:
+        message = "this image was made by runsc's own engine, which takes no device map"
+        raise Unimplemented(message, remedy="checkpoint with --engine phased")
+    if not manifest.processes:
+        message = "the image holds no GPU state to map"
+        raise InvalidArgument(message, remedy="leave out --device-map")
+
+
+async def wake(
+    subject: Subject,
+    manifest: Manifest,
+    report: Report,
+    *,
+    device_map: Mapping[str, str],
+    background: bool,
+) -> None:
+    """Bring every CUDA process that the image recorded to `running`.
+
+    Raises:
+        ResourceExhausted: too little GPU memory.
+        CudaError, DeadlineExceeded: a process did not come back.
+    """
+    runsc, timeout_s = subject.runsc, subject.config.timeouts.thaw
+    builtin = manifest.engine == EngineName.BUILTIN
+    # Without --background runsc has loaded all pages; only its own CUDA steps come later.
+    loaded = builtin and runsc.capabilities.wait_restore and not background
+    try:
+        if loaded:
+            await runsc.wait_restore(subject.ref.id, timeout_s)
+        if not manifest.processes:
+            return
+        facts = driver.capabilities(manifest.driver)
+        processes = processes_for(subject, facts, report, manifest.processes, device_map)
+        await engine_for(subject, EngineName(manifest.engine), processes).wake(loaded=loaded)
+    except CryoError as error:
+        names = {process.pid: process.name for process in manifest.processes}
+        if builtin:
+            raise explain(error, hung=False, timeout_s=timeout_s, names=names) from error
+        raise

@@ -1,0 +1,130 @@
+"""Read an image whole, or as much of it as is needed, and say whether it is what was sealed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from shim.checkpoint import manifest as manifests
+from shim.checkpoint.folder import Folder, Identity, identity, open_folder
+from shim.checkpoint.ledger import Ledger
+from shim.checkpoint.manifest import ImageFile, Manifest
+from shim.host.oserror import typed
+from shim.model import Phase, Progress, Report, Verify
+
+
+def read_manifest(image: Path) -> Manifest:
+    """Read and check cryo.json alone.
+
+    Raises:
+        NotFound: there is no image.
+        ImageCorrupt: the folder is no image, or its manifest was changed.
+        HostMismatch: the image is of a newer format.
+    """
+    with open_folder(image) as folder:
+        return _manifest(folder)
+
+
+def verify(image: Path, mode: Verify, ledger: Ledger, report: Report) -> Manifest:
+    """Check that `image` is complete and unchanged; how much is read again is up to `mode`.
+
+    `full` reads everything, `auto` what this host has not read since it last changed, `none`
+    nothing but the manifest. Presence, kinds and sizes are checked always.
+
+    Raises:
+        NotFound: there is no image.
+        ImageCorrupt: a file is missing, added, cut, grown, changed or no regular file.
+        HostMismatch: the image is of a newer format.
+    """
+    with open_folder(image) as folder:
+        manifest = _manifest(folder)
+        _check_names(folder, manifest)
+        try:
+            _Reading(folder, manifest, ledger, report).run(mode)
+        except OSError as error:
+            raise typed(error, f"read image {image}") from error
+    return manifest
+
+
+class _Reading:
+    """One pass over the files of an image."""
+
+    def __init__(self, folder: Folder, manifest: Manifest, ledger: Ledger, report: Report) -> None:
+        self._folder = folder
+        self._manifest = manifest
+        self._ledger = ledger
+        self._report = report
+        self._done_bytes = 0
+        self._total_bytes = 0
+
+    def run(self, mode: Verify) -> None:
+        """Check every file as far as `mode` asks, and remember what was read whole."""
+        found = {file.name: self._measure(file) for file in self._manifest.files}
+        if mode is Verify.NONE:
+            return
+        if not self._manifest.sealed:
+            self._warn("the image was not sealed: its content cannot be checked")
+            return
+        stale = [file for file in self._manifest.files if self._stale(file, found, mode)]
+        self._total_bytes = sum(file.size_bytes for file in stale)
+        self._tick(0)
+        for file in stale:
+            self._compare(file, found[file.name])
+        if stale and not self._ledger.remember(self._manifest, found):
+            self._warn("this could not be noted in paths.verified: next time it is read again")
+
+    def _stale(self, file: ImageFile, found: dict[str, Identity], mode: Verify) -> bool:
+        known = self._ledger.knows
+        return mode is Verify.FULL or not known(self._manifest, file.name, found[file.name])
+
+    def _measure(self, file: ImageFile) -> Identity:
+        with self._folder.opened(file.name) as fd:
+            found = identity(fd)
+        if found.size_bytes != file.size_bytes:
+            how = "was cut" if found.size_bytes < file.size_bytes else "has grown"
+            why = f"{file.name} {how}: {found.size_bytes} bytes, not {file.size_bytes}"
+            self._folder.refuse(why)
+        return found
+
+    def _compare(self, file: ImageFile, measured: Identity) -> None:
+        with self._folder.opened(file.name) as fd:
+            digest = self._folder.hash(file.name, fd, self._tick)
+            same = identity(fd) == measured
+        if not same:
+            self._folder.refuse(f"{file.name} is being changed")
+        if digest != file.blake3:
+            self._folder.refuse(f"{file.name} was changed after it was sealed")
+
+    def _tick(self, count: int) -> None:
+        self._done_bytes += count
+        self._report(
+            Progress(phase=Phase.VERIFY, bytes_done=self._done_bytes, bytes_total=self._total_bytes)
+        )
+
+    def _warn(self, text: str) -> None:
+        self._report(Progress(phase=Phase.VERIFY, message=text, warning=True))
+
+
+def _manifest(folder: Folder) -> Manifest:
+    with folder.opened(manifests.NAME) as fd:
+        data = _read_bounded(folder, fd)
+    return manifests.decode(data, str(folder.path))
+
+
+def _read_bounded(folder: Folder, fd: int) -> bytes:
+    try:
+        with open(fd, "rb", closefd=False) as file:
+            data = file.read(manifests.MAX_MANIFEST_BYTES + 1)
+    except OSError as error:
+        raise typed(error, f"read {folder.path / manifests.NAME}") from error
+    if len(data) > manifests.MAX_MANIFEST_BYTES:
+        folder.refuse(f"{manifests.NAME} is larger than any manifest")
+    return data
+
+
+def _check_names(folder: Folder, manifest: Manifest) -> None:
+    expected = {file.name for file in manifest.files} | {manifests.NAME}
+    found = set(folder.names())
+    if missing := sorted(expected - found):
+        folder.refuse(f"{', '.join(missing)} missing")
+    if extra := sorted(found - expected):
+        folder.refuse(f"{', '.join(extra)[:200]} does not belong to it")

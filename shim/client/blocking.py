@@ -1,0 +1,259 @@
+"""The blocking client: no event loop, and Ctrl-C ends a call cleanly."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+from collections.abc import Mapping, Sequence
+from types import TracebackType
+from typing import Any, Self, TypeVar
+
+import grpc
+
+from shim.client import calls, channel
+from shim.client.calls import Call, Stream
+from shim.client.exchange import Exchange
+from shim.config import DEFAULT_ADDRESS
+from shim.errors import CryoError
+from shim.model import (
+    CheckpointOptions,
+    CheckpointResult,
+    CreateRequest,
+    Exit,
+    ImageView,
+    Mount,
+    ProcessView,
+    Report,
+    RestoreOptions,
+    RestoreResult,
+    Stats,
+    Stdio,
+    TaskRef,
+    TaskView,
+    Verify,
+)
+from shim.wire import endpoint
+
+_Value = TypeVar("_Value")
+_Task = str | TaskRef
+
+_NULL = Stdio()
+_USUAL = CheckpointOptions()
+
+
+class Client:
+    """Talks to a sidecar and blocks meanwhile; one may be shared between threads."""
+
+    def __init__(
+        self,
+        address: str = DEFAULT_ADDRESS,
+        namespace: str = channel.DEFAULT_NAMESPACE,
+        *,
+        timeout_s: float = channel.DEFAULT_TIMEOUT_S,
+    ) -> None:
+        """Take where the sidecar is, the namespace of plain task ids, and how long a call may take.
+
+        The timeout is not for `wait`, nor for what the sidecar bounds itself: `checkpoint`,
+        `restore`, `verify` and `start`. Nothing is sent before the first call.
+        """
+        self.address = address
+        self.namespace = namespace
+        self._timeout_s = timeout_s
+        self._channel = grpc.insecure_channel(endpoint.target(address), options=channel.OPTIONS)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the connection; calls under way end."""
+        self._channel.close()
+
+    def create(
+        self,
+        task: _Task,
+        bundle: str,
+        *,
+        rootfs: Sequence[Mount] = (),
+        stdio: Stdio = _NULL,
+        checkpoint: str = "",
+    ) -> int:
+        """Make a task of a bundle, or of an image; return its pid, 0 with an image."""
+        request = CreateRequest(
+            ref=self._ref(task),
+            bundle=bundle,
+            rootfs=tuple(rootfs),
+            stdio=stdio,
+            checkpoint=checkpoint,
+        )
+        return self._call(calls.create(request))
+
+    def start(self, task: _Task, exec_id: str = "") -> int:
+        """Start the init process or an exec; return its pid."""
+        return self._call(calls.start(self._ref(task), exec_id))
+
+    def state(self, task: _Task, exec_id: str = "") -> ProcessView:
+        """Tell how a process is."""
+        return self._call(calls.state(self._ref(task), exec_id))
+
+    def wait(self, task: _Task, exec_id: str = "") -> Exit:
+        """Return when a process has ended; at once when it has already."""
+        return self._call(calls.wait(self._ref(task), exec_id))
+
+    def kill(self, task: _Task, signal: int, *, exec_id: str = "", everyone: bool = False) -> None:
+        """Send a signal to one process, or to every process of the task."""
+        self._call(calls.kill(self._ref(task), signal, exec_id, everyone=everyone))
+
+    def exec(
+        self, task: _Task, exec_id: str, process: Mapping[str, Any], stdio: Stdio = _NULL
+    ) -> None:
+        """Add a process (an OCI `process` object) to a running task; `start` runs it."""
+        self._call(calls.exec_(self._ref(task), exec_id, process, stdio))
+
+    def delete(self, task: _Task, exec_id: str = "") -> ProcessView:
+        """Forget a process that has ended; the view says how it did."""
+        return self._call(calls.delete(self._ref(task), exec_id))
+
+    def pids(self, task: _Task) -> list[int]:
+        """List the task's processes, by the container's own numbers."""
+        return self._call(calls.pids(self._ref(task)))
+
+    def pause(self, task: _Task) -> None:
+        """Stop the task's processes where they are."""
+        self._call(calls.pause(self._ref(task)))
+
+    def resume(self, task: _Task) -> None:
+        """Let a paused task go on."""
+        self._call(calls.resume(self._ref(task)))
+
+    def update(self, task: _Task, resources: Mapping[str, Any]) -> None:
+        """Apply OCI LinuxResources."""
+        self._call(calls.update(self._ref(task), resources))
+
+    def stats(self, task: _Task) -> Stats:
+        """Measure the task."""
+        return self._call(calls.stats(self._ref(task)))
+
+    def close_io(self, task: _Task, exec_id: str = "") -> None:
+        """Close a process's stdin."""
+        self._call(calls.close_io(self._ref(task), exec_id))
+
+    def resize_pty(self, task: _Task, width: int, height: int, exec_id: str = "") -> None:
+        """Tell a process's terminal its size, in character cells."""
+        self._call(calls.resize_pty(self._ref(task), width, height, exec_id))
+
+    def checkpoint(
+        self,
+        task: _Task,
+        options: CheckpointOptions = _USUAL,
+        on_progress: Report | None = None,
+    ) -> CheckpointResult:
+        """Freeze a task, save it, and let it run on or end. All or nothing.
+
+        Leaving early (Ctrl-C, an error in `on_progress`) rolls back, and waits for that.
+        """
+        return self._stream(calls.checkpoint(self._ref(task), options), on_progress)
+
+    def restore(
+        self, task: _Task, options: RestoreOptions, on_progress: Report | None = None
+    ) -> RestoreResult:
+        """Bring an image back as a new running task. All or nothing.
+
+        Leaving early (Ctrl-C, an error in `on_progress`) rolls back, and waits for that.
+        """
+        return self._stream(calls.restore(self._ref(task), options), on_progress)
+
+    def verify(
+        self, image_path: str, mode: Verify = Verify.FULL, on_progress: Report | None = None
+    ) -> dict[str, Any]:
+        """Read an image against its seal and this host; return its manifest."""
+        return self._stream(calls.verify(image_path, mode), on_progress)
+
+    def images(self) -> list[ImageView]:
+        """List the images below the sidecar's folder, newest first."""
+        return self._call(calls.images())
+
+    def inspect(self, image_path: str) -> dict[str, Any]:
+        """Return an image's manifest."""
+        return self._call(calls.inspect(image_path))
+
+    def remove(self, image_path: str) -> None:
+        """Delete an image below the sidecar's folder."""
+        self._call(calls.remove(image_path))
+
+    def info(self) -> dict[str, str]:
+        """Describe the host: runsc, engines, driver, tool, versions."""
+        return self._call(calls.info())
+
+    # Last: below it, `list` in an annotation would mean this method.
+    def list(self, namespace: str = "") -> list[TaskView]:
+        """List a namespace's tasks, by id; without a name, the client's own."""
+        return self._call(calls.list_(namespace or self.namespace))
+
+    def _ref(self, task: _Task) -> TaskRef:
+        return channel.ref_of(task, self.namespace)
+
+    def _call(self, call: Call[_Value]) -> _Value:
+        deadline_s = channel.deadline_of(call, self._timeout_s)
+        exchange = self._exchange(call, deadline_s, channel.metadata_of(call))
+        try:
+            with contextlib.closing(exchange.answers()) as answers:
+                [answer] = answers
+        except grpc.RpcError as error:
+            raise channel.failure(error, self.address) from error
+        return call.read(answer)
+
+    def _stream(self, stream: Stream[_Value], report: Report | None) -> _Value:
+        try:
+            return self._follow(stream, report)
+        except grpc.RpcError as error:
+            raise channel.failure(error, self.address) from error
+        except BaseException:
+            self._roll_back(stream, report)
+            raise
+
+    def _follow(self, stream: Stream[_Value], report: Report | None) -> _Value:
+        result = None
+        with contextlib.closing(self._exchange(stream).answers()) as updates:
+            for update in updates:
+                if update.WhichOneof("update") == "progress":
+                    channel.tell(report, update.progress)
+                else:
+                    result = update
+        if result is None:
+            raise channel.no_result(stream.what)
+        return stream.read(result)
+
+    def _exchange(
+        self,
+        call: Call[Any] | Stream[Any],
+        timeout_s: float | None = None,
+        metadata: tuple[tuple[str, str], ...] = (),
+    ) -> Exchange:
+        """Prepare a call. On the wire a unary answer is a stream of one, so one way serves all."""
+        method = self._channel.unary_stream(
+            call.path,
+            request_serializer=type(call.request).SerializeToString,
+            response_deserializer=call.response.FromString,
+        )
+        return Exchange(
+            functools.partial(method, call.request, timeout=timeout_s, metadata=metadata)
+        )
+
+    def _roll_back(self, stream: Stream[Any], report: Report | None) -> None:
+        if not stream.token:
+            return
+        channel.tell_rollback(report, f"cancelling the {stream.what}")
+        try:
+            answer = self._call(calls.cancel(stream.token, channel.ROLLBACK_S))
+        except CryoError as error:
+            channel.tell_rollback(report, f"cannot tell whether it was rolled back: {error}")
+        else:
+            channel.tell_rollback(report, channel.outcome_of(stream.what, answer))

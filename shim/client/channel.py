@@ -1,0 +1,136 @@
+"""What both clients share of gRPC: channel options, metadata, and errors made from statuses."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import os
+from typing import Any, Protocol
+
+import grpc
+
+from shim.api.cryo.v1 import cryo_pb2
+from shim.client.calls import Call
+from shim.errors import CryoError, InvalidArgument, PermissionDenied, Unavailable
+from shim.model import Phase, Progress, Report, TaskRef
+from shim.wire import convert, endpoint, status
+
+DEFAULT_NAMESPACE = "default"
+DEFAULT_TIMEOUT_S = 60.0
+
+# A rollback is bounded by the sidecar; this is for a sidecar that hangs.
+ROLLBACK_S = 300.0
+
+_NAMESPACE_KEY = "containerd-namespace"
+_MESSAGE_MAX = 4 << 20
+
+OPTIONS = (
+    ("grpc.max_receive_message_length", _MESSAGE_MAX),
+    ("grpc.max_send_message_length", _MESSAGE_MAX),
+    # grpc would put the escaped socket path there, which strict servers refuse.
+    ("grpc.default_authority", "localhost"),
+    # A sidecar that was started again is found at once, not after gRPC's minute.
+    ("grpc.initial_reconnect_backoff_ms", 100),
+    ("grpc.min_reconnect_backoff_ms", 100),
+    ("grpc.max_reconnect_backoff_ms", 1000),
+)
+
+# Without an ErrorInfo these come from gRPC: a server that stops cancels what it had not begun.
+_LOST = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED)
+
+_Outcome = cryo_pb2.CancelResponse
+_OUTCOMES = {
+    _Outcome.OUTCOME_CANCELLED: "cancelled and rolled back",
+    _Outcome.OUTCOME_COMPLETED: "had completed before it could be cancelled",
+    _Outcome.OUTCOME_FAILED: "failed while it was cancelled, and rolled back",
+    _Outcome.OUTCOME_UNKNOWN: "cancelled",
+}
+
+
+class Failed(Protocol):
+    """The part of a failed call, blocking or async, that tells why."""
+
+    def code(self) -> grpc.StatusCode:
+        """Return the status code."""
+
+    def details(self) -> str | None:
+        """Return the status message."""
+
+    def trailing_metadata(self) -> Any:
+        """Return the pairs that came after the answer."""
+
+
+def ref_of(task: str | TaskRef, namespace: str) -> TaskRef:
+    """Complete a task's name with the client's namespace."""
+    return task if isinstance(task, TaskRef) else TaskRef(namespace=namespace, id=task)
+
+
+def metadata_of(call: Call[Any]) -> tuple[tuple[str, str], ...]:
+    """Return the metadata of a call: the namespace, where the request has no field for it."""
+    return ((_NAMESPACE_KEY, call.namespace),) if call.namespace else ()
+
+
+def deadline_of(call: Call[Any], usual_s: float) -> float | None:
+    """Return a call's timeout in gRPC's terms, where None is endless."""
+    seconds = usual_s if call.timeout_s is None else call.timeout_s
+    return None if math.isinf(seconds) else seconds
+
+
+def failure(error: Failed, address: str) -> CryoError:
+    """Make our error of a failed call."""
+    packed = None
+    for key, value in error.trailing_metadata() or ():
+        if key == status.ERROR_KEY:
+            packed = value
+    details = error.details() or error.code().name.lower()
+    if packed is None and error.code() in _LOST:
+        return _unreachable(address, details)
+    return status.error_of(error.code(), details, packed)
+
+
+def _unreachable(address: str, details: str) -> CryoError:
+    if "failed to connect" not in details:
+        message = f"the connection to the sidecar was lost: {details}"
+        return Unavailable(message, remedy="see whether it runs; tasks survive it")
+    if not _reachable(address):
+        message = f"no access to the sidecar's socket {endpoint.parse(address)}"
+        remedy = "run as root, or join the group that the sidecar's config names"
+        return PermissionDenied(message, remedy=remedy)
+    message = f"no sidecar answers at {address}"
+    return Unavailable(message, remedy="start one with `cryo serve`, or name its address")
+
+
+def _reachable(address: str) -> bool:
+    path = endpoint.parse(address)
+    try:
+        path.stat()
+    except PermissionError:
+        return False
+    except OSError:
+        return True
+    return os.access(path, os.W_OK)
+
+
+def tell(report: Report | None, message: cryo_pb2.Progress) -> None:
+    """Hand on one step of news; a phase that only a newer sidecar knows is passed over."""
+    if report is not None:
+        with contextlib.suppress(InvalidArgument):
+            report(convert.from_progress(message))
+
+
+def tell_rollback(report: Report | None, message: str) -> None:
+    """Hand on news of our own: that a rollback begins, or how it ended."""
+    if report is not None:
+        report(Progress(phase=Phase.ROLLBACK, message=message))
+
+
+def outcome_of(what: str, answer: cryo_pb2.CancelResponse) -> str:
+    """Say how a cancelled operation ended."""
+    text = f"{what}: {_OUTCOMES.get(answer.outcome, 'cancelled')}"
+    return f"{text}: {answer.message}" if answer.message else text
+
+
+def no_result(what: str) -> CryoError:
+    """Make the error of a stream that ended well but brought nothing."""
+    message = f"the {what} ended without a result"
+    return CryoError(message, remedy="use a client and a sidecar of the same version")

@@ -1,0 +1,114 @@
+"""Settings: what config.toml may say, with its defaults. One frozen value, read once."""
+
+from __future__ import annotations
+
+import tomllib
+from pathlib import Path
+from typing import Annotated
+
+import msgspec
+
+from shim.errors import InvalidArgument
+from shim.model import Connections, CudaMode, EngineName
+
+DEFAULT_CONFIG = Path("/etc/cryo/config.toml")
+DEFAULT_ADDRESS = "unix:///run/cryo/cryo.sock"
+# A year: more is a mistake, and `inf` or `nan` would confuse every timer of the process.
+Seconds = Annotated[float, msgspec.Meta(gt=0, le=365 * 86400)]
+
+
+class _Section(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A table of config.toml; a key that is not known is an error, not a silence."""
+
+
+class Paths(_Section, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Where things are kept."""
+
+    state: str = "/run/cryo"
+    images: str = "/var/lib/cryo/checkpoints"
+    verified: str = "/var/lib/cryo/verified"
+
+
+class Server(_Section, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Who may talk to the sidecar: root, and the members of `group` when one is named.
+
+    `ttrpc` is a second socket, for a containerd whose tasks it serves; `containerd` is that one's
+    own ttrpc socket, which hears of every event.
+    """
+
+    address: str = DEFAULT_ADDRESS
+    group: str = ""
+    ttrpc: str = ""
+    containerd: str = ""
+
+
+class Runsc(_Section, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Which runsc, and its top-level flags (`{"network": "none"}` is `--network=none`)."""
+
+    binary: str = "runsc"
+    flags: dict[str, str] = {}
+
+
+class Cuda(_Section, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Where the host's GPU things are. An empty `tool` means: search PATH for cuda-checkpoint."""
+
+    tool: str = ""
+    guest_tool: str = "/dev/cryo/cuda-checkpoint"
+    nvidia_proc: str = "/proc/driver/nvidia"
+    nvidia_smi: str = "nvidia-smi"
+    cdi_dirs: tuple[str, ...] = ("/etc/cdi", "/var/run/cdi")
+    # Host sockets of the GPU's own services: no connection of the workload's that a save cuts.
+    own_sockets: tuple[str, ...] = ("/run/nvidia-persistenced/", "/tmp/nvidia-mps/")  # noqa: S108
+
+
+class Defaults(_Section, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What a checkpoint does when the call does not say."""
+
+    engine: EngineName = EngineName.AUTO
+    cuda: CudaMode = CudaMode.AUTO
+    connections: Connections = Connections.CUT
+
+
+class Timeouts(_Section, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Deadlines in seconds. `checkpoint` and `restore` bound the whole call."""
+
+    command: Seconds = 30.0
+    create: Seconds = 60.0
+    console: Seconds = 30.0
+    detect: Seconds = 15.0
+    lock: Seconds = 30.0
+    freeze: Seconds = 120.0
+    save: Seconds = 900.0
+    thaw: Seconds = 300.0
+    rollback: Seconds = 120.0
+    checkpoint: Seconds = 1200.0
+    restore: Seconds = 1200.0
+    shutdown: Seconds = 60.0
+
+
+class Config(_Section, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Everything that config.toml may say."""
+
+    paths: Paths = Paths()
+    server: Server = Server()
+    runsc: Runsc = Runsc()
+    cuda: Cuda = Cuda()
+    defaults: Defaults = Defaults()
+    timeouts: Timeouts = Timeouts()
+
+
+def load(path: Path | None = None) -> Config:
+    """Read config.toml; without a path, the default one when it exists.
+
+    Raises:
+        InvalidArgument: the file is missing (when named), no TOML, or says something unknown.
+    """
+    chosen = path or DEFAULT_CONFIG
+    if path is None and not chosen.exists():
+        return Config()
+    try:
+        return msgspec.convert(tomllib.loads(chosen.read_text("utf-8")), Config)
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError, msgspec.ValidationError) as error:
+        # An OSError's own text has its number and the path again.
+        message = f"config {chosen}: {getattr(error, 'strerror', None) or error}"
+        raise InvalidArgument(message, remedy="correct the file, or leave it out") from error

@@ -1,0 +1,89 @@
+"""What each NVIDIA driver can do about checkpoints. Pure; sources: facts of the public releases."""
+
+from __future__ import annotations
+
+import re
+
+from shim.errors import Refused
+from shim.model import Value
+
+OLDEST = 550
+# The release line that brought each ability.
+_GET_STATE = 555
+_ACTION = 555
+_LOCK_TIMEOUT = 570
+_DEVICE_MAP = 580
+_LAUNCH_JOB = 590
+_IPC = 610
+_VERSION = re.compile(r"(\d{3,4})\.\d+(?:\.\d+)?")
+_REMEDY = "install NVIDIA driver 570 or newer; 580 or newer can move between GPUs"
+
+
+class DriverFacts(Value):
+    """What `cuda-checkpoint` can do with a driver of one release line.
+
+    `toggle`, `action`, `get_state` and `device_map` are its options; `lock_timeout` is whether a
+    lock that does not come can be given up by the driver itself; `launch_job` and `ipc` whether
+    processes that share GPU memory can be saved together.
+    """
+
+    version: str
+    major: int
+    toggle: bool
+    get_state: bool
+    action: bool
+    lock_timeout: bool
+    device_map: bool
+    launch_job: bool
+    ipc: bool
+    warnings: tuple[str, ...] = ()
+
+
+def capabilities(version: str) -> DriverFacts:
+    """Tell what the driver of this version can do.
+
+    Raises:
+        Refused: it is older than 550, or has no version that can be understood.
+    """
+    major = _major(version)
+    if major < OLDEST:
+        message = f"NVIDIA driver {version} cannot checkpoint CUDA: that begins with {OLDEST}"
+        raise Refused(message, remedy=_REMEDY)
+    return DriverFacts(
+        version=version,
+        major=major,
+        toggle=True,
+        get_state=major >= _GET_STATE,
+        action=major >= _ACTION,
+        lock_timeout=major >= _LOCK_TIMEOUT,
+        device_map=major >= _DEVICE_MAP,
+        launch_job=major >= _LAUNCH_JOB,
+        ipc=major >= _IPC,
+        warnings=_warnings(version, major),
+    )
+
+
+def _major(version: str) -> int:
+    if not version:
+        message = "no NVIDIA driver is loaded on this host"
+        raise Refused(message, remedy=_REMEDY)
+    found = _VERSION.fullmatch(version)
+    if found is None:
+        message = f"the NVIDIA driver's version {version[:40]!r} is not understood"
+        raise Refused(message, remedy="look into /proc/driver/nvidia/version")
+    return int(found.group(1))
+
+
+def _warnings(version: str, major: int) -> tuple[str, ...]:
+    lost = []
+    if major < _ACTION:
+        lost.append(
+            f"NVIDIA driver {version} can only toggle: the state of a CUDA process cannot be "
+            "asked for, and one that was interrupted half way cannot be told"
+        )
+    if major < _LOCK_TIMEOUT:
+        lost.append(
+            f"NVIDIA driver {version} has no lock timeout: a process that reaches no safe point "
+            "is given up by ending the tool, not by the driver"
+        )
+    return tuple(lost)

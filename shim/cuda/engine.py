@@ -1,0 +1,203 @@
+"""The two ways to run the CUDA steps around a save, behind one face."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Mapping
+from typing import Protocol
+
+from shim.config import Timeouts
+from shim.cuda.guest import Guest
+from shim.cuda.processes import Processes
+from shim.errors import CryoError, CudaError, DeadlineExceeded, IllegalState, ResourceExhausted
+from shim.model import CudaState, EngineName
+
+_POLL_S = 0.1
+_GUARD_S = 1.0
+_SHOWN = 200
+
+
+class Engine(Protocol):
+    """What a checkpoint and a restore need: freeze, thaw, undo, wake."""
+
+    name: EngineName
+
+    @property
+    def save_path(self) -> str:
+        """What `runsc checkpoint` is told as `--cuda-checkpoint-path`; empty for nothing."""
+
+    async def freeze(self) -> None:
+        """Bring all CUDA processes to where the save can begin."""
+
+    async def guard(self, before: frozenset[int] | None = None) -> None:
+        """Watch over a save until cancelled; end what hangs in it.
+
+        `before` are the processes that are none of its tools; None means those of this moment.
+        """
+
+    async def check(self) -> None:
+        """After a save: raise when a process is in the image without its GPU state."""
+
+    async def thaw(self) -> None:
+        """After a good save: every process runs again."""
+
+    async def undo(self) -> None:
+        """After anything else: every process runs again, whatever state it was left in."""
+
+    async def wake(self, *, loaded: bool) -> None:
+        """After a restore: every recorded process runs; `loaded`: runsc has done its part."""
+
+
+class Phased:
+    """Lock all, checkpoint all, save, restore all, unlock all: any runsc with exec."""
+
+    name = EngineName.PHASED
+    save_path = ""
+
+    def __init__(self, processes: Processes) -> None:
+        self._processes = processes
+
+    async def freeze(self) -> None:
+        """Bring every process to `checkpointed`."""
+        await self._processes.freeze()
+
+    async def guard(self, before: frozenset[int] | None = None) -> None:
+        """Do nothing: no CUDA step runs inside the save."""
+        del before
+        await asyncio.Event().wait()
+
+    async def check(self) -> None:
+        """Do nothing: the freeze looked until it found no other process."""
+
+    async def thaw(self) -> None:
+        """Bring every process back to `running`."""
+        await self._processes.thaw()
+
+    async def undo(self) -> None:
+        """Bring every process back to `running`."""
+        await self._processes.thaw()
+
+    async def wake(self, *, loaded: bool) -> None:
+        """Bring every recorded process back to `running`."""
+        del loaded
+        await self._processes.thaw()
+
+
+class Builtin:
+    """runsc runs cuda-checkpoint itself, inside the save and after the restore."""
+
+    name = EngineName.BUILTIN
+
+    def __init__(
+        self, processes: Processes, guest: Guest, tool_path: str, timeouts: Timeouts
+    ) -> None:
+        self._processes = processes
+        self._guest = guest
+        self._timeouts = timeouts
+        self.save_path = tool_path
+        self.hung = False
+
+    async def freeze(self) -> None:
+        """Check that every process is `running`: runsc toggles, which inverts any other state.
+
+        Raises:
+            IllegalState: one is not.
+        """
+        for pid, state in self._processes.states.items():
+            if state is not CudaState.RUNNING:
+                message = f"process {pid} is {state}: runsc's own engine would invert that"
+                raise IllegalState(message, remedy="use --engine phased")
+
+    async def guard(self, before: frozenset[int] | None = None) -> None:
+        """End a tool that hangs in the save, which then fails at once and undoes itself.
+
+        runsc has no deadline of its own here. Its tools are the children of nobody that were not
+        there before the save; ps answers while a save waits for them (measured). Each has its own
+        time, for there are those of the freeze and, later, those of the thaw.
+        """
+        if before is None:
+            before = frozenset(row.pid for row in await self._guest.ps())
+        since_s: dict[int, float] = {}
+        while True:
+            await asyncio.sleep(min(_GUARD_S, self._timeouts.freeze / 4))
+            try:
+                rows = await self._guest.ps()
+            except CryoError:
+                continue  # one question that fails must not end the guard
+            tools = [row.pid for row in rows if row.pid not in before and row.parent == 0]
+            now_s = time.monotonic()
+            since_s = {pid: since_s.get(pid, now_s) for pid in tools}
+            for pid in tools:
+                if now_s - since_s[pid] >= self._timeouts.freeze:
+                    self.hung = True
+                    await self._guest.end(pid)
+
+    async def check(self) -> None:
+        """Look for processes that began during the save: runsc looks once, before its freeze.
+
+        Raises:
+            CudaError: there is one.
+        """
+        fresh = await self._processes.find()
+        if fresh:
+            name = self._processes.known[fresh[0]].name
+            message = f"process {fresh[0]} ({name}) began to use the GPU during the save"
+            raise CudaError(
+                message,
+                pid=fresh[0],
+                remedy="checkpoint when the workload has settled, or use --engine phased",
+            )
+
+    async def thaw(self) -> None:
+        """Read every state back: runsc has thawed them after the save."""
+        await self._processes.thaw()
+
+    async def undo(self) -> None:
+        """Let the sentry do what it owes, then bring every process to `running`."""
+        await self._guest.settle()
+        await self._processes.thaw()
+
+    async def wake(self, *, loaded: bool) -> None:
+        """Wait until runsc has thawed every recorded process."""
+        failures = await self._processes.refresh()
+        while not loaded and not failures and not self._processes.running():
+            await asyncio.sleep(_POLL_S)
+            failures = await self._processes.refresh()
+        if failures:
+            raise failures[0]
+        if not self._processes.running():
+            late = [pid for pid, s in self._processes.states.items() if s is not CudaState.RUNNING]
+            message = f"runsc did not thaw processes {late}"
+            raise CudaError(message, pid=late[0], remedy="restore with an image of --engine phased")
+
+
+def explain(
+    error: CryoError, *, hung: bool, timeout_s: float, names: Mapping[int, str]
+) -> CryoError:
+    """Turn runsc's report of a failed tool into our own: memory, a deadline, or a CUDA failure."""
+    text = error.message
+    if "cuda-checkpoint" not in text:
+        return error
+    pid = _pid_of(text)
+    who = f"{pid} ({names[pid]})" if names.get(pid) else str(pid)
+    if hung:
+        message = f"cuda-checkpoint --toggle on process {who} did not end in {timeout_s:g} s"
+        return DeadlineExceeded(
+            message, remedy="a kernel may still run; --engine phased has a lock timeout"
+        )
+    message = f"cuda-checkpoint failed on process {who}: {_outcome_in(text)}"
+    if "out of memory" in text.lower():
+        return ResourceExhausted(message, remedy="free GPU memory, or use another GPU")
+    return CudaError(message, pid=pid)
+
+
+def _outcome_in(text: str) -> str:
+    """Return what runsc says of the tool's end, without the words around it."""
+    return (text.rpartition('" failed with ')[2] or text)[-_SHOWN:]
+
+
+def _pid_of(text: str) -> int:
+    _, _, rest = text.partition("for PID ")
+    digits = rest.split(" ", 1)[0]
+    return int(digits) if digits.isascii() and digits.isdigit() else 0

@@ -1,0 +1,238 @@
+"""What a spec gets at create so that its GPUs and cuda-checkpoint are in the sandbox."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import msgspec
+
+from shim.config import Cuda
+from shim.cuda import cdi, inventory
+from shim.cuda.cdi import Registry, Stat, host_node
+from shim.cuda.inventory import Gpu
+from shim.errors import HostMismatch, InvalidArgument
+from shim.model import Value
+from shim.spec.document import Spec, SpecMount
+from shim.spec.edits import BindMount, DeviceNode, Edits, apply
+from shim.spec.gpu import VISIBLE, GpuRequest
+from shim.spec.rootfs import find_program
+
+TOOL = "cuda-checkpoint"
+_LIBRARY = re.compile(
+    r"(?P<stem>/.*/lib(?:cuda|nvidia-ml|nvidia-ptxjitcompiler|cudadebugger))\.so\.[0-9]+\.[0-9.]+"
+)
+_KIND = "nvidia.com/gpu"
+_CONTROL = ("/dev/nvidiactl", "/dev/nvidia-uvm")
+_OPTIONAL = ("/dev/nvidia-uvm-tools",)
+_USUAL = (
+    "/usr/local/bin",
+    "/usr/bin",
+    "/bin",
+    "/usr/local/sbin",
+    "/usr/sbin",
+    "/usr/local/cuda/bin",
+    "/opt/cuda/bin",
+    "/opt/nvidia/bin",
+    "/opt/cuda-checkpoint",
+)
+
+
+class PreparedSpec(Value):
+    """A spec as runsc gets it. `changed` is whether it differs from what was handed in.
+
+    `gpu_wanted` is whether the sandbox needs nvproxy; `guest_tool` is where the container finds
+    cuda-checkpoint, empty where it has none.
+    """
+
+    spec: Spec
+    changed: bool = False
+    gpu_wanted: bool = False
+    guest_tool: str = ""
+    warnings: tuple[str, ...] = ()
+
+
+def find_tool(cuda: Cuda) -> str | None:
+    """Find the host's cuda-checkpoint: the configured one, else the first on PATH.
+
+    Raises:
+        InvalidArgument: the configured one is not there or cannot be run.
+    """
+    if not cuda.tool:
+        found = shutil.which(TOOL)
+        return str(Path(found).resolve()) if found else None
+    path = Path(cuda.tool)
+    if path.is_absolute() and path.is_file() and os.access(path, os.X_OK):
+        return str(path.resolve())
+    message = f"cuda.tool {cuda.tool} is no program at an absolute path"
+    raise InvalidArgument(message, remedy="correct cuda.tool in the config, or leave it out")
+
+
+def prepare(
+    spec: Spec,
+    *,
+    cuda: Cuda,
+    tool: str | None,
+    gpu: GpuRequest,
+    recorded_tool: str = "",
+    stat: Stat = host_node,
+) -> PreparedSpec:
+    """Add the GPUs that were asked for, and cuda-checkpoint; a prepared spec stays as it is.
+
+    `tool` is the host's cuda-checkpoint. `recorded_tool` is, at a restore, the guest path that the
+    image knows: the mounts must be those that were saved, whatever else this host would do.
+    The rootfs must be mounted, for it is searched.
+
+    Raises:
+        InvalidArgument: a GPU was asked for that is not there.
+        HostMismatch: the image needs cuda-checkpoint of the host, and there is none.
+    """
+    if not gpu.wanted:
+        return PreparedSpec(spec=spec)
+    edits, warnings = _gpu_edits(gpu, cuda, stat)
+    with_gpu = apply(spec, edits)
+    if not with_gpu.has_nvidia_devices:
+        return PreparedSpec(spec=spec, warnings=warnings)
+    done, guest_tool = _with_tool(with_gpu, cuda, tool, recorded_tool)
+    return PreparedSpec(
+        spec=done,
+        changed=done is not spec,
+        gpu_wanted=True,
+        guest_tool=guest_tool,
+        warnings=warnings,
+    )
+
+
+def _gpu_edits(gpu: GpuRequest, cuda: Cuda, stat: Stat) -> tuple[Edits, tuple[str, ...]]:
+    if gpu.source == "devices":
+        return Edits(), ()
+    registry = cdi.read(cuda.cdi_dirs, stat)
+    if gpu.source == "cdi":
+        return _from_cdi(registry, gpu.devices)
+    gpus = inventory.read(cuda.nvidia_proc).gpus
+    if known := registry.names(_KIND):
+        wanted = _cdi_names(gpu.devices, known, gpus)
+        return _from_cdi(registry, tuple(f"{_KIND}={name}" for name in wanted))
+    return _from_host(gpu.devices, gpus, stat)
+
+
+def _from_cdi(registry: Registry, names: tuple[str, ...]) -> tuple[Edits, tuple[str, ...]]:
+    edits = registry.edits(names)
+    if not edits.hooks:
+        return edits, ()
+    edits += Edits(mounts=_library_names(edits.mounts))
+    hooks = ", ".join(dict.fromkeys(edits.hooks))
+    return edits, (f"these CDI hooks do not reach into a sandbox and were left out: {hooks}",)
+
+
+def _library_names(mounts: tuple[BindMount, ...]) -> tuple[BindMount, ...]:
+    """Give the driver's libraries the names that programs load.
+
+    A CDI file mounts libcuda.so.580.65.06 and leaves libcuda.so.1 to a hook that runs ldconfig.
+    """
+    named = [(mount, _LIBRARY.fullmatch(mount.destination)) for mount in mounts]
+    links = [
+        msgspec.structs.replace(mount, destination=f"{found['stem']}.so.1")
+        for mount, found in named
+        if found is not None
+    ]
+    there = {mount.destination for mount in mounts}
+    return tuple(link for link in links if link.destination not in there)
+
+
+def _cdi_names(
+    wanted: tuple[str, ...], known: tuple[str, ...], gpus: tuple[Gpu, ...]
+) -> tuple[str, ...]:
+    if wanted != ("all",):
+        return tuple(_cdi_name(name, known, gpus) for name in wanted)
+    return ("all",) if "all" in known else known
+
+
+def _cdi_name(name: str, known: tuple[str, ...], gpus: tuple[Gpu, ...]) -> str:
+    """Translate a UUID where the CDI file only has indices; an unknown name stays, to be told."""
+    if name in known:
+        return name
+    indices = [str(at) for at, gpu in enumerate(gpus) if gpu.uuid == name]
+    return next((index for index in indices if index in known), name)
+
+
+def _from_host(
+    wanted: tuple[str, ...], gpus: tuple[Gpu, ...], stat: Stat
+) -> tuple[Edits, tuple[str, ...]]:
+    """Take the device nodes alone: the driver's libraries must then be in the image."""
+    if wanted == ("all",) and stat(_CONTROL[0]) is None:
+        return Edits(), (f"{VISIBLE}=all, but this host has no NVIDIA device: running without",)
+    paths = (*_CONTROL, *(f"/dev/nvidia{minor}" for minor in _minors(wanted, gpus)))
+    nodes = (*_nodes(paths, stat, optional=False), *_nodes(_OPTIONAL, stat, optional=True))
+    warning = (
+        "no CDI file describes the GPUs, so only their device nodes were added; "
+        "for the driver's libraries run: nvidia-ctk cdi generate --output=/etc/cdi/nvidia.yaml"
+    )
+    return Edits(devices=nodes), (warning,)
+
+
+def _minors(wanted: tuple[str, ...], gpus: tuple[Gpu, ...]) -> list[int]:
+    if wanted == ("all",):
+        return [gpu.minor for gpu in gpus if gpu.minor >= 0]
+    return [_minor(name, gpus) for name in wanted]
+
+
+def _minor(name: str, gpus: tuple[Gpu, ...]) -> int:
+    found = [gpu.minor for at, gpu in enumerate(gpus) if name in {str(at), gpu.uuid}]
+    if found and found[0] >= 0:
+        return found[0]
+    there = ", ".join(f"{at} ({gpu.uuid})" for at, gpu in enumerate(gpus)) or "none"
+    message = f"{VISIBLE} asks for GPU {name}; this host has {there}"
+    raise InvalidArgument(message, remedy="ask for a GPU that is there, or for all")
+
+
+def _nodes(paths: tuple[str, ...], stat: Stat, *, optional: bool) -> Iterator[DeviceNode]:
+    for path in paths:
+        numbers = stat(path)
+        if numbers is not None:
+            yield DeviceNode(path=path, type=numbers.type, major=numbers.major, minor=numbers.minor)
+        elif not optional:
+            message = f"this host has no {path}"
+            raise InvalidArgument(message, remedy="load the NVIDIA driver: nvidia-modprobe -u -c0")
+
+
+def _with_tool(spec: Spec, cuda: Cuda, tool: str | None, recorded: str) -> tuple[Spec, str]:
+    place = recorded or cuda.guest_tool
+    mounted = _mounted_tool(spec, place)
+    if mounted is not None:
+        # A source that is missing came with an image from a host that has the tool elsewhere.
+        if (spec.bundle / mounted.source).exists() or (tool is None and not recorded):
+            return spec, mounted.destination
+        place = mounted.destination
+    else:
+        here = find_program(spec.rootfs, _candidates(spec, recorded))
+        if here or (tool is None and not recorded):
+            return spec, here
+    if tool is None:
+        message = f"the image needs {TOOL} at {place}, and this host has none to put there"
+        raise HostMismatch(message, remedy=f"install {TOOL}, or set cuda.tool in the config")
+    mount = BindMount(destination=place, source=tool)
+    return apply(spec, Edits(mounts=(mount,))), place
+
+
+def _mounted_tool(spec: Spec, place: str) -> SpecMount | None:
+    exact = [mount for mount in spec.mounts if mount.destination == place]
+    named = [mount for mount in spec.mounts if Path(mount.destination).name == TOOL]
+    return next(iter((*exact, *named)), None)
+
+
+def _candidates(spec: Spec, recorded: str) -> list[str]:
+    """List the places of the rootfs where the tool may be, but those that a mount hides."""
+    folders = (*_USUAL, *(spec.variable("PATH") or "").split(":"))
+    usual = [f"{folder.rstrip('/')}/{TOOL}" for folder in folders if folder.startswith("/")]
+    hiding = [mount.destination for mount in spec.mounts]
+    names = dict.fromkeys([recorded] if recorded else usual)
+    return [name for name in names if not _covered(name, hiding)]
+
+
+def _covered(name: str, destinations: list[str]) -> bool:
+    """Whether a mount hides that place of the rootfs."""
+    return any(d != "/" and Path(name).is_relative_to(d) for d in destinations)

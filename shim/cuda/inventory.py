@@ -1,0 +1,123 @@
+"""The GPUs and the driver of this host, as the kernel module tells them."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Awaitable, Callable, Iterable
+from pathlib import Path
+
+from shim.errors import CryoError, NotFound
+from shim.host import files
+from shim.model import Value
+from shim.spec.document import Device
+
+_MAX_BYTES = 64 << 10
+# "NVRM version: NVIDIA UNIX x86_64 Kernel Module  580.65.06  Sun ..." and, for the open module,
+# "NVRM version: NVIDIA UNIX Open Kernel Module for x86_64  570.124.06  Release Build ...".
+_DRIVER = re.compile(r"NVRM version:.*?\s{2,}(\d+(?:\.\d+)+)\b")
+_GPU_NODE = re.compile(r"/dev/nvidia[0-9]+")
+_MIB = 1 << 20
+
+Spawn = Callable[[list[str]], Awaitable[str]]
+
+
+class Gpu(Value):
+    """A GPU of a host. `minor` is the N of /dev/nvidiaN."""
+
+    uuid: str = ""
+    model: str = ""
+    bus: str = ""
+    minor: int = -1
+
+
+class Inventory(Value):
+    """What a host has; `driver` is empty where no NVIDIA kernel module is loaded."""
+
+    driver: str = ""
+    gpus: tuple[Gpu, ...] = ()
+
+
+def read(nvidia_proc: str) -> Inventory:
+    """Read /proc/driver/nvidia, or a folder that looks like it."""
+    root = Path(nvidia_proc)
+    return Inventory(driver=_driver(root), gpus=_gpus(root))
+
+
+async def device_bytes(nvidia_smi: str, spawn: Spawn) -> dict[int, int]:
+    """Ask nvidia-smi how many bytes of GPU memory each host process holds, all its GPUs together.
+
+    Processes whose use the driver does not tell are left out.
+    """
+    query = "--query-compute-apps=pid,used_gpu_memory"
+    return parse_apps(await spawn([nvidia_smi, query, "--format=csv,noheader,nounits"]))
+
+
+def visible(gpus: Iterable[Gpu], devices: Iterable[Device]) -> tuple[Gpu, ...]:
+    """Pick the GPUs whose device nodes a container has, under whatever name it has them."""
+    minors = {device.minor for device in devices if _GPU_NODE.fullmatch(device.path)}
+    return tuple(gpu for gpu in gpus if gpu.minor in minors)
+
+
+def parse_apps(text: str) -> dict[int, int]:
+    """Read lines of `pid, MiB`, adding up the lines of one process."""
+    used: dict[int, int] = {}
+    for line in text.splitlines():
+        pid, _, mib = (part.strip() for part in line.partition(","))
+        if _number(pid) and _number(mib):
+            used[int(pid)] = used.get(int(pid), 0) + int(mib) * _MIB
+    return used
+
+
+def parse_driver(text: str) -> str:
+    """Read the driver version out of /proc/driver/nvidia/version; empty when it says none."""
+    found = _DRIVER.search(text)
+    return found.group(1) if found else ""
+
+
+def parse_gpu(text: str) -> Gpu:
+    """Read one /proc/driver/nvidia/gpus/BUS/information."""
+    fields = dict(_field(line) for line in text.splitlines())
+    minor = fields.get("Device Minor", "")
+    return Gpu(
+        uuid=fields.get("GPU UUID", ""),
+        model=fields.get("Model", ""),
+        bus=fields.get("Bus Location", ""),
+        minor=int(minor) if _number(minor) else -1,
+    )
+
+
+def _field(line: str) -> tuple[str, str]:
+    name, _, value = line.partition(":")
+    return name.strip(), value.strip()
+
+
+def _number(text: str) -> bool:
+    # str.isdigit alone is true for superscripts, which int() refuses.
+    return text.isascii() and text.isdigit() and len(text) < len("9" * 16)
+
+
+def _driver(root: Path) -> str:
+    try:
+        return parse_driver(_read(root / "version"))
+    except NotFound:
+        return ""
+
+
+def _gpus(root: Path) -> tuple[Gpu, ...]:
+    """List the GPUs in nvidia-smi's order, that of the PCI bus."""
+    try:
+        folders = sorted((root / "gpus").iterdir())
+    except OSError:
+        return ()
+    return tuple(gpu for folder in folders if (gpu := _gpu(folder)) is not None)
+
+
+def _gpu(folder: Path) -> Gpu | None:
+    try:
+        return parse_gpu(_read(folder / "information"))
+    except CryoError:
+        return None  # a GPU that is being unbound loses its files between the two reads
+
+
+def _read(path: Path) -> str:
+    return files.read_bounded(path, _MAX_BYTES).decode("utf-8", "replace")

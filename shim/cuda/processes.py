@@ -1,0 +1,265 @@
+"""The CUDA processes of one container during one operation: find, lock, freeze, thaw.
+
+Every move is read back with `--get-state`. Work on several processes runs side by side, but never
+two kinds of move at once: all are locked before any is checkpointed, all restored before any is
+unlocked, because processes that share a job wait for one another.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Iterable, Mapping
+from typing import TypeVar
+
+from shim.config import Timeouts
+from shim.cuda import detect
+from shim.cuda.detect import Holder, Scan
+from shim.cuda.guest import Guest
+from shim.cuda.moves import AFTER, Action, step
+from shim.cuda.tool import CudaTool
+from shim.errors import CryoError, CudaError, DeadlineExceeded, ResourceExhausted
+from shim.host.oserror import typed
+from shim.model import CudaProcess, CudaState, Phase, Progress, Report
+
+_SIDE_BY_SIDE = 16
+_ROUNDS = 10
+_PHASE = {
+    Action.LOCK: Phase.LOCK,
+    Action.CHECKPOINT: Phase.FREEZE,
+    Action.RESTORE: Phase.THAW,
+    Action.UNLOCK: Phase.THAW,
+}
+_DOWNWARD = frozenset({Action.LOCK, Action.CHECKPOINT})
+
+Record = Callable[[int, str, str], None]
+_T = TypeVar("_T")
+
+
+class Processes:
+    """What is known of the container's CUDA processes; the moves change it."""
+
+    def __init__(
+        self, guest: Guest, tool: CudaTool, timeouts: Timeouts, report: Report, record: Record
+    ) -> None:
+        self._guest = guest
+        self._tool = tool
+        self._timeouts = timeouts
+        self._report = report
+        self._record = record
+        self._gate = asyncio.Semaphore(_SIDE_BY_SIDE)
+        self._names: dict[int, str] = {}
+        self.known: dict[int, CudaProcess] = {}
+        self.states: dict[int, CudaState] = {}
+        self.bystanders: tuple[Holder, ...] = ()
+        self.last_scan: Scan | None = None
+        self.device_map: Mapping[str, str] = {}
+
+    # -- finding -------------------------------------------------------------------------------
+
+    async def find(self) -> list[int]:
+        """Look for CUDA processes; return those not known before.
+
+        Holders of a device without CUDA state (NVML users, forked helpers) become `bystanders`.
+        """
+        found = await detect.scan(self._guest, timeout_s=self._timeouts.detect, may_ask=True)
+        self.last_scan = found
+        self._names.update({holder.pid: holder.name for holder in found.holders})
+        unknown = [holder for holder in found.holders if holder.pid not in self.states]
+        states, failures = await self._side_by_side([h.pid for h in unknown], self._read)
+        if failures:
+            raise failures[0]
+        fresh = [h for h in unknown if states.get(h.pid) is not None]
+        if found.method != "ask":
+            self._note_bystanders(found, fresh)
+        for holder in fresh:
+            self._learn(holder, states[holder.pid])
+        return [holder.pid for holder in fresh]
+
+    def _note_bystanders(self, found: Scan, fresh: list[Holder]) -> None:
+        cuda = {holder.pid for holder in fresh} | set(self.states)
+        self.bystanders = tuple(h for h in found.holders if h.pid not in cuda)
+
+    def _learn(self, holder: Holder, state: CudaState | None) -> None:
+        if state is None:
+            return
+        self.known[holder.pid] = CudaProcess(pid=holder.pid, name=holder.name)
+        self.states[holder.pid] = state
+
+    def adopt(self, processes: Iterable[CudaProcess]) -> None:
+        """Take processes from a journal or a manifest; their states are read before any move."""
+        self.known.update({process.pid: process for process in processes})
+
+    async def _read(self, pid: int) -> CudaState | None:
+        return await self._tool.state(pid, timeout_s=self._timeouts.detect)
+
+    # -- moving --------------------------------------------------------------------------------
+
+    async def freeze(self) -> None:
+        """Lock all, then checkpoint all, until a look finds no CUDA process left running.
+
+        Raises:
+            CudaError: a process failed, or new ones keep appearing.
+            DeadlineExceeded: one held it up; the message names it.
+        """
+        for _ in range(_ROUNDS):
+            await self._lock_all()
+            await self._pass(Action.CHECKPOINT, self._in(CudaState.LOCKED), self._timeouts.freeze)
+            if not await self.find():
+                return
+        message = "CUDA processes keep appearing: the container starts them faster than they freeze"
+        raise CudaError(message, remedy="checkpoint when the workload has settled")
+
+    async def _lock_all(self) -> None:
+        for _ in range(_ROUNDS):
+            self._none_failed()
+            await self._pass(Action.LOCK, self._in(CudaState.RUNNING), self._timeouts.lock)
+            if not await self.find():
+                return
+
+    async def thaw(self) -> None:
+        """Bring every known process back to running; one that cannot be does not stop the others.
+
+        Raises:
+            CudaError, DeadlineExceeded, ResourceExhausted: the first that did not come back.
+        """
+        failures = await self.refresh()
+        failures += await self._attempt(Action.RESTORE, CudaState.CHECKPOINTED)
+        failures += await self._attempt(Action.UNLOCK, CudaState.LOCKED)
+        failures += [
+            self._not_running(p, s) for p, s in self.states.items() if s is CudaState.FAILED
+        ]
+        if failures:
+            raise failures[0]
+
+    async def refresh(self) -> list[CryoError]:
+        """Read every known process's state; forget those that are gone, return what went wrong."""
+
+        async def one(pid: int) -> None:
+            await self._note(pid, await self._read(pid))
+
+        _, failures = await self._side_by_side(list(self.known), one)
+        return failures
+
+    def running(self) -> bool:
+        """Whether every known process was running when last read."""
+        return all(self.states.get(pid) is CudaState.RUNNING for pid in self.known)
+
+    def unfinished(self) -> str:
+        """Name the processes that were not running when last read, each with its state."""
+        found = {p: s for p, s in self.states.items() if s is not CudaState.RUNNING}
+        return ", ".join(f"process {self._label(pid)} is {state}" for pid, state in found.items())
+
+    def _in(self, state: CudaState) -> list[int]:
+        return [pid for pid, now in self.states.items() if now is state]
+
+    def _none_failed(self) -> None:
+        for pid, state in self.states.items():
+            step(pid, state, CudaState.RUNNING)
+
+    async def _attempt(self, action: Action, state: CudaState) -> list[CryoError]:
+        return await self._moves(action, self._in(state), self._timeouts.thaw)
+
+    async def _pass(self, action: Action, pids: list[int], timeout_s: float) -> None:
+        failures = await self._moves(action, pids, timeout_s)
+        if failures:
+            raise failures[0]
+
+    async def _moves(self, action: Action, pids: list[int], timeout_s: float) -> list[CryoError]:
+        """Do one move on several processes and return what went wrong."""
+        if pids:
+            noun = "process" if len(pids) == 1 else "processes"
+            message = f"{action} {len(pids)} {noun}"
+            self._report(Progress(phase=_PHASE[action], message=message))
+
+        async def one(pid: int) -> None:
+            await self._move(action, pid, timeout_s)
+
+        _, failures = await self._side_by_side(pids, one)
+        return failures
+
+    async def _move(self, action: Action, pid: int, timeout_s: float) -> None:
+        self._write_down(pid, f"{action}ing", must=action in _DOWNWARD)
+        try:
+            await self._tool.act(action, pid, timeout_s=timeout_s, device_map=self.device_map)
+        except CryoError:
+            if not await self._exists(pid):
+                self._forget(pid)
+                return
+            raise
+        await self._note(pid, await self._read(pid), _PHASE[action])
+        now = self.states.get(pid)
+        if now is not None and now is not AFTER[action]:
+            message = f"process {self._label(pid)} is {now} after {action}, not {AFTER[action]}"
+            raise CudaError(
+                message, pid=pid, remedy="check the driver and cuda-checkpoint versions"
+            )
+
+    async def _note(self, pid: int, state: CudaState | None, phase: Phase = Phase.DETECT) -> None:
+        if state is not None:
+            self.states[pid] = state
+            self._write_down(pid, state)
+            self._report(Progress(phase=phase, pid=pid, pid_state=state))
+        elif await self._exists(pid):
+            message = f"process {self._label(pid)} no longer answers cuda-checkpoint"
+            raise CudaError(message, pid=pid, remedy="look at its log; its GPU state may be lost")
+        else:
+            self._forget(pid)
+
+    async def _exists(self, pid: int) -> bool:
+        return any(row.pid == pid for row in await self._guest.ps())
+
+    def _forget(self, pid: int) -> None:
+        """Drop a process that exited meanwhile, which is not an error."""
+        self.known.pop(pid, None)
+        self.states.pop(pid, None)
+        self._write_down(pid, "gone")
+
+    def _write_down(self, pid: int, state: str, *, must: bool = False) -> None:
+        """Tell the journal; on the way back a full disk must not keep a process frozen."""
+        try:
+            self._record(pid, self.known[pid].name if pid in self.known else "", state)
+        except OSError:
+            if must:
+                raise
+
+    def _label(self, pid: int) -> str:
+        name = self.known[pid].name if pid in self.known else self._names.get(pid, "")
+        return f"{pid} ({name})" if name else str(pid)
+
+    def _named(self, pid: int, error: CryoError) -> CryoError:
+        """Add the process's name and last known state to a message that has its number only."""
+        bare, label = f"process {pid}", f"process {self._label(pid)}"
+        if bare not in error.message or (label != bare and label in error.message):
+            return error
+        now = self.states.get(pid)
+        text = error.message.replace(bare, label, 1) + (f"; it was {now}" if now else "")
+        if isinstance(error, CudaError):
+            return CudaError(text, pid=pid, remedy=error.remedy)
+        if isinstance(error, DeadlineExceeded | ResourceExhausted):
+            return type(error)(text, remedy=error.remedy)
+        return error
+
+    def _not_running(self, pid: int, state: CudaState) -> CudaError:
+        message = f"process {self._label(pid)} is {state}: the driver cannot bring it back"
+        return CudaError(message, pid=pid, remedy="kill the task and start it again")
+
+    async def _side_by_side(
+        self, pids: list[int], work: Callable[[int], Awaitable[_T]]
+    ) -> tuple[dict[int, _T], list[CryoError]]:
+        """Run `work` for each process; all have ended when this returns, or is cancelled."""
+        failures: list[CryoError] = []
+        results: dict[int, _T] = {}
+
+        async def one(pid: int) -> None:
+            async with self._gate:
+                try:
+                    results[pid] = await work(pid)
+                except CryoError as error:
+                    failures.append(self._named(pid, error))
+                except OSError as error:  # from the journal; a group of errors helps nobody
+                    failures.append(typed(error, f"note the state of process {pid}"))
+
+        async with asyncio.TaskGroup() as group:
+            for pid in pids:
+                group.create_task(one(pid))
+        return results, failures

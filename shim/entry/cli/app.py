@@ -1,0 +1,93 @@
+"""The root command: options for every command, and errors as one line and an exit code."""
+
+from __future__ import annotations
+
+import sys
+from typing import NoReturn
+
+import click
+from click.core import ParameterSource
+
+from shim import __version__
+from shim.config import DEFAULT_ADDRESS
+from shim.entry import selftest
+from shim.entry.cli import checkpoint, exits, host, images, processes, run, tasks
+from shim.entry.cli.groups import Group
+from shim.entry.cli.settings import Settings
+from shim.errors import CryoError
+
+
+@click.group("cryo", cls=Group, context_settings={"help_option_names": ["-h", "--help"]})
+@click.option(
+    "-a",
+    "--address",
+    envvar="CRYO_ADDRESS",
+    default=DEFAULT_ADDRESS,
+    show_default=True,
+    help="the sidecar's socket [$CRYO_ADDRESS]",
+)
+@click.option(
+    "-n",
+    "--namespace",
+    envvar="CRYO_NAMESPACE",
+    default="default",
+    show_default=True,
+    help="whose tasks are meant [$CRYO_NAMESPACE]",
+)
+@click.option(
+    "--output",
+    type=click.Choice(["table", "json"]),
+    default="table",
+    show_default=True,
+    help="how results are printed",
+)
+@click.version_option(__version__, "-v", "--version", prog_name="cryo")
+@click.pass_context
+def cryo(context: click.Context, address: str, namespace: str, output: str) -> None:
+    """Checkpoint and restore GPU containers under gVisor."""
+    default = context.get_parameter_source("address") is ParameterSource.DEFAULT
+    context.obj = Settings(address, namespace, output == "json", address_given=not default)
+
+
+@cryo.group("tasks", cls=Group)
+def tasks_group() -> None:
+    """Work with tasks: running containers."""
+
+
+@cryo.group("checkpoints", cls=Group)
+def checkpoints_group() -> None:
+    """Work with images: checkpoints on disk."""
+
+
+for _command in (*tasks.COMMANDS, *processes.COMMANDS, *checkpoint.COMMANDS):
+    tasks_group.add_command(_command)
+for _command in images.COMMANDS:
+    checkpoints_group.add_command(_command)
+for _command in (*run.COMMANDS, *host.COMMANDS, selftest.command):
+    cryo.add_command(_command)
+
+
+def main(argv: list[str] | None = None) -> NoReturn:
+    """Run `cryo` and exit; errors are one line on stderr and a code of `exits`."""
+    try:
+        status = cryo.main(argv, prog_name="cryo", standalone_mode=False)
+    except CryoError as error:
+        _complain(error.message, error.remedy)
+        status = exits.code_of(error)
+    except click.exceptions.NoArgsIsHelpError as error:
+        error.show()
+        status = exits.USAGE
+    except click.ClickException as error:
+        context = getattr(error, "ctx", None)
+        said = error.format_message().rstrip(".")
+        _complain(said, f"see {context.command_path} -h" if context else "")
+        status = error.exit_code
+    except click.Abort:
+        _complain("interrupted")
+        status = exits.INTERRUPTED
+    sys.exit(status or 0)
+
+
+def _complain(message: str, remedy: str = "") -> None:
+    text = "; ".join(" ".join(part.split()) for part in (message, remedy) if part)
+    print(f"cryo: {text}", file=sys.stderr)

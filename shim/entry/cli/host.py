@@ -1,0 +1,100 @@
+"""Commands about this host and this program: info, version, serve."""
+
+from __future__ import annotations
+
+import platform
+from pathlib import Path
+
+import click
+
+from shim import __version__
+from shim.entry.cli.settings import Settings, pass_settings
+from shim.entry.cli.table import table
+
+
+@click.command("info")
+@pass_settings
+def info(settings: Settings) -> None:
+    """Describe the host: runsc, engines, driver."""
+    with settings.client() as client:
+        facts = client.info()
+    settings.show(facts, table(("WHAT", "VALUE"), sorted(facts.items())))
+
+
+@click.command("version")
+@pass_settings
+def version(settings: Settings) -> None:
+    """Print the version of this program; asks no sidecar."""
+    facts = {"version": __version__, "python": platform.python_version()}
+    settings.show(facts, f"cryo {__version__}")
+
+
+def _flag(context: click.Context, param: click.Parameter, values: tuple[str, ...]) -> object:
+    """Read KEY=VALUE pairs; a bare KEY is true, as runsc's own flags are."""
+    pairs = [value.removeprefix("--").partition("=") for value in values]
+    if not all(key for key, _, _ in pairs):
+        message = "write KEY=VALUE"
+        raise click.BadParameter(message, context, param)
+    return tuple((key, value if equals else "true") for key, equals, value in pairs)
+
+
+@click.command("serve")
+@click.option(
+    "--config",
+    "config_path",
+    type=click.Path(path_type=Path),
+    help="config.toml [default: /etc/cryo/config.toml, if it is there]",
+)
+@click.option("--address", default="", help="the socket to listen on; -a before serve does as well")
+@click.option("--state", default="", help="folder of what is running")
+@click.option("--images", default="", help="folder of the images that name no path of their own")
+@click.option("--runsc", default="", help="the runsc to use")
+@click.option(
+    "--runsc-flag", "flags", multiple=True, callback=_flag, help="top-level flag, as network=none"
+)
+@click.option("--group", default="", help="a group that may connect, besides root")
+@click.option(
+    "--log-level",
+    type=click.Choice(["debug", "info", "warning", "error"]),
+    default="info",
+    show_default=True,
+    help="what is told on stderr",
+)
+@click.option(
+    "--log-format",
+    type=click.Choice(["plain", "json"]),
+    default="plain",
+    show_default=True,
+    help="lines for people, or an object each",
+)
+@pass_settings
+def serve(
+    settings: Settings,
+    config_path: Path | None,
+    address: str,
+    state: str,
+    images: str,
+    runsc: str,
+    flags: tuple[tuple[str, str], ...],
+    group: str,
+    log_level: str,
+    log_format: str,
+) -> None:
+    """Run the sidecar.
+
+    What stands here comes before what config.toml says.
+    """
+    from shim.entry import serve as sidecar
+
+    over = sidecar.Overrides(
+        address=address or (settings.address if settings.address_given else ""),
+        state=state,
+        images=images,
+        runsc=runsc,
+        runsc_flags=flags,
+        group=group,
+    )
+    sidecar.run(config_path, over, log_level, log_format)
+
+
+COMMANDS = (info, version, serve)

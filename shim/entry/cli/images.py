@@ -1,0 +1,78 @@
+"""Commands on images: checkpoints ls, inspect, verify, delete."""
+
+from __future__ import annotations
+
+import json
+
+import click
+
+from shim.entry.cli.params import PATH
+from shim.entry.cli.progress import Renderer
+from shim.entry.cli.settings import Settings, pass_settings
+from shim.entry.cli.table import size, table
+from shim.model import Verify
+
+_HEAD = ("IMAGE", "TASK", "CREATED", "SIZE", "ENGINE", "PROCESSES")
+
+
+@click.command("ls")
+@click.option("-q", "--quiet", is_flag=True, help="print paths only")
+@pass_settings
+def ls(settings: Settings, *, quiet: bool) -> None:
+    """List the images below the sidecar's folder, newest first."""
+    with settings.client() as client:
+        found = client.images()
+    rows = [
+        (
+            image.path,
+            image.task,
+            image.created_at.strftime("%Y-%m-%d %H:%M:%S"),
+            size(image.size_bytes),
+            image.engine,
+            image.processes,
+        )
+        for image in found
+    ]
+    text = "\n".join(image.path for image in found) if quiet else table(_HEAD, rows)
+    settings.show(found, text)
+
+
+@click.command("inspect")
+@click.argument("path", type=PATH)
+@pass_settings
+def inspect(settings: Settings, path: str) -> None:
+    """Print an image's manifest."""
+    with settings.client() as client:
+        manifest = client.inspect(path)
+    settings.show(manifest, json.dumps(manifest, indent=2))
+
+
+@click.command("verify")
+@click.option(
+    "--mode",
+    type=click.Choice([mode.value for mode in Verify]),
+    default=Verify.FULL.value,
+    show_default=True,
+    help="full reads every byte; auto only what changed since it was last verified here",
+)
+@click.argument("path", type=PATH)
+@pass_settings
+def verify(settings: Settings, mode: str, path: str) -> None:
+    """Check that an image is whole and that this host fits it."""
+    with settings.client() as client, Renderer() as renderer:
+        manifest = client.verify(path, Verify(mode), renderer.report)
+    settings.show(manifest, f"{path}: good")
+
+
+@click.command("delete")
+@click.argument("paths", type=PATH, nargs=-1, required=True, metavar="PATH...")
+@pass_settings
+def delete(settings: Settings, paths: tuple[str, ...]) -> None:
+    """Delete images below the sidecar's folder."""
+    with settings.client() as client:
+        for path in paths:
+            client.remove(path)
+    settings.show({"deleted": paths}, "")
+
+
+COMMANDS = (ls, inspect, verify, delete)

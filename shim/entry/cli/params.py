@@ -1,0 +1,90 @@
+"""What may be written for an option: durations, signals, device maps, paths."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+
+import click
+
+_PART = re.compile(r"(\d+(?:\.\d*)?|\.\d+)(ms|s|m|h|)")
+_SECONDS = {"ms": 0.001, "s": 1.0, "": 1.0, "m": 60.0, "h": 3600.0}
+_SIGNAL_MAX = 64
+
+
+class Duration(click.ParamType[float]):
+    """A time such as 30s, 1m30s, 500ms or 2.5; plain numbers are seconds."""
+
+    name = "duration"
+
+    def convert(
+        self, value: object, param: click.Parameter | None, ctx: click.Context | None
+    ) -> float:
+        """Return seconds."""
+        if isinstance(value, float):
+            return value
+        text = str(value)
+        parts = _PART.findall(text)
+        if "".join(number + unit for number, unit in parts) != text or not text:
+            self.fail(f"{text!r} is no duration: write 30s, 1m30s or 500ms", param, ctx)
+        seconds = sum(float(number) * _SECONDS[unit] for number, unit in parts)
+        return seconds or self.fail("a duration must be more than nothing", param, ctx)
+
+
+class Signal(click.ParamType[int]):
+    """A signal by name, with or without SIG, or by number."""
+
+    name = "signal"
+
+    def convert(
+        self, value: object, param: click.Parameter | None, ctx: click.Context | None
+    ) -> int:
+        """Return the number."""
+        text = str(value).upper()
+        if text.isdecimal() and 0 < int(text) <= _SIGNAL_MAX:
+            return int(text)
+        try:
+            return int(signal.Signals["SIG" + text.removeprefix("SIG")])
+        except KeyError:
+            self.fail(f"{value!r} is no signal", param, ctx)
+
+
+class AbsolutePath(click.ParamType[str]):
+    """A path of the sidecar's machine, which is this one; the sidecar wants it absolute."""
+
+    name = "path"
+
+    def convert(
+        self,
+        value: object,
+        param: click.Parameter | None,  # noqa: ARG002  # click's signature
+        ctx: click.Context | None,  # noqa: ARG002  # see above
+    ) -> str:
+        """Return it absolute; links and `..` are the sidecar's to judge."""
+        text = str(value)
+        return text if not text or text.startswith("/") else f"{os.getcwd()}/{text}"  # noqa: PTH109  # Path would drop what must be seen
+
+
+class DeviceMap(click.ParamType[dict[str, str]]):
+    """Pairs old=new of GPU UUIDs, with commas between."""
+
+    name = "old=new,..."
+
+    def convert(
+        self, value: object, param: click.Parameter | None, ctx: click.Context | None
+    ) -> dict[str, str]:
+        """Return new UUIDs by old."""
+        if isinstance(value, dict):
+            return value
+        pairs = [pair.partition("=") for pair in str(value).split(",")]
+        found = {old.strip(): new.strip() for old, _, new in pairs}
+        if len(found) != len(pairs) or not all(old and new for old, new in found.items()):
+            self.fail(f"{value!r}: write OLD=NEW,OLD=NEW with each GPU once", param, ctx)
+        return found
+
+
+DURATION = Duration()
+SIGNAL = Signal()
+PATH = AbsolutePath()
+DEVICE_MAP = DeviceMap()

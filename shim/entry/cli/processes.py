@@ -1,0 +1,113 @@
+"""The command tasks exec: another process in a running task."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import click
+
+from shim.entry.cli import terminal
+from shim.entry.cli.settings import Settings, pass_settings
+from shim.model import Stdio
+
+_CONFIG_MAX = 1 << 20
+_PLAIN = {
+    "cwd": "/",
+    "env": ["PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"],
+    "user": {"uid": 0, "gid": 0},
+}
+
+
+@click.command("exec", context_settings={"ignore_unknown_options": True})
+@click.option("-d", "--detach", is_flag=True, help="do not wait; its streams are /dev/null")
+@click.option("-t", "--tty", is_flag=True, help="give it this terminal")
+@click.option("--exec-id", default="", help="its name; without it, one at random")
+@click.option("--cwd", default="", help="its folder")
+@click.option("-u", "--user", default="", help="UID or UID:GID")
+@click.option("-e", "--env", multiple=True, metavar="NAME=VALUE", help="added to the task's own")
+@click.argument("task")
+@click.argument("args", nargs=-1, required=True, type=click.UNPROCESSED)
+@pass_settings
+def exec_(
+    settings: Settings,
+    task: str,
+    args: tuple[str, ...],
+    exec_id: str,
+    cwd: str,
+    user: str,
+    env: tuple[str, ...],
+    *,
+    detach: bool,
+    tty: bool,
+) -> None:
+    """Run a command in a task, and end with its exit status.
+
+    It gets the folder, the user and the environment of the task's own process.
+    """
+    if detach and tty:
+        message = "-d does not go with -t"
+        raise click.UsageError(message)
+    terminal.check(wanted=tty)
+    changes = _changes(args, cwd, user, env, tty=tty)
+    name = exec_id or f"exec-{uuid4().hex[:12]}"
+    import asyncio
+
+    status = asyncio.run(_run(settings, task, name, changes, detach=detach))
+    raise SystemExit(status)
+
+
+def _changes(
+    args: tuple[str, ...], cwd: str, user: str, env: tuple[str, ...], *, tty: bool
+) -> dict[str, Any]:
+    """Say what differs from the task's own process, as an OCI process object does."""
+    changes: dict[str, Any] = {"args": list(args), "terminal": tty, "env": list(env)}
+    if cwd:
+        changes["cwd"] = cwd
+    if user:
+        changes["user"] = _user(user)
+    return changes
+
+
+def _user(text: str) -> dict[str, int]:
+    uid, _, gid = text.partition(":")
+    if not uid.isdecimal() or not (gid or "0").isdecimal():
+        message = f"{text!r}: write UID or UID:GID, in numbers"
+        raise click.BadParameter(message, param_hint="--user")
+    return {"uid": int(uid), "gid": int(gid or "0")}
+
+
+def _template(bundle: str) -> dict[str, Any]:
+    """Read the task's own process from its bundle; a plain one where that cannot be read."""
+    try:
+        with Path(bundle, "config.json").open("rb") as config:
+            process = json.loads(config.read(_CONFIG_MAX))["process"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return dict(_PLAIN)
+    return {**_PLAIN, **process} if isinstance(process, dict) else dict(_PLAIN)
+
+
+async def _run(
+    settings: Settings, task: str, exec_id: str, changes: dict[str, Any], *, detach: bool
+) -> int:
+    from shim.entry.cli.attached import Attached
+
+    async with settings.async_client() as client:
+        template = _template((await client.state(task)).bundle)
+        process = {**template, **changes, "env": [*template["env"], *changes["env"]]}
+
+        async def make(stdio: Stdio) -> None:
+            await client.exec(task, exec_id, process, stdio)
+
+        attached = Attached(client, task, exec_id, tty=changes["terminal"])
+        if not detach:
+            return (await attached.run(make, forget=True)).status
+        await make(Stdio())
+        pid = await client.start(task, exec_id)
+    settings.show({"id": task, "exec_id": exec_id, "pid": pid}, "")
+    return 0
+
+
+COMMANDS = (exec_,)

@@ -1,0 +1,117 @@
+"""News of a checkpoint or restore on stderr: a moving line on a terminal, plain lines elsewhere."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+import time
+from types import TracebackType
+from typing import Self, TextIO
+
+from shim.entry.cli.table import size
+from shim.model import Phase, Progress
+
+_BAR = 24
+_REDRAW_S = 0.1
+_CLEAR = "\r\x1b[K"
+
+
+class Lines:
+    """One line for each phase, process and warning; byte counts are left out."""
+
+    def __init__(self, out: TextIO) -> None:
+        self._out = out
+        self._phase: Phase | None = None
+
+    def __call__(self, progress: Progress) -> None:
+        """Write what is new."""
+        text = _said(progress)
+        if text or progress.phase is not self._phase:
+            self._phase = progress.phase
+            print(_line(progress, text), file=self._out, flush=True)
+
+    def close(self) -> None:
+        """Leave nothing behind."""
+
+
+class Bar:
+    """One line that is drawn again and again, with what is worth keeping above it."""
+
+    def __init__(self, out: TextIO) -> None:
+        self._out = out
+        self._drawn_at = 0.0
+        self._phase: Phase | None = None
+        self._since = time.monotonic()
+
+    def __call__(self, progress: Progress) -> None:
+        """Draw the phase and how far it is."""
+        now = time.monotonic()
+        if progress.phase is not self._phase:
+            self._phase, self._since, self._drawn_at = progress.phase, now, 0.0
+        if progress.warning or progress.phase is Phase.ROLLBACK:
+            self._out.write(f"{_CLEAR}{_line(progress, _said(progress))}\n")
+        elif now - self._drawn_at < _REDRAW_S:
+            return
+        self._drawn_at = now
+        self._draw(progress, now - self._since)
+
+    def _draw(self, progress: Progress, elapsed_s: float) -> None:
+        text = f"{progress.phase:<9} {_moved(progress, elapsed_s) or _said(progress)}"
+        width = shutil.get_terminal_size().columns - 1
+        self._out.write(f"{_CLEAR}{text[:width]}")
+        self._out.flush()
+
+    def close(self) -> None:
+        """Wipe the moving line."""
+        self._out.write(_CLEAR)
+        self._out.flush()
+
+
+class Renderer:
+    """Whichever of the two fits stderr, closed at the end; `warnings` are those it has shown."""
+
+    def __init__(self) -> None:
+        out = sys.stderr
+        self._teller: Bar | Lines = Bar(out) if out.isatty() else Lines(out)
+        self.warnings: set[str] = set()
+
+    def report(self, progress: Progress) -> None:
+        """Show a piece of news."""
+        if progress.warning:
+            self.warnings.add(progress.message)
+        self._teller(progress)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._teller.close()
+
+
+def _line(progress: Progress, text: str) -> str:
+    return f"[{progress.elapsed_s:7.2f}s] {progress.phase:<9} {text}".rstrip()
+
+
+def _said(progress: Progress) -> str:
+    if progress.warning:
+        return f"warning: {progress.message}"
+    if progress.pid and progress.pid_state:
+        return f"process {progress.pid} {progress.pid_state}"
+    return progress.message
+
+
+def _moved(progress: Progress, elapsed_s: float) -> str:
+    """Give bar, bytes and rate; empty when no bytes have moved."""
+    done, total = progress.bytes_done, progress.bytes_total
+    if not done:
+        return ""
+    rate = f"{size(done / elapsed_s)}/s" if elapsed_s > _REDRAW_S else ""
+    if not total:
+        return f"{size(done)}  {rate}"
+    full = min(_BAR, _BAR * done // total)
+    return f"[{'#' * full}{'.' * (_BAR - full)}] {size(done)} of {size(total)}  {rate}"

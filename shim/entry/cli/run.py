@@ -1,0 +1,66 @@
+"""The command run: create, start and wait in one, attached or in the background."""
+
+from __future__ import annotations
+
+import contextlib
+
+import click
+
+from shim.entry.cli import tasks, terminal
+from shim.entry.cli.params import PATH
+from shim.entry.cli.settings import Settings, pass_settings
+from shim.errors import CryoError
+from shim.model import Stdio
+
+
+@click.command("run")
+@click.option("--bundle", type=PATH, required=True, help="folder with config.json")
+@click.option("-d", "--detach", is_flag=True, help="do not wait; its streams are /dev/null")
+@click.option("--rm", "remove", is_flag=True, help="forget the task when it has ended")
+@click.option("-t", "--tty", is_flag=True, help="give it this terminal")
+@click.argument("task")
+@pass_settings
+def run(
+    settings: Settings, task: str, bundle: str, *, detach: bool, remove: bool, tty: bool
+) -> None:
+    """Run a bundle as the task TASK, and end with its exit status."""
+    if detach and (tty or remove):
+        message = "-d goes neither with -t nor with --rm"
+        raise click.UsageError(message)
+    terminal.check(wanted=tty)
+    if detach:
+        _detached(settings, task, bundle)
+        return
+    import asyncio
+
+    status = asyncio.run(_attached(settings, task, bundle, remove=remove, tty=tty))
+    raise SystemExit(status)
+
+
+def _detached(settings: Settings, task: str, bundle: str) -> None:
+    with settings.client() as client:
+        client.create(task, bundle)
+        try:
+            pid = client.start(task)
+        except BaseException:
+            with contextlib.suppress(CryoError):
+                tasks.end(client, task)
+                client.delete(task)
+            raise
+    settings.show({"id": task, "pid": pid}, "")
+
+
+async def _attached(settings: Settings, task: str, bundle: str, *, remove: bool, tty: bool) -> int:
+    from shim.entry.cli.attached import Attached
+
+    async with settings.async_client() as client:
+        attached = Attached(client, task, tty=tty)
+
+        async def make(stdio: Stdio) -> None:
+            await client.create(task, bundle, stdio=stdio)
+
+        ended = await attached.run(make, forget=remove)
+    return ended.status
+
+
+COMMANDS = (run,)

@@ -1,0 +1,45 @@
+"""What the options before the command say, and the way from there to a client."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import click
+import msgspec
+
+if TYPE_CHECKING:
+    from shim.client import AsyncClient, Client
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Where the sidecar is, whose tasks are meant, and how to print."""
+
+    address: str
+    namespace: str
+    as_json: bool
+    address_given: bool = False
+
+    def client(self) -> Client:
+        """Make a blocking client."""
+        from shim.client import Client
+
+        return Client(self.address, self.namespace)
+
+    def async_client(self) -> AsyncClient:
+        """Make a client for asyncio."""
+        from shim.client import AsyncClient
+
+        return AsyncClient(self.address, self.namespace)
+
+    def show(self, value: Any, text: str) -> None:
+        """Print a value as one JSON document, or its text for people, if there is any."""
+        if self.as_json:
+            print(json.dumps(msgspec.to_builtins(value), indent=2))
+        elif text:
+            print(text)
+
+
+pass_settings = click.make_pass_decorator(Settings)

@@ -1,0 +1,189 @@
+"""Commands on tasks that ask or tell and are done at once."""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+from typing import TYPE_CHECKING
+
+import click
+
+from shim.entry.cli.params import PATH, SIGNAL
+from shim.entry.cli.settings import Settings, pass_settings
+from shim.entry.cli.table import size, table
+from shim.errors import NotFound
+from shim.model import Stats, Stdio, TaskView
+
+if TYPE_CHECKING:
+    from shim.client import Client
+
+_HEAD = ("TASK", "PID", "STATUS", "GPU", "EXIT", "RESTORED FROM")
+_NS_PER_S = 1e9
+
+
+@click.command("ls")
+@click.option("-q", "--quiet", is_flag=True, help="print ids only")
+@pass_settings
+def ls(settings: Settings, *, quiet: bool) -> None:
+    """List tasks."""
+    with settings.client() as client:
+        found = client.list()
+    ids = "\n".join(view.id for view in found)
+    settings.show(found, ids if quiet else table(_HEAD, [_row(view) for view in found]))
+
+
+def _row(view: TaskView) -> tuple[object, ...]:
+    ended = "" if view.exit is None else view.exit.status
+    return (
+        view.id,
+        view.pid,
+        view.state.value.upper(),
+        "yes" if view.gpu else "",
+        ended,
+        view.restored_from,
+    )
+
+
+@click.command("create")
+@click.option("--bundle", type=PATH, required=True, help="folder with config.json")
+@click.option("--checkpoint", type=PATH, default="", help="an image for start to restore")
+@click.option("--stdin", type=PATH, default="", help="file or fifo")
+@click.option("--stdout", type=PATH, default="", help="file or fifo")
+@click.option("--stderr", type=PATH, default="", help="file or fifo")
+@click.argument("task")
+@pass_settings
+def create(
+    settings: Settings,
+    task: str,
+    bundle: str,
+    checkpoint: str,
+    stdin: str,
+    stdout: str,
+    stderr: str,
+) -> None:
+    """Make a task of a bundle, ready to start."""
+    stdio = Stdio(stdin=stdin, stdout=stdout, stderr=stderr)
+    with settings.client() as client:
+        pid = client.create(task, bundle, stdio=stdio, checkpoint=checkpoint)
+    settings.show({"id": task, "pid": pid}, "")
+
+
+@click.command("start")
+@click.argument("task")
+@pass_settings
+def start(settings: Settings, task: str) -> None:
+    """Start a task that was created."""
+    with settings.client() as client:
+        pid = client.start(task)
+    settings.show({"id": task, "pid": pid}, "")
+
+
+@click.command("ps")
+@click.argument("task")
+@pass_settings
+def ps(settings: Settings, task: str) -> None:
+    """List a task's processes, by the container's own numbers."""
+    with settings.client() as client:
+        pids = client.pids(task)
+    settings.show(pids, table(("PID",), [(pid,) for pid in pids]))
+
+
+@click.command("kill")
+@click.option(
+    "-s",
+    "--signal",
+    "number",
+    type=SIGNAL,
+    default="SIGTERM",
+    show_default=True,
+    help="its name or number",
+)
+@click.option("--all", "-a", "everyone", is_flag=True, help="every process of the task")
+@click.option("--exec-id", default="", help="a process that exec added")
+@click.argument("task")
+@pass_settings
+def kill(settings: Settings, task: str, number: int, exec_id: str, *, everyone: bool) -> None:
+    """Send a signal."""
+    with settings.client() as client:
+        client.kill(task, number, exec_id=exec_id, everyone=everyone)
+    settings.show({"id": task, "signal": number}, "")
+
+
+@click.command("pause")
+@click.argument("task")
+@pass_settings
+def pause(settings: Settings, task: str) -> None:
+    """Stop a task's processes where they are."""
+    with settings.client() as client:
+        client.pause(task)
+    settings.show({"id": task}, "")
+
+
+@click.command("resume")
+@click.argument("task")
+@pass_settings
+def resume(settings: Settings, task: str) -> None:
+    """Let a paused task go on."""
+    with settings.client() as client:
+        client.resume(task)
+    settings.show({"id": task}, "")
+
+
+@click.command("wait")
+@click.option("--exec-id", default="", help="a process that exec added")
+@click.argument("task")
+@pass_settings
+def wait(settings: Settings, task: str, exec_id: str) -> None:
+    """Wait for a task's end and print its exit status."""
+    with settings.client() as client:
+        ended = client.wait(task, exec_id)
+    settings.show(ended, str(ended.status))
+
+
+@click.command("metrics")
+@click.argument("task")
+@pass_settings
+def metrics(settings: Settings, task: str) -> None:
+    """Show what a task uses."""
+    with settings.client() as client:
+        stats = client.stats(task)
+    settings.show(stats, table(("METRIC", "VALUE"), _measures(stats)))
+
+
+def _measures(stats: Stats) -> list[tuple[str, str]]:
+    limit = stats.memory_limit_bytes
+    return [
+        ("cpu.usage", f"{stats.cpu_usage_ns / _NS_PER_S:.3f} s"),
+        ("cpu.user", f"{stats.cpu_user_ns / _NS_PER_S:.3f} s"),
+        ("cpu.system", f"{stats.cpu_system_ns / _NS_PER_S:.3f} s"),
+        ("memory.usage", size(stats.memory_bytes)),
+        ("memory.limit", size(limit) if limit else "none"),
+        ("pids.current", str(stats.pids)),
+    ]
+
+
+@click.command("delete")
+@click.option("-f", "--force", is_flag=True, help="kill what still runs")
+@click.option("--exec-id", default="", help="a process that exec added")
+@click.argument("names", nargs=-1, required=True, metavar="TASK...")
+@pass_settings
+def delete(settings: Settings, names: tuple[str, ...], exec_id: str, *, force: bool) -> None:
+    """Forget tasks that have ended."""
+    with settings.client() as client:
+        for task in names:
+            if force:
+                end(client, task, exec_id)
+            client.delete(task, exec_id)
+    settings.show({"deleted": names}, "")
+
+
+def end(client: Client, task: str, exec_id: str = "") -> None:
+    """Kill a process and see it ended; one that has already is no error."""
+    if client.state(task, exec_id).exit is not None:
+        return
+    with contextlib.suppress(NotFound):
+        client.kill(task, signal.SIGKILL, exec_id=exec_id, everyone=not exec_id)
+    client.wait(task, exec_id)
+
+
+COMMANDS = (ls, create, start, ps, kill, pause, resume, wait, metrics, delete)

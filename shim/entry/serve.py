@@ -1,0 +1,196 @@
+"""The sidecar, `cryo serve`: read the settings, take over what runs, listen, and leave in order."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import signal
+import socket
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import msgspec
+
+from shim import config as configs
+from shim.config import Config
+from shim.entry import logs
+from shim.entry.relay import Relay
+from shim.errors import DeadlineExceeded
+from shim.model import Event
+from shim.task.port import TaskService
+from shim.task.tasks import Tasks, log_event
+from shim.wire.endpoint import Endpoint
+from shim.wire.events import Publisher
+from shim.wire.server import Server
+from shim.wire.ttrpc_edge import TtrpcEdge
+
+_log = logging.getLogger("cryo")
+_GOODBYE_S = 3.0
+_SIGNALED = 128
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Overrides:
+    """What the command line says over config.toml; empty means: as configured."""
+
+    address: str = ""
+    state: str = ""
+    images: str = ""
+    runsc: str = ""
+    runsc_flags: tuple[tuple[str, str], ...] = ()
+    group: str = ""
+
+
+def settings(path: Path | None, over: Overrides) -> Config:
+    """Read config.toml and apply the command line.
+
+    Raises:
+        InvalidArgument: the file is wrong.
+    """
+    base = configs.load(path)
+    replace = msgspec.structs.replace
+    return replace(
+        base,
+        paths=replace(
+            base.paths,
+            state=over.state or base.paths.state,
+            images=over.images or base.paths.images,
+        ),
+        server=replace(
+            base.server,
+            address=over.address or base.server.address,
+            group=over.group or base.server.group,
+        ),
+        runsc=replace(
+            base.runsc,
+            binary=over.runsc or base.runsc.binary,
+            flags={**base.runsc.flags, **dict(over.runsc_flags)},
+        ),
+    )
+
+
+class Core(TaskService, Protocol):
+    """What the sidecar asks of its core besides the service: to begin and to end."""
+
+    async def recover(self) -> None:
+        """Take over what runs and undo what was interrupted."""
+
+    async def close(self) -> None:
+        """Finish or roll back what is under way; the tasks run on."""
+
+
+class Sidecar:
+    """One life of the sidecar: `serve` returns when a signal ends it."""
+
+    def __init__(self, config: Config, core: Core | None = None) -> None:
+        self._config = config
+        state = Path(config.paths.state)
+        endpoint = Endpoint(config.server.address, config.server.group, own_folder=state)
+        containerd = config.server.containerd
+        self._publisher = Publisher(containerd) if containerd else None
+        self._tasks = core or Relay(Tasks(config, self._tell), state, config.timeouts.rollback)
+        self._server = Server(self._tasks, endpoint)
+        ttrpc = config.server.ttrpc
+        self._ttrpc = TtrpcEdge(self._tasks, Endpoint(ttrpc)) if ttrpc else None
+        self._stop = asyncio.Event()
+
+    async def serve(self) -> None:
+        """Recover, listen, wait for a signal, finish what is under way, go.
+
+        Raises:
+            CryoError: it cannot start.
+        """
+        with self._signals():
+            await self._tasks.recover()
+            await self._listen()
+            notify("READY=1")
+            await self._stop.wait()
+            notify("STOPPING=1")
+            await self._leave()
+            _log.info("stopped; the tasks run on")
+
+    def _tell(self, event: Event) -> None:
+        """Tell the log, and containerd where there is one, what happened."""
+        log_event(event)
+        if self._publisher is not None:
+            self._publisher.publish(event)
+
+    async def _listen(self) -> None:
+        await self._server.start()
+        _log.info("listening on %s", self._config.server.address)
+        if self._ttrpc is not None:
+            self._ttrpc.start()
+            _log.info("listening on %s for containerd", self._config.server.ttrpc)
+
+    async def _leave(self) -> None:
+        """Let the core finish, and roll back what it cannot; then stop whatever it still does.
+
+        Raises:
+            DeadlineExceeded: it did neither in time. The next sidecar rolls back from the journal.
+        """
+        timeouts = self._config.timeouts
+        try:
+            await self._server.stop(self._settle, timeouts.shutdown + timeouts.rollback)
+        except TimeoutError as error:
+            message = "what was under way could not be ended in time"
+            raise DeadlineExceeded(message, remedy="start the sidecar: it rolls back") from error
+
+    async def _settle(self) -> None:
+        """Close the core while containerd's calls end with it, then send the last events."""
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self._tasks.close())
+            if self._ttrpc is not None:
+                timeouts = self._config.timeouts
+                group.create_task(self._ttrpc.stop(timeouts.shutdown + timeouts.rollback))
+        if self._publisher is not None:
+            await self._publisher.close(_GOODBYE_S)
+
+    @contextlib.contextmanager
+    def _signals(self) -> Iterator[None]:
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self._signaled, number)
+        try:
+            yield
+        finally:
+            for number in (signal.SIGTERM, signal.SIGINT):
+                loop.remove_signal_handler(number)
+
+    def _signaled(self, number: signal.Signals) -> None:
+        """Stop in order at the first signal, at once at the second."""
+        if self._stop.is_set():
+            os._exit(_SIGNALED + number)
+        _log.info("%s: stopping", number.name)
+        self._stop.set()
+
+
+def notify(state: str) -> None:
+    """Tell systemd (sd_notify(3)); nothing where nobody listens."""
+    address = os.environ.get("NOTIFY_SOCKET", "")
+    if not address:
+        return
+    path = "\0" + address[1:] if address.startswith("@") else address
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sock, contextlib.suppress(OSError):
+        sock.connect(path)
+        sock.send(state.encode())
+
+
+def run(
+    path: Path | None, over: Overrides, log_level: str = "info", log_format: str = "plain"
+) -> None:
+    """Run the sidecar to its end.
+
+    Raises:
+        CryoError: it cannot start, or not stop in order.
+    """
+    logs.set_up(log_level, log_format)
+    config = settings(path, over)
+
+    async def live() -> None:
+        await Sidecar(config).serve()
+
+    asyncio.run(live())

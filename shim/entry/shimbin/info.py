@@ -1,0 +1,18 @@
+"""`-info`: what containerd asks of a runtime before the first task (2.0 and later)."""
+
+from __future__ import annotations
+
+import sys
+
+from shim import __version__
+from shim.api.containerd.types import introspection_pb2
+
+
+def run() -> None:
+    """Print a RuntimeInfo message."""
+    sys.stdin.buffer.read(4 << 20)
+    info = introspection_pb2.RuntimeInfo(
+        name="io.containerd.cryo.v1",
+        version=introspection_pb2.RuntimeVersion(version=__version__),
+    )
+    sys.stdout.buffer.write(info.SerializeToString())

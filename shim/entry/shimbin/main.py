@@ -1,0 +1,49 @@
+"""`containerd-shim-cryo-v1`: what containerd runs. Each action loads what it needs, and no more."""
+
+from __future__ import annotations
+
+import os
+import sys
+
+from shim import bundle
+from shim.entry.shimbin import flags as command_line
+from shim.entry.shimbin import places
+
+
+def main() -> None:
+    """Run one action and end."""
+    flags = command_line.parse(sys.argv[1:])
+    if flags.version:
+        from shim import __version__
+
+        print(f"{sys.argv[0]}:\n  Version:  {__version__}")
+    elif flags.info:
+        from shim.entry.shimbin import info
+
+        info.run()
+    elif flags.action == "start":
+        from shim.entry.shimbin import start
+
+        start.run(flags)
+    elif flags.action == "delete":
+        _delete(flags)
+    else:
+        print(f"usage: {sys.argv[0]} [flags] start|delete, by containerd", file=sys.stderr)
+        raise SystemExit(2)
+
+
+def _delete(flags: command_line.Flags) -> None:
+    """Clean up, when there is anything: after a task's own Delete there is not.
+
+    containerd runs this then too, and waits for it. Nothing printed is an empty answer to it.
+    """
+    folder = flags.bundle or "."
+    left = os.path.lexists(f"{folder}/{bundle.LINK}")
+    if left or places.is_left(places.socket_of(folder)):
+        from shim.entry.shimbin import delete
+
+        delete.run(flags)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,118 @@
+"""What a selftest found, as values that can be printed or attached to a bug."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from shim import __version__
+from shim.simgpu.status import Status
+
+FORMAT = 1
+KINDS = {"gpu": "GPU memory", "cpu": "CPU memory", "file": "file"}
+
+
+@dataclass(frozen=True)
+class Span:
+    """A phase of a checkpoint or restore, in seconds from its beginning."""
+
+    phase: str
+    began_s: float
+    ended_s: float
+    detail: str = ""
+
+    @property
+    def seconds(self) -> float:
+        """How long it took."""
+        return self.ended_s - self.began_s
+
+
+@dataclass(frozen=True)
+class Step:
+    """One step of the selftest, in seconds from its beginning."""
+
+    name: str
+    began_s: float
+    ended_s: float
+    detail: str = ""
+    spans: tuple[Span, ...] = ()
+
+
+@dataclass(frozen=True)
+class Proof:
+    """One thing that a process held: digests at the same generation, three times.
+
+    `before` is what the original held, `after` what the restored copy held when it came to the
+    same generation, `computed` what the pattern says that it must be.
+    """
+
+    pid: int
+    kind: str
+    size_bytes: int
+    generation: int
+    before: str
+    after: str
+    computed: str
+
+    @property
+    def same(self) -> bool:
+        """Whether all three are the same bytes."""
+        return self.before == self.after == self.computed
+
+
+@dataclass
+class Outcome:
+    """Everything about one selftest."""
+
+    simulated: bool = True
+    gpu: str = ""
+    host: dict[str, str] = field(default_factory=dict)
+    engine: str = ""
+    image_path: str = ""
+    image_bytes: int = 0
+    image_digest: str = ""
+    steps: list[Step] = field(default_factory=list)
+    proofs: list[Proof] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
+    losses: list[str] = field(default_factory=list)
+    error: str = ""
+    remedy: str = ""
+    log: str = ""
+
+    @property
+    def passed(self) -> bool:
+        """Whether everything came back."""
+        fine = bool(self.proofs) and all(proof.same for proof in self.proofs)
+        return fine and not self.losses and not self.error
+
+    def total_bytes(self, kind: str) -> int:
+        """Return how many bytes of a kind were compared."""
+        return sum(proof.size_bytes for proof in self.proofs if proof.kind == kind)
+
+    def as_json(self) -> dict[str, Any]:
+        """Return the report."""
+        proofs = [{**asdict(proof), "same": proof.same} for proof in self.proofs]
+        head = {"format": FORMAT, "cryo_version": __version__, "passed": self.passed}
+        return {**head, **asdict(self), "proofs": proofs}
+
+
+def compare(before: Status, after: Status) -> list[Proof]:
+    """Compare what each process held with what its restored copy holds at the same generation."""
+    later = {process.pid: process for process in after.processes}
+    proofs = []
+    for old in before.processes:
+        new = later.get(old.pid)
+        for kind, store in old.stores.items():
+            came_there = new is not None and new.generation == old.generation
+            proofs.append(
+                Proof(
+                    pid=old.pid,
+                    kind=kind,
+                    size_bytes=store["bytes"],
+                    generation=old.generation,
+                    before=old.digests.get(kind, ""),
+                    after=new.digests.get(kind, "") if new is not None and came_there else "",
+                    computed=old.expected(kind),
+                )
+            )
+    return proofs

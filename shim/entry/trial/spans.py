@@ -1,0 +1,61 @@
+"""Turns the news of a checkpoint or restore into the spans of a timeline."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import replace
+
+from shim.entry.trial.outcome import Span
+from shim.model import Phase, Progress
+
+_NOTICEABLE_S = 0.0005
+_FRAGMENT_S = 0.01
+_INSIDE = frozenset({Phase.DETECT})  # news of one process, within another phase
+
+
+class Spans:
+    """Listens to one operation; `end` closes the last phase."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._zero = clock()
+        self._phase = ""
+        self._began_s = 0.0
+        self._bytes = 0
+        self._done: list[Span] = []
+        self._words: dict[str, str] = {}
+
+    def hear(self, progress: Progress) -> None:
+        """Take one piece of news."""
+        if progress.phase in _INSIDE or progress.warning:
+            return
+        if progress.phase != self._phase:
+            self._close()
+            self._phase = progress.phase
+        self._bytes = max(self._bytes, progress.bytes_total)
+
+    def explain(self, phase: str, words: str) -> None:
+        """Add some words to what is told of a phase."""
+        self._words[phase] = words
+
+    def end(self) -> tuple[Span, ...]:
+        """Return the spans, without those too short to see."""
+        self._close()
+        return tuple(self._explained(span) for span in self._done if not self._is_fragment(span))
+
+    def _is_fragment(self, span: Span) -> bool:
+        """Whether a phase was only announced here, and came later."""
+        again = any(other.phase == span.phase and other is not span for other in self._done)
+        return again and span.seconds < _FRAGMENT_S
+
+    def _explained(self, span: Span) -> Span:
+        told = filter(None, (span.detail, self._words.get(span.phase)))
+        return replace(span, detail=", ".join(told))
+
+    def _close(self) -> None:
+        now = self._clock() - self._zero
+        if self._phase and now - self._began_s >= _NOTICEABLE_S:
+            detail = f"{self._bytes / (1 << 20):.1f} MiB" if self._bytes else ""
+            self._done.append(Span(self._phase, self._began_s, now, detail))
+        self._began_s, self._bytes = now, 0

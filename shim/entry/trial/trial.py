@@ -1,0 +1,229 @@
+"""The trial: a container with live GPU state goes through the whole cycle, and is compared.
+
+Each process is told beforehand at which generation to stop. The original gets there after the
+checkpoint; the restored copy, which knows no more than what was saved, gets there again by itself.
+There both must hold the same bytes, which are also computed from the pattern alone.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from shim.client.blocking import Client
+from shim.entry.trial.guest import TaskGuest
+from shim.entry.trial.outcome import Outcome, Span, Step, compare
+from shim.entry.trial.spans import Spans
+from shim.errors import CryoError, FailedPrecondition
+from shim.model import CheckpointOptions, EngineName, Phase, Progress, RestoreOptions, Stdio
+from shim.simgpu import tools
+from shim.simgpu.hardware import Hardware
+from shim.simgpu.machine import Machine
+from shim.simgpu.simulation import Settings, Simulation
+from shim.simgpu.status import Status
+
+NAMESPACE = "selftest"
+_ORIGINAL = "original"
+_RESTORED = "restored"
+# At 100 steps a second: long enough that the checkpoint falls in between.
+_STEPS = 120
+_PERIOD_S = 0.01
+_RESIDENT_MIB = 16
+_LOG_TAIL = 4000
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """What to try."""
+
+    runsc: Path
+    engine: EngineName = EngineName.AUTO
+    processes: int = 2
+    real: bool = False
+    keep_image: Path | None = None
+
+
+class Teller(Protocol):
+    """Whoever tells a person how it goes."""
+
+    def begin(self, name: str, what: str) -> None:
+        """Say that a step begins."""
+
+    def progress(self, progress: Progress) -> None:
+        """Say how a checkpoint or restore gets on."""
+
+    def end(self, step: Step) -> None:
+        """Say that a step is done."""
+
+    def outcome(self, outcome: Outcome) -> None:
+        """Say what came of it all."""
+
+
+class Trial:
+    """One selftest, from `run` to an outcome."""
+
+    def __init__(self, plan: Plan, teller: Teller) -> None:
+        self._plan = plan
+        self._teller = teller
+        self._zero = time.monotonic()
+        self.outcome = Outcome(simulated=not plan.real)
+
+    def run(self) -> Outcome:
+        """Try it; whatever goes wrong on the way is part of the outcome."""
+        with contextlib.ExitStack() as stack:
+            try:
+                self._cycle(stack)
+            except CryoError as error:
+                self.outcome.error = str(error)
+                self.outcome.remedy = error.remedy
+        self._teller.outcome(self.outcome)
+        return self.outcome
+
+    @contextlib.contextmanager
+    def _step(self, name: str, what: str) -> Iterator[list[str]]:
+        """Tell of a step and time it; what is put into the list becomes its detail."""
+        self._teller.begin(name, what)
+        details: list[str] = []
+        began = time.monotonic() - self._zero
+        yield details
+        self._done(Step(name, began, time.monotonic() - self._zero, " ".join(details)))
+
+    def _done(self, step: Step) -> None:
+        self.outcome.steps.append(step)
+        self._teller.end(step)
+
+    def _cycle(self, stack: contextlib.ExitStack) -> None:
+        sim = self._machine(stack)
+        stack.callback(self._keep_log, sim)
+        client = self._sidecar(stack, sim)
+        guest = TaskGuest(client, sim.folder)
+        bundle = self._container(sim, client, guest)
+        image = str(self._plan.keep_image or sim.image("selftest"))
+        sim.stop_after(guest, _ORIGINAL, _STEPS)
+        self._checkpoint(client, image)
+        before = self._run_on(sim, guest, _ORIGINAL)
+        self._kill(client)
+        self._restore(client, bundle, image)
+        after = self._run_on(sim, guest, _RESTORED)
+        self.outcome.proofs = compare(before, after)
+        self._works_on(sim, guest)
+        client.kill(_RESTORED, signal.SIGKILL)
+        client.wait(_RESTORED)
+        client.delete(_RESTORED)
+
+    def _machine(self, stack: contextlib.ExitStack) -> Machine:
+        if self._plan.real:
+            with self._step("machine", "the GPU of this host"):
+                return stack.enter_context(Hardware(self._plan.runsc))
+        with self._step("machine", "a simulated GPU in a private /dev"):
+            return stack.enter_context(Simulation(self._plan.runsc))
+
+    def _sidecar(self, stack: contextlib.ExitStack, sim: Machine) -> Client:
+        with self._step("sidecar", "cryo serve"):
+            sim.start_sidecar()
+            client = stack.enter_context(Client(sim.address, NAMESPACE))
+            self.outcome.host = client.info()
+            self.outcome.gpu = self.outcome.host.get("gpus", "")
+            return client
+
+    def _container(self, sim: Machine, client: Client, guest: TaskGuest) -> Path:
+        settings = Settings(
+            processes=self._plan.processes,
+            period_s=_PERIOD_S,
+            resident_mib=_RESIDENT_MIB,
+            real=self._plan.real,
+        )
+        with self._step("container", f"{settings.processes} processes with GPU memory") as details:
+            bundle = self._bundle(sim, settings)
+            log = f"file://{sim.folder}/workload.log"
+            client.create(_ORIGINAL, str(bundle), stdio=Stdio(stdout=log, stderr=log))
+            client.start(_ORIGINAL)
+            pids = sim.until_ready(guest, _ORIGINAL).pids
+            details.append(f"pids {' '.join(map(str, pids))}")
+        return bundle
+
+    def _bundle(self, sim: Machine, settings: Settings) -> Path:
+        if isinstance(sim, Simulation):
+            # The real cuda-checkpoint of this host, if any, would be found in the rootfs first.
+            real_one = tools.host_has_cuda_checkpoint()
+            return sim.bundle(_ORIGINAL, settings, inject_tool=real_one)
+        return sim.bundle(_ORIGINAL, settings)
+
+    def _checkpoint(self, client: Client, image: str) -> None:
+        options = CheckpointOptions(image_path=image, engine=self._plan.engine)
+        with self._operation("checkpoint", "while it runs") as (spans, details):
+            result = client.checkpoint(_ORIGINAL, options, self._hear(spans))
+            self.outcome.engine = result.engine
+            self.outcome.image_path = result.image_path if self._plan.keep_image else ""
+            self.outcome.image_bytes = result.size_bytes
+            self.outcome.image_digest = result.digest
+            self.outcome.warnings += result.warnings
+            details.append(f"engine {result.engine}")
+            if result.engine == EngineName.BUILTIN:
+                spans.explain(Phase.SAVE, "lock and freeze included")
+
+    def _restore(self, client: Client, bundle: Path, image: str) -> None:
+        options = RestoreOptions(image_path=image, bundle=str(bundle))
+        with self._operation("restore", "as a new container") as (spans, _):
+            result = client.restore(_RESTORED, options, self._hear(spans))
+            self.outcome.warnings += result.warnings
+
+    @contextlib.contextmanager
+    def _operation(self, name: str, what: str) -> Iterator[tuple[Spans, list[str]]]:
+        """Tell of a checkpoint or restore, with its phases."""
+        self._teller.begin(name, what)
+        details: list[str] = []
+        began, spans = time.monotonic() - self._zero, Spans()
+        yield spans, details
+        phases: tuple[Span, ...] = spans.end()
+        ended = time.monotonic() - self._zero
+        self._done(Step(name, began, ended, " ".join(details), phases))
+
+    def _hear(self, spans: Spans) -> _Hearing:
+        return _Hearing(spans, self._teller)
+
+    def _run_on(self, sim: Machine, guest: TaskGuest, name: str) -> Status:
+        with self._step("run on", f"the {name} one, to the moment of comparison") as details:
+            status = sim.until_held(guest, name)
+            steps = sorted({p.generation for p in status.processes})
+            details.append("step " + " to ".join(map(str, dict.fromkeys((steps[0], steps[-1])))))
+        self.outcome.losses += [f"{name}: {loss}" for loss in status.losses]
+        if not status.resident_ok:
+            self.outcome.losses.append(f"{name}: resident CPU memory changed")
+        return status
+
+    def _kill(self, client: Client) -> None:
+        with self._step("kill", "the container, and its GPU memory with it") as details:
+            client.kill(_ORIGINAL, signal.SIGKILL)
+            details.append(f"exit {client.wait(_ORIGINAL).status}")
+            client.delete(_ORIGINAL)
+
+    def _works_on(self, sim: Machine, guest: TaskGuest) -> None:
+        with self._step("work on", "every process takes up its work"):
+            sim.go(guest, _RESTORED)
+            if not sim.works(guest, _RESTORED):
+                message = "the restored container does not work on"
+                raise FailedPrecondition(message, remedy="see the losses in the report")
+
+    def _keep_log(self, sim: Machine) -> None:
+        """Keep the sidecar's last words when something went wrong."""
+        if not self.outcome.passed:
+            with contextlib.suppress(OSError):
+                self.outcome.log = sim.sidecar_log.read_text("utf-8", "replace")[-_LOG_TAIL:]
+
+
+class _Hearing:
+    """Passes news to the spans and to the teller."""
+
+    def __init__(self, spans: Spans, teller: Teller) -> None:
+        self._spans = spans
+        self._teller = teller
+
+    def __call__(self, progress: Progress) -> None:
+        self._spans.hear(progress)
+        self._teller.progress(progress)

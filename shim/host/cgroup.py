@@ -1,0 +1,247 @@
+"""The cgroup that a sandbox has for itself, and what the kernel counts there.
+
+Source: cgroups(7), the kernel's admin-guide/cgroup-v1 and cgroup-v2, proc_pid_mountinfo(5).
+"""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import NamedTuple
+
+from shim.errors import NotFound
+from shim.host import procstat
+from shim.host.oserror import typed
+from shim.model import DeviceUse, Stats
+
+_PROC = Path("/proc")
+_LIMIT_BYTES = 1 << 20
+# Where no limit is set version 1 says the largest number of whole pages.
+_NO_LIMIT = 1 << 62
+_NS_PER_US = 1000
+_DEVICE_WORDS = 3
+
+
+class Cgroup(NamedTuple):
+    """The folders of a cgroup: one for each controller of version 1, or one for all."""
+
+    unified: bool
+    folders: Mapping[str, Path]
+
+    def file(self, controller: str, name: str) -> Path | None:
+        """Return where a file of a controller lies, if that one is used."""
+        folder = self.folders.get("" if self.unified else controller)
+        return folder / name if folder else None
+
+    @property
+    def kills(self) -> Path | None:
+        """The file whose `oom_kill` counts what the kernel killed for want of memory."""
+        return self.file("memory", "memory.events" if self.unified else "memory.oom_control")
+
+
+def find(pid: int, proc: Path = _PROC) -> Cgroup | None:
+    """Find the cgroup of a sandbox; None when it shares that of who started it, or the root's.
+
+    Hybrid hosts count memory in version 1, which decides.
+    """
+    mine = _paths(proc / str(pid))
+    folders = dict(_folders(mine, _shared(pid, proc), proc))
+    if "memory" in mine:
+        return Cgroup(unified=False, folders=folders) if "memory" in folders else None
+    return Cgroup(unified=True, folders=folders) if "" in folders else None
+
+
+def _shared(pid: int, proc: Path) -> list[Mapping[str, str]]:
+    """Read the cgroups of the two who may have started it: its parent and ourselves."""
+    parent = procstat.read(pid)
+    names = ["self", *([str(parent.ppid)] if parent else [])]
+    return [_paths(proc / name) for name in names]
+
+
+def _paths(process: Path) -> dict[str, str]:
+    """Read /proc/PID/cgroup: the path by controller, that of the unified hierarchy by ''."""
+    found = {}
+    for line in _text(process / "cgroup").splitlines():
+        _, controllers, path = line.split(":", 2)
+        found.update(dict.fromkeys(controllers.split(","), path))
+    return found
+
+
+def _folders(
+    mine: Mapping[str, str], shared: list[Mapping[str, str]], proc: Path
+) -> Iterator[tuple[str, Path]]:
+    for controller, (root, mounted) in _mounts(proc).items():
+        path = mine.get(controller, "/")
+        if path == "/" or any(path == other.get(controller) for other in shared):
+            continue
+        if Path(path).is_relative_to(root):
+            yield controller, mounted / Path(path).relative_to(root)
+
+
+def _mounts(proc: Path) -> dict[str, tuple[str, Path]]:
+    """Read where each hierarchy is mounted, and which of its cgroups is at the top there."""
+    found: dict[str, tuple[str, Path]] = {}
+    for line in _text(proc / "self" / "mountinfo").splitlines():
+        before, _, after = line.partition(" - ")
+        kind, _, options = after.split(" ", 2)
+        fields = before.split()
+        if kind == "cgroup2":
+            found.setdefault("", (fields[3], Path(fields[4])))
+        elif kind == "cgroup":
+            for controller in options.split(","):
+                found.setdefault(controller, (fields[3], Path(fields[4])))
+    return found
+
+
+def measure(cgroup: Cgroup) -> Stats:
+    """Read what a cgroup uses.
+
+    Raises:
+        NotFound: it has been removed.
+    """
+    return _measure_v2(cgroup.folders[""]) if cgroup.unified else _measure_v1(cgroup)
+
+
+def _measure_v1(cgroup: Cgroup) -> Stats:
+    use = cgroup.folders["memory"]
+    used = _used(use / "memory.usage_in_bytes")
+    memory = _table(use / "memory.stat")
+    throttling = _table(cgroup.file("cpu", "cpu.stat"))
+    return Stats(
+        cpu_usage_ns=_number(cgroup.file("cpuacct", "cpuacct.usage")),
+        cpu_user_ns=_number(cgroup.file("cpuacct", "cpuacct.usage_user")),
+        cpu_system_ns=_number(cgroup.file("cpuacct", "cpuacct.usage_sys")),
+        cpu_periods=throttling.get("nr_periods", 0),
+        cpu_throttled_periods=throttling.get("nr_throttled", 0),
+        cpu_throttled_ns=throttling.get("throttled_time", 0),
+        memory_bytes=used,
+        memory_limit_bytes=_limit(use / "memory.limit_in_bytes"),
+        memory_max_bytes=_number(use / "memory.max_usage_in_bytes"),
+        memory_cache_bytes=memory.get("total_cache", 0),
+        memory_rss_bytes=memory.get("total_rss", 0),
+        memory_inactive_file_bytes=memory.get("total_inactive_file", 0),
+        memory_limit_hits=_number(use / "memory.failcnt"),
+        page_faults=memory.get("total_pgfault", 0),
+        major_page_faults=memory.get("total_pgmajfault", 0),
+        oom_kills=oom_kills(cgroup),
+        pids=_number(cgroup.file("pids", "pids.current")),
+        pids_limit=_limit(cgroup.file("pids", "pids.max")),
+        io=_io_v1(cgroup),
+    )
+
+
+def _measure_v2(folder: Path) -> Stats:
+    used = _used(folder / "memory.current")
+    cpu = _table(folder / "cpu.stat")
+    memory = _table(folder / "memory.stat")
+    events = _table(folder / "memory.events")
+    return Stats(
+        cpu_usage_ns=cpu.get("usage_usec", 0) * _NS_PER_US,
+        cpu_user_ns=cpu.get("user_usec", 0) * _NS_PER_US,
+        cpu_system_ns=cpu.get("system_usec", 0) * _NS_PER_US,
+        cpu_periods=cpu.get("nr_periods", 0),
+        cpu_throttled_periods=cpu.get("nr_throttled", 0),
+        cpu_throttled_ns=cpu.get("throttled_usec", 0) * _NS_PER_US,
+        memory_bytes=used,
+        memory_limit_bytes=_limit(folder / "memory.max"),
+        memory_max_bytes=_number(folder / "memory.peak"),
+        memory_cache_bytes=memory.get("file", 0),
+        memory_rss_bytes=memory.get("anon", 0),
+        memory_inactive_file_bytes=memory.get("inactive_file", 0),
+        memory_limit_hits=events.get("max", 0),
+        page_faults=memory.get("pgfault", 0),
+        major_page_faults=memory.get("pgmajfault", 0),
+        oom_kills=events.get("oom_kill", 0),
+        pids=_number(folder / "pids.current"),
+        pids_limit=_limit(folder / "pids.max"),
+        io=_io_v2(folder / "io.stat"),
+    )
+
+
+def oom_kills(cgroup: Cgroup) -> int:
+    """Count what the kernel has killed for want of memory; 0 when the cgroup is gone."""
+    return _table(cgroup.kills).get("oom_kill", 0)
+
+
+def _io_v1(cgroup: Cgroup) -> tuple[DeviceUse, ...]:
+    """Join the lines of each device: `8:0 Read 4096`."""
+    sizes = _operations(cgroup.file("blkio", "blkio.throttle.io_service_bytes_recursive"))
+    counts = _operations(cgroup.file("blkio", "blkio.throttle.io_serviced_recursive"))
+    devices = dict.fromkeys(device for device, _ in (*sizes, *counts))
+    return tuple(
+        _device(
+            device,
+            read_bytes=sizes.get((device, "Read"), 0),
+            write_bytes=sizes.get((device, "Write"), 0),
+            reads=counts.get((device, "Read"), 0),
+            writes=counts.get((device, "Write"), 0),
+        )
+        for device in devices
+    )
+
+
+def _operations(path: Path | None) -> dict[tuple[str, str], int]:
+    rows = [line.split() for line in _text(path).splitlines()]
+    return {(row[0], row[1]): int(row[2]) for row in rows if len(row) == _DEVICE_WORDS}
+
+
+def _io_v2(path: Path) -> tuple[DeviceUse, ...]:
+    """Read the line of each device: `8:0 rbytes=4096 wbytes=0 rios=1 wios=0 ...`."""
+    found = []
+    for device, *pairs in (line.split() for line in _text(path).splitlines()):
+        use = dict(pair.split("=", 1) for pair in pairs if "=" in pair)
+        found.append(
+            _device(
+                device,
+                read_bytes=int(use.get("rbytes", 0)),
+                write_bytes=int(use.get("wbytes", 0)),
+                reads=int(use.get("rios", 0)),
+                writes=int(use.get("wios", 0)),
+            )
+        )
+    return tuple(found)
+
+
+def _device(name: str, **use: int) -> DeviceUse:
+    major, _, minor = name.partition(":")
+    return DeviceUse(major=int(major), minor=int(minor), **use)
+
+
+def _table(path: Path | None) -> dict[str, int]:
+    """Read a file of lines with a name and a number."""
+    rows = [line.split() for line in _text(path).splitlines()]
+    return {row[0]: int(row[1]) for row in rows if len(row) == 2}  # noqa: PLR2004 - a pair
+
+
+def _used(path: Path) -> int:
+    text = _text(path)
+    if not text:
+        message = f"the cgroup {path.parent} is gone"
+        raise NotFound(message, remedy="the task has ended: delete it")
+    return int(text)
+
+
+def _number(path: Path | None) -> int:
+    text = _text(path).strip()
+    return int(text) if text.isdigit() else 0
+
+
+def _limit(path: Path | None) -> int:
+    """Read a limit; `max`, and a number as good as that, is none."""
+    number = _number(path)
+    return number if number < _NO_LIMIT else 0
+
+
+def _text(path: Path | None) -> str:
+    """Read a file of the kernel; one that this kernel has not, or no longer, is empty."""
+    if path is None:
+        return ""
+    try:
+        with path.open("rb") as file:
+            return file.read(_LIMIT_BYTES).decode("utf-8", "replace")
+    except OSError as error:
+        # The last one: opened while the cgroup was there, read when it was no more.
+        if error.errno in {errno.ENOENT, errno.ESRCH, errno.ENODEV}:
+            return ""
+        raise typed(error, f"read {path}") from error

@@ -1,0 +1,237 @@
+"""Terminals: receive the pty that runsc makes, copy between it and the client, resize it."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import errno
+import os
+import socket
+import tempfile
+import termios
+from collections.abc import Callable
+from pathlib import Path
+
+from shim.errors import DeadlineExceeded, FailedPrecondition, InvalidArgument
+from shim.host import procs
+from shim.host.files import remove_tree
+from shim.host.oserror import typed
+
+_ADDRESS_MAX = 107  # sun_path, with its final NUL
+_CHUNK = 32 * 1024
+_BUFFER_MAX = 128 * 1024
+_SIZE_MAX = 0xFFFF
+
+
+class ConsoleSocket:
+    """A listening socket at `path`, in a folder of its own, for `runsc create -console-socket`."""
+
+    def __init__(self, parent: Path) -> None:
+        """Listen below `parent`, or below the system's temporary folder where that is too deep."""
+        self._folder = _short_folder(parent)
+        self.path = self._folder / "s"
+        self._sock = socket.socket(socket.AF_UNIX)
+        try:
+            self._sock.setblocking(False)
+            self._sock.bind(str(self.path))
+            self._sock.listen(1)
+        except OSError as error:
+            self.close()
+            raise typed(error, f"listen at {self.path}") from error
+
+    async def receive(self, timeout_s: float) -> int:
+        """Return the pty master that runsc sends; it is the caller's then.
+
+        Raises:
+            DeadlineExceeded: nothing came in time.
+            FailedPrecondition: something came that is no terminal.
+        """
+        loop = asyncio.get_running_loop()
+        try:
+            async with asyncio.timeout(timeout_s):
+                sender, _ = await loop.sock_accept(self._sock)
+                with sender:
+                    await procs.readable(sender.fileno())
+                    return _take_terminal(sender)
+        except TimeoutError as error:
+            message = f"runsc sent no terminal within {timeout_s:.0f} s"
+            raise DeadlineExceeded(message) from error
+
+    def close(self) -> None:
+        """Stop listening and remove the folder."""
+        self._sock.close()
+        remove_tree(self._folder)
+
+
+def _short_folder(parent: Path) -> Path:
+    try:
+        folder = Path(tempfile.mkdtemp(prefix="tty-", dir=parent))
+    except OSError as error:
+        raise typed(error, f"make a folder in {parent}") from error
+    if len(os.fsencode(folder / "s")) <= _ADDRESS_MAX:
+        return folder
+    folder.rmdir()
+    return Path(tempfile.mkdtemp(prefix="cryo-tty-"))
+
+
+def _take_terminal(sender: socket.socket) -> int:
+    _, fds, _, _ = socket.recv_fds(sender, 4096, 4, socket.MSG_CMSG_CLOEXEC)
+    for extra in fds[1:]:
+        os.close(extra)
+    if fds and os.isatty(fds[0]):
+        return fds[0]
+    for fd in fds[:1]:
+        os.close(fd)
+    message = "what came over the console socket is no terminal"
+    raise FailedPrecondition(message)
+
+
+def resize(master: int, width: int, height: int) -> None:
+    """Tell a terminal its size in characters.
+
+    Raises:
+        InvalidArgument: a size that no terminal has.
+    """
+    if not (0 <= width <= _SIZE_MAX and 0 <= height <= _SIZE_MAX):
+        message = f"a terminal cannot be {width} by {height}"
+        raise InvalidArgument(message, remedy=f"use sizes from 0 to {_SIZE_MAX}")
+    try:
+        termios.tcsetwinsize(master, (height, width))
+    except (OSError, termios.error) as error:
+        number = error.args[0] if error.args else errno.EIO
+        raise typed(OSError(number, os.strerror(number)), "resize the terminal") from error
+
+
+class _Interest:
+    """Calls back while a descriptor is ready, when switched on. A file is always ready."""
+
+    def __init__(
+        self,
+        add: Callable[[int, Callable[[], None]], None],
+        remove: Callable[[int], bool],
+        fd: int,
+        then: Callable[[], None],
+    ) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._add, self._remove, self._fd, self._then = add, remove, fd, then
+        self._on = self._unwatched = self._scheduled = False
+
+    def set(self, wanted: bool) -> None:  # noqa: FBT001 - a switch
+        """Switch on or off; as it is already is fine."""
+        if wanted == self._on:
+            return
+        self._on = wanted
+        if not wanted:
+            self._stop()
+        else:
+            self._start()
+
+    def _stop(self) -> None:
+        if not self._unwatched:
+            self._remove(self._fd)
+
+    def _start(self) -> None:
+        if not self._unwatched:
+            try:
+                self._add(self._fd, self._then)
+            except PermissionError:  # epoll takes no regular file and no /dev/null
+                self._unwatched = True
+        self._again()
+
+    def _again(self) -> None:
+        if self._unwatched and self._on and not self._scheduled:
+            self._scheduled = True
+            self._loop.call_soon(self._fire)
+
+    def _fire(self) -> None:
+        self._scheduled = False
+        if self._on:
+            self._then()
+        self._again()
+
+
+class _Copy:
+    """One direction, with a bounded buffer. `done` is set when all that came has gone out."""
+
+    def __init__(self, source: int, target: int) -> None:
+        loop = asyncio.get_running_loop()
+        self._source, self._target = source, target
+        self._buffer = bytearray()
+        self._ended = self._deaf = False
+        self._reading = _Interest(loop.add_reader, loop.remove_reader, source, self._on_read)
+        self._writing = _Interest(loop.add_writer, loop.remove_writer, target, self._on_write)
+        self.done = asyncio.Event()
+        self._adjust()
+
+    def _adjust(self) -> None:
+        """Want just what is useful now: to read while there is room, to write what there is."""
+        self._reading.set(not self._ended and len(self._buffer) < _BUFFER_MAX)
+        self._writing.set(bool(self._buffer))
+        if self._ended and not self._buffer:
+            self.done.set()
+
+    def _on_read(self) -> None:
+        try:
+            data = os.read(self._source, _CHUNK)
+        except BlockingIOError:
+            return
+        except OSError:  # EIO: the other side of the terminal was closed
+            data = b""
+        self._ended = not data
+        if not self._deaf:
+            self._buffer += data
+        self._adjust()
+
+    def _on_write(self) -> None:
+        try:
+            count = os.write(self._target, self._buffer[:_CHUNK])
+        except BlockingIOError:
+            return
+        except OSError:
+            # Nobody will ever read it: from here on it is thrown away, so that no writer hangs.
+            self._deaf = True
+            count = len(self._buffer)
+        del self._buffer[:count]
+        self._adjust()
+
+    def stop(self) -> None:
+        """Stop here; what is buffered is lost."""
+        self._ended = True
+        self._buffer.clear()
+        self._adjust()
+
+
+class Console:
+    """A terminal joined to its streams. Owns the three descriptors until `close()`.
+
+    The end of stdin leaves the output going: half a terminal is what `docker run -t` has too.
+    """
+
+    def __init__(self, master: int, stdin: int, stdout: int) -> None:
+        """Begin to copy."""
+        self._fds = [master, stdin, stdout]
+        for fd in self._fds:
+            os.set_blocking(fd, False)
+        self._master = master
+        self._output = _Copy(master, stdout)
+        self._input = _Copy(stdin, master)
+
+    def resize(self, width: int, height: int) -> None:
+        """Tell the terminal its size in characters."""
+        resize(self._master, width, height)
+
+    async def finished(self, timeout_s: float) -> bool:
+        """Wait until all output has gone out; False when its reader did not take it in time."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(timeout_s):
+                await self._output.done.wait()
+                return True
+        return False
+
+    def close(self) -> None:
+        """Stop copying and close everything, so that the client's reader sees the end."""
+        self._output.stop()
+        self._input.stop()
+        for fd in self._fds:
+            os.close(fd)
+        self._fds.clear()

@@ -1,0 +1,78 @@
+"""One connected client of the keeper, and what is still to be sent to it."""
+
+from __future__ import annotations
+
+import os
+import socket
+import struct
+from collections import deque
+from typing import NamedTuple
+
+from shim.host.keeper import wire
+
+_OUTBOX_MAX = 8192
+_UCRED = struct.Struct("=iII")
+
+
+class Credentials(NamedTuple):
+    """Who a peer is."""
+
+    pid: int
+    uid: int
+
+
+class Peer:
+    """A connection. `deaf` means that it does not read what it asked for."""
+
+    def __init__(self, sock: socket.socket) -> None:
+        """Take over an accepted socket."""
+        sock.setblocking(False)
+        self.sock = sock
+        self._outbox: deque[tuple[bytes, list[int]]] = deque()
+
+    @property
+    def pending(self) -> bool:
+        """Tell whether something waits for the peer to read."""
+        return bool(self._outbox)
+
+    @property
+    def deaf(self) -> bool:
+        """Tell whether more waits than a living client would let wait."""
+        return len(self._outbox) > _OUTBOX_MAX
+
+    def credentials(self) -> Credentials:
+        """Tell who was on the other side when the connection was made."""
+        cred = self.sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _UCRED.size)
+        pid, uid, _ = _UCRED.unpack(cred)
+        return Credentials(pid, uid)
+
+    def allowed(self) -> bool:
+        """Tell whether the other side is root or runs as our own user."""
+        return self.credentials().uid in {0, os.geteuid()}
+
+    def send(self, message: wire.Message, fds: list[int]) -> None:
+        """Send, or keep for later; the descriptors stay the caller's."""
+        self._outbox.append((wire.encode(message), [os.dup(fd) for fd in fds]))
+        self.flush()
+
+    def flush(self) -> None:
+        """Send what the peer takes now.
+
+        Raises:
+            OSError: it is gone.
+        """
+        while self._outbox:
+            data, fds = self._outbox[0]
+            try:
+                wire.send(self.sock, data, fds)
+            except BlockingIOError:
+                return
+            self._outbox.popleft()
+            wire.close_all(fds)
+
+    def close(self) -> None:
+        """Let go of the connection and of what was never sent."""
+        for _, fds in self._outbox:
+            wire.close_all(fds)
+        self._outbox.clear()
+        self.sock.close()

@@ -1,0 +1,223 @@
+"""Mounting a rootfs: the list that containerd passes, by mount(2) and umount2(2)."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import errno
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from shim.errors import InvalidArgument, Unimplemented
+from shim.host.files import mount_id
+from shim.host.oserror import typed, typed_number
+from shim.model import Mount
+
+_libc = ctypes.CDLL(None, use_errno=True)
+
+_RDONLY, _NOSUID, _NODEV, _NOEXEC = 1, 2, 4, 8
+_SYNCHRONOUS, _REMOUNT, _MANDLOCK, _DIRSYNC = 16, 32, 64, 128
+_NOSYMFOLLOW, _NOATIME, _NODIRATIME = 256, 1024, 2048
+_BIND, _REC, _SILENT = 4096, 16384, 32768
+_UNBINDABLE, _PRIVATE, _SLAVE, _SHARED = 1 << 17, 1 << 18, 1 << 19, 1 << 20
+_RELATIME, _STRICTATIME, _LAZYTIME = 1 << 21, 1 << 24, 1 << 25
+_MNT_DETACH, _UMOUNT_NOFOLLOW = 2, 8
+_STACKED_MAX = 128
+# The kernel copies one page of options and needs its last byte.
+_DATA_MAX = 4095
+
+_SET = {
+    "ro": _RDONLY,
+    "nosuid": _NOSUID,
+    "nodev": _NODEV,
+    "noexec": _NOEXEC,
+    "sync": _SYNCHRONOUS,
+    "mand": _MANDLOCK,
+    "dirsync": _DIRSYNC,
+    "nosymfollow": _NOSYMFOLLOW,
+    "noatime": _NOATIME,
+    "nodiratime": _NODIRATIME,
+    "bind": _BIND,
+    "rbind": _BIND | _REC,
+    "silent": _SILENT,
+    "relatime": _RELATIME,
+    "strictatime": _STRICTATIME,
+    "lazytime": _LAZYTIME,
+    "remount": _REMOUNT,
+    "defaults": 0,
+}
+_CLEAR = {
+    "rw": _RDONLY,
+    "suid": _NOSUID,
+    "dev": _NODEV,
+    "exec": _NOEXEC,
+    "async": _SYNCHRONOUS,
+    "nomand": _MANDLOCK,
+    "symfollow": _NOSYMFOLLOW,
+    "atime": _NOATIME,
+    "diratime": _NODIRATIME,
+    "loud": _SILENT,
+    "norelatime": _RELATIME,
+    "nostrictatime": _STRICTATIME,
+    "nolazytime": _LAZYTIME,
+}
+# Whatever propagation is asked for, a rootfs gets none: nothing done in it may reach the host.
+_PROPAGATION = frozenset(
+    prefix + name for prefix in ("", "r") for name in ("private", "shared", "slave", "unbindable")
+)
+_UNSUPPORTED = frozenset({"loop"})
+
+
+class Options(NamedTuple):
+    """Mount options as mount(2) takes them."""
+
+    flags: int
+    data: str
+
+
+def parse_options(options: Sequence[str]) -> Options:
+    """Split options into flags and the filesystem's own words.
+
+    Raises:
+        Unimplemented: an option that mount(8) does itself, such as a loop device.
+    """
+    flags, data = 0, []
+    for option in options:
+        if option in _UNSUPPORTED:
+            message = f"mount option {option!r} is not supported"
+            raise Unimplemented(message, remedy="choose a snapshotter that gives directories")
+        if option in _SET:
+            flags |= _SET[option]
+        elif option in _CLEAR:
+            flags &= ~_CLEAR[option]
+        elif option not in _PROPAGATION:
+            data.append(option)
+    return Options(flags, ",".join(data))
+
+
+def mount_all(mounts: Sequence[Mount], rootfs: Path) -> None:
+    """Mount the list onto `rootfs`, each at its own target below it; all of it or nothing.
+
+    Raises:
+        InvalidArgument: a target leads out of the rootfs, or the options cannot be used.
+        NotFound: a source is not there.
+    """
+    with contextlib.ExitStack() as undo:
+        for each in mounts:
+            target = _inside(rootfs, each.target)
+            mount(each, target)
+            undo.callback(_detach, target)
+        undo.pop_all()
+
+
+def _inside(rootfs: Path, target: str) -> Path:
+    path = rootfs
+    for part in Path(target.lstrip("/")).parts:
+        path /= part
+        if part == ".." or path.is_symlink():
+            message = f"mount target {target!r} leads out of the rootfs"
+            raise InvalidArgument(message, remedy="name a folder below the rootfs")
+    return path
+
+
+def mount(entry: Mount, target: Path) -> None:
+    """Mount one entry at `target`, privately."""
+    flags, data = parse_options(entry.options)
+    with contextlib.ExitStack() as undo:
+        if entry.type == "bind" or flags & _BIND:
+            _mount(entry.source, target, "", _BIND | (flags & _REC), "")
+            undo.callback(_detach, target)
+            # The kernel takes no other flag together with a new bind: they need a second call.
+            if others := flags & ~(_BIND | _REC | _SILENT):
+                _mount(entry.source, target, "", _BIND | _REMOUNT | others, "")
+        else:
+            with _fitting(data) as fitting:
+                _mount(entry.source, target, entry.type, flags, fitting)
+            undo.callback(_detach, target)
+        _mount(entry.source, target, "", _PRIVATE | (flags & _REC), "")
+        undo.pop_all()
+
+
+def _mount(source: str, target: Path, kind: str, flags: int, data: str) -> None:
+    if "\0" in f"{source}{target}{kind}{data}":
+        message = f"cannot mount {source!r}: there is a NUL in it"
+        raise InvalidArgument(message)
+    texts = (os.fsencode(text) for text in (source, target, kind))
+    if _libc.mount(*texts, ctypes.c_ulong(flags), os.fsencode(data) if data else None):
+        raise typed_number(ctypes.get_errno(), f"mount {source} on {target}")
+
+
+def _detach(target: Path) -> None:
+    """Take back the topmost mount at `target`; what was there before stays."""
+    _libc.umount2(os.fsencode(target), _MNT_DETACH | _UMOUNT_NOFOLLOW)
+
+
+@contextlib.contextmanager
+def _fitting(data: str) -> Iterator[str]:
+    """Give options that fit in a page: an overlay of many layers repeats one long folder."""
+    if len(os.fsencode(data)) <= _DATA_MAX:
+        yield data
+        return
+    shared = _shared_folder(data)
+    try:
+        fd = os.open(shared, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    except OSError as error:
+        raise typed(error, f"open {shared}") from error
+    try:
+        yield _within_page(data.replace(f"{shared}/", f"/proc/self/fd/{fd}/"))
+    finally:
+        os.close(fd)
+
+
+def _shared_folder(data: str) -> str:
+    """Name the folder that all layers of an overlay lie in."""
+    for option in data.split(","):
+        if option.startswith("lowerdir=/"):
+            return os.path.commonpath(option.removeprefix("lowerdir=").split(":"))
+    return "/"
+
+
+def _within_page(data: str) -> str:
+    size = len(os.fsencode(data))
+    if size > _DATA_MAX:
+        message = f"mount options of {size} bytes are too long (at most {_DATA_MAX})"
+        raise InvalidArgument(message, remedy="use an image with fewer layers")
+    return data
+
+
+def unmount(path: Path, *, lazy: bool = False) -> None:
+    """Unmount what is mounted at `path`, also when mounted on top of each other.
+
+    A path that is no mount point or not there is fine, since a clean-up may run twice. `lazy`
+    takes it out of the tree now and lets go of it when its last user does.
+
+    Raises:
+        Busy: something still uses it.
+    """
+    flags = _UMOUNT_NOFOLLOW | (_MNT_DETACH if lazy else 0)
+    for _ in range(_STACKED_MAX):
+        if _libc.umount2(os.fsencode(path), flags):
+            number = ctypes.get_errno()
+            if number in {errno.EINVAL, errno.ENOENT}:
+                return
+            raise typed_number(number, f"unmount {path}")
+
+
+def is_mount(path: Path) -> bool:
+    """Tell whether something is mounted at `path`, from the same filesystem too."""
+    try:
+        return _mount_of(path) != _mount_of(path.absolute().parent) or path.absolute() == Path("/")
+    except FileNotFoundError:
+        return False
+    except OSError as error:
+        raise typed(error, f"look at {path}") from error
+
+
+def _mount_of(path: Path) -> str:
+    fd = os.open(path, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC)
+    try:
+        return mount_id(fd)
+    finally:
+        os.close(fd)

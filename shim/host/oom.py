@@ -1,0 +1,95 @@
+"""Hearing of it when the kernel kills in a cgroup for want of memory.
+
+Version 1 signals an eventfd, version 2 changes memory.events; both count `oom_kill` there, once
+for each process killed and before that one is signalled. So the count tells what happened, also
+when nobody has read the signal yet, and the signal only when to look.
+
+Source: the kernel's cgroup-v1/memory.rst (section 10) and cgroup-v2.rst, mm/oom_kill.c.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import ctypes
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+from shim.host import cgroup as cgroups
+from shim.host.cgroup import Cgroup
+from shim.host.oserror import typed, typed_number
+
+_libc = ctypes.CDLL(None, use_errno=True)
+_IN_MODIFY = 2
+_EVENTS_BYTES = 4096
+# Version 1 signals before it chooses whom to kill, and the count rises when it has.
+_LOOKS_S = (0.0, 0.01, 0.05, 0.2, 1.0)
+
+
+class OomWatch:
+    """Calls `tell` for each time that the kernel has killed in a cgroup, from now until `close`.
+
+    Kills that come together are one time. Raises a `CryoError` when the kernel refuses the watch.
+    """
+
+    def __init__(self, cgroup: Cgroup, tell: Callable[[], None]) -> None:
+        self._cgroup = cgroup
+        self._tell = tell
+        self._seen = cgroups.oom_kills(cgroup)
+        self._timers: list[asyncio.TimerHandle] = []
+        self._loop = asyncio.get_running_loop()
+        self._fd = _inotify(cgroup) if cgroup.unified else _eventfd(cgroup)
+        self._loop.add_reader(self._fd, self._woken)
+
+    def _woken(self) -> None:
+        with contextlib.suppress(BlockingIOError):
+            os.read(self._fd, _EVENTS_BYTES)
+        self._forget_timers()
+        self._timers = [self._loop.call_later(after_s, self.look) for after_s in _LOOKS_S]
+
+    def _forget_timers(self) -> None:
+        for timer in self._timers:
+            timer.cancel()
+
+    def look(self) -> None:
+        """Tell of what nobody was told yet, at once: for the moment before an exit is told."""
+        count = cgroups.oom_kills(self._cgroup)
+        if count > self._seen:
+            self._seen = count
+            self._tell()
+
+    def close(self) -> None:
+        """Stop; safe to repeat."""
+        if self._fd < 0:
+            return
+        self._forget_timers()
+        self._loop.remove_reader(self._fd)
+        os.close(self._fd)
+        self._fd = -1
+
+
+def _eventfd(cgroup: Cgroup) -> int:
+    """Have version 1 signal an eventfd; it keeps what it needs of the other file itself."""
+    control = cgroup.folders["memory"] / "memory.oom_control"
+    fd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+    try:
+        with control.open("rb") as watched:
+            line = f"{fd} {watched.fileno()}"
+            (control.parent / "cgroup.event_control").write_text(line, "ascii")
+    except OSError as error:
+        os.close(fd)
+        raise typed(error, f"watch {control}") from error
+    return fd
+
+
+def _inotify(cgroup: Cgroup) -> int:
+    watched: Path = cgroup.folders[""] / "memory.events"
+    fd: int = _libc.inotify_init1(os.O_CLOEXEC | os.O_NONBLOCK)
+    if fd < 0:
+        raise typed_number(ctypes.get_errno(), f"watch {watched}")
+    if _libc.inotify_add_watch(fd, os.fsencode(watched), _IN_MODIFY) < 0:
+        number = ctypes.get_errno()
+        os.close(fd)
+        raise typed_number(number, f"watch {watched}")
+    return fd

@@ -1,0 +1,94 @@
+"""Processes: exactly one of them, its end as something to await, and what memory it holds."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+from pathlib import Path
+
+from shim.errors import NotFound
+from shim.host.exact import is_alive, kill, open_pidfd
+from shim.host.oserror import typed
+from shim.host.procstat import start_time
+
+__all__ = [
+    "is_alive",
+    "kill",
+    "open_pidfd",
+    "readable",
+    "resident_bytes",
+    "start_time",
+    "wait_pidfd",
+]
+
+_GUEST_MEMORY = "/memfd:runsc-memory"
+_FDS_MAX = 4096
+_BLOCK = 512
+
+
+async def wait_pidfd(pid: int, start: int | None = None) -> None:
+    """Return when the process has ended (it may be a zombie still); at once when it is gone."""
+    try:
+        fd = os.pidfd_open(pid)
+    except ProcessLookupError:
+        return
+    except OSError as error:
+        raise typed(error, f"watch process {pid}") from error
+    try:
+        if start is None or start_time(pid) == start:
+            await readable(fd)
+    finally:
+        os.close(fd)
+
+
+async def readable(fd: int) -> None:
+    """Return when a read of `fd` would not wait."""
+    loop = asyncio.get_running_loop()
+    ready: asyncio.Future[None] = loop.create_future()
+
+    def wake() -> None:
+        loop.remove_reader(fd)
+        if not ready.done():
+            ready.set_result(None)
+
+    loop.add_reader(fd, wake)
+    try:
+        await ready
+    finally:
+        loop.remove_reader(fd)
+
+
+def resident_bytes(sandbox_pid: int) -> int:
+    """Measure the guest memory that is really there: the sentry's memory file, else its VmRSS.
+
+    Raises:
+        NotFound: the process is gone.
+    """
+    found = _memory_file_bytes(sandbox_pid)
+    return _vm_rss_bytes(sandbox_pid) if found is None else found
+
+
+def _memory_file_bytes(pid: int) -> int | None:
+    try:
+        with os.scandir(f"/proc/{pid}/fd") as entries:
+            names = [entry.path for entry, _ in zip(entries, range(_FDS_MAX), strict=False)]
+    except OSError:
+        return None  # gone or not ours: the fallback tells which
+    for name in names:
+        with contextlib.suppress(OSError):
+            if str(Path(name).readlink()).startswith(_GUEST_MEMORY):
+                return Path(name).stat().st_blocks * _BLOCK
+    return None
+
+
+def _vm_rss_bytes(pid: int) -> int:
+    try:
+        text = Path(f"/proc/{pid}/status").read_text("utf-8", "replace")
+    except OSError as error:
+        message = f"process {pid} is gone"
+        raise NotFound(message) from error
+    for line in text.splitlines():
+        if line.startswith("VmRSS:"):
+            return int(line.split()[1]) * 1024
+    return 0

@@ -1,0 +1,259 @@
+"""A task's standard streams, opened so that they can be handed to runsc as they are.
+
+Nothing is copied by us: the sandbox writes to the client's fifo itself. What the fifos must do:
+
+- A client may detach and come back: an output fifo is opened for reading too, so that a write with
+  nobody there waits for the next reader and is no broken pipe.
+- A reader sees the end when the task has ended: that is when the last writer has closed, so our
+  own copies are closed as soon as the program has been started (`Streams.close`).
+- stdin ends when CloseIO says so, not when a client detaches: a write end of our own is held
+  (`Streams.stdin_writer`), by the keeper, and dropped then.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import stat
+from collections.abc import Mapping
+from pathlib import Path
+from typing import NamedTuple
+from urllib.parse import parse_qsl, unquote, urlsplit
+
+from shim.errors import DeadlineExceeded, FailedPrecondition, InvalidArgument
+from shim.host import procs
+from shim.host.keeper.client import Spawned
+from shim.host.keeper.port import KeeperPort
+from shim.host.oserror import typed
+from shim.model import Stdio, TaskRef
+
+_READY_S = 10.0
+_LOGGER_TERM_S = 12.0
+_SIGTERM, _SIGKILL = 15, 9
+_PLAIN = os.O_CLOEXEC | os.O_NOCTTY | os.O_NONBLOCK
+_BINARY = frozenset({"binary", "binary-v2"})
+
+
+class Place(NamedTuple):
+    """A parsed stream: `scheme` is empty, `fifo`, `file`, `binary` or `binary-v2`."""
+
+    scheme: str
+    path: Path
+    query: Mapping[str, str]
+
+
+def parse(text: str) -> Place | None:
+    """Read a path or URI; None for the empty one.
+
+    Raises:
+        InvalidArgument: an unknown scheme, a relative path, or a NUL.
+    """
+    if not text:
+        return None
+    parts = urlsplit(text) if "://" in text else None
+    scheme, path = (parts.scheme, unquote(parts.path)) if parts else ("", text)
+    if scheme not in {"", "fifo", "file"} | _BINARY:
+        message = f"stream {text!r}: scheme {scheme!r} is not known"
+        raise InvalidArgument(message, remedy="use a path, fifo://, file:// or binary://")
+    if not path.startswith("/") or "\0" in path or (parts and parts.netloc):
+        message = f"stream {text!r} is not an absolute path"
+        raise InvalidArgument(message, remedy="name it from the root, with three slashes in a URI")
+    query = dict(parse_qsl(parts.query, keep_blank_values=True)) if parts else {}
+    return Place(scheme, Path(path), query)
+
+
+class Streams:
+    """Open descriptors of a process: -1 once closed. `stdin_writer` exists for a fifo only."""
+
+    def __init__(self) -> None:
+        """Begin with nothing open."""
+        self.stdin = self.stdout = self.stderr = -1
+        self.stdin_writer: int | None = None
+        self.logger: Spawned | None = None
+
+    def take(self) -> tuple[int, int]:
+        """Give stdin and stdout away, to a console; the rest is still to be closed."""
+        taken = self.stdin, self.stdout
+        self.stdin = self.stdout = -1
+        return taken
+
+    def close(self) -> None:
+        """Close our copies: right after the program was started, and on every failure."""
+        for fd in {self.stdin, self.stdout, self.stderr, self.stdin_writer} - {-1, None}:
+            os.close(fd)  # type: ignore[arg-type]
+        self.stdin = self.stdout = self.stderr = -1
+        self.stdin_writer = None
+
+
+async def open_streams(stdio: Stdio, ref: TaskRef, keeper: KeeperPort) -> Streams:
+    """Open what a process reads and writes; `close()` the result whatever happens.
+
+    With a terminal these are the ends that the console pumps to and from, and stderr is null.
+
+    Raises:
+        InvalidArgument: a stream that cannot be used as written.
+        NotFound: its folder, or a logger program, is not there.
+        DeadlineExceeded: a logger did not say that it is ready.
+    """
+    streams = Streams()
+    stdin, stdout, stderr = _places(stdio)
+    try:
+        _open_stdin(streams, stdin)
+        if stdout and stdout.scheme in _BINARY:
+            await _open_logger(streams, stdout, ref, keeper)
+        else:
+            streams.stdout = _open_output(stdout)
+            streams.stderr = _open_output(stderr)
+    except BaseException:
+        streams.close()
+        raise
+    return streams
+
+
+def _places(stdio: Stdio) -> tuple[Place | None, Place | None, Place | None]:
+    stdin, stdout, stderr = parse(stdio.stdin), parse(stdio.stdout), parse(stdio.stderr)
+    if stdin and stdin.scheme in _BINARY | {"file"}:
+        message = f"stdin cannot be {stdin.scheme}://"
+        raise InvalidArgument(message, remedy="use a path or fifo://")
+    if stdio.terminal:
+        return stdin, stdout, None  # a terminal has one output
+    if stdout and stdout.scheme == "file" and stderr is None:
+        return stdin, stdout, stdout  # as containerd's own log files: both in one
+    if stderr and stderr.scheme in _BINARY and stderr != stdout:
+        message = "a logger takes both streams: name it as stdout"
+        raise InvalidArgument(message)
+    return stdin, stdout, stderr
+
+
+def _open(path: Path, flags: int) -> int:
+    """Open without waiting for anybody, and give a descriptor on which reads and writes wait."""
+    try:
+        fd = os.open(path, flags | _PLAIN, 0o600)
+    except OSError as error:
+        raise typed(error, f"open {path}") from error
+    os.set_blocking(fd, True)
+    return fd
+
+
+def _is_fifo(path: Path) -> bool:
+    try:
+        return stat.S_ISFIFO(path.stat().st_mode)
+    except FileNotFoundError:
+        return False
+    except OSError as error:
+        raise typed(error, f"open {path}") from error
+
+
+def _open_stdin(streams: Streams, place: Place | None) -> None:
+    path = place.path if place else Path("/dev/null")
+    streams.stdin = _open(path, os.O_RDONLY)
+    if stat.S_ISFIFO(os.fstat(streams.stdin).st_mode):
+        streams.stdin_writer = _open(path, os.O_WRONLY)
+
+
+def _open_output(place: Place | None) -> int:
+    if place is None:
+        return _open(Path("/dev/null"), os.O_WRONLY)
+    if _is_fifo(place.path):
+        return _open(place.path, os.O_RDWR)
+    if place.scheme == "fifo":
+        message = f"{place.path} is not a fifo"
+        raise InvalidArgument(message, remedy="make it with mkfifo before the task")
+    if place.scheme == "file":
+        _make_folder(place.path.parent)
+    return _open(place.path, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
+
+
+def _make_folder(path: Path) -> None:
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise typed(error, f"make {path}") from error
+
+
+# Loggers
+
+
+class _Pipes:
+    """The three pipes of a logger; whatever is still open is closed at the end."""
+
+    def __init__(self) -> None:
+        self.out_read, self.out_write = os.pipe2(os.O_CLOEXEC)
+        self.err_read, self.err_write = os.pipe2(os.O_CLOEXEC)
+        self.ready_read, self.ready_write = os.pipe2(os.O_CLOEXEC)
+
+    def give(self, streams: Streams) -> None:
+        streams.stdout, self.out_write = self.out_write, -1
+        streams.stderr, self.err_write = self.err_write, -1
+
+    def close_logger_ends(self) -> None:
+        self._close("out_read", "err_read", "ready_write")
+
+    def close(self) -> None:
+        self.close_logger_ends()
+        self._close("out_write", "err_write", "ready_read")
+
+    def _close(self, *names: str) -> None:
+        for name in names:
+            if (fd := getattr(self, name)) >= 0:
+                os.close(fd)
+                setattr(self, name, -1)
+
+
+async def _open_logger(streams: Streams, place: Place, ref: TaskRef, keeper: KeeperPort) -> None:
+    pipes = _Pipes()
+    try:
+        streams.logger = await _start_logger(place, ref, keeper, pipes)
+        pipes.close_logger_ends()  # or its end would never be seen
+        await _logger_ready(place, pipes.ready_read)
+        pipes.give(streams)
+    except BaseException:
+        if streams.logger:
+            procs.kill(*streams.logger, _SIGKILL)
+        raise
+    finally:
+        pipes.close()
+
+
+async def _start_logger(place: Place, ref: TaskRef, keeper: KeeperPort, pipes: _Pipes) -> Spawned:
+    words = [word for pair in place.query.items() for word in pair if word]
+    null = os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC)
+    try:
+        return await keeper.spawn(
+            [str(place.path), *words],
+            stdin=null,
+            stdout=null,
+            stderr=null,
+            env={"CONTAINER_ID": ref.id, "CONTAINER_NAMESPACE": ref.namespace},
+            pass_fds=[pipes.out_read, pipes.err_read, pipes.ready_write],
+        )
+    finally:
+        os.close(null)
+
+
+async def _logger_ready(place: Place, fd: int) -> None:
+    """Wait for a byte, or (first version of the protocol) for the pipe's end."""
+    os.set_blocking(fd, False)
+    try:
+        async with asyncio.timeout(_READY_S):
+            await procs.readable(fd)
+    except TimeoutError as error:
+        message = f"logger {place.path} was not ready within {_READY_S:.0f} s"
+        raise DeadlineExceeded(
+            message, remedy="it must close descriptor 5, or write to it"
+        ) from error
+    if not os.read(fd, 1) and place.scheme == "binary-v2":
+        message = f"logger {place.path} ended before it was ready"
+        raise FailedPrecondition(message, remedy="read its own log")
+
+
+async def end_logger(logger: Spawned, timeout_s: float = _LOGGER_TERM_S) -> None:
+    """Let the logger of a task that has ended finish; terminate, then kill, when it does not."""
+    for sig in (0, _SIGTERM, _SIGKILL):
+        if sig:
+            procs.kill(*logger, sig)
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(timeout_s):
+                await procs.wait_pidfd(*logger)
+                return

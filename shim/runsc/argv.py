@@ -1,0 +1,170 @@
+"""Command lines of runsc, one pure function per subcommand. Nothing here runs anything."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from shim.model import Value
+
+# runsc takes any id that begins with the given text. '+' is legal in its ids and in none of ours,
+# so with it at the end no id is the beginning of another.
+_END = "+"
+
+
+def runsc_id(task_id: str) -> str:
+    """Return the id that runsc knows a task by."""
+    return task_id + _END
+
+
+class Global(Value):
+    """What stands before the subcommand: the binary, its root directory and top-level flags."""
+
+    binary: str
+    root: str
+    flags: Mapping[str, str] = {}
+
+    def argv(self, command: str, *args: str, log: str = "") -> list[str]:
+        """Join binary, top-level flags, subcommand and its arguments."""
+        top = [f"--{name}={value}" for name, value in sorted(self.flags.items())]
+        logging = [f"--log={log}", "--log-format=json"] if log else []
+        return [self.binary, f"--root={self.root}", *top, *logging, command, *args]
+
+
+class CreateArgs(Value):
+    """`runsc create`."""
+
+    id: str
+    bundle: str
+    pid_file: str
+    console_socket: str = ""
+    user_log: str = ""
+
+    def args(self) -> list[str]:
+        """Build the arguments after the subcommand."""
+        return [
+            f"--bundle={self.bundle}",
+            f"--pid-file={self.pid_file}",
+            *optional("console-socket", self.console_socket),
+            *optional("user-log", self.user_log),
+            runsc_id(self.id),
+        ]
+
+
+class RestoreArgs(Value):
+    """`runsc restore`, always detached."""
+
+    id: str
+    bundle: str
+    pid_file: str
+    image_path: str
+    console_socket: str = ""
+    background: bool = False
+    direct: bool = False
+
+    def args(self) -> list[str]:
+        """Build the arguments after the subcommand."""
+        return [
+            "--detach",
+            f"--bundle={self.bundle}",
+            f"--pid-file={self.pid_file}",
+            f"--image-path={self.image_path}",
+            *optional("console-socket", self.console_socket),
+            *(["--background"] if self.background else []),
+            *(["--direct"] if self.direct else []),
+            runsc_id(self.id),
+        ]
+
+
+class CheckpointArgs(Value):
+    """`runsc checkpoint`: never terminal, for a terminal one that fails kills the workload."""
+
+    id: str
+    image_path: str
+    compression: str = "none"
+    direct: bool = False
+    exclude_zero_pages: bool = False
+    cuda_checkpoint_path: str = ""
+
+    def args(self) -> list[str]:
+        """Build the arguments after the subcommand."""
+        return [
+            "--leave-running",
+            f"--image-path={self.image_path}",
+            *optional("compression", self.compression),
+            *(["--direct"] if self.direct else []),
+            *(["--exclude-committed-zero-pages"] if self.exclude_zero_pages else []),
+            *optional("cuda-checkpoint-path", self.cuda_checkpoint_path),
+            runsc_id(self.id),
+        ]
+
+
+class ExecArgs(Value):
+    """`runsc exec`; with `process` set the OCI process object in that file says what to run."""
+
+    id: str
+    argv: Sequence[str] = ()
+    process: str = ""
+    pid_file: str = ""
+    internal_pid_file: str = ""
+    console_socket: str = ""
+
+    def args(self) -> list[str]:
+        """Build the arguments after the subcommand."""
+        return [
+            *optional("process", self.process),
+            *optional("pid-file", self.pid_file),
+            *optional("internal-pid-file", self.internal_pid_file),
+            *optional("console-socket", self.console_socket),
+            runsc_id(self.id),
+            *self.argv,
+        ]
+
+
+def optional(name: str, value: str) -> list[str]:
+    """Return `--name=value`, or nothing when there is no value."""
+    return [f"--{name}={value}"] if value else []
+
+
+def start(task_id: str) -> list[str]:
+    """Arguments of `runsc start`."""
+    return [runsc_id(task_id)]
+
+
+def kill(task_id: str, signal: int, *, everyone: bool = False, pid: int = 0) -> list[str]:
+    """Arguments of `runsc kill`; `pid` is in the sandbox's root pid namespace."""
+    return [
+        *(["--all"] if everyone else []),
+        *optional("pid", str(pid) if pid else ""),
+        runsc_id(task_id),
+        str(signal),
+    ]
+
+
+def delete(task_id: str) -> list[str]:
+    """Arguments of a forced `runsc delete`."""
+    return ["--force", runsc_id(task_id)]
+
+
+def ps(task_id: str) -> list[str]:
+    """Arguments of `runsc ps`, as a table, which has parents and names (json has pids alone)."""
+    return ["--format=table", runsc_id(task_id)]
+
+
+def events(task_id: str) -> list[str]:
+    """Arguments of one `runsc events` reading."""
+    return ["--stats", runsc_id(task_id)]
+
+
+def update(task_id: str, resources: str) -> list[str]:
+    """Arguments of `runsc update` with LinuxResources in the file `resources`."""
+    return [f"--resources={resources}", runsc_id(task_id)]
+
+
+def wait_restore(task_id: str) -> list[str]:
+    """Arguments of `runsc wait` for a restore's background work, CUDA toggles included."""
+    return ["--restore", runsc_id(task_id)]
+
+
+def simple(task_id: str) -> list[str]:
+    """Arguments of pause, resume and state."""
+    return [runsc_id(task_id)]

@@ -1,0 +1,387 @@
+"""One coroutine per runsc command; each checks first that exactly this container exists."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+from collections.abc import AsyncIterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol
+
+from shim.config import Config
+from shim.errors import DeadlineExceeded, NotFound, RunscError, Unavailable
+from shim.host import procs
+from shim.model import Stats, Value
+from shim.runsc import argv, urpc
+from shim.runsc.argv import CheckpointArgs, CreateArgs, ExecArgs, Global, RestoreArgs, runsc_id
+from shim.runsc.failure import failure, last_error_line, last_log_error
+from shim.runsc.probe import Capabilities
+from shim.runsc.run import Completed, Started, run
+
+_LOG_LIMIT = 1 << 20
+# Who asks for figures asks often: containerd's monitor waits 2 s.
+_STATS_S = 1.5
+# What plain data of another form than expected runs into; OverflowError is int(Infinity).
+_STRANGE = (ValueError, TypeError, KeyError, AttributeError, OverflowError, RecursionError)
+
+
+class Streams(Value):
+    """The three descriptors that a container or exec gets as its own."""
+
+    stdin: int
+    stdout: int
+    stderr: int
+
+
+class Born(Value):
+    """A process of ours on the host: its pid and start time name it for ever."""
+
+    pid: int
+    start: int
+
+
+class Nursery(Protocol):
+    """Who starts what outlives us and knows how it ended: `shim.host.keeper.client.Keeper`."""
+
+    async def spawn(
+        self,
+        argv: Sequence[str],
+        *,
+        stdin: int,
+        stdout: int,
+        stderr: int,
+        cwd: str = "/",
+        env: Mapping[str, str] | None = None,
+        pass_fds: Sequence[int] = (),
+    ) -> Any:
+        """Start a process as a child of the keeper; the answer has `pid` and `start`."""
+
+    async def wait(self, pid: int, start: int) -> Any:
+        """Wait for the end of a process; the answer has `status` and `at`."""
+
+
+class GuestProcess(Value):
+    """A row of `runsc ps`: numbers of the sandbox's root pid namespace."""
+
+    pid: int
+    parent: int
+    command: str
+
+
+def _unreadable(*, command: str) -> RunscError:
+    return RunscError(command, 0, "its answer cannot be read")
+
+
+def parse_ps(text: str) -> list[GuestProcess]:
+    """Read the table of `runsc ps`, whose columns differ by version, by its header.
+
+    Raises:
+        RunscError: it is no such table; a process's name may have a line break in it.
+    """
+    lines = [line for line in text.split("\n") if line.strip()]
+    if not lines:
+        return []
+    try:
+        columns = lines[0].split()
+        at = [columns.index(name) for name in ("PID", "PPID", "CMD")]
+        rows = (line.split(None, len(columns) - 1) for line in lines[1:])
+        found = [[row[index] for index in at] for row in rows]
+        return [
+            GuestProcess(pid=_count(pid), parent=_count(parent), command=command)
+            for pid, parent, command in found
+        ]
+    except (ValueError, IndexError) as error:
+        raise _unreadable(command="ps") from error
+
+
+def _count(text: str) -> int:
+    if not (text.isascii() and text.isdigit()):
+        raise ValueError(text)
+    return int(text)
+
+
+def _row(row: dict[str, Any]) -> GuestProcess:
+    return GuestProcess(pid=int(row["pid"]), parent=int(row["ppid"]), command=str(row["cmd"]))
+
+
+def parse_stats(text: str) -> Stats:
+    """Read one `runsc events -stats` object (the shape of runc's).
+
+    Raises:
+        RunscError: it is no such object.
+    """
+    try:
+        return _stats(json.loads(text).get("data", {}))
+    except _STRANGE as error:
+        raise _unreadable(command="events") from error
+
+
+def _stats(data: dict[str, Any]) -> Stats:
+    cpu = data.get("cpu", {}).get("usage", {})
+    memory = data.get("memory", {}).get("usage", {})
+    return Stats(
+        cpu_usage_ns=int(cpu.get("total", 0)),
+        cpu_user_ns=int(cpu.get("user", 0)),
+        cpu_system_ns=int(cpu.get("kernel", 0)),
+        memory_bytes=int(memory.get("usage", 0)),
+        # The sentry has one figure, of memory that is really there.
+        memory_rss_bytes=int(memory.get("usage", 0)),
+        memory_limit_bytes=int(memory.get("limit", 0)),
+        pids=int(data.get("pids", {}).get("current", 0)),
+    )
+
+
+class _Making(NamedTuple):
+    """A create or restore: what is run, where it tells its pid and its errors, and for how long."""
+
+    command: str
+    args: list[str]
+    pid_file: str
+    log: Path
+    timeout_s: float
+    started: Started | None
+
+
+class Runsc:
+    """The runsc of one namespace: binary, root directory, flags and deadlines."""
+
+    def __init__(
+        self, config: Config, capabilities: Capabilities, root: Path, nursery: Nursery
+    ) -> None:
+        self.capabilities = capabilities
+        self.root = root
+        self._flags = dict(config.runsc.flags)
+        self._timeouts = config.timeouts
+        self._nursery = nursery
+
+    # -- what exists ---------------------------------------------------------------------------
+
+    def exists(self, task_id: str) -> bool:
+        """Whether runsc knows exactly this container."""
+        return any(self.root.glob(f"{runsc_id(task_id)}_sandbox:*.state"))
+
+    def _must_exist(self, task_id: str) -> None:
+        if not self.exists(task_id):
+            message = f"task {task_id}: runsc has no such container"
+            raise NotFound(message)
+
+    def _global(self, *, gpu: bool = False) -> Global:
+        flags = dict(self._flags)
+        if gpu and self.capabilities.nvproxy_flag:
+            flags.setdefault("nvproxy", "true")
+        return Global(binary=self.capabilities.binary, root=str(self.root), flags=flags)
+
+    # -- short commands ------------------------------------------------------------------------
+
+    async def _call(
+        self,
+        task_id: str,
+        command: str,
+        args: list[str],
+        timeout_s: float = 0,
+        started: Started | None = None,
+    ) -> Completed:
+        self._must_exist(task_id)
+        done = await run(
+            self._global().argv(command, *args),
+            timeout_s=timeout_s or self._timeouts.command,
+            started=started,
+        )
+        if done.status != 0:
+            raise failure(
+                command, done.status, last_error_line(done.stderr.decode("utf-8", "replace"))
+            )
+        return done
+
+    async def start(self, task_id: str) -> None:
+        """Start a created container."""
+        await self._call(task_id, "start", argv.start(task_id))
+
+    async def kill(
+        self, task_id: str, signal: int, *, everyone: bool = False, pid: int = 0
+    ) -> None:
+        """Signal the init process, all processes, or one by its number in the root namespace."""
+        await self._call(task_id, "kill", argv.kill(task_id, signal, everyone=everyone, pid=pid))
+
+    async def pause(self, task_id: str) -> None:
+        """Stop the sandbox's processes."""
+        await self._call(task_id, "pause", argv.simple(task_id))
+
+    async def resume(self, task_id: str) -> None:
+        """Let them go on; also makes the sentry run CUDA steps that it still owes."""
+        await self._call(task_id, "resume", argv.simple(task_id), self._timeouts.thaw)
+
+    async def ps(self, task_id: str) -> list[GuestProcess]:
+        """List the processes of the container: by a question to the sentry, else by the command."""
+        self._must_exist(task_id)
+        socket = self.root / f"runsc-{runsc_id(task_id)}.sock"
+        try:
+            rows = await urpc.call(socket, "containerManager.Processes", runsc_id(task_id))
+            return [_row(row) for row in rows]
+        except (Unavailable, *_STRANGE):
+            done = await self._call(task_id, "ps", argv.ps(task_id))
+            return parse_ps(done.stdout.decode("utf-8", "replace"))
+
+    async def stats(self, task_id: str) -> Stats:
+        """Measure the container."""
+        done = await self._call(task_id, "events", argv.events(task_id), _STATS_S)
+        return parse_stats(done.stdout.decode("utf-8", "replace"))
+
+    async def update(self, task_id: str, resources_file: str) -> None:
+        """Apply the LinuxResources in a file."""
+        await self._call(task_id, "update", argv.update(task_id, resources_file))
+
+    async def wait_restore(self, task_id: str, timeout_s: float) -> None:
+        """Wait until a restore is complete: CUDA toggled, all pages loaded."""
+        await self._call(task_id, "wait", argv.wait_restore(task_id), timeout_s)
+
+    async def delete(self, task_id: str) -> None:
+        """Remove the container, running or not; one that is not there is fine."""
+        if not self.exists(task_id):
+            return
+        with contextlib.suppress(NotFound):
+            await self._call(task_id, "delete", argv.delete(task_id))
+
+    async def checkpoint(
+        self, args: CheckpointArgs, *, timeout_s: float, started: Started | None = None
+    ) -> None:
+        """Write an image and leave the container running.
+
+        Cancelling kills the command but not the save: the sentry finishes it (measured), and the
+        next exec or checkpoint waits for that.
+        """
+        await self._call(args.id, "checkpoint", args.args(), timeout_s, started)
+
+    async def exec(
+        self, task_id: str, command: Sequence[str], *, timeout_s: float, internal_pid_file: str
+    ) -> Completed:
+        """Run a program in the container to its end; any exit status is an answer, not an error.
+
+        `internal_pid_file` receives the program's number in the container, for whoever has to end
+        it when this is cancelled: the program outlives `runsc exec`.
+
+        Raises:
+            DeadlineExceeded: it did not end in time; runsc was killed.
+        """
+        self._must_exist(task_id)
+        args = ExecArgs(id=task_id, argv=command, internal_pid_file=internal_pid_file).args()
+        return await run(self._global().argv("exec", *args), timeout_s=timeout_s)
+
+    # -- what outlives us ----------------------------------------------------------------------
+
+    async def create(
+        self,
+        args: CreateArgs,
+        streams: Streams,
+        *,
+        gpu: bool,
+        log: Path,
+        started: Started | None = None,
+    ) -> Born:
+        """Create a container and return its sandbox process; `started` hears runsc's own."""
+        timeout_s = self._timeouts.create
+        making = _Making("create", args.args(), args.pid_file, log, timeout_s, started)
+        return await self._make(making, streams, gpu=gpu)
+
+    async def restore(
+        self,
+        args: RestoreArgs,
+        streams: Streams,
+        *,
+        gpu: bool,
+        log: Path,
+        timeout_s: float,
+        started: Started | None = None,
+    ) -> Born:
+        """Make a container from an image; returns when it runs, CUDA not yet thawed."""
+        making = _Making("restore", args.args(), args.pid_file, log, timeout_s, started)
+        return await self._make(making, streams, gpu=gpu)
+
+    async def _make(self, making: _Making, streams: Streams, *, gpu: bool) -> Born:
+        making.log.unlink(missing_ok=True)
+        whole = self._global(gpu=gpu).argv(making.command, *making.args, log=str(making.log))
+        async with self._spawned(whole, streams) as child:
+            if making.started is not None:
+                making.started(child.pid, child.start)
+            status = await self._ended(child, making.command, making.timeout_s)
+        if status != 0:
+            raise failure(making.command, status, last_error(making.log))
+        return self._born(making.command, Path(making.pid_file))
+
+    @contextlib.asynccontextmanager
+    async def _spawned(self, whole: list[str], streams: Streams) -> AsyncIterator[Any]:
+        """Start through the nursery; leaving early kills the command by its exact pid."""
+        child = await self._nursery.spawn(
+            whole, stdin=streams.stdin, stdout=streams.stdout, stderr=streams.stderr
+        )
+        try:
+            yield child
+        except BaseException:  # failed, cancelled, or it could not be written down
+            procs.kill(child.pid, child.start, 9)
+            await asyncio.shield(self._nursery.wait(child.pid, child.start))
+            raise
+
+    async def _ended(self, child: Any, command: str, timeout_s: float) -> int:
+        try:
+            async with asyncio.timeout(timeout_s):
+                ended = await self._nursery.wait(child.pid, child.start)
+        except TimeoutError as error:
+            message = f"runsc {command} did not end in {timeout_s:g} s"
+            raise DeadlineExceeded(message) from error
+        return int(ended.status)
+
+    def _born(self, command: str, pid_file: Path) -> Born:
+        try:
+            pid = int(pid_file.read_text("ascii"))
+        except (OSError, ValueError) as error:
+            raise RunscError(command, 0, "it left no pid file") from error
+        return Born(pid=pid, start=procs.start_time(pid) or 0)
+
+    async def start_member(self, task_id: str, streams: Streams, log: Path) -> None:
+        """Start a container that shares a sandbox: it gets its streams now, not at create."""
+        self._must_exist(task_id)
+        log.unlink(missing_ok=True)
+        command = "start"
+        whole = self._global().argv(command, *argv.start(task_id), log=str(log))
+        async with self._spawned(whole, streams) as child:
+            status = await self._ended(child, command, self._timeouts.create)
+        if status != 0:
+            raise failure(command, status, last_error(log))
+
+    async def wait_spawn(self, task_id: str, streams: Streams) -> Born:
+        """Start a `runsc wait`, which prints how the container ended when it has."""
+        self._must_exist(task_id)
+        child = await self._nursery.spawn(
+            self._global().argv("wait", runsc_id(task_id)),
+            stdin=streams.stdin,
+            stdout=streams.stdout,
+            stderr=streams.stderr,
+        )
+        return Born(pid=child.pid, start=child.start)
+
+    async def exec_spawn(self, args: ExecArgs, streams: Streams, log: Path) -> Born:
+        """Start an attached exec; the runsc process lives as long and ends with its exit status."""
+        self._must_exist(args.id)
+        child = await self._nursery.spawn(
+            self._global().argv("exec", *args.args(), log=str(log)),
+            stdin=streams.stdin,
+            stdout=streams.stdout,
+            stderr=streams.stderr,
+        )
+        return Born(pid=child.pid, start=child.start)
+
+
+def last_error(log: Path) -> str:
+    """Return the newest error of a runsc log file; empty when there is none."""
+    return last_log_error(_read_log(log))
+
+
+def _read_log(log: Path) -> str:
+    try:
+        with log.open("rb") as file:
+            file.seek(0, 2)
+            file.seek(max(0, file.tell() - _LOG_LIMIT))
+            return file.read().decode("utf-8", "replace")
+    except OSError:
+        return ""

@@ -1,0 +1,141 @@
+"""One container's inside: run a program there with a deadline that also holds inside."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import re
+import secrets
+import tempfile
+from collections.abc import Coroutine, Sequence
+from pathlib import Path
+from typing import Any, Self
+
+from shim.errors import CryoError, DeadlineExceeded, NotFound
+from shim.host import files
+from shim.runsc.client import GuestProcess, Runsc
+from shim.runsc.failure import failure, last_error_line
+from shim.runsc.run import Completed
+
+# runsc's own exit status for its own failures; a guest program may use it too.
+_RUNSC_FAILED = 128
+# How runsc's own complaints about an exec begin, and which of them are about the program's name.
+_RUNSC_SAYS = re.compile(
+    rb"(executing processes for container|(FetchSpec failed: )?loading container): "
+)
+_NO_PROGRAM = (b"failed to load ", b"error finding executable ")
+_KILL = 9
+_PID_MAX = 32
+_ROOM_BYTES = 64 << 10
+_POLL_S = 0.005
+# How long runsc may take until the program it starts has a number.
+_BEGIN_S = 2.0
+
+
+class ContainerGuest:
+    """Runs programs in one container by `runsc exec`."""
+
+    def __init__(self, runsc: Runsc, task_id: str, scratch: Path) -> None:
+        self._runsc = runsc
+        self._id = task_id
+        self._scratch = scratch
+
+    async def run(self, argv: Sequence[str], *, timeout_s: float) -> Completed:
+        """Run a program to its end; its exit status is an answer.
+
+        Raises:
+            DeadlineExceeded: it did not end in time; it was killed inside the container too, for
+                killing `runsc exec` alone leaves it behind (measured on both versions).
+            NotFound: the image has no such program.
+            CryoError: runsc could not run anything; the container may be paused or gone.
+        """
+        with _PidFile(self._scratch) as pid_file:
+            work = asyncio.ensure_future(
+                self._runsc.exec(
+                    self._id, argv, timeout_s=timeout_s, internal_pid_file=str(pid_file.path)
+                )
+            )
+            try:
+                done = await asyncio.shield(work)
+            except (DeadlineExceeded, asyncio.CancelledError):
+                await _to_its_end(self._break_off(work, pid_file))
+                raise
+        if done.status == _RUNSC_FAILED and _RUNSC_SAYS.match(done.stderr):
+            raise _refusal(argv[0], done.stderr)
+        return done
+
+    async def ps(self) -> list[GuestProcess]:
+        """List the container's processes."""
+        return await self._runsc.ps(self._id)
+
+    async def end(self, pid: int) -> None:
+        """Kill one process by its number in `ps`; gone already is fine."""
+        try:
+            await self._runsc.kill(self._id, _KILL, pid=pid)
+        except CryoError:
+            if any(row.pid == pid for row in await self.ps()):
+                raise
+
+    async def settle(self) -> None:
+        """Make the sentry run the CUDA steps it still owes after a save that failed.
+
+        It keeps them until the next resume (pkg/sentry/control/state.go, PostResume), so one pause
+        and one resume are enough, and do nothing when it owes none. A pause that fails is none
+        that was not there: whoever was killed here before us has left the sandbox paused.
+        """
+        with contextlib.suppress(CryoError):
+            await self._runsc.pause(self._id)
+        await self._runsc.resume(self._id)
+
+    async def _break_off(self, work: asyncio.Future[Completed], pid_file: _PidFile) -> None:
+        """End runsc and the program; runsc first says who that is, or that it was never begun."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_BEGIN_S):
+                while not work.done() and not pid_file.read():  # noqa: ASYNC110 - runsc writes it
+                    await asyncio.sleep(_POLL_S)
+        work.cancel()
+        await asyncio.wait({work})
+        pid = pid_file.read()
+        if pid:
+            with contextlib.suppress(CryoError):  # the sandbox is gone, and all in it
+                await self.end(pid)
+
+
+async def _to_its_end(work: Coroutine[Any, Any, None]) -> None:
+    """Wait for work that must not be broken off, however often the caller is cancelled."""
+    task = asyncio.ensure_future(work)
+    while not task.done():
+        with contextlib.suppress(asyncio.CancelledError):
+            await asyncio.wait({task})
+    task.result()
+
+
+class _PidFile:
+    """A file that runsc writes a number to; some versions make a new one and rename it."""
+
+    def __init__(self, scratch: Path) -> None:
+        # An undo must not fail because our own folder has no room left.
+        roomy = files.free_bytes(scratch) >= _ROOM_BYTES
+        folder = scratch if roomy else Path(tempfile.gettempdir())
+        self.path = folder / f"exec-{secrets.token_hex(8)}"
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_raised: object) -> None:
+        self.path.unlink(missing_ok=True)
+
+    def read(self) -> int:
+        """Return the number, 0 when there is none yet."""
+        try:
+            text = files.read_bounded(self.path, _PID_MAX).decode("ascii", "replace").strip()
+        except NotFound:
+            return 0
+        return int(text) if text.isascii() and text.isdigit() else 0
+
+
+def _refusal(program: str, said: bytes) -> CryoError:
+    if any(sign in said for sign in _NO_PROGRAM):
+        message = f"the image has no program {program}"
+        return NotFound(message)
+    return failure("exec", _RUNSC_FAILED, last_error_line(said.decode("utf-8", "replace")))

@@ -1,0 +1,168 @@
+"""What this runsc can do, found by asking it and kept by the identity of its binary."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import re
+import shutil
+from pathlib import Path
+
+from shim.errors import Unavailable
+from shim.model import Value
+from shim.runsc.run import run
+
+_FLAG = re.compile(r"(?:^|\s)-([a-z][a-z0-9-]*)(?:[ =]|$)", re.MULTILINE)
+_PROBE_TIMEOUT_S = 20.0
+# What an unversioned build (go build of the module) calls itself.
+UNVERSIONED = "VERSION_MISSING"
+
+
+class Capabilities(Value):
+    """The subcommand flags of one runsc build, and what follows from them."""
+
+    binary: str
+    identity: tuple[int, ...]
+    version: str
+    checkpoint_flags: frozenset[str]
+    restore_flags: frozenset[str]
+    wait_flags: frozenset[str]
+    top_flags: frozenset[str]
+    commands: frozenset[str]
+
+    @property
+    def builtin_cuda(self) -> bool:
+        """Whether `runsc checkpoint` can run cuda-checkpoint itself (since 2026-06)."""
+        return "cuda-checkpoint-path" in self.checkpoint_flags
+
+    @property
+    def direct(self) -> bool:
+        """Whether images can be written and read with O_DIRECT."""
+        return "direct" in self.checkpoint_flags and "direct" in self.restore_flags
+
+    @property
+    def background(self) -> bool:
+        """Whether a restore may return before all pages are loaded (since 2024-09)."""
+        return "background" in self.restore_flags
+
+    @property
+    def wait_restore(self) -> bool:
+        """Whether the end of a restore can be waited for (since 2025-04)."""
+        return "restore" in self.wait_flags
+
+    @property
+    def saves_execs(self) -> bool:
+        """Whether an image made with a live exec session restores.
+
+        True since release 20250304 (gvisor#11439); `wait -restore` came one release later and is
+        what can be seen from outside.
+        """
+        return self.wait_restore
+
+    @property
+    def saves_host_sockets(self) -> bool:
+        """Whether a save cuts connections to host sockets; older builds refuse to save."""
+        return self.wait_restore
+
+    @property
+    def update(self) -> bool:
+        """Whether there is `runsc update` (since 2026-01)."""
+        return "update" in self.commands
+
+    @property
+    def nvproxy_flag(self) -> bool:
+        """Whether there is `--nvproxy` at all (since 2023)."""
+        return "nvproxy" in self.top_flags
+
+
+def parse_flags(help_text: str) -> frozenset[str]:
+    """Collect the flag names of a Go help text; on `wait` the first stands on the usage line."""
+    return frozenset(_FLAG.findall(help_text))
+
+
+def parse_version(text: str) -> str:
+    """Return the version out of `runsc --version`."""
+    match = re.search(r"runsc version (\S+)", text)
+    return match.group(1) if match else UNVERSIONED
+
+
+def find_binary(name: str) -> str:
+    """Resolve a program name to an absolute real path.
+
+    Raises:
+        Unavailable: it is not there or not executable.
+    """
+    found = shutil.which(name)
+    if found is None:
+        message = f"{name}: no such program"
+        raise Unavailable(
+            message, remedy="install gVisor's runsc, or set runsc.binary in config.toml"
+        )
+    return os.path.realpath(found)
+
+
+def identity(path: str) -> tuple[int, ...]:
+    """Return what changes when a binary is replaced: device, inode, size, modification time."""
+    status = Path(path).stat()
+    return (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns)
+
+
+async def _ask(binary: str, *args: str) -> str:
+    done = await run([binary, *args], timeout_s=_PROBE_TIMEOUT_S)
+    return (done.stdout + b"\n" + done.stderr).decode("utf-8", "replace")
+
+
+async def probe(name: str) -> Capabilities:
+    """Ask a runsc what it can do: six calls side by side, some 20 ms.
+
+    Raises:
+        Unavailable: there is no such program, or it does not answer as runsc does.
+    """
+    binary = find_binary(name)
+    seen = identity(binary)
+    version, top, commands, checkpoint, restore, wait = await asyncio.gather(
+        _ask(binary, "--version"),
+        _ask(binary, "flags"),
+        _ask(binary, "help"),
+        _ask(binary, "help", "checkpoint"),
+        _ask(binary, "help", "restore"),
+        _ask(binary, "help", "wait"),
+    )
+    if "image-path" not in parse_flags(checkpoint):
+        message = f"{binary} does not answer like runsc"
+        raise Unavailable(message, remedy="set runsc.binary in config.toml")
+    return Capabilities(
+        binary=binary,
+        identity=seen,
+        version=parse_version(version),
+        checkpoint_flags=parse_flags(checkpoint),
+        restore_flags=parse_flags(restore),
+        wait_flags=parse_flags(wait),
+        top_flags=parse_flags(top),
+        commands=frozenset(re.findall(r"^\t([a-z-]+) ", commands, re.MULTILINE)),
+    )
+
+
+class Prober:
+    """Keeps the answer until the binary changes."""
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+        self._known: Capabilities | None = None
+        self._lock = asyncio.Lock()
+
+    async def capabilities(self) -> Capabilities:
+        """Return what the configured runsc can do.
+
+        Raises:
+            Unavailable: there is no such program, or it does not answer as runsc does.
+        """
+        async with self._lock:
+            known = self._known
+            if known is None or self._replaced(known):
+                known = self._known = await probe(self._name)
+            return known
+
+    def _replaced(self, known: Capabilities) -> bool:
+        binary = find_binary(self._name)
+        return binary != known.binary or identity(binary) != known.identity

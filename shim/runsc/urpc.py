@@ -1,0 +1,67 @@
+"""A question to the sentry over its control socket: a hundred times faster than a runsc command.
+
+The wire is runsc's own and not documented (pkg/urpc/urpc.go; the core set of methods has not
+changed from 2022 to 2026), so only a read is done this way, and whatever is not as expected makes
+the caller use the command instead.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from pathlib import Path
+from typing import Any
+
+from shim.errors import Unavailable
+
+_TIMEOUT_S = 2.0
+_LIMIT_BYTES = 4 << 20
+# What a unix socket's address holds; runsc puts its socket elsewhere when the path is longer.
+_PATH_LIMIT = 107
+
+
+async def call(path: Path, method: str, argument: object) -> Any:
+    """Call a method of the sentry and return its result.
+
+    Raises:
+        Unavailable: no socket, no answer in time, an error, or an answer of another form.
+    """
+    if len(str(path)) > _PATH_LIMIT:
+        message = f"{path} is too long for a socket"
+        raise Unavailable(message)
+    try:
+        async with asyncio.timeout(_TIMEOUT_S):
+            return await _exchange(path, {"method": method, "arg": argument})
+    except (OSError, TimeoutError, ValueError, RecursionError) as error:
+        message = f"the sentry does not answer {method}: {error}"
+        raise Unavailable(message) from error
+
+
+async def _exchange(path: Path, request: dict[str, object]) -> Any:
+    reader, writer = await asyncio.open_unix_connection(path, limit=_LIMIT_BYTES)
+    try:
+        writer.write(json.dumps(request).encode())
+        await writer.drain()
+        answer = await _document(reader)
+    finally:
+        writer.close()
+    if not isinstance(answer, dict) or answer.get("success") is not True:
+        message = f"it answered {str(answer)[:200]}"
+        raise ValueError(message)
+    return answer.get("result")
+
+
+async def _document(reader: asyncio.StreamReader) -> Any:
+    """Read one JSON document: nothing on the wire says where it ends but its own form."""
+    decoder = json.JSONDecoder()
+    text = ""
+    while len(text) < _LIMIT_BYTES:
+        data = await reader.read(_LIMIT_BYTES)
+        text += data.decode("utf-8", "replace")
+        try:
+            return decoder.raw_decode(text)[0]
+        except ValueError:
+            if not data:
+                raise
+    message = "the answer is too long"
+    raise ValueError(message)

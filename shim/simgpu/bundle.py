@@ -1,0 +1,103 @@
+"""Writes the bundle of a workload: config.json on a rootfs that is the host's own, read only."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from shim.simgpu import tools
+from shim.simgpu.guest import names
+from shim.simgpu.guest.worker import Settings
+
+__all__ = ["CONTROL", "Settings", "foreign_mounts", "spec", "workload_argv", "write"]
+
+# What the spec of a container with a GPU has; gVisor replaces it by its own.
+CONTROL = {
+    "path": names.CONTROL_NODE,
+    "type": "c",
+    "major": 195,
+    "minor": 255,
+    "fileMode": 0o666,
+    "uid": 0,
+    "gid": 0,
+}
+_NAMESPACES = ("pid", "mount", "ipc", "uts", "network")
+
+
+def workload_argv(*arguments: str) -> list[str]:
+    """Return the command of a workload program inside the container."""
+    return [tools.interpreter(), "-ISB", f"{names.CODE_DIR}/workload.py", *arguments]
+
+
+def _bind(source: Path | str, destination: str, *options: str) -> dict[str, Any]:
+    chosen = ["bind", *(options or ("ro",))]
+    return {"destination": destination, "type": "bind", "source": str(source), "options": chosen}
+
+
+def foreign_mounts() -> list[str]:
+    """Return the mount points, other than `/`, that the host's Python needs files of.
+
+    The rootfs is `/` bound without what is mounted on it.
+    """
+    needed = {os.path.realpath(sys.base_prefix), os.path.realpath(sys.base_exec_prefix)}
+    needed |= {os.path.realpath(path) for path in ("/usr", "/lib", "/lib64") if Path(path).exists()}
+    needed.add(str(Path(tools.interpreter()).parent))
+    hidden = {path for path in needed if path.startswith("/tmp/")}  # noqa: S108  # a tmpfs there
+    points = {_mount_point(path) for path in needed - hidden}
+    return sorted((points | hidden) - {"/"})
+
+
+def _mount_point(path: str) -> str:
+    while not os.path.ismount(path):
+        path = str(Path(path).parent)
+    return path
+
+
+def spec(
+    rootfs: Path,
+    code: Path,
+    device: Path,
+    settings: Settings,
+    *,
+    hostname: str,
+    tool: Path | None = None,
+    readonly: bool = True,
+) -> dict[str, Any]:
+    """Return the OCI spec of a workload; `tool` is bind-mounted where the product would put it."""
+    mounts: list[dict[str, Any]] = [
+        {"destination": "/proc", "type": "proc", "source": "proc"},
+        {"destination": "/dev", "type": "tmpfs", "source": "tmpfs"},
+        {"destination": "/tmp", "type": "tmpfs", "source": "tmpfs"},  # noqa: S108  # the guest's
+        _bind(code, names.CODE_DIR),
+        _bind(device, names.DEVICE_DIR, "rw"),
+    ]
+    mounts += [_bind(point, point) for point in foreign_mounts()]
+    if tool is not None:
+        mounts.append(_bind(tool, names.TOOL))
+    return {
+        "ociVersion": "1.0.2",
+        "hostname": hostname,
+        "process": {
+            "user": {"uid": 0, "gid": 0},
+            "args": workload_argv(json.dumps(asdict(settings))),
+            "env": ["PATH=/usr/bin:/bin"],
+            "cwd": "/",
+        },
+        "root": {"path": str(rootfs), "readonly": readonly},
+        "mounts": mounts,
+        "linux": {
+            "devices": [],
+            "namespaces": [{"type": kind} for kind in _NAMESPACES],
+        },
+    }
+
+
+def write(folder: Path, content: dict[str, Any]) -> Path:
+    """Write the bundle; return its folder."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "config.json").write_text(json.dumps(content, indent=1), "utf-8")
+    return folder

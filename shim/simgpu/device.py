@@ -1,0 +1,362 @@
+"""The simulated device: a host process that owns "device memory" and serves it on a unix socket.
+
+Memory lives as long as the connection of the client that took it, as on a GPU. It also keeps the
+faults that the stand-in tool asks for, and the log of the tool's calls.
+
+Run by `shim.simgpu.simulation`, or by hand:
+
+    python -m shim.simgpu.device --socket /tmp/x/device.sock --capacity-bytes 4294967296
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import itertools
+import os
+import socket
+import struct
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from shim.simgpu import sandboxes
+from shim.simgpu.fault import Fault
+from shim.simgpu.guest import frames, pattern
+from shim.simgpu.guest.client import DeviceError
+from shim.simgpu.sandboxes import Origin
+
+_CALLS_MAX = 10_000
+_CREDENTIALS = struct.Struct("3i")
+
+Header = dict[str, Any]
+Answer = tuple[Header, bytes]
+
+
+@dataclass
+class Allocation:
+    """A range of device memory; `lock` makes each operation on it whole."""
+
+    owner: int
+    key: str
+    memory: bytearray
+    generation: int
+    lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def launch(self, generation: int) -> None:
+        """Rewrite one slot.
+
+        Raises:
+            DeviceError: not the next generation: a step was lost or done twice.
+        """
+        with self.lock:
+            if generation != self.generation + 1:
+                message = f"launch of generation {generation} after {self.generation}"
+                raise DeviceError(message)
+            slot = pattern.slot_of(len(self.memory), generation)
+            at = slot * pattern.SLOT
+            self.memory[at : at + pattern.SLOT] = pattern.block(self.key, slot, generation)
+            self.generation = generation
+
+
+@dataclass
+class Client:
+    """A connection. `pid` is its own number inside the container, `sandbox` the host's."""
+
+    origin: Origin
+    pid: int = 0
+    name: str = ""
+
+
+class Memory:
+    """All device memory, its owners and its limit."""
+
+    def __init__(self, capacity_bytes: int) -> None:
+        self.capacity_bytes = capacity_bytes
+        self.reserved_bytes = 0
+        self._lock = threading.Lock()
+        self._handles = itertools.count(1)
+        self._live: dict[int, Allocation] = {}
+
+    def used_bytes(self) -> int:
+        """Return how much is taken."""
+        return self.reserved_bytes + sum(len(a.memory) for a in list(self._live.values()))
+
+    def alloc(self, owner: int, key: str, size: int, generation: int) -> int:
+        """Take memory.
+
+        Raises:
+            DeviceError: out of memory.
+        """
+        pattern.slots(size)
+        with self._lock:
+            if self.used_bytes() + size > self.capacity_bytes:
+                raise DeviceError("out of memory")  # noqa: EM101  # CUDA's own words
+            handle = next(self._handles)
+            self._live[handle] = Allocation(owner, key, bytearray(size), generation)
+            return handle
+
+    def find(self, owner: int, handle: object) -> Allocation:
+        """Return a client's own allocation.
+
+        Raises:
+            DeviceError: it has no such.
+        """
+        found = self._live.get(handle) if isinstance(handle, int) else None
+        if found is None or found.owner != owner:
+            raise DeviceError("invalid argument")  # noqa: EM101  # CUDA's own words
+        return found
+
+    def free(self, handle: int) -> None:
+        """Give one allocation back."""
+        with self._lock:
+            self._live.pop(handle, None)
+
+    def free_all(self, owner: int) -> None:
+        """Give back everything of a client that is gone."""
+        with self._lock:
+            for handle in [h for h, a in self._live.items() if a.owner == owner]:
+                del self._live[handle]
+
+    def by_owner(self) -> dict[int, int]:
+        """Return the bytes that each client holds."""
+        held: dict[int, int] = {}
+        for allocation in list(self._live.values()):
+            held[allocation.owner] = held.get(allocation.owner, 0) + len(allocation.memory)
+        return held
+
+    def described(self) -> list[Header]:
+        """Return every allocation with its key, generation and digest, as the device sees it."""
+        found = []
+        for allocation in list(self._live.values()):
+            with allocation.lock:
+                digest = pattern.digest([allocation.memory])
+                generation = allocation.generation
+            found.append(
+                {
+                    "owner": allocation.owner,
+                    "key": allocation.key,
+                    "bytes": len(allocation.memory),
+                    "generation": generation,
+                    "digest": digest,
+                }
+            )
+        return found
+
+
+class Script:
+    """The faults that are armed, and the calls of the tool so far."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._armed: list[tuple[Fault, itertools.count[int]]] = []
+        self.calls: list[Header] = []
+
+    def arm(self, faults: list[Fault]) -> None:
+        """Replace all faults; counting starts again."""
+        with self._lock:
+            self._armed = [(fault, itertools.count(1)) for fault in faults]
+
+    def ask(self, action: str, pid: int, task: str, via: str) -> str:
+        """Note a call of the tool and return the fault to suffer as a line; empty is none."""
+        call = {"action": action, "pid": pid, "task": task, "via": via, "at_s": time.monotonic()}
+        with self._lock:
+            if len(self.calls) < _CALLS_MAX:
+                self.calls.append(call)
+            chosen = ""
+            for fault, count in self._armed:
+                if fault.matches(action, pid, task) and fault.due(next(count)) and not chosen:
+                    chosen = fault.line()
+            return chosen
+
+
+class Device:
+    """Everything that clients can ask for: one method per operation."""
+
+    def __init__(self, capacity_bytes: int) -> None:
+        self.memory = Memory(capacity_bytes)
+        self.script = Script()
+        self.clients: dict[int, Client] = {}
+        self._operations: dict[str, Callable[[int, Header, bytearray], Answer]] = {
+            "hello": self._hello,
+            "alloc": self._alloc,
+            "free": self._free,
+            "write": self._write,
+            "read": self._read,
+            "launch": self._launch,
+            "digest": self._digest,
+            "tool": self._tool,
+            "stats": self._stats,
+            "faults": self._faults,
+            "calls": self._calls,
+            "limits": self._limits,
+        }
+
+    def answer(self, client: int, header: Header, payload: bytearray) -> Answer:
+        """Do one operation; a refusal is an answer with `error`."""
+        operation = self._operations.get(str(header.get("op")))
+        try:
+            if operation is None:
+                return {"error": "not supported"}, b""
+            return operation(client, header, payload)
+        except DeviceError as error:
+            return {"error": str(error)}, b""
+        except (KeyError, TypeError, ValueError):
+            return {"error": "invalid argument"}, b""
+
+    def gone(self, client: int) -> None:
+        """Free what a client held."""
+        self.memory.free_all(client)
+        self.clients.pop(client, None)
+
+    def _hello(self, client: int, header: Header, _: bytearray) -> Answer:
+        self.clients[client].pid = int(header["pid"])
+        self.clients[client].name = str(header.get("name", ""))[:64]
+        return {}, b""
+
+    def _alloc(self, client: int, header: Header, _: bytearray) -> Answer:
+        size, generation = int(header["bytes"]), int(header["generation"])
+        return {"handle": self.memory.alloc(client, str(header["key"]), size, generation)}, b""
+
+    def _free(self, client: int, header: Header, _: bytearray) -> Answer:
+        self.memory.find(client, header["handle"])
+        self.memory.free(header["handle"])
+        return {}, b""
+
+    def _write(self, client: int, header: Header, payload: bytearray) -> Answer:
+        allocation = self.memory.find(client, header["handle"])
+        offset = _range(allocation, header["offset"], len(payload))
+        with allocation.lock:
+            allocation.memory[offset : offset + len(payload)] = payload
+        return {}, b""
+
+    def _read(self, client: int, header: Header, _: bytearray) -> Answer:
+        allocation, size = self.memory.find(client, header["handle"]), int(header["bytes"])
+        offset = _range(allocation, header["offset"], size)
+        with allocation.lock:
+            return {}, bytes(allocation.memory[offset : offset + size])
+
+    def _launch(self, client: int, header: Header, _: bytearray) -> Answer:
+        self.memory.find(client, header["handle"]).launch(int(header["generation"]))
+        return {}, b""
+
+    def _digest(self, client: int, header: Header, _: bytearray) -> Answer:
+        allocation = self.memory.find(client, header["handle"])
+        with allocation.lock:
+            return {"digest": pattern.digest([allocation.memory])}, b""
+
+    def _tool(self, client: int, header: Header, _: bytearray) -> Answer:
+        action, pid = str(header["action"])[:32], int(header["pid"])
+        task, via = self.clients[client].origin.task, str(header.get("via", ""))[:32]
+        return {}, self.script.ask(action, pid, task, via).encode()
+
+    def _stats(self, _client: int, _header: Header, _: bytearray) -> Answer:
+        held = self.memory.by_owner()
+        clients = [
+            {
+                "pid": client.pid,
+                "name": client.name,
+                **_sandbox(client.origin),
+                "bytes": held.get(number, 0),
+                "id": number,
+            }
+            for number, client in list(self.clients.items())
+        ]
+        used = self.memory.used_bytes()
+        answer = {"capacity_bytes": self.memory.capacity_bytes, "used_bytes": used}
+        detail = {"allocations": self.memory.described()} if _header.get("detail") else {}
+        return {**answer, "clients": clients, **detail}, b""
+
+    def _faults(self, _client: int, header: Header, _: bytearray) -> Answer:
+        self.script.arm([Fault(**fault) for fault in header["faults"]])
+        return {}, b""
+
+    def _calls(self, _client: int, header: Header, _: bytearray) -> Answer:
+        calls = list(self.script.calls)
+        if header.get("clear"):
+            self.script.calls.clear()
+        return {"calls": calls[-1000:]}, b""
+
+    def _limits(self, _client: int, header: Header, _: bytearray) -> Answer:
+        self.memory.capacity_bytes = int(header.get("capacity", self.memory.capacity_bytes))
+        self.memory.reserved_bytes = int(header.get("reserved", self.memory.reserved_bytes))
+        return {}, b""
+
+
+def _sandbox(origin: Origin) -> Header:
+    return {"sandbox": origin.pid, "task": origin.task}
+
+
+def _range(allocation: Allocation, offset: object, size: int) -> int:
+    """Return the offset of a range that lies inside an allocation.
+
+    Raises:
+        DeviceError: it does not.
+    """
+    if isinstance(offset, int) and offset >= 0 and 0 <= size <= len(allocation.memory) - offset:
+        return offset
+    raise DeviceError("invalid argument")  # noqa: EM101  # CUDA's own words
+
+
+def _peer(connection: socket.socket) -> int:
+    """Return the host pid of the other side: for a sandbox, of its sentry or gofer."""
+    raw = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
+    pid: int = _CREDENTIALS.unpack(raw)[0]
+    return pid
+
+
+class Server:
+    """Serves a device on a unix socket, a thread per connection."""
+
+    def __init__(self, device: Device, path: Path) -> None:
+        self._device = device
+        self._numbers = itertools.count(1)
+        self._listener = socket.socket(socket.AF_UNIX)
+        self._listener.bind(str(path))
+        path.chmod(0o666)  # a workload need not be root
+        self._listener.listen(64)
+
+    def serve(self) -> None:
+        """Accept until the listener is closed."""
+        while True:
+            try:
+                connection, _ = self._listener.accept()
+            except OSError:
+                return
+            threading.Thread(target=self._one, args=(connection,), daemon=True).start()
+
+    def close(self) -> None:
+        """Stop accepting."""
+        with contextlib.suppress(OSError):
+            self._listener.shutdown(socket.SHUT_RDWR)
+        self._listener.close()
+
+    def _one(self, connection: socket.socket) -> None:
+        number = next(self._numbers)
+        self._device.clients[number] = Client(sandboxes.origin(_peer(connection)))
+        gone = (OSError, EOFError, ValueError, frames.Malformed)
+        try:
+            with connection, contextlib.suppress(*gone):
+                while True:
+                    header, payload = frames.receive(connection)
+                    frames.send(connection, *self._device.answer(number, header, payload))
+        finally:
+            self._device.gone(number)
+
+
+def main() -> None:
+    """Serve until killed."""
+    parser = argparse.ArgumentParser(prog="simgpu-device", description="The simulated GPU.")
+    parser.add_argument("--socket", type=Path, required=True)
+    parser.add_argument("--capacity-bytes", type=int, default=4 << 30)
+    options = parser.parse_args()
+    server = Server(Device(options.capacity_bytes), options.socket)
+    os.write(1, b"ready\n")
+    server.serve()
+
+
+if __name__ == "__main__":
+    main()

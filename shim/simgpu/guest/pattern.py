@@ -1,0 +1,69 @@
+"""Memory whose every byte at every moment is known: a pure function of key, size and generation.
+
+Memory is a ring of slots. Generation `g` rewrites one slot, the one after that of `g - 1`; so at
+generation G a slot holds what its last rewrite up to G wrote, and a memory that lost a step, did
+one twice or mixes two moments differs from `expected(key, size, G)`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Iterator
+
+SLOT = 1 << 16
+
+
+def slots(size: int) -> int:
+    """Return how many slots a memory of `size` bytes has.
+
+    Raises:
+        ValueError: `size` is no positive multiple of a slot.
+    """
+    if size <= 0 or size % SLOT:
+        message = f"{size} bytes is no multiple of {SLOT}"
+        raise ValueError(message)
+    return size // SLOT
+
+
+def slot_of(size: int, generation: int) -> int:
+    """Return which slot a generation rewrites."""
+    return (generation - 1) % slots(size)
+
+
+def block(key: str, slot: int, generation: int) -> bytes:
+    """Return what a generation writes into a slot; generation 0 is the first filling."""
+    return hashlib.shake_128(f"{key}/{slot}/{generation}".encode()).digest(SLOT)
+
+
+def last_write(size: int, slot: int, generation: int) -> int:
+    """Return the latest generation up to `generation` that rewrote `slot`; 0 for the filling."""
+    return max(0, generation - (generation - 1 - slot) % slots(size))
+
+
+def expected_slot(key: str, size: int, slot: int, generation: int) -> bytes:
+    """Return what a slot must hold at a generation."""
+    return block(key, slot, last_write(size, slot, generation))
+
+
+def expected(key: str, size: int, generation: int) -> Iterator[bytes]:
+    """Give what the whole memory must hold at a generation, slot by slot."""
+    for slot in range(slots(size)):
+        yield expected_slot(key, size, slot, generation)
+
+
+def digest(pieces: Iterable[bytes | bytearray]) -> str:
+    """Return the name of some content."""
+    total = hashlib.blake2b(digest_size=16)
+    for piece in pieces:
+        total.update(piece)
+    return total.hexdigest()
+
+
+def expected_digest(key: str, size: int, generation: int) -> str:
+    """Return the digest that a whole memory must have at a generation.
+
+    Example:
+        >>> expected_digest("k", SLOT, 0) == digest([block("k", 0, 0)])
+        True
+    """
+    return digest(expected(key, size, generation))

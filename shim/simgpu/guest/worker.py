@@ -1,0 +1,276 @@
+"""One process of the workload: it changes what it holds all the time and checks every byte of it.
+
+It holds CPU memory, a file, and with a GPU device memory. Each step makes one generation of all of
+them. After each step the slot that is oldest is read back and compared with what it must be.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import socket
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from shim.simgpu.guest import names, pattern
+from shim.simgpu.guest.client import DeviceError, DeviceLost
+from shim.simgpu.guest.driver import Allocation, Driver
+
+_REQUEST_MAX = 4096
+_LOSSES_MAX = 50
+_VERIFY_WAIT_S = 2.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """What a workload is made of; sizes are multiples of 64 KiB."""
+
+    key: str = "k"
+    processes: int = 1
+    gpu: bool = True
+    real: bool = False
+    nvml_only: int = 0
+    device_bytes: int = 1 << 20
+    memory_bytes: int = 1 << 18
+    file_bytes: int = 1 << 17
+    resident_mib: int = 0
+    period_s: float = 0.02
+    folder: str = "/tmp"  # noqa: S108  # the guest's private tmpfs
+
+
+class AnyDriver(Protocol):
+    """What a worker needs of the simulated driver or of the real one."""
+
+    misuse: list[str]
+
+    @property
+    def state(self) -> str:
+        """The state of the process, empty where it is not ours to know."""
+
+    def alloc(self, key: str, data: bytearray) -> Allocation:
+        """Take device memory and fill it."""
+
+    def launch(self, allocation: Allocation) -> int:
+        """Make the next generation."""
+
+    def read(self, allocation: Allocation, offset: int, size: int) -> bytearray:
+        """Copy device memory out."""
+
+
+class FileStore:
+    """A file with a pattern in it."""
+
+    def __init__(self, path: str, key: str, size: int) -> None:
+        self.key = key
+        self.size = size
+        self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_TRUNC, 0o600)
+        for slot in range(pattern.slots(size)):
+            self.write(slot, pattern.block(key, slot, 0))
+
+    def write(self, slot: int, data: bytes) -> None:
+        """Write one slot."""
+        os.pwrite(self._fd, data, slot * pattern.SLOT)
+
+    def read(self, slot: int) -> bytes:
+        """Read one slot."""
+        return os.pread(self._fd, pattern.SLOT, slot * pattern.SLOT)
+
+
+class MemoryStore:
+    """CPU memory with a pattern in it."""
+
+    def __init__(self, key: str, size: int) -> None:
+        self.key = key
+        self.size = size
+        self._memory = bytearray().join(pattern.expected(key, size, 0))
+
+    def write(self, slot: int, data: bytes) -> None:
+        """Write one slot."""
+        self._memory[slot * pattern.SLOT : (slot + 1) * pattern.SLOT] = data
+
+    def read(self, slot: int) -> bytes:
+        """Read one slot."""
+        return bytes(self._memory[slot * pattern.SLOT : (slot + 1) * pattern.SLOT])
+
+
+class Gpu:
+    """Device memory with a pattern in it, changed by the device itself."""
+
+    def __init__(self, driver: AnyDriver, key: str, size: int) -> None:
+        self.key = key
+        self.size = size
+        self.driver = driver
+        first = bytearray().join(pattern.expected(key, size, 0))
+        self._allocation: Allocation = driver.alloc(key, first)
+
+    def launch(self) -> None:
+        """Make the next generation."""
+        self.driver.launch(self._allocation)
+
+    def read(self, slot: int) -> bytes:
+        """Read one slot."""
+        return bytes(self.driver.read(self._allocation, slot * pattern.SLOT, pattern.SLOT))
+
+
+class Worker:
+    """Everything that one process of the workload holds and does."""
+
+    def __init__(self, settings: Settings, index: int) -> None:
+        self._settings = settings
+        self._key = f"{settings.key}.{index}"
+        self._index = index
+        self._losses: list[str] = []
+        self._generation = 0
+        self._stepping = threading.Lock()
+        self._held = threading.Event()
+        self._stop_at = 0
+        self._go = threading.Event()
+        self._go.set()
+        self._driver = self._make_driver() if settings.gpu else None
+        self._stores = self._make_stores()
+
+    def _make_driver(self) -> AnyDriver:
+        if self._settings.real:
+            from shim.simgpu.guest.libcuda import Cuda  # noqa: PLC0415  # only where there is one
+
+            return Cuda(on_loss=self.lose)
+        driver = Driver(f"worker{self._index}", on_loss=self.lose)
+        driver.listen()
+        return driver
+
+    def _make_stores(self) -> dict[str, MemoryStore | FileStore | Gpu]:
+        s, key = self._settings, self._key
+        path = f"{s.folder}/simgpu-{os.getpid()}.dat"
+        stores: dict[str, MemoryStore | FileStore | Gpu] = {
+            "cpu": MemoryStore(f"{key}.cpu", s.memory_bytes),
+            "file": FileStore(path, f"{key}.file", s.file_bytes),
+        }
+        if self._driver is not None:
+            stores["gpu"] = Gpu(self._driver, f"{key}.gpu", s.device_bytes)
+        return stores
+
+    def lose(self, what: str) -> None:
+        """Note and print a loss; the process goes on answering questions, not working."""
+        if len(self._losses) < _LOSSES_MAX:
+            self._losses.append(what)
+            os.write(2, f"simgpu: LOSS in process {os.getpid()}: {what}\n".encode())
+
+    def run(self) -> None:
+        """Work until killed."""
+        threading.Thread(target=self._serve, daemon=True).start()
+        while not self._losses:
+            self._go.wait()
+            with self._stepping, contextlib.suppress(DeviceLost, DeviceError):
+                self._step()
+                if self._generation == self._stop_at:
+                    self._go.clear()
+                    self._held.set()
+            time.sleep(self._settings.period_s)
+        threading.Event().wait()
+
+    def _step(self) -> None:
+        generation = self._generation + 1
+        for store in self._stores.values():
+            if isinstance(store, Gpu):
+                store.launch()
+                continue
+            slot = pattern.slot_of(store.size, generation)
+            store.write(slot, pattern.block(store.key, slot, generation))
+        self._generation = generation
+        for name, store in self._stores.items():
+            self._check(name, store, generation % pattern.slots(store.size))
+
+    def _check(self, name: str, store: MemoryStore | FileStore | Gpu, slot: int) -> None:
+        wanted = pattern.expected_slot(store.key, store.size, slot, self._generation)
+        if store.read(slot) != wanted:
+            self.lose(f"{name} slot {slot} is not what generation {self._generation} made")
+
+    # Questions.
+
+    def status(self) -> dict[str, Any]:
+        """Tell how this process is."""
+        driver = self._driver
+        return {
+            "pid": os.getpid(),
+            "index": self._index,
+            "state": driver.state if driver else "",
+            "generation": self._generation,
+            "held": self._held.is_set(),
+            "stop_at": self._stop_at,
+            "losses": list(self._losses),
+            "misuse": list(driver.misuse) if driver else [],
+            "stores": {n: {"key": s.key, "bytes": s.size} for n, s in self._stores.items()},
+        }
+
+    def verify(self) -> dict[str, Any]:
+        """Read everything back between two steps and compare; digests are of what was read."""
+        if not self._stepping.acquire(timeout=_VERIFY_WAIT_S):
+            return {**self.status(), "digests": {}, "stuck": True}
+        try:
+            digests = {}
+            for name, store in self._stores.items():
+                found = pattern.digest(
+                    store.read(slot) for slot in range(pattern.slots(store.size))
+                )
+                digests[name] = found
+                if found != pattern.expected_digest(store.key, store.size, self._generation):
+                    self.lose(f"{name} is not what generation {self._generation} made")
+            return {**self.status(), "digests": digests}
+        except (DeviceLost, DeviceError):
+            return {**self.status(), "digests": {}}
+        finally:
+            self._stepping.release()
+
+    def hold(self) -> dict[str, Any]:
+        """Stop after the present step; the process keeps everything that it has."""
+        self._go.clear()
+        return self._between_steps(self._held.set)
+
+    def go(self) -> dict[str, Any]:
+        """Work on."""
+        self._held.clear()
+        self._go.set()
+        return self.status()
+
+    def stop_after(self, steps: int) -> dict[str, Any]:
+        """Stop that many steps from now; a restored copy stops at the same generation."""
+
+        def aim() -> None:
+            self._stop_at = self._generation + steps
+
+        return self._between_steps(aim)
+
+    def _between_steps(self, act: Callable[[], None]) -> dict[str, Any]:
+        if self._stepping.acquire(timeout=_VERIFY_WAIT_S):
+            act()
+            self._stepping.release()
+        return self.status()
+
+    def _answer(self, question: str) -> dict[str, Any]:
+        word, _, argument = question.partition(" ")
+        if word == "stop-after":
+            return self.stop_after(int(argument))
+        answers = {"verify": self.verify, "hold": self.hold, "go": self.go}
+        return answers.get(word, self.status)()
+
+    def _serve(self) -> None:
+        listener = listen(names.worker_socket(os.getpid()))
+        while True:
+            connection, _ = listener.accept()
+            with connection, contextlib.suppress(OSError):
+                question = connection.recv(_REQUEST_MAX).decode("ascii", "replace").strip()
+                connection.sendall(json.dumps(self._answer(question)).encode())
+
+
+def listen(path: str) -> socket.socket:
+    """Listen on a unix socket of the guest's own."""
+    with contextlib.suppress(FileNotFoundError):
+        os.unlink(path)  # noqa: PTH108  # pathlib would be the guest's slowest import
+    listener = socket.socket(socket.AF_UNIX)
+    listener.bind(path)
+    listener.listen(16)
+    return listener

@@ -1,0 +1,37 @@
+"""A machine with the host's own GPU: the same workload on the CUDA driver API.
+
+Not tried yet: no GPU was at hand when this was written.
+"""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any, ClassVar
+
+from shim.simgpu.bundle import Settings
+from shim.simgpu.machine import Machine
+
+_NODE = Path("/dev/nvidia0")
+_DRIVER = Path("/proc/driver/nvidia/version")
+_ENVIRONMENT = ("NVIDIA_VISIBLE_DEVICES=all", "NVIDIA_DRIVER_CAPABILITIES=compute,utility")
+
+
+def why_not() -> str:
+    """Return why the host's GPU cannot be used, empty when it can."""
+    if not _NODE.exists() or not _DRIVER.exists():
+        return "this machine has no NVIDIA GPU"
+    if shutil.which("cuda-checkpoint") is None:
+        return "this machine has an NVIDIA GPU and no cuda-checkpoint on PATH"
+    return ""
+
+
+class Hardware(Machine):
+    """The product finds GPU, driver and cuda-checkpoint by itself, as for any container."""
+
+    host_dev: ClassVar[bool] = True
+
+    def hardware(self, content: dict[str, Any], settings: Settings) -> None:
+        """Ask for the GPUs in the way that images do."""
+        del settings
+        content["process"]["env"] += _ENVIRONMENT

@@ -1,0 +1,237 @@
+"""A machine in a folder: a private namespace, workloads, raw runsc, and a sidecar when wanted."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import socket
+import sys
+from pathlib import Path
+from tempfile import mkdtemp
+from types import TracebackType
+from typing import Any, ClassVar, Self
+
+from shim.errors import DeadlineExceeded, Unavailable
+from shim.simgpu import bundle, toml, tools
+from shim.simgpu.agent import remove
+from shim.simgpu.bundle import Settings
+from shim.simgpu.namespace import Namespace
+from shim.simgpu.questions import Questions
+from shim.simgpu.remote import Remote
+from shim.simgpu.sandbox import Sandbox
+from shim.simgpu.waiting import END_S, START_S, environment, wait_until
+
+_FOLDERS = ("rootfs", "code", "device", "bundles", "images", "state", "tools")
+_TAIL = 2000
+
+FLAGS = {
+    "network": "none",
+    "ignore-cgroups": "true",
+    # The default would put a file into the root of the host's filesystem.
+    "overlay2": "root:memory",
+}
+
+
+class Machine(Questions):
+    """A context; leaving it, or dying, ends every process of it and removes its folder."""
+
+    # How the sidecar is started, after the interpreter.
+    serve: ClassVar[tuple[str, ...]] = ("-m", "shim.entry.cli", "serve")
+    # Whether the host's own /dev is used.
+    host_dev: ClassVar[bool] = False
+
+    def __init__(self, runsc: Path) -> None:
+        self.runsc = runsc
+        self.flags = dict(FLAGS)
+        self.folder = Path()
+        self.remote = Remote(Path())
+        self._namespace: Namespace | None = None
+        self._sidecar = 0
+
+    # What kind of machine it is.
+
+    def equip(self) -> None:
+        """Put into the folder what the machine needs, before anything runs."""
+
+    def switch_on(self) -> None:
+        """Start what the machine needs, once the namespace is there."""
+
+    def settings_of_cuda(self) -> dict[str, Any]:
+        """Return the table `cuda` of config.toml."""
+        return {}
+
+    def hardware(self, content: dict[str, Any], settings: Settings) -> None:
+        """Add the GPU to a workload's spec."""
+
+    # Life.
+
+    def __enter__(self) -> Self:
+        self.folder = Path(mkdtemp(prefix="cryo-sim-"))
+        try:
+            self._make()
+        except BaseException:
+            self._end()
+            raise
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        at: TracebackType | None,
+    ) -> None:
+        self._end()
+
+    def _make(self) -> None:
+        for name in _FOLDERS:
+            (self.folder / name).mkdir()
+        self.folder.chmod(0o711)
+        tools.write_guest_code(self.folder / "code")
+        self.equip()
+        self._namespace = Namespace(self.folder, host_dev=self.host_dev)
+        self.remote = self._namespace.remote
+        self.switch_on()
+
+    def _end(self) -> None:
+        namespace, self._namespace = self._namespace, None
+        if namespace is not None:
+            namespace.close()
+        else:
+            remove(self.folder)
+
+    # Containers.
+
+    def bundle(
+        self,
+        name: str,
+        settings: Settings | None = None,
+        *,
+        tool: Path | None = None,
+        readonly: bool = True,
+    ) -> Path:
+        """Write the bundle of a workload; `tool` is mounted as its cuda-checkpoint."""
+        chosen = settings or Settings()
+        content = bundle.spec(
+            self.folder / "rootfs",
+            self.folder / "code",
+            self.folder / "device",
+            chosen,
+            hostname=name,
+            tool=tool,
+            readonly=readonly,
+        )
+        if chosen.gpu or chosen.nvml_only:
+            self.hardware(content, chosen)
+        return bundle.write(self.folder / "bundles" / name, content)
+
+    def sandbox(self) -> Sandbox:
+        """Return raw runsc on this machine."""
+        return Sandbox(self.remote, self.runsc, self.folder / "runsc", self.flags)
+
+    def image(self, name: str) -> Path:
+        """Return a path for an image that does not exist yet."""
+        return self.folder / "images" / name
+
+    def small_disk(self, name: str, size_bytes: int) -> Path:
+        """Mount a small file system in the namespace, to be filled; return its folder.
+
+        From outside the namespace the folder looks empty.
+        """
+        folder = self.folder / "images" / name
+        folder.mkdir()
+        argv = ["mount", "-t", "tmpfs", "-o", f"size={size_bytes}", "tmpfs", str(folder)]
+        ran = self.remote.run(argv)
+        if ran.status:
+            raise Unavailable(ran.err.strip())
+        return folder
+
+    # The sidecar.
+
+    @property
+    def address(self) -> str:
+        """Where the sidecar listens."""
+        return f"unix://{self.folder}/run/cryo.sock"
+
+    @property
+    def sidecar_pid(self) -> int:
+        """The sidecar's pid, 0 when there is none."""
+        return self._sidecar
+
+    @property
+    def sidecar_log(self) -> Path:
+        """What the sidecar prints."""
+        return self.folder / "sidecar.log"
+
+    def write_config(self, **more: dict[str, Any]) -> Path:
+        """Write config.toml for this machine; `more` adds to its tables, by name."""
+        tables: toml.Tables = {
+            "paths": {name: str(self.folder / name) for name in ("state", "images", "verified")},
+            "server": {"address": self.address},
+            "runsc": {"binary": str(self.runsc)},
+            "runsc.flags": dict(self.flags),
+            "cuda": self.settings_of_cuda(),
+        }
+        path = self.folder / "config.toml"
+        path.write_text(toml.dump(toml.merge(tables, more)), "utf-8")
+        return path
+
+    def start_sidecar(self, *arguments: str, **more: dict[str, Any]) -> int:
+        """Start `cryo serve` in the namespace and wait until it listens; return its pid.
+
+        Example:
+            sim.start_sidecar(timeouts={"lock": 2.0}, defaults={"engine": "phased"})
+        """
+        config = self.write_config(**more)
+        argv = [sys.executable, *self.serve, "--config", str(config), *arguments]
+        self._sidecar = self.remote.spawn(
+            argv, output=self.sidecar_log, env=environment(), cwd=str(self.folder)
+        )
+        try:
+            wait_until(self._sidecar_listens, "the sidecar", START_S)
+        except DeadlineExceeded as error:
+            error.remedy = self._last_words()
+            raise
+        return self._sidecar
+
+    def _sidecar_listens(self) -> bool:
+        if self.remote.wait(self._sidecar, 0) is not None:
+            message = f"the sidecar ended: {self._last_words()}"
+            raise Unavailable(message)
+        return _accepts(self.folder / "run" / "cryo.sock")
+
+    def _last_words(self) -> str:
+        return self.sidecar_log.read_text("utf-8", "replace")[-_TAIL:].strip()
+
+    def stop_sidecar(
+        self, number: signal.Signals = signal.SIGTERM, timeout_s: float = END_S
+    ) -> int | None:
+        """Signal the sidecar and wait for its end; return its exit status."""
+        pid, self._sidecar = self._sidecar, 0
+        if not pid:
+            return None
+        self.remote.kill(pid, number)
+        return self.remote.wait(pid, timeout_s)
+
+    def kill_sidecar(self) -> None:
+        """End the sidecar as a crash would."""
+        self.stop_sidecar(signal.SIGKILL)
+
+
+def _accepts(path: Path) -> bool:
+    with socket.socket(socket.AF_UNIX) as probe:
+        probe.settimeout(1.0)
+        try:
+            probe.connect(str(path))
+        except OSError:
+            return False
+    return True
+
+
+def can_run(runsc: Path | None) -> str:
+    """Return why no machine can be made here, in one line; empty when nothing is known."""
+    if os.geteuid() != 0:
+        return "runsc and the private /dev need root: run it with sudo"
+    if runsc is None or not shutil.which(str(runsc)):
+        return "there is no runsc: `make tools` fetches one"
+    return ""

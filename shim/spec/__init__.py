@@ -1,0 +1,1 @@
+"""Reading and editing a bundle's config.json."""

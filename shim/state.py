@@ -1,0 +1,73 @@
+"""The states of a task and the legal moves between them. Pure."""
+
+from __future__ import annotations
+
+import enum
+
+from shim.errors import Busy, IllegalState
+
+
+class TaskState(enum.StrEnum):
+    """Where a task is in its life."""
+
+    CREATED = "created"
+    RUNNING = "running"
+    PAUSED = "paused"
+    CHECKPOINTING = "checkpointing"
+    RESTORING = "restoring"
+    STOPPED = "stopped"
+    DELETED = "deleted"
+
+
+_MOVES: dict[TaskState, frozenset[TaskState]] = {
+    TaskState.CREATED: frozenset({TaskState.RUNNING, TaskState.RESTORING, TaskState.STOPPED}),
+    TaskState.RUNNING: frozenset({TaskState.PAUSED, TaskState.CHECKPOINTING, TaskState.STOPPED}),
+    TaskState.PAUSED: frozenset({TaskState.RUNNING, TaskState.CHECKPOINTING, TaskState.STOPPED}),
+    TaskState.CHECKPOINTING: frozenset({TaskState.RUNNING, TaskState.PAUSED, TaskState.STOPPED}),
+    TaskState.RESTORING: frozenset({TaskState.RUNNING, TaskState.STOPPED}),
+    TaskState.STOPPED: frozenset({TaskState.DELETED}),
+    TaskState.DELETED: frozenset(),
+}
+
+# What can be done about a task that is in the wrong state.
+_REMEDY = {
+    TaskState.CREATED: "start it first",
+    TaskState.RUNNING: "pause it, or kill it first",
+    TaskState.PAUSED: "resume it first",
+    TaskState.STOPPED: "it has ended: delete it, and create or restore it anew",
+}
+
+_BUSY = frozenset({TaskState.CHECKPOINTING, TaskState.RESTORING})
+
+
+def move(task: str, old: TaskState, new: TaskState) -> TaskState:
+    """Return `new` when the move is legal.
+
+    Raises:
+        Busy: a checkpoint or restore of the task is under way.
+        IllegalState: the table has no such move.
+    """
+    if new in _MOVES[old]:
+        return new
+    if old in _BUSY:
+        message = f"task {task} is {old}"
+        raise Busy(message, remedy="wait for that operation, or cancel it")
+    message = f"task {task} cannot go from {old} to {new}"
+    raise IllegalState(message, remedy=_REMEDY.get(old, "see 'cryo tasks ls'"))
+
+
+def require(task: str, state: TaskState, *allowed: TaskState, verb: str) -> None:
+    """Check that `state` is one of `allowed` before doing `verb`.
+
+    Raises:
+        Busy: a checkpoint or restore of the task is under way.
+        IllegalState: any other state that is not allowed.
+    """
+    if state in allowed:
+        return
+    if state in _BUSY:
+        message = f"cannot {verb} task {task} while it is {state}"
+        raise Busy(message, remedy="wait for that operation, or cancel it")
+    wanted = " or ".join(allowed)
+    message = f"cannot {verb} task {task}: it is {state}, not {wanted}"
+    raise IllegalState(message, remedy=_REMEDY.get(state, "see 'cryo tasks ls'"))

@@ -1,0 +1,39 @@
+"""What every task needs of the house: settings, the keeper, runsc, and somebody to tell."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from shim.config import Config
+from shim.host.keeper.port import KeeperPort
+from shim.model import Event, TaskRef, utcnow
+from shim.runsc.client import Runsc
+from shim.runsc.probe import Capabilities, Prober
+from shim.task.layout import Layout
+
+Publish = Callable[[Event], None]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Context:
+    """Shared by all tasks of one owner process."""
+
+    config: Config
+    layout: Layout
+    keeper: KeeperPort
+    prober: Prober
+    publish: Publish
+
+    async def capabilities(self) -> Capabilities:
+        """Return what the configured runsc can do."""
+        return await self.prober.capabilities()
+
+    async def runsc(self, namespace: str) -> Runsc:
+        """Return the runsc of a namespace."""
+        root = self.layout.runsc_root(namespace)
+        return Runsc(self.config, await self.capabilities(), root, self.keeper)
+
+    def tell(self, topic: str, ref: TaskRef, **fields: object) -> None:
+        """Publish an event of a task."""
+        self.publish(Event(topic=topic, ref=ref, fields=fields, at=utcnow()))

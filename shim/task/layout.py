@@ -1,0 +1,79 @@
+"""Where the sidecar keeps what: one folder per task, one runsc root per namespace."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+from shim.errors import AlreadyExists, InvalidArgument
+from shim.host import files, mounts
+from shim.model import TaskRef
+
+
+class Layout:
+    """Paths below the state folder."""
+
+    def __init__(self, state: Path) -> None:
+        self.state = state
+        self._tasks = state / "tasks"
+
+    def prepare(self) -> None:
+        """Make the folders that everything else lies in, private to root."""
+        for folder in (self.state, self._tasks, self.state / "runsc"):
+            folder.mkdir(parents=True, exist_ok=True)
+            files.private_dir(folder)
+
+    def claim(self) -> int:
+        """Lock the state folder for this owner, until the returned descriptor is closed.
+
+        Raises:
+            AlreadyExists: another process owns it, and with it the tasks.
+        """
+        fd = os.open(self.state / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            os.close(fd)
+            message = f"another process owns the tasks in {self.state}"
+            raise AlreadyExists(message, remedy="use that one, or another --state") from error
+        return fd
+
+    def runsc_root(self, namespace: str) -> Path:
+        """Return runsc's root directory for a namespace."""
+        return self.state / "runsc" / namespace
+
+    def tidy(self) -> None:
+        """Undo the mount that runsc keeps in a root for the next sandbox, where there is none.
+
+        A sandbox that comes later makes it anew, a little slower
+        (runsc/container/container.go, openNullNetNS).
+        """
+        for path in (self.state / "runsc").glob("*/null-netns"):
+            if not any(path.parent.glob("*.state")):
+                mounts.unmount(path, lazy=True)
+
+    def task(self, ref: TaskRef) -> Path:
+        """Return a task's folder."""
+        return self._tasks / ref.namespace / ref.id
+
+    def make_task(self, ref: TaskRef) -> Path:
+        """Make a task's folder, and the bundle folder that runsc reads inside it."""
+        folder = self.task(ref)
+        files.private_dir(folder.parent)
+        files.private_dir(folder)
+        files.private_dir(folder / "bundle")
+        return folder
+
+    def remove_task(self, ref: TaskRef) -> None:
+        """Remove a task's folder."""
+        files.remove_tree(self.task(ref))
+
+    def found(self) -> Iterator[TaskRef]:
+        """List the tasks that have a folder."""
+        for folder in sorted(self._tasks.glob("*/*")):
+            try:
+                yield TaskRef(namespace=folder.parent.name, id=folder.name)
+            except InvalidArgument:
+                continue

@@ -1,0 +1,81 @@
+"""What a task is, on disk: enough for the next owner to adopt it, or to clean up after a crash."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from pathlib import Path
+
+import msgspec
+
+from shim.errors import InvalidArgument
+from shim.host import files
+from shim.model import Exit, Mount, Stdio, TaskRef, Value
+
+NAME = "task.json"
+_LIMIT_BYTES = 1 << 20
+
+
+class ExecRecord(Value):
+    """An added process: how runsc runs it on the host, and its number in the container."""
+
+    id: str
+    stdio: Stdio
+    runner_pid: int = 0
+    runner_start: int = 0
+    guest_pid: int = 0
+    exit: Exit | None = None
+
+
+class TaskRecord(Value):
+    """A task.
+
+    `pid` and `start` name its sandbox process, 0 while there is none; `maker_pid` and
+    `maker_start` the runsc that makes it; `owner` is the socket of the shim that owns it, empty
+    for the sidecar's own.
+    """
+
+    ref: TaskRef
+    bundle: str
+    stdio: Stdio
+    created_at: datetime
+    rootfs: str = ""
+    mounts: tuple[Mount, ...] = ()
+    gpu: bool = False
+    guest_tool: str = ""
+    image_path: str = ""
+    sandbox_id: str = ""
+    owner: str = ""
+    pid: int = 0
+    start: int = 0
+    maker_pid: int = 0
+    maker_start: int = 0
+    started: bool = False
+    paused: bool = False
+    exit: Exit | None = None
+    warning: str = ""
+    execs: dict[str, ExecRecord] = {}
+
+
+def save(folder: Path, record: TaskRecord) -> None:
+    """Write the record: by rename, and without fsync, for a reboot ends the task as well."""
+    temporary = folder / f"{NAME}.tmp"
+    temporary.write_bytes(msgspec.json.encode(record))
+    temporary.replace(folder / NAME)
+
+
+def load(folder: Path) -> TaskRecord | None:
+    """Read a record; None when there is none.
+
+    Raises:
+        InvalidArgument: it cannot be understood.
+    """
+    if not (folder / NAME).exists():
+        return None
+    try:
+        data = files.read_bounded(folder / NAME, _LIMIT_BYTES)
+        return msgspec.json.decode(data, type=TaskRecord)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        message = f"{folder / NAME}: {error}"
+        raise InvalidArgument(
+            message, remedy="remove that folder once its sandbox has ended"
+        ) from error

@@ -1,0 +1,172 @@
+"""The standard streams of one process of a task: opened, handed over, and what of them is kept.
+
+What must outlive us is kept by the keeper under a name: the writing end of stdin, so that CloseIO
+decides when it ends, and a terminal's master, which a next owner goes on pumping.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+from shim.errors import FailedPrecondition
+from shim.host import stdio as host_stdio
+from shim.host.console import Console, ConsoleSocket
+from shim.host.keeper.client import Spawned
+from shim.host.keeper.port import KeeperPort
+from shim.model import Stdio, TaskRef
+from shim.runsc.client import Streams
+
+_TERMINAL_S = 30.0
+_DRAIN_S = 10.0
+
+
+class ProcessStreams:
+    """The streams of an init process or an exec."""
+
+    def __init__(
+        self, keeper: KeeperPort, ref: TaskRef, exec_id: str, stdio: Stdio, folder: Path
+    ) -> None:
+        self._keeper = keeper
+        self._ref = ref
+        self._name = f"{ref.namespace}/{ref.id}/{exec_id}"
+        self._stdio = stdio
+        self._folder = folder
+        self._socket: ConsoleSocket | None = None
+        self._console: Console | None = None
+        self._logger: Spawned | None = None
+
+    async def listen(self) -> str:
+        """Return the console socket's path for runsc; empty when there is no terminal."""
+        if not self._stdio.terminal:
+            return ""
+        self._socket = ConsoleSocket(self._folder)
+        return str(self._socket.path)
+
+    @contextlib.asynccontextmanager
+    async def opened(self) -> AsyncIterator[Streams]:
+        """Open the streams for the start of the process; our copies are closed afterwards."""
+        if self._stdio.terminal:
+            async with self.nothing() as streams:
+                yield streams
+            return
+        opened = await host_stdio.open_streams(self._stdio, self._ref, self._keeper)
+        try:
+            if opened.stdin_writer is not None:
+                await self._keeper.hold(f"{self._name}/stdin", opened.stdin_writer)
+            self._logger = opened.logger
+            yield Streams(stdin=opened.stdin, stdout=opened.stdout, stderr=opened.stderr)
+        finally:
+            opened.close()
+
+    @contextlib.asynccontextmanager
+    async def nothing(self) -> AsyncIterator[Streams]:
+        """Open /dev/null three times over."""
+        null = os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC)
+        try:
+            yield Streams(stdin=null, stdout=null, stderr=null)
+        finally:
+            os.close(null)
+
+    async def connect(self) -> None:
+        """Take the terminal that runsc made and begin to pump it."""
+        if self._socket is None:
+            return
+        try:
+            master = await self._socket.receive(_TERMINAL_S)
+        finally:
+            self._socket.close()
+            self._socket = None
+        await self._take(master)
+
+    async def _take(self, master: int) -> None:
+        """Give a copy of the terminal to the keeper, and begin to pump it."""
+        try:
+            await self._keeper.hold(f"{self._name}/pty", master)
+            await self._pump(master)
+        except BaseException:
+            os.close(master)
+            raise
+
+    async def _pump(self, master: int) -> None:
+        opened = await host_stdio.open_streams(self._stdio, self._ref, self._keeper)
+        try:
+            # So that a client sees no end of its terminal when its owner dies and is started again.
+            await self._keeper.hold(f"{self._name}/out", opened.stdout)
+            self._console = Console(master, os.dup(opened.stdin), os.dup(opened.stdout))
+        finally:
+            opened.close()
+
+    async def adopt(self) -> None:
+        """Go on with what an earlier owner had given to the keeper."""
+        if not self._stdio.terminal:
+            return
+        master = await self._keeper.fetch(f"{self._name}/pty")
+        if master is not None:
+            await self._pump(master)
+
+    async def close_stdin(self) -> None:
+        """Let the process read the end of its input."""
+        await self._keeper.drop(f"{self._name}/stdin")
+
+    def resize(self, width: int, height: int) -> None:
+        """Tell the terminal its size.
+
+        Raises:
+            FailedPrecondition: there is no terminal.
+        """
+        if self._console is None:
+            message = "the process has no terminal"
+            raise FailedPrecondition(message, remedy="create it with one")
+        self._console.resize(width, height)
+
+    async def close(self) -> None:
+        """Let go of everything; what the process wrote is passed on first."""
+        if self._socket is not None:
+            self._socket.close()
+            self._socket = None
+        console, self._console = self._console, None
+        if console is not None:
+            await console.finished(_DRAIN_S)
+            console.close()
+        await self._release()
+
+    async def _release(self) -> None:
+        if self._keeper.closed:
+            return
+        for part in ("stdin", "pty", "out"):
+            await self._keeper.drop(f"{self._name}/{part}")
+        if self._logger is not None:
+            await host_stdio.end_logger(self._logger)
+            self._logger = None
+
+
+class ExecStreams(ProcessStreams):
+    """The streams of an exec, whose terminal is made here.
+
+    runsc sends a terminal over a console socket only from an exec that it detaches from, and ours
+    stays, because its end is the process's. One that it is given as its own streams it passes on.
+    """
+
+    async def listen(self) -> str:
+        """Return no console socket."""
+        return ""
+
+    @contextlib.asynccontextmanager
+    async def opened(self) -> AsyncIterator[Streams]:
+        """Open the streams, or a terminal that is pumped from here on: a quick end loses nothing.
+
+        Whoever opened them calls `close` when the process has ended, or was never started.
+        """
+        if not self._stdio.terminal:
+            async with super().opened() as streams:
+                yield streams
+            return
+        master, slave = os.openpty()
+        try:
+            await self._take(master)
+            yield Streams(stdin=slave, stdout=slave, stderr=slave)
+        finally:
+            os.close(slave)

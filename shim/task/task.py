@@ -1,0 +1,665 @@
+"""One task: its init process, its state, and every operation on it, one at a time."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import logging
+from collections.abc import AsyncIterator, Awaitable, Mapping
+from contextlib import AbstractAsyncContextManager
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from shim import bundle as bundle_files
+from shim.checkpoint.create import Checkpoint
+from shim.checkpoint.journal import Journal
+from shim.checkpoint.subject import Subject
+from shim.errors import (
+    AlreadyExists,
+    CryoError,
+    FailedPrecondition,
+    NotFound,
+    RunscError,
+    Unavailable,
+    Unimplemented,
+)
+from shim.host import cgroup, cpu, files, mounts, procs
+from shim.host.cgroup import Cgroup
+from shim.host.oom import OomWatch
+from shim.model import (
+    CheckpointOptions,
+    CheckpointResult,
+    Exit,
+    ProcessView,
+    Progress,
+    Report,
+    RestoreOptions,
+    RestoreResult,
+    Stats,
+    Stdio,
+    TaskRef,
+    TaskView,
+    utcnow,
+)
+from shim.runsc.argv import CreateArgs, RestoreArgs, runsc_id
+from shim.runsc.client import Born, Runsc, Streams
+from shim.runsc.guest import ContainerGuest
+from shim.spec import document
+from shim.spec.document import Spec
+from shim.spec.pod import SANDBOX_ID
+from shim.state import TaskState, move, require
+from shim.task import record as records
+from shim.task.context import Context
+from shim.task.execs import Exec, check_signal
+from shim.task.once import Once
+from shim.task.record import TaskRecord
+from shim.task.revive import Revival
+from shim.task.streams import ProcessStreams
+
+_log = logging.getLogger(__name__)
+_KILL = 9
+_TERM = 15
+_LIVE = (TaskState.RUNNING, TaskState.PAUSED)
+_UNKNOWN_STATUS = 255
+
+
+class Task:
+    """A container and everything that belongs to it."""
+
+    def __init__(self, context: Context, runsc: Runsc, record: TaskRecord) -> None:
+        self._context = context
+        self._runsc = runsc
+        self._folder = context.layout.task(record.ref)
+        self._lock = asyncio.Lock()
+        self._exit: Once[Exit] = Once()
+        self._told = asyncio.Event()
+        self._told.set()
+        self._streams = ProcessStreams(context.keeper, record.ref, "", record.stdio, self._folder)
+        self._watching: asyncio.Task[None] | None = None
+        self._oom: OomWatch | None = None
+        self.record = record
+        self.state = TaskState.CREATED
+        self.journal = Journal(self._folder)
+        self.guest = ContainerGuest(runsc, record.ref.id, self._folder)
+        self.execs: dict[str, Exec] = {}
+
+    # -- what it is ----------------------------------------------------------------------------
+
+    @property
+    def ref(self) -> TaskRef:
+        """Return the task's name."""
+        return self.record.ref
+
+    @property
+    def _sandbox(self) -> Born:
+        return Born(pid=self.record.pid, start=self.record.start)
+
+    @property
+    def bundle(self) -> Path:
+        """Return the folder with the prepared config.json that runsc reads."""
+        return self._folder / "bundle"
+
+    def note(self, **changes: Any) -> None:
+        """Change the record, on disk first."""
+        changed = msgspec.structs.replace(self.record, **changes)
+        records.save(self._folder, changed)
+        self.record = changed
+
+    def _move(self, new: TaskState) -> None:
+        self.state = move(self.ref.id, self.state, new)
+
+    @contextlib.asynccontextmanager
+    async def _holding(self, *allowed: TaskState, verb: str) -> AsyncIterator[None]:
+        """Hold the task for one operation that needs one of these states.
+
+        Short operations wait for each other; a checkpoint or restore is not waited for.
+
+        Raises:
+            Busy: a checkpoint or restore is under way.
+            IllegalState: any other state that does not allow it.
+        """
+        require(self.ref.id, self.state, *allowed, verb=verb)
+        async with self._lock:
+            require(self.ref.id, self.state, *allowed, verb=verb)
+            yield
+
+    def view(self) -> TaskView:
+        """Describe the task for a listing."""
+        record = self.record
+        return TaskView(
+            namespace=self.ref.namespace,
+            id=self.ref.id,
+            bundle=record.bundle,
+            pid=record.pid,
+            state=self.state,
+            created_at=record.created_at,
+            restored_from=record.image_path,
+            gpu=record.gpu,
+            exit=self._exit.value,
+            execs=tuple(sorted(self.execs)),
+            warning=record.warning,
+        )
+
+    def process(self, exec_id: str) -> ProcessView:
+        """Describe the init process or an exec."""
+        if exec_id:
+            return self.exec(exec_id).view(self.record.bundle)
+        return ProcessView(
+            id=self.ref.id,
+            exec_id="",
+            bundle=self.record.bundle,
+            pid=self.record.pid,
+            state=self.state,
+            stdio=self.record.stdio,
+            exit=self._exit.value,
+        )
+
+    def exec(self, exec_id: str) -> Exec:
+        """Find an added process.
+
+        Raises:
+            NotFound: there is none of that id.
+        """
+        if exec_id in self.execs:
+            return self.execs[exec_id]
+        message = f"task {self.ref} has no process {exec_id}"
+        raise NotFound(message, remedy="'cryo tasks ls' names those that it has")
+
+    def mark(self) -> None:
+        """Leave a link in containerd's bundle, by which `delete` finds us after a crash."""
+        if self._is_marked:
+            self._link.unlink(missing_ok=True)
+            self._link.symlink_to(self._folder)
+
+    def _unmark(self) -> None:
+        if self._is_marked:
+            self._link.unlink(missing_ok=True)
+
+    @property
+    def _is_marked(self) -> bool:
+        record = self.record
+        return bool(record.owner) or bundle_files.is_containerds(record.bundle)
+
+    @property
+    def _link(self) -> Path:
+        return Path(self.record.bundle) / bundle_files.LINK
+
+    # -- create and start ----------------------------------------------------------------------
+
+    async def create(self, spec: Spec) -> None:
+        """Make the container, not yet started; a task to be restored is made by `start`."""
+        async with self._lock:
+            self._write_bundle(spec)
+            self._mount_rootfs()
+            if not self.record.image_path:
+                await self._create_container()
+
+    async def _create_container(self) -> None:
+        args = CreateArgs(
+            id=self.ref.id,
+            bundle=str(self.bundle),
+            pid_file=str(self._folder / "init.pid"),
+            console_socket=await self._streams.listen(),
+        )
+        async with self._streams_at_create() as streams:
+            born = await self._runsc.create(
+                args,
+                streams,
+                gpu=self.record.gpu,
+                log=self._folder / "runsc.log",
+                started=self._note_maker,
+            )
+        self._born(born)
+        await self._streams.connect()
+
+    def _streams_at_create(self) -> AbstractAsyncContextManager[Streams]:
+        """Open what the container gets when its sandbox is made."""
+        return self._streams.opened()
+
+    def _note_maker(self, pid: int, start: int) -> None:
+        self.note(maker_pid=pid, maker_start=start)
+
+    def _write_bundle(self, spec: Spec) -> None:
+        data = {**spec.data, "root": {**spec.data["root"], "path": str(spec.rootfs)}}
+        if sandbox := spec.annotations.get(SANDBOX_ID):
+            # runsc finds a pod's sandbox by this, under the id that we gave it.
+            data["annotations"] = {**spec.annotations, SANDBOX_ID: runsc_id(sandbox)}
+        (self.bundle / document.CONFIG).write_text(json.dumps(data), "utf-8")
+
+    def _mount_rootfs(self) -> None:
+        if self.record.mounts:
+            mounts.mount_all(self.record.mounts, Path(self.record.rootfs))
+
+    def _born(self, born: Born) -> None:
+        self.note(pid=born.pid, start=born.start)
+        self._attend(born)
+
+    def _attend(self, born: Born) -> None:
+        """Listen for the sandbox's end, and for what the kernel kills for want of memory."""
+        self._watching = asyncio.create_task(self._watch(born))
+        try:
+            if own := cgroup.find(born.pid):
+                self._oom = OomWatch(own, self._tell_oom)
+        except CryoError as error:
+            _log.warning("task %s: nobody will tell of a lack of memory: %s", self.ref, error)
+
+    def _tell_oom(self) -> None:
+        self._context.tell("/tasks/oom", self.ref)
+
+    def _end_oom(self) -> None:
+        if self._oom is not None:
+            self._oom.close()
+
+    async def _watch(self, born: Born) -> None:
+        """Wait for the sandbox's end, which carries the init process's exit status."""
+        try:
+            ended = await self._context.keeper.wait(born.pid, born.start)
+            status, at = ended.status, ended.at
+        except Unavailable:
+            await procs.wait_pidfd(born.pid, born.start)
+            status, at = _UNKNOWN_STATUS, utcnow()
+        await self._ended(Exit(status=status, at=at))
+
+    async def _ended(self, exit_: Exit) -> None:
+        await self._told.wait()
+        for one in self.execs.values():
+            await self._despite(one.ended_with_sandbox(exit_.at))
+        await self._despite(self._note_end(exit_))
+        self.state = TaskState.STOPPED
+        await self._despite(self._streams.close())
+        await self._despite(self._last_look())
+        self._context.tell(
+            "/tasks/exit",
+            self.ref,
+            id=self.ref.id,
+            pid=self.record.pid,
+            exit_status=exit_.status,
+            exited_at=exit_.at,
+        )
+        self._exit.put(exit_)
+
+    async def _last_look(self) -> None:
+        """Tell of a lack of memory before the exit that comes of it."""
+        try:
+            if self._oom is not None:
+                self._oom.look()
+        finally:
+            self._end_oom()
+
+    async def _note_end(self, exit_: Exit) -> None:
+        self.note(exit=exit_, paused=False)
+
+    async def _despite(self, part: Awaitable[None]) -> None:
+        """Do a part of the end whose failure must not keep anybody waiting for it."""
+        try:
+            await part
+        except (CryoError, OSError) as error:
+            _log.warning("task %s has ended, and then: %s", self.ref, error)
+
+    async def start(self) -> int:
+        """Start the created container; return its pid on the host."""
+        async with self._holding(TaskState.CREATED, verb="start"):
+            if self.record.image_path:
+                await self._revive_on_start(Path(self.record.image_path))
+                return self.record.pid
+            # The news of the start comes before that of an exit, however soon that is.
+            self._told.clear()
+            try:
+                await self._start_container()
+                self._started()
+            finally:
+                self._told.set()
+            return self.record.pid
+
+    async def _start_container(self) -> None:
+        await self._runsc.start(self.ref.id)
+
+    async def _revive_on_start(self, image: Path) -> None:
+        """Restore what Create named; containerd forgets the folder that it unpacked for it."""
+        try:
+            await self._revive(RestoreOptions(image_path=str(image)), _silent)
+        finally:
+            await self._drop_unpacked()
+
+    async def _drop_unpacked(self) -> None:
+        """Remove the image where containerd has unpacked it for us alone."""
+        if bundle_files.is_unpacked(self.record.bundle, self.record.image_path):
+            await asyncio.to_thread(files.remove_tree, Path(self.record.image_path))
+
+    def _started(self) -> None:
+        self.note(started=True)
+        if self.state is not TaskState.STOPPED:
+            self._move(TaskState.RUNNING)
+        self._context.tell("/tasks/start", self.ref, pid=self.record.pid)
+
+    # -- control -------------------------------------------------------------------------------
+
+    async def wait(self) -> Exit:
+        """Wait for the end of the init process."""
+        return await self._exit.get()
+
+    async def kill(self, signal: int, *, everyone: bool) -> None:
+        """Signal the init process or all; a paused task is resumed first, a created one ended."""
+        self._check_alive()
+        check_signal(signal)
+        async with self._holding(TaskState.CREATED, *_LIVE, verb="kill"):
+            if self.state is TaskState.CREATED:
+                await self._kill_created(signal)
+                return
+            if self.state is TaskState.PAUSED:
+                await self._resume()
+            await self._runsc.kill(self.ref.id, signal, everyone=everyone)
+
+    def _check_alive(self) -> None:
+        if self.state is TaskState.STOPPED:
+            raise self._gone()
+
+    def _gone(self) -> NotFound:
+        return NotFound(f"task {self.ref} has ended", remedy="delete it")
+
+    async def _kill_created(self, signal: int) -> None:
+        """End a sandbox whose init never ran: runsc signals only what runs."""
+        if signal not in (_KILL, _TERM):
+            message = f"task {self.ref} has not been started; only KILL and TERM can end it"
+            raise FailedPrecondition(message, remedy="start it, or kill it with KILL")
+        if self.record.pid:
+            await self.stop()
+        else:
+            await self._ended(Exit(status=128 + signal, at=utcnow()))
+
+    async def pause(self) -> None:
+        """Stop all processes of the task."""
+        async with self._holding(TaskState.RUNNING, verb="pause"):
+            await self._runsc.pause(self.ref.id)
+            self.note(paused=True)
+            self._move(TaskState.PAUSED)
+            self._context.tell("/tasks/paused", self.ref)
+
+    async def resume(self) -> None:
+        """Let a paused task go on."""
+        async with self._holding(TaskState.PAUSED, verb="resume"):
+            await self._resume()
+            self._context.tell("/tasks/resumed", self.ref)
+
+    async def _resume(self) -> None:
+        await self._runsc.resume(self.ref.id)
+        self.note(paused=False)
+        self._move(TaskState.RUNNING)
+
+    async def pids(self) -> list[int]:
+        """List the container's processes; an ended task had one."""
+        if self.state not in _LIVE:
+            return [self.record.pid] if self.record.pid else []
+        return [row.pid for row in await self.guest.ps()]
+
+    async def stats(self) -> Stats:
+        """Measure the task: its cgroup where it has one, else what runsc says.
+
+        Raises:
+            NotFound: it has ended, perhaps just now.
+        """
+        self._check_alive()
+        try:
+            own = cgroup.find(self.record.pid)
+            return await (self._measured_in(own) if own else self._measured())
+        except CryoError:
+            if not self.record.pid or procs.is_alive(self.record.pid, self.record.start):
+                raise
+            raise self._gone() from None
+
+    async def _measured_in(self, own: Cgroup) -> Stats:
+        return cgroup.measure(own)
+
+    async def _measured(self) -> Stats:
+        stats = await self._runsc.stats(self.ref.id)
+        # Without cgroups runsc reports the CPU time of the whole host as the container's.
+        used = await asyncio.to_thread(cpu.used_below, self.record.pid)
+        return msgspec.structs.replace(
+            stats,
+            cpu_usage_ns=used.user_ns + used.system_ns,
+            cpu_user_ns=used.user_ns,
+            cpu_system_ns=used.system_ns,
+        )
+
+    async def update(self, resources: Mapping[str, Any]) -> None:
+        """Apply LinuxResources.
+
+        Raises:
+            Unimplemented: this runsc has no update.
+        """
+        async with self._holding(TaskState.CREATED, *_LIVE, verb="update"):
+            if not self._runsc.capabilities.update:
+                message = "this runsc has no update"
+                raise Unimplemented(message, remedy="use runsc from 2026-01 on")
+            path = self._folder / "resources.json"
+            path.write_text(json.dumps(resources), "utf-8")
+            try:
+                await self._runsc.update(self.ref.id, str(path))
+            except RunscError as error:
+                raise _without_cgroup(self.ref.id, error) from error
+
+    async def close_io(self, exec_id: str) -> None:
+        """Close the stdin of the init process or of an exec."""
+        if exec_id:
+            await self.exec(exec_id).streams.close_stdin()
+        else:
+            await self._streams.close_stdin()
+
+    def resize(self, width: int, height: int, exec_id: str) -> None:
+        """Tell a terminal its size."""
+        streams = self.exec(exec_id).streams if exec_id else self._streams
+        streams.resize(width, height)
+
+    # -- execs ---------------------------------------------------------------------------------
+
+    async def add_exec(self, exec_id: str, process: Mapping[str, Any], stdio: Stdio) -> None:
+        """Add a process to the running task."""
+        async with self._holding(TaskState.RUNNING, verb="exec in"):
+            if exec_id in self.execs:
+                message = f"task {self.ref} has a process {exec_id} already"
+                raise AlreadyExists(message, remedy="choose another exec id, or delete that one")
+            added = self._exec(exec_id, stdio)
+            added.write(process)
+            self.execs[exec_id] = added
+            self._note_execs()
+            self._context.tell("/tasks/exec-added", self.ref, exec_id=exec_id)
+
+    async def start_exec(self, exec_id: str) -> int:
+        """Run an added process; return its number in the container."""
+        async with self._holding(TaskState.RUNNING, verb="exec in"):
+            pid = await self.exec(exec_id).start()
+            self._note_execs()
+            return pid
+
+    async def delete_exec(self, exec_id: str) -> ProcessView:
+        """Forget an ended process."""
+        one = self.exec(exec_id)
+        await one.delete()
+        del self.execs[exec_id]
+        self._note_execs()
+        return one.view(self.record.bundle)
+
+    def _note_execs(self) -> None:
+        self.note(execs={name: one.record for name, one in self.execs.items()})
+
+    # -- delete --------------------------------------------------------------------------------
+
+    async def delete(self) -> ProcessView:
+        """Remove a task that is not running, and everything that it left."""
+        async with self._holding(TaskState.CREATED, TaskState.STOPPED, verb="delete"):
+            if self.state is TaskState.CREATED:
+                await self._kill_created(_KILL)
+            await self.clear()
+            self._move(TaskState.DELETED)
+            last = self.process("")
+            at = last.exit.at if last.exit else utcnow()
+            status = last.exit.status if last.exit else 0
+            self._context.tell(
+                "/tasks/delete", self.ref, pid=last.pid, exit_status=status, exited_at=at
+            )
+            return last
+
+    async def adopt(self) -> None:
+        """Take over what an earlier owner made: streams, execs, and the wait for the end."""
+        record = self.record
+        if record.exit is not None:
+            self.state = TaskState.STOPPED
+            self._exit.put(record.exit)
+            return
+        if record.started:
+            self.state = TaskState.PAUSED if record.paused else TaskState.RUNNING
+        for name, one in record.execs.items():
+            self.execs[name] = self._exec(name, one.stdio)
+            await self.execs[name].adopt(one)
+        if record.pid:
+            await self._streams.adopt()
+            self._attend(self._sandbox)
+
+    def _exec(self, exec_id: str, stdio: Stdio) -> Exec:
+        return Exec(self._context, self._runsc, self.ref, exec_id, stdio, self._folder)
+
+    async def _maker_over(self) -> None:
+        """Wait for a runsc of a dead owner that still makes the sandbox, or end it."""
+        pid, start = self.record.maker_pid, self.record.maker_start
+        if not procs.is_alive(pid, start):
+            return
+        try:
+            async with asyncio.timeout(self._context.config.timeouts.create):
+                await procs.wait_pidfd(pid, start)
+        except TimeoutError:
+            procs.kill(pid, start, _KILL)
+            await procs.wait_pidfd(pid, start)
+
+    def let_go(self) -> None:
+        """Stop watching, so that nothing is noted while the owner ends; the task runs on."""
+        if self._watching is not None:
+            self._watching.cancel()
+        self._end_oom()
+        for one in self.execs.values():
+            one.let_go()
+
+    async def clear(self) -> None:
+        """Remove the container, its mounts and its folder; safe to repeat."""
+        await self._maker_over()
+        if self._watching is not None and self.state is not TaskState.STOPPED:
+            await self.stop()
+        await self._runsc.delete(self.ref.id)
+        await self._streams.close()
+        if self.record.mounts:
+            mounts.unmount(Path(self.record.rootfs))
+        await self._drop_unpacked()
+        await asyncio.to_thread(files.remove_tree, self._folder)
+        self._unmark()
+
+    # -- checkpoint ----------------------------------------------------------------------------
+
+    async def subject(self) -> Subject:
+        """Hand the task to a transaction."""
+        return Subject(
+            ref=self.ref,
+            config=self._context.config,
+            runsc=self._runsc,
+            guest=self.guest,
+            sandbox=self._sandbox,
+            spec=document.load(self.bundle, restoring=True),
+            bundle=Path(self.record.bundle),
+            guest_tool=self.record.guest_tool,
+            gpu=self.record.gpu,
+            paused=self.record.paused,
+            execs=tuple(sorted(self.execs)),
+            journal=self.journal,
+            stop=self.stop,
+        )
+
+    async def stop(self) -> None:
+        """Kill the sandbox and wait for its end."""
+        procs.kill(self.record.pid, self.record.start, _KILL)
+        await self._exit.get()
+
+    async def checkpoint(self, options: CheckpointOptions, report: Report) -> CheckpointResult:
+        """Save the task into an image; it runs on unless `options.exit`."""
+        async with self._holding(*_LIVE, verb="checkpoint"):
+            before = self.state
+            self._move(TaskState.CHECKPOINTING)
+            try:
+                result = await Checkpoint(await self.subject(), options, report).run()
+            except CryoError as error:
+                self._note_damage(error)
+                raise
+            finally:
+                self._back_to(before)
+            if self.record.warning:
+                self.note(warning="")
+        self._context.tell("/tasks/checkpointed", self.ref, checkpoint=result.image_path)
+        return result
+
+    def _note_damage(self, error: CryoError) -> None:
+        """Keep in the record what could not be undone: then the journal is still open."""
+        if self.journal.path.exists() and not self.record.warning:
+            with contextlib.suppress(OSError):  # the error itself is on its way to the caller
+                self.note(warning=str(error))
+
+    def _back_to(self, before: TaskState) -> None:
+        if self.state is TaskState.CHECKPOINTING:
+            self._move(before)
+
+    # -- restore -------------------------------------------------------------------------------
+
+    async def revive(self, options: RestoreOptions, report: Report) -> RestoreResult:
+        """Bring the image back as this task, which was created for it."""
+        async with self._holding(TaskState.CREATED, verb="restore"):
+            return await self._revive(options, report)
+
+    async def _revive(self, options: RestoreOptions, report: Report) -> RestoreResult:
+        self._move(TaskState.RESTORING)
+        revival = Revival(self, self._context.config, options, report)
+        result = await revival.run(self._runsc.capabilities)
+        self._started()
+        return result
+
+    async def load_image(self, options: RestoreOptions) -> int:
+        """Run `runsc restore` with the task's bundle and streams; return the sandbox's pid."""
+        args = RestoreArgs(
+            id=self.ref.id,
+            bundle=str(self.bundle),
+            pid_file=str(self._folder / "init.pid"),
+            image_path=options.image_path,
+            console_socket=await self._streams.listen(),
+            background=options.background,
+            direct=options.direct,
+        )
+        async with self._streams.opened() as streams:
+            born = await self._runsc.restore(
+                args,
+                streams,
+                gpu=self.record.gpu,
+                log=self._folder / "runsc.log",
+                timeout_s=self._context.config.timeouts.save,
+                started=self._note_maker,
+            )
+        self._born(born)
+        await self._streams.connect()
+        return born.pid
+
+    async def remove_sandbox(self) -> None:
+        """Kill and delete what a failed restore made; the task has ended with it."""
+        if self.record.pid:
+            await self.stop()
+        await self._runsc.delete(self.ref.id)
+        if self.state is TaskState.RESTORING:
+            await self._ended(Exit(status=_UNKNOWN_STATUS, at=utcnow()))
+
+
+def _without_cgroup(task: str, error: RunscError) -> CryoError:
+    """Say what is wrong where runsc falls over the missing cgroup."""
+    if "nil pointer" not in error.line:
+        return error
+    message = f"task {task} has no cgroup whose limits could be changed"
+    return FailedPrecondition(message, remedy="run runsc without --ignore-cgroups")
+
+
+def _silent(_progress: Progress) -> None:
+    """Tell nobody."""

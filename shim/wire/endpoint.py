@@ -1,0 +1,156 @@
+"""The sidecar's address: a unix socket, the folder it lies in, and who may reach it.
+
+The kernel checks the peer when it connects: the socket is 0600, or 0660 for root and the
+configured group, and umask keeps it closed between bind and chmod. gRPC's Python server hands
+out no credentials of a peer, so these modes are the whole check.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import grp
+import os
+import socket
+import stat
+from collections.abc import Iterator
+from pathlib import Path
+
+from shim.errors import AlreadyExists, InvalidArgument, PermissionDenied
+
+_SCHEME = "unix:"
+_PATH_MAX = 107  # sun_path holds 108 bytes with its final zero
+_PROBE_S = 1.0
+
+
+def parse(address: str) -> Path:
+    """Return the socket path of `unix:///path`, `unix:/path` or a bare absolute path.
+
+    Raises:
+        InvalidArgument: another scheme, a relative path, or one too long for a socket.
+    """
+    text = address.removeprefix(_SCHEME)
+    path = Path("/" + text.lstrip("/"))
+    if not text.startswith("/") or path == Path("/"):
+        message = f"address {address!r} is not a unix socket"
+        raise InvalidArgument(message, remedy="write it as unix:///run/cryo/cryo.sock")
+    if len(os.fsencode(path)) > _PATH_MAX:
+        message = f"socket path {path} is longer than {_PATH_MAX} bytes"
+        raise InvalidArgument(message, remedy="choose a shorter path")
+    return path
+
+
+def target(address: str) -> str:
+    """Return the address as gRPC wants it."""
+    return f"{_SCHEME}{parse(address)}"
+
+
+class Endpoint:
+    """A socket path that this process holds, from `claim` to `release`."""
+
+    def __init__(self, address: str, group: str = "", own_folder: Path | None = None) -> None:
+        """Take an address, who besides root may connect, and a folder that is ours to close."""
+        self.path = parse(address)
+        self._gid = _group_id(group)
+        self._own_folder = own_folder
+        self._lock: int | None = None
+
+    def claim(self) -> None:
+        """Make the folder, lock out other sidecars and remove what a dead one left.
+
+        Raises:
+            AlreadyExists: somebody answers there, or the path is no socket.
+            PermissionDenied: others could replace what lies in the folder.
+        """
+        self._make_folder()
+        self._lock = self._take_lock()
+        try:
+            _remove_stale(self.path)
+        except BaseException:
+            self.release()
+            raise
+
+    def release(self) -> None:
+        """Let others have the path; the socket itself goes with its listener."""
+        if self._lock is not None:
+            os.close(self._lock)
+            self._lock = None
+
+    @contextlib.contextmanager
+    def binding(self) -> Iterator[None]:
+        """Keep the socket closed to others while it is bound, then open it to the group."""
+        before = os.umask(0o177)
+        try:
+            yield
+        finally:
+            os.umask(before)
+        if self._gid is not None:
+            os.chown(self.path, -1, self._gid)
+            self.path.chmod(0o660)
+
+    def _make_folder(self) -> None:
+        folder = self.path.parent
+        made = not folder.exists()
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        if made or folder == self._own_folder:
+            self._close_folder(folder)
+        _check_folder(folder)
+
+    def _close_folder(self, folder: Path) -> None:
+        if self._gid is None:
+            folder.chmod(0o700)
+            return
+        os.chown(folder, -1, self._gid)
+        folder.chmod(0o710)
+
+    def _take_lock(self) -> int:
+        lock = os.open(f"{self.path}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            os.close(lock)
+            raise _taken(self.path) from error
+        return lock
+
+
+def _group_id(group: str) -> int | None:
+    if not group:
+        return None
+    try:
+        return grp.getgrnam(group).gr_gid
+    except KeyError as error:
+        message = f"there is no group {group!r}"
+        raise InvalidArgument(message, remedy="create it, or name another one") from error
+
+
+def _check_folder(folder: Path) -> None:
+    mode = folder.stat().st_mode
+    if mode & (stat.S_IWGRP | stat.S_IWOTH) and not mode & stat.S_ISVTX:
+        message = f"others may write to {folder}, and so replace the socket"
+        raise PermissionDenied(message, remedy=f"chmod go-w {folder}, or choose another folder")
+
+
+def _remove_stale(path: Path) -> None:
+    try:
+        found = path.lstat()
+    except FileNotFoundError:
+        return
+    if not stat.S_ISSOCK(found.st_mode):
+        message = f"{path} exists and is not a socket"
+        raise AlreadyExists(message, remedy="remove it, or choose another address")
+    if _answers(path):
+        raise _taken(path)
+    path.unlink(missing_ok=True)
+
+
+def _answers(path: Path) -> bool:
+    with socket.socket(socket.AF_UNIX) as probe:
+        probe.settimeout(_PROBE_S)
+        code = probe.connect_ex(str(path))
+    return code not in {errno.ECONNREFUSED, errno.ENOENT}
+
+
+def _taken(path: Path) -> AlreadyExists:
+    message = f"another sidecar serves {path}"
+    return AlreadyExists(message, remedy="stop it, or choose another address")

@@ -1,0 +1,123 @@
+"""Events of tasks as containerd's messages, one maker for each topic."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from datetime import datetime
+from typing import Any
+
+from google.protobuf.any_pb2 import Any as AnyMessage
+from google.protobuf.message import Message
+
+from shim.api.containerd.events import task_pb2
+from shim.api.containerd.types import event_pb2
+from shim.errors import InvalidArgument
+from shim.model import Event, Stdio
+from shim.wire import convert
+
+_Fields = Mapping[str, Any]
+_Maker = Callable[[str, _Fields], Message]
+
+
+def envelope(event: Event) -> event_pb2.Envelope:
+    """Write an event with its moment, namespace and topic.
+
+    Raises:
+        InvalidArgument: the topic is not known, or a field is missing or of a wrong kind.
+    """
+    return event_pb2.Envelope(
+        timestamp=convert.to_time(event.at),
+        namespace=event.ref.namespace,
+        topic=event.topic,
+        event=_packed(_message(event)),
+    )
+
+
+def _message(event: Event) -> Message:
+    make = _MAKERS.get(event.topic)
+    if make is None:
+        message = f"no event has the topic {event.topic!r}"
+        raise InvalidArgument(message)
+    try:
+        return make(event.ref.id, event.fields)
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        message = f"an event of {event.topic} lacks something: {error!r}"
+        raise InvalidArgument(message) from error
+
+
+def _packed(message: Message) -> AnyMessage:
+    # Consumers of containerd's events compare the bare name, without type.googleapis.com.
+    return AnyMessage(type_url=message.DESCRIPTOR.full_name, value=message.SerializeToString())
+
+
+def _only_id(kind: Callable[..., Message]) -> _Maker:
+    def make(id: str, _: _Fields) -> Message:
+        return kind(container_id=id)
+
+    return make
+
+
+def _create(id: str, fields: _Fields) -> Message:
+    stdio: Stdio = fields["stdio"]
+    return task_pb2.TaskCreate(
+        container_id=id,
+        bundle=fields["bundle"],
+        rootfs=[convert.to_mount(mount) for mount in fields["rootfs"]],
+        io=task_pb2.TaskIO(
+            stdin=stdio.stdin, stdout=stdio.stdout, stderr=stdio.stderr, terminal=stdio.terminal
+        ),
+        checkpoint=fields["checkpoint"],
+        pid=fields["pid"],
+    )
+
+
+def _start(id: str, fields: _Fields) -> Message:
+    return task_pb2.TaskStart(container_id=id, pid=fields["pid"])
+
+
+def _delete(id: str, fields: _Fields) -> Message:
+    at: datetime = fields["exited_at"]
+    return task_pb2.TaskDelete(
+        container_id=id,
+        id=fields.get("id", ""),
+        pid=fields["pid"],
+        exit_status=fields["exit_status"],
+        exited_at=convert.to_time(at),
+    )
+
+
+def _exit(id: str, fields: _Fields) -> Message:
+    at: datetime = fields["exited_at"]
+    return task_pb2.TaskExit(
+        container_id=id,
+        id=fields["id"],
+        pid=fields["pid"],
+        exit_status=fields["exit_status"],
+        exited_at=convert.to_time(at),
+    )
+
+
+def _exec_added(id: str, fields: _Fields) -> Message:
+    return task_pb2.TaskExecAdded(container_id=id, exec_id=fields["exec_id"])
+
+
+def _exec_started(id: str, fields: _Fields) -> Message:
+    return task_pb2.TaskExecStarted(container_id=id, exec_id=fields["exec_id"], pid=fields["pid"])
+
+
+def _checkpointed(id: str, fields: _Fields) -> Message:
+    return task_pb2.TaskCheckpointed(container_id=id, checkpoint=fields["checkpoint"])
+
+
+_MAKERS: dict[str, _Maker] = {
+    "/tasks/create": _create,
+    "/tasks/start": _start,
+    "/tasks/delete": _delete,
+    "/tasks/exit": _exit,
+    "/tasks/oom": _only_id(task_pb2.TaskOOM),
+    "/tasks/exec-added": _exec_added,
+    "/tasks/exec-started": _exec_started,
+    "/tasks/paused": _only_id(task_pb2.TaskPaused),
+    "/tasks/resumed": _only_id(task_pb2.TaskResumed),
+    "/tasks/checkpointed": _checkpointed,
+}

@@ -1,0 +1,141 @@
+"""Events to containerd, over its ttrpc socket: in order, and again until it has taken them."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from collections import deque
+from dataclasses import dataclass
+
+from google.protobuf.empty_pb2 import Empty
+
+from shim.api.containerd.services.events.ttrpc.v1 import events_pb2
+from shim.api.containerd.types import event_pb2
+from shim.errors import CryoError, DeadlineExceeded, InvalidArgument, Unavailable
+from shim.model import Event
+from shim.wire import event_messages
+from shim.wire.ttrpc import Client
+from shim.wire.ttrpc_task import NAMESPACE_KEY
+
+_log = logging.getLogger(__name__)
+
+SERVICE = "containerd.services.events.ttrpc.v1.Events"
+
+# With these containerd is away, or slow: it will want its events when it is back.
+_AWAY = (Unavailable, DeadlineExceeded)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Pace:
+    """How long a try may take, how long to wait between two, and how often to hear a no."""
+
+    try_s: float = 5.0
+    first_wait_s: float = 0.05
+    longest_wait_s: float = 5.0
+    refusals: int = 5
+
+
+_USUAL = Pace()
+
+
+class Publisher:
+    """Delivers the events of this process, one after the other, at least once each.
+
+    While containerd is away they queue; beyond `capacity` the oldest are given up.
+    """
+
+    def __init__(self, address: str, *, capacity: int = 4096, pace: Pace = _USUAL) -> None:
+        """Take containerd's ttrpc address, as it stands in TTRPC_ADDRESS."""
+        self._address = address
+        self._capacity = capacity
+        self._pace = pace
+        self._queue: deque[event_pb2.Envelope] = deque()
+        self._client: Client | None = None
+        self._sending: asyncio.Task[None] | None = None
+
+    def publish(self, event: Event) -> None:
+        """Take an event, at once and without fail; call it on the event loop's thread."""
+        try:
+            envelope = event_messages.envelope(event)
+        except InvalidArgument:
+            _log.exception("an event of %s is not published", event.ref)
+            return
+        if len(self._queue) >= self._capacity:
+            lost = self._queue.popleft()
+            _log.error("giving up the oldest of %d events: %s", self._capacity, lost.topic)
+        self._queue.append(envelope)
+        if self._sending is None or self._sending.done():
+            self._sending = asyncio.create_task(self._send_all())
+            self._sending.add_done_callback(_note)
+
+    async def close(self, timeout_s: float) -> None:
+        """Deliver what is left for `timeout_s` seconds, and hang up; publish nothing afterwards."""
+        if self._sending is not None:
+            await asyncio.wait({self._sending}, timeout=timeout_s)
+            self._sending.cancel()
+            await asyncio.wait({self._sending})
+        if self._queue:
+            _log.error("%d events were not taken by containerd", len(self._queue))
+        await self._hang_up()
+
+    # -- delivery ------------------------------------------------------------------------------
+
+    async def _send_all(self) -> None:
+        while self._queue:
+            envelope = self._queue.popleft()
+            try:
+                await self._deliver(envelope)
+            except asyncio.CancelledError:
+                self._queue.appendleft(envelope)
+                raise
+
+    async def _deliver(self, envelope: event_pb2.Envelope) -> None:
+        """Try until containerd has taken an event, or has refused it often enough."""
+        refusals, wait_s = 0, self._pace.first_wait_s
+        while True:
+            try:
+                await self._try(envelope)
+            except CryoError as error:
+                _log.debug("%s is not delivered yet: %s", envelope.topic, error)
+                refusals += not isinstance(error, _AWAY)
+                if refusals >= self._pace.refusals or isinstance(error, InvalidArgument):
+                    _log.error("containerd refuses %s: %s", envelope.topic, error)
+                    return
+            else:
+                return
+            await asyncio.sleep(wait_s)
+            wait_s = min(2 * wait_s, self._pace.longest_wait_s)
+
+    async def _try(self, envelope: event_pb2.Envelope) -> None:
+        client = await self._connected()
+        try:
+            await client.call(
+                SERVICE,
+                "Forward",
+                events_pb2.ForwardRequest(envelope=envelope),
+                Empty,
+                timeout_s=self._pace.try_s,
+                metadata={NAMESPACE_KEY: envelope.namespace},
+            )
+        except _AWAY:
+            # A connection to a containerd that hangs may outlive it, so the next try makes anew.
+            await self._hang_up()
+            raise
+
+    async def _connected(self) -> Client:
+        if self._client is None or self._client.closed:
+            await self._hang_up()
+            self._client = await Client.connect(self._address, self._pace.try_s)
+        return self._client
+
+    async def _hang_up(self) -> None:
+        if self._client is not None:
+            client, self._client = self._client, None
+            with contextlib.suppress(OSError):
+                await client.close()
+
+
+def _note(sending: asyncio.Task[None]) -> None:
+    if not sending.cancelled() and (error := sending.exception()):
+        _log.error("an event was lost", exc_info=error)

@@ -1,0 +1,183 @@
+"""One peer of a server: its requests run beside each other, and end with it."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import time
+from typing import Any, NoReturn
+
+from shim.api.ttrpc import request_pb2
+from shim.errors import (
+    CryoError,
+    DeadlineExceeded,
+    InvalidArgument,
+    ResourceExhausted,
+    Unavailable,
+    Unimplemented,
+)
+from shim.wire import failure
+from shim.wire.ttrpc import envelope, frame
+from shim.wire.ttrpc.channel import Channel
+from shim.wire.ttrpc.frame import Frame, Header, Kind
+from shim.wire.ttrpc.method import Call, Method, Services
+
+_log = logging.getLogger(__name__)
+
+
+class Connection:
+    """Answers the requests of one peer, in whatever order they are done."""
+
+    def __init__(self, channel: Channel, services: Services, calls_max: int) -> None:
+        self._channel = channel
+        self._services = services
+        self._calls_max = calls_max
+        self._calls: dict[int, asyncio.Task[None]] = {}
+        self._last = 0
+        self._finishing = False
+
+    async def run(self) -> None:
+        """Serve until the peer leaves; then cancel its calls and see each one out."""
+        try:
+            while (received := await self._channel.receive()) is not None:
+                await self._take(received)
+        except OSError as error:
+            _log.debug("the peer left before it had its answer: %s", error)
+        finally:
+            await self._abandon()
+
+    async def finish(self) -> None:
+        """Refuse new requests, and return when every answer under way has been given."""
+        self._finishing = True
+        while self._calls:
+            await asyncio.wait(self._calls.values())
+
+    async def _abandon(self) -> None:
+        # A second cancellation would interrupt what the first one set off, so there is one each.
+        calls = set(self._calls.values())
+        for call in calls:
+            call.cancel()
+        while calls := {call for call in calls if not call.done()}:
+            # Being cancelled meanwhile changes nothing: the calls have to be seen out.
+            with contextlib.suppress(asyncio.CancelledError):
+                await asyncio.wait(calls)
+        await self._channel.close()
+
+    # -- requests ------------------------------------------------------------------------------
+
+    async def _take(self, received: Frame) -> None:
+        """Begin a call, or say at once why not; what is no request at all is passed over."""
+        stream = received.header.stream
+        if received.header.kind == Kind.DATA and stream in self._calls:
+            _log.debug("data for stream %d, which takes none", stream)
+            return
+        if received.header.kind not in {Kind.REQUEST, Kind.DATA}:
+            _log.debug("a frame of kind %d is passed over", received.header.kind)
+            return
+        try:
+            request = self._admit(received)
+        except CryoError as error:
+            await self._channel.send(stream, Kind.RESPONSE, envelope.write_failure(error))
+        else:
+            self._begin(stream, request)
+
+    def _admit(self, received: Frame) -> request_pb2.Request:
+        """Check a frame, and return the request that it carries.
+
+        Raises:
+            CryoError: it carries none that can be served; the class says why.
+        """
+        header = received.header
+        if header.kind == Kind.DATA:
+            message = f"stream {header.stream} takes no data"
+            raise InvalidArgument(message)
+        self._check_stream(header)
+        if received.payload is None:
+            message = f"a message of {header.size_bytes} bytes is longer than {frame.PAYLOAD_MAX}"
+            raise ResourceExhausted(message)
+        if header.flags & frame.REMOTE_OPEN:
+            message = "streams are not served"
+            raise Unimplemented(message)
+        self._check_room()
+        return envelope.read_request(received.payload)
+
+    def _check_stream(self, header: Header) -> None:
+        if header.stream % 2 == 0:
+            message = f"stream {header.stream} is even: a client's are odd"
+            raise InvalidArgument(message)
+        if header.stream <= self._last:
+            message = f"stream {header.stream} comes after {self._last}: they must increase"
+            raise InvalidArgument(message)
+        self._last = header.stream
+
+    def _check_room(self) -> None:
+        if self._finishing:
+            message = "the server is stopping"
+            raise Unavailable(message)
+        if len(self._calls) >= self._calls_max:
+            message = f"{self._calls_max} calls are under way on this connection"
+            raise ResourceExhausted(message, remedy="wait for one to end")
+
+    # -- calls ---------------------------------------------------------------------------------
+
+    def _begin(self, stream: int, request: request_pb2.Request) -> None:
+        call = asyncio.create_task(self._serve(stream, request))
+        self._calls[stream] = call
+        call.add_done_callback(lambda _: self._calls.pop(stream))
+
+    async def _serve(self, stream: int, request: request_pb2.Request) -> None:
+        """Run one call and send its answer; the call counts until that is on its way."""
+        answer = await self._answer(request)
+        try:
+            await self._channel.send(stream, Kind.RESPONSE, answer)
+        except OSError as error:
+            _log.debug("nobody took the answer of %s: %s", request.method, error)
+
+    async def _answer(self, request: request_pb2.Request) -> bytes:
+        name = f"{request.service}/{request.method}"
+        metadata = envelope.metadata_of(request)
+        begun = time.monotonic()
+        try:
+            payload = await self._run(request, Call(metadata))
+            return _fitting(envelope.write_answer(payload))
+        except (Exception, asyncio.CancelledError) as error:  # noqa: BLE001  # each becomes a status
+            ours = failure.of(error, name)
+            _log.info("%s: %s: %s", name, type(ours).__name__, ours)
+            return envelope.write_failure(ours, whole=envelope.WHOLE_ERRORS in metadata)
+        finally:
+            _log.debug("%s took %.1f ms", name, (time.monotonic() - begun) * 1e3)
+
+    async def _run(self, request: request_pb2.Request, call: Call) -> bytes:
+        """Run a method within the caller's deadline; being late, it is cancelled and seen out."""
+        method = self._find(request)
+        deadline = asyncio.timeout(envelope.timeout_of(request))
+        try:
+            async with deadline:
+                return await method.run(request.payload, call)
+        except TimeoutError:
+            if deadline.expired():
+                _late(request)
+            raise
+
+    def _find(self, request: request_pb2.Request) -> Method[Any]:
+        methods = self._services.get(request.service)
+        if methods is None:
+            message = f"there is no service {request.service!r}"
+            raise Unimplemented(message)
+        if request.method not in methods:
+            message = f"{request.service} has no method {request.method!r}"
+            raise Unimplemented(message)
+        return methods[request.method]
+
+
+def _late(request: request_pb2.Request) -> NoReturn:
+    message = f"{request.method} did not end within the caller's {envelope.timeout_of(request)} s"
+    raise DeadlineExceeded(message, remedy="allow it more time")
+
+
+def _fitting(response: bytes) -> bytes:
+    if len(response) > frame.PAYLOAD_MAX:
+        message = f"the answer of {len(response)} bytes is longer than {frame.PAYLOAD_MAX}"
+        raise ResourceExhausted(message)
+    return response

@@ -1,0 +1,115 @@
+"""Accepts connections and serves each, until it is closed."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import socket
+
+from shim.wire.ttrpc.channel import Channel
+from shim.wire.ttrpc.connection import Connection
+from shim.wire.ttrpc.limits import Limits
+from shim.wire.ttrpc.listener import is_ours
+from shim.wire.ttrpc.method import Services
+
+_log = logging.getLogger(__name__)
+
+# What a lack of file descriptors or memory is given to pass.
+_PAUSE_S = 0.5
+_USUAL = Limits()
+
+
+class Server:
+    """Serves unary methods on any number of listening sockets."""
+
+    def __init__(self, services: Services, limits: Limits = _USUAL) -> None:
+        self._services = services
+        self._limits = limits
+        self._listeners: set[socket.socket] = set()
+        self._serving: dict[asyncio.Task[None], Connection | None] = {}
+
+    def serve(self, listener: socket.socket) -> None:
+        """Begin to accept connections on a listening socket, which is ours from now on."""
+        listener.setblocking(False)
+        self._listeners.add(listener)
+        self._listen(listener)
+
+    async def close(self, grace_s: float = 0.0) -> None:
+        """Accept nothing more, let calls end for `grace_s` seconds, cancel the rest, hang up.
+
+        Returns when every call has ended, however long undoing one takes.
+        """
+        self._stop_listening()
+        try:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(grace_s):
+                    await asyncio.gather(
+                        *(one.finish() for one in self._serving.values() if one is not None)
+                    )
+        finally:
+            await self._cut()
+
+    async def _cut(self) -> None:
+        for serving in self._serving:
+            serving.cancel()
+        while self._serving:
+            await asyncio.wait(self._serving)
+
+    # -- listening -----------------------------------------------------------------------------
+
+    def _listen(self, listener: socket.socket) -> None:
+        if listener in self._listeners:
+            loop = asyncio.get_running_loop()
+            loop.add_reader(listener, self._accept, listener)
+
+    def _stop_listening(self) -> None:
+        loop = asyncio.get_running_loop()
+        for listener in self._listeners:
+            loop.remove_reader(listener)
+            listener.close()
+        self._listeners.clear()
+
+    def _accept(self, listener: socket.socket) -> None:
+        try:
+            connected, _ = listener.accept()
+        except (BlockingIOError, ConnectionAbortedError):
+            return
+        except OSError as error:
+            _log.warning("cannot accept connections for %s s: %s", _PAUSE_S, error)
+            loop = asyncio.get_running_loop()
+            loop.remove_reader(listener)
+            loop.call_later(_PAUSE_S, self._listen, listener)
+            return
+        if self._may_enter(connected):
+            self._begin(connected)
+        else:
+            connected.close()
+
+    def _may_enter(self, connected: socket.socket) -> bool:
+        if not is_ours(connected):
+            _log.warning("refused a connection from another user")
+            return False
+        if len(self._serving) >= self._limits.connections:
+            _log.warning("refused a connection: there are %d already", len(self._serving))
+            return False
+        return True
+
+    # -- connections ---------------------------------------------------------------------------
+
+    def _begin(self, connected: socket.socket) -> None:
+        serving = asyncio.create_task(self._serve(connected))
+        self._serving[serving] = None
+        serving.add_done_callback(self._serving.pop)
+
+    async def _serve(self, connected: socket.socket) -> None:
+        try:
+            channel = await Channel.over(connected)
+        except BaseException:
+            connected.close()
+            raise
+        connection = Connection(channel, self._services, self._limits.calls)
+        this = asyncio.current_task()
+        if this is not None:
+            self._serving[this] = connection
+        await connection.run()

@@ -1,0 +1,109 @@
+"""The config.toml of a containerd under test: everything in its own folder, no network."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from tests.containerd.builds import ContainerdBuild
+
+_CRI_OFF = {
+    2: ("io.containerd.grpc.v1.cri",),
+    3: ("io.containerd.grpc.v1.cri", "io.containerd.cri.v1.images", "io.containerd.cri.v1.runtime"),
+}
+
+
+@dataclass(frozen=True)
+class Cri:
+    """What containerd's CRI plugin needs: the image of a pod, and runtimes by name.
+
+    `runtimes` maps the handler's name to the runtime's type.
+    """
+
+    sandbox_image: str
+    runtimes: Mapping[str, str] = field(default_factory=dict)
+
+
+def write_config(
+    folder: Path,
+    build: ContainerdBuild,
+    cri: Cri | None,
+    more: str,
+    imports: Sequence[Path] = (),
+) -> Path:
+    """Write config.toml into a containerd's folder, `more` at its end."""
+    version = build.config_version
+    off = [] if cri else list(_CRI_OFF[version])
+    lines = [
+        f"version = {version}",
+        f'root = "{folder}/root"',
+        f'state = "{folder}/state"',
+        f"disabled_plugins = {off}",
+        f"imports = {[str(path) for path in imports]}",
+        "[grpc]",
+        f'  address = "{folder}/containerd.sock"',
+        '[plugins."io.containerd.internal.v1.opt"]',
+        f'  path = "{folder}/opt"',
+        *(['[plugins."io.containerd.nri.v1.nri"]', "  disable = true"] if version > 2 else []),
+        *(_cri(folder, build, cri) if cri else []),
+        more,
+    ]
+    path = folder / "config.toml"
+    path.write_text("\n".join(lines) + "\n", "utf-8")
+    return path
+
+
+def _cri(folder: Path, build: ContainerdBuild, cri: Cri) -> list[str]:
+    return _cri_v2(folder, cri) if build.config_version == 2 else _cri_v3(folder, cri)
+
+
+def _cri_v2(folder: Path, cri: Cri) -> list[str]:
+    name = 'plugins."io.containerd.grpc.v1.cri"'
+    return [
+        f"[{name}]",
+        f'  sandbox_image = "{cri.sandbox_image}"',
+        # Lowering an OOM score needs CAP_SYS_RESOURCE, which a virtual machine may lack.
+        "  restrict_oom_score_adj = true",
+        "  disable_apparmor = true",
+        "  tolerate_missing_hugetlb_controller = true",
+        *_cni(name, folder),
+        f"[{name}.containerd]",
+        '  snapshotter = "native"',
+        *_runtimes(f"{name}.containerd", cri),
+    ]
+
+
+def _cri_v3(folder: Path, cri: Cri) -> list[str]:
+    name = 'plugins."io.containerd.cri.v1.runtime"'
+    images = 'plugins."io.containerd.cri.v1.images"'
+    return [
+        f"[{images}]",
+        '  snapshotter = "native"',
+        f"[{images}.pinned_images]",
+        f'  sandbox = "{cri.sandbox_image}"',
+        f"[{name}]",
+        "  restrict_oom_score_adj = true",
+        "  disable_apparmor = true",
+        "  tolerate_missing_hugetlb_controller = true",
+        *_cni(name, folder),
+        *_runtimes(f"{name}.containerd", cri),
+        '[plugins."io.containerd.grpc.v1.cri"]',
+        "  disable_tcp_service = true",
+    ]
+
+
+def _cni(name: str, folder: Path) -> list[str]:
+    # Pods of the tests use the host's network, so that no CNI plugin is asked.
+    return [
+        f"[{name}.cni]",
+        f'  conf_dir = "{folder}/cni/conf"',
+        f'  bin_dir = "{folder}/cni/bin"',
+    ]
+
+
+def _runtimes(name: str, cri: Cri) -> list[str]:
+    lines = []
+    for handler, kind in {"runc": "io.containerd.runc.v2", **cri.runtimes}.items():
+        lines += [f"[{name}.runtimes.{handler}]", f'  runtime_type = "{kind}"']
+    return lines

@@ -1,0 +1,120 @@
+"""A real containerd of each line, in a place of its own."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from hack.tools.running import NotHere
+from shim.simgpu.simulation import Simulation
+from tests.builds import RunscBuild, excuse
+from tests.containerd import gpu, image
+from tests.containerd.builds import LINES, ContainerdBuild, find_containerd, find_program
+from tests.containerd.cryo import Cryo, simulated
+from tests.containerd.harness import Containerd
+from tests.containerd.place import Place, private_place
+
+
+@pytest.fixture(scope="session", autouse=True)
+def require_root() -> None:
+    """Skip the room, or fail it in CI, where we are not root."""
+    if os.geteuid() != 0:
+        excuse("containerd needs root")
+
+
+def program(tool: str, name: str = "") -> Path:
+    """Return a program that the test needs; otherwise it is skipped, or failed in CI."""
+    try:
+        return find_program(tool, name)
+    except NotHere as no:
+        excuse(str(no))
+
+
+@pytest.fixture(scope="session", params=LINES)
+def containerd_build(request: pytest.FixtureRequest) -> ContainerdBuild:
+    """Give the containerd of each line in turn."""
+    try:
+        return find_containerd(request.param)
+    except NotHere as no:
+        excuse(str(no))
+
+
+@pytest.fixture(scope="session")
+def runc() -> Path:
+    """Give the runc of the tests."""
+    return program("runc")
+
+
+@pytest.fixture(scope="session")
+def docker_build() -> Path:
+    """Give Debian's dockerd, with its client beside it."""
+    return program("docker")
+
+
+@pytest.fixture(scope="session")
+def archive(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Give the archive of the small image."""
+    return image.write(tmp_path_factory.mktemp("image") / "cryobox.tar", program("busybox"))
+
+
+@pytest.fixture(scope="session")
+def pause_archive(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Give the archive of the image that pods are made of."""
+    path = tmp_path_factory.mktemp("image") / "cryopause.tar"
+    busybox = program("busybox")
+    return image.write(path, busybox, reference=image.PAUSE, command=image.PAUSE_COMMAND)
+
+
+@pytest.fixture(scope="module")
+def place() -> Iterator[Place]:
+    """Give a private place with the host's /dev."""
+    with private_place() as made:
+        yield made
+
+
+@pytest.fixture(scope="module")
+def containerd(
+    containerd_build: ContainerdBuild, place: Place, runc: Path, archive: Path
+) -> Iterator[Containerd]:
+    """Give a running containerd of each line, with runc and the small image."""
+    with Containerd(containerd_build, place, programs={"runc": runc}) as made:
+        made.import_image(archive)
+        # The first container makes folders that all later ones share.
+        made.run("first", "true")
+        yield made
+
+
+@pytest.fixture(scope="session")
+def simulation(runsc_new: RunscBuild) -> Iterator[Simulation]:
+    """Give a machine with a simulated GPU."""
+    with Simulation(runsc_new.path) as made:
+        yield made
+
+
+@pytest.fixture(scope="session")
+def gpu_place(simulation: Simulation) -> Place:
+    """Give a private place with a GPU in its /dev."""
+    return gpu.place_of(simulation)
+
+
+@pytest.fixture(scope="session")
+def cryo(
+    containerd_build: ContainerdBuild, simulation: Simulation, gpu_place: Place, archive: Path
+) -> Iterator[Cryo]:
+    """Give a running containerd of each line with our shim, on a machine with a GPU."""
+    with simulated(containerd_build, simulation, gpu_place) as made:
+        made.import_image(archive)
+        # The first container brings the nursery, and makes folders that all later ones share.
+        made.run("first", "true")
+        made.know()
+        yield made
+
+
+@pytest.fixture
+def nothing_left(cryo: Cryo) -> Iterator[None]:
+    """Whatever the test did, nothing of it may be left."""
+    yield
+    cryo.expect_nothing_new()

@@ -1,0 +1,293 @@
+"""Our shim under a real containerd: its launcher, its config.toml, and the harness around both."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import re
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, TypeVar
+
+from shim.simgpu import toml
+from shim.simgpu.remote import Ran
+from shim.simgpu.simulation import Simulation
+from shim.simgpu.waiting import PACKAGE_ROOT, wait_until
+from tests.containerd import look
+from tests.containerd.builds import ContainerdBuild
+from tests.containerd.daemon import numbers
+from tests.containerd.harness import Containerd
+from tests.containerd.leftovers import Look
+from tests.containerd.place import Place
+
+RUNTIME = "io.containerd.cryo.v1"
+LAUNCHER = "containerd-shim-cryo-v1"
+FLAGS = {"network": "none", "overlay2": "root:memory"}
+# What a machine with a GPU needs besides; nvproxy itself is the shim's to ask for.
+GPU_FLAGS = {**FLAGS, "nvproxy-driver-version": "latest", "host-uds": "open"}
+# Counts in a file, slowly: a process that is made costs much in a sandbox.
+COUNT = "i=0; while true; do i=$((i+1)); echo $i > /count; sleep 0.1; done"
+# Waits until the count goes on, and tells from where.
+_COUNTS = """
+read_count() { cat /count 2>/dev/null; }
+until [ "$(read_count)" ]; do sleep 0.02; done
+was=$(read_count)
+until [ "$(read_count)" ] && [ "$(read_count)" -gt "$was" ]; do sleep 0.02; done
+echo "$was"
+"""
+_AT_ONCE = 8
+_Made = TypeVar("_Made")
+_Item = TypeVar("_Item")
+
+
+def write_launcher(folder: Path) -> Path:
+    """Write the program that containerd runs, as an installer would."""
+    path = folder / LAUNCHER
+    lines = (
+        f"#!{sys.executable}",
+        "import sys",
+        f"sys.path.insert(0, {str(PACKAGE_ROOT)!r})",
+        "from shim.entry.shimbin.main import main",
+        "main()",
+        "",
+    )
+    path.write_text("\n".join(lines), "utf-8")
+    path.chmod(0o755)
+    return path
+
+
+def write_config(folder: Path, runsc: Path, flags: Mapping[str, str], more: toml.Tables) -> Path:
+    """Write config.toml; what the shims keep lies in /run, where leftovers are looked for."""
+    tables: toml.Tables = {
+        "paths": {
+            "state": f"/run/{folder.name}",
+            "images": str(folder / "images"),
+            "verified": str(folder / "verified"),
+        },
+        "server": {"address": f"unix://{folder}/cryo.sock"},
+        "runsc": {"binary": str(runsc)},
+        "runsc.flags": dict(flags),
+    }
+    path = folder / "cryo.toml"
+    path.write_text(toml.dump(toml.merge(tables, more)), "utf-8")
+    return path
+
+
+class Cryo(Containerd):
+    """A containerd of one line whose containers run in our shim."""
+
+    def __init__(
+        self,
+        build: ContainerdBuild,
+        place: Place,
+        runsc: Path,
+        *,
+        flags: Mapping[str, str] = FLAGS,
+        settings: toml.Tables | None = None,
+        **more: Any,
+    ) -> None:
+        super().__init__(build, place, **more)
+        self._runsc = runsc
+        self._flags = flags
+        self._settings = settings or {}
+        self._known: Look | None = None
+
+    def prepare(self) -> None:
+        """Write our own files beside containerd's."""
+        super().prepare()
+        self.use({LAUNCHER: write_launcher(self.folder)})
+        write_config(self.folder, self._runsc, self._flags, self._settings)
+
+    @property
+    def env(self) -> dict[str, str]:
+        """The environment that containerd and the shims have."""
+        return {**super().env, "CRYO_CONFIG": str(self.config)}
+
+    @property
+    def config(self) -> Path:
+        """Our config.toml."""
+        return self.folder / "cryo.toml"
+
+    @property
+    def state(self) -> Path:
+        """Where the shims keep what they know, inside the place."""
+        return Path("/run") / self.folder.name
+
+    @property
+    def bundles(self) -> Path:
+        """The folder of containerd's bundles."""
+        version = "v2" if self.build.numbers >= (1, 6) else "v1"
+        return self.folder / f"state/io.containerd.runtime.{version}.task" / self.namespace
+
+    # Containers.
+
+    def run(self, name: str, *command: str, **how: Any) -> Ran:
+        """Run a container in our shim with `ctr run`."""
+        return super().run(name, *command, **{"runtime": RUNTIME, **how})
+
+    def begin(self, name: str, *command: str, flags: tuple[str, ...] = ()) -> None:
+        """Run a container that stays."""
+        self.run(name, *command, flags=("-d", *flags))
+
+    @contextlib.contextmanager
+    def container(self, *command: str, flags: tuple[str, ...] = ()) -> Iterator[str]:
+        """Give a container that stays while the context lasts; it is deleted, however it ended."""
+        name = self.fresh("box")
+        with self.removing(name):
+            self.begin(name, *(command or ("sleep", "1000")), flags=flags)
+            yield name
+
+    @contextlib.contextmanager
+    def removing(self, *names: str) -> Iterator[None]:
+        """Delete these containers at the end, whatever has become of them."""
+        try:
+            yield
+        finally:
+            self.each(self.remove, names)
+
+    def exec(self, name: str, *command: str, check: bool = True) -> Ran:
+        """Run a program in a container."""
+        argv = ("tasks", "exec", "--exec-id", self.fresh("exec"), name, *command)
+        return self.ctr(*argv, check=check)
+
+    def until_counts(self, name: str) -> int:
+        """Wait until a container that runs COUNT goes on; return how far it was before."""
+        return int(self.exec(name, "sh", "-c", _COUNTS).out)
+
+    def kill_task(self, name: str, signal: str = "SIGKILL") -> None:
+        """Kill a task and wait for its end."""
+        self.ctr("tasks", "kill", "--signal", signal, name)
+        self.until_status(name, "STOPPED")
+
+    def until_all_stopped(self, names: Sequence[str]) -> None:
+        """Wait until tasks have ended."""
+
+        def stopped() -> bool:
+            tasks = self.tasks()
+            return all(tasks[name][1] == "STOPPED" for name in names)
+
+        wait_until(stopped, f"the end of {len(names)} tasks", 20)
+
+    def remove(self, name: str) -> None:
+        """End a container, if it is there, and delete all of it."""
+        self.ctr("tasks", "delete", "--force", name, check=False)
+        self.ctr("containers", "delete", name, check=False)
+
+    def fresh(self, word: str) -> str:
+        """Return a name that nothing has yet."""
+        return f"{word}-{next(numbers)}"
+
+    @staticmethod
+    def each(do: Callable[[_Item], _Made], items: Sequence[_Item]) -> list[_Made]:
+        """Do the same with each, a few at a time."""
+        with ThreadPoolExecutor(_AT_ONCE) as pool:
+            return list(pool.map(do, items))
+
+    # What is left.
+
+    def know(self) -> None:
+        """Take what is there now for what may be there."""
+        self._known = self.look()
+
+    def expect_nothing_new(self, ignored: Sequence[str] = ()) -> None:
+        """Check that nothing is there that was not known; what is ignored is known from now on."""
+        assert self._known is not None, "nothing is known yet"  # a test's own
+        left = self.left_behind(self._known, ignored)
+        if ignored or left:
+            self.know()
+        assert not left, "\n".join(left)  # what tests are for
+
+    # Processes.
+
+    def processes(self, pattern: str) -> list[int]:
+        """Return the processes of the place whose command line matches."""
+        return [int(p) for p, line in self.look().processes.items() if re.search(pattern, line)]
+
+    def shim_of(self, name: str) -> int:
+        """Return the pid of the shim that serves a container: its sandbox's parent."""
+        return look.parent_of(self.tasks()[name][0])
+
+    def nursery(self) -> int:
+        """Return the pid of the process that forks the shims of this containerd."""
+        forks = self.processes(r"shim\.entry\.shimbin\.nursery")
+        (found,) = (pid for pid in forks if comm(pid) == "cryo-nursery" and self._ours(pid))
+        return found
+
+    def _ours(self, pid: int) -> bool:
+        return str(self.config).encode() in Path(f"/proc/{pid}/environ").read_bytes()
+
+    def children_of(self, pid: int) -> list[int]:
+        """Return the processes that a process has started, or taken over."""
+        return [int(word) for word in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+    def gone(self, *pids: int) -> None:
+        """Wait until processes have ended."""
+
+        def none() -> bool:
+            return not any(Path(f"/proc/{pid}").exists() for pid in pids)
+
+        wait_until(none, f"the end of {pids}", 10)
+
+    # Checkpoints.
+
+    def save(self, name: str, *flags: str) -> str:
+        """Save a container into an image with `ctr containers checkpoint`; return its name."""
+        reference = self.fresh("saved")
+        self.ctr("containers", "checkpoint", "--image", "--task", *flags, name, reference)
+        return reference
+
+    def bring_back(self, reference: str, name: str, *flags: str) -> None:
+        """Make a container of an image with `ctr containers restore`."""
+        self.ctr("containers", "restore", "--live", *flags, name, reference)
+
+    def image_names(self) -> list[str]:
+        """Return the names of all images."""
+        return self.ctr("images", "ls", "-q").out.split()
+
+    def parts(self, reference: str) -> list[dict[str, Any]]:
+        """Return what an image is made of."""
+        lines = self.ctr("images", "ls", f"name=={reference}").out.splitlines()
+        digest = next(word for word in lines[1].split() if word.startswith("sha256:"))
+        found: list[dict[str, Any]] = json.loads(self.ctr("content", "get", digest).out)[
+            "manifests"
+        ]
+        return found
+
+    def media_types(self, reference: str) -> list[str]:
+        """Return the kinds of what an image is made of."""
+        return [str(part["mediaType"]) for part in self.parts(reference)]
+
+    def blob(self, reference: str, kind: str) -> Path:
+        """Return the file in containerd's own store that holds a part of an image."""
+        (digest,) = (p["digest"] for p in self.parts(reference) if p["mediaType"] == kind)
+        blobs = self.folder / "root/io.containerd.content.v1.content/blobs"
+        return blobs.joinpath(*digest.split(":"))
+
+    @contextlib.contextmanager
+    def images_apart(self) -> Iterator[None]:
+        """Remove at the end the images that were made meanwhile, and what only they hold.
+
+        containerd 1.x cannot commit a blob twice: what one checkpoint has left, such as the
+        container's spec, makes the next one of the same fail or be incomplete.
+        """
+        before = set(self.image_names())
+        try:
+            yield
+        finally:
+            if made := sorted(set(self.image_names()) - before):
+                self.ctr("images", "rm", "--sync", *made)
+
+
+def simulated(
+    build: ContainerdBuild, sim: Simulation, place: Place, runsc: Path | None = None
+) -> Cryo:
+    """Make a containerd with our shim on a machine with a simulated GPU."""
+    cuda = {"cuda": sim.settings_of_cuda()}
+    return Cryo(build, place, runsc or sim.runsc, flags=GPU_FLAGS, settings=cuda)
+
+
+def comm(pid: int) -> str:
+    """Return the name that a process has given itself."""
+    return Path(f"/proc/{pid}/comm").read_text("utf-8").strip()

@@ -1,0 +1,110 @@
+"""Containers with a simulated GPU under containerd, in the simulation's own namespace."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from shim.simgpu import bundle, tools
+from shim.simgpu.bundle import Settings
+from shim.simgpu.guest import names
+from shim.simgpu.remote import Ran
+from shim.simgpu.simulation import Simulation
+from tests.containerd.daemon import numbers
+from tests.containerd.harness import Containerd
+from tests.containerd.image import REFERENCE
+from tests.containerd.place import Place, settle
+from tests.containerd.records.client import edit_spec
+
+
+def place_of(sim: Simulation) -> Place:
+    """Make a simulation's namespace ready for containerd; once for each simulation."""
+    return settle(sim.folder, sim.remote)
+
+
+class CtrGuest:
+    """Runs programs in containers with `ctr tasks exec`, for the simulation's questions."""
+
+    def __init__(self, containerd: Containerd) -> None:
+        self._containerd = containerd
+
+    def exec(self, name: str, argv: Sequence[str], *, timeout_s: float = 20.0) -> Ran:
+        """Run it to its end."""
+        exec_id = f"ask-{next(numbers)}"
+        command = ("tasks", "exec", "--exec-id", exec_id, name, *argv)
+        return self._containerd.ctr(*command, check=False, timeout_s=timeout_s)
+
+
+def write_spec(
+    sim: Simulation,
+    containerd: Containerd,
+    name: str,
+    settings: Settings | None = None,
+    annotations: Mapping[str, str] | None = None,
+) -> Path:
+    """Write the spec of a workload for `ctr run --config PATH NAME`: no image, no snapshot.
+
+    The tool is not mounted: our shim does that.
+    """
+    folder = sim.bundle(name, settings, inject_tool=False)
+    path = folder / "config.json"
+    content = json.loads(path.read_text("utf-8"))
+    content["annotations"] = dict(annotations or {})
+    content["linux"]["cgroupsPath"] = f"/{containerd.cgroup}/{name}"
+    path.write_text(json.dumps(content), "utf-8")
+    return path
+
+
+def image_flags(sim: Simulation) -> tuple[str, ...]:
+    """Return the flags of `ctr run` that let a workload run in a container of the small image.
+
+    For what needs an image and a snapshot, such as `ctr containers checkpoint --image`. The host's
+    Python is bind-mounted; the command is `workload(settings)`.
+    """
+    wanted = ["/usr", "/lib", "/lib64", sys.base_prefix, sys.base_exec_prefix]
+    wanted.append(str(Path(tools.interpreter()).parent.parent))
+    binds = [(point, "ro") for point in wanted if Path(point).exists()]
+    mounts = [f"type=bind,src={point},dst={point},options=rbind:{how}" for point, how in binds]
+    for folder, target, how in (
+        ("code", names.CODE_DIR, "ro"),
+        ("device", names.DEVICE_DIR, "rw"),
+    ):
+        mounts.append(f"type=bind,src={sim.folder / folder},dst={target},options=rbind:{how}")
+    # Sockets on the guest's own tmpfs survive a save.
+    mounts.append("type=tmpfs,src=tmpfs,dst=/tmp,options=mode=1777")
+    flags = [word for mount in dict.fromkeys(mounts) for word in ("--mount", mount)]
+    return tuple(flags)
+
+
+def start_on_image(
+    sim: Simulation,
+    containerd: Containerd,
+    name: str,
+    *,
+    runtime: str,
+    settings: Settings | None = None,
+    reference: str = REFERENCE,
+) -> None:
+    """Run a workload in a container of the small image, which has a snapshot too.
+
+    Not with `ctr run --device`: it would take the number of the simulated node, and gVisor knows
+    NVIDIA's by theirs.
+    """
+    how = ("--runtime", runtime, "--snapshotter", "native", *image_flags(sim))
+    containerd.ctr("containers", "create", *how, reference, name, *workload(settings))
+    edit_spec(containerd.address, containerd.namespace, name, give_gpu)
+    containerd.ctr("tasks", "start", "--detach", name)
+
+
+def give_gpu(spec: dict[str, Any]) -> None:
+    """Give a container the device node by which gVisor knows a GPU."""
+    spec["linux"].setdefault("devices", []).append(dict(bundle.CONTROL))
+
+
+def workload(settings: Settings | None = None) -> list[str]:
+    """Return the command of a workload."""
+    return bundle.workload_argv(json.dumps(asdict(settings or Settings())))

@@ -1,0 +1,73 @@
+"""What containers leave behind: a look before, a look after, and the difference in words."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from tests.containerd.place import Place
+
+# Only a failure takes that long; a busy machine is slow to end what has ended.
+_SETTLE_S = 15.0
+
+
+@dataclass(frozen=True)
+class Look:
+    """What was there at one moment."""
+
+    processes: dict[str, str]
+    mounts: list[str]
+    files: list[str]
+    cgroups: list[str]
+    descriptors: dict[str, dict[str, int]]
+
+    def more_than(self, before: Look) -> list[str]:
+        """Return a line for each thing that was not there before."""
+        lines = [
+            f"process {pid}: {command}"
+            for pid, command in self.processes.items()
+            if pid not in before.processes
+        ]
+        for kind in ("mounts", "files", "cgroups"):
+            new = set(getattr(self, kind)) - set(getattr(before, kind))
+            lines += [f"{kind}: {item}" for item in sorted(new)]
+        return lines + self._more_open(before)
+
+    def _more_open(self, before: Look) -> list[str]:
+        return [
+            f"descriptors of containerd ({pid}): {count - was} more of {target}"
+            for pid, now in self.descriptors.items()
+            if pid in before.descriptors
+            for target, count in now.items()
+            if count > (was := before.descriptors[pid].get(target, 0))
+        ]
+
+
+def look(place: Place, folder: str, cgroup: str) -> Look:
+    """Return what is there now."""
+    raw: dict[str, Any] = json.loads(place.python("tests.containerd.look", folder, cgroup).out)
+    return Look(**raw)
+
+
+def left_behind(
+    place: Place,
+    folder: str,
+    cgroup: str,
+    before: Look,
+    ignored: Sequence[str] = (),
+    timeout_s: float = _SETTLE_S,
+) -> list[str]:
+    """Return what is there and was not before, once nothing more goes away by itself.
+
+    Lines that have one of the `ignored` in them do not count.
+    """
+    deadline = time.monotonic() + timeout_s
+    while True:
+        found = look(place, folder, cgroup).more_than(before)
+        lines = [line for line in found if not any(part in line for part in ignored)]
+        if not lines or time.monotonic() > deadline:
+            return lines
+        time.sleep(0.1)

@@ -1,0 +1,54 @@
+"""Runs inside the namespace: runs a program on a terminal of its own and copies what it shows.
+
+    python -m tests.containerd.terminal [--input TEXT] [--size ROWSxCOLUMNS] -- COMMAND...
+
+The input is typed once the program has shown something. Exits as the program did.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import fcntl
+import os
+import pty
+import struct
+import sys
+import termios
+
+
+def main() -> int:
+    """Run it."""
+    parser = argparse.ArgumentParser(description="A program on a terminal.")
+    parser.add_argument("--input", default="")
+    parser.add_argument("--size", default="24x80")
+    parser.add_argument("command", nargs="+")
+    options = parser.parse_args()
+    rows, columns = (int(part) for part in options.size.split("x"))
+    pid, terminal = pty.fork()
+    if not pid:
+        resize(0, rows, columns)
+        os.execvp(options.command[0], options.command)
+    copy(terminal, options.input.encode())
+    _, status = os.waitpid(pid, 0)
+    return os.waitstatus_to_exitcode(status)
+
+
+def resize(terminal: int, rows: int, columns: int) -> None:
+    """Give a terminal its size."""
+    fcntl.ioctl(terminal, termios.TIOCSWINSZ, struct.pack("HHHH", rows, columns, 0, 0))
+
+
+def copy(terminal: int, text: bytes) -> None:
+    """Copy what the program shows to standard output, until its terminal is closed."""
+    with contextlib.suppress(OSError):  # EIO: nobody has the other side open any more
+        while shown := os.read(terminal, 65536):
+            sys.stdout.buffer.write(shown)
+            sys.stdout.buffer.flush()
+            if text:
+                os.write(terminal, text)
+                text = b""
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,314 @@
+"""`containerd-shim-cryo-v1` as containerd calls it, without containerd."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import signal
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import pytest
+from google.protobuf.any_pb2 import Any as AnyMessage
+
+from shim import __version__
+from shim.api.containerd.task.v2 import shim_pb2
+from shim.api.containerd.types import introspection_pb2
+from shim.simgpu.waiting import environment, wait_until
+from tests.builds import RunscBuild
+from tests.containerd.cryo import FLAGS, LAUNCHER, comm, write_config, write_launcher
+from tests.containerd.place import Place, private_place
+
+_LIMIT_S = 20.0
+# What containerd 2.3 and later write to `start`: BootstrapParams, whose first field is the id.
+_OPTIONS = AnyMessage(type_url="containerd.runc.v1.Options", value=b"\x08\x01").SerializeToString()
+# Prints what has been loaded beyond what this very Python loads for nothing at all.
+_PROGRAM = """
+import sys
+before = set(sys.modules)
+import atexit
+def tell():
+    print(*sorted(set(sys.modules) - before), file=sys.stderr)
+atexit.register(tell)
+from shim.entry.shimbin.main import main
+main()
+"""
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a call said."""
+
+    status: int
+    out: bytes
+    err: str
+    elapsed_s: float
+
+
+class Binary:
+    """The launcher, and a folder in which containerd would have its bundles."""
+
+    def __init__(self, place: Place, runsc: Path) -> None:
+        self.place = place
+        self.folder = place.folder_for("binary")
+        self.config = write_config(self.folder, runsc, FLAGS, {})
+        self.program = [str(write_launcher(self.folder))]
+
+    def bundle(self, name: str, **annotations: str) -> Path:
+        """Make the bundle of a container; `_` in an annotation's name is a dash."""
+        folder = self.folder / name
+        folder.mkdir(exist_ok=True)
+        pairs = {f"io.kubernetes.cri.{k.replace('_', '-')}": v for k, v in annotations.items()}
+        (folder / "config.json").write_text(json.dumps({"annotations": pairs}), "utf-8")
+        return folder
+
+    def call(self, cwd: Path, *words: str, given: bytes = b"") -> Answer:
+        """Run it in a folder; its stdin ends, and its outputs must end with it."""
+        (self.folder / "in").write_bytes(given)
+        # Through pipes that are read to their end, as containerd does.
+        script = f'"$@" < {self.folder}/in 2> >(cat > {self.folder}/err) | cat > {self.folder}/out'
+        argv = ["bash", "-c", f"set -o pipefail; {script}; s=$?; wait; exit $s", "-"]
+        env = {**environment(), "CRYO_CONFIG": str(self.config)}
+        argv += [*self.program, *words]
+        ran = self.place.remote.run(argv, cwd=str(cwd), env=env, timeout_s=_LIMIT_S)
+        out, err = ((self.folder / name).read_bytes() for name in ("out", "err"))
+        return Answer(ran.status, out, err.decode(), ran.elapsed_s)
+
+    def start(self, bundle: Path, namespace: str = "ns", given: bytes = b"") -> Answer:
+        """Call it as containerd does for a new container."""
+        return self.call(bundle, *self.flags(bundle, namespace), "start", given=given)
+
+    def delete(self, bundle: Path, namespace: str = "ns") -> Answer:
+        """Call it as containerd does after a task's end."""
+        flags = (*self.flags(bundle, namespace), "-bundle", str(bundle))
+        return self.call(bundle, *flags, "delete")
+
+    def flags(self, bundle: Path, namespace: str) -> tuple[str, ...]:
+        """Return containerd's flags."""
+        where = ("-address", f"{self.folder}/c.sock", "-publish-binary", "/bin/containerd")
+        return ("-namespace", namespace, *where, "-id", bundle.name)
+
+    def shims(self) -> list[int]:
+        """Return the shims that run; what one is about to start still has its name."""
+        rows = [
+            line.split() for line in self.place.do("ps", "-eo", "pid=,ppid=,comm=").splitlines()
+        ]
+        ours = {int(pid): int(parent) for pid, parent, name, *_ in rows if name == "cryo-shim"}
+        return [pid for pid in ours if ours[pid] not in ours and self.has(pid)]
+
+    def has(self, pid: int) -> bool:
+        """Tell whether a process works for this folder."""
+        try:
+            return str(self.config).encode() in Path(f"/proc/{pid}/environ").read_bytes()
+        except OSError:
+            return False
+
+    def sockets(self) -> set[str]:
+        """Return the sockets of shims in the place."""
+        return set(self.place.do("ls", "/run/containerd/s").split())
+
+
+def hears(pid: int, number: signal.Signals) -> bool:
+    """Tell whether a process does something of its own at a signal, or is gone."""
+    try:
+        lines = Path(f"/proc/{pid}/status").read_text("utf-8").splitlines()
+    except OSError:
+        return True
+    (caught,) = (line.split()[1] for line in lines if line.startswith("SigCgt:"))
+    return bool(int(caught, 16) >> (number - 1) & 1)
+
+
+@pytest.fixture(scope="module")
+def binary(runsc_new: RunscBuild) -> Iterator[Binary]:
+    """Give the binary in a place of its own."""
+    with private_place() as place:
+        place.do("mkdir", "-p", "/run/containerd/s")
+        yield Binary(place, runsc_new.path)
+
+
+@pytest.fixture(autouse=True)
+def shims_end(binary: Binary) -> Iterator[None]:
+    """End the shims of a test, which go at a signal while they have no task, with their sockets."""
+    yield
+    for pid in binary.shims():
+        wait_until(partial(hears, pid, signal.SIGTERM), f"shim {pid}", 10)
+        binary.place.remote.kill(pid, signal.SIGTERM)
+    wait_until(lambda: not binary.shims() and not binary.sockets(), "the end of the shims", 10)
+
+
+@pytest.mark.parametrize("given", (b"", _OPTIONS), ids=("empty", "any"))
+def test_start_up_to_2_2(binary: Binary, given: bytes) -> None:
+    """With options or nothing on stdin the address is printed alone, without a line's end."""
+    bundle = binary.bundle("old")
+
+    answer = binary.start(bundle, given=given)
+
+    assert (answer.status, answer.err) == (0, "")
+    assert answer.out.startswith(b"unix:///run/containerd/s/")
+    assert not answer.out.endswith(b"\n")
+    assert (bundle / "address").read_bytes() == answer.out
+
+
+def test_start_from_2_3(binary: Binary) -> None:
+    """With BootstrapParams on stdin the answer names the protocol, and the Task service v3."""
+    bundle = binary.bundle("new")
+    params = b"\x0a\x03new" + b"\x12\x02ns"
+
+    answer = binary.start(bundle, given=params)
+
+    assert (answer.status, answer.err) == (0, "")
+    told = json.loads(answer.out)
+    assert told["address"].startswith("unix:///run/containerd/s/")
+    assert (told["protocol"], told["version"]) == ("ttrpc", 3)
+
+
+def test_start_twice(binary: Binary) -> None:
+    """A second start for a container finds the shim that is there."""
+    bundle = binary.bundle("twice")
+    first = binary.start(bundle)
+    shims = binary.shims()
+
+    assert binary.start(bundle).out == first.out
+    assert binary.shims() == shims
+    assert len(shims) == 1
+
+
+def test_a_dead_shim_is_replaced(binary: Binary) -> None:
+    """A start that finds the socket of a dead shim makes a new one."""
+    bundle = binary.bundle("dead")
+    first = binary.start(bundle)
+    (old,) = binary.shims()
+    binary.place.remote.kill(old)
+    wait_until(lambda: not binary.shims(), "the end of a shim", 10)
+
+    assert binary.start(bundle).out == first.out
+    (new,) = binary.shims()
+    assert new != old
+    assert comm(new) == "cryo-shim"
+
+
+def test_a_pod_has_one_shim(binary: Binary) -> None:
+    """Containers of one sandbox share a shim; another sandbox, or namespace, has its own."""
+    one = binary.start(binary.bundle("pause", sandbox_id="pause"))
+    two = binary.start(binary.bundle("app", sandbox_id="pause"))
+    other = binary.start(binary.bundle("lone", sandbox_id="lone"))
+    elsewhere = binary.start(binary.bundle("app", sandbox_id="pause"), namespace="other")
+
+    assert one.out == two.out
+    assert len({one.out, other.out, elsewhere.out}) == 3
+    assert len(binary.shims()) == 3
+
+
+def test_a_group_names_no_path(binary: Binary) -> None:
+    """Whatever an annotation calls a sandbox, its socket is in the folder of sockets."""
+    wild = "../../../tmp/else" + "x" * 200
+
+    answer = binary.start(binary.bundle("wild", sandbox_id=wild))
+
+    assert answer.status == 0
+    name = answer.out.decode().removeprefix("unix:///run/containerd/s/")
+    assert binary.sockets() == {name}
+
+
+def test_start_loads_little(binary: Binary) -> None:
+    """`start` loads neither grpc nor asyncio nor protobuf, nor what takes as long."""
+    bundle = binary.bundle("little")
+    binary.start(bundle)
+    program, binary.program = binary.program, [sys.executable, "-c", _PROGRAM]
+    try:
+        # Once for a shim that is there, once for one to be made.
+        loaded = set(binary.start(bundle).err.split())
+        loaded |= set(binary.start(binary.bundle("little-2")).err.split())
+    finally:
+        binary.program = program
+
+    assert "shim.entry.shimbin.start" in loaded
+    heavy = {"asyncio", "grpc", "google", "msgspec", "pathlib", "socket", "subprocess", "json"}
+    assert heavy & {name.partition(".")[0] for name in loaded} == set()
+
+
+def test_delete_loads_little(binary: Binary) -> None:
+    """`delete` loads neither grpc nor asyncio; with nothing left to do, next to nothing."""
+    bundle = binary.bundle("gone")
+    program, binary.program = binary.program, [sys.executable, "-c", _PROGRAM]
+    try:
+        nothing = set(binary.delete(bundle).err.split())
+        (bundle / "cryo").symlink_to(binary.folder / "nowhere")
+        something = set(binary.delete(bundle).err.split())
+    finally:
+        binary.program = program
+
+    assert "shim.entry.shimbin.delete" in something
+    assert not {name.partition(".")[0] for name in something} & {"asyncio", "grpc"}
+    assert not {name.partition(".")[0] for name in nothing} & {"asyncio", "grpc", "google", "json"}
+
+
+def test_delete_may_be_repeated(binary: Binary) -> None:
+    """`delete` answers each time, in far less than the five seconds that it has."""
+    bundle = binary.bundle("again")
+    (bundle / "cryo").symlink_to(binary.folder / "nowhere")
+
+    first, second = binary.delete(bundle), binary.delete(bundle)
+
+    for answer in (first, second):
+        assert (answer.status, answer.err) == (0, "")
+        assert answer.elapsed_s < 4
+        shim_pb2.DeleteResponse.FromString(answer.out)
+    assert shim_pb2.DeleteResponse.FromString(first.out).exit_status == 137
+
+
+def test_delete_of_what_was_never_created(binary: Binary) -> None:
+    """The socket of a shim that died before its first container goes with the bundle."""
+    bundle = binary.bundle("never")
+    binary.start(bundle)
+    (pid,) = binary.shims()
+    binary.place.remote.kill(pid)
+    wait_until(lambda: not binary.shims(), "the end of a shim", 10)
+    assert binary.sockets()
+
+    assert binary.delete(bundle).status == 0
+    assert not binary.sockets()
+
+
+def test_delete_leaves_a_living_shim(binary: Binary) -> None:
+    """`delete` for a container of a pod leaves the shim, which the others need."""
+    binary.start(binary.bundle("pause", sandbox_id="pause"))
+    member = binary.bundle("app", sandbox_id="pause")
+    binary.start(member)
+
+    assert binary.delete(member).status == 0
+    assert len(binary.shims()) == len(binary.sockets()) == 1
+
+
+def test_a_copy_works(binary: Binary) -> None:
+    """The launcher works wherever its file is copied to."""
+    copy = Path(shutil.copy2(binary.program[0], binary.folder / "elsewhere"))
+    copy = copy.rename(binary.bundle("bin") / LAUNCHER)
+    program, binary.program = binary.program, [str(copy)]
+    try:
+        assert binary.start(binary.bundle("copied")).out.startswith(b"unix://")
+    finally:
+        binary.program = program
+
+
+def test_version_and_info(binary: Binary) -> None:
+    """`-v` prints the version; `-info` describes the runtime in containerd's message."""
+    version = binary.call(binary.folder, "-v")
+    info = binary.call(binary.folder, "-info", given=_OPTIONS)
+
+    assert __version__ in version.out.decode()
+    assert (info.status, info.err) == (0, "")
+    told = introspection_pb2.RuntimeInfo.FromString(info.out)
+    assert told.name == "io.containerd.cryo.v1"
+    assert told.version.version == __version__
+
+
+def test_no_action(binary: Binary) -> None:
+    """Without an action it says how it is used, and fails."""
+    answer = binary.call(binary.folder)
+
+    assert answer.status == 2
+    assert "by containerd" in answer.err

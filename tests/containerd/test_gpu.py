@@ -1,0 +1,97 @@
+"""Checkpoint and restore of containers with CUDA processes, with ctr's own commands."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from shim.simgpu.simulation import Fault, Kind, Settings, Simulation
+from tests.containerd import gpu
+from tests.containerd.builds import LINES
+from tests.containerd.cryo import RUNTIME, Cryo
+
+_TWO = Settings(processes=2)
+
+
+@pytest.fixture(autouse=True)
+def images_apart(cryo: Cryo, nothing_left: None) -> Iterator[None]:
+    """Remove the images of a test; nothing else of it may be left."""
+    with cryo.images_apart():
+        yield
+
+
+@pytest.fixture
+def guest(cryo: Cryo) -> gpu.CtrGuest:
+    """Give what asks workloads how they are."""
+    return gpu.CtrGuest(cryo)
+
+
+@pytest.fixture
+def job(cryo: Cryo, simulation: Simulation, guest: gpu.CtrGuest) -> Iterator[str]:
+    """Give a container of the small image in which two CUDA processes work."""
+    name = cryo.fresh("job")
+    with cryo.removing(name):
+        gpu.start_on_image(simulation, cryo, name, runtime=RUNTIME, settings=_TWO)
+        simulation.until_ready(guest, name)
+        yield name
+    simulation.faults()
+
+
+def test_a_task_is_saved_and_works_on(
+    cryo: Cryo, simulation: Simulation, guest: gpu.CtrGuest, job: str
+) -> None:
+    """Its CUDA processes are frozen for `ctr tasks checkpoint` and have lost nothing after it."""
+    simulation.calls(clear=True)
+
+    cryo.ctr("tasks", "checkpoint", job)
+
+    assert len([call for call in simulation.calls() if call.action == "checkpoint"]) == 2
+    assert cryo.status(job) == "RUNNING"
+    assert simulation.works(guest, job)
+    assert simulation.verify(guest, job).whole
+
+
+def test_two_containers_come_back(
+    cryo: Cryo, simulation: Simulation, guest: gpu.CtrGuest, job: str
+) -> None:
+    """Two containers restored from one image have all of their GPU's state, and go on with it."""
+    twins = (cryo.fresh("twin"), cryo.fresh("twin"))
+    with cryo.removing(*twins):
+        reference = cryo.save(job, "--rw")
+        assert simulation.works(guest, job)
+        cryo.remove(job)
+        for twin in twins:
+            cryo.bring_back(reference, twin, "--rw")
+        for twin in twins:
+            assert simulation.works(guest, twin)
+            assert simulation.verify(guest, twin).whole
+
+
+def test_a_task_without_an_image(cryo: Cryo, simulation: Simulation, guest: gpu.CtrGuest) -> None:
+    """A container of a spec alone, with no image and no snapshot, is saved in the same way."""
+    if cryo.build.line != LINES[-1]:
+        pytest.skip(f"tried with {LINES[-1]}: nothing of it is a release's own")
+    name = cryo.fresh("bare")
+    spec = gpu.write_spec(simulation, cryo, name, _TWO)
+    with cryo.removing(name):
+        cryo.ctr("run", "--detach", "--runtime", RUNTIME, "--config", str(spec), name)
+        simulation.until_ready(guest, name)
+        cryo.ctr("tasks", "checkpoint", name)
+        assert simulation.works(guest, name)
+        assert simulation.verify(guest, name).whole
+
+
+def test_a_freeze_that_fails(
+    cryo: Cryo, simulation: Simulation, guest: gpu.CtrGuest, job: str
+) -> None:
+    """A failed freeze is told with the process it failed for, and the task works on."""
+    simulation.faults(Fault(action="checkpoint", kind=Kind.FAIL, nth=2))
+
+    ran = cryo.ctr("tasks", "checkpoint", job, check=False)
+
+    assert ran.status != 0
+    assert "pid" in ran.err or "process" in ran.err
+    assert cryo.status(job) == "RUNNING"
+    assert simulation.works(guest, job)
+    assert simulation.verify(guest, job).whole

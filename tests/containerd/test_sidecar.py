@@ -1,0 +1,148 @@
+"""The sidecar beside containerd: `cryo` reaches its tasks through the shims that own them."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from shim.entry.shimbin import places
+from shim.simgpu.remote import Ran
+from shim.simgpu.simulation import Fault, Kind, Settings, Simulation
+from shim.simgpu.waiting import wait_until
+from tests.containerd import gpu
+from tests.containerd.cryo import COUNT, RUNTIME, Cryo
+
+_START_S = 20.0
+
+
+class Beside:
+    """The client of a sidecar that runs beside a containerd."""
+
+    def __init__(self, cryo: Cryo) -> None:
+        self._cryo = cryo
+        self.socket = f"{cryo.folder}/cryo.sock"
+
+    def argv(self, *words: str) -> list[str]:
+        """Return the command line of a client."""
+        where = ("-a", f"unix://{self.socket}", "-n", self._cryo.namespace)
+        return [sys.executable, "-m", "shim.entry.cli", *where, *words]
+
+    def __call__(self, *words: str, check: bool = True) -> Ran:
+        """Run the client."""
+        ran = self._cryo.place.remote.run(self.argv(*words), env=self._cryo.env)
+        return self._cryo.checked(ran, f"cryo {' '.join(words)}") if check else ran
+
+    def ask(self, *words: str) -> Any:
+        """Run the client and read the document that it prints."""
+        return json.loads(self("--output", "json", *words).out)
+
+
+@pytest.fixture(scope="module")
+def beside(cryo: Cryo) -> Iterator[Beside]:
+    """Give a client of a sidecar with the settings of the shims."""
+    remote, client = cryo.place.remote, Beside(cryo)
+    argv = [sys.executable, "-m", "shim.entry.cli", "serve", "--config", str(cryo.config)]
+    pid = remote.spawn(argv, output=cryo.folder / "sidecar.log", env=cryo.env)
+    try:
+        wait_until(lambda: places.answers(client.socket), "the sidecar", _START_S)
+        cryo.know()
+        yield client
+    finally:
+        remote.kill(pid, signal.SIGTERM)
+        remote.wait(pid, _START_S)
+        # It would wait a minute for another sidecar.
+        for keeper in cryo.processes(f"{cryo.state}/keeper.sock"):
+            remote.kill(keeper)
+        cryo.know()
+
+
+@pytest.fixture(autouse=True)
+def nothing_of_it_left(cryo: Cryo, beside: Beside) -> Iterator[None]:
+    """Whatever the test did, nothing of it may be left but the sidecar's own folders."""
+    yield
+    cryo.expect_nothing_new((f"{cryo.state}/runsc/", f"{cryo.state}/tasks/"))
+
+
+def test_control(cryo: Cryo, beside: Beside) -> None:
+    """Containerd's tasks are listed and obey: exec, ps, metrics, pause, resume, kill."""
+    with cryo.container("sh", "-c", COUNT) as name:
+        cryo.until_counts(name)
+        (listed,) = beside.ask("tasks", "ls")
+        assert (listed["id"], listed["state"]) == (name, "running")
+        assert listed["pid"] == cryo.tasks()[name][0]
+        ran = beside("tasks", "exec", name, "sh", "-c", "echo in; exit 3", check=False)
+        assert (ran.out, ran.status) == ("in\n", 3)
+        assert "1" in beside("tasks", "ps", name).out
+        assert beside("tasks", "metrics", name).out
+        beside("tasks", "pause", name)
+        assert cryo.status(name) == "PAUSED"
+        beside("tasks", "resume", name)
+        assert cryo.status(name) == "RUNNING"
+        beside("tasks", "kill", "--signal", "KILL", name)
+        cryo.until_status(name, "STOPPED")
+        assert "exit code 137" in cryo.ctr("tasks", "delete", name).err
+
+
+def test_a_checkpoint_that_stays(cryo: Cryo, beside: Beside) -> None:
+    """`cryo tasks checkpoint` saves containerd's task where it is told, with no tar in between."""
+    path = cryo.folder / "images" / cryo.fresh("direct")
+    with cryo.container("sh", "-c", COUNT) as name:
+        cryo.until_counts(name)
+        with cryo.events() as events:
+            beside("tasks", "checkpoint", "--image-path", str(path), name)
+            assert str(path) in events.until("/tasks/checkpointed")[0].body
+        assert (path / "cryo.json").is_file()
+        assert cryo.status(name) == "RUNNING"
+        cryo.until_counts(name)
+
+
+def test_a_checkpoint_that_ends(cryo: Cryo, beside: Beside) -> None:
+    """`--exit` reaches the shim on every line; the image comes back as a task of the sidecar's."""
+    path = cryo.folder / "images" / cryo.fresh("direct")
+    again = cryo.fresh("own")
+    with cryo.container("sh", "-c", COUNT) as name:
+        counted = cryo.until_counts(name)
+        beside("tasks", "checkpoint", "--exit", "--image-path", str(path), name)
+        cryo.until_status(name, "STOPPED")
+        beside("tasks", "restore", "--image-path", str(path), again)
+        try:
+            assert int(beside("tasks", "exec", again, "cat", "/count").out) >= counted
+        finally:
+            beside("tasks", "kill", "--signal", "KILL", again, check=False)
+            beside("tasks", "wait", again, check=False)
+            beside("tasks", "delete", again, check=False)
+
+
+def test_a_checkpoint_that_is_broken_off(
+    cryo: Cryo, beside: Beside, simulation: Simulation, tmp_path: Path
+) -> None:
+    """Ctrl-C in the client rolls back in the shim: the task works on and there is no image."""
+    path = cryo.folder / "images" / cryo.fresh("never")
+    name, guest = cryo.fresh("job"), gpu.CtrGuest(cryo)
+    with cryo.removing(name):
+        two = Settings(processes=2)
+        gpu.start_on_image(simulation, cryo, name, runtime=RUNTIME, settings=two)
+        simulation.until_ready(guest, name)
+        simulation.calls(clear=True)
+        simulation.faults(Fault(action="checkpoint", kind=Kind.HANG, nth=2))
+        # runsc's own engine is waited for: once begun, its save cannot be told to stop.
+        how = ("--engine", "phased", "--image-path", str(path))
+        argv = beside.argv("tasks", "checkpoint", *how, name)
+        pid = cryo.place.remote.spawn(argv, output=tmp_path / "said", env=cryo.env)
+        try:
+            simulation.until_called("checkpoint", 2)
+            os.kill(pid, signal.SIGINT)
+            assert cryo.place.remote.wait(pid, _START_S) not in {None, 0}
+        finally:
+            simulation.faults()
+        cryo.until_status(name, "RUNNING")
+        assert simulation.works(guest, name)
+        assert simulation.verify(guest, name).whole
+        assert not path.exists()

@@ -1,0 +1,107 @@
+"""What must hold after a fault, whatever it was."""
+
+from __future__ import annotations
+
+import contextlib
+from collections import Counter
+
+from shim.client import Client
+from shim.errors import CryoError
+from shim.simgpu.simulation import wait_until
+from shim.state import TaskState
+from tests.faults.machine import Halting, Inside, command_lines, descriptors
+
+TASK = "job"
+PROCESSES = 3
+_SETTLE_S = 15.0
+_RUNSC = ("boot", "gofer", "create", "restore", "checkpoint", "exec", "wait", "delete", "resume")
+
+
+class Judge:
+    """Looks at a machine from outside: by raw runsc, the host's /proc, and the workload's word."""
+
+    def __init__(self, sim: Halting) -> None:
+        self.sim = sim
+        self.inside = Inside(sim)
+        self.client = Client(sim.address)
+        self._fds: Counter[str] = Counter()
+
+    def state(self, name: str = TASK) -> TaskState:
+        """Return a task's state."""
+        return self.client.state(name).state
+
+    def assert_thawed(self, name: str = TASK) -> None:
+        """Check that each process is running, goes on, and holds what it must hold."""
+        before = self.sim.status(self.inside, name).generations
+
+        def moved() -> bool:
+            now = self.sim.status(self.inside, name).generations
+            return all(now.get(pid, 0) > step for pid, step in before.items())
+
+        with contextlib.suppress(CryoError):
+            wait_until(moved, "progress", _SETTLE_S)
+        status = self.sim.verify(self.inside, name)
+        assert status.whole, status
+        assert [p.state for p in status.processes] == ["running"] * PROCESSES
+        assert not [p.misuse for p in status.processes if p.misuse], status
+
+    def assert_clean(self, *tasks: str) -> None:
+        """Check that these tasks are there, and nothing that an operation leaves when it breaks."""
+        assert sorted(view.id for view in self.client.list()) == sorted(tasks)
+        assert self.stagings() == []
+        assert self.journals() == []
+        for name in tasks:
+            self._assert_no_tools(name)
+        self._assert_processes(len(tasks))
+        self._assert_fds()
+
+    def stagings(self) -> list[str]:
+        """List the staging folders, as the namespace sees them."""
+        argv = ["find", str(self.sim.folder / "images"), "-name", ".cryo-*"]
+        return self.sim.remote.run(argv).out.split()
+
+    def journals(self) -> list[str]:
+        """List the open journals."""
+        argv = ["find", str(self.sim.folder / "state"), "-name", "journal.*"]
+        return self.sim.remote.run(argv).out.split()
+
+    def _assert_no_tools(self, name: str) -> None:
+        own = {1, *self.sim.status(self.inside, name).pids}
+        with contextlib.suppress(CryoError):
+            wait_until(lambda: self.inside.pids(name) == own, "the end of strangers", _SETTLE_S)
+        assert self.inside.pids(name) == own
+
+    def _assert_processes(self, tasks: int) -> None:
+        wanted = Counter({"boot": tasks, "gofer": tasks}) if tasks else Counter()
+        with contextlib.suppress(CryoError):
+            wait_until(lambda: self.runscs() == wanted, "the end of runsc", _SETTLE_S)
+        assert self.runscs() == wanted
+
+    def runscs(self) -> Counter[str]:
+        """Count runsc's processes on this machine by what they do."""
+        ours = self._runscs().values()
+        return Counter(next((k for k in _RUNSC if k in argv), argv[0]) for argv in ours)
+
+    def sandboxes(self) -> list[int]:
+        """List the pids of the sandboxes on this machine."""
+        return [pid for pid, argv in self._runscs().items() if "boot" in argv]
+
+    def _runscs(self) -> dict[int, list[str]]:
+        state = str(self.sim.folder / "state")
+        found = {pid: argv for pid, argv in command_lines() if any(state in w for w in argv)}
+        return {pid: argv for pid, argv in found.items() if "runsc" in argv[0]}
+
+    def know_fds(self) -> None:
+        """Take what the sidecar has open now for what it may have open."""
+        if not self._fds:
+            self._fds = self.fds()
+
+    def _assert_fds(self) -> None:
+        self.know_fds()
+        with contextlib.suppress(CryoError):
+            wait_until(lambda: not self.fds() - self._fds, "the closing of files", _SETTLE_S)
+        assert not self.fds() - self._fds
+
+    def fds(self) -> Counter[str]:
+        """Count the sidecar's open descriptors by what they are."""
+        return Counter(descriptors(self.sim.sidecar_pid))

@@ -1,0 +1,88 @@
+"""The machine of a fault: a simulation whose sidecar halts where it is told."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar
+
+from shim.model import EngineName
+from shim.simgpu.remote import Ran
+from shim.simgpu.sandbox import Sandbox
+from shim.simgpu.simulation import Simulation
+
+
+@dataclass(frozen=True)
+class Case:
+    """One runsc, "new" or "old", with one of its engines."""
+
+    version: str
+    engine: EngineName
+
+    def __str__(self) -> str:
+        """Give the name that test ids use."""
+        return f"{self.version}-{self.engine}"
+
+
+class Halting(Simulation):
+    """A simulated machine whose sidecar is `tests.faults.sidecar`."""
+
+    serve: ClassVar[tuple[str, ...]] = ("-m", "tests.faults.sidecar", "serve")
+
+    @property
+    def halt_file(self) -> Path:
+        """Where the next halt is named."""
+        return self.folder / "halt.json"
+
+
+class Inside:
+    """Runs programs in the sidecar's containers behind its back, by raw runsc.
+
+    So the judge shares nothing with the product. For runsc an id of the product's ends in '+'.
+    """
+
+    def __init__(self, sim: Simulation) -> None:
+        root = sim.folder / "state" / "runsc" / "default"
+        self._box = Sandbox(sim.remote, sim.runsc, root, sim.flags)
+
+    def exec(self, name: str, argv: Sequence[str], *, timeout_s: float = 60.0) -> Ran:
+        """Run it to its end."""
+        return self._box.exec(f"{name}+", argv, timeout_s=timeout_s)
+
+    def call(self, command: str, name: str) -> Ran:
+        """Run one of runsc's commands on a container."""
+        return self._box.check(command, f"{name}+")
+
+    def pids(self, name: str) -> set[int]:
+        """List the processes of a container."""
+        return set(self._box.pids(f"{name}+"))
+
+
+def state_of(pid: int) -> str:
+    """Return the letter that the kernel has for a process, T for stopped; empty when it is gone."""
+    with contextlib.suppress(OSError):
+        return Path(f"/proc/{pid}/stat").read_text("utf-8").rpartition(")")[2].split()[0]
+    return ""
+
+
+def descriptors(pid: int) -> list[str]:
+    """List what a process's open descriptors are."""
+    found = [_target(entry) for entry in Path(f"/proc/{pid}/fd").iterdir()]
+    return [kind.split(":[")[0] for kind in found if kind]
+
+
+def command_lines() -> Iterator[tuple[int, list[str]]]:
+    """Yield the pid and the command line of each process of the host."""
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            with contextlib.suppress(OSError):
+                raw = (entry / "cmdline").read_bytes()
+                yield int(entry.name), raw.decode("utf-8", "replace").rstrip("\0").split("\0")
+
+
+def _target(path: Path) -> str:
+    with contextlib.suppress(OSError):
+        return str(path.readlink())
+    return ""

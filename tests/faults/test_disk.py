@@ -1,0 +1,70 @@
+"""The disk is full: of the images, at each step, and of our own state."""
+
+from __future__ import annotations
+
+import pytest
+
+from shim.errors import ResourceExhausted
+from shim.model import Verify
+from tests.faults.cases import ALL, NEW_BUILTIN, NEW_PHASED, OLD_PHASED, on, pairs, spread
+from tests.faults.rig import ROOM_BYTES, Rig
+
+pytestmark = pytest.mark.timeout(180)
+
+
+@on(NEW_PHASED, more=ALL)
+def test_a_disk_that_is_too_small(rig: Rig) -> None:
+    """Where the free space is known to be too little, nothing is touched."""
+    disk = rig.small_disk(8 << 20)
+
+    with pytest.raises(ResourceExhausted, match="may need") as caught:
+        rig.checkpoint(disk / "image")
+
+    assert caught.value.remedy
+    assert {call.action for call in rig.sim.calls()} <= {"get-state"}
+    assert rig.listing(disk) == []
+    rig.assert_unharmed(saved=False)
+
+
+@pairs(
+    "phase",
+    [*((case, "save") for case in ALL), (NEW_BUILTIN, "seal"), (OLD_PHASED, "commit")],
+    [(case, phase) for case in ALL for phase in ("save", "seal", "commit")],
+)
+def test_a_disk_that_fills_up(rig: Rig, phase: str) -> None:
+    """What no preflight can know: the save, its seal or its commit finds no space left."""
+    disk = rig.small_disk(ROOM_BYTES)
+    rig.halt_at(phase=phase)
+    future = rig.begin(disk / "image")
+    rig.until_halted()
+
+    rig.fill(disk)
+    rig.resume()
+
+    # A rename needs no space, so a commit succeeds.
+    error = future.exception(60)
+    assert isinstance(error, ResourceExhausted) is (phase != "commit"), error
+    rig.empty(disk, ROOM_BYTES)
+    rig.assert_unharmed(saved=phase == "save")
+    if phase == "commit":
+        assert rig.client.verify(str(disk / "image"), Verify.FULL)["digest"]
+    else:
+        assert rig.listing(disk) == []
+
+
+@spread("point", ("thaw", "save", "preflight"))
+def test_no_space_for_our_own_state(rig: Rig, point: str) -> None:
+    """A journal that can be written no more fails the checkpoint, and not its rollback."""
+    image = rig.new_image()
+    rig.halt_at(phase=point)
+    future = rig.begin(image)
+    rig.until_halted()
+
+    rig.fill(rig.sim.folder / "state")
+    rig.resume()
+
+    error = future.exception(60)
+    assert isinstance(error, ResourceExhausted), error
+    assert not image.exists()
+    rig.empty(rig.sim.folder / "state", ROOM_BYTES)
+    rig.assert_unharmed()

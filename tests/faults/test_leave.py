@@ -1,0 +1,190 @@
+"""Whoever asked goes away: by a cancellation, a kill, or a deadline."""
+
+from __future__ import annotations
+
+import signal
+from typing import Any
+
+import pytest
+
+from shim.errors import Cancelled, CryoError, DeadlineExceeded
+from shim.model import EngineName
+from shim.simgpu.fault import Fault, Kind
+from shim.simgpu.simulation import wait_until
+from shim.state import TaskState
+from tests.faults.cases import (
+    ALL,
+    EVERYTHING,
+    NEW_BUILTIN,
+    NEW_PHASED,
+    OLD_PHASED,
+    on,
+    pairs,
+    spread,
+)
+from tests.faults.judge import TASK
+from tests.faults.machine import Case
+from tests.faults.rig import COPY, Rig
+
+pytestmark = pytest.mark.timeout(180)
+
+POINTS: dict[str, dict[str, Any]] = {
+    "preflight": {"phase": "preflight"},
+    "lock": {"move": "locking"},
+    "freeze": {"move": "checkpointing"},
+    "frozen": {"phase": "save"},
+    "save": {"saving": True},
+    "thaw": {"phase": "thaw"},
+    "thawing": {"phase": "thaw", "move": "restoreing"},
+    "seal": {"phase": "seal"},
+    "commit": {"phase": "commit"},
+}
+_PHASED = ("lock", "freeze", "thawing")
+
+
+SHORT = ("freeze", "save", "thaw", "seal")
+
+
+def _moments(*, short: bool) -> list[tuple[Case, str]]:
+    return [
+        (case, name)
+        for case in ALL
+        for name in POINTS
+        if not (name in _PHASED and case.engine is EngineName.BUILTIN)
+        and not (short and case is not NEW_PHASED and name not in SHORT)
+    ]
+
+
+def over(rig: Rig) -> None:
+    """Wait until the operation has ended, which nobody listens to."""
+    wait_until(lambda: rig.state() is TaskState.RUNNING, "the rollback", 60)
+
+
+@pairs("name", _moments(short=True), _moments(short=False))
+def test_the_caller_leaves(rig: Rig, name: str) -> None:
+    """A caller who leaves in any phase finds the task as it was; an image is whole or gone."""
+    image = rig.new_image()
+    rig.halt_at(**POINTS[name])
+    call = rig.call_checkpoint(image)
+    rig.until_halted()
+
+    call.leave()
+    rig.resume()
+
+    over(rig)
+    rig.assert_unharmed(saved=EVERYTHING or name == "save")
+    if name != "commit":
+        assert not image.exists()
+
+
+@on(NEW_PHASED, more=ALL)
+def test_the_caller_leaves_before_the_end_of_the_task(rig: Rig) -> None:
+    """Leaving a checkpoint with --exit before its commit leaves the task running."""
+    image = rig.new_image()
+    rig.halt_at(phase="seal")
+    call = rig.call_checkpoint(image, exit=True)
+    rig.until_halted()
+
+    call.leave()
+    rig.resume()
+
+    over(rig)
+    rig.assert_unharmed(saved=False)
+    assert not image.exists()
+
+
+@on(NEW_BUILTIN, OLD_PHASED, more=ALL)
+def test_the_caller_of_a_paused_task_leaves(rig: Rig) -> None:
+    """A task that was paused is paused again after the rollback."""
+    rig.client.pause(TASK)
+    image = rig.new_image()
+    rig.halt_at(phase="save")
+    call = rig.call_checkpoint(image)
+    rig.until_halted()
+
+    call.leave()
+    rig.resume()
+
+    wait_until(lambda: rig.state() is not TaskState.CHECKPOINTING, "the rollback", 60)
+    rig.assert_unharmed(TaskState.PAUSED, saved=False)
+    assert not image.exists()
+
+
+@spread("phase", ("verify", "load", "thaw"))
+def test_the_caller_of_a_restore_leaves(rig: Rig, phase: str) -> None:
+    """Nothing is left of a restore that was left, and its image restores later."""
+    image = rig.new_image()
+    rig.checkpoint(image)
+    rig.halt_at(operation="restore", phase=phase)
+    call = rig.call_restore(image)
+    rig.until_halted()
+
+    call.leave()
+    rig.resume()
+
+    wait_until(lambda: len(rig.client.list()) == 1, "the rollback", 60)
+    rig.assert_unharmed(saved=False)
+    rig.assert_restores(image)
+
+
+@spread("how", ("SIGINT", "SIGKILL"))
+def test_the_command_line_ends(rig: Rig, how: str) -> None:
+    """Ctrl-C on `cryo tasks checkpoint`, and its death, both roll back."""
+    image = rig.new_image()
+    rig.halt_at(phase="save")
+    arguments = ("--image-path", str(image), "--engine", rig.case.engine)
+    pid = rig.spawn_cryo("tasks", "checkpoint", *arguments, TASK)
+    rig.until_halted()
+
+    rig.sim.remote.kill(pid, signal.Signals[how])
+    rig.resume()
+
+    assert rig.sim.remote.wait(pid, 60) not in (None, 0)
+    over(rig)
+    rig.assert_unharmed(saved=False)
+    assert not image.exists()
+
+
+@pairs("name", [(OLD_PHASED, "save")], [(c, n) for c in ALL for n in ("preflight", "save", "seal")])
+def test_the_deadline_of_the_call_passes(rig: Rig, name: str) -> None:
+    """GRPC's own deadline rolls back wherever it passes."""
+    image = rig.new_image()
+    rig.halt_at(**POINTS[name])
+    call = rig.call_checkpoint(image, timeout_s=6.0)
+    rig.until_halted()
+
+    error = call.error()
+    rig.resume()
+
+    assert isinstance(error, DeadlineExceeded)
+    over(rig)
+    rig.assert_unharmed(saved=False)
+    assert not image.exists()
+
+
+@on(NEW_BUILTIN, more=ALL)
+def test_a_deadline_with_a_name(rig: Rig) -> None:
+    """The core's own deadline comes first, leaves time for the rollback, and names the phase."""
+    rig.sim.faults(Fault(action="checkpoint", kind=Kind.SLOW, seconds=4.0, nth=2))
+
+    with pytest.raises(DeadlineExceeded) as caught:
+        rig.checkpoint(rig.new_image(), timeout_s=2.5)
+
+    phases = ("preflight", "freeze", "save")
+    assert any(f"in phase {phase}" in caught.value.message for phase in phases), caught.value
+    rig.sim.faults()
+    rig.assert_unharmed(saved=False)
+
+
+@on(NEW_PHASED, more=ALL)
+def test_a_second_cancellation(rig: Rig) -> None:
+    """Leaving twice does not break the rollback off."""
+    future = rig.begin(rig.new_image())
+    rig.sim.until_called("checkpoint")
+    rig.client.close()
+    rig.reconnect()
+
+    assert isinstance(future.exception(60), (Cancelled, CryoError, ValueError))
+    over(rig)
+    rig.assert_unharmed(saved=False)
+    assert COPY not in {view.id for view in rig.client.list()}

@@ -1,0 +1,43 @@
+"""A call as a foreign program makes it: it may leave at any moment and says no more."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import grpc
+
+from shim.client import calls, channel
+from shim.errors import CryoError
+from shim.wire import endpoint
+
+
+class Wire:
+    """One streaming call on a connection of its own; `timeout_s` is gRPC's deadline."""
+
+    def __init__(
+        self, address: str, stream: calls.Stream[Any], timeout_s: float | None = None
+    ) -> None:
+        self._address = address
+        self._channel = grpc.insecure_channel(endpoint.target(address), options=channel.OPTIONS)
+        method = self._channel.unary_stream(
+            stream.path,
+            request_serializer=type(stream.request).SerializeToString,
+            response_deserializer=stream.response.FromString,
+        )
+        self._rpc = method(stream.request, timeout=timeout_s)
+
+    def leave(self) -> None:
+        """Cancel the call, and ask for nothing more."""
+        self._rpc.cancel()
+        self._channel.close()
+
+    def error(self) -> CryoError | None:
+        """Wait for the end; return the typed error, None when it succeeded."""
+        try:
+            for _ in self._rpc:
+                pass
+        except grpc.RpcError:
+            return channel.failure(self._rpc, self._address)
+        finally:
+            self._channel.close()
+        return None

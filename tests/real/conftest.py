@@ -1,0 +1,54 @@
+"""What every test on real runsc needs before it begins, and what must be gone when it is over."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+
+import pytest
+
+from tests.builds import RunscBuild, excuse
+from tests.real.helpers_rig import Rig, machine_with
+
+
+@pytest.fixture(scope="session", autouse=True)
+def require_root() -> None:
+    """Skip the room, or fail it in CI, where we are not root."""
+    if os.geteuid() != 0:
+        excuse("real tests need root")
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Run a test that asks for `engine` with each one that there is."""
+    if "engine" in metafunc.fixturenames:
+        metafunc.parametrize("engine", ("phased", "builtin"))
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave out what cannot be: the old runsc has no built-in engine."""
+    impossible = [item for item in items if _is_impossible(item)]
+    config.hook.pytest_deselected(items=impossible)
+    items[:] = [item for item in items if item not in impossible]
+
+
+def _is_impossible(item: pytest.Item) -> bool:
+    call = getattr(item, "callspec", None)
+    chosen = call.params if call is not None and "real" in item.path.parts else {}
+    return chosen.get("runsc") == "old" and chosen.get("engine") == "builtin"
+
+
+@pytest.fixture(scope="module")
+def machine(runsc: RunscBuild) -> Iterator[Rig]:
+    """Give a simulated machine with one of the two runsc versions, and a sidecar on it."""
+    with machine_with(runsc) as rig:
+        yield rig
+
+
+@pytest.fixture
+def rig(machine: Rig) -> Iterator[Rig]:
+    """Give the machine; whatever the test did, nothing of it may be left."""
+    try:
+        yield machine
+    finally:
+        machine.clear()
+    assert machine.leftovers() == []

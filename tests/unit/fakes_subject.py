@@ -1,0 +1,221 @@
+"""A task under checkpoint or restore, without a sandbox: a process that sleeps stands for it."""
+
+from __future__ import annotations
+
+import asyncio
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from shim.checkpoint.create import Checkpoint
+from shim.checkpoint.journal import Entry, Journal
+from shim.checkpoint.subject import Subject
+from shim.config import Config, Cuda, Paths, Timeouts
+from shim.errors import CryoError
+from shim.host import procs
+from shim.model import CheckpointOptions, CheckpointResult, CudaState, Progress, TaskRef
+from shim.runsc.argv import CheckpointArgs
+from shim.runsc.client import Born, Runsc
+from shim.runsc.run import Started
+from shim.spec import document
+from tests.unit.fakes_guest import TOOL, FakeGuest
+from tests.unit.fakes_runsc import capabilities
+
+QUICK = Timeouts(detect=5, lock=5, freeze=5, thaw=5, rollback=5, checkpoint=20)
+REF = TaskRef(namespace="ns", id="a")
+VERSION = (
+    "NVRM version: NVIDIA UNIX Open Kernel Module for x86_64  {}  Release Build  (x)\n"
+    "GCC version:  gcc version 13.3.0\n"
+)
+SPEC: dict[str, Any] = {
+    "ociVersion": "1.1.0",
+    "process": {"args": ["/bin/train"], "cwd": "/"},
+    "root": {"path": "rootfs"},
+    "linux": {"devices": [{"path": "/dev/nvidiactl", "type": "c", "major": 195, "minor": 255}]},
+}
+
+
+class FakeRunsc(Runsc):
+    """Pauses, resumes and saves a fake guest; with a tool's path it toggles as the sentry does."""
+
+    def __init__(self, guest: FakeGuest, events: list[str], *, new: bool = True) -> None:
+        self.capabilities = capabilities(new=new)
+        self.guest = guest
+        self.events = events
+        self.saves: list[CheckpointArgs] = []
+        self.fails: dict[str, BaseException] = {}
+        self.save_gate: asyncio.Event | None = None
+        # What is in the state file when the save fails: nothing, where its freeze did.
+        self.half = b"half"
+        self.saving = asyncio.Event()
+
+    async def pause(self, task_id: str) -> None:
+        await self._do("pause")
+        self.guest.paused = True
+
+    async def resume(self, task_id: str) -> None:
+        await self._do("resume")
+        self.guest.paused = False
+
+    async def wait_restore(self, task_id: str, timeout_s: float) -> None:
+        await self._do("wait_restore")
+
+    async def delete(self, task_id: str) -> None:
+        await self._do("delete")
+
+    async def checkpoint(
+        self, args: CheckpointArgs, *, timeout_s: float, started: Started | None = None
+    ) -> None:
+        self.saves.append(args)
+        if started is not None:
+            started(12345, 67890)
+        self.saving.set()
+        if self.save_gate is not None:
+            await self.save_gate.wait()
+        self._toggle(CudaState.RUNNING, CudaState.CHECKPOINTED, args)
+        self.events.append("save " + " ".join(str(state) for state in self.guest.states))
+        (Path(args.image_path) / "checkpoint.img").write_bytes(self.half)
+        if "checkpoint" in self.fails:
+            raise self.fails["checkpoint"]
+        (Path(args.image_path) / "pages.img").write_bytes(b"pages" * 1000)
+        if "resume toggles" not in self.fails:
+            self._toggle(CudaState.CHECKPOINTED, CudaState.RUNNING, args)
+        await self._do("saved")
+
+    def _toggle(self, old: CudaState, new: CudaState, args: CheckpointArgs) -> None:
+        for process in self.guest.processes:
+            if args.cuda_checkpoint_path and process.state is old:
+                process.state = new
+
+    async def _do(self, what: str) -> None:
+        await asyncio.sleep(0)
+        if what in self.fails:
+            raise self.fails[what]
+        self.events.append(what)
+
+
+@dataclass
+class Scene:
+    """A task and everything that its checkpoint may touch."""
+
+    folder: Path
+    sandbox: subprocess.Popen[bytes]
+    guest: FakeGuest
+    new: bool = True
+    gpu: bool = True
+    paused: bool = False
+    timeouts: Timeouts = QUICK
+    driver: str = "580.65.06"
+    nvidia_smi: str = "/bin/true"
+    news: list[Progress] = field(default_factory=list)
+    events: list[str] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.runsc = FakeRunsc(self.guest, self.events, new=self.new)
+        self.guest.paused = self.paused
+        self.images = self.folder / "images"
+        self.journal = Journal(self.folder)
+        self.nvidia = self.folder / "nvidia"
+        self.nvidia.mkdir()
+        (self.nvidia / "version").write_text(VERSION.format(self.driver))
+
+    @property
+    def config(self) -> Config:
+        return Config(
+            paths=Paths(images=str(self.images), verified=str(self.folder / "verified")),
+            cuda=Cuda(nvidia_proc=str(self.nvidia), nvidia_smi=self.nvidia_smi),
+            timeouts=self.timeouts,
+        )
+
+    @property
+    def subject(self) -> Subject:
+        return Subject(
+            ref=REF,
+            config=self.config,
+            runsc=self.runsc,
+            guest=self.guest,
+            sandbox=self.born,
+            spec=document.parse(SPEC, self.folder),
+            bundle=self.folder,
+            guest_tool=TOOL,
+            gpu=self.gpu,
+            paused=self.paused,
+            execs=(),
+            journal=self.journal,
+            stop=self._stop,
+        )
+
+    @property
+    def born(self) -> Born:
+        return Born(pid=self.sandbox.pid, start=procs.start_time(self.sandbox.pid) or 0)
+
+    async def checkpoint(self, **options: Any) -> CheckpointResult:
+        """Run one; what is not said is as usual."""
+        return await Checkpoint(self.subject, CheckpointOptions(**options), self._hear).run()
+
+    async def error(self, **options: Any) -> CryoError:
+        """Run one that must fail, and give its error."""
+        try:
+            await self.checkpoint(**options)
+        except CryoError as error:
+            return error
+        raise AssertionError
+
+    @property
+    def warnings(self) -> list[str]:
+        return [news.message for news in self.news if news.warning]
+
+    @property
+    def image_folders(self) -> list[Path]:
+        """List every folder below that of the images, staging included."""
+        return sorted(path for path in self.images.rglob("*") if path.is_dir())
+
+    def on_disk(self) -> Entry | None:
+        """Read the journal as the next process would."""
+        return Journal(self.folder).load()
+
+    def hear(self, phase: str, deed: Any) -> None:
+        """Do something at the moment that a phase begins."""
+        self._deeds = {**getattr(self, "_deeds", {}), phase: deed}
+
+    def _hear(self, progress: Progress) -> None:
+        self.news.append(progress)
+        deeds = getattr(self, "_deeds", {})
+        if not progress.message and not progress.pid and not progress.bytes_total:
+            deeds.pop(progress.phase, lambda: None)()
+
+    async def _stop(self) -> None:
+        self.sandbox.kill()
+        await procs.wait_pidfd(self.sandbox.pid)
+        self.events.append("stop")
+
+    def as_before(self) -> bool:
+        """Whether the task runs as if nothing had happened, and nothing is left behind."""
+        states = {state for state in self.guest.states if state is not None}
+        return (
+            states <= {CudaState.RUNNING}
+            and self.guest.paused == self.paused
+            and self.on_disk() is None
+            and self.image_folders == []
+            and self.sandbox.poll() is None
+        )
+
+
+@contextmanager
+def sleeping() -> Iterator[subprocess.Popen[bytes]]:
+    """Run a process that does nothing, for as long as the test."""
+    with subprocess.Popen(["/bin/sleep", "1000"]) as process:
+        try:
+            yield process
+        finally:
+            process.kill()
+
+
+def replaced(options: CheckpointOptions, **changes: Any) -> CheckpointOptions:
+    """Change some of the options."""
+    return msgspec.structs.replace(options, **changes)

@@ -1,0 +1,157 @@
+"""Each check of the preflight alone: what is refused, what is warned of, what is let through."""
+
+from __future__ import annotations
+
+import socket
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from shim.checkpoint import preflight
+from shim.cuda.detect import Holder
+from shim.errors import Refused, ResourceExhausted
+from shim.host import files, procs
+from shim.model import Connections
+from shim.runsc.client import GuestProcess
+from tests.unit.fakes_guest import FakeGuest
+from tests.unit.fakes_subject import Scene, sleeping
+
+
+@pytest.fixture
+def scene(tmp_path: Path) -> Iterator[Scene]:
+    """Give a task under the newest runsc."""
+    with sleeping() as process:
+        yield Scene(tmp_path, process, FakeGuest())
+
+
+@pytest.fixture
+def old(tmp_path: Path) -> Iterator[Scene]:
+    """Give a task under 20240729."""
+    (tmp_path / "old").mkdir()
+    with sleeping() as process:
+        yield Scene(tmp_path / "old", process, FakeGuest(), new=False)
+
+
+def rows(*numbers: tuple[int, int]) -> list[GuestProcess]:
+    """Make processes of (pid, parent)."""
+    return [GuestProcess(pid=pid, parent=parent, command=f"c{pid}") for pid, parent in numbers]
+
+
+def test_who_came_in_by_exec() -> None:
+    """Children of nobody, but for the first process; orphans are adopted by that one."""
+    found = preflight.outsiders(rows((1, 0), (5, 1), (9, 0), (10, 9), (12, 0)))
+
+    assert [row.pid for row in found] == [9, 12]
+    assert preflight.outsiders([]) == []
+
+
+def test_the_first_process_need_not_be_one() -> None:
+    """In a pod the container's first process has another number."""
+    assert preflight.outsiders(rows((20, 0), (21, 20))) == []
+
+
+def test_only_some_exec_sessions_are_shown(old: Scene) -> None:
+    """A message stays readable."""
+    with pytest.raises(Refused) as caught:
+        preflight.check_execs(old.subject, rows((1, 0), *((pid, 0) for pid in range(2, 50))))
+    assert "6 (c6)" in caught.value.message
+    assert "7 (c7)" not in caught.value.message
+
+
+def test_room_on_the_disk(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is needed is what is resident, what the GPU holds, and some more."""
+    monkeypatch.setattr(files, "free_bytes", lambda _path: 1 << 40)
+    monkeypatch.setattr(procs, "resident_bytes", lambda _pid: 1 << 30)
+
+    plain = preflight.check_disk(scene.subject, scene.images / "not" / "there", 0)
+    more = preflight.check_disk(scene.subject, scene.images, 5 << 30)
+
+    assert plain == (1 << 30) + (16 << 20)
+    assert more == plain + (5 << 30)
+
+
+def test_the_disk_of_the_image_is_asked(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A folder that is yet to be made lies where its nearest parent does."""
+    asked: list[Path] = []
+
+    def free(path: Path) -> int:
+        asked.append(path)
+        return 1 << 40
+
+    monkeypatch.setattr(files, "free_bytes", free)
+
+    preflight.check_disk(scene.subject, scene.folder / "a" / "b" / "c", 0)
+
+    assert asked == [scene.folder]
+
+
+def test_gpu_memory_goes_through_host_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A freeze that would bring the kernel's killer is refused."""
+    monkeypatch.setattr(preflight, "available_bytes", lambda: 1 << 30)
+
+    preflight.check_memory(1 << 30)
+    with pytest.raises(ResourceExhausted, match="1025 MiB of GPU memory to a host with 1024 MiB"):
+        preflight.check_memory((1 << 30) + (1 << 20))
+
+
+def test_this_host_has_memory() -> None:
+    """The kernel's own estimate is read."""
+    assert preflight.available_bytes() > 1 << 20
+
+
+def test_no_bystanders_no_words(scene: Scene, old: Scene) -> None:
+    """Nothing is said of nothing."""
+    assert preflight.check_bystanders(scene.subject, ()) == []
+    assert preflight.check_bystanders(old.subject, ()) == []
+    with pytest.raises(Refused, match=r"5 \(nvml\)"):
+        preflight.check_bystanders(old.subject, (Holder(pid=5, name="nvml"),))
+
+
+CASES: tuple[tuple[list[str], list[str], Connections, str], ...] = (
+    ([], [], Connections.REFUSE, ""),
+    (["/a.sock"], [], Connections.CUT, "the save cuts connections: /a.sock"),
+    ([], ["1.2.3.4:5"], Connections.CUT, "the save cuts connections: 1.2.3.4:5"),
+)
+
+
+@pytest.mark.parametrize(("unix", "tcp", "policy", "warning"), CASES)
+def test_connections_that_may_be_cut(
+    scene: Scene, unix: list[str], tcp: list[str], policy: Connections, warning: str
+) -> None:
+    """They are named in a warning."""
+    found = preflight.judge_connections(scene.subject, policy, unix, tcp)
+
+    assert found == ([warning] if warning else [])
+
+
+def test_connections_that_must_not_be_cut(scene: Scene) -> None:
+    """The caller's policy is a no, with the way past."""
+    with pytest.raises(Refused, match="would cut connections: /a, 1") as caught:
+        preflight.judge_connections(scene.subject, Connections.REFUSE, ["/a"], ["1.2.3.4:5"])
+    assert "cut" in caught.value.remedy
+
+
+def test_a_host_socket_that_the_old_runsc_cannot_save(old: Scene) -> None:
+    """It would crash in the save: that is refused under either policy; TCP it only cuts."""
+    with pytest.raises(Refused, match="cannot save a connected host socket"):
+        preflight.judge_connections(old.subject, Connections.CUT, ["/a"], [])
+    assert preflight.judge_connections(old.subject, Connections.CUT, [], ["1.2.3.4:5"])
+
+
+def test_the_hosts_view_of_connections(tmp_path: Path) -> None:
+    """A sandbox's socket to a host service is seen by the name of that service."""
+    path = str(tmp_path / "service.sock")
+    with socket.socket(socket.AF_UNIX) as server, socket.socket(socket.AF_UNIX) as mine:
+        server.bind(path)
+        server.listen()
+        mine.connect(path)
+        with subprocess.Popen(["/bin/sleep", "1000"], stdin=mine.fileno()) as process:
+            try:
+                subject = Scene(tmp_path, process, FakeGuest()).subject
+                found = preflight.host_connections(subject)
+            finally:
+                process.kill()
+
+    assert [(one.kind, one.peer) for one in found] == [("unix", path)]

@@ -1,0 +1,107 @@
+"""Which tool and which engine a transaction uses."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from shim.checkpoint.journal import Operation
+from shim.checkpoint.steps import choose, engine_for, processes_for, tool_for
+from shim.cuda import driver
+from shim.cuda.engine import Builtin, Phased
+from shim.cuda.toggle import ToggleTool
+from shim.cuda.tool import Tool
+from shim.errors import Unimplemented
+from shim.model import CudaProcess, CudaState, EngineName
+from tests.unit.fakes_guest import TOOL, Cuda, FakeGuest
+from tests.unit.fakes_subject import Scene, sleeping
+
+AUTO, BUILTIN, PHASED = EngineName.AUTO, EngineName.BUILTIN, EngineName.PHASED
+
+
+@pytest.fixture
+def scene(tmp_path: Path) -> Iterator[Scene]:
+    """Give a task with two CUDA processes."""
+    with sleeping() as process:
+        yield Scene(tmp_path, process, FakeGuest([Cuda(7), Cuda(8)]))
+
+
+@pytest.mark.parametrize(("version", "kind"), (("550.90.07", ToggleTool), ("555.42.02", Tool)))
+def test_the_tool_that_the_driver_understands(scene: Scene, version: str, kind: type) -> None:
+    """Actions from 555 on, toggles before."""
+    assert type(tool_for(scene.subject, driver.capabilities(version))) is kind
+
+
+TABLE = (
+    # wanted, runsc is new, driver, states, chosen
+    (AUTO, True, "580.65.06", CudaState.RUNNING, BUILTIN),
+    (AUTO, False, "580.65.06", CudaState.RUNNING, PHASED),
+    (AUTO, True, "580.65.06", CudaState.LOCKED, PHASED),
+    (AUTO, True, "580.65.06", CudaState.CHECKPOINTED, PHASED),
+    (AUTO, True, "550.90.07", CudaState.RUNNING, PHASED),
+    (PHASED, True, "580.65.06", CudaState.RUNNING, PHASED),
+    (PHASED, False, "580.65.06", CudaState.RUNNING, PHASED),
+    (BUILTIN, True, "580.65.06", CudaState.RUNNING, BUILTIN),
+)
+
+
+@pytest.mark.parametrize(("wanted", "new", "version", "state", "chosen"), TABLE)
+def test_the_engine(
+    scene: Scene, wanted: EngineName, new: bool, version: str, state: CudaState, chosen: EngineName
+) -> None:
+    """Auto takes runsc's own where that is safe; a name that was given is taken at its word."""
+    (scene.folder / "x").mkdir()
+    fresh = Scene(scene.folder / "x", scene.sandbox, scene.guest, new=new)
+    facts = driver.capabilities(version)
+    processes = processes_for(fresh.subject, facts, lambda _: None)
+    processes.states.update({7: CudaState.RUNNING, 8: state})
+
+    assert choose(fresh.subject, wanted, processes, facts) is chosen
+
+
+def test_an_engine_that_is_not_there(scene: Scene) -> None:
+    """What to use instead is said."""
+    (scene.folder / "x").mkdir()
+    old = Scene(scene.folder / "x", scene.sandbox, scene.guest, new=False)
+    facts = driver.capabilities("580.65.06")
+    processes = processes_for(old.subject, facts, lambda _: None)
+
+    with pytest.raises(Unimplemented, match="cuda-checkpoint-path") as caught:
+        choose(old.subject, BUILTIN, processes, facts)
+    assert "phased" in caught.value.remedy
+
+
+def test_a_driver_that_misleads_the_builtin_engine(scene: Scene) -> None:
+    """Driver 550 tells no states: the built-in engine is refused even when it is asked for."""
+    facts = driver.capabilities("550.90.07")
+    processes = processes_for(scene.subject, facts, lambda _: None)
+
+    with pytest.raises(Unimplemented, match="550"):
+        choose(scene.subject, EngineName.BUILTIN, processes, facts)
+
+
+def test_engines_by_name(scene: Scene) -> None:
+    """The name in a manifest or journal gives the engine back."""
+    facts = driver.capabilities("580.65.06")
+    processes = processes_for(scene.subject, facts, lambda _: None)
+
+    builtin = engine_for(scene.subject, BUILTIN, processes)
+    assert isinstance(builtin, Builtin)
+    assert builtin.save_path == TOOL
+    assert isinstance(engine_for(scene.subject, PHASED, processes), Phased)
+
+
+async def test_seeds_are_known_and_mapped(scene: Scene) -> None:
+    """What a manifest names is worked on without a look, with its device map."""
+    scene.guest.processes[0].state = CudaState.CHECKPOINTED
+    seeds = [CudaProcess(pid=7, name="train")]
+    facts = driver.capabilities("580.65.06")
+    processes = processes_for(scene.subject, facts, lambda _: None, seeds, {"GPU-a": "GPU-b"})
+    scene.journal.open(Operation.RESTORE, "/i")
+    await processes.thaw()
+
+    assert scene.guest.state(7) is CudaState.RUNNING
+    assert any("GPU-a=GPU-b" in argv for argv in scene.guest.calls)
+    assert not any("8" in argv for argv in scene.guest.calls)

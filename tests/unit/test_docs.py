@@ -1,0 +1,225 @@
+"""What the documents say is what the code does: settings, commands, exit codes, import rules."""
+
+from __future__ import annotations
+
+import importlib
+import re
+import shlex
+import tomllib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import click
+import msgspec
+import pytest
+
+from shim.config import Config
+from shim.entry.cli import exits
+from shim.entry.cli.app import cryo
+from shim.errors import CryoError
+from shim.wire import status
+from tests.unit.test_imports import RULES
+
+ROOT = Path(__file__).parents[2]
+README = ROOT / "README.md"
+CONTRIBUTING = ROOT / "CONTRIBUTING.md"
+PEOPLE = (README, CONTRIBUTING, ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").glob("*.md")))
+
+
+class Said(NamedTuple):
+    """A command line that a document shows."""
+
+    where: str
+    words: tuple[str, ...]
+
+
+def read(path: Path) -> str:
+    """Return a document."""
+    return path.read_text("utf-8")
+
+
+def blocks(text: str, language: str) -> list[str]:
+    """Return the fenced blocks of a language."""
+    return re.findall(rf"^```{language}\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
+
+
+def rows(text: str, head: str) -> list[list[str]]:
+    """Return the rows of the table that begins with `head`, a cell each."""
+    lines = iter(text.splitlines())
+    assert any(line == head for line in lines), head
+    next(lines)
+    found = []
+    for line in lines:
+        if not line.startswith("|"):
+            break
+        found.append([cell.strip() for cell in line.strip("|").split("|")])
+    return found
+
+
+# Settings.
+
+
+def settings_shown() -> dict[str, Any]:
+    """Return what README shows of config.toml."""
+    (block,) = blocks(read(README), "toml")
+    return tomllib.loads(block)
+
+
+def test_every_setting_is_told_with_its_default() -> None:
+    """README shows each key of config.toml, and no other, with the value that it has unset."""
+    assert settings_shown() == msgspec.json.decode(msgspec.json.encode(Config()))
+
+
+def test_the_shown_settings_can_be_used() -> None:
+    """What README shows is a config.toml, and means the same as none."""
+    assert msgspec.convert(settings_shown(), Config) == Config()
+
+
+# Commands.
+
+
+def command_lines() -> list[Said]:
+    """Return every `cryo ...` that a document shows, in a block or in the text."""
+    return [Said(path.name, words) for path in PEOPLE for words in lines_of(read(path))]
+
+
+def lines_of(text: str) -> Iterator[tuple[str, ...]]:
+    """Give the command lines of a document, without comments."""
+    indented = re.findall(r"^(?:    |\$ )*(cryo [^\n]*)$", text, re.MULTILINE)
+    inline = re.findall(r"`(cryo [^`]*)`", text)
+    for line in (*indented, *inline):
+        words = tuple(shlex.split(line.rstrip(";&"), comments=True))
+        # A line that the program prints begins with its name too, and is no command.
+        if len(words) > 1 and words[0] == "cryo":
+            yield words
+
+
+def wrong(words: tuple[str, ...]) -> str:
+    """Return what is wrong with a command line; empty when nothing is."""
+    command: click.Command = cryo
+    context = click.Context(cryo)
+    todo = list(words[1:])
+    while todo:
+        word = todo.pop(0)
+        if word.startswith("-") and word != "-":
+            option = option_of(command, word)
+            if option is None:
+                return f"{command.name} has no option {word}"
+            if not option.is_flag and "=" not in word and todo:
+                todo.pop(0)
+        elif isinstance(command, click.Group):
+            found = command.get_command(context, word)
+            if found is None:
+                return f"{command.name} has no command {word}"
+            command = found
+        elif command.context_settings.get("ignore_unknown_options"):
+            todo.clear()  # what follows belongs to the program inside
+    return ""
+
+
+def option_of(command: click.Command, word: str) -> click.Option | None:
+    """Find an option by its long or short name."""
+    if word in ("-h", "--help"):
+        return click.Option(["--help"], is_flag=True)
+    name = word.partition("=")[0]
+    options = (param for param in command.params if isinstance(param, click.Option))
+    return next((o for o in options if name in (*o.opts, *o.secondary_opts)), None)
+
+
+def test_commands_that_are_shown_exist() -> None:
+    """Each command line in a document has a command and options that the program has."""
+    found = [f"{said.where}: {said.words}: {wrong(said.words)}" for said in command_lines()]
+
+    assert [line for line in found if not line.endswith(": ")] == []
+    assert len(found) > 15
+
+
+def test_the_main_commands_are_shown() -> None:
+    """README shows how to serve, run, checkpoint and restore."""
+    shown = {said.words[1:3] for said in command_lines() if said.where == "README.md"}
+
+    assert {("tasks", "checkpoint"), ("tasks", "restore"), ("checkpoints", "verify")} <= shown
+    assert {words[0] for words in shown} >= {"serve", "run", "selftest", "info"}
+
+
+@pytest.mark.parametrize(
+    "words",
+    (
+        ("cryo", "nosuch"),
+        ("cryo", "tasks", "thaw", "a"),
+        ("cryo", "tasks", "checkpoint", "--nosuch", "a"),
+        ("cryo", "--nosuch", "info"),
+    ),
+)
+def test_a_command_that_does_not_exist_is_seen(words: tuple[str, ...]) -> None:
+    """The check above finds a wrong command and a wrong option."""
+    assert wrong(words)
+
+
+def test_the_library_example_compiles_and_imports() -> None:
+    """The Python in README uses names that are there."""
+    for block in blocks(read(README), "python"):
+        compile(block, "README.md", "exec")
+        for module, names in re.findall(r"^from (\S+) import (.+)$", block, re.MULTILINE):
+            there = importlib.import_module(module)
+            assert all(hasattr(there, name.strip()) for name in names.split(","))
+
+
+# Exit codes.
+
+
+def test_exit_codes_are_those_of_the_program() -> None:
+    """README's table has the codes of `exits`, in its words."""
+    table = rows(read(README), "| exit code | gRPC | when |")
+    told = re.findall(r"^    (\d+) +(\S.*)$", exits.__doc__ or "", re.MULTILINE)
+
+    assert [(code, text) for code, _, text in table] == told
+    assert {int(code) for code, _, _ in table} == {0, 130, *exits.CODES.values()}
+
+
+def test_grpc_codes_are_those_of_the_wire() -> None:
+    """README names the gRPC status of each class beside its exit code."""
+    table = rows(read(README), "| exit code | gRPC | when |")
+    shown = {int(code): name for code, name, _ in table if name}
+    kinds: dict[int, type[CryoError]] = {code: kind for kind, code in exits.CODES.items()}
+
+    assert shown == {
+        0: "OK",
+        **{code: status.code_of(kind("")).name for code, kind in kinds.items()},
+    }
+
+
+# The house.
+
+
+def test_the_import_table_is_the_rules() -> None:
+    """CONTRIBUTING shows people the same rules that test_imports walks."""
+    table = rows(read(CONTRIBUTING), "| room | may import of ours | and of other packages |")
+    shown = {room.strip("`"): (names(rooms), names(packages)) for room, rooms, packages in table}
+
+    assert shown == {name: (set(r.rooms), set(r.packages)) for name, r in RULES.items()}
+
+
+def names(cell: str) -> set[str]:
+    """Return the names that a cell of a table gives."""
+    return set(re.findall(r"`([^`]+)`", cell))
+
+
+def test_files_that_are_named_exist() -> None:
+    """A path of ours in a document leads somewhere."""
+    pattern = re.compile(r"`((?:shim|tests|hack|docs|proto|\.ci)/[A-Za-z0-9_./-]*)`")
+    missing = [
+        f"{path.name}: {name}"
+        for path in PEOPLE
+        for name in pattern.findall(read(path))
+        if not (ROOT / name).exists() and not (ROOT / f"{name}.py").exists()
+    ]
+
+    assert missing == []
+
+
+@pytest.mark.parametrize("path", PEOPLE, ids=lambda path: path.name)
+def test_documents_are_of_the_project_alone(path: Path) -> None:
+    """No folder of a developer's machine stands in a document."""
+    assert not re.search(r"/(?:root|home|work)/|/tmp/(?!nvidia-mps/)", read(path))

@@ -1,0 +1,160 @@
+"""The cgroup that a sandbox has for itself, and its figures, in both versions."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from shim.errors import NotFound
+from shim.host import cgroup
+from shim.model import DeviceUse, Stats
+from tests.unit.helpers_cgroup import V1, V2, Tree
+
+# Whose parent is asked of the real /proc: a pid that exists.
+PID = os.getpid()
+FIGURES = Stats(
+    cpu_usage_ns=7000,
+    cpu_user_ns=5000,
+    cpu_system_ns=2000,
+    cpu_periods=9,
+    cpu_throttled_periods=3,
+    cpu_throttled_ns=4000,
+    memory_bytes=1000,
+    memory_limit_bytes=4096,
+    memory_max_bytes=2000,
+    memory_cache_bytes=500,
+    memory_rss_bytes=300,
+    memory_inactive_file_bytes=200,
+    memory_limit_hits=6,
+    page_faults=11,
+    major_page_faults=12,
+    oom_kills=1,
+    pids=21,
+    pids_limit=100,
+)
+DISK = DeviceUse(major=8, minor=0, read_bytes=4096, write_bytes=8192, reads=1, writes=2)
+
+
+@pytest.fixture(params=(V1, V2), ids=("v1", "v2"))
+def tree(request: pytest.FixtureRequest, tmp_path: Path) -> Tree:
+    """Give an empty tree of each version."""
+    return Tree(tmp_path, request.param)
+
+
+@pytest.mark.parametrize("path", ("/docker/a", "/system.slice/cri-containerd-a.scope"))
+def test_a_cgroup_of_its_own_is_found_where_it_is_mounted(tree: Tree, path: str) -> None:
+    """The path that the kernel names leads to the files, whoever chose it."""
+    tree.process(str(PID), path)
+
+    assert cgroup.find(PID, tree.proc) == tree.cgroup(path)
+
+
+@pytest.mark.parametrize("path", ("/", "/ours", "/of-the-parent"))
+def test_a_shared_cgroup_is_none(tree: Tree, path: str) -> None:
+    """What runsc left where it was started counts others too."""
+    tree.process(str(PID), path)
+
+    assert cgroup.find(PID, tree.proc) is None
+
+
+def test_a_process_that_is_gone_has_none(tree: Tree) -> None:
+    """Nothing is said of whom the kernel does not know."""
+    assert cgroup.find(PID, tree.proc) is None
+
+
+def test_figures_are_the_same_in_both_versions(tree: Tree) -> None:
+    """Each version's files are read into the same units."""
+    tree.write("/a")
+
+    stats = cgroup.measure(tree.cgroup("/a"))
+
+    assert msgspec.structs.replace(stats, io=()) == FIGURES
+    assert stats.io[0] == DISK
+    assert stats.io[-1].reads == 3
+
+
+def test_a_cgroup_that_was_removed_is_not_found(tree: Tree) -> None:
+    """The end of a task may come while it is measured."""
+    with pytest.raises(NotFound, match="gone"):
+        cgroup.measure(tree.cgroup("/a"))
+    assert cgroup.oom_kills(tree.cgroup("/a")) == 0
+
+
+def test_what_a_kernel_does_not_count_is_zero(tmp_path: Path) -> None:
+    """Only the memory in use must be there."""
+    for version, name in ((V1, "memory.usage_in_bytes"), (V2, "memory.current")):
+        tree = Tree(tmp_path / name, version)
+        own = tree.cgroup("/a")
+        folder = own.folders["" if own.unified else "memory"]
+        folder.mkdir(parents=True)
+        (folder / name).write_text("5\n", "ascii")
+
+        assert cgroup.measure(own) == Stats(memory_bytes=5)
+
+
+@pytest.mark.parametrize(
+    ("files", "name", "text"),
+    ((V1, "memory.limit_in_bytes", "9223372036854771712\n"), (V2, "memory.max", "max\n")),
+    ids=("v1", "v2"),
+)
+def test_no_limit_is_zero(
+    tmp_path: Path, files: dict[str, dict[str, str]], name: str, text: str
+) -> None:
+    """Each version has its own word for no limit."""
+    tree = Tree(tmp_path, files)
+    tree.write("/a")
+    own = tree.cgroup("/a")
+    (own.folders["" if own.unified else "memory"] / name).write_text(text, "ascii")
+    pids = own.file("pids", "pids.max")
+    assert pids is not None
+    pids.write_text("max\n", "ascii")
+
+    stats = cgroup.measure(own)
+
+    assert (stats.memory_limit_bytes, stats.pids_limit) == (0, 0)
+
+
+def test_hybrid_hosts_count_memory_in_version_1(tmp_path: Path) -> None:
+    """The unified hierarchy is there too, and has no controllers; version 1 decides."""
+    tree = Tree(tmp_path, {"": {}, **V1})
+    tree.process(str(PID), "/a")
+
+    found = cgroup.find(PID, tree.proc)
+
+    assert found is not None
+    assert not found.unified
+    assert found.file("memory", "x") == tree.cgroup("/a").folders["memory"] / "x"
+
+
+def test_controllers_that_are_mounted_together(tmp_path: Path) -> None:
+    """One hierarchy with two controllers holds the files of both."""
+    tree = Tree(tmp_path, {"cpu,cpuacct": {}, "memory": {}})
+    tree.process(str(PID), "/a")
+
+    found = cgroup.find(PID, tree.proc)
+
+    assert found is not None
+    assert found.folders["cpu"] == found.folders["cpuacct"]
+
+
+def test_only_part_of_the_hierarchy_is_mounted(tmp_path: Path) -> None:
+    """In a container the mount begins at its own cgroup, and what lies outside is not seen."""
+    tree = Tree(tmp_path, V2)
+    mountinfo = tree.proc / "self" / "mountinfo"
+    mountinfo.write_text(f"30 20 0:30 /box {tmp_path} rw - cgroup2 cgroup2 rw\n", "ascii")
+
+    tree.process(str(PID), "/box/a")
+    inside = cgroup.find(PID, tree.proc)
+    tree.process(str(PID), "/elsewhere/a")
+
+    assert inside is not None
+    assert inside.folders[""] == tmp_path / "a"
+    assert cgroup.find(PID, tree.proc) is None
+
+
+def test_this_very_process_is_found_or_has_none() -> None:
+    """The real /proc of whatever host this is can be read."""
+    assert cgroup.find(os.getpid()) is None

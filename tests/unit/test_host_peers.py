@@ -1,0 +1,66 @@
+"""The connections of a process, seen from outside."""
+
+from __future__ import annotations
+
+import os
+import socket
+from pathlib import Path
+
+import pytest
+
+from shim.errors import NotFound
+from shim.host.peers import Connection, connections
+
+
+def names(path: Path | str) -> list[str]:
+    """List a folder."""
+    return [each.name for each in Path(path).iterdir()]
+
+
+def test_named_peers_are_listed_and_others_not(tmp_path: Path) -> None:
+    """Connections with a name are told; listeners, pairs and datagram sockets are not."""
+    before = len(names("/proc/self/fd"))
+    path = str(tmp_path / "s")
+    with (
+        socket.socket(socket.AF_UNIX) as listener,
+        socket.socket(socket.AF_UNIX) as client,
+        socket.create_server(("127.0.0.1", 0)) as server,
+        socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as datagram,
+    ):
+        listener.bind(path)
+        listener.listen()
+        client.connect(path)
+        port = server.getsockname()[1]
+        datagram.connect(("127.0.0.1", port))
+        left, right = socket.socketpair()
+        with left, right, socket.create_connection(("127.0.0.1", port), timeout=5):
+            found = connections(os.getpid())
+
+    assert Connection("unix", path) in found
+    assert Connection("tcp", f"127.0.0.1:{port}") in found
+    ours = [each for each in found if each.kind == "unix" and each.peer.startswith(str(tmp_path))]
+    assert len(ours) == 1
+    assert len(names("/proc/self/fd")) == before
+
+
+def test_abstract_names_are_readable() -> None:
+    """An abstract socket's name begins with an at sign."""
+    name = f"\0cryo-test-{os.getpid()}"
+    with socket.socket(socket.AF_UNIX) as listener, socket.socket(socket.AF_UNIX) as client:
+        listener.bind(name)
+        listener.listen()
+        client.connect(name)
+        found = connections(os.getpid())
+
+    assert Connection("unix", name.replace("\0", "@")) in found
+
+
+def test_gone_process_is_not_found() -> None:
+    """A pid that nobody has is not found."""
+    pid = os.fork()
+    if pid == 0:
+        os._exit(0)
+    os.waitpid(pid, 0)
+
+    with pytest.raises(NotFound):
+        connections(pid)

@@ -1,0 +1,174 @@
+"""The import rules of the house, as one table; CONTRIBUTING.md shows it to people."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+
+# From the ground up: a room may import itself and the rooms before it.
+ORDER = (
+    "values",
+    "host",
+    "spec",
+    "runsc",
+    "cuda",
+    "checkpoint",
+    "task",
+    "wire",
+    "client",
+    "entry",
+)
+VALUES = ("errors", "state", "model", "config", "bundle")
+EDGES = ("wire", "client", "entry")
+
+
+@dataclass(frozen=True)
+class Room:
+    """What a room may import: other rooms, and packages that are not the standard library's."""
+
+    rooms: tuple[str, ...]
+    packages: tuple[str, ...] = ()
+
+
+def below(room: str, *more: str) -> tuple[str, ...]:
+    """Return the rooms that `room` may import by its place in the order."""
+    return (*ORDER[: ORDER.index(room) + 1], *more)
+
+
+GRPC = ("google", "grpc", "grpc_health", "grpc_reflection")
+
+RULES = {
+    "values": Room(below("values"), ("msgspec",)),
+    "host": Room(below("host"), ("msgspec",)),
+    "spec": Room(below("spec"), ("blake3", "msgspec", "yaml")),
+    "runsc": Room(below("runsc"), ("msgspec",)),
+    "cuda": Room(below("cuda"), ("msgspec", "yaml")),
+    "checkpoint": Room(below("checkpoint"), ("blake3", "msgspec")),
+    "task": Room(below("task"), ("msgspec",)),
+    "wire": Room(below("wire", "api"), ("msgspec", *GRPC)),
+    "client": Room(below("client", "api"), ("msgspec", *GRPC)),
+    "entry": Room(below("entry", "api", "simgpu"), ("click", "msgspec", *GRPC)),
+    "simgpu": Room(("values", "host", "spec", "runsc", "simgpu", "guest"), ("msgspec",)),
+    # It runs inside the sandbox with whatever Python is there.
+    "guest": Room(("guest",)),
+    "api": Room(("api",), GRPC),
+}
+
+
+def room_of(module: str) -> str:
+    """Return the room that a module of ours lives in."""
+    parts = module.split(".")
+    if parts[:3] == ["shim", "simgpu", "guest"]:
+        return "guest"
+    if len(parts) == 1 or parts[1] in (*VALUES, "__version__"):
+        return "values"
+    return parts[1]
+
+
+def name_of(path: Path) -> str:
+    """Return the dotted name of one of our files."""
+    parts = path.relative_to(ROOT).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+def imports(source: str) -> Iterator[str]:
+    """Give the dotted name of everything that a source imports, at whatever depth."""
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            # A relative import would hide its room; none is allowed.
+            base = "." * node.level + (node.module or "")
+            yield from (f"{base}.{alias.name}" for alias in node.names)
+
+
+def breach(module: str, imported: str) -> str:
+    """Return "" when `module` may import `imported`, or the rule that it breaks."""
+    room, top = room_of(module), imported.split(".", maxsplit=1)[0]
+    if top == "":
+        return f"{module} imports {imported}: write the full name"
+    if top == "shim":
+        if room_of(imported) in RULES[room].rooms:
+            return ""
+        return f"{module} imports {imported}: {room} may not know {room_of(imported)}"
+    if top in sys.stdlib_module_names or top in RULES[room].packages:
+        return ""
+    return f"{module} imports {imported}: {room} may not use {top}"
+
+
+def modules() -> dict[str, Path]:
+    """Return every module of ours by its dotted name."""
+    return {name_of(path): path for path in sorted((ROOT / "shim").rglob("*.py"))}
+
+
+def test_every_import_points_down() -> None:
+    """No module of ours imports what its room may not know."""
+    found = [
+        message
+        for module, path in modules().items()
+        for imported in imports(path.read_text("utf-8"))
+        if (message := breach(module, imported))
+    ]
+
+    assert found == []
+
+
+@pytest.mark.parametrize(
+    ("module", "source"),
+    (
+        ("shim.host.pidfd", "from shim.runsc import run"),
+        ("shim.runsc.client", "import shim.cuda.detect"),
+        ("shim.cuda.detect", "from shim import checkpoint"),
+        ("shim.checkpoint.manifest", "def later():\n    from shim.task.port import TaskService"),
+        ("shim.task.tasks", "from shim.api.cryo.v1 import cryo_pb2"),
+        ("shim.task.tasks", "import grpc"),
+        ("shim.wire.ttrpc", "from shim.client import client"),
+        ("shim.model", "from google.protobuf import any_pb2"),
+        ("shim.errors", "import yaml"),
+        ("shim.simgpu.guest.client", "from shim.errors import CryoError"),
+        ("shim.simgpu.guest.client", "import msgspec"),
+        ("shim.client.client", "from shim.simgpu import simulation"),
+        ("shim.spec.document", "from . import canonical"),
+    ),
+)
+def test_a_wrong_import_is_seen(module: str, source: str) -> None:
+    """Each kind of wrong import is named, wherever in the file it stands."""
+    assert [breach(module, imported) for imported in imports(source)] != [""]
+
+
+def test_every_room_has_a_rule() -> None:
+    """A new folder of shim/ needs a row in the table before it is used."""
+    assert {room_of(module) for module in modules()} <= set(RULES)
+
+
+def loaded(modules: list[str], watched: tuple[str, ...]) -> str:
+    """Import modules in a fresh interpreter; tell which of the watched ones that has loaded."""
+    code = f"import sys, {', '.join(modules)}\nprint([m for m in {watched} if m in sys.modules])"
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, check=False, text=True, timeout=30
+    )
+    return done.stdout.strip() + done.stderr[-500:]
+
+
+def test_only_the_edges_load_grpc() -> None:
+    """Importing everything below the edges loads neither grpc nor protobuf."""
+    inner = [
+        module
+        for module in modules()
+        if room_of(module) not in (*EDGES, "api") and not module.endswith("__main__")
+    ]
+
+    assert loaded(inner, ("grpc", "google.protobuf")) == "[]"
+
+
+def test_the_keeper_stays_small() -> None:
+    """The keeper lives as long as any task, so it loads no more than it needs."""
+    assert loaded(["shim.host.keeper.server"], ("asyncio", "msgspec", "subprocess")) == "[]"

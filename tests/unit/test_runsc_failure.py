@@ -1,0 +1,210 @@
+"""What runsc complains about: samples of both versions, as they were printed."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from shim.errors import (
+    CryoError,
+    ImageCorrupt,
+    InvalidArgument,
+    InvalidBundle,
+    NotFound,
+    ResourceExhausted,
+    RunscError,
+    Unavailable,
+)
+from shim.runsc.failure import failure, last_error_line, last_log_error
+
+NIL = """\
+checkpoint failed: checkpointing container "d+": runtime error: invalid memory address or nil \
+pointer dereference:
+goroutine 50 [running]:
+gvisor.dev/gvisor/pkg/state.safely.func1()
+\tgvisor.dev/gvisor/pkg/state/state.go:309 +0x170
+panic({0x1196060?, 0x20b96d0?})
+\truntime/panic.go:792 +0x132
+gvisor.dev/gvisor/pkg/state.(*encodeState).Save(0xc00047dc08, {0x137eec0?, 0xc00011a408?})
+\tgvisor.dev/gvisor/pkg/state/encode.go:813 +0x2b5
+gvisor.dev/gvisor/pkg/urpc.(*Server).handleRegistered(...)
+\tgvisor.dev/gvisor/pkg/urpc/urpc.go:433
+created by gvisor.dev/gvisor/pkg/urpc.(*Server).StartHandling in goroutine 12
+\tgvisor.dev/gvisor/pkg/urpc/urpc.go:451 +0x6b
+
+"""
+TRUNCATED = """\
+starting container: restoring container "r+": error decoding from 0x2: unexpected EOF:
+goroutine 28 [running]:
+gvisor.dev/gvisor/pkg/state.safely.func1()
+\tgvisor.dev/gvisor/pkg/state/state.go:309 +0x170
+panic({0x1182a00?, 0x20b94d0?})
+\truntime/panic.go:792 +0x132
+gvisor.dev/gvisor/pkg/state/wire.readByte({0x1582a80, 0xc0002f60c0})
+\tgvisor.dev/gvisor/pkg/state/wire/wire.go:127 +0xd9
+"""
+USAGE = """\
+flag provided but not defined: -nonesuch
+checkpoint [flags] <container id> - save current state of container.
+  -compression value
+    \tcompress checkpoint image on disk. Values: none|flate-best-speed. (default flate-best-speed)
+  -direct
+    \tuse O_DIRECT for writing checkpoint pages file
+  -work-path string
+    \tignored
+
+"""
+NEW_USAGE = USAGE + 'failed to parse flags for "checkpoint": flag provided but not defined: -x\n'
+REFUSED = (
+    'checkpointing container "d+": connecting to control server at PID 2962: connection refused'
+)
+
+LINES = (
+    (NIL, "invalid memory address or nil pointer dereference"),
+    (TRUNCATED, "error decoding from 0x2: unexpected EOF"),
+    (USAGE, "flag provided but not defined: -nonesuch"),
+    (NEW_USAGE, "flag provided but not defined: -x"),
+    (f"checkpoint failed: {REFUSED}\n", "connection refused"),
+    ('pause failed: cannot pause container "d+" in state paused\n', "in state paused"),
+    (
+        "W1123 18:00:00.1 1 x.go:1] careful\nthe error\nI1123 18:00:00.1 1 x.go:1] bye\n",
+        "the error",
+    ),
+    ("WARNING: no cgroups\n", ""),
+    ("", ""),
+    ("\n \n", ""),
+    ("goroutine 1 [running]:\nmain.main()\n", ""),
+)
+
+
+@pytest.mark.parametrize(("text", "end"), LINES)
+def test_the_line_that_says_why(text: str, end: str) -> None:
+    """Out of stack dumps, usage and log noise comes the one line that a person can use."""
+    line = last_error_line(text)
+
+    assert line.endswith(end)
+    assert bool(line) == bool(end)
+
+
+@pytest.mark.parametrize("text", (NIL, TRUNCATED))
+def test_a_dump_in_the_log_is_cut_as_well(text: str) -> None:
+    """Runsc writes the whole dump into its log's message; only its first line is taken."""
+    log = json.dumps({"msg": text, "level": "error", "time": "t"}) + "\n"
+
+    assert last_log_error(log) == last_error_line(text)
+    assert "goroutine" not in last_log_error(log)
+
+
+def test_the_newest_error_of_a_log_counts() -> None:
+    """Warnings, broken lines and older errors are passed over."""
+    entries = [
+        json.dumps({"msg": "first", "level": "error"}),
+        json.dumps({"msg": "second", "level": "fatal"}),
+        json.dumps({"msg": "only a warning", "level": "warning"}),
+        "not json {",
+        "[]",
+        "null",
+    ]
+
+    assert last_log_error("\n".join(entries)) == "second"
+
+
+def test_entries_without_anything_between() -> None:
+    """Runsc writes no line breaks; that the sandbox went away is not the reason why."""
+    log = "".join(
+        json.dumps({"msg": text, "level": "error"})
+        for text in (
+            "error setting up FS: mount failed: invalid argument",
+            "Error reading mounts file: unexpected end of JSON input",
+            "cannot read client sync file: waiting for sandbox to start: EOF",
+        )
+    )
+
+    assert last_log_error(log) == "error setting up FS: mount failed: invalid argument"
+    assert last_log_error('x {"a": }' + log).startswith("error setting up FS")
+    newest = json.dumps({"msg": "the reason", "level": "error"})
+    assert last_log_error(log[3:] + newest) == "the reason"
+
+
+def test_a_spec_in_the_log_is_not_what_went_wrong() -> None:
+    """Runsc shows a spec that it cannot read whole, below the reason."""
+    said = 'FetchSpec failed: json: bad uid\n {"ociVersion":"1.0.2","process":{}}\n'
+
+    assert last_log_error(json.dumps({"msg": said, "level": "error"})) == said.splitlines()[0]
+
+
+@pytest.mark.parametrize("log", ("", "\n", "{", '{"level":"error"}', "[" * 200_000, "1"))
+def test_a_broken_log_gives_nothing(log: str) -> None:
+    """A log that says nothing is no crash of ours."""
+    assert last_log_error(log) == ""
+
+
+NO_IMAGE = 'opening state file "/i/checkpoint.img" failed: open /i/checkpoint.img: no such file'
+
+NO_PROGRAM = 'error finding executable "x" in PATH [/bin]: no such file or directory'
+
+MAPPED = (
+    ("creating process: failed to load /x: no such file or directory", InvalidArgument),
+    (NO_PROGRAM, InvalidArgument),
+    ('signaling process in container "s+" PID 2: no such process with PID 2', NotFound),
+    ('failed to create process working directory "/x": read-only file system', InvalidArgument),
+    ("reading spec: error unmarshaling spec from file: json: bad uid", InvalidBundle),
+    ("closing state file failed: no space left on device", ResourceExhausted),
+    ("statefile error: no space left on device", ResourceExhausted),
+    ("statefile.NewWriter failed: no space left on device", ResourceExhausted),
+    ("writing page file: disk quota exceeded", ResourceExhausted),
+    ('restoring container "r+": statefile cannot be empty', ImageCorrupt),
+    ('restoring container "r+": error decoding from 0x2: unexpected EOF', ImageCorrupt),
+    ("reading metadata from statefile: bad magic header", ImageCorrupt),
+    ("inconsistent private memory files on restore", ImageCorrupt),
+    ("loading container: file does not exist", NotFound),
+    ("FetchSpec failed: loading container: file does not exist", NotFound),
+    ('container "x" does not exist', NotFound),
+    (REFUSED, Unavailable),
+    ("connecting to control server at PID 5: no such file or directory", Unavailable),
+    ('cannot signal container "d+" in state paused', RunscError),
+    (NO_IMAGE, RunscError),
+    ('unknown signal "99"', RunscError),
+    ("", RunscError),
+)
+
+
+@pytest.mark.parametrize(("line", "kind"), MAPPED)
+def test_what_runsc_says_has_a_type(line: str, kind: type[CryoError]) -> None:
+    """Each class of failure is told apart, and carries runsc's own words."""
+    error = failure("checkpoint", 128, line)
+
+    assert type(error) is kind
+    assert error.message.startswith("runsc checkpoint")
+
+
+def test_a_silent_failure_tells_its_status() -> None:
+    """With no line at all the exit status is what there is to say."""
+    error = failure("pause", 137, "")
+
+    assert "exit status 137" in error.message
+    assert isinstance(error, RunscError)
+    assert (error.command, error.status) == ("pause", 137)
+
+
+@given(text=st.text(max_size=3000))
+def test_any_text_gives_one_short_line(text: str) -> None:
+    """Whatever stands in stderr: one line, bounded, and never one of a dump."""
+    line = last_error_line(text)
+
+    assert len(line) <= 400
+    assert len(line.splitlines()) <= 1
+    assert not line.startswith(("goroutine ", "created by "))
+    failure("x", 1, line)
+
+
+@given(text=st.text(max_size=500))
+def test_any_log_is_read_without_a_crash(text: str) -> None:
+    """Whatever stands in the log, and in a message inside it."""
+    last_log_error(text)
+    entry = json.dumps({"level": "error", "msg": text})
+
+    assert last_log_error(entry) == last_error_line(text)

@@ -1,0 +1,156 @@
+"""Programs inside a container: their deadline holds inside too. Runsc is a shell script."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+import pytest
+
+from shim.errors import CryoError, DeadlineExceeded, NotFound, RunscError, Unavailable
+from shim.runsc.guest import ContainerGuest
+from tests.unit.fakes_runsc import Script, client, known
+
+PS = "UID PID PPID C TTY STIME TIME CMD\n0 33 0 0 ? 18:49 0s tool\n"
+# Writes the program's number where `--internal-pid-file` says, and then hangs.
+HANGS = 'echo 33 >"${3#--internal-pid-file=}"; exec sleep 1000'
+
+
+@pytest.fixture
+def script(tmp_path: Path) -> Script:
+    """Give a runsc that is a script."""
+    return Script(tmp_path)
+
+
+@pytest.fixture
+def guest(script: Script, tmp_path: Path) -> ContainerGuest:
+    """Give the inside of container `a`, with a folder of its own for its files."""
+    runsc = client(script)
+    known(runsc, "a")
+    (tmp_path / "scratch").mkdir()
+    return ContainerGuest(runsc, "a", tmp_path / "scratch")
+
+
+def commands(script: Script) -> list[list[str]]:
+    """Give the calls without root and pid file."""
+    return [
+        [word for word in call if not word.startswith(("--root=", "--internal-pid-file="))]
+        for call in script.calls
+    ]
+
+
+async def test_any_status_is_an_answer(script: Script, guest: ContainerGuest) -> None:
+    """What the program says and how it ended."""
+    script.prints("exec", out="o", err="no\n", status=1)
+
+    done = await guest.run(["/bin/tool", "-x"], timeout_s=5)
+
+    assert (done.status, done.stdout, done.stderr) == (1, b"o", b"no\n")
+    assert commands(script) == [["exec", "a+", "/bin/tool", "-x"]]
+
+
+WHY = "executing processes for container: "
+NOBODY = (
+    'executing command "/x" in sandbox: failed to load /x: no such file or directory',
+    'executing command "x" in sandbox: error finding executable "x" in PATH [/bin]: no such file',
+    'executing command "/usr" in sandbox: failed to load /usr: permission denied',
+)
+
+
+@pytest.mark.parametrize("text", NOBODY)
+async def test_no_such_program(script: Script, guest: ContainerGuest, text: str) -> None:
+    """An image without the program is told apart from a program that fails."""
+    script.prints("exec", err=f"{WHY}{text}\n", status=128)
+
+    with pytest.raises(NotFound, match="no program x"):
+        await guest.run(["x"], timeout_s=5)
+
+
+@pytest.mark.parametrize(
+    ("text", "kind"),
+    (
+        (f'{WHY}cannot execute in container "a+" in state paused\n', RunscError),
+        (f"{WHY}connecting to control server at PID 5: connection refused\n", Unavailable),
+        ("loading container: file does not exist\n", NotFound),
+        ("FetchSpec failed: loading container: file does not exist\n", NotFound),
+    ),
+)
+async def test_runscs_own_failure_is_no_answer_of_the_program(
+    script: Script, guest: ContainerGuest, text: str, kind: type[CryoError]
+) -> None:
+    """Else `get-state` would seem to say that a process has no CUDA state."""
+    script.prints("exec", err=text, status=128)
+
+    with pytest.raises(kind, match="runsc exec"):
+        await guest.run(["x"], timeout_s=5)
+
+
+@pytest.mark.parametrize("text", ("failed to load model\n", "error finding executable \n", ""))
+async def test_a_program_may_end_as_runsc_does(
+    script: Script, guest: ContainerGuest, text: str
+) -> None:
+    """Status 128 and the same words, but not as runsc begins its lines: it is an answer."""
+    script.prints("exec", err=text, status=128)
+
+    assert (await guest.run(["x"], timeout_s=5)).status == 128
+
+
+async def test_a_program_that_hangs_is_killed_inside(
+    script: Script, guest: ContainerGuest, tmp_path: Path
+) -> None:
+    """Killing `runsc exec` leaves the program behind, so it is ended by its own number."""
+    script.on("exec", HANGS)
+
+    with pytest.raises(DeadlineExceeded):
+        await guest.run(["tool"], timeout_s=0.3)
+
+    assert commands(script)[1:] == [["kill", "--pid=33", "a+", "9"]]
+    assert list((tmp_path / "scratch").iterdir()) == []
+
+
+async def test_a_program_whose_caller_leaves_is_killed_inside(
+    script: Script, guest: ContainerGuest, tmp_path: Path
+) -> None:
+    """A tool that goes on would move a process after the rollback has; so its number is awaited."""
+    script.on("exec", f"sleep 0.3; {HANGS}")
+    work = asyncio.create_task(guest.run(["tool"], timeout_s=60))
+    await asyncio.sleep(0)
+
+    work.cancel()
+    await asyncio.sleep(0)
+    work.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await work
+
+    assert commands(script)[1:] == [["kill", "--pid=33", "a+", "9"]]
+    assert list((tmp_path / "scratch").iterdir()) == []
+
+
+async def test_one_that_had_no_number_yet_is_not_killed(
+    script: Script, guest: ContainerGuest
+) -> None:
+    """Without a number there is nobody to end, and no other process is hit."""
+    script.on("exec", "exec sleep 1000")
+
+    with pytest.raises(DeadlineExceeded):
+        await guest.run(["tool"], timeout_s=0.1)
+
+    assert [call[0] for call in commands(script)] == ["exec"]
+
+
+async def test_ending_one_that_is_gone(script: Script, guest: ContainerGuest) -> None:
+    """Gone is what was wanted."""
+    script.prints("kill", err="no such process with PID 77\n", status=128)
+    script.prints("ps", out=PS)
+
+    await guest.end(77)
+
+    with pytest.raises(CryoError, match="runsc kill"):
+        await guest.end(33)
+
+
+async def test_settling_pauses_and_resumes(script: Script, guest: ContainerGuest) -> None:
+    """The sentry does what it owes at the next resume."""
+    await guest.settle()
+
+    assert commands(script) == [["pause", "a+"], ["resume", "a+"]]

@@ -1,0 +1,201 @@
+"""How a selftest is judged and told, without running one."""
+
+from __future__ import annotations
+
+import io
+import json
+from pathlib import Path
+
+import pytest
+
+from shim.entry import selftest
+from shim.entry.trial.outcome import Outcome, Span, Step, compare
+from shim.entry.trial.spans import Spans
+from shim.entry.trial.tell import Plain, Silent, Story, Style, duration, size, verdict
+from shim.model import Phase, Progress
+from shim.simgpu.guest import pattern
+from shim.simgpu.status import ProcessStatus, Status
+
+SIZE = pattern.SLOT
+
+
+def status(*, generation: int = 7, digest: str = "", pid: int = 3) -> Status:
+    """Return a workload of one process; `digest` in place of the right one."""
+    right = pattern.expected_digest("k", SIZE, generation)
+    process = ProcessStatus(
+        pid=pid,
+        index=0,
+        state="running",
+        generation=generation,
+        losses=(),
+        misuse=(),
+        stores={"gpu": {"key": "k", "bytes": SIZE}},
+        digests={"gpu": digest or right},
+    )
+    return Status(node="n", processes=(process,), holders=(), ended=(), resident_ok=True)
+
+
+def outcome(before: Status, after: Status) -> Outcome:
+    """Return what a selftest would have found."""
+    return Outcome(engine="phased", proofs=compare(before, after))
+
+
+def test_same_bytes_at_the_same_generation_pass() -> None:
+    """Three equal digests are a proof."""
+    assert outcome(status(), status()).passed
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    (
+        (status(), status(digest="other")),
+        (status(digest="other"), status()),
+        (status(digest="other"), status(digest="other")),
+        (status(), status(generation=8)),
+        (status(), status(pid=4)),
+    ),
+    ids=("after differs", "before differs", "both wrong", "another moment", "process gone"),
+)
+def test_anything_else_fails(before: Status, after: Status) -> None:
+    """A difference in any of the three, or another moment, is no proof."""
+    found = outcome(before, after)
+
+    assert not found.passed
+    assert "gpu of process 3 differs" in "\n".join(verdict(found))
+
+
+def test_nothing_compared_is_no_pass() -> None:
+    """A selftest that never came to compare has not passed."""
+    assert not Outcome().passed
+
+
+@pytest.mark.parametrize("what", ({"losses": ["x"]}, {"error": "x"}))
+def test_a_loss_or_an_error_fails(what: dict[str, object]) -> None:
+    """Equal digests do not make up for a loss on the way."""
+    found = outcome(status(), status())
+    for name, value in what.items():
+        setattr(found, name, value)
+
+    assert not found.passed
+    assert "- x" in verdict(found)
+
+
+def test_spans_follow_the_news() -> None:
+    """Each phase lasts until the next begins; one that was only announced is not drawn twice."""
+    times = iter((10.0, 10.0, 10.2, 10.202, 10.5, 10.6, 10.7))
+    spans = Spans(lambda: next(times))
+    spans.hear(Progress(phase=Phase.PREFLIGHT))
+    spans.hear(Progress(phase=Phase.FREEZE))
+    spans.hear(Progress(phase=Phase.LOCK))
+    spans.hear(Progress(phase=Phase.DETECT, pid=3, pid_state="locked"))
+    spans.hear(Progress(phase=Phase.FREEZE, message="checkpoint 2"))
+    spans.hear(Progress(phase=Phase.SAVE, bytes_done=1, bytes_total=3 << 20))
+    spans.explain(Phase.SAVE, "all in one")
+    found = [(s.phase, round(s.began_s, 3), round(s.ended_s, 3), s.detail) for s in spans.end()]
+
+    assert found == [
+        ("preflight", 0.0, 0.2, ""),
+        ("lock", 0.202, 0.5, ""),
+        ("freeze", 0.5, 0.6, ""),
+        ("save", 0.6, 0.7, "3.0 MiB, all in one"),
+    ]
+
+
+STEP = Step("checkpoint", 1.0, 2.0, "engine phased", (Span("save", 0.25, 0.75, "3.0 MiB"),))
+
+
+def test_story_draws_a_phase_where_it_was() -> None:
+    """A phase from a quarter to three quarters of its step has a bar there."""
+    stream = io.StringIO()
+    story = Story(stream, Style())
+    story.begin("checkpoint", "while it runs")
+    story.end(STEP)
+    line = stream.getvalue().splitlines()[1]
+
+    bar = line[22:66]
+    assert (bar.index("━"), bar.count("━")) == (11, 22)
+    assert line.endswith("500 ms  3.0 MiB")
+
+
+def test_story_without_a_terminal_has_no_control_characters() -> None:
+    """Into a file or a pipe goes plain text only."""
+    stream = io.StringIO()
+    story = Story(stream, Style.of(stream))
+    story.title(simulated=True)
+    story.begin("checkpoint", "while it runs")
+    story.progress(Progress(phase=Phase.SAVE, message="news"))
+    story.end(STEP)
+    story.outcome(outcome(status(), status()))
+
+    assert "\x1b" not in stream.getvalue()
+    assert "\r" not in stream.getvalue()
+    assert "Everything came back" in stream.getvalue()
+
+
+def test_story_says_that_the_gpu_is_simulated() -> None:
+    """Nobody may take the demo for a run on real hardware."""
+    stream = io.StringIO()
+    story = Story(stream, Style())
+    story.title(simulated=True)
+    story.outcome(outcome(status(), status()))
+
+    assert stream.getvalue().count("simulated") == 2
+
+
+def test_plain_tells_a_step_in_one_line() -> None:
+    """Without --story each step is a line with its phases."""
+    stream = io.StringIO()
+    Plain(stream).end(STEP)
+
+    assert stream.getvalue() == "checkpoint: 1.00 s engine phased (save 500 ms)\n"
+
+
+def test_report_is_json_with_everything() -> None:
+    """--json prints one object that says whether it passed and why."""
+    stream = io.StringIO()
+    Silent(stream).outcome(outcome(status(), status(digest="other")))
+    report = json.loads(stream.getvalue())
+
+    assert report["passed"] is False
+    assert report["proofs"][0]["same"] is False
+    assert {"host", "steps", "losses", "warnings", "engine", "format"} <= set(report)
+
+
+@pytest.mark.parametrize(
+    ("count", "text"), ((0, "0 B"), (1536, "1.5 KiB"), (1 << 20, "1 MiB"), (5 << 40, "5120 GiB"))
+)
+def test_sizes_are_readable(count: int, text: str) -> None:
+    """Bytes are written with the unit that fits."""
+    assert size(count) == text
+
+
+def test_durations_are_readable() -> None:
+    """Below a second a duration is in milliseconds."""
+    assert [duration(s) for s in (0.0123, 1.5)] == ["12 ms", "1.50 s"]
+
+
+def test_runsc_of_make_tools_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without one on PATH the newest that `make tools` has fetched is taken."""
+    runsc = tmp_path / "runsc"
+    runsc.touch(mode=0o755)
+    (tmp_path / "runsc-new.json").write_text(json.dumps({"path": ""}), "utf-8")
+    (tmp_path / "runsc-old.json").write_text(json.dumps({"path": str(runsc)}), "utf-8")
+    monkeypatch.setenv("CRYO_CACHE", str(tmp_path))
+    monkeypatch.setenv("PATH", str(tmp_path / "none"))
+
+    assert selftest.find_runsc(None) == runsc
+    assert selftest.find_runsc(Path("/given")) == Path("/given")
+
+
+def test_no_runsc_is_said_in_one_line_with_its_own_status(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Where runsc cannot run the status is 77, and stderr has one line."""
+    monkeypatch.setenv("CRYO_CACHE", str(tmp_path))
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert selftest.selftest() == selftest.CANNOT_RUN
+    out, err = capsys.readouterr()
+
+    assert out == ""
+    assert len(err.splitlines()) == 1
+    assert "cannot run here" in err

@@ -1,0 +1,200 @@
+"""Processes added to a running task: their numbers, their ends, and callers who leave."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from shim.config import Timeouts
+from shim.errors import (
+    AlreadyExists,
+    DeadlineExceeded,
+    FailedPrecondition,
+    IllegalState,
+    InvalidArgument,
+    NotFound,
+    RunscError,
+)
+from shim.host import procs
+from shim.model import Stdio
+from shim.state import TaskState
+from tests.unit.fakes_tasks import Owner, owning
+
+PROCESS = {"args": ["/bin/sh"], "cwd": "/", "env": ["A=b"]}
+
+
+@pytest.fixture
+async def owner(tmp_path: Path) -> AsyncIterator[Owner]:
+    """Give an owner with a running task `a`."""
+    async with owning(tmp_path) as made:
+        await made.running()
+        yield made
+
+
+async def added(owner: Owner, name: str = "e") -> None:
+    """Add a process."""
+    await owner.tasks.exec(owner.ref(), name, PROCESS, Stdio())
+
+
+def execs_alive(owner: Owner) -> int:
+    """Count the processes that are left, but for the sandbox."""
+    return sum(child.returncode is None for child in owner.keeper.children.values()) - 1
+
+
+async def test_a_life(owner: Owner) -> None:
+    """Added, started with its number in the container, killed, deleted; each step is told."""
+    await added(owner)
+    assert (await owner.tasks.state(owner.ref(), "e")).state is TaskState.CREATED
+
+    pid = await owner.tasks.start(owner.ref(), "e")
+    view = await owner.tasks.state(owner.ref(), "e")
+    assert (view.state, view.pid) == (TaskState.RUNNING, pid)
+    await owner.tasks.kill(owner.ref(), 9, exec_id="e")
+    ended = await owner.tasks.wait(owner.ref(), "e")
+    last = await owner.tasks.delete(owner.ref(), "e")
+
+    assert ended.status == 137
+    assert last.exit == ended
+    assert owner.topics[2:] == ["exec-added", "exec-started", "exit"]
+    assert (await owner.tasks.state(owner.ref())).state is TaskState.RUNNING
+    with pytest.raises(NotFound):
+        await owner.tasks.state(owner.ref(), "e")
+
+
+async def test_what_runsc_is_told(owner: Owner) -> None:
+    """The process comes from a file, so that no word of it is taken for an option."""
+    await added(owner)
+    await owner.tasks.start(owner.ref(), "e")
+
+    argv = owner.keeper.spawned[-1]
+    (path,) = (word.removeprefix("--process=") for word in argv if word.startswith("--process="))
+    assert json.loads(Path(path).read_text()) == {**PROCESS, "terminal": False}
+    assert argv[-1] == "a+"
+
+
+async def test_its_own_exit_status(owner: Owner) -> None:
+    """What the program said is what is told, however soon it ends."""
+    owner.keeper.program = ("/bin/sh", "-c", "exit 3")
+    await added(owner)
+    await owner.tasks.start(owner.ref(), "e")
+
+    assert (await owner.tasks.wait(owner.ref(), "e")).status == 3
+
+
+async def test_an_id_is_taken_once(owner: Owner) -> None:
+    """And must be a safe file name."""
+    await added(owner)
+    with pytest.raises(AlreadyExists):
+        await added(owner)
+    for name in ("../x", "a/b", ".", "x" * 100):
+        with pytest.raises(InvalidArgument):
+            await added(owner, name)
+
+
+async def test_what_its_state_allows(owner: Owner) -> None:
+    """Nothing is done twice, and nothing to what does not run."""
+    await added(owner)
+    with pytest.raises(NotFound, match="not running"):
+        await owner.tasks.kill(owner.ref(), 9, exec_id="e")
+    await owner.tasks.start(owner.ref(), "e")
+    with pytest.raises(IllegalState):
+        await owner.tasks.start(owner.ref(), "e")
+    with pytest.raises(IllegalState, match="is running"):
+        await owner.tasks.delete(owner.ref(), "e")
+    with pytest.raises(FailedPrecondition, match="no terminal"):
+        await owner.tasks.resize_pty(owner.ref(), 80, 24, "e")
+
+
+async def test_one_that_was_never_started(owner: Owner) -> None:
+    """It can be deleted."""
+    await added(owner)
+
+    last = await owner.tasks.delete(owner.ref(), "e")
+
+    assert last.exit is not None
+    assert last.exit.status == 0
+
+
+async def test_a_program_that_is_not_there(owner: Owner) -> None:
+    """Runsc's own words come out of its log, and it counts as ended."""
+    await added(owner)
+    owner.keeper.fails["exec"] = ["cannot do that"]
+
+    with pytest.raises(RunscError, match="cannot do that"):
+        await owner.tasks.start(owner.ref(), "e")
+
+    assert (await owner.tasks.state(owner.ref(), "e")).state is TaskState.STOPPED
+    await owner.tasks.delete(owner.ref(), "e")
+
+
+async def test_the_end_of_the_sandbox_is_theirs(owner: Owner) -> None:
+    """All that ran in it have been killed with it."""
+    await added(owner)
+    await owner.tasks.start(owner.ref(), "e")
+    # The runner is asked by nobody: only the sandbox's end is seen.
+    task = owner.tasks._tasks[owner.ref()]
+    task.execs["e"].let_go()
+
+    await owner.tasks.kill(owner.ref(), 9)
+    await owner.tasks.wait(owner.ref())
+
+    assert (await owner.tasks.wait(owner.ref(), "e")).status == 137
+
+
+@pytest.mark.parametrize("numbered", (True, False))
+async def test_a_start_that_is_cancelled(
+    owner: Owner, numbered: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing runs on for a caller who has left, in the container or outside."""
+    owner.keeper.numbered = numbered
+    await added(owner)
+    work = asyncio.ensure_future(owner.tasks.start(owner.ref(), "e"))
+    if numbered:
+        monkeypatch.setattr("shim.task.pidpipe.readable", lambda _fd: asyncio.Event().wait())
+    async with asyncio.timeout(5):
+        while execs_alive(owner) == 0:  # noqa: ASYNC110 - the fake's children
+            await asyncio.sleep(0.005)
+        await asyncio.sleep(0.02)
+
+    work.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await work
+
+    assert execs_alive(owner) == 0
+    assert owner.commands == ["start", *(["kill"] if numbered else [])]
+    assert (await owner.tasks.state(owner.ref(), "e")).state is TaskState.STOPPED
+
+
+async def test_a_start_that_is_not_answered(tmp_path: Path) -> None:
+    """A runsc that hangs is ended, and the error is one of ours."""
+    async with owning(tmp_path) as owner:
+        owner.config = msgspec.structs.replace(owner.config, timeouts=Timeouts(command=0.2))
+        await owner.again()
+        await owner.running()
+        owner.keeper.numbered = False
+        await added(owner)
+
+        with pytest.raises(DeadlineExceeded, match="did not start"):
+            await owner.tasks.start(owner.ref(), "e")
+        assert execs_alive(owner) == 0
+
+
+async def test_the_next_owner_knows_them(owner: Owner) -> None:
+    """Running ones are watched again, and ended ones have their exit."""
+    await added(owner)
+    pid = await owner.tasks.start(owner.ref(), "e")
+    await added(owner, "later")
+
+    tasks = await owner.again(killed=True)
+    view = await tasks.state(owner.ref(), "e")
+    assert (view.state, view.pid) == (TaskState.RUNNING, pid)
+    await tasks.start(owner.ref(), "later")
+
+    await tasks.kill(owner.ref(), 9, exec_id="e")
+    assert (await asyncio.wait_for(tasks.wait(owner.ref(), "e"), 5)).status == 137
+    assert procs.start_time(pid) is None

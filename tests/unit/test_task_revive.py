@@ -1,0 +1,233 @@
+"""Restore as a transaction: everything awake, or nothing left and the image untouched."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from shim.checkpoint import hostfacts
+from shim.checkpoint.journal import Journal
+from shim.checkpoint.manifest import Build, Manifest
+from shim.checkpoint.subject import Subject
+from shim.errors import (
+    CudaError,
+    DeadlineExceeded,
+    HostMismatch,
+    ImageCorrupt,
+    NotFound,
+    Unimplemented,
+)
+from shim.model import CudaProcess, CudaState, Phase, Progress, RestoreOptions, RestoreResult
+from shim.task.revive import Revival
+from tests.unit.fakes_guest import Cuda, FakeGuest, Fault, failed
+from tests.unit.fakes_runsc import capabilities
+from tests.unit.fakes_subject import Scene, sleeping
+from tests.unit.image_helpers import sealed
+
+RUNNING, FROZEN = CudaState.RUNNING, CudaState.CHECKPOINTED
+
+
+class Reviving:
+    """A task that is filled by a restore; `loaded` says what was done with it."""
+
+    def __init__(self, scene: Scene) -> None:
+        self.journal: Journal = scene.journal
+        self.scene = scene
+        self.did: list[str] = []
+        self.gate: asyncio.Event | None = None
+        self.begun = asyncio.Event()
+        self.removal: BaseException | None = None
+
+    async def load_image(self, options: RestoreOptions) -> int:
+        """Stand for `runsc restore`."""
+        self.did.append("load")
+        self.begun.set()
+        if self.gate is not None:
+            await self.gate.wait()
+        return 4711
+
+    async def subject(self) -> Subject:
+        """Hand over the loaded task."""
+        return self.scene.subject
+
+    async def remove_sandbox(self) -> None:
+        """Stand for kill and delete."""
+        await asyncio.sleep(0)
+        self.did.append("remove")
+        if self.removal is not None:
+            raise self.removal
+
+
+class Restoring:
+    """An image, and a restore of it."""
+
+    def __init__(self, scene: Scene) -> None:
+        self.scene = scene
+        self.task = Reviving(scene)
+        self.image = scene.images / "image"
+        self.news: list[Progress] = []
+        self.deeds: dict[Phase, Any] = {}
+        host = hostfacts.read_host()
+        self.manifest: Manifest = sealed(
+            self.image,
+            runsc=Build(version="release-20260905.0"),
+            arch=host.arch,
+            cpu_features=(),
+            driver="580.65.06",
+            processes=tuple(CudaProcess(pid=p.pid, name=p.name) for p in scene.guest.processes),
+        )
+        self.bytes = {path.name: path.read_bytes() for path in self.image.iterdir()}
+
+    async def run(self, *, new: bool = True, **options: Any) -> RestoreResult:
+        """Restore it."""
+        asked = RestoreOptions(image_path=str(self.image), **options)
+        revival = Revival(self.task, self.scene.config, asked, self._hear)
+        return await revival.run(capabilities(new=new))
+
+    def _hear(self, progress: Progress) -> None:
+        self.news.append(progress)
+        self.deeds.pop(progress.phase, lambda: None)()
+
+    @property
+    def clean(self) -> bool:
+        """Whether nothing is left but the image, which is as it was."""
+        now = {path.name: path.read_bytes() for path in self.image.iterdir()}
+        return self.scene.on_disk() is None and now == self.bytes
+
+
+@pytest.fixture
+def restoring(tmp_path: Path) -> Iterator[Restoring]:
+    """Give a restore of two frozen processes."""
+    with sleeping() as process:
+        guest = FakeGuest([Cuda(7, "train", FROZEN), Cuda(8, "infer", FROZEN)])
+        yield Restoring(Scene(tmp_path, process, guest))
+
+
+async def test_everything_is_awake(restoring: Restoring) -> None:
+    """The result names the processes, and the phases with their times."""
+    result = await restoring.run()
+
+    assert restoring.scene.guest.states == [RUNNING, RUNNING]
+    assert (result.pid, result.engine) == (4711, "phased")
+    assert [process.pid for process in result.processes] == [7, 8]
+    assert set(result.timings_s) == {"verify", "load", "thaw"}
+    assert restoring.task.did == ["load"]
+    assert restoring.clean
+
+
+async def test_the_journal_says_what_is_under_way(restoring: Restoring) -> None:
+    """Whoever starts next removes a half-made task."""
+    restoring.task.gate = asyncio.Event()
+    work = asyncio.create_task(restoring.run())
+    await asyncio.wait_for(restoring.task.begun.wait(), 5)
+    entry = restoring.scene.on_disk()
+    restoring.task.gate.set()
+    await work
+
+    assert entry is not None
+    assert (entry.operation, entry.phase) == ("restore", Phase.LOAD)
+
+
+async def test_a_damaged_image_is_not_loaded(restoring: Restoring) -> None:
+    """One wrong byte in gigabytes is found before anything is made."""
+    pages = restoring.image / "pages.img"
+    pages.write_bytes(pages.read_bytes()[:-1] + b"\x08")
+    restoring.bytes["pages.img"] = pages.read_bytes()
+
+    with pytest.raises(ImageCorrupt):
+        await restoring.run()
+    assert "load" not in restoring.task.did
+    assert restoring.clean
+
+
+async def test_another_host(restoring: Restoring) -> None:
+    """A driver that does not fit is found before anything is made."""
+    (restoring.scene.nvidia / "version").unlink()
+
+    with pytest.raises(HostMismatch, match="driver"):
+        await restoring.run()
+    assert "load" not in restoring.task.did
+
+
+async def test_an_option_that_this_runsc_has_not(restoring: Restoring) -> None:
+    """Likewise."""
+    with pytest.raises(Unimplemented):
+        await restoring.run(new=False, background=True)
+    assert "load" not in restoring.task.did
+    assert restoring.clean
+
+
+async def test_an_image_that_went_away(restoring: Restoring) -> None:
+    """Somebody removed it meanwhile."""
+    for path in restoring.image.iterdir():
+        path.unlink()
+    restoring.image.rmdir()
+
+    with pytest.raises(NotFound):
+        await restoring.run()
+    assert restoring.scene.on_disk() is None
+
+
+async def test_a_process_that_does_not_wake(restoring: Restoring) -> None:
+    """Then there is no task: the sandbox goes, the image stays."""
+    restoring.scene.guest.faults["restore", 8] = Fault(answer=failed("invalid device"))
+
+    with pytest.raises(CudaError, match=r"process 8 \(infer\)"):
+        await restoring.run()
+
+    assert restoring.task.did == ["load", "remove"]
+    assert restoring.clean
+
+
+@pytest.mark.parametrize("phase", (Phase.VERIFY, Phase.LOAD, Phase.THAW))
+@pytest.mark.parametrize("again", (False, True))
+async def test_cancelled_in_any_phase(restoring: Restoring, phase: Phase, again: bool) -> None:
+    """What was made is removed, however often the caller insists."""
+    work = asyncio.ensure_future(restoring.run())
+    restoring.deeds[phase] = work.cancel
+    if again:
+        restoring.deeds[Phase.ROLLBACK] = work.cancel
+
+    with pytest.raises(asyncio.CancelledError):
+        await work
+
+    assert restoring.task.did[-1] == "remove"
+    assert restoring.clean
+
+
+async def test_a_mistake_of_our_own(restoring: Restoring) -> None:
+    """Even an error that nobody thought of leaves nothing."""
+
+    def mistake() -> None:
+        raise ZeroDivisionError
+
+    restoring.deeds[Phase.THAW] = mistake
+
+    with pytest.raises(ZeroDivisionError):
+        await restoring.run()
+    assert restoring.task.did == ["load", "remove"]
+    assert restoring.clean
+
+
+async def test_the_whole_has_a_deadline(restoring: Restoring) -> None:
+    """The error names the phase."""
+    restoring.task.gate = asyncio.Event()
+
+    with pytest.raises(DeadlineExceeded, match="was in phase load"):
+        await restoring.run(timeout_s=0.2)
+    assert restoring.task.did == ["load", "remove"]
+    assert restoring.clean
+
+
+async def test_a_removal_that_fails_keeps_the_journal(restoring: Restoring) -> None:
+    """Whoever starts next tries again."""
+    restoring.scene.guest.faults["restore", 8] = Fault(answer=failed("no"))
+    restoring.task.removal = DeadlineExceeded("runsc delete did not end")
+
+    with pytest.raises(DeadlineExceeded, match="runsc delete"):
+        await restoring.run()
+    assert restoring.scene.on_disk() is not None

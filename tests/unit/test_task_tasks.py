@@ -1,0 +1,483 @@
+"""Tasks of an owner process: states, ends, refusals, and what the next owner finds."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from shim.errors import (
+    AlreadyExists,
+    Busy,
+    FailedPrecondition,
+    IllegalState,
+    InvalidArgument,
+    InvalidBundle,
+    NotFound,
+    RunscError,
+    Unavailable,
+)
+from shim.host import procs
+from shim.model import CheckpointOptions, CreateRequest, Progress, Stdio
+from shim.state import TaskState
+from shim.task import record as records
+from tests.unit.fakes_tasks import SPEC, Owner, owning
+
+
+@pytest.fixture
+async def owner(tmp_path: Path) -> AsyncIterator[Owner]:
+    """Give an owner with no tasks."""
+    async with owning(tmp_path) as made:
+        yield made
+
+
+def silent(_progress: Progress) -> None:
+    """Hear nothing."""
+
+
+async def test_a_life(owner: Owner) -> None:
+    """Created, running, ended with its own status, deleted; each step is told."""
+    tasks, ref = owner.tasks, owner.ref()
+
+    pid = await tasks.create(owner.request())
+    assert (await tasks.state(ref)).state is TaskState.CREATED
+    assert await tasks.start(ref) == pid
+    assert (await tasks.state(ref)).state is TaskState.RUNNING
+    await tasks.kill(ref, 9)
+    ended = await tasks.wait(ref)
+    assert ended.status == 137
+    assert (await tasks.state(ref)).state is TaskState.STOPPED
+    last = await tasks.delete(ref)
+
+    assert last.exit == ended
+    assert owner.topics == ["create", "start", "exit", "delete"]
+    assert not owner.record_folder().exists()
+    with pytest.raises(NotFound):
+        await tasks.state(ref)
+
+
+async def test_the_bundle_that_runsc_sees(owner: Owner) -> None:
+    """A copy of the spec with an absolute root; the user's own is not touched."""
+    before = (owner.bundle / "config.json").read_bytes()
+    await owner.tasks.create(owner.request())
+
+    ours = json.loads((owner.record_folder() / "bundle" / "config.json").read_text())
+
+    assert ours["root"]["path"] == str(owner.bundle / "rootfs")
+    assert (owner.bundle / "config.json").read_bytes() == before
+
+
+async def test_wait_before_and_after_the_end(owner: Owner) -> None:
+    """Both get the same answer, and so does one who asks later."""
+    pid = await owner.running()
+    waiting = asyncio.create_task(owner.tasks.wait(owner.ref()))
+    await asyncio.sleep(0)
+    owner.kill_sandbox(pid)
+
+    assert await waiting == await owner.tasks.wait(owner.ref())
+
+
+async def test_an_id_is_taken_once(owner: Owner) -> None:
+    """Also while the first create is still under way."""
+    first = asyncio.create_task(owner.tasks.create(owner.request()))
+    await asyncio.sleep(0)
+    with pytest.raises(AlreadyExists):
+        await owner.tasks.create(owner.request())
+    await first
+    with pytest.raises(AlreadyExists):
+        await owner.tasks.create(owner.request())
+
+
+async def test_ids_that_begin_alike_are_different_tasks(owner: Owner) -> None:
+    """`a` and `ab` live side by side, and the end of one is not that of the other."""
+    first = await owner.running()
+    second = await owner.tasks.create(owner.request("ab"))
+    assert first != second
+
+    await owner.tasks.kill(owner.ref(), 9)
+    await owner.tasks.wait(owner.ref())
+    await owner.tasks.delete(owner.ref())
+
+    assert [view.id for view in await owner.tasks.list("ns")] == ["ab"]
+    assert procs.is_alive(second, procs.start_time(second) or 0)
+    assert await owner.tasks.list("other") == []
+
+
+async def test_names_are_per_namespace(owner: Owner) -> None:
+    """The same id in another namespace is another task."""
+    await owner.running()
+
+    with pytest.raises(NotFound, match="namespace other"):
+        await owner.tasks.state(type(owner.ref())(namespace="other", id="a"))
+
+
+# -- what a state allows -------------------------------------------------------------------------
+
+
+async def test_what_a_created_task_allows(owner: Owner) -> None:
+    """It can be started, ended and deleted, and nothing else."""
+    tasks, ref = owner.tasks, owner.ref()
+    await tasks.create(owner.request())
+
+    for refused in (
+        tasks.pause(ref),
+        tasks.resume(ref),
+        tasks.exec(ref, "e", {}, Stdio()),
+        tasks.checkpoint(ref, CheckpointOptions(), silent),
+    ):
+        with pytest.raises(IllegalState, match="is created"):
+            await refused
+    with pytest.raises(FailedPrecondition, match="has not been started"):
+        await tasks.kill(ref, 1)
+    await tasks.kill(ref, 15)
+    assert (await tasks.wait(ref)).status == 137
+    assert owner.commands == []
+
+
+async def test_a_created_task_can_be_deleted(owner: Owner) -> None:
+    """Its sandbox goes with it."""
+    pid = await owner.tasks.create(owner.request())
+
+    await owner.tasks.delete(owner.ref())
+
+    assert procs.start_time(pid) is None
+
+
+async def test_a_running_task_cannot_be_deleted(owner: Owner) -> None:
+    """Nor started again, nor resumed."""
+    await owner.running()
+
+    for refused in (
+        owner.tasks.delete(owner.ref()),
+        owner.tasks.start(owner.ref()),
+        owner.tasks.resume(owner.ref()),
+    ):
+        with pytest.raises(IllegalState, match="is running"):
+            await refused
+
+
+async def test_a_paused_task_is_killed_all_the_same(owner: Owner) -> None:
+    """Runsc refuses to signal it, so it is resumed first."""
+    await owner.running()
+    await owner.tasks.pause(owner.ref())
+    assert (await owner.tasks.state(owner.ref())).state is TaskState.PAUSED
+
+    await owner.tasks.kill(owner.ref(), 9)
+    await owner.tasks.wait(owner.ref())
+
+    assert owner.commands == ["start", "pause", "resume", "kill"]
+    assert owner.topics == ["create", "start", "paused", "exit"]
+
+
+async def test_pause_and_resume(owner: Owner) -> None:
+    """There and back, each told."""
+    await owner.running()
+    await owner.tasks.pause(owner.ref())
+    with pytest.raises(IllegalState):
+        await owner.tasks.pause(owner.ref())
+    await owner.tasks.resume(owner.ref())
+
+    assert (await owner.tasks.state(owner.ref())).state is TaskState.RUNNING
+    assert owner.topics[-2:] == ["paused", "resumed"]
+
+
+async def test_a_pause_that_fails_changes_nothing(owner: Owner) -> None:
+    """The state is what runsc says, not what was wished."""
+    await owner.running()
+    owner.script.prints("pause", err="no\n", status=128)
+
+    with pytest.raises(RunscError):
+        await owner.tasks.pause(owner.ref())
+
+    assert (await owner.tasks.state(owner.ref())).state is TaskState.RUNNING
+    assert "paused" not in owner.topics
+
+
+async def test_an_ended_task(owner: Owner) -> None:
+    """There is nobody to signal or to measure; it can be deleted."""
+    pid = await owner.running()
+    owner.kill_sandbox(pid)
+    await owner.tasks.wait(owner.ref())
+
+    for refused in (owner.tasks.kill(owner.ref(), 9), owner.tasks.stats(owner.ref())):
+        with pytest.raises(NotFound, match="has ended"):
+            await refused
+    with pytest.raises(IllegalState):
+        await owner.tasks.pause(owner.ref())
+    await owner.tasks.delete(owner.ref())
+
+
+@pytest.mark.parametrize("number", (0, -1, 65, 1 << 31))
+async def test_a_signal_that_is_none(owner: Owner, number: int) -> None:
+    """Runsc is not asked."""
+    await owner.running()
+
+    with pytest.raises(InvalidArgument):
+        await owner.tasks.kill(owner.ref(), number)
+    assert owner.commands == ["start"]
+
+
+async def test_during_a_checkpoint(owner: Owner, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Other operations are told that it is busy, and at once; its end makes it what it was."""
+    begun, gate = asyncio.Event(), asyncio.Event()
+
+    async def run(_self: object) -> object:
+        begun.set()
+        await gate.wait()
+        raise RunscError("checkpoint", 1, "no")
+
+    monkeypatch.setattr("shim.task.task.Checkpoint.run", run)
+    await owner.running()
+    await owner.tasks.pause(owner.ref())
+    work = asyncio.ensure_future(owner.tasks.checkpoint(owner.ref(), CheckpointOptions(), silent))
+    await asyncio.wait_for(begun.wait(), 5)
+    assert (await owner.tasks.state(owner.ref())).state is TaskState.CHECKPOINTING
+    tasks, ref = owner.tasks, owner.ref()
+    for refused in (
+        tasks.resume(ref),
+        tasks.kill(ref, 9),
+        tasks.delete(ref),
+        tasks.exec(ref, "e", {}, Stdio()),
+        tasks.checkpoint(ref, CheckpointOptions(), silent),
+    ):
+        with pytest.raises(Busy) as caught:
+            await asyncio.wait_for(refused, 1)
+        assert caught.value.remedy
+    gate.set()
+    with pytest.raises(RunscError):
+        await work
+
+    assert (await owner.tasks.state(owner.ref())).state is TaskState.PAUSED
+    assert "checkpointed" not in owner.topics
+
+
+async def test_a_stop_waits_for_a_checkpoint(owner: Owner, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An owner that is asked to end finishes what is under way, and takes nothing new."""
+    begun, gate = asyncio.Event(), asyncio.Event()
+
+    async def run(_self: object) -> object:
+        begun.set()
+        await gate.wait()
+        raise RunscError("checkpoint", 1, "rolled back")
+
+    monkeypatch.setattr("shim.task.task.Checkpoint.run", run)
+    await owner.running()
+    work = asyncio.ensure_future(owner.tasks.checkpoint(owner.ref(), CheckpointOptions(), silent))
+    await asyncio.wait_for(begun.wait(), 5)
+    closing = asyncio.create_task(owner.tasks.close())
+    await asyncio.sleep(0.01)
+    assert not closing.done()
+    with pytest.raises(Unavailable, match="stopping"):
+        await owner.tasks.pause(owner.ref())
+
+    gate.set()
+    await closing
+    with pytest.raises(RunscError):
+        await work
+
+
+# -- creates that fail ---------------------------------------------------------------------------
+
+
+def nothing_left(owner: Owner) -> bool:
+    """Whether a failed create left neither a task nor a folder nor a process."""
+    return (
+        not owner.record_folder().exists()
+        and all(child.returncode is not None for child in owner.keeper.children.values())
+        and owner.tasks.empty
+    )
+
+
+async def test_runsc_cannot_create(owner: Owner) -> None:
+    """Its own words come out of its log; the id is free again."""
+    owner.keeper.fails["create"] = ["no such thing as a namespace"]
+
+    with pytest.raises(RunscError, match="no such thing as a namespace"):
+        await owner.tasks.create(owner.request())
+    assert nothing_left(owner)
+
+    owner.keeper.fails.clear()
+    assert await owner.tasks.create(owner.request())
+
+
+async def test_a_cancelled_create(owner: Owner) -> None:
+    """The caller left in the middle: runsc is ended, the id is free again."""
+    owner.keeper.gate = asyncio.Event()
+    work = asyncio.create_task(owner.tasks.create(owner.request()))
+    await asyncio.wait_for(owner.keeper.making.wait(), 5)
+    work.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await work
+
+    assert nothing_left(owner)
+    assert owner.events == []
+
+
+@pytest.mark.parametrize(
+    "text",
+    (
+        None,
+        "",
+        "{",
+        "[]",
+        json.dumps({**SPEC, "root": {"path": "nowhere"}}),
+        json.dumps({**SPEC, "process": {"args": []}}),
+    ),
+)
+async def test_a_broken_bundle(owner: Owner, text: str | None) -> None:
+    """It is refused before anything is made."""
+    config = owner.bundle / "config.json"
+    config.unlink()
+    if text is not None:
+        config.write_text(text)
+
+    with pytest.raises(InvalidBundle) as caught:
+        await owner.tasks.create(owner.request())
+    assert caught.value.remedy
+    assert nothing_left(owner)
+    assert owner.keeper.spawned == []
+
+
+async def test_a_relative_bundle(owner: Owner) -> None:
+    """The owner has a working folder of its own."""
+    with pytest.raises(InvalidArgument, match="absolute"):
+        await owner.tasks.create(CreateRequest(ref=owner.ref(), bundle="bundle"))
+    assert nothing_left(owner)
+
+
+async def test_a_stream_that_cannot_be_opened(owner: Owner, tmp_path: Path) -> None:
+    """It is found out before runsc is started."""
+    with pytest.raises(NotFound):
+        await owner.tasks.create(owner.request(stdio=Stdio(stdout=str(tmp_path / "none" / "out"))))
+    assert nothing_left(owner)
+
+
+# -- the end, whatever else is wrong -------------------------------------------------------------
+
+
+async def test_an_end_is_told_though_the_disk_is_full(owner: Owner) -> None:
+    """Who waits for a task must not wait for ever because a record cannot be written."""
+    pid = await owner.running()
+    (owner.record_folder() / "task.json.tmp").mkdir()
+    owner.kill_sandbox(pid)
+
+    ended = await asyncio.wait_for(owner.tasks.wait(owner.ref()), 5)
+
+    assert ended.status == 137
+    assert owner.topics[-1] == "exit"
+
+
+async def test_an_end_is_told_though_the_keeper_is_gone(owner: Owner) -> None:
+    """How it ended is then unknown; that it did is not."""
+    await owner.tasks.create(owner.request())
+    owner.keeper.closed = True
+    await owner.tasks.start(owner.ref())
+    # The watch of a new owner, which asks a keeper that cannot answer.
+    tasks = await owner.again(killed=True)
+    (child,) = [c for c in owner.keeper.children.values() if c.returncode is None]
+    child.kill()
+
+    assert (await asyncio.wait_for(tasks.wait(owner.ref()), 5)).status == 255
+
+
+# -- the next owner ------------------------------------------------------------------------------
+
+
+async def test_tasks_survive_their_owner(owner: Owner) -> None:
+    """Killed and started again, it knows its tasks, their states, and hears of their ends."""
+    pid = await owner.running()
+    await owner.tasks.pause(owner.ref())
+
+    tasks = await owner.again(killed=True)
+    view = (await tasks.list("ns"))[0]
+    assert (view.id, view.pid, view.state) == ("a", pid, TaskState.PAUSED)
+
+    await tasks.resume(owner.ref())
+    owner.kill_sandbox(pid)
+    assert (await asyncio.wait_for(tasks.wait(owner.ref()), 5)).status == 137
+    await tasks.delete(owner.ref())
+    assert not owner.record_folder().exists()
+
+
+async def test_an_end_between_two_owners(owner: Owner) -> None:
+    """The keeper knew how it ended."""
+    pid = await owner.running()
+    await owner.tasks.close()
+    owner.kill_sandbox(pid)
+
+    tasks = await owner.again(killed=True)
+
+    assert (await asyncio.wait_for(tasks.wait(owner.ref()), 5)).status == 137
+
+
+async def test_an_end_that_was_noted_is_kept(owner: Owner) -> None:
+    """An ended task waits for its delete in the next owner too, with the same exit."""
+    pid = await owner.running()
+    owner.kill_sandbox(pid)
+    ended = await owner.tasks.wait(owner.ref())
+
+    tasks = await owner.again()
+
+    assert await tasks.wait(owner.ref()) == ended
+    assert (await tasks.state(owner.ref())).state is TaskState.STOPPED
+
+
+async def test_a_half_made_task_is_removed(owner: Owner) -> None:
+    """A create that its owner did not live to finish is nothing to keep."""
+    await owner.running()
+    folder = owner.record_folder("half")
+    folder.mkdir()
+    record = records.load(owner.record_folder())
+    assert record is not None
+    (folder / "task.json").write_bytes(
+        (owner.record_folder() / "task.json")
+        .read_bytes()
+        .replace(b'"id":"a"', b'"id":"half"')
+        .replace(f'"pid":{record.pid}'.encode(), b'"pid":0')
+    )
+
+    tasks = await owner.again(killed=True)
+
+    assert [view.id for view in await tasks.list("ns")] == ["a"]
+    assert not folder.exists()
+
+
+async def test_an_empty_folder_is_removed(owner: Owner) -> None:
+    """Killed between making the folder and writing the record."""
+    owner.record_folder("x").mkdir(parents=True)
+
+    await owner.again(killed=True)
+
+    assert not owner.record_folder("x").exists()
+
+
+@pytest.mark.parametrize("name", ("task.json", "journal.json"))
+@pytest.mark.parametrize("content", (b"", b"{", b"\xff", b"[" * 50_000))
+async def test_a_damaged_record_stops_nobody(owner: Owner, name: str, content: bytes) -> None:
+    """The others are taken over; the damaged one stays on disk, and its id is not given away."""
+    await owner.running()
+    folder = owner.record_folder("bad")
+    folder.mkdir()
+    good = (owner.record_folder() / "task.json").read_bytes()
+    (folder / "task.json").write_bytes(good.replace(b'"id":"a"', b'"id":"bad"'))
+    (folder / name).write_bytes(content)
+
+    tasks = await owner.again(killed=True)
+
+    assert "a" in [view.id for view in await tasks.list("ns")]
+    assert (folder / name).read_bytes() == content
+    with pytest.raises(AlreadyExists):
+        await tasks.create(owner.request("bad"))
+
+
+async def test_operations_before_the_start(owner: Owner) -> None:
+    """An owner that is not ready says so."""
+    tasks = owner._new()
+
+    with pytest.raises(Unavailable, match="not ready"):
+        await tasks.create(owner.request())
+    with pytest.raises(Unavailable):
+        await tasks.list("ns")

@@ -1,0 +1,317 @@
+"""A small real task service that lives in memory: every operation, and faults on demand."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any
+
+from shim.errors import AlreadyExists, CryoError, IllegalState, NotFound
+from shim.model import (
+    CheckpointOptions,
+    CheckpointResult,
+    CreateRequest,
+    CudaProcess,
+    Exit,
+    ImageView,
+    Phase,
+    ProcessView,
+    Progress,
+    Report,
+    RestoreOptions,
+    RestoreResult,
+    Stats,
+    Stdio,
+    TaskRef,
+    TaskView,
+    Verify,
+)
+from shim.state import TaskState
+from tests.wire.programs import Cat
+
+AT = datetime(2026, 11, 23, 12, 0, 0, 250000, tzinfo=UTC)
+RESULT = CheckpointResult(
+    image_path="/images/a",
+    size_bytes=1 << 40,
+    digest="blake3:00ff",
+    engine="phased",
+    processes=(CudaProcess(pid=7, name="train"), CudaProcess(pid=8)),
+    warnings=("a connection was cut",),
+    timings_s={"freeze": 0.25, "save": 1.5},
+)
+RESTORED = RestoreResult(
+    pid=4321,
+    engine="phased",
+    processes=(CudaProcess(pid=7, name="train"),),
+    warnings=("slow",),
+    timings_s={"load": 0.5},
+)
+NEWS = (
+    Progress(phase=Phase.PREFLIGHT, message="task a"),
+    Progress(phase=Phase.LOCK, pid=7, pid_state="locked", elapsed_s=0.125),
+    Progress(phase=Phase.SAVE, bytes_done=5 << 30, bytes_total=10 << 30, elapsed_s=1.5),
+    Progress(phase=Phase.SAVE, message="a connection was cut", warning=True),
+)
+MANIFEST = {"format": 1, "size": 2**60 + 1, "files": {"pages.img": {"size": 3}}}
+IMAGE = ImageView(
+    path="/images/a",
+    task="a",
+    created_at=AT,
+    size_bytes=1 << 40,
+    engine="phased",
+    processes=2,
+    digest="blake3:00ff",
+)
+
+
+@dataclass
+class FakeTask:
+    request: CreateRequest
+    state: TaskState = TaskState.CREATED
+    exit: Exit | None = None
+    ended: asyncio.Event = field(default_factory=asyncio.Event)
+    execs: dict[str, tuple[Mapping[str, Any], Stdio]] = field(default_factory=dict)
+    program: Cat | None = None
+
+
+class FakeTasks:
+    """Tasks that are only remembered.
+
+    `fail` makes the next operations raise; `hold` makes checkpoint and restore wait for
+    `release` after their news, and `rollback_s` is what undoing one then takes. With `status`
+    a process that is started gives its input back and ends so.
+    """
+
+    def __init__(self) -> None:
+        self.tasks: dict[TaskRef, FakeTask] = {}
+        self.calls: list[tuple[Any, ...]] = []
+        self.fail: BaseException | None = None
+        self.hold = False
+        self.rollback_s = 0.0
+        self.release = asyncio.Event()
+        self.holding = asyncio.Event()
+        self.rolled_back = asyncio.Event()
+        self.waiting = asyncio.Event()
+        self.wait_cancelled = asyncio.Event()
+        self.status: int | None = None
+        self.recovered = False
+        self.closed = False
+
+    def _begin(self, name: str, *arguments: Any) -> None:
+        self.calls.append((name, *arguments))
+        if self.fail is not None:
+            raise self.fail
+
+    def _task(self, ref: TaskRef) -> FakeTask:
+        if ref in self.tasks:
+            return self.tasks[ref]
+        raise NotFound(f"no task {ref}", remedy="cryo tasks ls shows them")
+
+    async def recover(self) -> None:
+        self.recovered = True
+
+    async def close(self) -> None:
+        self.closed = True
+
+    async def create(self, request: CreateRequest) -> int:
+        self._begin("create", request)
+        if request.ref in self.tasks:
+            raise AlreadyExists(f"task {request.ref} exists")
+        self.tasks[request.ref] = FakeTask(request)
+        return 0 if request.checkpoint else 1234
+
+    async def start(self, ref: TaskRef, exec_id: str = "") -> int:
+        self._begin("start", ref, exec_id)
+        task = self._task(ref)
+        task.state = TaskState.RUNNING
+        if self.status is not None:
+            stdio = task.execs[exec_id][1] if exec_id else task.request.stdio
+            loop = asyncio.get_running_loop()
+
+            def ended(status: int) -> None:
+                loop.call_soon_threadsafe(self.end, ref, status)
+
+            task.program = Cat(stdio, self.status, ended)
+        return 1235 if exec_id else 1234
+
+    async def state(self, ref: TaskRef, exec_id: str = "") -> ProcessView:
+        self._begin("state", ref, exec_id)
+        task = self._task(ref)
+        return ProcessView(
+            id=ref.id,
+            exec_id=exec_id,
+            bundle=task.request.bundle,
+            pid=1234,
+            state=task.state,
+            stdio=task.request.stdio,
+            exit=task.exit,
+        )
+
+    async def wait(self, ref: TaskRef, exec_id: str = "") -> Exit:
+        self._begin("wait", ref, exec_id)
+        task = self._task(ref)
+        self.waiting.set()
+        try:
+            await task.ended.wait()
+        except asyncio.CancelledError:
+            self.wait_cancelled.set()
+            raise
+        assert task.exit is not None
+        return task.exit
+
+    def end(self, ref: TaskRef, status: int) -> None:
+        """Let a task's process exit."""
+        task = self._task(ref)
+        task.state, task.exit = TaskState.STOPPED, Exit(status=status, at=AT)
+        task.ended.set()
+
+    async def kill(
+        self, ref: TaskRef, signal: int, *, exec_id: str = "", everyone: bool = False
+    ) -> None:
+        self._begin("kill", ref, signal, exec_id, everyone)
+        self.end(ref, 128 + signal)
+
+    async def exec(
+        self, ref: TaskRef, exec_id: str, process: Mapping[str, Any], stdio: Stdio
+    ) -> None:
+        self._begin("exec", ref, exec_id, process, stdio)
+        self._task(ref).execs[exec_id] = (process, stdio)
+
+    async def delete(self, ref: TaskRef, exec_id: str = "") -> ProcessView:
+        self._begin("delete", ref, exec_id)
+        if self._task(ref).state is not TaskState.STOPPED:
+            raise IllegalState(f"task {ref} is {self._task(ref).state}", remedy="kill it first")
+        view = await self.state(ref, exec_id)
+        del self.tasks[ref]
+        return view
+
+    async def pids(self, ref: TaskRef) -> list[int]:
+        self._begin("pids", ref)
+        return [1, 7, 8]
+
+    async def pause(self, ref: TaskRef) -> None:
+        self._begin("pause", ref)
+        self._task(ref).state = TaskState.PAUSED
+
+    async def resume(self, ref: TaskRef) -> None:
+        self._begin("resume", ref)
+        self._task(ref).state = TaskState.RUNNING
+
+    async def update(self, ref: TaskRef, resources: Mapping[str, Any]) -> None:
+        self._begin("update", ref, resources)
+
+    async def stats(self, ref: TaskRef) -> Stats:
+        self._begin("stats", ref)
+        return Stats(
+            cpu_usage_ns=5_000_000,
+            cpu_user_ns=3_000_000,
+            cpu_system_ns=2_000_000,
+            memory_bytes=1 << 33,
+            memory_limit_bytes=1 << 34,
+            pids=3,
+        )
+
+    async def close_io(self, ref: TaskRef, exec_id: str = "") -> None:
+        self._begin("close_io", ref, exec_id)
+        program = self._task(ref).program
+        if program is not None:
+            program.close_input()
+
+    async def resize_pty(self, ref: TaskRef, width: int, height: int, exec_id: str = "") -> None:
+        self._begin("resize_pty", ref, width, height, exec_id)
+
+    async def checkpoint(
+        self, ref: TaskRef, options: CheckpointOptions, report: Report
+    ) -> CheckpointResult:
+        self._begin("checkpoint", ref, options)
+        await self._work(report)
+        return RESULT
+
+    async def restore(self, ref: TaskRef, options: RestoreOptions, report: Report) -> RestoreResult:
+        self._begin("restore", ref, options)
+        await self._work(report)
+        return RESTORED
+
+    async def _work(self, report: Report) -> None:
+        for progress in NEWS:
+            report(progress)
+        if not self.hold:
+            return
+        self.holding.set()
+        try:
+            await self.release.wait()
+        except asyncio.CancelledError:
+            await asyncio.sleep(self.rollback_s)
+            self.rolled_back.set()
+            raise
+
+    async def images(self) -> list[ImageView]:
+        self._begin("images")
+        return [IMAGE]
+
+    async def inspect(self, image_path: str) -> dict[str, Any]:
+        self._begin("inspect", image_path)
+        return MANIFEST
+
+    async def verify(self, image_path: str, mode: Verify, report: Report) -> dict[str, Any]:
+        self._begin("verify", image_path, mode)
+        await self._work(report)
+        return MANIFEST
+
+    async def remove(self, image_path: str) -> None:
+        self._begin("remove", image_path)
+
+    async def info(self) -> dict[str, str]:
+        self._begin("info")
+        return {"runsc": "release-1", "engines": "builtin, phased"}
+
+    async def list(self, namespace: str) -> list[TaskView]:
+        self._begin("list", namespace)
+        return [
+            TaskView(
+                namespace=ref.namespace,
+                id=ref.id,
+                bundle=task.request.bundle,
+                pid=1234,
+                state=task.state,
+                created_at=AT,
+                restored_from=task.request.checkpoint,
+                gpu=True,
+                exit=task.exit,
+                execs=tuple(task.execs),
+                warning="adopted",
+            )
+            for ref, task in sorted(self.tasks.items(), key=lambda item: item[0].id)
+            if ref.namespace == namespace
+        ]
+
+
+@contextlib.contextmanager
+def failing(core: FakeTasks, error: BaseException) -> Any:
+    """Let every operation of the core fail meanwhile."""
+    core.fail = error
+    try:
+        yield
+    finally:
+        core.fail = None
+
+
+def every_error() -> list[CryoError]:
+    """Make one error of each class of the tree, with all that it can carry."""
+    from shim import errors
+
+    plain = [
+        kind("it is so", remedy="do this")
+        for kind in vars(errors).values()
+        if isinstance(kind, type)
+        and issubclass(kind, CryoError)
+        and kind not in {errors.RunscError, errors.CudaError}
+    ]
+    return [
+        *plain,
+        errors.RunscError("checkpoint", 128, "no space left", remedy="make room"),
+        errors.CudaError("process 7 (train) would not lock", pid=7, remedy="wait"),
+    ]

@@ -1,0 +1,608 @@
+"""The command line against a real server: what it prints, and how it ends."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import pty
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import click
+import pytest
+
+from shim import errors
+from shim.entry import serve
+from shim.entry.cli import exits
+from shim.entry.cli.app import cryo as cryo_command
+from shim.entry.cli.app import main
+from shim.errors import CryoError
+from shim.model import (
+    CheckpointOptions,
+    Connections,
+    CreateRequest,
+    CudaMode,
+    EngineName,
+    RestoreOptions,
+    Stdio,
+    TaskRef,
+    Verify,
+)
+from tests.wire.conftest import Sidecar
+from tests.wire.fakes import MANIFEST, FakeTask, every_error, failing
+
+A = TaskRef(namespace="default", id="a")
+Cryo = Callable[..., tuple[int, str, str]]
+Spawn = Callable[..., subprocess.Popen[bytes]]
+
+
+@pytest.fixture
+def cryo(sidecar: Sidecar, capfd: pytest.CaptureFixture[str]) -> Cryo:
+    """Run the command line in this process; return exit code, stdout and stderr."""
+
+    def run(*argv: str) -> tuple[int, str, str]:
+        with pytest.raises(SystemExit) as caught:
+            main(["-a", sidecar.address, *argv])
+        out, err = capfd.readouterr()
+        assert isinstance(caught.value.code, int)
+        return caught.value.code, out, err
+
+    return run
+
+
+@pytest.fixture
+def task(sidecar: Sidecar) -> FakeTask:
+    """Put a task `a` into the core."""
+    made = FakeTask(CreateRequest(ref=A, bundle="/b"))
+    sidecar.core.tasks[A] = made
+    return made
+
+
+@pytest.fixture
+def spawn(sidecar: Sidecar) -> Iterator[Spawn]:
+    """Run the command line as a program of its own; none outlives the test."""
+    started: list[subprocess.Popen[bytes]] = []
+    pipe = subprocess.PIPE
+
+    def run(*argv: str, **more: Any) -> subprocess.Popen[bytes]:
+        command = [sys.executable, "-m", "shim.entry.cli", "-a", sidecar.address, *argv]
+        streams: dict[str, Any] = {"stdin": pipe, "stdout": pipe, "stderr": pipe, **more}
+        started.append(subprocess.Popen(command, **streams))
+        return started[-1]
+
+    yield run
+    for each in started:
+        each.kill()
+        each.communicate()
+
+
+# --- what is printed ------------------------------------------------------------------------
+
+
+def test_tasks_ls(cryo: Cryo, sidecar: Sidecar, task: FakeTask) -> None:
+    """Tasks are columns for people and one JSON document for programs."""
+    code, out, err = cryo("tasks", "ls")
+    lines = [line.split() for line in out.splitlines()]
+
+    assert (code, err) == (0, "")
+    assert lines[0][:3] == ["TASK", "PID", "STATUS"]
+    assert lines[1] == ["a", "1234", "CREATED", "yes", "-", "-"]
+    [view] = json.loads(cryo("--output", "json", "tasks", "ls")[1])
+    assert (view["id"], view["state"], view["gpu"]) == ("a", "created", True)
+    assert cryo("t", "list", "-q")[1] == "a\n"
+    assert cryo("-n", "other", "tasks", "ls")[1].splitlines()[1:] == []
+
+
+def test_a_task_lives(cryo: Cryo, sidecar: Sidecar) -> None:
+    """Create, start, ps, pause, resume, kill, wait and delete do what they say."""
+    code, out, _ = cryo("--output", "json", "tasks", "create", "--bundle", "/b", "a")
+    assert (code, json.loads(out)) == (0, {"id": "a", "pid": 1234})
+    assert cryo("tasks", "start", "a") == (0, "", "")
+    assert cryo("tasks", "ps", "a")[1].split() == ["PID", "1", "7", "8"]
+    assert cryo("tasks", "pause", "a")[0] == 0
+    assert cryo("tasks", "resume", "a")[0] == 0
+    assert cryo("tasks", "kill", "-s", "usr1", "a")[0] == 0
+    assert cryo("tasks", "wait", "a") == (0, f"{128 + signal.SIGUSR1}\n", "")
+    assert json.loads(cryo("--output", "json", "tasks", "wait", "a")[1])["status"] == 138
+    assert cryo("tasks", "delete", "a") == (0, "", "")
+    assert sidecar.core.tasks == {}
+
+
+def test_delete_with_force(cryo: Cryo, sidecar: Sidecar, task: FakeTask) -> None:
+    """A task that still runs is refused without -f and killed with it."""
+    assert cryo("tasks", "rm", "a")[0] == 5
+    assert cryo("tasks", "rm", "-f", "a")[0] == 0
+    assert ("kill", A, signal.SIGKILL, "", True) in sidecar.core.calls
+    assert sidecar.core.tasks == {}
+
+
+def test_metrics(cryo: Cryo, task: FakeTask) -> None:
+    """Resource use is shown in units for people and exactly for programs."""
+    assert "8.0 GiB" in cryo("tasks", "metrics", "a")[1]
+    stats = json.loads(cryo("--output", "json", "tasks", "metrics", "a")[1])
+    assert stats["memory_bytes"] == 1 << 33
+
+
+def test_checkpoint_options(cryo: Cryo, sidecar: Sidecar, task: FakeTask, tmp_path: Path) -> None:
+    """Every option reaches the core, and a relative path is this folder's."""
+    before = Path.cwd()
+    os.chdir(tmp_path)
+    try:
+        code, out, err = cryo(
+            *("tasks", "checkpoint", "--exit", "--image-path", "img", "--engine", "builtin"),
+            *("--cuda", "require", "--connections", "refuse", "--no-seal", "--compress"),
+            *("--direct", "--timeout", "1m30s", "a"),
+        )
+    finally:
+        os.chdir(before)
+
+    assert code == 0
+    assert out == "/images/a\n"
+    assert sidecar.core.calls == [
+        (
+            "checkpoint",
+            A,
+            CheckpointOptions(
+                image_path=f"{tmp_path}/img",
+                exit=True,
+                engine=EngineName.BUILTIN,
+                cuda=CudaMode.REQUIRE,
+                connections=Connections.REFUSE,
+                timeout_s=90.0,
+                seal=False,
+                compress=True,
+                direct=True,
+            ),
+        )
+    ]
+    assert "process 7 locked" in err
+    assert err.count("warning: a connection was cut") == 1
+    assert "1.0 TiB, 2 GPU processes by engine phased, 1.75 s" in err
+
+
+def test_checkpoint_without_options(cryo: Cryo, sidecar: Sidecar) -> None:
+    """A checkpoint leaves the task running unless --exit, and JSON is the whole stdout."""
+    code, out, _ = cryo("--output", "json", "tasks", "checkpoint", "a")
+
+    assert code == 0
+    assert json.loads(out)["digest"] == "blake3:00ff"
+    assert sidecar.core.calls == [("checkpoint", A, CheckpointOptions())]
+
+
+def test_restore_options(cryo: Cryo, sidecar: Sidecar) -> None:
+    """Every option reaches the core."""
+    code, out, err = cryo(
+        *("tasks", "restore", "--image-path", "/i", "--bundle", "/b", "--verify", "full"),
+        *("--background", "--direct", "--device-map", "GPU-1=GPU-2,GPU-3=GPU-4"),
+        *("--stdin", "/0", "--stdout", "/1", "--stderr", "/2", "--timeout", "500ms", "a"),
+    )
+    cryo("tasks", "restore", "--image-path", "/i", "b")
+
+    assert (code, out) == (0, "")
+    assert "restore of a: pid 4321" in err
+    assert [call[2] for call in sidecar.core.calls] == [
+        RestoreOptions(
+            image_path="/i",
+            bundle="/b",
+            stdio=Stdio(stdin="/0", stdout="/1", stderr="/2"),
+            verify=Verify.FULL,
+            background=True,
+            direct=True,
+            timeout_s=0.5,
+            device_map={"GPU-1": "GPU-2", "GPU-3": "GPU-4"},
+        ),
+        RestoreOptions(image_path="/i"),
+    ]
+
+
+def test_checkpoints(cryo: Cryo, sidecar: Sidecar) -> None:
+    """Images are listed, inspected, verified and deleted."""
+    head, line = cryo("checkpoints", "ls")[1].splitlines()
+    assert head.split() == ["IMAGE", "TASK", "CREATED", "SIZE", "ENGINE", "PROCESSES"]
+    assert line.split()[:2] == ["/images/a", "a"]
+    assert "1.0 TiB" in line
+    assert json.loads(cryo("checkpoints", "inspect", "/i")[1]) == MANIFEST
+    assert cryo("checkpoints", "verify", "/i")[:2] == (0, "/i: good\n")
+    assert cryo("checkpoints", "rm", "/i", "/j")[0] == 0
+    assert sidecar.core.calls[-3:] == [
+        ("verify", "/i", Verify.FULL),
+        ("remove", "/i"),
+        ("remove", "/j"),
+    ]
+
+
+def test_info(cryo: Cryo) -> None:
+    """The host is described."""
+    assert "release-1" in cryo("info")[1]
+    assert json.loads(cryo("--output", "json", "info")[1])["engines"] == "builtin, phased"
+
+
+# --- errors ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("error", every_error(), ids=lambda error: type(error).__name__)
+def test_an_error_is_one_line_and_a_code(cryo: Cryo, sidecar: Sidecar, error: CryoError) -> None:
+    """Message and remedy are one line on stderr, and the code is the table's."""
+    with failing(sidecar.core, error):
+        code, out, err = cryo("tasks", "ps", "a")
+
+    assert code == exits.code_of(error)
+    assert (out, err) == ("", f"cryo: {error.message}; {error.remedy}\n")
+
+
+def test_every_class_of_trouble_has_its_own_code() -> None:
+    """Codes differ, and none is one that shells use for something else."""
+    codes = list(exits.CODES.values())
+
+    assert len(set(codes)) == len(codes)
+    assert all(0 < code < 126 for code in codes)
+    assert all(f"\n    {code} " in (exits.__doc__ or "") for code in codes)
+
+
+def test_an_error_of_many_lines_is_one(cryo: Cryo, sidecar: Sidecar) -> None:
+    """A message that has lines does not break the rule."""
+    with failing(sidecar.core, errors.NotFound("a\n  b\n", remedy="")):
+        assert cryo("tasks", "ps", "a") == (3, "", "cryo: a b\n")
+
+
+@pytest.mark.parametrize(
+    ("argv", "said"),
+    (
+        (("tasks", "nosuch"), "No such command 'nosuch'; see cryo tasks -h"),
+        (("tasks", "checkpoint"), "Missing argument"),
+        (("tasks", "checkpoint", "--timeout", "soon", "a"), "'soon' is no duration"),
+        (("tasks", "checkpoint", "--timeout", "0", "a"), "more than nothing"),
+        (("tasks", "kill", "-s", "NOSUCH", "a"), "is no signal"),
+        (("tasks", "restore", "--image-path", "/i", "--device-map", "a=b,a=c", "x"), "each GPU"),
+        (("tasks", "exec", "-u", "root", "a", "sh"), "UID or UID:GID"),
+        (("run", "-d", "-t", "--bundle", "/b", "a"), "-d goes neither"),
+        (("run", "-t", "--bundle", "/b", "a"), "needs a terminal"),
+        (
+            (
+                "tasks",
+                "state/../x",
+            ),
+            "No such command",
+        ),
+        (("tasks", "ps", "../x"), "task id '../x' is not valid"),
+    ),
+    ids=lambda value: None if isinstance(value, str) else "-".join(value)[:40],
+)
+def test_a_wrong_command_line_is_code_2(cryo: Cryo, argv: tuple[str, ...], said: str) -> None:
+    """Usage errors are one line that says where help is, and nothing is asked of the sidecar."""
+    code, out, err = cryo(*argv)
+
+    assert (code, out) == (2, "")
+    assert said in err
+    assert err.startswith("cryo: ")
+    assert err.count("\n") == 1
+
+
+def test_no_sidecar_is_code_11(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """Without a sidecar the remedy is to start one."""
+    with pytest.raises(SystemExit) as caught:
+        main(["-a", f"unix://{tmp_path}/s", "info"])
+
+    assert caught.value.code == 11
+    assert "start one with `cryo serve`" in capfd.readouterr().err
+
+
+def test_the_address_comes_from_the_environment(
+    sidecar: Sidecar, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """$CRYO_ADDRESS and $CRYO_NAMESPACE stand in for the options."""
+    monkeypatch.setenv("CRYO_ADDRESS", sidecar.address)
+    monkeypatch.setenv("CRYO_NAMESPACE", "other")
+    with pytest.raises(SystemExit) as caught:
+        main(["tasks", "ls"])
+
+    assert caught.value.code == 0
+    assert sidecar.core.calls == [("list", "other")]
+
+
+# --- attached processes ---------------------------------------------------------------------
+
+
+@pytest.mark.timeout(60)
+def test_run_passes_streams_and_status(sidecar: Sidecar, spawn: Spawn) -> None:
+    """Input goes in, both outputs come out, the status is the process's, and --rm forgets it."""
+    sidecar.core.status = 7
+    cryo = spawn("run", "--rm", "--bundle", "/b", "a")
+    big = b"x" * 300_000 + b"\n"
+    out, err = cryo.communicate(big, timeout=30)
+
+    assert cryo.returncode == 7
+    assert out == b"out\n" + big
+    assert err == b"err\n"
+    assert sidecar.core.tasks == {}
+    assert ("close_io", A, "") in sidecar.core.calls
+
+
+def test_run_without_rm_leaves_the_task(sidecar: Sidecar, spawn: Spawn) -> None:
+    """The stopped task can be asked about, and its fifos are gone."""
+    sidecar.core.status = 0
+    cryo = spawn("run", "--bundle", "/b", "a", stdin=subprocess.DEVNULL)
+    cryo.communicate(timeout=30)
+    stdio = sidecar.core.tasks[A].request.stdio
+
+    assert cryo.returncode == 0
+    assert not Path(stdio.stdout).parent.exists()
+
+
+def test_run_detached(cryo: Cryo, sidecar: Sidecar) -> None:
+    """With -d the task has no streams and runs on."""
+    assert cryo("run", "-d", "--bundle", "/b", "a") == (0, "", "")
+    assert sidecar.core.tasks[A].request.stdio == Stdio()
+    assert not any(call[0] == "wait" for call in sidecar.core.calls)
+
+
+def test_run_that_does_not_start_leaves_nothing(sidecar: Sidecar, spawn: Spawn) -> None:
+    """A task that was made but did not start is removed, and the error is told."""
+
+    async def fail(ref: TaskRef, exec_id: str = "") -> int:
+        raise errors.InvalidBundle("no such program", remedy="look at args")
+
+    sidecar.core.start = fail  # type: ignore[method-assign]  # one test's own fault
+    for more in ((), ("-d",)):
+        sidecar.core.calls.clear()
+        cryo = spawn("run", *more, "--bundle", "/b", "a", stdin=subprocess.DEVNULL)
+        _, err = cryo.communicate(timeout=30)
+
+        assert cryo.returncode == 2
+        assert err == b"cryo: no such program; look at args\n"
+        assert sidecar.core.tasks == {}
+
+
+def test_a_run_of_a_taken_id_leaves_the_other(
+    sidecar: Sidecar, spawn: Spawn, task: FakeTask
+) -> None:
+    """Cleaning up after a failed create does not touch the task that was there."""
+    cryo = spawn("run", "--rm", "--bundle", "/b", "a", stdin=subprocess.DEVNULL)
+    cryo.communicate(timeout=30)
+
+    assert cryo.returncode == 4
+    assert sidecar.core.tasks == {A: task}
+
+
+def test_exec_takes_the_tasks_own_process(sidecar: Sidecar, spawn: Spawn, tmp_path: Path) -> None:
+    """Environment, folder and user are the task's own unless they are given."""
+    own = {"args": ["x"], "cwd": "/w", "env": ["A=1"], "user": {"uid": 5, "gid": 6}}
+    (tmp_path / "config.json").write_text(json.dumps({"process": own}))
+    sidecar.core.tasks[A] = FakeTask(CreateRequest(ref=A, bundle=str(tmp_path)))
+    sidecar.core.status = 3
+    cryo = spawn("tasks", "exec", "--exec-id", "e", "-e", "B=2", "-u", "9", "a", "sh", "-c", "x")
+    out, _ = cryo.communicate(b"in\n", timeout=30)
+    [spec] = [call[3] for call in sidecar.core.calls if call[0] == "exec"]
+
+    assert (cryo.returncode, out) == (3, b"out\nin\n")
+    assert spec == {
+        "args": ["sh", "-c", "x"],
+        "cwd": "/w",
+        "env": ["A=1", "B=2"],
+        "user": {"uid": 9, "gid": 0},
+        "terminal": False,
+    }
+    assert ("delete", A, "e") in sidecar.core.calls
+
+
+@pytest.mark.parametrize("config", (b"", b"[]", b'{"process": 5}', b"\xff"), ids=range(4))
+def test_exec_without_a_readable_bundle(
+    cryo: Cryo, sidecar: Sidecar, tmp_path: Path, config: bytes
+) -> None:
+    """A bundle that cannot be read gives a plain process, as root in /."""
+    (tmp_path / "config.json").write_bytes(config)
+    sidecar.core.tasks[A] = FakeTask(CreateRequest(ref=A, bundle=str(tmp_path)))
+    assert cryo("tasks", "exec", "-d", "a", "sh")[0] == 0
+    [spec] = [call[3] for call in sidecar.core.calls if call[0] == "exec"]
+
+    assert (spec["cwd"], spec["user"]) == ("/", {"uid": 0, "gid": 0})
+
+
+def test_signals_go_to_the_process(sidecar: Sidecar, spawn: Spawn) -> None:
+    """What is sent to `cryo run` is for the process, and its status says so."""
+    cryo = spawn("run", "--bundle", "/b", "a")
+    sidecar.wait_for(sidecar.core.waiting)
+    cryo.send_signal(signal.SIGTERM)
+    cryo.communicate(timeout=30)
+
+    assert cryo.returncode == 128 + signal.SIGTERM
+    assert ("kill", A, signal.SIGTERM, "", False) in sidecar.core.calls
+
+
+def test_the_third_ctrl_c_kills(sidecar: Sidecar, spawn: Spawn) -> None:
+    """A process that looks away from Ctrl-C is killed at the third."""
+    core = sidecar.core
+    seen: list[int] = []
+
+    async def ignore(ref: TaskRef, signal: int, **_: object) -> None:
+        seen.append(signal)
+        if signal == 9:
+            core.end(ref, 137)
+
+    core.kill = ignore  # type: ignore[method-assign]  # one test's own process
+    cryo = spawn("run", "--bundle", "/b", "a")
+    sidecar.wait_for(core.waiting)
+    deadline = time.monotonic() + 20
+    for count in (1, 2, 3):
+        cryo.send_signal(signal.SIGINT)
+        while len(seen) < count and time.monotonic() < deadline:
+            time.sleep(0.01)
+    cryo.communicate(timeout=30)
+
+    assert seen == [signal.SIGINT, signal.SIGINT, signal.SIGKILL]
+    assert cryo.returncode == 137
+
+
+def test_a_terminal_is_raw_and_put_back(sidecar: Sidecar, spawn: Spawn) -> None:
+    """With -t the size is told, one output is used, and the terminal is as before at the end."""
+    import fcntl
+    import struct
+    import termios
+
+    sidecar.core.status = 0
+    master, slave = pty.openpty()
+    fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", 25, 80, 0, 0))
+    before = termios.tcgetattr(slave)
+    cryo = spawn("run", "-t", "--bundle", "/b", "a", stdin=slave, stdout=slave, stderr=slave)
+    seen = b""
+    while b"out" not in seen:
+        seen += os.read(master, 100)
+    raw = termios.tcgetattr(slave)
+    # On the server's loop the program is there as soon as its output has been seen.
+    sidecar.call(lambda: sidecar.core.close_io(A))
+    sidecar.do(sidecar.core.end, A, 0)
+    status = cryo.wait(30)
+    after = termios.tcgetattr(slave)
+    os.close(master)
+    os.close(slave)
+
+    assert status == 0
+    assert not raw[3] & termios.ICANON
+    assert after == before
+    assert ("resize_pty", A, 80, 25, "") in sidecar.core.calls
+    assert sidecar.core.tasks[A].request.stdio.stderr == ""
+    assert sidecar.core.tasks[A].request.stdio.terminal
+
+
+# --- Ctrl-C and start-up --------------------------------------------------------------------
+
+
+def test_ctrl_c_rolls_back_and_says_so(sidecar: Sidecar, spawn: Spawn) -> None:
+    """Ctrl-C ends a checkpoint with 130, after the rollback, and says that it is over."""
+    core = sidecar.core
+    core.hold, core.rollback_s = True, 0.3
+    cryo = spawn("tasks", "checkpoint", "a")
+    sidecar.wait_for(core.holding)
+    cryo.send_signal(signal.SIGINT)
+    out, err = cryo.communicate(timeout=30)
+
+    assert cryo.returncode == exits.INTERRUPTED
+    assert core.rolled_back.is_set()
+    assert out == b""
+    assert b"cancelling the checkpoint of task a" in err
+    assert b"cancelled and rolled back" in err
+    assert b"Traceback" not in err
+
+
+def test_a_second_ctrl_c_does_not_wait(sidecar: Sidecar, spawn: Spawn) -> None:
+    """Whoever cannot wait for the rollback may leave; the sidecar goes on with it."""
+    core = sidecar.core
+    core.hold, core.rollback_s = True, 3.0
+    cryo = spawn("tasks", "checkpoint", "a")
+    assert cryo.stderr is not None
+    sidecar.wait_for(core.holding)
+    cryo.send_signal(signal.SIGINT)
+    while b"cancelling" not in cryo.stderr.readline():
+        pass
+    cryo.send_signal(signal.SIGINT)
+    _, err = cryo.communicate(timeout=30)
+
+    assert cryo.returncode == exits.INTERRUPTED
+    assert not core.rolled_back.is_set()
+    assert b"Traceback" not in err
+    sidecar.wait_for(core.rolled_back)
+
+
+def test_a_closed_pipe_is_no_traceback(sidecar: Sidecar, spawn: Spawn, task: FakeTask) -> None:
+    """When the reader of our output leaves, so do we, quietly."""
+    read, write = os.pipe()
+    os.close(read)
+    cryo = spawn("tasks", "ls", stdout=write)
+    os.close(write)
+    _, err = cryo.communicate(timeout=30)
+
+    assert err == b""
+    assert cryo.returncode == 1
+
+
+@pytest.mark.parametrize("argv", (("--help",), ("version",), ("tasks", "--help"), ("-v",)), ids=str)
+def test_starting_loads_no_grpc(argv: tuple[str, ...]) -> None:
+    """Help and version come without gRPC, protobuf or asyncio, and so at once."""
+    program = (
+        "import sys\n"
+        "from shim.entry.cli import main\n"
+        "try:\n    main(sys.argv[1:])\n"
+        "finally:\n"
+        "    heavy = {'grpc', 'google.protobuf', 'asyncio', 'blake3', 'yaml'} & set(sys.modules)\n"
+        "    print(sorted(heavy), file=sys.stderr)\n"
+    )
+    ran = subprocess.run(
+        [sys.executable, "-c", program, *argv], capture_output=True, text=True, check=True
+    )
+
+    assert ran.stderr == "[]\n"
+    assert ran.stdout
+
+
+async def test_nothing_waits_for_ever() -> None:
+    """The tests above rely on it: a core that is asked for nothing has nothing open."""
+    assert len(asyncio.all_tasks()) == 1
+
+
+@pytest.mark.parametrize(
+    ("argv", "listens"),
+    (
+        (("serve",), ""),
+        (("-a", "unix:///a", "serve"), "unix:///a"),
+        (("-a", "unix:///a", "serve", "--address", "unix:///b"), "unix:///b"),
+    ),
+)
+def test_serve_listens_where_it_is_told(
+    argv: tuple[str, ...], listens: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The address of all commands is the sidecar's too, when it was given; else config.toml's."""
+    seen: list[serve.Overrides] = []
+    monkeypatch.delenv("CRYO_ADDRESS", raising=False)
+    monkeypatch.setattr(serve, "run", lambda _path, over, *_logs: seen.append(over))
+    with pytest.raises(SystemExit):
+        main(list(argv))
+
+    assert [over.address for over in seen] == [listens]
+
+
+def test_every_option_of_every_command_has_a_help_text() -> None:
+    """Nobody has to guess what an option does."""
+    silent = [
+        f"{command.name} {option.opts[0]}"
+        for command in all_commands(cryo_command)
+        for option in command.params
+        if isinstance(option, click.Option) and not option.help
+    ]
+
+    assert silent == []
+
+
+def all_commands(command: click.Command) -> Iterator[click.Command]:
+    """Give a command and all below it."""
+    yield command
+    for below in command.commands.values() if isinstance(command, click.Group) else ():
+        yield from all_commands(below)
+
+
+def test_ctrl_c_before_the_start(sidecar: Sidecar, spawn: Spawn) -> None:
+    """A start that hangs can be given up, and nothing is left of the task."""
+    core = sidecar.core
+    starting = asyncio.Event()
+
+    async def hang(ref: TaskRef, exec_id: str = "") -> int:
+        starting.set()
+        await asyncio.Event().wait()
+        return 0
+
+    core.start = hang  # type: ignore[method-assign]  # one test's own fault
+    cryo = spawn("run", "--bundle", "/b", "a")
+    sidecar.wait_for(starting)
+    while cryo.poll() is None:
+        cryo.send_signal(signal.SIGINT)
+        time.sleep(0.1)
+    _, err = cryo.communicate(timeout=30)
+
+    assert cryo.returncode == 7
+    assert err == b"cryo: given up before it had started\n"
+    assert core.tasks == {}

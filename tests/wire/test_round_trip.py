@@ -1,0 +1,228 @@
+"""Every operation reaches the core with what was said and comes back with what was answered."""
+
+from __future__ import annotations
+
+from shim.client import AsyncClient, Client
+from shim.model import (
+    CheckpointOptions,
+    Connections,
+    CreateRequest,
+    CudaMode,
+    EngineName,
+    Exit,
+    Mount,
+    Progress,
+    RestoreOptions,
+    Stats,
+    Stdio,
+    TaskRef,
+    Verify,
+)
+from shim.state import TaskState
+from tests.wire.conftest import Sidecar
+from tests.wire.fakes import AT, IMAGE, MANIFEST, NEWS, RESTORED, RESULT, FakeTasks
+
+A = TaskRef(namespace="default", id="a")
+STDIO = Stdio(stdin="/f/0", stdout="/f/1", stderr="/f/2", terminal=True)
+
+
+async def test_create_carries_everything(client: AsyncClient, core: FakeTasks) -> None:
+    """Bundle, mounts, streams and image arrive as they were given."""
+    mount = Mount(type="bind", source="/x", target="y", options=("ro", "rbind"))
+    pid = await client.create("a", "/b", rootfs=[mount], stdio=STDIO, checkpoint="/images/a")
+
+    request = CreateRequest(
+        ref=A, bundle="/b", rootfs=(mount,), stdio=STDIO, checkpoint="/images/a"
+    )
+    assert core.calls == [("create", request)]
+    assert pid == 0
+
+
+async def test_a_task_lives(client: AsyncClient, core: FakeTasks) -> None:
+    """Create, start, state, wait and delete tell one story."""
+    assert await client.create("a", "/b", stdio=STDIO) == 1234
+    assert await client.start("a") == 1234
+    view = await client.state("a")
+    assert (view.id, view.bundle, view.pid, view.state) == ("a", "/b", 1234, TaskState.RUNNING)
+    assert view.stdio == STDIO
+    assert view.exit is None
+
+    core.end(A, 3)
+
+    assert await client.wait("a") == Exit(status=3, at=AT)
+    assert (await client.state("a")).exit == Exit(status=3, at=AT)
+    assert (await client.delete("a")).exit == Exit(status=3, at=AT)
+    assert core.tasks == {}
+
+
+async def test_an_exec_carries_its_process(client: AsyncClient, core: FakeTasks) -> None:
+    """The OCI process object arrives whole."""
+    process = {"args": ["sh"], "cwd": "/", "env": ["A=ü"], "user": {"uid": 5}}
+    await client.create("a", "/b")
+    await client.exec("a", "e1", process, STDIO)
+
+    assert core.tasks[A].execs == {"e1": (process, STDIO)}
+    assert await client.start("a", "e1") == 1235
+
+
+async def test_small_operations_carry_their_arguments(client: AsyncClient, core: FakeTasks) -> None:
+    """Nothing of a request is lost on the way."""
+    await client.create("a", "/b")
+    core.calls.clear()
+    await client.pause("a")
+    await client.resume("a")
+    await client.update("a", {"cpu": {"shares": 5}})
+    await client.close_io("a", "e1")
+    await client.resize_pty("a", 80, 25, "e1")
+    pids = await client.pids("a")
+    await client.kill("a", 9, exec_id="e1", everyone=True)
+
+    assert pids == [1, 7, 8]
+    assert core.calls == [
+        ("pause", A),
+        ("resume", A),
+        ("update", A, {"cpu": {"shares": 5}}),
+        ("close_io", A, "e1"),
+        ("resize_pty", A, 80, 25, "e1"),
+        ("pids", A),
+        ("kill", A, 9, "e1", True),
+    ]
+
+
+async def test_stats_survive_the_cgroup_form(client: AsyncClient) -> None:
+    """What was measured is read back from containerd's metrics messages."""
+    stats = await client.stats("a")
+
+    assert stats == Stats(
+        cpu_usage_ns=5_000_000,
+        cpu_user_ns=3_000_000,
+        cpu_system_ns=2_000_000,
+        memory_bytes=1 << 33,
+        memory_limit_bytes=1 << 34,
+        pids=3,
+    )
+
+
+async def test_tasks_are_listed_by_namespace(client: AsyncClient, core: FakeTasks) -> None:
+    """A listing shows the client's namespace, or the one that is named, with every column."""
+    await client.create("a", "/b", checkpoint="/images/a")
+    await client.create(TaskRef(namespace="other", id="b"), "/b")
+    [view] = await client.list()
+    [other] = await client.list("other")
+
+    assert view == (await core.list("default"))[0]
+    assert (view.id, view.gpu, view.warning) == ("a", True, "adopted")
+    assert (other.namespace, other.id) == ("other", "b")
+
+
+async def test_checkpoint_streams_news(client: AsyncClient, core: FakeTasks) -> None:
+    """Options arrive, each step of news comes back in order, and the result is whole."""
+    options = CheckpointOptions(
+        image_path="/images/a",
+        exit=True,
+        engine=EngineName.PHASED,
+        cuda=CudaMode.REQUIRE,
+        connections=Connections.REFUSE,
+        timeout_s=12.5,
+        seal=False,
+        compress=True,
+        direct=True,
+    )
+    news: list[Progress] = []
+    result = await client.checkpoint("a", options, news.append)
+
+    assert core.calls == [("checkpoint", A, options)]
+    assert tuple(news) == NEWS
+    assert result == RESULT
+
+
+async def test_restore_streams_news(client: AsyncClient, core: FakeTasks) -> None:
+    """The same for restore, which names a device map."""
+    options = RestoreOptions(
+        image_path="/images/a",
+        bundle="/b",
+        stdio=STDIO,
+        verify=Verify.FULL,
+        background=True,
+        direct=True,
+        timeout_s=0.5,
+        device_map={"GPU-1": "GPU-2"},
+    )
+    news: list[Progress] = []
+    result = await client.restore("a", options, news.append)
+
+    assert core.calls == [("restore", A, options)]
+    assert tuple(news) == NEWS
+    assert result == RESTORED
+
+
+async def test_options_left_out_are_the_defaults(client: AsyncClient, core: FakeTasks) -> None:
+    """A request that says nothing means what the values' defaults say."""
+    await client.checkpoint("a")
+    await client.restore("b", RestoreOptions(image_path="/images/a"))
+
+    assert core.calls[0][2] == CheckpointOptions()
+    assert core.calls[1][2] == RestoreOptions(image_path="/images/a")
+
+
+async def test_options_that_are_said_arrive_as_said(client: AsyncClient, core: FakeTasks) -> None:
+    """To say `auto` is not to say nothing: it comes before what is configured."""
+    options = CheckpointOptions(
+        engine=EngineName.AUTO, cuda=CudaMode.AUTO, connections=Connections.CUT
+    )
+    await client.checkpoint("a", options)
+
+    assert core.calls == [("checkpoint", A, options)]
+    assert options != CheckpointOptions()
+
+
+async def test_images(client: AsyncClient, core: FakeTasks) -> None:
+    """Images are listed, inspected with exact numbers, verified and removed."""
+    news: list[Progress] = []
+
+    assert await client.images() == [IMAGE]
+    assert await client.inspect("/images/a") == MANIFEST
+    assert await client.verify("/images/a", Verify.AUTO, news.append) == MANIFEST
+    assert tuple(news) == NEWS
+    await client.remove("/images/a")
+    assert core.calls[-2:] == [("verify", "/images/a", Verify.AUTO), ("remove", "/images/a")]
+    assert (await client.info())["runsc"] == "release-1"
+
+
+def test_the_blocking_client_does_the_same(blocking: Client, sidecar: Sidecar) -> None:
+    """Every method of the blocking client makes the call that its name says."""
+    news: list[Progress] = []
+    blocking.create("a", "/b", stdio=STDIO)
+    blocking.start("a")
+    assert blocking.state("a").stdio == STDIO
+    blocking.exec("a", "e1", {"args": ["sh"]}, STDIO)
+    blocking.pause("a")
+    blocking.resume("a")
+    blocking.update("a", {"cpu": {}})
+    blocking.close_io("a")
+    blocking.resize_pty("a", 80, 25)
+    assert blocking.pids("a") == [1, 7, 8]
+    assert blocking.stats("a").pids == 3
+    assert [view.id for view in blocking.list()] == ["a"]
+    assert blocking.checkpoint("a", CheckpointOptions(exit=True), news.append) == RESULT
+    assert blocking.restore("c", RestoreOptions(image_path="/i"), news.append) == RESTORED
+    assert blocking.verify("/i") == MANIFEST
+    assert blocking.inspect("/i") == MANIFEST
+    assert blocking.images() == [IMAGE]
+    blocking.remove("/i")
+    assert blocking.info()["engines"] == "builtin, phased"
+    blocking.kill("a", 15)
+    assert blocking.wait("a").status == 143
+    assert blocking.delete("a").state is TaskState.DELETED
+
+    assert tuple(news) == NEWS + NEWS
+    assert {call[0] for call in sidecar.core.calls} >= {"exec", "pause", "resume", "update"}
+
+
+def test_both_clients_have_the_same_methods() -> None:
+    """A harness may change from one to the other without learning new names."""
+
+    def names(kind: type) -> set[str]:
+        return {name for name in vars(kind) if not name.startswith("_")}
+
+    assert names(Client) == names(AsyncClient)

@@ -1,0 +1,212 @@
+"""Who may reach the sidecar, and what lies in its way."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import grp
+import os
+import socket
+import stat
+from pathlib import Path
+
+import pytest
+
+from shim.client import AsyncClient, Client
+from shim.errors import AlreadyExists, InvalidArgument, PermissionDenied, Unavailable
+from shim.wire import endpoint
+from shim.wire.endpoint import Endpoint
+from shim.wire.server import Server
+from tests.wire.conftest import GRACE_S, serving
+from tests.wire.fakes import FakeTasks
+
+needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="changing a group needs root")
+
+
+def mode(path: Path) -> int:
+    """Return a path's permission bits."""
+    return stat.S_IMODE(path.stat().st_mode)
+
+
+async def test_only_the_owner_may_connect(server: Server, address: str) -> None:
+    """The folder is 0700 and the socket 0600, whatever the umask was."""
+    path = endpoint.parse(address)
+
+    assert mode(path.parent) == 0o700
+    assert mode(path) == 0o600
+
+
+@needs_root
+async def test_a_group_may_connect(address: str) -> None:
+    """With a group the folder is 0710 and the socket 0660, both root's and the group's."""
+    group = grp.getgrgid(os.getgrouplist("nobody", 65534)[0])
+    core, path = FakeTasks(), endpoint.parse(address)
+    server = Server(core, Endpoint(address, group.gr_name))
+    await server.start()
+    try:
+        assert mode(path.parent) == 0o710
+        assert mode(path) == 0o660
+        assert (path.stat().st_uid, path.stat().st_gid) == (0, group.gr_gid)
+        assert path.parent.stat().st_gid == group.gr_gid
+    finally:
+        await server.stop(core.close, GRACE_S)
+
+
+async def test_the_umask_is_put_back(address: str) -> None:
+    """Binding does not change how other files are made."""
+    before = os.umask(0o022)
+    try:
+        async with serving(FakeTasks(), address):
+            during = os.umask(0o022)
+    finally:
+        os.umask(before)
+
+    assert during == 0o022
+
+
+async def test_a_folder_that_is_there_keeps_its_mode(tmp_path: Path) -> None:
+    """A folder of others is not changed, but one that is ours by configuration is closed."""
+    (tmp_path / "theirs").mkdir(mode=0o755)
+    (tmp_path / "ours").mkdir(mode=0o755)
+    async with serving(FakeTasks(), f"unix://{tmp_path}/theirs/s"):
+        pass
+    ours = Endpoint(f"unix://{tmp_path}/ours/s", own_folder=tmp_path / "ours")
+    ours.claim()
+    ours.release()
+
+    assert mode(tmp_path / "theirs") == 0o755
+    assert mode(tmp_path / "ours") == 0o700
+
+
+async def test_a_folder_that_others_write_is_refused(tmp_path: Path) -> None:
+    """Where others could replace the socket it is not made."""
+    (tmp_path / "open").mkdir()
+    (tmp_path / "open").chmod(0o777)
+    with pytest.raises(PermissionDenied, match="others may write"):
+        Endpoint(f"unix://{tmp_path}/open/s").claim()
+
+
+async def test_a_stale_socket_is_replaced(address: str) -> None:
+    """What a killed sidecar left does not stop the next one."""
+    path = endpoint.parse(address)
+    path.parent.mkdir(mode=0o700)
+    with socket.socket(socket.AF_UNIX) as dead:
+        dead.bind(str(path))
+    async with serving(FakeTasks(), address), AsyncClient(address) as client:
+        assert await client.images()
+
+
+async def test_a_living_server_is_not_displaced(server: Server, address: str) -> None:
+    """A second sidecar is refused, and the first still serves."""
+    second = Server(FakeTasks(), Endpoint(address))
+    with pytest.raises(AlreadyExists, match="another sidecar"):
+        await second.start()
+    await second.stop(FakeTasks().close, 1)
+    async with AsyncClient(address) as client:
+        assert await client.images()
+
+
+async def test_anothers_socket_is_not_displaced(address: str) -> None:
+    """A program that is no sidecar but answers there keeps its socket."""
+    path = endpoint.parse(address)
+    path.parent.mkdir(mode=0o700)
+    with socket.socket(socket.AF_UNIX) as other:
+        other.bind(str(path))
+        other.listen()
+        with pytest.raises(AlreadyExists, match="another sidecar"):
+            Endpoint(address).claim()
+    assert path.exists()
+
+
+async def test_a_file_is_not_displaced(address: str) -> None:
+    """A path that holds something else is left alone."""
+    path = endpoint.parse(address)
+    path.parent.mkdir(mode=0o700)
+    path.write_text("precious")
+    with pytest.raises(AlreadyExists, match="not a socket"):
+        Endpoint(address).claim()
+    assert path.read_text() == "precious"
+
+
+async def test_a_refused_claim_can_be_tried_again(address: str) -> None:
+    """A claim that failed leaves no lock behind."""
+    path = endpoint.parse(address)
+    path.parent.mkdir(mode=0o700)
+    path.touch()
+    with pytest.raises(AlreadyExists):
+        Endpoint(address).claim()
+    path.unlink()
+    async with serving(FakeTasks(), address):
+        pass
+
+
+@pytest.mark.parametrize(
+    "address", ("tcp://1.2.3.4:5", "cryo.sock", "unix:cryo.sock", "unix:///", "", "/" + "x" * 108)
+)
+def test_bad_addresses(address: str) -> None:
+    """Only an absolute path that fits a socket is an address."""
+    with pytest.raises(InvalidArgument):
+        endpoint.parse(address)
+
+
+@pytest.mark.parametrize("address", ("unix:///a/b", "unix:/a/b", "/a/b"))
+def test_good_addresses(address: str) -> None:
+    """The usual ways to write a socket all mean it."""
+    assert endpoint.parse(address) == Path("/a/b")
+    assert endpoint.target(address) == "unix:/a/b"
+
+
+def test_an_unknown_group_is_named() -> None:
+    """A group that does not exist is an error before anything is made."""
+    with pytest.raises(InvalidArgument, match="no-such-group"):
+        Endpoint("/a/b", "no-such-group")
+
+
+async def test_two_clients_at_once(server: Server, address: str, core: FakeTasks) -> None:
+    """One client's long call does not hold up another's, on one socket."""
+    core.hold = True
+    async with AsyncClient(address) as one, AsyncClient(address) as two:
+        checkpoint = asyncio.create_task(one.checkpoint("a"))
+        await asyncio.wait_for(core.holding.wait(), 10)
+        assert await two.images()
+        core.release.set()
+        await checkpoint
+
+
+async def test_a_client_finds_a_sidecar_that_was_started_again(address: str) -> None:
+    """The same client object works across a restart, within seconds."""
+    async with AsyncClient(address) as client:
+        async with serving(FakeTasks(), address):
+            await client.images()
+        with pytest.raises(Unavailable):
+            await client.images()
+        async with asyncio.timeout(10), serving(FakeTasks(), address):
+            while True:
+                with contextlib.suppress(Unavailable):
+                    await client.images()
+                    break
+                await asyncio.sleep(0.05)
+
+
+@needs_root
+def test_no_access_is_told_from_no_server(tmp_path: Path) -> None:
+    """A user who may not connect hears that, and not that nothing runs."""
+    folder = tmp_path / "run"
+    folder.mkdir(mode=0o700)
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(folder / "s"))
+        listener.listen()
+        child = os.fork()
+        if child == 0:  # pragma: no cover  # counted in the child only
+            status = 1
+            try:
+                os.setgid(65534)
+                os.setuid(65534)
+                from shim.client import channel
+
+                status = int(channel._reachable(f"unix://{folder}/s"))
+            finally:
+                os._exit(status)
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    with Client(f"unix://{folder}/gone") as client, pytest.raises(Exception, match="no sidecar"):
+        client.info()
