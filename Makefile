@@ -13,16 +13,16 @@ stamp := $(venv)/.stamp
 
 PYTEST_ARGS ?=
 
-.PHONY: help demo test lint format types protos check-protos bench tools faults lock clean runsc
+.PHONY: help native demo test lint format types protos check-protos bench tools faults lock clean runsc
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1|\2/p' Makefile | while IFS='|' read -r name text; do \
 		printf '  make %-13s %s\n' "$$name" "$$text"; done
 
-demo: runsc ## freeze, kill and restore a live GPU container on this machine, and tell the story
+demo: runsc native ## freeze, kill and restore a live GPU container on this machine, and tell the story
 	@$(bin)/cryo selftest --story
 
-test: tools ## run every test; what this machine cannot run is skipped with its reason
+test: tools native ## run every test; what this machine cannot run is skipped with its reason
 	@$(bin)/python -m pytest $(PYTEST_ARGS)
 
 lint: $(stamp) ## check style and format
@@ -36,13 +36,17 @@ format: $(stamp) ## put the code into the project's format
 types: $(stamp) ## check types, strictly
 	@$(bin)/mypy
 
+native: ## build cryo-cuda and the simulation's libcuda.so.1; goes on without a C compiler
+	@if command -v cc >/dev/null; then $(MAKE) -s -C native; \
+	else echo "make: no C compiler (cc): going on without cryo-cuda" >&2; fi
+
 protos: $(stamp) ## generate the bindings in shim/api from proto/
 	@$(bin)/python hack/protos.py
 
 check-protos: $(stamp) ## prove that the committed bindings are current
 	@$(bin)/python hack/protos.py --check
 
-bench: tools ## measure our checkpoint and restore against the plain runsc commands
+bench: tools native ## measure our checkpoint and restore against the plain runsc commands
 	@$(bin)/python -m hack.bench
 	@$(bin)/python -m hack.bench_shims
 
@@ -52,14 +56,14 @@ runsc: $(stamp)
 tools: $(stamp) ## obtain runsc, containerd and Docker, into the cache; RETRY=1 asks again after a recent no
 	@$(bin)/python -m hack.tools $(if $(CRYO_REQUIRE_REAL),--require) $(if $(RETRY),--retry)
 
-faults: tools ## break everything on purpose, at every step, and see the task survive (an hour)
+faults: tools native ## break everything on purpose, at every step, and see the task survive (an hour)
 	@CRYO_FAULTS_ALL=1 $(bin)/python -m pytest tests/faults $(PYTEST_ARGS)
 
 lock: $(stamp) ## renew requirements.lock from pyproject.toml (needs uv)
 	@hack/lock.sh
 
 clean: ## remove the venv and what the tools leave in the checkout; the cache stays
-	@rm -rf $(venv) build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	@rm -rf $(venv) build dist shim/cuda/bin shim/simgpu/bin .mypy_cache .pytest_cache .ruff_cache .hypothesis
 	@find . -name __pycache__ -not -path './.git/*' -prune -exec rm -rf {} +
 
 $(stamp): pyproject.toml requirements.lock hack/venv.sh

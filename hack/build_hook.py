@@ -1,0 +1,49 @@
+"""Puts cryo-cuda and the simulation's libcuda.so.1 into the wheel, where a C compiler is there.
+
+Without one the wheel is pure Python, and NVIDIA's cuda-checkpoint does the CUDA steps.
+"""
+
+from __future__ import annotations
+
+import platform
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+from hatchling.builders.hooks.plugin.interface import BuildHookInterface
+
+BUILT = ("shim/cuda/bin/cryo-cuda", "shim/simgpu/bin/libcuda.so.1")
+# The newest symbols that they ask for are glibc 2.17's; a test holds this.
+TAG = "py3-none-manylinux_2_17_x86_64"
+_LIMIT_S = 300
+
+
+def build(root: Path) -> str:
+    """Build both; return why that could not be done, empty when it was."""
+    if not (root / "native" / "Makefile").exists():
+        return "the C source is not here"
+    if shutil.which("cc") is None or shutil.which("make") is None:
+        return "there is no C compiler (cc) or no make"
+    argv = ["make", "--no-print-directory", "-C", str(root / "native")]
+    done = subprocess.run(argv, capture_output=True, text=True, timeout=_LIMIT_S, check=False)
+    return done.stderr[-2000:].strip() if done.returncode else ""
+
+
+class NativeHook(BuildHookInterface[Any]):
+    """Run for each wheel, an editable one too."""
+
+    def initialize(self, version: str, build_data: dict[str, Any]) -> None:
+        """Build, and add what was built."""
+        root = Path(self.root)
+        reason = build(root)
+        if reason:
+            print(f"cryo-cuda is not built: {reason}", file=sys.stderr)
+            return
+        if version == "editable":
+            return
+        build_data["force_include"] |= {str(root / path): path for path in BUILT}
+        build_data["pure_python"] = False
+        if platform.machine() == "x86_64":
+            build_data["tag"] = TAG

@@ -1,0 +1,305 @@
+#define _GNU_SOURCE
+#include "batch.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+#include "clock.h"
+#include "line.h"
+
+/* What the driver gets on top of its own lock timeout. */
+enum { GRACE_MS = 2000, JOBS_MAX = HOLDERS_MAX };
+
+static const char *const words[] = {
+	[INIT] = "init", [GET_STATE] = "state",   [GET_TID] = "tid",   [LOCK] = "lock",
+	[CHECKPOINT] = "checkpoint",              [RESTORE] = "restore", [UNLOCK] = "unlock",
+};
+
+/* What is known of the processes: those that were named, and those that were found besides. */
+struct process {
+	int pid;
+	bool named;
+	bool stuck; /* a call about it hangs: it gets no other */
+	int state;  /* -1: none, or not known */
+};
+
+static struct process processes[JOBS_MAX];
+static size_t count;
+static struct job jobs[JOBS_MAX];
+static struct cuda cuda;
+static bool driver_begun;
+
+static long long deadline_in(long long ms)
+{
+	return ms > 0 ? now_ms() + ms : 0;
+}
+
+int begin_driver(struct cuda *driver, long long deadline_ms, const char **why)
+{
+	struct job job = {.action = INIT};
+	*why = cuda_load(driver);
+	if (*why)
+		return 127;
+	if (!work_one(driver, &job, deadline_ms)) {
+		*why = "the driver did not begin in time";
+		return 126;
+	}
+	if (job.error != CUDA_SUCCESS) {
+		*why = cuda_words(driver, job.error);
+		return 126;
+	}
+	return 0;
+}
+
+/* -- telling ----------------------------------------------------------------------------------- */
+
+static void tell_error(struct line *line, const struct job *job)
+{
+	line_bool(line, "late", job->late);
+	if (!job->late) {
+		line_number(line, "code", job->error);
+		line_text(line, "name", cuda_name(&cuda, job->error));
+		line_text(line, "text", cuda_words(&cuda, job->error));
+	}
+	line_bool(line, "gone", !is_alive(job->pid));
+}
+
+static void tell(const struct job *job)
+{
+	struct line line;
+	bool fine = !job->late && job->error == CUDA_SUCCESS;
+	int state = job->action == GET_STATE ? job->value : job->state;
+	line_begin(&line);
+	line_text(&line, "step", words[job->action]);
+	line_number(&line, "pid", job->pid);
+	line_bool(&line, "ok", fine);
+	if (!job->late && (fine || job->action != GET_STATE) && state >= 0)
+		line_text(&line, "state", state_word(state));
+	if (!fine)
+		tell_error(&line, job);
+	line_number(&line, "ms", job->late ? -1 : job->took_ms);
+	line_end(&line);
+}
+
+static void tell_holder(const struct holder *holder)
+{
+	struct line line;
+	line_begin(&line);
+	line_text(&line, "step", "scan");
+	line_number(&line, "pid", holder->pid);
+	line_text(&line, "comm", holder->comm);
+	line_text(&line, "device", holder->device);
+	line_bool(&line, "thread", holder->driver_thread);
+	line_end(&line);
+}
+
+static void tell_tcp(const char *remote)
+{
+	struct line line;
+	line_begin(&line);
+	line_text(&line, "step", "tcp");
+	line_text(&line, "remote", remote);
+	line_end(&line);
+}
+
+static void tell_head(const char *verb)
+{
+	struct line line;
+	line_begin(&line);
+	line_number(&line, "cryo_cuda", BATCH_VERSION);
+	line_text(&line, "verb", verb);
+	line_end(&line);
+}
+
+static void tell_init(const char *why, int version, long long took_ms)
+{
+	struct line line;
+	line_begin(&line);
+	line_text(&line, "step", "init");
+	line_bool(&line, "ok", !why);
+	if (why)
+		line_text(&line, "text", why);
+	line_number(&line, "cuda", version);
+	line_number(&line, "ms", took_ms);
+	line_end(&line);
+}
+
+static int tell_end(bool complete, int status)
+{
+	struct line line;
+	line_begin(&line);
+	line_text(&line, "step", "end");
+	line_bool(&line, "ok", complete);
+	line_end(&line);
+	return status;
+}
+
+/* -- the processes ----------------------------------------------------------------------------- */
+
+static struct process *process_of(int pid)
+{
+	for (size_t at = 0; at < count; at++)
+		if (processes[at].pid == pid)
+			return &processes[at];
+	return NULL;
+}
+
+static void add(int pid, bool named)
+{
+	if (count < JOBS_MAX && !process_of(pid))
+		processes[count++] = (struct process){.pid = pid, .named = named, .state = -1};
+}
+
+static void note(const struct job *job)
+{
+	struct process *process = process_of(job->pid);
+	if (job->late) {
+		process->stuck = true;
+		process->state = -1;
+	} else if (job->action == GET_STATE) {
+		process->state = job->error == CUDA_SUCCESS ? job->value : -1;
+	} else {
+		process->state = job->state;
+	}
+}
+
+static bool is_wanted(const struct process *process, enum action action, int from)
+{
+	if (process->stuck)
+		return false;
+	if (action == GET_STATE)
+		return process->state < 0;
+	return process->named && process->state == from;
+}
+
+/* Do one action on every process that it is for; return whether it worked for all of them. A
+ * process that ended meanwhile is no failure. */
+static bool all(const struct options *options, enum action action, int from, long long limit_ms)
+{
+	static struct job *chosen[JOBS_MAX];
+	size_t number = 0;
+	bool fine = true;
+	for (size_t at = 0; at < count; at++) {
+		if (!is_wanted(&processes[at], action, from))
+			continue;
+		jobs[number] = (struct job){
+			.action = action,
+			.pid = processes[at].pid,
+			.lock_ms = (unsigned)options->lock_ms,
+			.map = options->has_map ? &options->map : NULL,
+		};
+		chosen[number] = &jobs[number];
+		number++;
+	}
+	work(&cuda, chosen, number, deadline_in(limit_ms), tell);
+	for (size_t at = 0; at < number; at++) {
+		note(&jobs[at]);
+		fine = fine && !jobs[at].late &&
+		       (jobs[at].error == CUDA_SUCCESS || !is_alive(jobs[at].pid));
+	}
+	return fine;
+}
+
+static bool begin(const struct options *options, int *status)
+{
+	const char *why;
+	int version = 0;
+	long long began = now_ms();
+	if (driver_begun)
+		return true;
+	*status = begin_driver(&cuda, deadline_in(options->detect_ms), &why);
+	if (*status == 0)
+		cuda.version(&version);
+	driver_begun = *status == 0;
+	tell_init(why, version, now_ms() - began);
+	return driver_begun;
+}
+
+/* Look who holds a device; return whether the look was whole. */
+static bool look(void)
+{
+	struct scan found;
+	scan(&found);
+	for (size_t at = 0; at < found.count; at++) {
+		tell_holder(&found.holders[at]);
+		add(found.holders[at].pid, false);
+	}
+	free(found.holders);
+	return !found.too_many;
+}
+
+/* Whether somebody who was not named has CUDA state. */
+static bool others(void)
+{
+	for (size_t at = 0; at < count; at++)
+		if (!processes[at].named && processes[at].state >= 0)
+			return true;
+	return false;
+}
+
+/* -- the verbs --------------------------------------------------------------------------------- */
+
+static bool find(const struct options *options, int *status)
+{
+	bool whole = look();
+	scan_tcp(tell_tcp);
+	/* Most containers have no CUDA process: they need not wait for the driver. */
+	if (count && begin(options, status))
+		all(options, GET_STATE, -1, options->detect_ms);
+	return whole;
+}
+
+static bool find_again(const struct options *options)
+{
+	bool whole = look();
+	all(options, GET_STATE, -1, options->detect_ms);
+	return whole;
+}
+
+static bool freeze(const struct options *options)
+{
+	long long lock_ms = options->lock_ms > 0 ? options->lock_ms + GRACE_MS : 0;
+	if (!all(options, GET_STATE, -1, options->detect_ms) ||
+	    !all(options, LOCK, RUNNING, lock_ms))
+		return true;
+	if (!find_again(options))
+		return false;
+	if (others() || !all(options, CHECKPOINT, LOCKED, options->step_ms))
+		return true;
+	return find_again(options);
+}
+
+/* One that does not come back must not keep the others. */
+static void thaw(const struct options *options)
+{
+	all(options, GET_STATE, -1, options->detect_ms);
+	all(options, RESTORE, CHECKPOINTED, options->step_ms);
+	all(options, UNLOCK, LOCKED, options->step_ms);
+}
+
+static const char *verb_word(enum verb verb)
+{
+	return verb == FIND ? "find" : verb == STATES_OF ? "states" : verb == FREEZE ? "freeze" : "thaw";
+}
+
+int batch(struct options *options)
+{
+	int status = 0;
+	bool whole = true;
+	if (options->lock_ms < 0)
+		options->lock_ms = 0;
+	for (size_t at = 0; at < options->count; at++)
+		add(options->pids[at], true);
+	tell_head(verb_word(options->verb));
+	if (options->verb == FIND)
+		whole = find(options, &status);
+	else if (begin(options, &status)) {
+		if (options->verb == STATES_OF)
+			all(options, GET_STATE, -1, options->detect_ms);
+		else if (options->verb == FREEZE)
+			whole = freeze(options);
+		else
+			thaw(options);
+	}
+	return tell_end(whole && status == 0, status);
+}

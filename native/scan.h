@@ -1,0 +1,32 @@
+/* Who holds nvidia devices in this container, read from /proc, as shim/cuda/scan.sh does. */
+#ifndef CRYO_SCAN_H
+#define CRYO_SCAN_H
+
+#include <stdbool.h>
+#include <stddef.h>
+
+enum { HOLDERS_MAX = 4096, PIDS_MAX = 256 };
+
+struct holder {
+	int pid;
+	char comm[64];
+	char device[64]; /* one that it holds open, or "mapping" */
+	bool driver_thread;
+};
+
+struct scan {
+	struct holder *holders;
+	size_t count;
+	bool too_many;
+};
+
+/* Look at every process but our own. */
+void scan(struct scan *found);
+
+/* Whether a process is there and no zombie. */
+bool is_alive(int pid);
+
+/* Call `told` with the remote address of each established TCP connection, as /proc/net/tcp has it. */
+void scan_tcp(void (*told)(const char *remote));
+
+#endif

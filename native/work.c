@@ -1,0 +1,154 @@
+#define _GNU_SOURCE
+#include "old.h"
+
+#include "work.h"
+
+#include <errno.h>
+#include <poll.h>
+#include <pthread.h>
+#include <stdlib.h>
+#include <unistd.h>
+
+#include "clock.h"
+
+struct errand {
+	const struct cuda *cuda;
+	struct job job;
+	size_t number;
+	int bell;
+};
+
+static int lock_process(const struct cuda *cuda, const struct job *job)
+{
+	struct lock_args args = {.timeout_ms = job->lock_ms};
+	return cuda->lock(job->pid, &args);
+}
+
+static int restore_process(const struct cuda *cuda, const struct job *job)
+{
+	struct restore_args args = {0};
+	if (job->map) {
+		args.pairs = job->map->pairs;
+		args.count = job->map->count;
+	}
+	return cuda->restore(job->pid, &args);
+}
+
+static int call(const struct cuda *cuda, struct job *job)
+{
+	struct empty_args none = {{0}};
+	switch (job->action) {
+	case INIT:
+		return cuda->init(0);
+	case GET_STATE:
+		return cuda->state(job->pid, &job->value);
+	case GET_TID:
+		return cuda->restore_tid(job->pid, &job->value);
+	case LOCK:
+		return lock_process(cuda, job);
+	case CHECKPOINT:
+		return cuda->checkpoint(job->pid, &none);
+	case RESTORE:
+		return restore_process(cuda, job);
+	case UNLOCK:
+		return cuda->unlock(job->pid, &none);
+	}
+	return -1;
+}
+
+/* A move is read back, whatever it returned: it may have failed and yet have been done. */
+static void read_back(const struct cuda *cuda, struct job *job)
+{
+	job->state = -1;
+	if (job->action >= LOCK && cuda->state(job->pid, &job->state) != CUDA_SUCCESS)
+		job->state = -1;
+}
+
+static void *run(void *argument)
+{
+	struct errand *errand = argument;
+	long long began = now_ms();
+	errand->job.error = call(errand->cuda, &errand->job);
+	read_back(errand->cuda, &errand->job);
+	errand->job.took_ms = now_ms() - began;
+	/* A number is less than what a pipe takes whole, and the reader outlives us. */
+	ssize_t sent = write(errand->bell, &errand->number, sizeof errand->number);
+	(void)sent;
+	return NULL;
+}
+
+static bool begin(const struct cuda *cuda, struct job *job, size_t number, int bell,
+		  struct errand **errand)
+{
+	pthread_t thread;
+	*errand = calloc(1, sizeof **errand);
+	if (!*errand)
+		return false;
+	**errand = (struct errand){.cuda = cuda, .job = *job, .number = number, .bell = bell};
+	return pthread_create(&thread, NULL, run, *errand) == 0;
+}
+
+/* Wait for one errand to end; return its number, or `count` when the time is over. */
+static size_t next_done(int bell, long long deadline_ms, size_t count)
+{
+	struct pollfd ready = {.fd = bell, .events = POLLIN};
+	size_t number;
+	int found;
+	do
+		found = poll(&ready, 1, left_ms(deadline_ms));
+	while (found < 0 && errno == EINTR);
+	if (found <= 0 || read(bell, &number, sizeof number) != sizeof number)
+		return count;
+	return number;
+}
+
+static size_t start_all(const struct cuda *cuda, struct job *jobs[], size_t count, int bell,
+			struct errand *errands[])
+{
+	size_t begun = 0;
+	for (size_t at = 0; at < count; at++) {
+		jobs[at]->late = true;
+		begun += begin(cuda, jobs[at], at, bell, &errands[at]);
+	}
+	return begun;
+}
+
+static size_t tell_late(struct job *jobs[], size_t count, void (*told)(const struct job *job))
+{
+	size_t late = 0;
+	for (size_t at = 0; at < count; at++) {
+		if (!jobs[at]->late)
+			continue;
+		late++;
+		if (told)
+			told(jobs[at]);
+	}
+	return late;
+}
+
+size_t work(const struct cuda *cuda, struct job *jobs[], size_t count, long long deadline_ms,
+	    void (*told)(const struct job *job))
+{
+	int bell[2];
+	struct errand **errands = calloc(count ? count : 1, sizeof *errands);
+	if (!errands || pipe(bell) != 0)
+		abort();
+	size_t open = start_all(cuda, jobs, count, bell[1], errands);
+	while (open) {
+		size_t number = next_done(bell[0], deadline_ms, count);
+		if (number >= count)
+			break;
+		*jobs[number] = errands[number]->job;
+		jobs[number]->late = false;
+		open--;
+		if (told)
+			told(jobs[number]);
+	}
+	/* The pipe and the errands stay: a late thread may still write to them. */
+	return tell_late(jobs, count, told);
+}
+
+bool work_one(const struct cuda *cuda, struct job *job, long long deadline_ms)
+{
+	return work(cuda, &job, 1, deadline_ms, NULL) == 0;
+}
