@@ -187,9 +187,9 @@ static struct fault fault_for(const char *action, int pid)
 		char *message = seconds ? strchr(seconds + 1, ' ') : NULL;
 		if (message) {
 			*seconds = *message = '\0';
-			snprintf(fault.kind, sizeof fault.kind, "%s", answer);
+			snprintf(fault.kind, sizeof fault.kind, "%.31s", answer);
 			fault.seconds = strtod(seconds + 1, NULL);
-			snprintf(fault.message, sizeof fault.message, "%s", message + 1);
+			snprintf(fault.message, sizeof fault.message, "%.500s", message + 1);
 		}
 	}
 	close(connection);

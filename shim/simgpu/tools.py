@@ -31,6 +31,16 @@ def _program(path: Path, text: str) -> Path:
     return path
 
 
+def libcuda() -> Path:
+    """Return where the stand-in for libcuda.so.1 is, if it was built."""
+    return Path(str(resources.files("shim.simgpu"))) / "bin" / "libcuda.so.1"
+
+
+def write_libcuda(folder: Path) -> Path | None:
+    """Copy the stand-in for libcuda.so.1 to where guests look; None where it was not built."""
+    return Path(shutil.copy(libcuda(), folder)) if libcuda().exists() else None
+
+
 def write_cuda_checkpoint(folder: Path, driver: int) -> Path:
     """Install the stand-in for cuda-checkpoint as the driver's version of it."""
     source = resources.files(guest_package).joinpath("cuda_checkpoint.py").read_text("utf-8")
