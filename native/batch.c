@@ -172,6 +172,18 @@ static bool is_wanted(const struct process *process, enum action action, int fro
 	return process->named && process->state == from;
 }
 
+/* Whether a job did what it was for: a driver may also say so and have done nothing. */
+static bool worked(const struct job *job)
+{
+	static const int after[] = {
+		[LOCK] = LOCKED, [CHECKPOINT] = CHECKPOINTED, [RESTORE] = LOCKED, [UNLOCK] = RUNNING};
+	if (job->late)
+		return false;
+	if (job->error != CUDA_SUCCESS)
+		return !is_alive(job->pid);
+	return job->action < LOCK || job->state == after[job->action];
+}
+
 /* Do one action on every process that it is for; return whether it worked for all of them. A
  * process that ended meanwhile is no failure. */
 static bool all(const struct options *options, enum action action, int from, long long limit_ms)
@@ -194,8 +206,7 @@ static bool all(const struct options *options, enum action action, int from, lon
 	work(&cuda, chosen, number, deadline_in(limit_ms), tell);
 	for (size_t at = 0; at < number; at++) {
 		note(&jobs[at]);
-		fine = fine && !jobs[at].late &&
-		       (jobs[at].error == CUDA_SUCCESS || !is_alive(jobs[at].pid));
+		fine = worked(&jobs[at]) && fine;
 	}
 	return fine;
 }
@@ -256,10 +267,19 @@ static bool find_again(const struct options *options)
 	return whole;
 }
 
+/* Whether each process that was named is in a state that leads down. */
+static bool can_freeze(void)
+{
+	for (size_t at = 0; at < count; at++)
+		if (processes[at].named && processes[at].state > CHECKPOINTED)
+			return false;
+	return true;
+}
+
 static bool freeze(const struct options *options)
 {
 	long long lock_ms = options->lock_ms > 0 ? options->lock_ms + GRACE_MS : 0;
-	if (!all(options, GET_STATE, -1, options->detect_ms) ||
+	if (!all(options, GET_STATE, -1, options->detect_ms) || !can_freeze() ||
 	    !all(options, LOCK, RUNNING, lock_ms))
 		return true;
 	if (!find_again(options))

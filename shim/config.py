@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tomllib
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import msgspec
 
@@ -50,10 +50,16 @@ class Runsc(_Section, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
 
 class Cuda(_Section, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Where the host's GPU things are. An empty `tool` means: search PATH for cuda-checkpoint."""
+    """Where the host's GPU things are. An empty `tool` means: search PATH for cuda-checkpoint.
+
+    `helper` is whether our own cryo-cuda may do the CUDA steps, where it was built and the driver
+    has the calls that it makes.
+    """
 
     tool: str = ""
     guest_tool: str = "/dev/cryo/cuda-checkpoint"
+    helper: Literal["auto", "never"] = "auto"
+    guest_helper: str = "/dev/cryo/cryo-cuda"
     nvidia_proc: str = "/proc/driver/nvidia"
     nvidia_smi: str = "nvidia-smi"
     cdi_dirs: tuple[str, ...] = ("/etc/cdi", "/var/run/cdi")

@@ -6,8 +6,11 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from shim.checkpoint.subject import Subject
+from shim.cuda.batch import Helper
+from shim.cuda.batched import Batched
 from shim.cuda.driver import DriverFacts
 from shim.cuda.engine import Builtin, Engine, Phased
+from shim.cuda.inject import helper_in
 from shim.cuda.processes import Processes
 from shim.cuda.toggle import ToggleTool
 from shim.cuda.tool import CudaTool, Tool
@@ -30,6 +33,12 @@ def tool_for(subject: Subject, facts: DriverFacts, known: Iterable[int] = ()) ->
     return ToggleTool(subject.guest, subject.guest_tool, frozenset(known))
 
 
+def helper_for(subject: Subject, facts: DriverFacts) -> str:
+    """Return cryo-cuda's path inside the container, empty where it is not to be used."""
+    wanted = subject.config.cuda.helper == "auto" and facts.driver_api
+    return helper_in(subject.spec) if wanted else ""
+
+
 def processes_for(
     subject: Subject,
     facts: DriverFacts,
@@ -39,15 +48,18 @@ def processes_for(
 ) -> Processes:
     """Build the container's process list, seeded with those a journal or manifest names."""
     seeds = list(known)
-    processes = Processes(
+    parts = (
         subject.guest,
         tool_for(subject, facts, (process.pid for process in seeds)),
         subject.config.timeouts,
         report,
         subject.journal.process,
     )
+    path = helper_for(subject, facts)
+    helper = Helper(subject.guest, path) if path else None
+    processes = Batched(helper, *parts) if helper else Processes(*parts)
     processes.adopt(seeds)
-    processes.device_map = device_map or {}
+    processes.device_map = device_map if device_map and facts.device_map else {}
     return processes
 
 
@@ -55,7 +67,8 @@ def engine_for(subject: Subject, name: EngineName, processes: Processes) -> Engi
     """Build the engine of a given name."""
     if name is EngineName.BUILTIN:
         timeouts = subject.config.timeouts
-        return Builtin(processes, subject.guest, subject.guest_tool, timeouts)
+        tool_path = processes.helper_path or subject.guest_tool
+        return Builtin(processes, subject.guest, tool_path, timeouts)
     return Phased(processes)
 
 

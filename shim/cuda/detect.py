@@ -69,7 +69,7 @@ def parse_address(text: str) -> str:
     return f"[{plain}]:{number}" if plain.version == _IPV6 else f"{plain}:{number}"
 
 
-def _leaves(text: str) -> bool:
+def leaves(text: str) -> bool:
     """Whether an address is outside the sandbox: connections inside it are saved whole."""
     address = ipaddress.ip_address(text.rpartition(":")[0].strip("[]"))
     return not address.is_loopback and not address.is_unspecified
@@ -113,7 +113,7 @@ class _Reader:
 
     def _connection(self, remote: str, state: str) -> None:
         address = parse_address(remote)
-        if state.strip() == _ESTABLISHED and address and _leaves(address):
+        if state.strip() == _ESTABLISHED and address and leaves(address):
             self.tcp.append(address)
 
     def scan(self, method: str) -> Scan:

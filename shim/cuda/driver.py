@@ -12,6 +12,7 @@ OLDEST = 550
 _GET_STATE = 555
 _ACTION = 555
 _LOCK_TIMEOUT = 570
+_DRIVER_API = 570
 _DEVICE_MAP = 580
 _LAUNCH_JOB = 590
 _IPC = 610
@@ -23,7 +24,8 @@ class DriverFacts(Value):
     """What `cuda-checkpoint` can do with a driver of one release line.
 
     `toggle`, `action`, `get_state` and `device_map` are its options; `lock_timeout` is whether a
-    lock that does not come can be given up by the driver itself; `launch_job` and `ipc` whether
+    lock that does not come can be given up by the driver itself; `driver_api` whether libcuda.so.1
+    has the same moves as calls, which cryo-cuda makes; `launch_job` and `ipc` whether
     processes that share GPU memory can be saved together.
     """
 
@@ -33,6 +35,7 @@ class DriverFacts(Value):
     get_state: bool
     action: bool
     lock_timeout: bool
+    driver_api: bool
     device_map: bool
     launch_job: bool
     ipc: bool
@@ -56,6 +59,7 @@ def capabilities(version: str) -> DriverFacts:
         get_state=major >= _GET_STATE,
         action=major >= _ACTION,
         lock_timeout=major >= _LOCK_TIMEOUT,
+        driver_api=major >= _DRIVER_API,
         device_map=major >= _DEVICE_MAP,
         launch_job=major >= _LAUNCH_JOB,
         ipc=major >= _IPC,

@@ -11,10 +11,10 @@ from pathlib import Path
 import msgspec
 
 from shim.config import Cuda
-from shim.cuda import cdi, inventory
+from shim.cuda import cdi, driver, inventory, native
 from shim.cuda.cdi import Registry, Stat, host_node
 from shim.cuda.inventory import Gpu
-from shim.errors import HostMismatch, InvalidArgument
+from shim.errors import HostMismatch, InvalidArgument, Refused
 from shim.model import Value
 from shim.spec.document import Spec, SpecMount
 from shim.spec.edits import BindMount, DeviceNode, Edits, apply
@@ -71,6 +71,22 @@ def find_tool(cuda: Cuda) -> str | None:
     raise InvalidArgument(message, remedy="correct cuda.tool in the config, or leave it out")
 
 
+def find_helper(cuda: Cuda) -> str:
+    """Find our own cryo-cuda; empty where it was not built, is not wanted, or finds no driver."""
+    if cuda.helper == "never":
+        return ""
+    try:
+        facts = driver.capabilities(inventory.read(cuda.nvidia_proc).driver)
+    except Refused:
+        return ""
+    return native.path() if facts.driver_api else ""
+
+
+def helper_in(spec: Spec) -> str:
+    """Return where a prepared spec has cryo-cuda in the container, empty where it has none."""
+    return next((m.destination for m in spec.mounts if Path(m.destination).name == native.NAME), "")
+
+
 def prepare(
     spec: Spec,
     *,
@@ -78,17 +94,20 @@ def prepare(
     tool: str | None,
     gpu: GpuRequest,
     recorded_tool: str = "",
+    helper: str = "",
+    recorded_helper: str | None = None,
     stat: Stat = host_node,
 ) -> PreparedSpec:
     """Add the GPUs that were asked for, and cuda-checkpoint; a prepared spec stays as it is.
 
-    `tool` is the host's cuda-checkpoint. `recorded_tool` is, at a restore, the guest path that the
-    image knows: the mounts must be those that were saved, whatever else this host would do.
+    `tool` is the host's cuda-checkpoint, `helper` our cryo-cuda, where either is there. What is
+    recorded is, at a restore, the guest path that the image knows, empty where it knows none:
+    the mounts must be those that were saved, whatever else this host would do.
     The rootfs must be mounted, for it is searched.
 
     Raises:
         InvalidArgument: a GPU was asked for that is not there.
-        HostMismatch: the image needs cuda-checkpoint of the host, and there is none.
+        HostMismatch: the image needs a tool of the host, and there is none.
     """
     if not gpu.wanted:
         return PreparedSpec(spec=spec)
@@ -96,7 +115,10 @@ def prepare(
     with_gpu = apply(spec, edits)
     if not with_gpu.has_nvidia_devices:
         return PreparedSpec(spec=spec, warnings=warnings)
-    done, guest_tool = _with_tool(with_gpu, cuda, tool, recorded_tool)
+    with_helper = _with_helper(with_gpu, cuda, helper or tool or "", helper, recorded_helper)
+    done, guest_tool = _with_tool(with_helper, cuda, tool, recorded_tool)
+    # Without NVIDIA's tool ours is there for single processes too: it has the same command line.
+    guest_tool = guest_tool or helper_in(done)
     return PreparedSpec(
         spec=done,
         changed=done is not spec,
@@ -197,6 +219,23 @@ def _nodes(paths: tuple[str, ...], stat: Stat, *, optional: bool) -> Iterator[De
         elif not optional:
             message = f"this host has no {path}"
             raise InvalidArgument(message, remedy="load the NVIDIA driver: nvidia-modprobe -u -c0")
+
+
+def _with_helper(spec: Spec, cuda: Cuda, either: str, helper: str, recorded: str | None) -> Spec:
+    """Mount cryo-cuda; where an image has it and this host has not, `either` takes its place."""
+    place = helper_in(spec) or (cuda.guest_helper if recorded is None else recorded)
+    source = helper if recorded is None and not helper_in(spec) else either
+    there = [m for m in spec.mounts if m.destination == place]
+    if not place or (there and (spec.bundle / there[0].source).exists()):
+        return spec
+    if not source and (recorded or there):
+        message = (
+            f"the image needs {native.NAME} at {place}, and this host has nothing to put there"
+        )
+        raise HostMismatch(message, remedy=f"install {TOOL}, or Cryoshim with its {native.NAME}")
+    if not source:
+        return spec
+    return apply(spec, Edits(mounts=(BindMount(destination=place, source=source),)))
 
 
 def _with_tool(spec: Spec, cuda: Cuda, tool: str | None, recorded: str) -> tuple[Spec, str]:

@@ -22,8 +22,8 @@ from shim.host.oserror import typed
 from shim.model import CudaProcess, CudaState, Phase, Progress, Report
 
 _SIDE_BY_SIDE = 16
-_ROUNDS = 10
-_PHASE = {
+ROUNDS = 10
+PHASE = {
     Action.LOCK: Phase.LOCK,
     Action.CHECKPOINT: Phase.FREEZE,
     Action.RESTORE: Phase.THAW,
@@ -53,6 +53,11 @@ class Processes:
         self.bystanders: tuple[Holder, ...] = ()
         self.last_scan: Scan | None = None
         self.device_map: Mapping[str, str] = {}
+
+    @property
+    def helper_path(self) -> str:
+        """Return where cryo-cuda is in the container, empty where it is not used."""
+        return ""
 
     # -- finding -------------------------------------------------------------------------------
 
@@ -101,7 +106,7 @@ class Processes:
             CudaError: a process failed, or new ones keep appearing.
             DeadlineExceeded: one held it up; the message names it.
         """
-        for _ in range(_ROUNDS):
+        for _ in range(ROUNDS):
             await self._lock_all()
             await self._pass(Action.CHECKPOINT, self._in(CudaState.LOCKED), self._timeouts.freeze)
             if not await self.find():
@@ -110,7 +115,7 @@ class Processes:
         raise CudaError(message, remedy="checkpoint when the workload has settled")
 
     async def _lock_all(self) -> None:
-        for _ in range(_ROUNDS):
+        for _ in range(ROUNDS):
             self._none_failed()
             await self._pass(Action.LOCK, self._in(CudaState.RUNNING), self._timeouts.lock)
             if not await self.find():
@@ -169,7 +174,7 @@ class Processes:
         if pids:
             noun = "process" if len(pids) == 1 else "processes"
             message = f"{action} {len(pids)} {noun}"
-            self._report(Progress(phase=_PHASE[action], message=message))
+            self._report(Progress(phase=PHASE[action], message=message))
 
         async def one(pid: int) -> None:
             await self._move(action, pid, timeout_s)
@@ -186,7 +191,7 @@ class Processes:
                 self._forget(pid)
                 return
             raise
-        await self._note(pid, await self._read(pid), _PHASE[action])
+        await self._note(pid, await self._read(pid), PHASE[action])
         now = self.states.get(pid)
         if now is not None and now is not AFTER[action]:
             message = f"process {self._label(pid)} is {now} after {action}, not {AFTER[action]}"

@@ -21,7 +21,7 @@ _SAID_LIMIT = 200
 _GRACE_S = 5.0
 # From here on the tool did not run: not executable, a library missing, killed, or runsc's own 128.
 _NOT_RUN = 126
-_STUCK = (
+STUCK = (
     "a kernel may still run, or NCCL may wait for a peer; "
     "raise its deadline under [timeouts] in config.toml"
 )
@@ -49,9 +49,12 @@ def said(done: Completed) -> str:
     return _PRINTABLE.sub(" ", last)[:_SAID_LIMIT]
 
 
-def refusal(action: Action, pid: int, words: str) -> CryoError:
+def refusal(action: Action, pid: int, words: str, *, tool: str = "cuda-checkpoint") -> CryoError:
     """Choose the typed error for what the tool said."""
-    message = f"cuda-checkpoint could not {action} process {pid}: {words}"
+    if action is Action.LOCK and _NOT_READY.search(words):
+        message = f"{tool} could not lock process {pid} in time: {words}"
+        return DeadlineExceeded(message, remedy=STUCK)
+    message = f"{tool} could not {action} process {pid}: {words}"
     if _MEMORY.search(words):
         return ResourceExhausted(message, remedy="free GPU memory, or use another GPU")
     return CudaError(message, pid=pid)
@@ -128,11 +131,7 @@ class Tool:
         done = await self._run("--action", action.value, *extra, pid=pid, timeout_s=timeout_s)
         if done.status == 0:
             return
-        words = said(done)
-        if action is Action.LOCK and _NOT_READY.search(words):
-            message = f"cuda-checkpoint could not lock process {pid} in time: {words}"
-            raise DeadlineExceeded(message, remedy=_STUCK)
-        raise refusal(action, pid, words)
+        raise refusal(action, pid, said(done))
 
     async def _run(self, flag: str, *words: str, pid: int, timeout_s: float) -> Completed:
         argv = [self.path, flag, *words[:1], "--pid", str(pid), *words[1:]]
@@ -141,4 +140,4 @@ class Tool:
         except DeadlineExceeded as error:
             what = " ".join([flag, *words[:1]])
             message = f"cuda-checkpoint {what} on process {pid} did not end in {timeout_s:g} s"
-            raise DeadlineExceeded(message, remedy=_STUCK) from error
+            raise DeadlineExceeded(message, remedy=STUCK) from error

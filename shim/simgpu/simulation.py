@@ -36,6 +36,7 @@ from shim.errors import Unavailable
 from shim.simgpu import bundle, tools
 from shim.simgpu.bundle import Settings
 from shim.simgpu.fault import Fault, Kind
+from shim.simgpu.guest import names
 from shim.simgpu.guest.client import DeviceClient, DeviceLost
 from shim.simgpu.machine import Machine, can_run
 from shim.simgpu.questions import Guest
@@ -72,17 +73,25 @@ class Simulation(Machine):
     """A machine whose GPU is a process; see `Machine` for what it does besides."""
 
     def __init__(
-        self, runsc: Path, *, driver: int = 570, capacity_bytes: int = 4 * _GIB, tool: bool = True
+        self,
+        runsc: Path,
+        *,
+        driver: int = 570,
+        capacity_bytes: int = 4 * _GIB,
+        tool: bool = True,
+        helper: bool = True,
     ) -> None:
         super().__init__(runsc)
         self.flags |= _FLAGS
         self.driver = driver
         self.capacity_bytes = capacity_bytes
         self._with_tool = tool
+        self._with_helper = helper
 
     def equip(self) -> None:
         """Install the tools and the driver's /proc tree."""
         (self.folder / "nvidia").mkdir()
+        tools.write_libcuda(self.folder / "code")
         self.set_driver(self.driver)
         tools.write_nvidia_smi(self.folder / "tools", PACKAGE_ROOT, self.device_socket)
 
@@ -98,6 +107,7 @@ class Simulation(Machine):
         return {
             "tool": str(self.tool) if self.tool.exists() else "",
             "nvidia_proc": str(self.folder / "nvidia"),
+            "helper": "auto" if self._with_helper else "never",
             "nvidia_smi": str(self.folder / "tools" / "nvidia-smi"),
             # The device itself: a freeze closes these connections, as it does device files.
             "own_sockets": [f"{self.device_socket.parent}/"],
@@ -107,6 +117,7 @@ class Simulation(Machine):
         """Give a workload the control node, which gVisor takes for NVIDIA's."""
         del settings
         content["linux"]["devices"].append(dict(bundle.CONTROL))
+        content["process"]["env"].append(f"LD_LIBRARY_PATH={names.CODE_DIR}")
 
     def bundle(
         self,

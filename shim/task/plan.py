@@ -6,7 +6,7 @@ from pathlib import Path
 
 from shim.checkpoint.manifest import Manifest
 from shim.config import Config
-from shim.cuda.inject import find_tool, prepare
+from shim.cuda.inject import find_helper, find_tool, helper_in, prepare
 from shim.errors import InvalidArgument, InvalidBundle
 from shim.model import CreateRequest, Value
 from shim.spec import document, pod
@@ -40,15 +40,18 @@ def plan(
         message = f"the root filesystem {spec.rootfs} is not there"
         raise InvalidBundle(message, remedy="mount it, or correct root.path in config.json")
     wish = gpu_request(spec)
+    saved = _saved(manifest)
     ready = prepare(
         spec,
         cuda=config.cuda,
         tool=find_tool(config.cuda) if wish.wanted else None,
         gpu=wish,
         recorded_tool=manifest.guest_tool if manifest else "",
+        helper=find_helper(config.cuda) if wish.wanted else "",
+        recorded_helper=helper_in(saved) if saved else None,
     )
-    if manifest is not None and request.checkpoint:
-        check_same(document.parse(manifest.spec, Path(manifest.bundle), restoring=True), ready.spec)
+    if saved is not None and request.checkpoint:
+        check_same(saved, ready.spec)
     return Plan(
         spec=ready.spec,
         gpu=ready.gpu_wanted,
@@ -56,6 +59,12 @@ def plan(
         sandbox_id=pod.sandbox_of(spec),
         warnings=ready.warnings,
     )
+
+
+def _saved(manifest: Manifest | None) -> Spec | None:
+    if manifest is None:
+        return None
+    return document.parse(manifest.spec, Path(manifest.bundle), restoring=True)
 
 
 def _spec(request: CreateRequest, manifest: Manifest | None, *, own_bundle: bool) -> Spec:

@@ -42,7 +42,7 @@ class FakeDriver:
 
     def reply(self, request: str) -> str:
         self.asked.append(request)
-        action = request.split()[0]
+        action = request.split(maxsplit=1)[0]
         if self.answer:
             return self.answer
         if "oom=" in request:
@@ -130,6 +130,7 @@ class Ground:
 
 @contextlib.contextmanager
 def ground(folder: Path, count: int = 1) -> Iterator[Ground]:
+    """Give processes with CUDA state, and end them."""
     made = Ground(folder, count)
     try:
         yield made
