@@ -26,6 +26,8 @@ STUCK = (
     "raise its deadline under [timeouts] in config.toml"
 )
 
+_REFUSED = "look at the task's log and the driver's (dmesg), then try again"
+
 
 class Features(Protocol):
     """What the driver's cuda-checkpoint understands (`shim.cuda.driver.DriverFacts`)."""
@@ -57,7 +59,7 @@ def refusal(action: Action, pid: int, words: str, *, tool: str = "cuda-checkpoin
     message = f"{tool} could not {action} process {pid}: {words}"
     if _MEMORY.search(words):
         return ResourceExhausted(message, remedy="free GPU memory, or use another GPU")
-    return CudaError(message, pid=pid)
+    return CudaError(message, pid=pid, remedy=_REFUSED)
 
 
 class CudaTool(Protocol):

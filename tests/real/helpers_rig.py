@@ -71,9 +71,13 @@ class Rig:
 
     # Tasks.
 
+    def settings(self, **settings: Any) -> Settings:
+        """Return the settings of a workload."""
+        return Settings(**{"period_s": PERIOD_S} | settings)
+
     def workload(self, name: str, **settings: Any) -> Status:
         """Start a workload and wait for its first steps."""
-        chosen = Settings(**{"period_s": PERIOD_S} | settings)
+        chosen = self.settings(**settings)
         bundle = self.sim.bundle(name, chosen, inject_tool=False)
         self.client.create(name, str(bundle))
         self.client.start(name)
