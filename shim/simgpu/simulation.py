@@ -86,7 +86,7 @@ class Simulation(Machine):
         self.driver = driver
         self.capacity_bytes = capacity_bytes
         self._with_tool = tool
-        self._with_helper = helper
+        self.with_helper = helper
 
     def equip(self) -> None:
         """Install the tools and the driver's /proc tree."""
@@ -107,7 +107,7 @@ class Simulation(Machine):
         return {
             "tool": str(self.tool) if self.tool.exists() else "",
             "nvidia_proc": str(self.folder / "nvidia"),
-            "helper": "auto" if self._with_helper else "never",
+            "helper": "auto" if self.with_helper else "never",
             "nvidia_smi": str(self.folder / "tools" / "nvidia-smi"),
             # The device itself: a freeze closes these connections, as it does device files.
             "own_sockets": [f"{self.device_socket.parent}/"],
@@ -157,7 +157,8 @@ class Simulation(Machine):
             tools.write_cuda_checkpoint(self.folder / "tools", major)
 
     def remove_tool(self) -> None:
-        """Take cuda-checkpoint away from the host."""
+        """Take cuda-checkpoint away from the host, and cryo-cuda from a sidecar that starts now."""
+        self.with_helper = False
         self.tool.unlink(missing_ok=True)
 
     # The device.
