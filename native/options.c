@@ -181,6 +181,19 @@ static bool complete(const struct options *options)
 	return true;
 }
 
+/* runsc's own engine gives a toggle no options but the environment of the container's spec, so its
+ * deadlines stand there. No device map does: it would still be there when the same container is
+ * thawed after its next save, and name GPUs that it has left. */
+static void from_environment(struct options *options)
+{
+	const char *lock = getenv("CRYO_CUDA_LOCK_MS");
+	const char *limit = getenv("CRYO_CUDA_STEP_MS");
+	if (options->lock_ms < 0 && lock)
+		options->lock_ms = number(lock, '\0');
+	if (options->step_ms < 0 && limit)
+		options->step_ms = number(limit, '\0');
+}
+
 bool options_read(int count, char **words, struct options *options)
 {
 	*options = (struct options){.lock_ms = -1, .step_ms = -1, .detect_ms = -1};
@@ -195,5 +208,7 @@ bool options_read(int count, char **words, struct options *options)
 			return false;
 		at++;
 	}
+	if (options->verb == TOGGLE)
+		from_environment(options);
 	return complete(options);
 }

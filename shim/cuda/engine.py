@@ -10,6 +10,7 @@ from typing import Protocol
 from shim.config import Timeouts
 from shim.cuda.guest import Guest
 from shim.cuda.processes import Processes
+from shim.cuda.tool import STUCK
 from shim.errors import CryoError, CudaError, DeadlineExceeded, IllegalState, ResourceExhausted
 from shim.model import CudaState, EngineName
 
@@ -186,6 +187,9 @@ def explain(
         return DeadlineExceeded(
             message, remedy="a kernel may still run; --engine phased has a lock timeout"
         )
+    if "device not ready" in text.lower():  # cryo-cuda's toggle has a deadline for its lock
+        message = f"process {who} could not be locked in time: {_outcome_in(text)}"
+        return DeadlineExceeded(message, remedy=STUCK)
     message = f"cuda-checkpoint failed on process {who}: {_outcome_in(text)}"
     if "out of memory" in text.lower():
         return ResourceExhausted(message, remedy="free GPU memory, or use another GPU")

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import msgspec
 
-from shim.config import Cuda
+from shim.config import Cuda, Timeouts
 from shim.cuda import cdi, driver, inventory, native
 from shim.cuda.cdi import Registry, Stat, host_node
 from shim.cuda.inventory import Gpu
@@ -96,13 +96,15 @@ def prepare(
     recorded_tool: str = "",
     helper: str = "",
     recorded_helper: str | None = None,
+    deadlines: Timeouts | None = None,
     stat: Stat = host_node,
 ) -> PreparedSpec:
     """Add the GPUs that were asked for, and cuda-checkpoint; a prepared spec stays as it is.
 
     `tool` is the host's cuda-checkpoint, `helper` our cryo-cuda, where either is there. What is
     recorded is, at a restore, the guest path that the image knows, empty where it knows none:
-    the mounts must be those that were saved, whatever else this host would do.
+    the mounts must be those that were saved, whatever else this host would do. `deadlines` are for
+    cryo-cuda where runsc starts it.
     The rootfs must be mounted, for it is searched.
 
     Raises:
@@ -117,6 +119,8 @@ def prepare(
         return PreparedSpec(spec=spec, warnings=warnings)
     with_helper = _with_helper(with_gpu, cuda, helper or tool or "", helper, recorded_helper)
     done, guest_tool = _with_tool(with_helper, cuda, tool, recorded_tool)
+    if deadlines is not None and helper_in(done):
+        done = apply(done, Edits(env=_deadlines(deadlines)))
     # Without NVIDIA's tool ours is there for single processes too: it has the same command line.
     guest_tool = guest_tool or helper_in(done)
     return PreparedSpec(
@@ -219,6 +223,12 @@ def _nodes(paths: tuple[str, ...], stat: Stat, *, optional: bool) -> Iterator[De
         elif not optional:
             message = f"this host has no {path}"
             raise InvalidArgument(message, remedy="load the NVIDIA driver: nvidia-modprobe -u -c0")
+
+
+def _deadlines(timeouts: Timeouts) -> tuple[str, ...]:
+    """Return what runsc's own engine hands to cryo-cuda: it starts it with no option for these."""
+    lock_ms, step_ms = int(timeouts.lock * 1000), int(timeouts.freeze * 1000)
+    return f"CRYO_CUDA_LOCK_MS={max(1, lock_ms)}", f"CRYO_CUDA_STEP_MS={max(1, step_ms)}"
 
 
 def _with_helper(spec: Spec, cuda: Cuda, either: str, helper: str, recorded: str | None) -> Spec:

@@ -49,6 +49,7 @@ def plan(
         recorded_tool=manifest.guest_tool if manifest else "",
         helper=find_helper(config.cuda) if wish.wanted else "",
         recorded_helper=helper_in(saved) if saved else None,
+        deadlines=config.timeouts,
     )
     if saved is not None and request.checkpoint:
         check_same(saved, ready.spec)

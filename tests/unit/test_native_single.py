@@ -183,6 +183,20 @@ def test_a_toggle_has_a_deadline(one: Ground, action: str) -> None:
     assert time.monotonic() - began < (10 if action == "lock" else 5)
 
 
+def test_a_toggle_takes_its_deadlines_from_the_environment(one: Ground) -> None:
+    """It is started by runsc without options; an option comes first all the same."""
+    one.environment |= {"CRYO_CUDA_LOCK_MS": "1234", "CRYO_CUDA_STEP_MS": "200"}
+    one.faults(Fault(action="checkpoint", kind=Kind.HANG))
+
+    said = one.run("--toggle", "--pid", pid(one))
+
+    assert "checkpoint did not end in 200 ms" in said.err
+    assert "lock timeout=1234" in driver(one).asked
+    driver(one).state = "running"
+    one.run("--toggle", "--pid", pid(one), "--timeout", "99")
+    assert "lock timeout=99" in driver(one).asked
+
+
 def test_an_action_with_a_deadline(one: Ground) -> None:
     """An action that is given one ends at it."""
     one.faults(Fault(action="checkpoint", kind=Kind.HANG))
