@@ -9,9 +9,10 @@ from typing import Any
 import msgspec
 import pytest
 
-from shim.config import Cuda
+from shim.config import Cuda, Timeouts
+from shim.cuda import native
 from shim.cuda.cdi import NodeNumbers
-from shim.cuda.inject import PreparedSpec, find_tool, prepare
+from shim.cuda.inject import PreparedSpec, find_helper, find_tool, helper_in, prepare
 from shim.errors import HostMismatch, InvalidArgument
 from shim.spec import document
 from shim.spec.document import Spec
@@ -363,3 +364,90 @@ def test_the_configured_tool_is_found(tmp_path: Path, monkeypatch: pytest.Monkey
     assert find_tool(Cuda()) == tool
     monkeypatch.setenv("PATH", str(tmp_path))
     assert find_tool(Cuda()) is None
+
+
+# -- cryo-cuda -----------------------------------------------------------------------------------
+
+HELPER = "/dev/cryo/cryo-cuda"
+DEADLINES = Timeouts(lock=2, freeze=7)
+
+
+def mounted(prepared: PreparedSpec) -> dict[str, str]:
+    """Return what is mounted where."""
+    return {mount.destination: mount.source for mount in prepared.spec.mounts}
+
+
+def gpu_spec(host: Host) -> Spec:
+    """Make a spec that has a GPU already."""
+    return host.spec(linux=node("/dev/nvidiactl"))
+
+
+def test_the_helper_comes_beside_the_tool(host: Host) -> None:
+    """Both are mounted, with the deadlines for runsc's own engine; preparing twice is once."""
+    helper = program(host.folder / "host" / "cryo-cuda")
+
+    once = host.prepare(gpu_spec(host), helper=helper, deadlines=DEADLINES)
+    twice = host.prepare(once.spec, helper=helper, deadlines=DEADLINES)
+
+    assert mounted(once) == {HELPER: helper, GUEST: host.tool}
+    assert once.guest_tool == GUEST
+    assert helper_in(once.spec) == HELPER
+    assert once.spec.variable("CRYO_CUDA_LOCK_MS") == "2000"
+    assert once.spec.variable("CRYO_CUDA_STEP_MS") == "7000"
+    assert twice.spec.data == once.spec.data
+
+
+def test_without_a_helper_nothing_speaks_of_it(host: Host) -> None:
+    """No mount and no variable."""
+    done = host.prepare(gpu_spec(host), deadlines=DEADLINES)
+
+    assert mounted(done) == {GUEST: host.tool}
+    assert done.spec.variable("CRYO_CUDA_LOCK_MS") is None
+
+
+def test_the_helper_alone_is_the_tool_too(host: Host) -> None:
+    """A host without NVIDIA's tool has one all the same."""
+    helper = program(host.folder / "host" / "cryo-cuda")
+
+    done = host.prepare(gpu_spec(host), tool=None, helper=helper)
+
+    assert mounted(done) == {HELPER: helper}
+    assert done.guest_tool == HELPER
+
+
+def test_an_image_that_knows_no_helper_gets_none(host: Host) -> None:
+    """The mounts of a restore are those of the save."""
+    helper = program(host.folder / "host" / "cryo-cuda")
+
+    done = host.prepare(gpu_spec(host), helper=helper, recorded_tool=GUEST, recorded_helper="")
+
+    assert mounted(done) == {GUEST: host.tool}
+
+
+@pytest.mark.parametrize("saved", (True, False))
+def test_an_image_from_elsewhere(host: Host, saved: bool) -> None:
+    """The mount of the image gets this host's helper, or NVIDIA's tool, or there is a clear no."""
+    helper = program(host.folder / "host" / "cryo-cuda")
+    gone = {"destination": HELPER, "type": "bind", "source": "/nonexistent/cryo-cuda"}
+    more = {"mounts": [gone]} if saved else {}
+    spec = host.spec(linux=node("/dev/nvidiactl"), **more)
+    options: dict[str, Any] = {"recorded_tool": HELPER, "recorded_helper": HELPER}
+
+    assert mounted(host.prepare(spec, helper=helper, **options)) == {HELPER: helper}
+    assert mounted(host.prepare(spec, **options)) == {HELPER: host.tool}
+    with pytest.raises(HostMismatch, match="cryo-cuda"):
+        host.prepare(spec, tool=None, **options)
+
+
+@pytest.mark.parametrize(
+    ("version", "choice", "there"),
+    (("570.195.03", "auto", True), ("570.195.03", "never", False), ("565.57.01", "auto", False)),
+)
+def test_when_the_helper_is_used(tmp_path: Path, version: str, choice: Any, there: bool) -> None:
+    """Where the driver has the calls, unless the config says no."""
+    (tmp_path / "version").write_text(f"NVRM version: NVIDIA UNIX  Kernel Module  {version}  x\n")
+
+    found = find_helper(Cuda(nvidia_proc=str(tmp_path), helper=choice))
+
+    assert found == (native.path() if there else "")
+    assert find_helper(Cuda(nvidia_proc=str(tmp_path / "none"), helper=choice)) == ""
