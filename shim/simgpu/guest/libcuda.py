@@ -1,6 +1,9 @@
 """Real device memory by the CUDA driver API, in place of the simulated driver.
 
-Not tried yet: no GPU was at hand when this was written.
+Each step of the work goes the way of a real program: pinned host memory, an asynchronous copy on a
+stream, a kernel (PTX, which the driver compiles: no toolkit is needed), and an event to wait for.
+
+Tried against a stand-in for libcuda.so.1; not yet on a GPU.
 """
 
 from __future__ import annotations
@@ -14,6 +17,40 @@ from shim.simgpu.guest.client import DeviceError
 from shim.simgpu.guest.driver import Allocation
 
 _LIBRARY = "libcuda.so.1"
+_WORDS = pattern.SLOT // 8
+_BLOCK = 256
+_NON_BLOCKING = 1
+
+# Every thread moves one word of eight bytes. The oldest target that present drivers still compile.
+PTX = b"""
+.version 6.0
+.target sm_70
+.address_size 64
+.visible .entry move(.param .u64 to, .param .u64 from, .param .u32 count)
+{
+    .reg .pred %p<2>;
+    .reg .b32 %r<6>;
+    .reg .b64 %d<9>;
+    ld.param.u64 %d1, [to];
+    ld.param.u64 %d2, [from];
+    ld.param.u32 %r1, [count];
+    mov.u32 %r2, %ctaid.x;
+    mov.u32 %r3, %ntid.x;
+    mov.u32 %r4, %tid.x;
+    mad.lo.u32 %r5, %r2, %r3, %r4;
+    setp.ge.u32 %p1, %r5, %r1;
+    @%p1 bra DONE;
+    cvta.to.global.u64 %d3, %d1;
+    cvta.to.global.u64 %d4, %d2;
+    mul.wide.u32 %d5, %r5, 8;
+    add.s64 %d6, %d4, %d5;
+    add.s64 %d7, %d3, %d5;
+    ld.global.u64 %d8, [%d6];
+    st.global.u64 [%d7], %d8;
+DONE:
+    ret;
+}
+"""
 
 
 class Cuda:
@@ -31,22 +68,42 @@ class Cuda:
         self._check("cuInit", 0)
         self._check("cuDeviceGet", ctypes.byref(device), 0)
         self._check("cuDevicePrimaryCtxRetain", ctypes.byref(self._context), device)
+        self._stream = self._made("cuStreamCreate", _NON_BLOCKING)
+        self._event = self._made("cuEventCreate", 0)
+        self._module = self._made("cuModuleLoadData", ctypes.c_char_p(PTX))
+        self._kernel = self._made("cuModuleGetFunction", self._module, ctypes.c_char_p(b"move"))
+        self._pinned = self._made("cuMemAllocHost_v2", ctypes.c_size_t(pattern.SLOT))
+        self._staging = self._take(pattern.SLOT)
 
     def alloc(self, key: str, data: bytearray) -> Allocation:
         """Take device memory and fill it."""
-        address = ctypes.c_uint64()
-        self._call("cuMemAlloc_v2", ctypes.byref(address), ctypes.c_size_t(len(data)))
-        self._copy_in(address.value, bytes(data))
-        return Allocation(key, len(data), 0, handle=address.value)
+        address = self._take(len(data))
+        size = ctypes.c_size_t(len(data))
+        self._call("cuMemcpyHtoD_v2", ctypes.c_uint64(address), bytes(data), size)
+        return Allocation(key, len(data), 0, handle=address)
 
     def launch(self, allocation: Allocation) -> int:
-        """Make the next generation of the memory; return its number."""
+        """Make the next generation of the memory by a kernel; return its number."""
         generation = allocation.generation + 1
         slot = pattern.slot_of(allocation.size, generation)
         data = pattern.block(allocation.key, slot, generation)
-        self._copy_in(allocation.handle + slot * pattern.SLOT, data)
+        ctypes.memmove(self._pinned, data, len(data))
+        staging, size = ctypes.c_uint64(self._staging), ctypes.c_size_t(len(data))
+        self._call("cuMemcpyHtoDAsync_v2", staging, self._pinned, size, self._stream)
+        self._move(allocation.handle + slot * pattern.SLOT)
+        self._call("cuEventRecord", self._event, self._stream)
+        self._call("cuEventSynchronize", self._event)
         allocation.generation = generation
         return generation
+
+    def _move(self, to: int) -> None:
+        """Launch the kernel that moves one slot from where it was copied to."""
+        values = (ctypes.c_uint64(to), ctypes.c_uint64(self._staging), ctypes.c_uint32(_WORDS))
+        pointers = [ctypes.cast(ctypes.byref(value), ctypes.c_void_p) for value in values]
+        parameters = (ctypes.c_void_p * len(pointers))(*pointers)
+        grid, block = (_WORDS // _BLOCK, 1, 1), (_BLOCK, 1, 1)
+        shape = [ctypes.c_uint(number) for number in (*grid, *block, 0)]
+        self._call("cuLaunchKernel", self._kernel, *shape, self._stream, parameters, None)
 
     def read(self, allocation: Allocation, offset: int, size: int) -> bytearray:
         """Copy device memory out."""
@@ -55,9 +112,16 @@ class Cuda:
         self._call("cuMemcpyDtoH_v2", data, address, ctypes.c_size_t(size))
         return bytearray(data.raw)
 
-    def _copy_in(self, address: int, data: bytes) -> None:
-        size = ctypes.c_size_t(len(data))
-        self._call("cuMemcpyHtoD_v2", ctypes.c_uint64(address), data, size)
+    def _take(self, size: int) -> int:
+        address = ctypes.c_uint64()
+        self._call("cuMemAlloc_v2", ctypes.byref(address), ctypes.c_size_t(size))
+        return address.value
+
+    def _made(self, name: str, *arguments: Any) -> ctypes.c_void_p:
+        """Call a function that makes something; return its handle."""
+        handle = ctypes.c_void_p()
+        self._call(name, ctypes.byref(handle), *arguments)
+        return handle
 
     def _call(self, name: str, *arguments: Any) -> None:
         # The context is current per thread, and questions come on a thread of their own.

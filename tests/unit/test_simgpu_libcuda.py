@@ -1,0 +1,48 @@
+"""The workload on the CUDA driver API, against a libcuda.so.1 that has no GPU behind it."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+from shim.simgpu import tools
+from tests.builds import excuse
+from tests.unit.fakes_native import missing
+
+ROOT = Path(__file__).parents[2]
+# In a process of its own: the library is found by its name, when that process begins.
+PROGRAM = """
+from shim.simgpu.guest import pattern
+from shim.simgpu.guest.client import DeviceError
+from shim.simgpu.guest.libcuda import Cuda
+
+losses = []
+cuda = Cuda(on_loss=losses.append)
+size = 3 * pattern.SLOT
+memory = cuda.alloc("k", bytearray().join(pattern.expected("k", size, 0)))
+for step in range(8):
+    assert pattern.digest([cuda.read(memory, 0, size)]) == pattern.expected_digest("k", size, step)
+    assert cuda.launch(memory) == step + 1
+assert losses == []
+try:
+    cuda._check("cuDeviceGet", __import__("ctypes").byref(__import__("ctypes").c_int()), 7)
+except DeviceError as error:
+    print(error, losses)
+"""
+
+
+def test_every_generation_is_what_the_oracle_says() -> None:
+    """Pinned memory, stream, kernel and event lead to the bytes that the pattern has."""
+    if reason := missing():
+        excuse(reason)
+    environment = {
+        "LD_LIBRARY_PATH": str(tools.libcuda().parent),
+        "CRYO_SIMGPU_NODE": "/dev/null",
+        "PYTHONPATH": str(ROOT),
+    }
+    argv = [sys.executable, "-c", PROGRAM]
+    done = subprocess.run(argv, env=environment, capture_output=True, text=True, check=False)
+
+    assert done.stderr == ""
+    assert done.stdout == "cuDeviceGet returned 101 ['cuDeviceGet returned 101']\n"
