@@ -24,6 +24,8 @@ from shim.model import EngineName
 
 CANNOT_RUN = 77
 _PROCESSES_MAX = 64
+_ROUNDS_MAX = 10
+_MIB_MAX = 1 << 14
 _TRY_S = 30.0
 
 
@@ -58,6 +60,13 @@ def _configured() -> str:
         return config.Config().runsc.binary  # `cryo serve` will say what is wrong with the file
 
 
+def _has_tool() -> bool:
+    """Whether this host has a tool for the CUDA steps: NVIDIA's, or ours that its driver can do."""
+    from shim.cuda.inject import TOOL, find_helper
+
+    return bool(shutil.which(TOOL) or find_helper(config.Cuda()))
+
+
 def why_not(runsc: Path | None) -> str:
     """Return why nothing can run here, in one line; empty when it can."""
     from shim.simgpu.simulation import Simulation, can_run
@@ -84,6 +93,8 @@ def selftest(
     as_json: bool = False,
     keep_image: Path | None = None,
     gpu: str = "auto",
+    rounds: int = 1,
+    gpu_mib: int = 1,
 ) -> int:
     """Run the selftest and tell of it on standard output; return the exit status."""
     from shim.entry.trial import tell
@@ -91,14 +102,22 @@ def selftest(
     from shim.simgpu import hardware
 
     found = find_runsc(runsc)
-    no_gpu = "" if gpu == "simulated" else hardware.why_not()
+    no_gpu = "" if gpu == "simulated" else hardware.why_not(tool=_has_tool())
     reason = (no_gpu if gpu == "real" else "") or why_not(found)
     if reason or found is None:
         print(f"cryo selftest: cannot run here: {reason}", file=sys.stderr)
         return CANNOT_RUN
     image = keep_image.absolute() if keep_image else None
     real = gpu != "simulated" and not no_gpu
-    plan = Plan(runsc=found, engine=engine, processes=processes, real=real, keep_image=image)
+    plan = Plan(
+        runsc=found,
+        engine=engine,
+        processes=processes,
+        real=real,
+        rounds=rounds,
+        gpu_mib=gpu_mib,
+        keep_image=image,
+    )
     teller = tell.for_terminal(story=story, as_json=as_json, simulated=not real)
     outcome = Trial(plan, teller).run()
     return 0 if outcome.passed else 1
@@ -125,6 +144,20 @@ def selftest(
     show_default=True,
     help="how many of them hold GPU memory",
 )
+@click.option(
+    "--rounds",
+    type=click.IntRange(1, _ROUNDS_MAX),
+    default=1,
+    show_default=True,
+    help="how often; each saves what the last one restored",
+)
+@click.option(
+    "--gpu-mib",
+    type=click.IntRange(1, _MIB_MAX),
+    default=1,
+    show_default=True,
+    help="GPU memory of each process",
+)
 @click.option("--json", "as_json", is_flag=True, help="print a report to attach to a bug")
 @click.option("--story", is_flag=True, help="tell it with a timeline")
 @click.option("--keep-image", type=click.Path(path_type=Path), help="leave the image there")
@@ -133,6 +166,8 @@ def command(
     engine: str,
     gpu: str,
     processes: int,
+    rounds: int,
+    gpu_mib: int,
     as_json: bool,  # noqa: FBT001  # click passes every option by name
     story: bool,  # noqa: FBT001  # see above
     keep_image: Path | None,
@@ -151,6 +186,8 @@ def command(
         as_json=as_json,
         keep_image=keep_image,
         gpu=gpu,
+        rounds=rounds,
+        gpu_mib=gpu_mib,
     )
     raise SystemExit(status)
 

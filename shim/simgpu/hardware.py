@@ -5,7 +5,6 @@ Not tried yet: no GPU was at hand when this was written.
 
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -17,12 +16,15 @@ _DRIVER = Path("/proc/driver/nvidia/version")
 _ENVIRONMENT = ("NVIDIA_VISIBLE_DEVICES=all", "NVIDIA_DRIVER_CAPABILITIES=compute,utility")
 
 
-def why_not() -> str:
-    """Return why the host's GPU cannot be used, empty when it can."""
+def why_not(*, tool: bool) -> str:
+    """Return why the host's GPU cannot be used, empty when it can.
+
+    `tool` is whether there is something to do the CUDA steps with.
+    """
     if not _NODE.exists() or not _DRIVER.exists():
         return "this machine has no NVIDIA GPU"
-    if shutil.which("cuda-checkpoint") is None:
-        return "this machine has an NVIDIA GPU and no cuda-checkpoint on PATH"
+    if not tool:
+        return "this machine has an NVIDIA GPU, and neither cuda-checkpoint nor a usable cryo-cuda"
     return ""
 
 

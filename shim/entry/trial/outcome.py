@@ -9,6 +9,7 @@ from shim import __version__
 from shim.simgpu.status import Status
 
 FORMAT = 1
+_MOVING = ("freeze", "save", "load", "thaw")
 KINDS = {"gpu": "GPU memory", "cpu": "CPU memory", "file": "file"}
 
 
@@ -89,11 +90,31 @@ class Outcome:
         """Return how many bytes of a kind were compared."""
         return sum(proof.size_bytes for proof in self.proofs if proof.kind == kind)
 
+    def rates(self) -> list[dict[str, Any]]:
+        """Return how fast each phase was that moves GPU memory: bytes, seconds, GB/s.
+
+        With the built-in engine the save holds the freeze, and the load no thaw.
+        """
+        moved = {(p.pid, p.size_bytes) for p in self.proofs if p.kind == "gpu"}
+        total = sum(size for _, size in moved)
+        return [
+            {
+                "step": step.name,
+                "phase": span.phase,
+                "gpu_bytes": total,
+                "seconds": round(span.seconds, 6),
+                "gb_per_s": round(total / span.seconds / 1e9, 3) if span.seconds else 0.0,
+            }
+            for step in self.steps
+            for span in step.spans
+            if span.phase in _MOVING
+        ]
+
     def as_json(self) -> dict[str, Any]:
         """Return the report."""
         proofs = [{**asdict(proof), "same": proof.same} for proof in self.proofs]
         head = {"format": FORMAT, "cryo_version": __version__, "passed": self.passed}
-        return {**head, **asdict(self), "proofs": proofs}
+        return {**head, **asdict(self), "proofs": proofs, "rates": self.rates()}
 
 
 def compare(before: Status, after: Status) -> list[Proof]:

@@ -45,6 +45,8 @@ class Plan:
     engine: EngineName = EngineName.AUTO
     processes: int = 2
     real: bool = False
+    rounds: int = 1
+    gpu_mib: int = 1
     keep_image: Path | None = None
 
 
@@ -103,18 +105,36 @@ class Trial:
         client = self._sidecar(stack, sim)
         guest = TaskGuest(client, sim.folder)
         bundle = self._container(sim, client, guest)
-        image = str(self._plan.keep_image or sim.image("selftest"))
-        sim.stop_after(guest, _ORIGINAL, _STEPS)
-        self._checkpoint(client, image)
-        before = self._run_on(sim, guest, _ORIGINAL)
-        self._kill(client)
-        self._restore(client, bundle, image)
-        after = self._run_on(sim, guest, _RESTORED)
-        self.outcome.proofs = compare(before, after)
-        self._works_on(sim, guest)
-        client.kill(_RESTORED, signal.SIGKILL)
-        client.wait(_RESTORED)
-        client.delete(_RESTORED)
+        name = _ORIGINAL
+        for number in range(1, self._plan.rounds + 1):
+            name = self._round(sim, client, guest, bundle, name, number)
+        client.kill(name, signal.SIGKILL)
+        client.wait(name)
+        client.delete(name)
+
+    def _round(
+        self,
+        sim: Machine,
+        client: Client,
+        guest: TaskGuest,
+        bundle: Path,
+        name: str,
+        number: int,
+    ) -> str:
+        """Checkpoint, kill, restore and compare; return the name of the restored one."""
+        last = number == self._plan.rounds
+        kept = self._plan.keep_image if last else None
+        image = str(kept or sim.image(f"selftest-{number}"))
+        restored = _RESTORED if number == 1 else f"{_RESTORED}-{number}"
+        sim.stop_after(guest, name, _STEPS)
+        self._checkpoint(client, name, image)
+        before = self._run_on(sim, guest, name)
+        self._kill(client, name)
+        self._restore(client, restored, bundle, image)
+        after = self._run_on(sim, guest, restored)
+        self.outcome.proofs += compare(before, after)
+        self._works_on(sim, guest, restored)
+        return restored
 
     def _machine(self, stack: contextlib.ExitStack) -> Machine:
         if self._plan.real:
@@ -137,6 +157,7 @@ class Trial:
             period_s=_PERIOD_S,
             resident_mib=_RESIDENT_MIB,
             real=self._plan.real,
+            device_bytes=self._plan.gpu_mib << 20,
         )
         with self._step("container", f"{settings.processes} processes with GPU memory") as details:
             bundle = self._bundle(sim, settings)
@@ -154,10 +175,10 @@ class Trial:
             return sim.bundle(_ORIGINAL, settings, inject_tool=real_one)
         return sim.bundle(_ORIGINAL, settings)
 
-    def _checkpoint(self, client: Client, image: str) -> None:
+    def _checkpoint(self, client: Client, name: str, image: str) -> None:
         options = CheckpointOptions(image_path=image, engine=self._plan.engine)
         with self._operation("checkpoint", "while it runs") as (spans, details):
-            result = client.checkpoint(_ORIGINAL, options, self._hear(spans))
+            result = client.checkpoint(name, options, self._hear(spans))
             self.outcome.engine = result.engine
             self.outcome.image_path = result.image_path if self._plan.keep_image else ""
             self.outcome.image_bytes = result.size_bytes
@@ -167,10 +188,10 @@ class Trial:
             if result.engine == EngineName.BUILTIN:
                 spans.explain(Phase.SAVE, "lock and freeze included")
 
-    def _restore(self, client: Client, bundle: Path, image: str) -> None:
+    def _restore(self, client: Client, name: str, bundle: Path, image: str) -> None:
         options = RestoreOptions(image_path=image, bundle=str(bundle))
         with self._operation("restore", "as a new container") as (spans, _):
-            result = client.restore(_RESTORED, options, self._hear(spans))
+            result = client.restore(name, options, self._hear(spans))
             self.outcome.warnings += result.warnings
 
     @contextlib.contextmanager
@@ -197,16 +218,16 @@ class Trial:
             self.outcome.losses.append(f"{name}: resident CPU memory changed")
         return status
 
-    def _kill(self, client: Client) -> None:
+    def _kill(self, client: Client, name: str) -> None:
         with self._step("kill", "the container, and its GPU memory with it") as details:
-            client.kill(_ORIGINAL, signal.SIGKILL)
-            details.append(f"exit {client.wait(_ORIGINAL).status}")
-            client.delete(_ORIGINAL)
+            client.kill(name, signal.SIGKILL)
+            details.append(f"exit {client.wait(name).status}")
+            client.delete(name)
 
-    def _works_on(self, sim: Machine, guest: TaskGuest) -> None:
+    def _works_on(self, sim: Machine, guest: TaskGuest, name: str) -> None:
         with self._step("work on", "every process takes up its work"):
-            sim.go(guest, _RESTORED)
-            if not sim.works(guest, _RESTORED):
+            sim.go(guest, name)
+            if not sim.works(guest, name):
                 message = "the restored container does not work on"
                 raise FailedPrecondition(message, remedy="see the losses in the report")
 
