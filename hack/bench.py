@@ -25,12 +25,10 @@ from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 
-from hack.tools.running import NotHere
 from shim.client import Client
 from shim.model import CheckpointOptions, EngineName, RestoreOptions
 from shim.simgpu.guest.worker import Settings
 from shim.simgpu.simulation import Simulation, environment, wait_until
-from tests.containerd.builds import find_program
 
 ROUNDS = 10
 RESIDENT_MIB = (0, 256, 1024)
@@ -281,11 +279,20 @@ def main() -> int:
     if given.inside:
         inside(given.inside)
         return 0
+    runsc = given.runsc or fetched(parser)
+    return outside(runsc.resolve(), given.rounds)
+
+
+def fetched(parser: argparse.ArgumentParser) -> Path:
+    """Return the runsc that `make tools` chose, or end with the reason why there is none."""
+    # Only here: a machine that was given its runsc has no pytest, which that module needs.
+    from hack.tools.running import NotHere  # noqa: PLC0415
+    from tests.containerd.builds import find_program  # noqa: PLC0415
+
     try:
-        runsc = given.runsc or find_program("runsc-new")
+        return find_program("runsc-new")
     except NotHere as no:
         parser.error(str(no))
-    return outside(runsc.resolve(), given.rounds)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,98 @@
+"""Make a folder that a bare GPU machine without network needs nothing besides but Python.
+
+    python3 -m hack.gpu /tmp/gpu-kit            # here, with network: wheels, runsc, run.sh
+    tar -C /tmp -cf gpu-kit.tar gpu-kit         # take it there
+    ./gpu-kit/run.sh report                     # there, as root: selftest, engines, benchmark
+    ./gpu-kit/run.sh --dry-run report           # anywhere: the same up to the first device call
+
+The report is a folder of plain files: what the machine is, and what each step said.
+"""
+
+from __future__ import annotations
+
+import argparse
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+from hack.tools.running import NotHere
+from tests.containerd.builds import find_program
+
+ROOT = Path(__file__).parents[2]
+_LIMIT_S = 600
+_PIN = re.compile(r"^([a-z0-9-]+)==([^\s;\\]+)", re.MULTILINE | re.IGNORECASE)
+
+
+def pins() -> list[str]:
+    """Return what requirements.lock pins, without its hashes: it locks source and wheel alike."""
+    return [f"{n}=={v}" for n, v in _PIN.findall((ROOT / "requirements.lock").read_text("utf-8"))]
+
+
+def pip(*arguments: str) -> None:
+    """Run pip, quietly.
+
+    Raises:
+        NotHere: it failed; its last line says why.
+    """
+    argv = [sys.executable, "-m", "pip", "--disable-pip-version-check", "-q", *arguments]
+    done = subprocess.run(argv, capture_output=True, text=True, timeout=_LIMIT_S, check=False)
+    if done.returncode:
+        lines = done.stderr.strip().splitlines() or ["no message"]
+        message = f"pip {arguments[0]}: {lines[-1]}"
+        raise NotHere(message)
+
+
+def put_wheels(folder: Path) -> None:
+    """Build our wheel, and fetch those that it needs, at the versions of the lock."""
+    folder.mkdir()
+    pip("wheel", "--no-deps", "--no-build-isolation", "--wheel-dir", str(folder), str(ROOT))
+    constraints = folder / "constraints.txt"
+    constraints.write_text("\n".join(pins()) + "\n", "utf-8")
+    ours = next(folder.glob("cryoshim-*.whl"))
+    pip("download", "--dest", str(folder), "--constraint", str(constraints), str(ours))
+
+
+def put_runsc(folder: Path, runsc: Path) -> None:
+    """Copy runsc, with the helpers that releases since July 2026 keep beside it."""
+    folder.mkdir()
+    shutil.copy2(runsc, folder / "runsc")
+    if (runsc.parent / "gvisor-bin").is_dir():
+        shutil.copytree(runsc.parent / "gvisor-bin", folder / "gvisor-bin")
+
+
+def make(folder: Path, runsc: Path) -> None:
+    """Make the folder, which must not be there yet."""
+    folder.mkdir(parents=True)
+    put_runsc(folder / "runsc", runsc)
+    put_wheels(folder / "wheels")
+    # The benchmark is not in the wheel.
+    shutil.copytree(ROOT / "hack", folder / "source" / "hack", ignore=_no_caches)
+    shutil.copy2(Path(__file__).with_name("run.sh"), folder / "run.sh")
+
+
+def _no_caches(_folder: str, names: list[str]) -> list[str]:
+    return [name for name in names if name == "__pycache__"]
+
+
+def main() -> int:
+    """Be the command."""
+    parser = argparse.ArgumentParser(
+        prog="python3 -m hack.gpu", description=__doc__.splitlines()[0]
+    )
+    parser.add_argument("folder", type=Path, help="where to make it")
+    parser.add_argument("--runsc", type=Path, help="the newest that `make tools` found")
+    given = parser.parse_args()
+    try:
+        runsc = given.runsc or find_program("runsc-new")
+        make(given.folder.absolute(), runsc.resolve())
+    except (NotHere, FileExistsError) as error:
+        print(f"hack.gpu: {error}", file=sys.stderr)
+        return 1
+    print(given.folder)
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

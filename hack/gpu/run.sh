@@ -1,0 +1,76 @@
+#!/bin/bash
+# On a bare GPU machine: run.sh [--dry-run] REPORT. Needs root, Python 3.11, NVIDIA's driver, and no
+# network. Each step leaves a file in REPORT; one that fails does not stop the others.
+set -euo pipefail
+here=$(cd "$(dirname "$0")" && pwd)
+
+dry=
+[ "${1:-}" != --dry-run ] || { dry=1 && shift; }
+report=${1:?run.sh [--dry-run] REPORT}
+mkdir -p "$report"
+report=$(cd "$report" && pwd)
+venv=${CRYO_GPU_VENV:-$here/venv}
+failed=0
+
+step() {
+	local name=$1 status=0
+	shift
+	timeout --kill-after=30 "${CRYO_GPU_STEP_S:-900}" "$@" >"$report/$name.out" 2>"$report/$name.err" || status=$?
+	printf '%-24s %s\n' "$name" "$status" | tee -a "$report/steps"
+	[ "$status" -eq 0 ] || failed=1
+}
+
+# What follows may touch the device: a dry run only says what it would do.
+device_step() {
+	if [ -n "$dry" ]; then
+		printf '%-24s %s\n' "$1" "not run: ${*:2}" | tee -a "$report/steps"
+	else
+		step "$@"
+	fi
+}
+
+selftest() { # name, arguments
+	device_step "$1" "$venv/bin/cryo" selftest --gpu real --runsc "$here/runsc/runsc" --json "${@:2}"
+}
+
+machine() {
+	uname -a
+	nproc
+	grep -E 'MemTotal|MemAvailable' /proc/meminfo
+	df -h "${TMPDIR:-/tmp}"
+	for file in /proc/driver/nvidia/version /proc/driver/nvidia/gpus/*/information; do
+		if [ -r "$file" ]; then cat "$file"; fi
+	done
+	command -v cuda-checkpoint || echo "no cuda-checkpoint: cryo-cuda alone"
+}
+export -f machine
+
+: >"$report/steps"
+step machine bash -c machine
+step venv python3 -m venv "$venv"
+step install "$venv/bin/python" -m pip install --no-index --find-links "$here/wheels" \
+	--constraint "$here/wheels/constraints.txt" cryoshim
+step cryo "$venv/bin/cryo" version
+step runsc "$here/runsc/runsc" --version
+step helper "$venv/bin/python" -c 'from shim.cuda import native; print(native.path() or "none")'
+step bench-loads env PYTHONPATH="$here/source" "$venv/bin/python" -m hack.bench --help
+
+# From here on the device is used.
+device_step nvidia-smi nvidia-smi -q
+for engine in phased builtin; do
+	selftest "selftest-$engine" --engine "$engine" --rounds 2 --processes 2 --gpu-mib 256
+done
+for processes in 1 4 8; do
+	selftest "processes-$processes" --engine phased --processes "$processes" --gpu-mib 64
+done
+for mib in 1024 4096 16384; do
+	selftest "size-$mib" --engine phased --processes 1 --gpu-mib "$mib"
+done
+# The benchmark simulates its GPU: it says how fast this machine is beside the figures of README.
+# It needs the private /dev and root, as everything here does.
+device_step bench env PYTHONPATH="$here/source" "$venv/bin/python" -m hack.bench \
+	--runsc "$here/runsc/runsc" --rounds 3
+
+tar -C "$(dirname "$report")" -czf "$report.tar.gz" "$(basename "$report")"
+echo "$report.tar.gz"
+exit "$failed"
