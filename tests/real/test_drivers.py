@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from shim.cuda import native
 from shim.errors import HostMismatch, Refused
 from tests.real.helpers_rig import Rig, refused
 
@@ -43,7 +44,8 @@ def test_driver_is_used_as_it_can(on_driver: Rig, driver: int, warnings: tuple[s
     assert all(part in text for part, text in zip(warnings, made.warnings, strict=True))
     ways = {call.via for call in rig.sim.calls() if call.action == "checkpoint"}
     toggled = driver == 550 or made.engine == "builtin"
-    assert ways == ({"toggle"} if toggled else {""})
+    batched = "batch" if driver >= 570 and native.path() else ""
+    assert ways == ({"toggle"} if toggled else {batched})
 
 
 def test_driver_without_checkpoints_is_refused(on_driver: Rig) -> None:
