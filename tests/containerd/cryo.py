@@ -100,6 +100,13 @@ class Cryo(Containerd):
         self.use({LAUNCHER: write_launcher(self.folder)})
         write_config(self.folder, self._runsc, self._flags, self._settings)
 
+    def end(self) -> None:
+        """End it, and remove what its shims shared: others in the place look for leftovers."""
+        super().end()
+        script = "from shim.entry.shimbin import places; print(places.nursery_socket())"
+        nursery = self.place.remote.run([sys.executable, "-c", script], env=self.env).out.strip()
+        self.place.do("rm", "-rf", str(self.state), nursery, f"{nursery}.lock")
+
     @property
     def env(self) -> dict[str, str]:
         """The environment that containerd and the shims have."""
