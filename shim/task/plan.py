@@ -9,7 +9,7 @@ from shim.config import Config
 from shim.cuda.inject import find_tool, prepare
 from shim.errors import InvalidArgument, InvalidBundle
 from shim.model import CreateRequest, Value
-from shim.spec import document, pod
+from shim.spec import document, pod, wishes
 from shim.spec.compare import check_same
 from shim.spec.document import Spec
 from shim.spec.gpu import gpu_request
@@ -32,13 +32,14 @@ def plan(
 
     Raises:
         InvalidBundle: config.json is missing or broken, or the root filesystem is not there.
-        InvalidArgument: the bundle's path is relative, it does not fit the image, or a GPU is
-            asked for in no known way.
+        InvalidArgument: the bundle's path is relative, it does not fit the image, a GPU is asked
+            for in no known way, or an annotation of ours says something unknown.
     """
     spec = _spec(request, manifest, own_bundle=own_bundle)
     if not request.rootfs and not spec.rootfs.is_dir():
         message = f"the root filesystem {spec.rootfs} is not there"
         raise InvalidBundle(message, remedy="mount it, or correct root.path in config.json")
+    wishes.read(spec)  # a mistake in them is told now, not when the container shall be saved
     wish = gpu_request(spec)
     ready = prepare(
         spec,

@@ -47,7 +47,7 @@ from shim.model import (
 from shim.runsc.argv import CreateArgs, RestoreArgs, runsc_id
 from shim.runsc.client import Born, Runsc, Streams
 from shim.runsc.guest import ContainerGuest
-from shim.spec import document
+from shim.spec import document, wishes
 from shim.spec.document import Spec
 from shim.spec.pod import SANDBOX_ID
 from shim.state import TaskState, move, require
@@ -320,7 +320,8 @@ class Task:
     async def _revive_on_start(self, image: Path) -> None:
         """Restore what Create named; containerd forgets the folder that it unpacked for it."""
         try:
-            await self._revive(RestoreOptions(image_path=str(image)), _silent)
+            said = wishes.read(document.load(self.bundle, restoring=True))
+            await self._revive(wishes.for_restore(str(image), said), _silent)
         finally:
             await self._drop_unpacked()
 
@@ -585,7 +586,9 @@ class Task:
             before = self.state
             self._move(TaskState.CHECKPOINTING)
             try:
-                result = await Checkpoint(await self.subject(), options, report).run()
+                subject = await self.subject()
+                whole = wishes.for_checkpoint(options, wishes.read(subject.spec))
+                result = await Checkpoint(subject, whole, report).run()
             except CryoError as error:
                 self._note_damage(error)
                 raise
