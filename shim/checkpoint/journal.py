@@ -15,6 +15,7 @@ from pathlib import Path
 
 import msgspec
 
+from shim import points
 from shim.errors import InvalidArgument
 from shim.host.files import read_bounded
 from shim.host.oserror import typed
@@ -141,7 +142,8 @@ class Journal:
 
     def close(self) -> None:
         """End: nothing is left to undo."""
-        self.path.unlink(missing_ok=True)
+        with points.around("journal.close"):
+            self.path.unlink(missing_ok=True)
         self._entry = None
 
     def forgive(self) -> None:
@@ -154,8 +156,9 @@ class Journal:
     def _write(self, entry: Entry) -> None:
         temporary = self.path.with_suffix(".tmp")
         try:
-            temporary.write_bytes(msgspec.json.encode(entry))
-            temporary.replace(self.path)
+            with points.around("journal.note" if self._entry else "journal.open"):
+                temporary.write_bytes(msgspec.json.encode(entry))
+                temporary.replace(self.path)
         except OSError as error:
             with contextlib.suppress(OSError):
                 temporary.unlink()

@@ -11,6 +11,7 @@ import asyncio
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from typing import TypeVar
 
+from shim import points
 from shim.config import Timeouts
 from shim.cuda import detect
 from shim.cuda.detect import Holder, Scan
@@ -90,7 +91,8 @@ class Processes:
         self.known.update({process.pid: process for process in processes})
 
     async def _read(self, pid: int) -> CudaState | None:
-        return await self._tool.state(pid, timeout_s=self._timeouts.detect)
+        with points.around("cuda.get-state"):
+            return await self._tool.state(pid, timeout_s=self._timeouts.detect)
 
     # -- moving --------------------------------------------------------------------------------
 
@@ -180,7 +182,8 @@ class Processes:
     async def _move(self, action: Action, pid: int, timeout_s: float) -> None:
         self._write_down(pid, f"{action}ing", must=action in _DOWNWARD)
         try:
-            await self._tool.act(action, pid, timeout_s=timeout_s, device_map=self.device_map)
+            with points.around(f"cuda.{action}"):
+                await self._tool.act(action, pid, timeout_s=timeout_s, device_map=self.device_map)
         except CryoError:
             if not await self._exists(pid):
                 self._forget(pid)

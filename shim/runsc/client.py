@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
+from shim import points
 from shim.config import Config
 from shim.errors import DeadlineExceeded, NotFound, RunscError, Unavailable
 from shim.host import procs
@@ -183,15 +184,16 @@ class Runsc:
         started: Started | None = None,
     ) -> Completed:
         self._must_exist(task_id)
-        done = await run(
-            self._global().argv(command, *args),
-            timeout_s=timeout_s or self._timeouts.command,
-            started=started,
-        )
-        if done.status != 0:
-            raise failure(
-                command, done.status, last_error_line(done.stderr.decode("utf-8", "replace"))
+        with points.around(f"runsc.{command}"):
+            done = await run(
+                self._global().argv(command, *args),
+                timeout_s=timeout_s or self._timeouts.command,
+                started=_noting(command, started),
             )
+            if done.status != 0:
+                raise failure(
+                    command, done.status, last_error_line(done.stderr.decode("utf-8", "replace"))
+                )
         return done
 
     async def start(self, task_id: str) -> None:
@@ -217,7 +219,8 @@ class Runsc:
         self._must_exist(task_id)
         socket = self.root / f"runsc-{runsc_id(task_id)}.sock"
         try:
-            rows = await urpc.call(socket, "containerManager.Processes", runsc_id(task_id))
+            with points.around("runsc.ps"):
+                rows = await urpc.call(socket, "containerManager.Processes", runsc_id(task_id))
             return [_row(row) for row in rows]
         except (Unavailable, *_STRANGE):
             done = await self._call(task_id, "ps", argv.ps(task_id))
@@ -266,7 +269,9 @@ class Runsc:
         """
         self._must_exist(task_id)
         args = ExecArgs(id=task_id, argv=command, internal_pid_file=internal_pid_file).args()
-        return await run(self._global().argv("exec", *args), timeout_s=timeout_s)
+        with points.around("runsc.exec"):
+            whole = self._global().argv("exec", *args)
+            return await run(whole, timeout_s=timeout_s, started=_noting("exec", None))
 
     # -- what outlives us ----------------------------------------------------------------------
 
@@ -301,12 +306,12 @@ class Runsc:
     async def _make(self, making: _Making, streams: Streams, *, gpu: bool) -> Born:
         making.log.unlink(missing_ok=True)
         whole = self._global(gpu=gpu).argv(making.command, *making.args, log=str(making.log))
-        async with self._spawned(whole, streams) as child:
-            if making.started is not None:
-                making.started(child.pid, child.start)
-            status = await self._ended(child, making.command, making.timeout_s)
-        if status != 0:
-            raise failure(making.command, status, last_error(making.log))
+        with points.around(f"runsc.{making.command}"):
+            async with self._spawned(whole, streams) as child:
+                _noting(making.command, making.started)(child.pid, child.start)
+                status = await self._ended(child, making.command, making.timeout_s)
+            if status != 0:
+                raise failure(making.command, status, last_error(making.log))
         return self._born(making.command, Path(making.pid_file))
 
     @contextlib.asynccontextmanager
@@ -370,6 +375,17 @@ class Runsc:
             stderr=streams.stderr,
         )
         return Born(pid=child.pid, start=child.start)
+
+
+def _noting(command: str, started: Started | None) -> Started:
+    """Say that a command of runsc has begun, once whoever must know its pid has noted it."""
+
+    def note(pid: int, start: int) -> None:
+        if started is not None:
+            started(pid, start)
+        points.reach(f"runsc.{command}", points.BEGUN)
+
+    return note
 
 
 def last_error(log: Path) -> str:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import msgspec
 
+from shim import points
 from shim.errors import InvalidArgument
 from shim.host import files
 from shim.model import Exit, Mount, Stdio, TaskRef, Value
@@ -59,8 +60,9 @@ class TaskRecord(Value):
 def save(folder: Path, record: TaskRecord) -> None:
     """Write the record: by rename, and without fsync, for a reboot ends the task as well."""
     temporary = folder / f"{NAME}.tmp"
-    temporary.write_bytes(msgspec.json.encode(record))
-    temporary.replace(folder / NAME)
+    with points.around("record.save"):
+        temporary.write_bytes(msgspec.json.encode(record))
+        temporary.replace(folder / NAME)
 
 
 def load(folder: Path) -> TaskRecord | None:
