@@ -175,7 +175,7 @@ class Cryo(Containerd):
             tasks = self.tasks()
             return all(tasks[name][1] == "STOPPED" for name in names)
 
-        wait_until(stopped, f"the end of {len(names)} tasks", 20)
+        wait_until(stopped, f"the end of {len(names)} tasks", 60)
 
     def remove(self, name: str) -> None:
         """End a container, if it is there, and delete all of it."""
@@ -235,7 +235,7 @@ class Cryo(Containerd):
         def none() -> bool:
             return not any(Path(f"/proc/{pid}").exists() for pid in pids)
 
-        wait_until(none, f"the end of {pids}", 10)
+        wait_until(none, f"the end of {pids}", 60)
 
     # Checkpoints.
 

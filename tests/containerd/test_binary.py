@@ -22,7 +22,7 @@ from tests.builds import RunscBuild
 from tests.containerd.cryo import FLAGS, LAUNCHER, comm, write_config, write_launcher
 from tests.containerd.place import Place, private_place
 
-_LIMIT_S = 20.0
+_LIMIT_S = 60.0
 # What containerd 2.3 and later write to `start`: BootstrapParams, whose first field is the id.
 _OPTIONS = AnyMessage(type_url="containerd.runc.v1.Options", value=b"\x08\x01").SerializeToString()
 # Prints what has been loaded beyond what this very Python loads for nothing at all.
@@ -134,9 +134,9 @@ def shims_end(binary: Binary) -> Iterator[None]:
     """End the shims of a test, which go at a signal while they have no task, with their sockets."""
     yield
     for pid in binary.shims():
-        wait_until(partial(hears, pid, signal.SIGTERM), f"shim {pid}", 10)
+        wait_until(partial(hears, pid, signal.SIGTERM), f"shim {pid}", 60)
         binary.place.remote.kill(pid, signal.SIGTERM)
-    wait_until(lambda: not binary.shims() and not binary.sockets(), "the end of the shims", 10)
+    wait_until(lambda: not binary.shims() and not binary.sockets(), "the end of the shims", 60)
 
 
 @pytest.mark.parametrize("given", (b"", _OPTIONS), ids=("empty", "any"))
@@ -182,7 +182,7 @@ def test_a_dead_shim_is_replaced(binary: Binary) -> None:
     first = binary.start(bundle)
     (old,) = binary.shims()
     binary.place.remote.kill(old)
-    wait_until(lambda: not binary.shims(), "the end of a shim", 10)
+    wait_until(lambda: not binary.shims(), "the end of a shim", 60)
 
     assert binary.start(bundle).out == first.out
     (new,) = binary.shims()
@@ -266,7 +266,7 @@ def test_delete_of_what_was_never_created(binary: Binary) -> None:
     binary.start(bundle)
     (pid,) = binary.shims()
     binary.place.remote.kill(pid)
-    wait_until(lambda: not binary.shims(), "the end of a shim", 10)
+    wait_until(lambda: not binary.shims(), "the end of a shim", 60)
     assert binary.sockets()
 
     assert binary.delete(bundle).status == 0

@@ -19,7 +19,7 @@ from shim.simgpu.waiting import wait_until
 from tests.containerd import gpu
 from tests.containerd.cryo import COUNT, RUNTIME, Cryo
 
-_START_S = 20.0
+_START_S = 60.0
 
 
 class Beside:

@@ -13,7 +13,7 @@ from tests.faults.machine import Halting, Inside, command_lines, descriptors
 
 TASK = "job"
 PROCESSES = 3
-_SETTLE_S = 15.0
+_SETTLE_S = 60.0
 _RUNSC = ("boot", "gofer", "create", "restore", "checkpoint", "exec", "wait", "delete", "resume")
 
 

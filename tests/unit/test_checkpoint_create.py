@@ -166,7 +166,7 @@ async def test_what_the_journal_says_when_the_save_begins(make: Make) -> None:
     seen: list[Entry | None] = []
     scene.runsc.save_gate = asyncio.Event()
     work = asyncio.create_task(scene.checkpoint(engine=EngineName.PHASED, exit=True))
-    await asyncio.wait_for(scene.runsc.saving.wait(), 5)
+    await asyncio.wait_for(scene.runsc.saving.wait(), 60)
     seen.append(scene.on_disk())
     scene.runsc.save_gate.set()
     await work
@@ -526,7 +526,7 @@ async def test_one_that_begins_during_runscs_own_save(make: Make) -> None:
     scene = make()
     scene.runsc.save_gate = asyncio.Event()
     work = asyncio.ensure_future(scene.error(engine=EngineName.BUILTIN))
-    await asyncio.wait_for(scene.runsc.saving.wait(), 5)
+    await asyncio.wait_for(scene.runsc.saving.wait(), 60)
     scene.runsc.save_gate.set()
     scene.guest.faults["scan", 0] = Fault(deed=scene.guest.appears(20))
 
@@ -714,7 +714,7 @@ async def test_a_rollback_has_a_deadline(make: Make) -> None:
     scene.runsc.fails["checkpoint"] = FULL
     scene.guest.faults["restore", 8] = Fault(hang=True, times=99)
 
-    error = await asyncio.wait_for(scene.error(engine=EngineName.PHASED), 10)
+    error = await asyncio.wait_for(scene.error(engine=EngineName.PHASED), 60)
 
     assert "rollback failed: it did not end in 0.05 s" in error.message
     assert scene.on_disk() is not None
@@ -773,7 +773,7 @@ async def test_cancelled_in_the_middle_of_a_step(make: Make, verb: str, again: i
     scene = make()
     scene.guest.faults[verb, 8] = Fault(hang=True)
     work = asyncio.ensure_future(scene.checkpoint(engine=EngineName.PHASED))
-    await asyncio.wait_for(scene.guest.hanging.wait(), 5)
+    await asyncio.wait_for(scene.guest.hanging.wait(), 60)
 
     work.cancel()
     for _ in range(again):
@@ -793,7 +793,7 @@ async def test_a_save_that_is_cancelled_is_waited_for(make: Make, again: int) ->
     scene = make()
     scene.runsc.save_gate = asyncio.Event()
     work = asyncio.ensure_future(scene.checkpoint(engine=EngineName.PHASED))
-    await asyncio.wait_for(scene.runsc.saving.wait(), 5)
+    await asyncio.wait_for(scene.runsc.saving.wait(), 60)
 
     for _ in range(1 + again):
         work.cancel()
@@ -814,7 +814,7 @@ async def test_a_cancelled_save_is_kept_when_nothing_else_is_left(make: Make) ->
     scene.runsc.save_gate = asyncio.Event()
     scene.guest.faults["restore", 8] = Fault(answer=NO, times=99)
     work = asyncio.ensure_future(scene.error(engine=EngineName.PHASED))
-    await asyncio.wait_for(scene.runsc.saving.wait(), 5)
+    await asyncio.wait_for(scene.runsc.saving.wait(), 60)
     work.cancel()
     await asyncio.sleep(0.01)
     scene.runsc.save_gate.set()
@@ -878,10 +878,10 @@ async def test_a_tool_that_hangs_in_runscs_own_engine(make: Make) -> None:
         "checkpoint", 128, '"cuda-checkpoint --toggle for PID 7 in container" failed with status 9'
     )
     work = asyncio.ensure_future(scene.error(engine=EngineName.BUILTIN))
-    await asyncio.wait_for(scene.runsc.saving.wait(), 5)
+    await asyncio.wait_for(scene.runsc.saving.wait(), 60)
     await asyncio.sleep(0.005)
     scene.guest.execs = (GuestProcess(pid=50, parent=0, command=Path(TOOL).name),)
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(60):
         while not scene.guest.ended:  # noqa: ASYNC110 - the guard sets no event
             await asyncio.sleep(0.005)
     gate.set()

@@ -110,7 +110,7 @@ async def test_builtin_ends_a_tool_that_hangs() -> None:
     guest.execs = (old, GuestProcess(pid=50, parent=0, command="cuda-checkpoint"))
     guest.processes.append(Cuda(51, parent=7))
 
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(60):
         while not guest.ended:  # noqa: ASYNC110 - the guard sets no event
             await asyncio.sleep(0.005)
     guard.cancel()
@@ -198,7 +198,7 @@ async def test_builtin_waits_for_runscs_thaw(monkeypatch: pytest.MonkeyPatch) ->
     assert not waking.done()
 
     guest.processes[0].state = RUNNING
-    await asyncio.wait_for(waking, 5)
+    await asyncio.wait_for(waking, 60)
 
     assert guest.verbs() == [], "runsc's toggles are not ours"
 
@@ -218,7 +218,7 @@ async def test_a_process_that_cannot_be_asked() -> None:
     guest.faults["get-state", 7] = Fault(answer=failed("", 127), times=9)
 
     with pytest.raises(CudaError, match="cannot be run"):
-        await asyncio.wait_for(builtin(guest).wake(loaded=False), 5)
+        await asyncio.wait_for(builtin(guest).wake(loaded=False), 60)
 
 
 # -- runsc's words -------------------------------------------------------------------------------

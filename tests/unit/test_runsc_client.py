@@ -529,7 +529,7 @@ async def test_a_cancelled_create_is_ended(tmp_path: Path) -> None:
             started=lambda *_: begun.set(),
         )
     )
-    await asyncio.wait_for(begun.wait(), 10)
+    await asyncio.wait_for(begun.wait(), 60)
 
     work.cancel()
     with pytest.raises(asyncio.CancelledError):

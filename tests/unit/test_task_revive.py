@@ -123,7 +123,7 @@ async def test_the_journal_says_what_is_under_way(restoring: Restoring) -> None:
     """Whoever starts next removes a half-made task."""
     restoring.task.gate = asyncio.Event()
     work = asyncio.create_task(restoring.run())
-    await asyncio.wait_for(restoring.task.begun.wait(), 5)
+    await asyncio.wait_for(restoring.task.begun.wait(), 60)
     entry = restoring.scene.on_disk()
     restoring.task.gate.set()
     await work

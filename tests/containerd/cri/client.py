@@ -15,8 +15,8 @@ from shim.simgpu.waiting import wait_until
 from tests.containerd.cri import cri_pb2 as pb
 
 Answer = TypeVar("Answer", bound=Message)
-_CALL_S = 45.0
-_UNTIL_S = 15.0
+_CALL_S = 120.0
+_UNTIL_S = 60.0
 
 
 @dataclass(frozen=True)
