@@ -76,6 +76,20 @@ def test_a_container_says_how_it_is_saved(cryo: Cryo) -> None:
         assert not manifest["sealed"]
 
 
+def test_a_container_with_settings_of_its_own(cryo: Cryo) -> None:
+    """`--runtime-config-path` names the settings of a container's shim."""
+    own = cryo.folder / "own.toml"
+    own.write_text(f'{cryo.config.read_text("utf-8")}\n[defaults]\ncuda = "require"\n', "utf-8")
+    with cryo.container(*COUNTER, flags=("--runtime-config-path", str(own))) as name:
+        cryo.until_counts(name)
+        ran = cryo.ctr("tasks", "checkpoint", name, check=False)
+
+    assert ran.status != 0
+    assert "--cuda require" in ran.err
+    # Their nursery waits for others with the same settings.
+    cryo.expect_nothing_new(ignored=("nursery",))
+
+
 def test_a_mistake_in_an_annotation(cryo: Cryo) -> None:
     """A container with an annotation of ours that is not known is refused, with those that are."""
     with cryo.removing("odd"):
