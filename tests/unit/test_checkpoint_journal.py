@@ -42,7 +42,7 @@ def test_what_is_written_is_read(journal: Journal, tmp_path: Path) -> None:
 
     assert found == journal.entry
     assert found is not None
-    assert found.processes[7] == journals.ProcessEntry(name="train", state="locking")
+    assert found.processes["7"] == journals.ProcessEntry(name="train", state="locking")
     assert found.cuda_processes() == [
         CudaProcess(pid=7, name="train"),
         CudaProcess(pid=8, name="é"),
