@@ -26,9 +26,22 @@ def name_of(spec: Spec) -> str:
     return spec.annotations.get(CONTAINER_NAME, "")
 
 
-def placed(spec: Spec, sandbox_id: str) -> Spec:
-    """Return the spec with another sandbox named, where it names one."""
-    if spec.annotations.get(SANDBOX_ID, sandbox_id) == sandbox_id:
+def joined(spec: Spec, name: str, sandbox_id: str) -> Spec:
+    """Return the spec of a container that joins a sandbox, known there by a name."""
+    wanted = {CONTAINER_TYPE: _MEMBER, CONTAINER_NAME: name, SANDBOX_ID: sandbox_id}
+    return _annotated(spec, wanted)
+
+
+def leading(spec: Spec, sandbox_id: str) -> Spec:
+    """Return the spec of a sandbox's own container under an id, which it names where it is a pod's.
+
+    A container of its own says nothing of all this, and stays so.
+    """
+    return _annotated(spec, {SANDBOX_ID: sandbox_id} if SANDBOX_ID in spec.annotations else {})
+
+
+def _annotated(spec: Spec, wanted: dict[str, str]) -> Spec:
+    annotations = spec.annotations | wanted
+    if annotations == spec.annotations:
         return spec
-    data = {**spec.data, "annotations": {**spec.annotations, SANDBOX_ID: sandbox_id}}
-    return document.parse(data, spec.bundle, restoring=True)
+    return document.parse({**spec.data, "annotations": annotations}, spec.bundle, restoring=True)

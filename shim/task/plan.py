@@ -54,8 +54,8 @@ def plan(
         saved = manifest.own
     spec = _spec(request, None if own_bundle else saved)
     if manifest is not None:
-        spec = pod.placed(spec, joining.sandbox_id if joining else _sandbox_in(spec, request))
         saved = saved or _meant(manifest, spec)
+        spec = _in_place(spec, request, joining)
     if not request.rootfs and not spec.rootfs.is_dir():
         message = f"the root filesystem {spec.rootfs} is not there"
         raise InvalidBundle(message, remedy="mount it, or correct root.path in config.json")
@@ -78,8 +78,11 @@ def plan(
     )
 
 
-def _sandbox_in(spec: Spec, request: CreateRequest) -> str:
-    return pod.sandbox_of(spec) or request.ref.id
+def _in_place(spec: Spec, request: CreateRequest, joining: Joining | None) -> Spec:
+    """Name the sandbox of today in a spec that comes from an image, or is to fit one."""
+    if joining is not None:
+        return pod.joined(spec, joining.name, joining.sandbox_id)
+    return spec if pod.sandbox_of(spec) else pod.leading(spec, request.ref.id)
 
 
 def _meant(manifest: Manifest, spec: Spec) -> Member:
