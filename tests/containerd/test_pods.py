@@ -1,0 +1,126 @@
+"""Pods under a real containerd: saved as the kubelet saves a container, and brought back."""
+
+from __future__ import annotations
+
+import io
+import json
+import shutil
+import tarfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.builds import RunscBuild
+from tests.containerd.beside import Beside, serving
+from tests.containerd.builds import ContainerdBuild
+from tests.containerd.config import Cri
+from tests.containerd.conftest import program
+from tests.containerd.cri.client import Kubelet, Pod, Wanted
+from tests.containerd.cryo import COUNT, COUNTS, RUNTIME, Cryo
+from tests.containerd.image import PAUSE, REFERENCE
+from tests.containerd.place import Place
+
+HANDLER = "cryo"
+COUNTER = ["sh", "-c", COUNT]
+
+
+@pytest.fixture(scope="module")
+def node(
+    containerd_build: ContainerdBuild,
+    place: Place,
+    runsc_new: RunscBuild,
+    archive: Path,
+    pause_archive: Path,
+) -> Iterator[Cryo]:
+    """Give a containerd of each line with the CRI plugin, our runtime and criu."""
+    plugin = Cri(sandbox_image=PAUSE, runtimes={HANDLER: RUNTIME})
+    criu = {"criu": program("criu")}
+    with Cryo(containerd_build, place, runsc_new.path, cri=plugin, programs=criu) as made:
+        made.import_image(archive)
+        made.import_image(pause_archive)
+        with Kubelet(made.address) as first:
+            logs = made.folder / "scratch"
+            first.warm_up(logs, REFERENCE, handler=HANDLER, cgroup=made.cgroup)
+        yield made
+
+
+@pytest.fixture(scope="module")
+def beside(node: Cryo) -> Iterator[Beside]:
+    """Give a client of a sidecar with the settings of the shims, for the kubelet's containers."""
+    with serving(node, "k8s.io") as client:
+        yield client
+
+
+@pytest.fixture
+def kubelet(node: Cryo, beside: Beside) -> Iterator[Kubelet]:
+    """Give a client; no pod of the test, and nothing of one, may be left."""
+    before = node.look()
+    with Kubelet(node.address) as made:
+        yield made
+        assert made.pods() == []
+    # The sidecar keeps the folders of a namespace in which it had tasks.
+    left = node.left_behind(before, (f"{node.state}/runsc/", f"{node.state}/tasks/"))
+    assert not left, "\n".join(left)
+
+
+@pytest.fixture
+def pod(node: Cryo, kubelet: Kubelet) -> Iterator[Pod]:
+    """Give a running pod in our runtime."""
+    made = kubelet.run_pod(
+        "pod", node.folder / "scratch" / "logs", handler=HANDLER, cgroup=node.cgroup
+    )
+    try:
+        yield made
+    finally:
+        kubelet.remove_pod(made)
+
+
+def test_the_kubelet_saves_a_container(node: Cryo, kubelet: Kubelet, pod: Pod) -> None:
+    """CheckpointContainer of one writes an archive with the image of its whole pod; all run on."""
+    if node.build.numbers < (2, 0):
+        pytest.skip("containerd has no CheckpointContainer before 2.0")
+    names = ("one", "two")
+    containers = [kubelet.run(pod, Wanted(name, REFERENCE, COUNTER)) for name in names]
+    before = [count(kubelet, one) for one in containers]
+    path = node.folder / "scratch" / "one.tar"
+
+    kubelet.checkpoint(containers[0], path)
+
+    with tarfile.open(path) as tar:
+        manifest = json.load(tar.extractfile("checkpoint/cryo.json") or io.BytesIO())
+    assert manifest["task"] == pod.id
+    saved = {member["name"]: member["task"] for member in manifest["members"]}
+    assert saved == dict(zip(names, containers, strict=True))
+    after = [count(kubelet, one) for one in containers]
+    assert all(now > then for now, then in zip(after, before, strict=True))
+    assert kubelet.pod_state(pod) == "SANDBOX_READY"
+    path.unlink()
+
+
+def count(kubelet: Kubelet, container: str) -> int:
+    """Wait until a container that runs COUNT goes on; return how far it was before."""
+    return int(kubelet.exec(container, "sh", "-c", COUNTS).stdout)
+
+
+def test_a_pod_of_the_kubelet_comes_back_beside_it(
+    node: Cryo, kubelet: Kubelet, pod: Pod, beside: Beside
+) -> None:
+    """`cryo` saves a pod of containerd's, and brings a copy of it back under other ids."""
+    if node.build.numbers < (1, 7):
+        pytest.skip("containerd 1.6 mounts /dev/shm twice, which runsc does not restore elsewhere")
+    containers = [kubelet.run(pod, Wanted(name, REFERENCE, COUNTER)) for name in ("one", "two")]
+    before = [count(kubelet, one) for one in containers]
+    image = str(node.folder / "scratch" / node.fresh("image"))
+
+    beside("tasks", "checkpoint", "--image-path", image, containers[1])
+    renamed = [f"{one}=copy-{at}" for at, one in enumerate(containers)]
+    words = [word for pair in renamed for word in ("--member", pair)]
+    beside("tasks", "restore", "--image-path", image, *words, "copy")
+
+    copies = ("copy-0", "copy-1")
+    found = [int(beside("tasks", "exec", one, "sh", "-c", COUNTS).out) for one in copies]
+    assert all(now >= then for now, then in zip(found, before, strict=True))
+    beside("tasks", "delete", "--force", *copies, "copy")
+    assert all(count(kubelet, one) > 0 for one in containers)
+    shutil.rmtree(image)
