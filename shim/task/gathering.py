@@ -98,6 +98,11 @@ class Gathering:
             await self._close()
         return True
 
+    def let_go(self) -> None:
+        """Stop watching the time: whoever starts next removes what waits."""
+        if self._alarm is not None:
+            self._alarm.cancel()
+
     async def _expire(self) -> None:
         """End what has waited too long."""
         await asyncio.sleep(self._revival.timeout_s)

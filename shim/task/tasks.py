@@ -163,6 +163,8 @@ class Tasks:
                 work.cancel()
             for work in late:
                 await settled(work)
+        for waiting in self._gatherings.values():
+            waiting.let_go()
         for task in self._tasks.values():
             task.let_go()
         if self._context is not None:

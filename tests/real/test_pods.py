@@ -21,6 +21,7 @@ from shim.errors import (
     IllegalState,
     ImageCorrupt,
     InvalidArgument,
+    Refused,
     ResourceExhausted,
 )
 from shim.model import CheckpointResult, MemberOptions
@@ -302,6 +303,22 @@ def test_a_member_that_was_not_started_is_named(pod: Pod) -> None:
     error = refused(IllegalState, lambda: pod.rig.checkpoint("pod"))
 
     assert "task late" in error.message
+    assert pod.states == RUNNING
+
+
+def test_a_member_without_a_name_is_named(pod: Pod) -> None:
+    """Runsc could not tell two of the same name apart in the image, nor those that have none."""
+    rig = pod.rig
+    for name, called in (("nameless", ""), ("second", "train")):
+        bundle = pod.member(name, Settings(gpu=False))
+        with rig.edited(bundle) as spec:
+            spec["annotations"][f"{CRI}.container-name"] = called
+        rig.client.create(name, str(bundle))
+        rig.client.start(name)
+
+    error = refused(Refused, lambda: rig.checkpoint("pod"))
+
+    assert error.message.startswith("train, nameless, second cannot be told apart")
     assert pod.states == RUNNING
 
 

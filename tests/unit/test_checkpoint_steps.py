@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -106,3 +107,22 @@ async def test_seeds_are_known_and_mapped(scene: Scene) -> None:
     assert scene.guest.state(7) is CudaState.RUNNING
     assert any("GPU-a=GPU-b" in argv for argv in scene.guest.calls)
     assert not any("8" in argv for argv in scene.guest.calls)
+
+
+def test_a_tool_at_different_paths(scene: Scene) -> None:
+    """Runsc takes one path for all containers, and would pass over the others in silence."""
+    scene.others["b"] = FakeGuest([Cuda(7)])
+    facts = driver.capabilities("580.65.06")
+    other = replace(scene.subject.members[0], guest_tool="/elsewhere")
+    subject = replace(scene.subject, members=(other,))
+    parts = [processes_for(one, facts, lambda _: None) for one in subject.containers]
+    for part in parts:
+        part.adopt([CudaProcess(pid=7)])
+    fleet = Fleet(parts)
+
+    assert choose(subject, AUTO, fleet, facts) is PHASED
+    with pytest.raises(Unimplemented, match="/elsewhere"):
+        choose(subject, BUILTIN, fleet, facts)
+    parts[0].known.clear()
+    assert choose(subject, AUTO, fleet, facts) is BUILTIN
+    assert engine_for(subject, BUILTIN, fleet).save_path == "/elsewhere"

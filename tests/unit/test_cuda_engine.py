@@ -241,6 +241,29 @@ def test_a_failed_tool_is_a_cuda_error() -> None:
     assert "process 7 (train)" in told.message
 
 
+def test_a_failed_tool_of_another_container() -> None:
+    """Of several processes of that number, the one is meant whose container runsc names."""
+    text = FAILED.format(1).replace('\\"a\\"', '\\"b+\\"')
+    error = RunscError("checkpoint", 128, text)
+    known = [CudaProcess(pid=7, name=f"p{c}", container=c) for c in ("", "a", "b", "bb")]
+
+    told = explain(error, hung=False, timeout_s=5, known=known)
+
+    assert "process 7 (pb) of b:" in told.message
+
+
+async def test_the_guard_looks_into_every_container() -> None:
+    """A tool that hangs is ended where it is."""
+    first, second = FakeGuest([Cuda(7)]), FakeGuest([Cuda(7)])
+    engine = Builtin(processes(first), [first, second], TOOL, QUICK)
+    second.execs = (GuestProcess(pid=99, parent=0, command="cuda-checkpoint"),)
+
+    with pytest.raises(TimeoutError):
+        await asyncio.wait_for(engine.guard(frozenset({1})), 0.5)
+
+    assert (first.ended, second.ended, engine.hung) == ([], [99], True)
+
+
 def test_a_tool_that_we_ended_is_a_deadline() -> None:
     """That it was killed by us is told as what it is."""
     error = RunscError("checkpoint", 128, FAILED.format(9))
