@@ -8,10 +8,13 @@ import shutil
 import tarfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from hack.examples import task_api
 from tests.builds import RunscBuild
+from tests.containerd.api import Api
 from tests.containerd.beside import Beside, serving
 from tests.containerd.builds import ContainerdBuild
 from tests.containerd.config import Cri
@@ -20,6 +23,7 @@ from tests.containerd.cri.client import Kubelet, Pod, Wanted
 from tests.containerd.cryo import COUNT, COUNTS, RUNTIME, Cryo
 from tests.containerd.image import PAUSE, REFERENCE
 from tests.containerd.place import Place
+from tests.containerd.sidecar import write_rootfs
 
 HANDLER = "cryo"
 COUNTER = ["sh", "-c", COUNT]
@@ -124,3 +128,57 @@ def test_a_pod_of_the_kubelet_comes_back_beside_it(
     beside("tasks", "delete", "--force", *copies, "copy")
     assert all(count(kubelet, one) > 0 for one in containers)
     shutil.rmtree(image)
+
+
+# -- by containerd's Task service ------------------------------------------------------------------
+
+ONES = ("pod", "one", "two")
+
+
+def spec(name: str) -> dict[str, Any]:
+    """Write the spec of a container of a pod as the CRI plugin does."""
+    kind = "sandbox" if name == "pod" else "container"
+    made = task_api.spec(["sleep", "10000"] if name == "pod" else COUNTER)
+    made["root"]["readonly"] = False
+    made["annotations"] = {
+        "io.kubernetes.cri.container-type": kind,
+        "io.kubernetes.cri.sandbox-id": "pod",
+        "io.kubernetes.cri.container-name": name,
+    }
+    return made
+
+
+@pytest.fixture
+def api(cryo: Cryo, nothing_left: None) -> Iterator[Api]:
+    """Give the services of a containerd of each line, with a pod that runs."""
+    rootfs = write_rootfs(cryo.folder / "scratch" / cryo.fresh("rootfs"), program("busybox"))
+    with Api(cryo) as made, cryo.removing(*reversed(ONES)):
+        for name in ONES:
+            made.container(name, spec(name))
+            made.create(name, rootfs)
+            made.start(name)
+        yield made
+    shutil.rmtree(rootfs)
+
+
+def test_containerd_brings_a_pod_back(cryo: Cryo, api: Api) -> None:
+    """With one image for all: the sandbox's Start returns, and with the last one's all go on."""
+    if cryo.build.numbers < (2, 0):
+        pytest.skip("ctr 1.x sends no options for runtimes that are not runc")
+    before = [cryo.until_counts(name) for name in ONES[1:]]
+    path = cryo.folder / "scratch" / cryo.fresh("image")
+    rootfs = next((cryo.folder / "scratch").glob("rootfs-*"))
+    with cryo.images_apart():
+        cryo.ctr("tasks", "checkpoint", "--image-path", str(path), "two")
+    for name in reversed(ONES):
+        api.end(name)
+
+    for name in ONES:
+        api.create(name, rootfs, str(path))
+    pids = [api.start(name) for name in ONES]
+
+    assert len(set(pids)) == 1
+    assert {name: cryo.status(name) for name in ONES} == dict.fromkeys(ONES, "RUNNING")
+    after = [cryo.until_counts(name) for name in ONES[1:]]
+    assert all(then <= now for then, now in zip(before, after, strict=True))
+    shutil.rmtree(path)
