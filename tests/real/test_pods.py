@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import re
+import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -147,6 +148,12 @@ def only(pod: Pod) -> bool:
     return there == set(pod.ids) and pod.states == RUNNING and pod.fine
 
 
+def only_running(pod: Pod) -> bool:
+    """Whether no other task runs."""
+    views = pod.rig.client.list()
+    return {v.id for v in views if v.state is TaskState.RUNNING} == set(pod.ids) and pod.fine
+
+
 def test_a_pod_is_killed_and_comes_back(pod: Pod, engine: str) -> None:
     """A save through any member is of all; all come back under their ids and go on."""
     made = pod.rig.checkpoint("count", engine)
@@ -273,6 +280,17 @@ def test_the_sidecar_dies_in_a_freeze(two: Pod, engine: str) -> None:
     assert only(two)
     assert rig.client.images() == []
     assert [view.warning for view in rig.client.list()] == [""] * 3
+
+
+def test_the_end_of_a_member_is_seen_by_the_next_sidecar(pod: Pod) -> None:
+    """A container's own end is not that of its sandbox, whoever listens."""
+    pod.rig.crash()
+
+    pod.rig.behind.box.check("kill", "count+", "KILL")
+
+    assert pod.rig.client.wait("count").status == 137
+    assert pod.states == [TaskState.RUNNING, TaskState.RUNNING, TaskState.STOPPED]
+    assert pod.rig.fine("train")
 
 
 def test_a_member_that_has_ended_is_named(pod: Pod) -> None:
@@ -419,25 +437,27 @@ def test_a_bundle_for_each(pod: Pod) -> None:
 # -- as containerd restores ------------------------------------------------------------------------
 
 
-def created(pod: Pod, made: CheckpointResult) -> Pod:
-    """Create the tasks of a copy, each from the image."""
+def created(pod: Pod, *images: str, below: Path | None = None) -> Pod:
+    """Create the tasks of a copy, each from an image; all from the first where there is one."""
     other = Pod(pod.rig, *(f"{one}2" for one in pod.ids))
     bundles = (
         other.pause(),
         other.member(other.train, Settings(processes=2, period_s=PERIOD_S)),
         other.member(other.count, Settings(gpu=False, resident_mib=4, period_s=PERIOD_S)),
     )
-    for saved, name, bundle in zip(pod.ids, other.ids, bundles, strict=True):
+    of_each = images if len(images) > 1 else images * 3
+    for saved, name, bundle, image in zip(pod.ids, other.ids, bundles, of_each, strict=True):
         with pod.rig.edited(bundle) as spec:
             spec["annotations"][f"{CRI}.container-name"] = saved
-        pod.rig.client.create(name, str(bundle), checkpoint=made.image_path)
+        place = bundle.rename(below / name) if below else bundle
+        pod.rig.client.create(name, str(place), checkpoint=image)
     return other
 
 
 def test_start_by_start(pod: Pod, engine: str) -> None:
     """The sandbox's Start returns at once; the last container's returns when all run."""
     made = pod.rig.checkpoint("pod", engine)
-    other = created(pod, made)
+    other = created(pod, made.image_path)
     start = pod.rig.client.start
 
     assert start("pod2") > 0
@@ -452,9 +472,43 @@ def test_start_by_start(pod: Pod, engine: str) -> None:
     assert only(pod)
 
 
+def test_copies_of_the_image_are_dropped_at_the_end(pod: Pod) -> None:
+    """Containerd unpacks the image for each container, and leaves the removal to us."""
+    made = pod.rig.checkpoint("pod")
+    folder = pod.rig.sim.folder / "io.containerd.runtime.v2.task"
+    folder.mkdir()
+    images = [folder / f"ctrd-checkpoint{number}" for number in range(3)]
+    for image in images:
+        shutil.copytree(made.image_path, image)
+    other = created(pod, *map(str, images), below=folder)
+
+    for name, there in zip(other.ids, (3, 3, 0), strict=True):
+        pod.rig.client.start(name)
+        assert sum(image.exists() for image in images) == there
+
+    assert other.fine
+    other.remove()
+    shutil.rmtree(folder)
+
+
+def test_containers_of_different_images(pod: Pod) -> None:
+    """A container that is to come from another image than its sandbox does not join it."""
+    first, second = (pod.rig.checkpoint("pod").image_path for _ in range(2))
+    other = created(pod, first, first, second)
+    pod.rig.client.start("pod2")
+    pod.rig.client.start("train2")
+
+    error = refused(InvalidArgument, lambda: pod.rig.client.start("count2"))
+
+    assert "count2" in error.message
+    assert other.states == [TaskState.RESTORING, TaskState.RESTORING, TaskState.CREATED]
+    pod.rig.client.kill("pod2", 9)
+    assert only_running(pod)
+
+
 def test_a_member_before_its_sandbox(pod: Pod) -> None:
     """A container cannot be started before its sandbox; afterwards it can."""
-    other = created(pod, pod.rig.checkpoint("pod"))
+    other = created(pod, pod.rig.checkpoint("pod").image_path)
 
     error = refused(FailedPrecondition, lambda: pod.rig.client.start("train2"))
 
@@ -466,7 +520,7 @@ def test_a_member_before_its_sandbox(pod: Pod) -> None:
 
 def test_a_pod_that_waits_can_be_killed(pod: Pod) -> None:
     """Whoever changes his mind kills any of those that wait; all of them have ended then."""
-    other = created(pod, pod.rig.checkpoint("pod"))
+    other = created(pod, pod.rig.checkpoint("pod").image_path)
     pod.rig.client.start("pod2")
     pod.rig.client.start("train2")
 
@@ -486,7 +540,7 @@ def test_a_pod_that_waits_too_long(pod: Pod) -> None:
     rig.sim.stop_sidecar()
     rig.sim.start_sidecar(timeouts={"restore": 3.0})
     try:
-        created(pod, made)
+        created(pod, made.image_path)
         rig.client.start("pod2")
         rig.client.start("count2")
 
@@ -540,7 +594,7 @@ def args_of(rig: Rig, name: str) -> list[str]:
 
 def test_the_sidecar_dies_while_a_pod_waits(pod: Pod) -> None:
     """The next one leaves nothing of what had not come back whole."""
-    created(pod, pod.rig.checkpoint("pod"))
+    created(pod, pod.rig.checkpoint("pod").image_path)
     pod.rig.client.start("pod2")
     pod.rig.client.start("train2")
 
