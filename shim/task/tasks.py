@@ -66,7 +66,6 @@ from shim.task.wanted import members_wanted
 
 _log = logging.getLogger(__name__)
 _T = TypeVar("_T")
-list_of = list  # in the class below, `list` is a method
 
 
 def log_event(event: Event) -> None:
@@ -190,7 +189,7 @@ class Tasks:
     def _pod(self, own: Task) -> Pod:
         """Give a sandbox's own task with those that share it, in the order of their making."""
 
-        def members() -> list_of[Task]:
+        def members() -> list[Task]:
             found = (
                 task
                 for ref, task in self._tasks.items()
@@ -439,7 +438,7 @@ class Tasks:
         manifest = await asyncio.to_thread(read_manifest, image)
         wanted = members_wanted(manifest, ref, options)
         revival_options = msgspec.structs.replace(options, image_path=str(image))
-        made: list_of[Task] = []
+        made: list[Task] = []
         try:
             own = MemberOptions(saved=manifest.task, bundle=options.bundle, stdio=options.stdio)
             made.append(await self._made(ref, manifest.own, own, image, manifest))
@@ -474,7 +473,7 @@ class Tasks:
         return await self._make(request, manifest, own_bundle=own_bundle, joining=joining)
 
     async def _revive(
-        self, made: list_of[Task], names: list_of[str], options: RestoreOptions, report: Report
+        self, made: list[Task], names: list[str], options: RestoreOptions, report: Report
     ) -> RestoreResult:
         """Fill created tasks, the sandbox's own first, from their image."""
         revival = Revival(made[0], self._config, options, report)

@@ -110,17 +110,20 @@ def count(kubelet: Kubelet, container: str) -> int:
 def test_a_pod_of_the_kubelet_comes_back_beside_it(
     node: Cryo, kubelet: Kubelet, pod: Pod, beside: Beside
 ) -> None:
-    """`cryo` saves a pod of containerd's, and brings a copy of it back under other ids."""
+    """`cryo` brings a copy of a pod back under other ids, from the kubelet's own archive too."""
     if node.build.numbers < (1, 7):
         pytest.skip("containerd 1.6 mounts /dev/shm twice, which runsc does not restore elsewhere")
     containers = [kubelet.run(pod, Wanted(name, REFERENCE, COUNTER)) for name in ("one", "two")]
     before = [count(kubelet, one) for one in containers]
-    image = str(node.folder / "scratch" / node.fresh("image"))
+    image = node.folder / "scratch" / node.fresh("image")
+    if node.build.numbers < (2, 0):
+        beside("tasks", "checkpoint", "--image-path", str(image), containers[1])
+    else:
+        unpack(kubelet, containers[1], image)
 
-    beside("tasks", "checkpoint", "--image-path", image, containers[1])
     renamed = [f"{one}=copy-{at}" for at, one in enumerate(containers)]
     words = [word for pair in renamed for word in ("--member", pair)]
-    beside("tasks", "restore", "--image-path", image, *words, "copy")
+    beside("tasks", "restore", "--image-path", str(image), *words, "copy")
 
     copies = ("copy-0", "copy-1")
     found = [int(beside("tasks", "exec", one, "sh", "-c", COUNTS).out) for one in copies]
@@ -128,6 +131,18 @@ def test_a_pod_of_the_kubelet_comes_back_beside_it(
     beside("tasks", "delete", "--force", *copies, "copy")
     assert all(count(kubelet, one) > 0 for one in containers)
     shutil.rmtree(image)
+
+
+def unpack(kubelet: Kubelet, container: str, image: Path) -> None:
+    """Save a container as the kubelet does, and take the image out of the archive."""
+    archive = image.with_suffix(".tar")
+    kubelet.checkpoint(container, archive)
+    with tarfile.open(archive) as tar:
+        inside = [member for member in tar.getmembers() if member.name.startswith("checkpoint/")]
+        for member in inside:
+            member.name = member.name.removeprefix("checkpoint/")
+        tar.extractall(image, inside, filter="data")
+    archive.unlink()
 
 
 # -- by containerd's Task service ------------------------------------------------------------------

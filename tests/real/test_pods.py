@@ -265,12 +265,14 @@ def short_deadlines(rig: Rig) -> Iterator[None]:
         rig.start_sidecar()
 
 
-def test_the_sidecar_dies_in_a_freeze(two: Pod, engine: str) -> None:
-    """The next one thaws every process of every container."""
+@pytest.mark.parametrize("action", ("lock", "checkpoint", "restore"))
+def test_the_sidecar_dies(two: Pod, engine: str, action: str) -> None:
+    """Before a freeze, in it or in the thaw: the next one has every process of all run again."""
     rig = two.rig
-    rig.sim.faults(Fault(action="checkpoint", kind=Kind.SLOW, pid=two.in_second, seconds=2.0))
+    rig.sim.calls(clear=True)
+    rig.sim.faults(Fault(action=action, kind=Kind.SLOW, pid=two.in_second, seconds=2.0))
     saving = Background(lambda: rig.checkpoint("train", engine))
-    rig.sim.until_called("checkpoint", 3)
+    rig.sim.until_called(action, 3)
 
     rig.crash()
 
