@@ -48,10 +48,15 @@ class Api:
         request = pb.CreateContainerRequest(container=record)
         self._call(_CONTAINERS, "Create", request, pb.Nothing)
 
-    def create(self, name: str, rootfs: Path, image_path: str = "") -> None:
-        """Make the task of a container; with an image, Start brings that back."""
-        where = mount_pb2.Mount(type="bind", source=str(rootfs), options=["rbind", "ro"])
-        request = pb.CreateTaskRequest(container_id=name, rootfs=[where])
+    def create(self, name: str, rootfs: Path | None = None, image_path: str = "") -> None:
+        """Make the task of a container; with an image, Start brings that back.
+
+        Without a root file system it is the one that the spec names.
+        """
+        request = pb.CreateTaskRequest(container_id=name)
+        if rootfs is not None:
+            how = {"type": "bind", "source": str(rootfs)}
+            request.rootfs.append(mount_pb2.Mount(options=["rbind", "ro"], **how))
         if image_path:
             options = Options(criu_image_path=image_path)
             kind = options.DESCRIPTOR.full_name

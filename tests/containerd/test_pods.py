@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
 import shutil
@@ -13,14 +14,17 @@ from typing import Any
 import pytest
 
 from hack.examples import task_api
-from tests.builds import RunscBuild
+from hack.tools.running import NotHere
+from shim.simgpu.simulation import Settings, Simulation
+from tests.builds import RunscBuild, excuse
+from tests.containerd import gpu
 from tests.containerd.api import Api
 from tests.containerd.beside import Beside, serving
-from tests.containerd.builds import ContainerdBuild
+from tests.containerd.builds import LINES, ContainerdBuild, find_containerd
 from tests.containerd.config import Cri
 from tests.containerd.conftest import program
 from tests.containerd.cri.client import Kubelet, Pod, Wanted
-from tests.containerd.cryo import COUNT, COUNTS, RUNTIME, Cryo
+from tests.containerd.cryo import COUNT, COUNTS, GPU_FLAGS, RUNTIME, Cryo
 from tests.containerd.image import PAUSE, REFERENCE
 from tests.containerd.place import Place
 from tests.containerd.sidecar import write_rootfs
@@ -152,22 +156,35 @@ ONES = ("pod", "one", "two")
 
 def spec(name: str) -> dict[str, Any]:
     """Write the spec of a container of a pod as the CRI plugin does."""
-    kind = "sandbox" if name == "pod" else "container"
     made = task_api.spec(["sleep", "10000"] if name == "pod" else COUNTER)
     made["root"]["readonly"] = False
-    made["annotations"] = {
-        "io.kubernetes.cri.container-type": kind,
+    return {**made, "annotations": cri_of(name)}
+
+
+def cri_of(name: str) -> dict[str, str]:
+    """Say of a container what the CRI plugin says."""
+    return {
+        "io.kubernetes.cri.container-type": "sandbox" if name == "pod" else "container",
         "io.kubernetes.cri.sandbox-id": "pod",
         "io.kubernetes.cri.container-name": name,
     }
-    return made
+
+
+@contextlib.contextmanager
+def removing_pod(cryo: Cryo) -> Iterator[None]:
+    """Delete the pod at the end, its sandbox last, whatever has become of it."""
+    try:
+        yield
+    finally:
+        for name in reversed(ONES):
+            cryo.remove(name)
 
 
 @pytest.fixture
 def api(cryo: Cryo, nothing_left: None) -> Iterator[Api]:
     """Give the services of a containerd of each line, with a pod that runs."""
     rootfs = write_rootfs(cryo.folder / "scratch" / cryo.fresh("rootfs"), program("busybox"))
-    with Api(cryo) as made, cryo.removing(*reversed(ONES)):
+    with Api(cryo) as made, removing_pod(cryo):
         for name in ONES:
             made.container(name, spec(name))
             made.create(name, rootfs)
@@ -196,4 +213,51 @@ def test_containerd_brings_a_pod_back(cryo: Cryo, api: Api) -> None:
     assert {name: cryo.status(name) for name in ONES} == dict.fromkeys(ONES, "RUNNING")
     after = [cryo.until_counts(name) for name in ONES[1:]]
     assert all(then <= now for then, now in zip(before, after, strict=True))
+    shutil.rmtree(path)
+
+
+@pytest.fixture(scope="module")
+def gpu_node(simulation: Simulation, gpu_place: Place) -> Iterator[Cryo]:
+    """Give the newest containerd on a machine with a GPU, whose sandboxes may all have it.
+
+    A pod's sandbox is made before its containers say what they want.
+    """
+    flags = {**GPU_FLAGS, "nvproxy": "true"}
+    settings = {"cuda": simulation.settings_of_cuda()}
+    try:
+        build = find_containerd(LINES[-1])
+    except NotHere as no:
+        excuse(str(no))
+    with Cryo(build, gpu_place, simulation.runsc, flags=flags, settings=settings) as made:
+        yield made
+
+
+@pytest.mark.parametrize("engine", ("builtin", "phased"))
+def test_containerd_brings_a_pod_with_a_gpu_back(
+    gpu_node: Cryo, simulation: Simulation, engine: str
+) -> None:
+    """Its CUDA processes are frozen with the pod, and work on in the container that comes back."""
+    guest = gpu.CtrGuest(gpu_node)
+    path = gpu_node.folder / "scratch" / gpu_node.fresh("image")
+    kinds = {"pod": Settings(gpu=False), "one": Settings(processes=2), "two": Settings(gpu=False)}
+    with Api(gpu_node) as api, removing_pod(gpu_node), serving(gpu_node) as client:
+        for name, settings in kinds.items():
+            written = gpu.write_spec(simulation, gpu_node, name, settings, cri_of(name))
+            api.container(name, json.loads(written.read_text("utf-8")))
+            api.create(name)
+            api.start(name)
+            simulation.until_ready(guest, name)
+        how = ("--engine", engine, "--image-path", str(path), "two")
+        assert client.ask("tasks", "checkpoint", *how)["engine"] == engine
+        assert all(simulation.verify(guest, name).whole for name in ONES)
+        for name in reversed(ONES):
+            api.end(name)
+
+        for name in ONES:
+            api.create(name, image_path=str(path))
+        for name in ONES:
+            api.start(name)
+
+        assert all(simulation.works(guest, name) for name in ONES)
+        assert all(simulation.verify(guest, name).whole for name in ONES)
     shutil.rmtree(path)
