@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from functools import partial
 
 from shim.checkpoint.subject import Subject
 from shim.cuda.driver import DriverFacts
 from shim.cuda.engine import Builtin, Engine, Phased
+from shim.cuda.fleet import Fleet
 from shim.cuda.processes import Processes
 from shim.cuda.toggle import ToggleTool
 from shim.cuda.tool import CudaTool, Tool
 from shim.errors import DeadlineExceeded, Unimplemented
-from shim.model import CudaProcess, CudaState, EngineName, Report
+from shim.model import CudaProcess, EngineName, Report
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -20,7 +22,7 @@ class Steps:
     """An engine and the processes that it works on."""
 
     engine: Engine
-    processes: Processes
+    processes: Fleet
 
 
 def tool_for(subject: Subject, facts: DriverFacts, known: Iterable[int] = ()) -> CudaTool:
@@ -44,19 +46,29 @@ def processes_for(
         tool_for(subject, facts, (process.pid for process in seeds)),
         subject.config.timeouts,
         report,
-        subject.journal.process,
+        partial(subject.journal.process, container=subject.container),
+        container=subject.container,
+        may_ask=not subject.container,
     )
     processes.adopt(seeds)
     processes.device_map = device_map or {}
     return processes
 
 
-def engine_for(subject: Subject, name: EngineName, processes: Processes) -> Engine:
+def engine_for(subject: Subject, name: EngineName, fleet: Fleet) -> Engine:
     """Build the engine of a given name."""
     if name is EngineName.BUILTIN:
-        timeouts = subject.config.timeouts
-        return Builtin(processes, subject.guest, subject.guest_tool, timeouts)
-    return Phased(processes)
+        tool = next(iter(tools_of(subject, fleet)), subject.guest_tool)
+        guests = [one.guest for one in subject.containers]
+        return Builtin(fleet, guests, tool, subject.config.timeouts)
+    return Phased(fleet)
+
+
+def tools_of(subject: Subject, fleet: Fleet) -> list[str]:
+    """List the paths of cuda-checkpoint in the containers that have CUDA processes."""
+    busy = {part.container for part in fleet.parts if part.known}
+    found = (one.guest_tool for one in subject.containers if one.container in busy)
+    return list(dict.fromkeys(found))
 
 
 def late_rollback(timeout_s: float, held_up: str) -> DeadlineExceeded:
@@ -68,16 +80,16 @@ def late_rollback(timeout_s: float, held_up: str) -> DeadlineExceeded:
     )
 
 
-def choose(
-    subject: Subject, wanted: EngineName, processes: Processes, facts: DriverFacts
-) -> EngineName:
+def choose(subject: Subject, wanted: EngineName, fleet: Fleet, facts: DriverFacts) -> EngineName:
     """Pick the engine: builtin where runsc has it and every process says that it is `running`.
 
     A driver that cannot be asked for states leaves runsc to guess, and skips silently what it
-    guesses wrong: there the processes that we found are toggled by us.
+    guesses wrong: there the processes that we found are toggled by us. It also takes one path of
+    cuda-checkpoint for all containers of a pod, and skips those that have it elsewhere.
 
     Raises:
-        Unimplemented: builtin was asked for, and this runsc has none or this driver misleads it.
+        Unimplemented: builtin was asked for, and this runsc has none or this driver misleads it,
+            or the containers have cuda-checkpoint at different paths.
     """
     able = subject.runsc.capabilities.builtin_cuda
     if wanted is EngineName.BUILTIN and not able:
@@ -86,7 +98,11 @@ def choose(
     if wanted is EngineName.BUILTIN and not facts.get_state:
         message = f"with driver {facts.version} runsc's engine guesses which processes have CUDA"
         raise Unimplemented(message, remedy="use --engine phased, or driver 555 or newer")
+    tools = tools_of(subject, fleet)
+    if wanted is EngineName.BUILTIN and len(tools) > 1:
+        message = f"the containers have cuda-checkpoint at different paths: {', '.join(tools)}"
+        raise Unimplemented(message, remedy="use --engine phased")
     if wanted is not EngineName.AUTO:
         return wanted
-    plain = all(state is CudaState.RUNNING for state in processes.states.values())
+    plain = not fleet.not_running() and len(tools) <= 1
     return EngineName.BUILTIN if able and plain and facts.get_state else EngineName.PHASED

@@ -298,7 +298,7 @@ def _view(path: Path) -> ImageView | None:
         created_at=manifest.created_at,
         size_bytes=manifest.size_bytes,
         engine=manifest.engine,
-        processes=len(manifest.processes),
+        processes=len(manifest.all_processes),
         digest=manifest.digest,
     )
 

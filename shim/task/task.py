@@ -14,7 +14,6 @@ from typing import Any
 import msgspec
 
 from shim import bundle as bundle_files
-from shim.checkpoint.create import Checkpoint
 from shim.checkpoint.journal import Journal
 from shim.checkpoint.subject import Subject
 from shim.errors import (
@@ -30,14 +29,9 @@ from shim.host import cgroup, cpu, files, mounts, procs
 from shim.host.cgroup import Cgroup
 from shim.host.oom import OomWatch
 from shim.model import (
-    CheckpointOptions,
-    CheckpointResult,
     Exit,
     ProcessView,
-    Progress,
-    Report,
     RestoreOptions,
-    RestoreResult,
     Stats,
     Stdio,
     TaskRef,
@@ -47,7 +41,7 @@ from shim.model import (
 from shim.runsc.argv import CreateArgs, RestoreArgs, runsc_id
 from shim.runsc.client import Born, Runsc, Streams
 from shim.runsc.guest import ContainerGuest
-from shim.spec import document, wishes
+from shim.spec import document
 from shim.spec.document import Spec
 from shim.spec.pod import SANDBOX_ID
 from shim.state import TaskState, move, require
@@ -56,13 +50,12 @@ from shim.task.context import Context
 from shim.task.execs import Exec, check_signal
 from shim.task.once import Once
 from shim.task.record import TaskRecord
-from shim.task.revive import Revival
 from shim.task.streams import ProcessStreams
 
 _log = logging.getLogger(__name__)
 _KILL = 9
 _TERM = 15
-_LIVE = (TaskState.RUNNING, TaskState.PAUSED)
+LIVE = (TaskState.RUNNING, TaskState.PAUSED)
 _UNKNOWN_STATUS = 255
 
 
@@ -83,7 +76,9 @@ class Task:
         self.record = record
         self.state = TaskState.CREATED
         self.journal = Journal(self._folder)
-        self.guest = ContainerGuest(runsc, record.ref.id, self._folder)
+        self.guest = ContainerGuest(
+            runsc, record.ref.id, self._folder, member=bool(record.sandbox_id)
+        )
         self.execs: dict[str, Exec] = {}
 
     # -- what it is ----------------------------------------------------------------------------
@@ -108,11 +103,16 @@ class Task:
         records.save(self._folder, changed)
         self.record = changed
 
-    def _move(self, new: TaskState) -> None:
+    def move(self, new: TaskState) -> None:
+        """Go to another state.
+
+        Raises:
+            Busy, IllegalState: there is no way there from this one.
+        """
         self.state = move(self.ref.id, self.state, new)
 
     @contextlib.asynccontextmanager
-    async def _holding(self, *allowed: TaskState, verb: str) -> AsyncIterator[None]:
+    async def holding(self, *allowed: TaskState, verb: str) -> AsyncIterator[None]:
         """Hold the task for one operation that needs one of these states.
 
         Short operations wait for each other; a checkpoint or restore is not waited for.
@@ -301,15 +301,13 @@ class Task:
 
     async def start(self) -> int:
         """Start the created container; return its pid on the host."""
-        async with self._holding(TaskState.CREATED, verb="start"):
-            if self.record.image_path:
-                await self._revive_on_start(Path(self.record.image_path))
-                return self.record.pid
+        async with self.holding(TaskState.CREATED, verb="start"):
             # The news of the start comes before that of an exit, however soon that is.
             self._told.clear()
             try:
                 await self._start_container()
-                self._started()
+                self.note_start()
+                self.begin_to_run()
             finally:
                 self._told.set()
             return self.record.pid
@@ -317,24 +315,20 @@ class Task:
     async def _start_container(self) -> None:
         await self._runsc.start(self.ref.id)
 
-    async def _revive_on_start(self, image: Path) -> None:
-        """Restore what Create named; containerd forgets the folder that it unpacked for it."""
-        try:
-            said = wishes.read(document.load(self.bundle, restoring=True))
-            await self._revive(wishes.for_restore(str(image), said), _silent)
-        finally:
-            await self._drop_unpacked()
-
-    async def _drop_unpacked(self) -> None:
+    async def drop_unpacked(self) -> None:
         """Remove the image where containerd has unpacked it for us alone."""
         if bundle_files.is_unpacked(self.record.bundle, self.record.image_path):
             await asyncio.to_thread(files.remove_tree, Path(self.record.image_path))
 
-    def _started(self) -> None:
+    def note_start(self) -> None:
+        """Write down, and tell, that the task has been started."""
         self.note(started=True)
-        if self.state is not TaskState.STOPPED:
-            self._move(TaskState.RUNNING)
         self._context.tell("/tasks/start", self.ref, pid=self.record.pid)
+
+    def begin_to_run(self) -> None:
+        """Be a running task, unless it has ended already."""
+        if self.state is not TaskState.STOPPED:
+            self.move(TaskState.RUNNING)
 
     # -- control -------------------------------------------------------------------------------
 
@@ -346,7 +340,7 @@ class Task:
         """Signal the init process or all; a paused task is resumed first, a created one ended."""
         self._check_alive()
         check_signal(signal)
-        async with self._holding(TaskState.CREATED, *_LIVE, verb="kill"):
+        async with self.holding(TaskState.CREATED, *LIVE, verb="kill"):
             if self.state is TaskState.CREATED:
                 await self._kill_created(signal)
                 return
@@ -363,7 +357,7 @@ class Task:
 
     async def _kill_created(self, signal: int) -> None:
         """End a sandbox whose init never ran: runsc signals only what runs."""
-        if signal not in (_KILL, _TERM):
+        if not ends_created(signal):
             message = f"task {self.ref} has not been started; only KILL and TERM can end it"
             raise FailedPrecondition(message, remedy="start it, or kill it with KILL")
         if self.record.pid:
@@ -373,26 +367,26 @@ class Task:
 
     async def pause(self) -> None:
         """Stop all processes of the task."""
-        async with self._holding(TaskState.RUNNING, verb="pause"):
+        async with self.holding(TaskState.RUNNING, verb="pause"):
             await self._runsc.pause(self.ref.id)
             self.note(paused=True)
-            self._move(TaskState.PAUSED)
+            self.move(TaskState.PAUSED)
             self._context.tell("/tasks/paused", self.ref)
 
     async def resume(self) -> None:
         """Let a paused task go on."""
-        async with self._holding(TaskState.PAUSED, verb="resume"):
+        async with self.holding(TaskState.PAUSED, verb="resume"):
             await self._resume()
             self._context.tell("/tasks/resumed", self.ref)
 
     async def _resume(self) -> None:
         await self._runsc.resume(self.ref.id)
         self.note(paused=False)
-        self._move(TaskState.RUNNING)
+        self.move(TaskState.RUNNING)
 
     async def pids(self) -> list[int]:
         """List the container's processes; an ended task had one."""
-        if self.state not in _LIVE:
+        if self.state not in LIVE:
             return [self.record.pid] if self.record.pid else []
         return [row.pid for row in await self.guest.ps()]
 
@@ -431,7 +425,7 @@ class Task:
         Raises:
             Unimplemented: this runsc has no update.
         """
-        async with self._holding(TaskState.CREATED, *_LIVE, verb="update"):
+        async with self.holding(TaskState.CREATED, *LIVE, verb="update"):
             if not self._runsc.capabilities.update:
                 message = "this runsc has no update"
                 raise Unimplemented(message, remedy="use runsc from 2026-01 on")
@@ -458,7 +452,7 @@ class Task:
 
     async def add_exec(self, exec_id: str, process: Mapping[str, Any], stdio: Stdio) -> None:
         """Add a process to the running task."""
-        async with self._holding(TaskState.RUNNING, verb="exec in"):
+        async with self.holding(TaskState.RUNNING, verb="exec in"):
             if exec_id in self.execs:
                 message = f"task {self.ref} has a process {exec_id} already"
                 raise AlreadyExists(message, remedy="choose another exec id, or delete that one")
@@ -470,7 +464,7 @@ class Task:
 
     async def start_exec(self, exec_id: str) -> int:
         """Run an added process; return its number in the container."""
-        async with self._holding(TaskState.RUNNING, verb="exec in"):
+        async with self.holding(TaskState.RUNNING, verb="exec in"):
             pid = await self.exec(exec_id).start()
             self._note_execs()
             return pid
@@ -490,11 +484,11 @@ class Task:
 
     async def delete(self) -> ProcessView:
         """Remove a task that is not running, and everything that it left."""
-        async with self._holding(TaskState.CREATED, TaskState.STOPPED, verb="delete"):
+        async with self.holding(TaskState.CREATED, TaskState.STOPPED, verb="delete"):
             if self.state is TaskState.CREATED:
                 await self._kill_created(_KILL)
             await self.clear()
-            self._move(TaskState.DELETED)
+            self.move(TaskState.DELETED)
             last = self.process("")
             at = last.exit.at if last.exit else utcnow()
             status = last.exit.status if last.exit else 0
@@ -551,7 +545,7 @@ class Task:
         await self._streams.close()
         if self.record.mounts:
             mounts.unmount(Path(self.record.rootfs))
-        await self._drop_unpacked()
+        await self.drop_unpacked()
         await asyncio.to_thread(files.remove_tree, self._folder)
         self._unmark()
 
@@ -573,6 +567,7 @@ class Task:
             execs=tuple(sorted(self.execs)),
             journal=self.journal,
             stop=self.stop,
+            ended=lambda: self.state is TaskState.STOPPED,
         )
 
     async def stop(self) -> None:
@@ -580,48 +575,27 @@ class Task:
         procs.kill(self.record.pid, self.record.start, _KILL)
         await self._exit.get()
 
-    async def checkpoint(self, options: CheckpointOptions, report: Report) -> CheckpointResult:
-        """Save the task into an image; it runs on unless `options.exit`."""
-        async with self._holding(*_LIVE, verb="checkpoint"):
-            before = self.state
-            self._move(TaskState.CHECKPOINTING)
-            try:
-                subject = await self.subject()
-                whole = wishes.for_checkpoint(options, wishes.read(subject.spec))
-                result = await Checkpoint(subject, whole, report).run()
-            except CryoError as error:
-                self._note_damage(error)
-                raise
-            finally:
-                self._back_to(before)
-            if self.record.warning:
-                self.note(warning="")
-        self._context.tell("/tasks/checkpointed", self.ref, checkpoint=result.image_path)
-        return result
-
-    def _note_damage(self, error: CryoError) -> None:
+    def note_damage(self, error: CryoError) -> None:
         """Keep in the record what could not be undone: then the journal is still open."""
         if self.journal.path.exists() and not self.record.warning:
             with contextlib.suppress(OSError):  # the error itself is on its way to the caller
                 self.note(warning=str(error))
 
-    def _back_to(self, before: TaskState) -> None:
+    def note_recovered(self) -> None:
+        """Take back what the record warned of."""
+        if self.record.warning:
+            self.note(warning="")
+
+    def back_to(self, before: TaskState) -> None:
+        """Leave a checkpoint, unless the task has ended in it."""
         if self.state is TaskState.CHECKPOINTING:
-            self._move(before)
+            self.move(before)
+
+    def tell_checkpoint(self, image_path: str) -> None:
+        """Tell that the task is in an image."""
+        self._context.tell("/tasks/checkpointed", self.ref, checkpoint=image_path)
 
     # -- restore -------------------------------------------------------------------------------
-
-    async def revive(self, options: RestoreOptions, report: Report) -> RestoreResult:
-        """Bring the image back as this task, which was created for it."""
-        async with self._holding(TaskState.CREATED, verb="restore"):
-            return await self._revive(options, report)
-
-    async def _revive(self, options: RestoreOptions, report: Report) -> RestoreResult:
-        self._move(TaskState.RESTORING)
-        revival = Revival(self, self._context.config, options, report)
-        result = await revival.run(self._runsc.capabilities)
-        self._started()
-        return result
 
     async def load_image(self, options: RestoreOptions) -> int:
         """Run `runsc restore` with the task's bundle and streams; return the sandbox's pid."""
@@ -647,6 +621,9 @@ class Task:
         await self._streams.connect()
         return born.pid
 
+    async def attend_end(self) -> None:
+        """Listen for the end of what was restored: here it is the sandbox's."""
+
     async def remove_sandbox(self) -> None:
         """Kill and delete what a failed restore made; the task has ended with it."""
         if self.record.pid:
@@ -656,13 +633,14 @@ class Task:
             await self._ended(Exit(status=_UNKNOWN_STATUS, at=utcnow()))
 
 
+def ends_created(signal: int) -> bool:
+    """Whether a signal can end what does not run yet."""
+    return signal in (_KILL, _TERM)
+
+
 def _without_cgroup(task: str, error: RunscError) -> CryoError:
     """Say what is wrong where runsc falls over the missing cgroup."""
     if "nil pointer" not in error.line:
         return error
     message = f"task {task} has no cgroup whose limits could be changed"
     return FailedPrecondition(message, remedy="run runsc without --ignore-cgroups")
-
-
-def _silent(_progress: Progress) -> None:
-    """Tell nobody."""

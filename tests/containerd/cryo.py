@@ -30,7 +30,7 @@ GPU_FLAGS = {**FLAGS, "nvproxy-driver-version": "latest", "host-uds": "open"}
 # Counts in a file, slowly: a process that is made costs much in a sandbox.
 COUNT = "i=0; while true; do i=$((i+1)); echo $i > /count; sleep 0.1; done"
 # Waits until the count goes on, and tells from where.
-_COUNTS = """
+COUNTS = """
 read_count() { cat /count 2>/dev/null; }
 until [ "$(read_count)" ]; do sleep 0.02; done
 was=$(read_count)
@@ -161,7 +161,7 @@ class Cryo(Containerd):
 
     def until_counts(self, name: str) -> int:
         """Wait until a container that runs COUNT goes on; return how far it was before."""
-        return int(self.exec(name, "sh", "-c", _COUNTS).out)
+        return int(self.exec(name, "sh", "-c", COUNTS).out)
 
     def kill_task(self, name: str, signal: str = "SIGKILL") -> None:
         """Kill a task and wait for its end."""

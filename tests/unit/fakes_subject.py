@@ -112,6 +112,9 @@ class Scene:
     timeouts: Timeouts = QUICK
     driver: str = "580.65.06"
     nvidia_smi: str = "/bin/true"
+    # The other containers of the sandbox, by id, and those that have ended.
+    others: dict[str, FakeGuest] = field(default_factory=dict)
+    ended: set[str] = field(default_factory=set)
     news: list[Progress] = field(default_factory=list)
     events: list[str] = field(default_factory=list)
 
@@ -148,6 +151,30 @@ class Scene:
             execs=(),
             journal=self.journal,
             stop=self._stop,
+            members=tuple(self._member(name, guest) for name, guest in self.others.items()),
+        )
+
+    def _member(self, name: str, guest: FakeGuest) -> Subject:
+        async def stop() -> None:
+            self.events.append(f"stop {name}")
+
+        return Subject(
+            ref=TaskRef(namespace="ns", id=name),
+            config=self.config,
+            runsc=self.runsc,
+            guest=guest,
+            sandbox=self.born,
+            spec=document.parse(SPEC, self.folder),
+            bundle=self.folder / name,
+            guest_tool=TOOL,
+            gpu=True,
+            paused=False,
+            execs=(),
+            journal=self.journal,
+            stop=stop,
+            ended=lambda: name in self.ended,
+            container=name,
+            name=f"{name} by name",
         )
 
     @property
@@ -196,7 +223,8 @@ class Scene:
 
     def as_before(self) -> bool:
         """Whether the task runs as if nothing had happened, and nothing is left behind."""
-        states = {state for state in self.guest.states if state is not None}
+        guests = (self.guest, *self.others.values())
+        states = {state for guest in guests for state in guest.states if state is not None}
         return (
             states <= {CudaState.RUNNING}
             and self.guest.paused == self.paused

@@ -177,7 +177,7 @@ async def test_what_the_journal_says_when_the_save_begins(make: Make) -> None:
     assert (entry.was_paused, entry.exit, entry.committed) == (True, True, False)
     assert (entry.save_pid, entry.save_start) == (12345, 67890)
     assert entry.staging.startswith(str(scene.images))
-    assert {pid: one.name for pid, one in entry.processes.items()} == {7: "train", 8: "infer"}
+    assert {pid: one.name for pid, one in entry.processes.items()} == {"7": "train", "8": "infer"}
 
 
 async def test_a_process_found_late_is_in_the_journal_and_the_image(make: Make) -> None:
@@ -704,7 +704,7 @@ async def test_a_rollback_that_fails_keeps_the_journal(make: Make) -> None:
     assert scene.guest.states == [RUNNING, FROZEN]
     entry = scene.on_disk()
     assert entry is not None
-    assert set(entry.processes) == {7, 8}
+    assert set(entry.processes) == {"7", "8"}
     assert [path for path in scene.image_folders if "staging" in path.name] == []
 
 

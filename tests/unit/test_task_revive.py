@@ -50,6 +50,9 @@ class Reviving:
             await self.gate.wait()
         return 4711
 
+    async def attend_end(self) -> None:
+        """Stand for the wait for the end."""
+
     async def subject(self) -> Subject:
         """Hand over the loaded task."""
         return self.scene.subject

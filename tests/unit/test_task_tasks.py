@@ -229,7 +229,7 @@ async def test_during_a_checkpoint(owner: Owner, monkeypatch: pytest.MonkeyPatch
         await gate.wait()
         raise RunscError("checkpoint", 1, "no")
 
-    monkeypatch.setattr("shim.task.task.Checkpoint.run", run)
+    monkeypatch.setattr("shim.task.pod.Checkpoint.run", run)
     await owner.running()
     await owner.tasks.pause(owner.ref())
     work = asyncio.ensure_future(owner.tasks.checkpoint(owner.ref(), CheckpointOptions(), silent))
@@ -263,7 +263,7 @@ async def test_a_stop_waits_for_a_checkpoint(owner: Owner, monkeypatch: pytest.M
         await gate.wait()
         raise RunscError("checkpoint", 1, "rolled back")
 
-    monkeypatch.setattr("shim.task.task.Checkpoint.run", run)
+    monkeypatch.setattr("shim.task.pod.Checkpoint.run", run)
     await owner.running()
     work = asyncio.ensure_future(owner.tasks.checkpoint(owner.ref(), CheckpointOptions(), silent))
     await asyncio.wait_for(begun.wait(), 60)

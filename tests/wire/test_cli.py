@@ -29,6 +29,7 @@ from shim.model import (
     CreateRequest,
     CudaMode,
     EngineName,
+    MemberOptions,
     RestoreOptions,
     Stdio,
     TaskRef,
@@ -180,12 +181,14 @@ def test_restore_options(cryo: Cryo, sidecar: Sidecar) -> None:
     code, out, err = cryo(
         *("tasks", "restore", "--image-path", "/i", "--bundle", "/b", "--verify", "full"),
         *("--background", "--direct", "--device-map", "GPU-1=GPU-2,GPU-3=GPU-4"),
+        *("--member", "w=w2", "--member", "x=x2"),
+        *("--member-bundle", "w=/w", "--member-bundle", "y=/y=1"),
         *("--stdin", "/0", "--stdout", "/1", "--stderr", "/2", "--timeout", "500ms", "a"),
     )
     cryo("tasks", "restore", "--image-path", "/i", "b")
 
     assert (code, out) == (0, "")
-    assert "restore of a: pid 4321" in err
+    assert "restore of a: pid 4321, with w, x" in err
     assert [call[2] for call in sidecar.core.calls] == [
         RestoreOptions(
             image_path="/i",
@@ -196,6 +199,11 @@ def test_restore_options(cryo: Cryo, sidecar: Sidecar) -> None:
             direct=True,
             timeout_s=0.5,
             device_map={"GPU-1": "GPU-2", "GPU-3": "GPU-4"},
+            members=(
+                MemberOptions(saved="w", id="w2", bundle="/w"),
+                MemberOptions(saved="x", id="x2"),
+                MemberOptions(saved="y", bundle="/y=1"),
+            ),
         ),
         RestoreOptions(image_path="/i"),
     ]
@@ -260,6 +268,7 @@ def test_an_error_of_many_lines_is_one(cryo: Cryo, sidecar: Sidecar) -> None:
         (("tasks", "checkpoint", "--timeout", "0", "a"), "more than nothing"),
         (("tasks", "kill", "-s", "NOSUCH", "a"), "is no signal"),
         (("tasks", "restore", "--image-path", "/i", "--device-map", "a=b,a=c", "x"), "each GPU"),
+        (("tasks", "restore", "--image-path", "/i", "--member", "a=", "x"), "'a=' is not old=new"),
         (("tasks", "exec", "-u", "root", "a", "sh"), "UID or UID:GID"),
         (("run", "-d", "-t", "--bundle", "/b", "a"), "-d goes neither"),
         (("run", "-t", "--bundle", "/b", "a"), "needs a terminal"),
