@@ -105,6 +105,10 @@ class Cryo(Containerd):
         super().end()
         script = "from shim.entry.shimbin import places; print(places.nursery_socket())"
         nursery = self.place.remote.run([sys.executable, "-c", script], env=self.env).out.strip()
+        # runsc keeps a mount in its root for the next sandbox, which will not come.
+        roots = f"{self.state}/shims/*/runsc/*/null-netns"
+        unmount = f"for at in {roots}; do [ -e $at ] && umount -l $at; done; true"
+        self.place.do("sh", "-c", unmount)
         self.place.do("rm", "-rf", str(self.state), nursery, f"{nursery}.lock")
 
     @property
