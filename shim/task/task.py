@@ -268,9 +268,10 @@ class Task:
         for one in self.execs.values():
             await self._despite(one.ended_with_sandbox(exit_.at))
         await self._despite(self._note_end(exit_))
-        self.state = TaskState.STOPPED
         await self._despite(self._streams.close())
         await self._despite(self._last_look())
+        # In one step with the exit below: who sees a stopped task sees how it ended.
+        self.state = TaskState.STOPPED
         self._context.tell(
             "/tasks/exit",
             self.ref,

@@ -481,3 +481,24 @@ async def test_operations_before_the_start(owner: Owner) -> None:
         await tasks.create(owner.request())
     with pytest.raises(Unavailable):
         await tasks.list("ns")
+
+
+async def test_a_stopped_task_has_its_exit(owner: Owner, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever asks while a task ends sees it stopped together with its exit, or neither."""
+    pid = await owner.running()
+    task = owner.tasks._task(owner.ref())
+    seen: list[tuple[bool, bool]] = []
+    plain = task._last_look
+
+    async def look() -> None:
+        view = task.process("")
+        seen.append((view.state is TaskState.STOPPED, view.exit is not None))
+        await plain()
+
+    monkeypatch.setattr(task, "_last_look", look)
+    owner.kill_sandbox(pid)
+    await owner.tasks.wait(owner.ref())
+
+    assert seen == [(False, False)]
+    view = task.process("")
+    assert (view.state, view.exit is not None) == (TaskState.STOPPED, True)
