@@ -190,6 +190,7 @@ def outside(rounds: int, pods: list[int]) -> int:
                 "ctr": containerd.ctr_argv(),
                 "runsc_toml": str(theirs),
                 "folder": str(containerd.folder),
+                "address": str(containerd.address),
                 "busybox": str(find_program("busybox")),
                 "runsc": str(programs["runsc"]),
                 "runsc_flags": [f"--{name}={value}" for name, value in FLAGS.items()],
