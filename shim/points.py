@@ -1,7 +1,7 @@
 """The moments of an operation at which something may go wrong, and what must hold after each.
 
 In use they cost one comparison. A test arms a hook, which is then told of every moment as it is
-reached, `journal.note:before`, and may fail it, halt there, or do worse (`tests/faults/hooks.py`).
+reached, `journal.note:before`, and may fail it, halt there, or do worse.
 """
 
 from __future__ import annotations
@@ -46,6 +46,8 @@ POINTS: dict[str, Holds] = {
     "runsc.resume": Holds.SAVED,
     "runsc.checkpoint": Holds.RUNS,
     "runsc.kill": Holds.SAVED,
+    "runsc.events": Holds.KNOWN,
+    "runsc.update": Holds.KNOWN,
     "runsc.create": Holds.GONE,
     "runsc.restore": Holds.GONE,
     "runsc.start": Holds.GONE,
