@@ -36,9 +36,10 @@ def settings(given: bytes, container: str) -> tuple[str, bytes]:
 
 def _packed(given: bytes, container: str) -> list[bytes]:
     """List the Any messages: the only one up to containerd 2.2, those of the extensions later."""
-    if not has_bootstrap(given, container):
+    parts = fields(given)
+    if _first(parts, _INSTANCE_ID) != container.encode():
         return [given]
-    found = [data for number, data in fields(given) if number == _EXTENSIONS]
+    found = [data for number, data in parts if number == _EXTENSIONS]
     return [_first(fields(data), _EXTENSION_VALUE) for data in found]
 
 
