@@ -22,7 +22,7 @@ from tests.containerd.api import Api
 from tests.containerd.beside import Beside, serving
 from tests.containerd.builds import LINES, ContainerdBuild, find_containerd
 from tests.containerd.config import Cri
-from tests.containerd.conftest import program
+from tests.containerd.conftest import make_ready, program
 from tests.containerd.cri.client import Kubelet, Pod, Wanted
 from tests.containerd.cryo import COUNT, COUNTS, GPU_FLAGS, RUNTIME, Cryo
 from tests.containerd.image import PAUSE, REFERENCE
@@ -45,11 +45,7 @@ def node(
     plugin = Cri(sandbox_image=PAUSE, runtimes={HANDLER: RUNTIME})
     criu = {"criu": program("criu")}
     with Cryo(containerd_build, place, runsc_new.path, cri=plugin, programs=criu) as made:
-        made.import_image(archive)
-        made.import_image(pause_archive)
-        with Kubelet(made.address) as first:
-            logs = made.folder / "scratch"
-            first.warm_up(logs, REFERENCE, handler=HANDLER, cgroup=made.cgroup)
+        make_ready(made, archive, pause_archive, handler=HANDLER)
         yield made
 
 
