@@ -106,9 +106,9 @@ class Cryo(Containerd):
         script = "from shim.entry.shimbin import places; print(places.nursery_socket())"
         nursery = self.place.remote.run([sys.executable, "-c", script], env=self.env).out.strip()
         # runsc keeps a mount in its root for the next sandbox, which will not come.
-        roots = f"{self.state}/shims/*/runsc/*/null-netns"
-        unmount = f"for at in {roots}; do [ -e $at ] && umount -l $at; done; true"
-        self.place.do("sh", "-c", unmount)
+        for point in self.look().mounts:
+            if look.is_below(point, str(self.state)):
+                self.place.do("umount", "-l", point)
         self.place.do("rm", "-rf", str(self.state), nursery, f"{nursery}.lock")
 
     @property

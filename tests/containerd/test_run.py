@@ -191,8 +191,13 @@ def test_stats(cryo: Cryo) -> None:
 def test_processes(cryo: Cryo) -> None:
     """`ctr tasks ps` lists the processes of the container."""
     with cryo.container("sh", "-c", "sleep 1000 & sleep 1000; true") as name:
-        lines = cryo.ctr("tasks", "ps", name).out.splitlines()[1:]
-        assert len(lines) == 3
+
+        def count() -> int:
+            return len(cryo.ctr("tasks", "ps", name).out.splitlines()[1:])
+
+        # A shell that has been started has not yet started its own.
+        wait_until(lambda: count() >= 3, "the processes", 60)
+        assert count() == 3
 
 
 def test_limits_change(cryo: Cryo) -> None:
