@@ -10,7 +10,8 @@ from shim.config import Config
 from shim.host.keeper.port import KeeperPort
 from shim.model import Event, TaskRef, utcnow
 from shim.runsc.client import Runsc
-from shim.runsc.probe import Capabilities, Prober
+from shim.runsc.probe import Capabilities
+from shim.runsc.prober import Prober
 from shim.task.layout import Layout
 
 Publish = Callable[[Event], None]

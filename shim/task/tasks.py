@@ -49,7 +49,7 @@ from shim.model import (
     Verify,
     utcnow,
 )
-from shim.runsc.probe import Prober
+from shim.runsc.prober import Prober
 from shim.state import TaskState
 from shim.task import record as records
 from shim.task.adopt import adopt, close_journal
@@ -103,7 +103,7 @@ class Tasks:
             config=self._config,
             layout=layout,
             keeper=keeper,
-            prober=Prober(self._config.runsc.binary),
+            prober=Prober(self._config.runsc.binary, layout.known_runsc),
             publish=self._publish,
         )
         await self._context.capabilities()
