@@ -86,6 +86,7 @@ class Checkpoint:
         self._broken: CryoError | None = None
         self._unthawed: CryoError | None = None
         self._complete = False
+        self._answered = False
         self._tcp: tuple[str, ...] = ()
         self._expected_bytes = 0
         self._saved: tuple[CudaProcess, ...] = ()
@@ -337,7 +338,12 @@ class Checkpoint:
         if self._steps is not None:
             helpers.append(asyncio.create_task(self._steps.engine.guard()))
         saving = asyncio.create_task(
-            self._subject.runsc.checkpoint(args, timeout_s=timeout_s, started=self._note_save)
+            self._subject.runsc.checkpoint(
+                args,
+                timeout_s=timeout_s,
+                started=self._note_save,
+                answered=self._note_answer,
+            )
         )
         try:
             await asyncio.shield(saving)
@@ -368,6 +374,9 @@ class Checkpoint:
 
     def _note_save(self, pid: int, start: int) -> None:
         self._journal.note(save_pid=pid, save_start=start)
+
+    def _note_answer(self) -> None:
+        self._answered = True
 
     def _explained(self, error: CryoError, staging: Path) -> CryoError:
         # 20240729 dereferences nil where the disk is full: then the disk itself tells.
@@ -538,7 +547,10 @@ class Checkpoint:
         try:
             if self._steps is not None and self._journal.entry.save_pid:
                 entry = self._journal.entry
-                await until_quiet(self._subject, entry.staging, entry.outsiders)
+                # After a failure the sentry keeps the files open until it collects garbage, for
+                # minutes: who has its word need not look at them.
+                staging = "" if self._answered else entry.staging
+                await until_quiet(self._subject, staging, entry.outsiders)
             async with asyncio.timeout(self._config.timeouts.rollback):
                 if self._steps is not None:
                     await self._steps.engine.undo()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
@@ -23,6 +23,8 @@ from shim.runsc.run import Completed, Started, run
 _LOG_LIMIT = 1 << 20
 # Who asks for figures asks often: containerd's monitor waits 2 s.
 _STATS_S = 1.5
+# What `runsc checkpoint` says of the sentry's answer (runsc/cmd/checkpoint.go).
+_SAVE_FAILED = b"checkpoint failed: "
 # What plain data of another form than expected runs into; OverflowError is int(Infinity).
 _STRANGE = (ValueError, TypeError, KeyError, AttributeError, OverflowError, RecursionError)
 
@@ -68,6 +70,12 @@ class GuestProcess(Value):
     pid: int
     parent: int
     command: str
+
+
+def _check(command: str, done: Completed) -> None:
+    if done.status:
+        line = last_error_line(done.stderr.decode("utf-8", "replace"))
+        raise failure(command, done.status, line)
 
 
 def _unreadable(*, command: str) -> RunscError:
@@ -175,7 +183,7 @@ class Runsc:
 
     # -- short commands ------------------------------------------------------------------------
 
-    async def _call(
+    async def _ask(
         self,
         task_id: str,
         command: str,
@@ -184,16 +192,18 @@ class Runsc:
         started: Started | None = None,
     ) -> Completed:
         self._must_exist(task_id)
+        return await run(
+            self._global().argv(command, *args),
+            timeout_s=timeout_s or self._timeouts.command,
+            started=_noting(command, started),
+        )
+
+    async def _call(
+        self, task_id: str, command: str, args: list[str], timeout_s: float = 0
+    ) -> Completed:
         with points.around(f"runsc.{command}"):
-            done = await run(
-                self._global().argv(command, *args),
-                timeout_s=timeout_s or self._timeouts.command,
-                started=_noting(command, started),
-            )
-            if done.status != 0:
-                raise failure(
-                    command, done.status, last_error_line(done.stderr.decode("utf-8", "replace"))
-                )
+            done = await self._ask(task_id, command, args, timeout_s)
+            _check(command, done)
         return done
 
     async def start(self, task_id: str) -> None:
@@ -247,14 +257,24 @@ class Runsc:
             await self._call(task_id, "delete", argv.delete(task_id))
 
     async def checkpoint(
-        self, args: CheckpointArgs, *, timeout_s: float, started: Started | None = None
+        self,
+        args: CheckpointArgs,
+        *,
+        timeout_s: float,
+        started: Started | None = None,
+        answered: Callable[[], None] | None = None,
     ) -> None:
         """Write an image and leave the container running.
 
         Cancelling kills the command but not the save: the sentry finishes it (measured), and the
-        next exec or checkpoint waits for that.
+        next exec or checkpoint waits for that. `answered` hears that this is not so: the sentry
+        itself has said how the save ended.
         """
-        await self._call(args.id, "checkpoint", args.args(), timeout_s, started)
+        with points.around("runsc.checkpoint"):
+            done = await self._ask(args.id, "checkpoint", args.args(), timeout_s, started)
+            if answered is not None and (not done.status or _SAVE_FAILED in done.stderr):
+                answered()
+            _check("checkpoint", done)
 
     async def exec(
         self, task_id: str, command: Sequence[str], *, timeout_s: float, internal_pid_file: str

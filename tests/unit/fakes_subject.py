@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -53,6 +53,8 @@ class FakeRunsc(Runsc):
         # What is in the state file when the save fails: nothing, where its freeze did.
         self.half = b"half"
         self.saving = asyncio.Event()
+        # Whether the command says how the save ended, and was not killed.
+        self.answers = True
 
     async def pause(self, task_id: str) -> None:
         await self._do("pause")
@@ -69,7 +71,12 @@ class FakeRunsc(Runsc):
         await self._do("delete")
 
     async def checkpoint(
-        self, args: CheckpointArgs, *, timeout_s: float, started: Started | None = None
+        self,
+        args: CheckpointArgs,
+        *,
+        timeout_s: float,
+        started: Started | None = None,
+        answered: Callable[[], None] | None = None,
     ) -> None:
         self.saves.append(args)
         if started is not None:
@@ -80,6 +87,8 @@ class FakeRunsc(Runsc):
         self._toggle(CudaState.RUNNING, CudaState.CHECKPOINTED, args)
         self.events.append("save " + " ".join(str(state) for state in self.guest.states))
         (Path(args.image_path) / "checkpoint.img").write_bytes(self.half)
+        if self.answers and answered is not None:
+            answered()
         if "checkpoint" in self.fails:
             raise self.fails["checkpoint"]
         (Path(args.image_path) / "pages.img").write_bytes(b"pages" * 1000)

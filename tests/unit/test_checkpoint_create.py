@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from shim.checkpoint import quiet
 from shim.checkpoint.journal import Entry
 from shim.checkpoint.ledger import Ledger
 from shim.checkpoint.verify import verify
@@ -404,6 +405,25 @@ async def test_a_step_before_the_save_fails(
 
     assert scene.as_before()
     assert scene.runsc.saves == []
+
+
+@pytest.mark.parametrize("answered", (True, False))
+async def test_files_that_stay_open_after_a_failed_save(
+    make: Make, monkeypatch: pytest.MonkeyPatch, answered: bool
+) -> None:
+    """Where the sentry has answered they are litter; where not, the save may go on and is awaited.
+
+    The newest runsc leaves them to its garbage collector: the task was frozen for up to 80 s.
+    """
+    monkeypatch.setattr(quiet, "writes", lambda *_: True)
+    scene = make(Cuda(7), timeouts=Timeouts(save=0.5, rollback=5))
+    scene.runsc.fails["checkpoint"] = FULL
+    scene.runsc.answers = answered
+
+    error = await scene.error(engine=EngineName.PHASED)
+
+    assert (error is FULL) is answered, error
+    assert scene.as_before() is answered
 
 
 @pytest.mark.parametrize("engine", (EngineName.PHASED, EngineName.BUILTIN))
