@@ -23,6 +23,7 @@ from shim.runsc.run import Completed, Started, run
 _LOG_LIMIT = 1 << 20
 # Who asks for figures asks often: containerd's monitor waits 2 s.
 _STATS_S = 1.5
+_STATUSES = ("creating", "created", "running", "paused", "stopped")
 # What `runsc checkpoint` says of the sentry's answer (runsc/cmd/checkpoint.go).
 _SAVE_FAILED = b"checkpoint failed: "
 # What plain data of another form than expected runs into; OverflowError is int(Infinity).
@@ -112,6 +113,21 @@ def _count(text: str) -> int:
 
 def _row(row: dict[str, Any]) -> GuestProcess:
     return GuestProcess(pid=int(row["pid"]), parent=int(row["ppid"]), command=str(row["cmd"]))
+
+
+def parse_status(text: str) -> str:
+    """Read the status out of `runsc state`, which is OCI's state.
+
+    Raises:
+        RunscError: there is none that is known.
+    """
+    try:
+        status = json.loads(text)["status"]
+    except _STRANGE as error:
+        raise _unreadable(command="state") from error
+    if status not in _STATUSES:
+        raise _unreadable(command="state")
+    return str(status)
 
 
 def parse_stats(text: str) -> Stats:
@@ -223,6 +239,15 @@ class Runsc:
     async def resume(self, task_id: str) -> None:
         """Let them go on; also makes the sentry run CUDA steps that it still owes."""
         await self._call(task_id, "resume", argv.simple(task_id), self._timeouts.thaw)
+
+    async def status(self, task_id: str) -> str:
+        """Say whether the container is `created`, `running`, `paused` or `stopped`.
+
+        Raises:
+            RunscError: it says none of these.
+        """
+        done = await self._call(task_id, "state", argv.simple(task_id))
+        return parse_status(done.stdout.decode("utf-8", "replace"))
 
     async def ps(self, task_id: str) -> list[GuestProcess]:
         """List the processes of the container: by a question to the sentry, else by the command."""

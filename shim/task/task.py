@@ -16,6 +16,7 @@ import msgspec
 from shim import bundle as bundle_files
 from shim.checkpoint.journal import Journal
 from shim.checkpoint.subject import Subject
+from shim.checkpoint.worker import settled
 from shim.errors import (
     AlreadyExists,
     CryoError,
@@ -56,6 +57,7 @@ _log = logging.getLogger(__name__)
 _KILL = 9
 _TERM = 15
 LIVE = (TaskState.RUNNING, TaskState.PAUSED)
+_STARTED = ("running", "paused", "stopped")
 _UNKNOWN_STATUS = 255
 
 
@@ -102,6 +104,43 @@ class Task:
         changed = msgspec.structs.replace(self.record, **changes)
         records.save(self._folder, changed)
         self.record = changed
+
+    def _note_kindly(self, **changes: Any) -> None:
+        """Change the record, on disk if that is possible: what it tells has happened already."""
+        try:
+            self.note(**changes)
+        except CryoError as error:
+            _log.warning("task %s: %s", self.ref, error)
+            self.record = msgspec.structs.replace(self.record, **changes)
+
+    @contextlib.asynccontextmanager
+    async def _changing(self) -> AsyncIterator[None]:
+        """Let runsc start, pause or resume the task; when that breaks off, see what it has done.
+
+        Whoever takes over from an owner that died meanwhile asks as well: then the record says so.
+        """
+        try:
+            yield
+        except BaseException:
+            await settled(asyncio.ensure_future(self._settle()))
+            raise
+
+    async def _settle(self) -> None:
+        """Take runsc's word for whether the task is started and paused."""
+        try:
+            status = await self._runsc.status(self.ref.id)
+        except CryoError as error:
+            _log.warning("task %s: %s", self.ref, error)
+            return
+        started, paused = status in _STARTED, status == "paused"
+        self._note_kindly(started=started, paused=paused, unsettled=False)
+        if self.state in (TaskState.CREATED, *LIVE):
+            self.state = self._state_of_record()
+
+    def _state_of_record(self) -> TaskState:
+        if not self.record.started:
+            return TaskState.CREATED
+        return TaskState.PAUSED if self.record.paused else TaskState.RUNNING
 
     def move(self, new: TaskState) -> None:
         """Go to another state.
@@ -305,8 +344,10 @@ class Task:
         async with self.holding(TaskState.CREATED, verb="start"):
             # The news of the start comes before that of an exit, however soon that is.
             self._told.clear()
+            self.note(unsettled=True)
             try:
-                await self._start_container()
+                async with self._changing():
+                    await self._start_container()
                 self.note_start()
                 self.begin_to_run()
             finally:
@@ -323,7 +364,7 @@ class Task:
 
     def note_start(self) -> None:
         """Write down, and tell, that the task has been started."""
-        self.note(started=True)
+        self._note_kindly(started=True, unsettled=False)
         self._context.tell("/tasks/start", self.ref, pid=self.record.pid)
 
     def begin_to_run(self) -> None:
@@ -369,8 +410,10 @@ class Task:
     async def pause(self) -> None:
         """Stop all processes of the task."""
         async with self.holding(TaskState.RUNNING, verb="pause"):
-            await self._runsc.pause(self.ref.id)
-            self.note(paused=True)
+            self.note(unsettled=True)
+            async with self._changing():
+                await self._runsc.pause(self.ref.id)
+            self._note_kindly(paused=True, unsettled=False)
             self.move(TaskState.PAUSED)
             self._context.tell("/tasks/paused", self.ref)
 
@@ -381,8 +424,10 @@ class Task:
             self._context.tell("/tasks/resumed", self.ref)
 
     async def _resume(self) -> None:
-        await self._runsc.resume(self.ref.id)
-        self.note(paused=False)
+        self._note_kindly(unsettled=True)
+        async with self._changing():
+            await self._runsc.resume(self.ref.id)
+        self._note_kindly(paused=False, unsettled=False)
         self.move(TaskState.RUNNING)
 
     async def pids(self) -> list[int]:
@@ -505,8 +550,9 @@ class Task:
             self.state = TaskState.STOPPED
             self._exit.put(record.exit)
             return
-        if record.started:
-            self.state = TaskState.PAUSED if record.paused else TaskState.RUNNING
+        self.state = self._state_of_record()
+        if record.unsettled:
+            await self._settle()
         for name, one in record.execs.items():
             self.execs[name] = self._exec(name, one.stdio)
             await self.execs[name].adopt(one)
@@ -579,8 +625,7 @@ class Task:
     def note_damage(self, error: CryoError) -> None:
         """Keep in the record what could not be undone: then the journal is still open."""
         if self.journal.path.exists() and not self.record.warning:
-            with contextlib.suppress(OSError):  # the error itself is on its way to the caller
-                self.note(warning=str(error))
+            self._note_kindly(warning=str(error))
 
     def note_recovered(self) -> None:
         """Take back what the record warned of."""
