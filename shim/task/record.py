@@ -66,12 +66,12 @@ def save(folder: Path, record: TaskRecord) -> None:
         CryoError: it cannot be written; the one before is still there.
     """
     temporary = folder / f"{NAME}.tmp"
-    with points.around("record.save"):
-        try:
+    try:
+        with points.around("record.save"):
             temporary.write_bytes(msgspec.json.encode(record))
             temporary.replace(folder / NAME)
-        except OSError as error:
-            raise typed(error, f"write {folder / NAME}") from error
+    except OSError as error:
+        raise typed(error, f"write {folder / NAME}") from error
 
 
 def load(folder: Path) -> TaskRecord | None:

@@ -86,6 +86,11 @@ class Judge:
         """List the pids of the sandboxes on this machine."""
         return [pid for pid, argv in self._runscs().items() if "boot" in argv]
 
+    def commands(self) -> list[int]:
+        """List the pids of the commands of runsc that are under way on this machine."""
+        lasting = {"boot", "gofer", "wait"}
+        return [pid for pid, argv in self._runscs().items() if not lasting & set(argv)]
+
     def _runscs(self) -> dict[int, list[str]]:
         state = str(self.sim.folder / "state")
         found = {pid: argv for pid, argv in command_lines() if any(state in w for w in argv)}
