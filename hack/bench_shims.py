@@ -24,6 +24,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from hack import bench_calls
 from tests.containerd import image
 from tests.containerd.builds import find_containerd, find_program
 from tests.containerd.harness import Containerd
@@ -133,6 +134,7 @@ def inside(told: dict[str, Any]) -> None:
     for runtime in RUNTIMES:
         middle = statistics.median(found[runtime])
         print(f"{TITLES[runtime]:25} {middle * 1000:9.0f} {middle / runc:13.2f}", flush=True)
+    print("", *bench_calls.table(told, TITLES), sep="\n", flush=True)
     pods = told["pods"]
     print("\nshim memory (PSS, MiB per pod) " + "".join(f"{n:>7} pods" for n in pods))
     for runtime in RUNTIMES:
@@ -187,6 +189,14 @@ def outside(rounds: int, pods: list[int]) -> int:
             told = {
                 "ctr": containerd.ctr_argv(),
                 "runsc_toml": str(theirs),
+                "folder": str(containerd.folder),
+                "address": str(containerd.address),
+                "busybox": str(find_program("busybox")),
+                "runsc": str(programs["runsc"]),
+                "runsc_flags": [f"--{name}={value}" for name, value in FLAGS.items()],
+                "cryo": str(programs["containerd-shim-cryo-v1"]),
+                "cryo_env": env,
+                "gvisor": str(programs["containerd-shim-runsc-v1"]),
                 "rounds": rounds,
                 "pods": pods,
             }

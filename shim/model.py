@@ -182,11 +182,15 @@ class CudaState(enum.StrEnum):
     FAILED = "failed"
 
 
-class CudaProcess(Value):
-    """A process of the container that holds CUDA state. `pid` is the container's own number."""
+class CudaProcess(Value, omit_defaults=True):
+    """A process that holds CUDA state. `pid` is its container's own number.
+
+    `container` is the task that it belongs to, where that shares a sandbox with others.
+    """
 
     pid: int
     name: str = ""
+    container: str = ""
 
 
 class Progress(Value):
@@ -198,6 +202,7 @@ class Progress(Value):
     bytes_total: int = 0
     pid: int = 0
     pid_state: str = ""
+    container: str = ""
     warning: bool = False
     elapsed_s: float = 0.0
 
@@ -223,8 +228,17 @@ class CheckpointOptions(Value):
     fill: bool = False
 
 
+class MemberOptions(Value):
+    """What a caller may say about one container of a pod: its id in the image, and what is new."""
+
+    saved: str
+    id: str = ""
+    bundle: str = ""
+    stdio: Stdio = Stdio()
+
+
 class RestoreOptions(Value):
-    """What a caller may say about a restore."""
+    """What a caller may say about a restore; `members` are those of a pod that are to differ."""
 
     image_path: str
     bundle: str = ""
@@ -234,26 +248,29 @@ class RestoreOptions(Value):
     direct: bool = False
     timeout_s: float = 0.0
     device_map: dict[str, str] = {}
+    members: tuple[MemberOptions, ...] = ()
 
 
 class CheckpointResult(Value):
-    """What a checkpoint made."""
+    """What a checkpoint made; `members` are the tasks that are in the image too, as of a pod."""
 
     image_path: str
     size_bytes: int
     digest: str
     engine: str
     processes: tuple[CudaProcess, ...] = ()
+    members: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
     timings_s: dict[str, float] = {}
 
 
 class RestoreResult(Value):
-    """What a restore brought back."""
+    """What a restore brought back; `members` are the tasks that came back with it."""
 
     pid: int
     engine: str
     processes: tuple[CudaProcess, ...] = ()
+    members: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
     timings_s: dict[str, float] = {}
 

@@ -1,4 +1,7 @@
-"""Checkpoint as a transaction: a complete image, or a task that runs as if nothing had happened."""
+"""Checkpoint as a transaction: a complete image, or a task that runs as if nothing had happened.
+
+What is saved is a whole sandbox: a task with those that share it, of which there mostly are none.
+"""
 
 from __future__ import annotations
 
@@ -14,18 +17,20 @@ from shim.checkpoint import hostfacts, preflight, seal, store
 from shim.checkpoint.builds import runsc_build
 from shim.checkpoint.journal import Operation
 from shim.checkpoint.ledger import Ledger
-from shim.checkpoint.manifest import Manifest
+from shim.checkpoint.manifest import Manifest, Member
 from shim.checkpoint.quiet import until_quiet
-from shim.checkpoint.steps import Steps, choose, engine_for, late_rollback, processes_for
+from shim.checkpoint.steps import Steps, choose, engine_for, fleet_for, late_rollback, tools_of
 from shim.checkpoint.store import Staging
 from shim.checkpoint.subject import Subject
 from shim.checkpoint.worker import in_thread, metered, settled
 from shim.cuda import driver, inventory
 from shim.cuda.engine import Builtin, explain
+from shim.cuda.fleet import Fleet
 from shim.errors import (
     CryoError,
     CudaError,
     DeadlineExceeded,
+    IllegalState,
     NotFound,
     Refused,
     ResourceExhausted,
@@ -81,6 +86,7 @@ class Checkpoint:
         self._broken: CryoError | None = None
         self._unthawed: CryoError | None = None
         self._complete = False
+        self._answered = False
         self._tcp: tuple[str, ...] = ()
         self._expected_bytes = 0
         self._saved: tuple[CudaProcess, ...] = ()
@@ -104,7 +110,7 @@ class Checkpoint:
         self._journal.open(
             Operation.CHECKPOINT,
             str(final),
-            was_paused=self._subject.paused,
+            was_paused=bool(self._subject.paused_ids),
             exit=self._options.exit,
         )
         total_s = self._options.timeout_s or self._config.timeouts.checkpoint
@@ -134,12 +140,14 @@ class Checkpoint:
             with self._in(Phase.FREEZE):
                 await self._freeze(self._steps)
             self._check_connections(again=True)
+        self._check_members()
         # Before the save: what exits after it is in the image all the same.
         self._saved = self._found()
         with self._in(Phase.SAVE):
             await self._save(staging)
             if self._steps is not None:
                 await self._steps.engine.check()
+        self._check_members()
         if not self._options.exit:
             await self._give_back()
         manifest = await self._seal(staging)
@@ -147,7 +155,7 @@ class Checkpoint:
             self._commit(staging, final, manifest)
         if self._options.exit:
             with self._in(Phase.STOP):
-                await self._subject.stop()
+                await stop_all(self._subject)
         if self._broken is not None:
             raise _lost(self._broken, final) from self._broken
         return self._result(final, manifest)
@@ -158,7 +166,8 @@ class Checkpoint:
             size_bytes=manifest.size_bytes,
             digest=manifest.digest,
             engine=manifest.engine,
-            processes=manifest.processes,
+            processes=manifest.all_processes,
+            members=tuple(one.task for one in manifest.members),
             warnings=tuple(self._warnings),
             timings_s=dict(self._timings),
         )
@@ -189,9 +198,14 @@ class Checkpoint:
     # -- preflight -----------------------------------------------------------------------------
 
     async def _preflight(self, final: Path) -> None:
-        rows, device_bytes = await asyncio.gather(self._subject.guest.ps(), self._device_bytes())
-        self._warn(*preflight.check_execs(self._subject, rows))
-        outsiders = tuple(row.pid for row in preflight.outsiders(rows))
+        self._check_members()
+        device_bytes, listed = await asyncio.gather(
+            self._device_bytes(),
+            asyncio.gather(*(one.guest.ps() for one in self._subject.containers)),
+        )
+        for rows in listed:
+            self._warn(*preflight.check_execs(self._subject, rows))
+        outsiders = tuple(row.pid for rows in listed for row in preflight.outsiders(rows))
         self._journal.note(outsiders=outsiders)
         self._expected_bytes = preflight.check_disk(self._subject, final.parent, device_bytes)
         preflight.check_memory(device_bytes)
@@ -199,8 +213,23 @@ class Checkpoint:
             await self._find_cuda()
         self._check_connections(again=False)
 
+    def _check_members(self) -> None:
+        """See that no container has ended: it would be missing in the image, or be dead in it.
+
+        Raises:
+            IllegalState: one has.
+        """
+        gone = [one.ref.id for one in self._subject.members if one.ended()]
+        if gone:
+            message = f"{', '.join(gone)} ended during the checkpoint of {self._subject.ref}"
+            raise IllegalState(message, remedy="delete what has ended, and try again")
+
+    @property
+    def _with_gpu(self) -> list[Subject]:
+        return [one for one in self._subject.containers if one.gpu]
+
     async def _device_bytes(self) -> int:
-        if not self._subject.gpu:
+        if not self._with_gpu:
             return 0
         try:
             used = await inventory.device_bytes(self._config.cuda.nvidia_smi, self._ask)
@@ -217,7 +246,7 @@ class Checkpoint:
         return done.stdout.decode("utf-8", "replace")
 
     def _wants_cuda(self) -> bool:
-        mode, gpu = self._mode, self._subject.gpu
+        mode, gpu = self._mode, bool(self._with_gpu)
         if mode is CudaMode.IGNORE:
             if gpu:
                 self._warn("--cuda ignore: GPU state is neither saved nor protected")
@@ -232,18 +261,26 @@ class Checkpoint:
         await self._wake_if_paused()
         self._inventory = inventory.read(self._config.cuda.nvidia_proc)
         facts = driver.capabilities(self._inventory.driver)
-        processes = processes_for(self._subject, facts, self._report)
-        await self._look(processes.find)
-        self._warn(*preflight.check_bystanders(self._subject, processes.bystanders))
-        self._tcp = processes.last_scan.tcp if processes.last_scan else ()
-        if not processes.known:
+        preflight.check_namespaces(self._with_gpu)
+        fleet = fleet_for([(one, ()) for one in self._with_gpu], facts, self._report)
+        await self._look(fleet.find)
+        self._judge(fleet)
+        if not fleet.known:
             self._no_cuda_found()
             return
         self._warn(*facts.warnings)
-        name = choose(self._subject, self._engine, processes, facts)
-        self._journal.note(engine=name, tool_path=self._subject.guest_tool)
-        self._journal.processes(processes.known.values())
-        self._steps = Steps(engine=engine_for(self._subject, name, processes), processes=processes)
+        name = choose(self._subject, self._engine, fleet, facts)
+        tool_path = next(iter(tools_of(self._subject, fleet)), "")
+        self._journal.note(engine=name, tool_path=tool_path)
+        self._journal.processes(fleet.known)
+        self._steps = Steps(engine=engine_for(self._subject, name, fleet), processes=fleet)
+
+    def _judge(self, fleet: Fleet) -> None:
+        """Tell of what else the look into the containers has found."""
+        for part in fleet.parts:
+            self._warn(*preflight.check_bystanders(self._subject, part.bystanders))
+        scans = [part.last_scan for part in fleet.parts if part.last_scan]
+        self._tcp = tuple(dict.fromkeys(peer for scan in scans for peer in scan.tcp))
 
     async def _look(self, find: Callable[[], Awaitable[object]]) -> None:
         try:
@@ -262,10 +299,10 @@ class Checkpoint:
             raise Refused(message, remedy="wait until it uses the GPU, or leave out --cuda require")
 
     async def _wake_if_paused(self) -> None:
-        """Resume a paused task for the CUDA steps: a paused sandbox cannot exec."""
-        if self._subject.paused:
+        """Resume what is paused for the CUDA steps: a paused sandbox cannot exec."""
+        for paused in self._subject.paused_ids:
             self._touched = self._resumed = True
-            await self._subject.runsc.resume(self._subject.ref.id)
+            await self._subject.runsc.resume(paused)
 
     def _check_connections(self, *, again: bool) -> None:
         """Name what the save would cut.
@@ -284,7 +321,7 @@ class Checkpoint:
     async def _freeze(self, steps: Steps) -> None:
         self._touched = True
         await steps.engine.freeze()
-        self._journal.processes(steps.processes.known.values())
+        self._journal.processes(steps.processes.known)
 
     async def _save(self, staging: Path) -> None:
         """Write the image; once begun it is waited for, for the sentry cannot be told to stop."""
@@ -301,7 +338,12 @@ class Checkpoint:
         if self._steps is not None:
             helpers.append(asyncio.create_task(self._steps.engine.guard()))
         saving = asyncio.create_task(
-            self._subject.runsc.checkpoint(args, timeout_s=timeout_s, started=self._note_save)
+            self._subject.runsc.checkpoint(
+                args,
+                timeout_s=timeout_s,
+                started=self._note_save,
+                answered=self._note_answer,
+            )
         )
         try:
             await asyncio.shield(saving)
@@ -333,6 +375,9 @@ class Checkpoint:
     def _note_save(self, pid: int, start: int) -> None:
         self._journal.note(save_pid=pid, save_start=start)
 
+    def _note_answer(self) -> None:
+        self._answered = True
+
     def _explained(self, error: CryoError, staging: Path) -> CryoError:
         # 20240729 dereferences nil where the disk is full: then the disk itself tells.
         if isinstance(error, RunscError) and files.free_bytes(staging) < _FULL_BYTES:
@@ -343,7 +388,7 @@ class Checkpoint:
             error,
             hung=self._steps.engine.hung,
             timeout_s=self._config.timeouts.freeze,
-            names={pid: p.name for pid, p in self._steps.processes.known.items()},
+            known=self._steps.processes.known,
         )
 
     async def _watch(self, staging: Path) -> None:
@@ -378,7 +423,8 @@ class Checkpoint:
 
     async def _pause_again(self) -> None:
         if self._resumed:
-            await self._subject.runsc.pause(self._subject.ref.id)
+            for paused in self._subject.paused_ids:
+                await self._subject.runsc.pause(paused)
             self._resumed = False
 
     async def _seal(self, staging: Path) -> Manifest:
@@ -394,6 +440,7 @@ class Checkpoint:
 
     async def _draft(self) -> Manifest:
         subject, host = self._subject, hostfacts.read_host()
+        devices = [device for one in self._with_gpu for device in one.spec.devices]
         cuda = self._steps is not None
         return Manifest(
             created_at=utcnow(),
@@ -410,17 +457,38 @@ class Checkpoint:
             driver=self._inventory.driver,
             guest_tool=subject.guest_tool,
             engine=self._steps.engine.name if self._steps else "",
-            gpus=inventory.visible(self._inventory.gpus, subject.spec.devices) if cuda else (),
-            processes=self._saved,
+            gpus=inventory.visible(self._inventory.gpus, devices) if cuda else (),
+            processes=self._saved_of(subject),
+            members=tuple(self._member(one) for one in subject.members),
             options=self._options,
-            paused=subject.paused,
+            paused=bool(subject.paused_ids),
             timings_s=dict(self._timings),
             warnings=tuple(self._warnings),
         )
 
+    def _member(self, one: Subject) -> Member:
+        return Member(
+            task=one.ref.id,
+            name=one.name,
+            spec=one.spec.data,
+            spec_digest=document.digest(one.spec),
+            bundle=str(one.bundle),
+            rootfs=str(one.spec.rootfs),
+            guest_tool=one.guest_tool,
+            gpu=one.gpu,
+            processes=self._saved_of(one),
+        )
+
     def _found(self) -> tuple[CudaProcess, ...]:
-        known = self._steps.processes.known if self._steps else {}
-        return tuple(known[pid] for pid in sorted(known))
+        return tuple(self._steps.processes.known) if self._steps else ()
+
+    def _saved_of(self, one: Subject) -> tuple[CudaProcess, ...]:
+        """List what was saved of one container; whose it is, the manifest says by the place."""
+        return tuple(
+            msgspec.structs.replace(process, container="")
+            for process in self._saved
+            if process.container == one.container
+        )
 
     def _commit(self, staging: Path, final: Path, manifest: Manifest) -> None:
         seal.commit(staging, final, durable=self._options.seal, fill=self._options.fill)
@@ -479,7 +547,10 @@ class Checkpoint:
         try:
             if self._steps is not None and self._journal.entry.save_pid:
                 entry = self._journal.entry
-                await until_quiet(self._subject, entry.staging, entry.outsiders)
+                # After a failure the sentry keeps the files open until it collects garbage, for
+                # minutes: who has its word need not look at them.
+                staging = "" if self._answered else entry.staging
+                await until_quiet(self._subject, staging, entry.outsiders)
             async with asyncio.timeout(self._config.timeouts.rollback):
                 if self._steps is not None:
                     await self._steps.engine.undo()
@@ -490,6 +561,14 @@ class Checkpoint:
         except CryoError as error:
             return error
         return None
+
+
+async def stop_all(subject: Subject) -> None:
+    """Stop every task of the sandbox, its own last: with that one the sandbox goes."""
+    for member in subject.members:
+        if not member.ended():
+            await member.stop()
+    await subject.stop()
 
 
 def _lost(cause: CryoError, image: Path) -> CryoError:

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import msgspec
 
+from shim import points
 from shim.errors import InvalidArgument
 from shim.host.files import read_bounded
 from shim.host.oserror import typed
@@ -39,6 +40,11 @@ class ProcessEntry(Value):
     state: str
 
 
+def key(pid: int, container: str = "") -> str:
+    """Name a process: by its number, and in another container of the sandbox by that one's too."""
+    return f"{container}/{pid}" if container else str(pid)
+
+
 class Entry(Value):
     """The whole journal. `committed` is set once the image has its final name."""
 
@@ -55,11 +61,16 @@ class Entry(Value):
     save_pid: int = 0
     save_start: int = 0
     outsiders: tuple[int, ...] = ()
-    processes: dict[int, ProcessEntry] = {}
+    processes: dict[str, ProcessEntry] = {}
 
-    def cuda_processes(self) -> list[CudaProcess]:
-        """List the CUDA processes that the operation had taken in hand."""
-        return [CudaProcess(pid=pid, name=entry.name) for pid, entry in self.processes.items()]
+    def cuda_processes(self, container: str = "") -> list[CudaProcess]:
+        """List the CUDA processes of a container that the operation had taken in hand."""
+        split = ((name.rpartition("/"), entry) for name, entry in self.processes.items())
+        return [
+            CudaProcess(pid=int(pid), name=entry.name)
+            for (owner, _, pid), entry in split
+            if owner == container
+        ]
 
 
 class Journal:
@@ -106,15 +117,17 @@ class Journal:
         """Write down what is about to happen, before it does."""
         self._write(msgspec.structs.replace(self.entry, **changes))
 
-    def process(self, pid: int, name: str, state: str) -> None:
+    def process(self, pid: int, name: str, state: str, *, container: str = "") -> None:
         """Write down a process's state or the move that begins."""
-        known = self.entry.processes
-        kept = name or (known[pid].name if pid in known else "")
-        self.note(processes={**known, pid: ProcessEntry(name=kept, state=state)})
+        known, one = self.entry.processes, key(pid, container)
+        kept = name or (known[one].name if one in known else "")
+        self.note(processes={**known, one: ProcessEntry(name=kept, state=state)})
 
     def processes(self, found: Iterable[CudaProcess]) -> None:
         """Write down the processes that will be moved."""
-        entries = {p.pid: ProcessEntry(name=p.name, state="running") for p in found}
+        entries = {
+            key(p.pid, p.container): ProcessEntry(name=p.name, state="running") for p in found
+        }
         self.note(processes={**self.entry.processes, **entries})
 
     def load(self) -> Entry | None:
@@ -141,7 +154,8 @@ class Journal:
 
     def close(self) -> None:
         """End: nothing is left to undo."""
-        self.path.unlink(missing_ok=True)
+        with points.around("journal.close"):
+            self.path.unlink(missing_ok=True)
         self._entry = None
 
     def forgive(self) -> None:
@@ -154,8 +168,9 @@ class Journal:
     def _write(self, entry: Entry) -> None:
         temporary = self.path.with_suffix(".tmp")
         try:
-            temporary.write_bytes(msgspec.json.encode(entry))
-            temporary.replace(self.path)
+            with points.around("journal.note" if self._entry else "journal.open"):
+                temporary.write_bytes(msgspec.json.encode(entry))
+                temporary.replace(self.path)
         except OSError as error:
             with contextlib.suppress(OSError):
                 temporary.unlink()

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import msgspec
 
+from shim import points
 from shim.checkpoint.folder import Folder, Identity, identity, open_folder
 from shim.checkpoint.manifest import NAME, Manifest
 from shim.errors import CryoError
@@ -40,8 +41,9 @@ class Ledger:
         rest = [copy for copy in self._load(manifest).copies if copy != identities]
         entry = _Entry(copies=(*rest, identities)[-_MAX_COPIES:])
         try:
-            files.private_dir(self._folder)
-            files.write_atomic(self._path(manifest), msgspec.json.encode(entry))
+            with points.around("image.ledger"):
+                files.private_dir(self._folder)
+                files.write_atomic(self._path(manifest), msgspec.json.encode(entry))
         except CryoError:
             return False  # no reason to fail what is whole: it is only read again
         return True

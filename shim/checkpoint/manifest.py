@@ -35,8 +35,24 @@ class Build(Value):
     digest: str = ""
 
 
+class Member(Value):
+    """A container that shared the sandbox; runsc knows it in its image by `name`."""
+
+    task: str
+    name: str
+    spec: dict[str, Any]
+    spec_digest: str
+    bundle: str = ""
+    rootfs: str = ""
+    guest_tool: str = ""
+    gpu: bool = False
+    processes: tuple[CudaProcess, ...] = ()
+
+
 class Manifest(Value):
     """Everything that a restore must know. `spec` is the prepared config.json, whole.
+
+    What is said of one container is said of the sandbox's own, which `members` share.
 
     `gpus` are those that the container could use; `driver` is empty where there is no real one.
     `digest` covers all the rest, and through `files` the image.
@@ -59,6 +75,7 @@ class Manifest(Value):
     engine: str = ""
     gpus: tuple[Gpu, ...] = ()
     processes: tuple[CudaProcess, ...] = ()
+    members: tuple[Member, ...] = ()
     options: CheckpointOptions = CheckpointOptions()
     paused: bool = False
     sealed: bool = True
@@ -74,9 +91,47 @@ class Manifest(Value):
         return sum(file.size_bytes for file in self.files)
 
     @property
+    def all_processes(self) -> tuple[CudaProcess, ...]:
+        """List the CUDA processes of all containers, each with the task that it belonged to."""
+        of_members = (
+            msgspec.structs.replace(process, container=member.task)
+            for member in self.members
+            for process in member.processes
+        )
+        return (*self.processes, *of_members)
+
+    @property
     def has_cuda(self) -> bool:
         """Whether there is GPU state to bring back."""
-        return bool(self.processes)
+        return bool(self.all_processes)
+
+    @property
+    def own(self) -> Member:
+        """Give the sandbox's own container in the form of the others."""
+        return Member(
+            task=self.task,
+            name="",
+            spec=self.spec,
+            spec_digest=self.spec_digest,
+            bundle=self.bundle,
+            rootfs=self.rootfs,
+            guest_tool=self.guest_tool,
+            gpu=bool(self.processes),
+            processes=self.processes,
+        )
+
+    def member(self, name: str) -> Member:
+        """Find the container of a name.
+
+        Raises:
+            InvalidArgument: the image has none.
+        """
+        found = next((one for one in self.members if one.name == name), None)
+        if found is None:
+            names = ", ".join(one.name for one in self.members) or "no other container"
+            message = f"the image has no container {name}; it has {names}"
+            raise InvalidArgument(message, remedy="give each container the name that was saved")
+        return found
 
 
 def encode(manifest: Manifest) -> tuple[Manifest, bytes]:

@@ -97,6 +97,18 @@ def check_bystanders(subject: Subject, bystanders: tuple[Holder, ...]) -> list[s
     raise Refused(message, remedy="end them before the checkpoint, or use a newer runsc")
 
 
+def check_namespaces(subjects: list[Subject]) -> None:
+    """See that each container with a GPU numbers its processes by itself.
+
+    Raises:
+        Refused: several share a pid namespace: each would find the processes of all.
+    """
+    sharing = [one.ref.id for one in subjects if one.spec.shares_pids]
+    if len(subjects) > 1 and sharing:
+        message = f"{', '.join(sharing)} shares its pid namespace with others that have a GPU"
+        raise Refused(message, remedy="run the pod without shareProcessNamespace")
+
+
 def host_connections(subject: Subject) -> list[Connection]:
     """List the sandbox's connections to host sockets, as the host sees them."""
     return peers.connections(subject.sandbox.pid)

@@ -14,6 +14,7 @@ import time
 from pathlib import Path
 
 from shim.checkpoint.subject import Subject
+from shim.cuda.guest import Guest
 from shim.runsc.client import GuestProcess
 
 _POLL_S = 0.05
@@ -45,6 +46,14 @@ def _target(fd: Path) -> str:
     return ""
 
 
+async def _strays_in(subject: Subject, outsiders: tuple[int, ...]) -> dict[int, Guest]:
+    """Find the tools in every container of the sandbox, each with where it is."""
+    guests = [one.guest for one in subject.containers]
+    listed = await asyncio.gather(*(guest.ps() for guest in guests))
+    pairs = zip(guests, listed, strict=True)
+    return {row.pid: guest for guest, rows in pairs for row in strays(rows, outsiders)}
+
+
 async def until_quiet(subject: Subject, staging: str, outsiders: tuple[int, ...]) -> None:
     """Wait for the end of a save and of its tools; one that hangs is ended after its time.
 
@@ -55,12 +64,12 @@ async def until_quiet(subject: Subject, staging: str, outsiders: tuple[int, ...]
     looks = 0
     async with asyncio.timeout(subject.config.timeouts.save):
         while looks < _CALM:
-            tools = strays(await subject.guest.ps(), outsiders)
+            tools = await _strays_in(subject, outsiders)
             busy = bool(tools) or (bool(staging) and writes(subject.sandbox.pid, Path(staging)))
             looks = 0 if busy else looks + 1
             now_s = time.monotonic()
-            since_s = {row.pid: since_s.get(row.pid, now_s) for row in tools}
+            since_s = {pid: since_s.get(pid, now_s) for pid in tools}
             for pid, began_s in since_s.items():
                 if now_s - began_s >= subject.config.timeouts.freeze:
-                    await subject.guest.end(pid)
+                    await tools[pid].end(pid)
             await asyncio.sleep(_POLL_S)

@@ -6,9 +6,10 @@ import asyncio
 import contextlib
 from pathlib import Path
 
+from shim.checkpoint.create import stop_all
 from shim.checkpoint.journal import Entry
 from shim.checkpoint.quiet import init_of, until_quiet
-from shim.checkpoint.steps import Steps, engine_for, late_rollback, processes_for
+from shim.checkpoint.steps import Steps, engine_for, fleet_for, late_rollback
 from shim.checkpoint.subject import Subject
 from shim.checkpoint.verify import read_manifest
 from shim.cuda import driver, inventory
@@ -45,7 +46,7 @@ async def recover(subject: Subject, entry: Entry, report: Report) -> str:
     steps = _steps(subject, entry, report)
     await _save_over(subject, entry, steps)
     if committed(entry) and entry.exit:
-        await subject.stop()
+        await stop_all(subject)
         subject.journal.close()
         return f"stopped it: its image {entry.image_path} is complete"
     if steps is not None:
@@ -64,8 +65,9 @@ def _steps(subject: Subject, entry: Entry, report: Report) -> Steps | None:
     if entry.engine is None:
         return None
     facts = driver.capabilities(inventory.read(subject.config.cuda.nvidia_proc).driver)
-    processes = processes_for(subject, facts, report, entry.cuda_processes())
-    return Steps(engine=engine_for(subject, entry.engine, processes), processes=processes)
+    noted = [(one, entry.cuda_processes(one.container)) for one in subject.containers]
+    fleet = fleet_for([(one, found) for one, found in noted if found], facts, report)
+    return Steps(engine=engine_for(subject, entry.engine, fleet), processes=fleet)
 
 
 async def _undo(subject: Subject, entry: Entry, steps: Steps | None) -> None:
@@ -90,7 +92,8 @@ async def _save_over(subject: Subject, entry: Entry, steps: Steps | None) -> Non
     """
     if not procs.is_alive(entry.save_pid, entry.save_start):
         return
-    own = frozenset({init_of(await subject.guest.ps()), *entry.outsiders})
+    inits = [init_of(await one.guest.ps()) for one in subject.containers]
+    own = frozenset({*inits, *entry.outsiders})
     guard = asyncio.ensure_future(steps.engine.guard(own)) if steps else None
     try:
         async with asyncio.timeout(subject.config.timeouts.save):
@@ -103,14 +106,17 @@ async def _save_over(subject: Subject, entry: Entry, steps: Steps | None) -> Non
 
 async def _tools_over(subject: Subject, entry: Entry) -> None:
     """Wait for what the dead owner had begun in the container."""
-    if entry.was_paused:
+    for paused in _paused_ids(subject, entry):
         with contextlib.suppress(CryoError):  # it is paused no more when the resume had been done
-            await subject.runsc.resume(subject.ref.id)
+            await subject.runsc.resume(paused)
     await until_quiet(subject, entry.staging, entry.outsiders)
 
 
 async def _pause_again(subject: Subject, entry: Entry) -> None:
-    if not entry.was_paused:
-        return
-    with contextlib.suppress(CryoError):  # paused already
-        await subject.runsc.pause(subject.ref.id)
+    for paused in _paused_ids(subject, entry):
+        with contextlib.suppress(CryoError):  # paused already
+            await subject.runsc.pause(paused)
+
+
+def _paused_ids(subject: Subject, entry: Entry) -> tuple[str, ...]:
+    return subject.paused_ids if entry.was_paused else ()

@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
+import msgspec
+
 from shim.checkpoint import hostfacts
 from shim.checkpoint.builds import runsc_build
 from shim.checkpoint.ledger import Ledger
-from shim.checkpoint.manifest import Manifest
-from shim.checkpoint.steps import engine_for, processes_for
+from shim.checkpoint.manifest import Manifest, Member
+from shim.checkpoint.steps import engine_for, fleet_for
 from shim.checkpoint.subject import Subject
 from shim.checkpoint.verify import verify
 from shim.checkpoint.worker import in_thread
@@ -61,7 +63,7 @@ def check_options(manifest: Manifest, options: RestoreOptions, capabilities: Cap
     if manifest.engine == EngineName.BUILTIN:
         message = "this image was made by runsc's own engine, which takes no device map"
         raise Unimplemented(message, remedy="checkpoint with --engine phased")
-    if not manifest.processes:
+    if not manifest.has_cuda:
         message = "the image holds no GPU state to map"
         raise InvalidArgument(message, remedy="leave out --device-map")
 
@@ -87,13 +89,27 @@ async def wake(
     try:
         if loaded:
             await runsc.wait_restore(subject.ref.id, timeout_s)
-        if not manifest.processes:
+        if not manifest.has_cuda:
             return
         facts = driver.capabilities(manifest.driver)
-        processes = processes_for(subject, facts, report, manifest.processes, device_map)
-        await engine_for(subject, EngineName(manifest.engine), processes).wake(loaded=loaded)
+        pairs = [(one, saved.processes) for one, saved in _pairs(subject, manifest)]
+        seeds = [(one, found) for one, found in pairs if found]
+        fleet = fleet_for(seeds, facts, report, device_map)
+        engine = engine_for(subject, EngineName(manifest.engine), fleet)
+        await engine.wake(loaded=loaded)
     except CryoError as error:
-        names = {process.pid: process.name for process in manifest.processes}
+        known = [
+            msgspec.structs.replace(process, container=one.container)
+            for one, saved in _pairs(subject, manifest)
+            for process in saved.processes
+        ]
         if builtin:
-            raise explain(error, hung=False, timeout_s=timeout_s, names=names) from error
+            raise explain(error, hung=False, timeout_s=timeout_s, known=known) from error
         raise
+
+
+def _pairs(subject: Subject, manifest: Manifest) -> list[tuple[Subject, Member]]:
+    """Put what was saved beside what it has become, whatever its id is now."""
+    members = {one.name: one for one in subject.members}
+    pairs = [(members[saved.name], saved) for saved in manifest.members]
+    return [(subject, manifest.own), *pairs]

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import msgspec
 
+from shim import points
 from shim.checkpoint import manifest as manifests
 from shim.checkpoint.folder import Folder, Tick, no_tick, open_folder
 from shim.checkpoint.manifest import ImageFile, Manifest
@@ -42,7 +43,8 @@ def seal(
             )
             whole = msgspec.structs.replace(manifest, files=entries, sealed=sealed)
             done, data = manifests.encode(whole)
-            _write(folder.fd, data, durable=sealed)
+            with points.around("image.manifest"):
+                _write(folder.fd, data, durable=sealed)
     except OSError as error:
         raise typed(error, f"seal {staging}") from error
     return done
@@ -56,12 +58,14 @@ def commit(staging: Path, final: Path, *, durable: bool = True, fill: bool = Fal
     Raises:
         AlreadyExists: somebody took the name meanwhile.
     """
-    if fill:
-        _rename_onto(staging, final)
-    else:
-        _rename(staging, final)
+    with points.around("image.name"):
+        if fill:
+            _rename_onto(staging, final)
+        else:
+            _rename(staging, final)
     if durable:
-        files.fsync_dir(final.parent)
+        with points.around("image.sync"):
+            files.fsync_dir(final.parent)
 
 
 def _seal_file(folder: Folder, name: str, *, sealed: bool, tick: Tick) -> ImageFile:
@@ -69,7 +73,7 @@ def _seal_file(folder: Folder, name: str, *, sealed: bool, tick: Tick) -> ImageF
         os.fchmod(fd, 0o600)
         if not sealed:
             return ImageFile(name=name, size_bytes=os.fstat(fd).st_size)
-        with _Syncing(fd):
+        with points.around("image.hash"), _Syncing(fd):
             digest = folder.hash(name, fd, tick)
         return ImageFile(name=name, size_bytes=os.fstat(fd).st_size, blake3=digest)
 

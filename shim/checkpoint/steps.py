@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 from shim.checkpoint.subject import Subject
 from shim.cuda.batch import Helper
 from shim.cuda.batched import Batched
 from shim.cuda.driver import DriverFacts
 from shim.cuda.engine import Builtin, Engine, Phased
+from shim.cuda.fleet import Fleet
 from shim.cuda.inject import helper_in
 from shim.cuda.processes import Processes
+from shim.cuda.solo import Solo
 from shim.cuda.toggle import ToggleTool
 from shim.cuda.tool import CudaTool, Tool
 from shim.errors import DeadlineExceeded, Unimplemented
-from shim.model import CudaProcess, CudaState, EngineName, Report
+from shim.model import CudaProcess, EngineName, Report
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -23,7 +26,7 @@ class Steps:
     """An engine and the processes that it works on."""
 
     engine: Engine
-    processes: Processes
+    processes: Fleet
 
 
 def tool_for(subject: Subject, facts: DriverFacts, known: Iterable[int] = ()) -> CudaTool:
@@ -39,37 +42,74 @@ def helper_for(subject: Subject, facts: DriverFacts) -> str:
     return helper_in(subject.spec) if wanted else ""
 
 
+def fleet_for(
+    seeds: Sequence[tuple[Subject, Iterable[CudaProcess]]],
+    facts: DriverFacts,
+    report: Report,
+    device_map: Mapping[str, str] | None = None,
+) -> Fleet:
+    """Put the containers together that may have CUDA processes, each with those known of it.
+
+    Where that is one alone, cryo-cuda may move all of them at once. Of several none may be frozen
+    before all are locked, which one run in one container cannot see to.
+    """
+    alone = len(seeds) == 1
+    parts = [
+        processes_for(one, facts, report, known, device_map, alone=alone) for one, known in seeds
+    ]
+    match parts:
+        case [Batched() as only]:
+            return Solo(only)
+        case _:
+            return Fleet(parts)
+
+
 def processes_for(
     subject: Subject,
     facts: DriverFacts,
     report: Report,
     known: Iterable[CudaProcess] = (),
     device_map: Mapping[str, str] | None = None,
+    *,
+    alone: bool = False,
 ) -> Processes:
-    """Build the container's process list, seeded with those a journal or manifest names."""
+    """Build the container's process list, seeded with those a journal or manifest names.
+
+    `alone` is whether no other container of the sandbox has any.
+    """
     seeds = list(known)
-    parts = (
+    path = helper_for(subject, facts) if alone else ""
+    make: Callable[..., Processes] = (
+        partial(Batched, Helper(subject.guest, path)) if path else Processes
+    )
+    processes = make(
         subject.guest,
         tool_for(subject, facts, (process.pid for process in seeds)),
         subject.config.timeouts,
         report,
-        subject.journal.process,
+        partial(subject.journal.process, container=subject.container),
+        container=subject.container,
+        may_ask=not subject.container,
     )
-    path = helper_for(subject, facts)
-    helper = Helper(subject.guest, path) if path else None
-    processes = Batched(helper, *parts) if helper else Processes(*parts)
     processes.adopt(seeds)
     processes.device_map = device_map if device_map and facts.device_map else {}
     return processes
 
 
-def engine_for(subject: Subject, name: EngineName, processes: Processes) -> Engine:
+def engine_for(subject: Subject, name: EngineName, fleet: Fleet) -> Engine:
     """Build the engine of a given name."""
     if name is EngineName.BUILTIN:
-        timeouts = subject.config.timeouts
-        tool_path = processes.helper_path or subject.guest_tool
-        return Builtin(processes, subject.guest, tool_path, timeouts)
-    return Phased(processes)
+        tool = next(iter(tools_of(subject, fleet)), subject.guest_tool)
+        guests = [one.guest for one in subject.containers]
+        return Builtin(fleet, guests, tool, subject.config.timeouts)
+    return Phased(fleet)
+
+
+def tools_of(subject: Subject, fleet: Fleet) -> list[str]:
+    """List the tools in the containers that have CUDA processes: cryo-cuda where it is used."""
+    ours = {part.container: part.helper_path for part in fleet.parts if part.known}
+    busy = [one for one in subject.containers if one.container in ours]
+    return list(dict.fromkeys(ours[one.container] or one.guest_tool for one in busy))
 
 
 def late_rollback(timeout_s: float, held_up: str) -> DeadlineExceeded:
@@ -81,16 +121,16 @@ def late_rollback(timeout_s: float, held_up: str) -> DeadlineExceeded:
     )
 
 
-def choose(
-    subject: Subject, wanted: EngineName, processes: Processes, facts: DriverFacts
-) -> EngineName:
+def choose(subject: Subject, wanted: EngineName, fleet: Fleet, facts: DriverFacts) -> EngineName:
     """Pick the engine: builtin where runsc has it and every process says that it is `running`.
 
     A driver that cannot be asked for states leaves runsc to guess, and skips silently what it
-    guesses wrong: there the processes that we found are toggled by us.
+    guesses wrong: there the processes that we found are toggled by us. It also takes one path of
+    cuda-checkpoint for all containers of a pod, and skips those that have it elsewhere.
 
     Raises:
-        Unimplemented: builtin was asked for, and this runsc has none or this driver misleads it.
+        Unimplemented: builtin was asked for, and this runsc has none or this driver misleads it,
+            or the containers have cuda-checkpoint at different paths.
     """
     able = subject.runsc.capabilities.builtin_cuda
     if wanted is EngineName.BUILTIN and not able:
@@ -99,7 +139,11 @@ def choose(
     if wanted is EngineName.BUILTIN and not facts.get_state:
         message = f"with driver {facts.version} runsc's engine guesses which processes have CUDA"
         raise Unimplemented(message, remedy="use --engine phased, or driver 555 or newer")
+    tools = tools_of(subject, fleet)
+    if wanted is EngineName.BUILTIN and len(tools) > 1:
+        message = f"the containers have cuda-checkpoint at different paths: {', '.join(tools)}"
+        raise Unimplemented(message, remedy="use --engine phased")
     if wanted is not EngineName.AUTO:
         return wanted
-    plain = all(state is CudaState.RUNNING for state in processes.states.values())
+    plain = not fleet.not_running() and len(tools) <= 1
     return EngineName.BUILTIN if able and plain and facts.get_state else EngineName.PHASED

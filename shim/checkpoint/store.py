@@ -11,6 +11,7 @@ from collections.abc import Iterable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 
+from shim import points
 from shim.checkpoint import manifest as manifests
 from shim.checkpoint.manifest import Manifest
 from shim.checkpoint.verify import read_manifest
@@ -51,7 +52,8 @@ class Staging:
 
     def discard(self) -> None:
         """Remove it, and the folders that were made on the way to it."""
-        files.remove_tree(self.path)
+        with points.around("image.discard"):
+            files.remove_tree(self.path)
         self.close()
         _unmake(self._made)
 
@@ -111,8 +113,9 @@ def begin(final: Path) -> Staging:
     """
     made: list[Path] = []
     try:
-        _make_parents(final.parent, made)
-        path, fd = _make_locked(final.parent)
+        with points.around("image.begin"):
+            _make_parents(final.parent, made)
+            path, fd = _make_locked(final.parent)
     except OSError as error:
         _unmake(made)
         raise typed(error, f"begin an image in {final.parent}") from error
@@ -295,7 +298,7 @@ def _view(path: Path) -> ImageView | None:
         created_at=manifest.created_at,
         size_bytes=manifest.size_bytes,
         engine=manifest.engine,
-        processes=len(manifest.processes),
+        processes=len(manifest.all_processes),
         digest=manifest.digest,
     )
 

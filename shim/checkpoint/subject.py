@@ -1,9 +1,9 @@
-"""What a transaction may touch of one task: handed in by the task room, which owns it."""
+"""What a transaction may touch of one sandbox: handed in by the task room, which owns it."""
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable, Iterable
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from shim.checkpoint.journal import Journal
@@ -16,10 +16,12 @@ from shim.spec.document import Spec
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Subject:
-    """One task under checkpoint or restore.
+    """One task under checkpoint or restore, with the `members` that share its sandbox.
 
     `guest_tool` is cuda-checkpoint's path inside the container, `gpu` whether it may hold CUDA
-    state at all, `execs` our own live exec sessions, `stop` kills the task and waits for its end.
+    state at all, `execs` our own live exec sessions, `stop` kills the task and waits for its end,
+    `ended` tells whether it has. Of a member, `container` is its id and `name` the one by which
+    runsc finds it in an image; both are empty for the sandbox's own task.
     """
 
     ref: TaskRef
@@ -35,3 +37,22 @@ class Subject:
     execs: tuple[str, ...]
     journal: Journal
     stop: Callable[[], Awaitable[None]]
+    ended: Callable[[], bool] = lambda: False
+    container: str = ""
+    name: str = ""
+    members: tuple[Subject, ...] = ()
+
+    @property
+    def containers(self) -> tuple[Subject, ...]:
+        """Give all containers of the sandbox, its own task first."""
+        return (self, *self.members)
+
+    @property
+    def paused_ids(self) -> tuple[str, ...]:
+        """Name the tasks that were paused: a pause of one stops them all, but is its own."""
+        return tuple(one.ref.id for one in self.containers if one.paused)
+
+
+def whole(own: Subject, members: Iterable[Subject]) -> Subject:
+    """Put a sandbox together; there is one journal of it, that of its own task."""
+    return replace(own, members=tuple(replace(one, journal=own.journal) for one in members))

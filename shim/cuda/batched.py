@@ -8,14 +8,16 @@ container, cuda-checkpoint takes over, at whatever step that shows: both read th
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Iterable
+import contextlib
+from collections.abc import Awaitable, Callable, Iterable, Iterator
 
+from shim import points
 from shim.config import Timeouts
 from shim.cuda.batch import Found, Helper, Move
 from shim.cuda.detect import Holder, Scan
 from shim.cuda.guest import Guest
 from shim.cuda.moves import AFTER, Action
-from shim.cuda.processes import PHASE, ROUNDS, Processes, Record
+from shim.cuda.processes import PHASE, Processes, Record
 from shim.cuda.tool import STUCK, CudaTool, refusal
 from shim.errors import CryoError, CudaError, DeadlineExceeded, Unavailable
 from shim.model import CudaState, Phase, Progress, Report
@@ -35,8 +37,14 @@ class Batched(Processes):
         timeouts: Timeouts,
         report: Report,
         record: Record,
+        *,
+        container: str = "",
+        may_ask: bool = True,
     ) -> None:
-        super().__init__(guest, tool, timeouts, report, record)
+        """Take what `Processes` takes, and cryo-cuda."""
+        super().__init__(
+            guest, tool, timeouts, report, record, container=container, may_ask=may_ask
+        )
         self._helper: Helper | None = helper
 
     @property
@@ -49,7 +57,8 @@ class Batched(Processes):
         if self._helper is None:
             return await super().find()
         try:
-            scan, found = await self._helper.find(detect_s=self._timeouts.detect)
+            with _around():
+                scan, found = await self._helper.find(detect_s=self._timeouts.detect)
         except Unavailable as error:
             self._do_without(error)
             return await super().find()
@@ -73,26 +82,19 @@ class Batched(Processes):
             self._learn(holder, states[holder.pid])
         return fresh
 
-    async def freeze(self) -> None:
-        """Lock all, then checkpoint all, until a look finds no CUDA process left running.
+    async def freeze_at_once(self) -> bool | None:
+        """Lock all that are known, then checkpoint all; return whether a look finds no other.
+
+        None: nothing was done, for cryo-cuda cannot be used here.
 
         Raises:
-            CudaError: a process failed, or new ones keep appearing.
+            CudaError: a process failed.
             DeadlineExceeded: one held it up; the message names it.
         """
-        for _ in range(ROUNDS):
-            self._none_failed()
-            if self._helper is None:
-                await super().freeze()
-                return
-            if await self._freeze_once(self._helper):
-                return
-        message = "CUDA processes keep appearing: the container starts them faster than they freeze"
-        raise CudaError(message, remedy="checkpoint when the workload has settled")
-
-    async def _freeze_once(self, helper: Helper) -> bool:
-        """Freeze those that are known; return whether that is all of them."""
-        times, pids = self._timeouts, list(self.states)
+        self.check_none_failed()
+        helper, times, pids = self._helper, self._timeouts, list(self.states)
+        if helper is None:
+            return None
         if not pids:  # all of them have ended meanwhile
             return not await self.find()
         self._announce(Action.LOCK, pids)
@@ -104,9 +106,10 @@ class Batched(Processes):
             lambda: helper.freeze(
                 pids, detect_s=times.detect, lock_s=times.lock, freeze_s=times.freeze
             ),
+            (Action.LOCK, Action.CHECKPOINT),
         )
         if found is None:
-            return False
+            return None
         failures = await self._hear(found)
         if failures:
             raise failures[0]
@@ -114,34 +117,39 @@ class Batched(Processes):
         fresh = self._fresh(found.holders, found)
         return not fresh and set(self.states.values()) <= {CudaState.CHECKPOINTED}
 
-    async def thaw(self) -> None:
+    async def thaw_at_once(self) -> bool:
         """Bring every known process back to running; one that cannot be does not stop the others.
+
+        Return whether it was done: not where cryo-cuda cannot be used.
 
         Raises:
             CudaError, DeadlineExceeded, ResourceExhausted: the first that did not come back.
         """
         helper, times, pids = self._helper, self._timeouts, list(self.known)
-        found = None
-        if helper is not None and pids:
-            self._announce(Action.RESTORE, pids)
-            for pid in pids:
-                self._write_down(pid, "thawing")
+        if helper is None or not pids:
+            return False
+        self._announce(Action.RESTORE, pids)
+        for pid in pids:
+            self._write_down(pid, "thawing")
+        try:
             found = await self._ask(
                 "thaw",
                 pids,
                 lambda: helper.thaw(
                     pids, detect_s=times.detect, thaw_s=times.thaw, device_map=self.device_map
                 ),
+                (Action.RESTORE, Action.UNLOCK),
             )
-        if found is None:
-            await super().thaw()
-            return
-        failures = await self._hear(found)
+        except CryoError as error:
+            failures = await self._unless_gone(error)
+        else:
+            if found is None:
+                return False
+            failures = await self._hear(found)
+        failures += [self._not_running(*one) for one in self.not_running().items()]
         if failures:
             raise failures[0]
-        for pid, state in self.states.items():
-            if state is not CudaState.RUNNING:
-                raise self._not_running(pid, state)
+        return True
 
     async def refresh(self) -> list[CryoError]:
         """Read every known process's state; forget those that are gone, return what went wrong."""
@@ -152,12 +160,23 @@ class Batched(Processes):
             found = await self._ask(
                 "look at", pids, lambda: helper.states(pids, detect_s=self._timeouts.detect)
             )
-        except (CudaError, DeadlineExceeded) as error:
-            return [error]
+        except CryoError as error:
+            return await self._unless_gone(error)
         return await super().refresh() if found is None else await self._hear(found)
 
+    async def _unless_gone(self, error: CryoError) -> list[CryoError]:
+        """Forget who is gone, as with a whole container; return the error where anybody is left."""
+        for pid in list(self.known):
+            if not await self._exists(pid):
+                self._forget(pid)
+        return [error] if self.known else []
+
     async def _ask(
-        self, verb: str, pids: list[int], run: Callable[[], Awaitable[Found]]
+        self,
+        verb: str,
+        pids: list[int],
+        run: Callable[[], Awaitable[Found]],
+        actions: tuple[Action, ...] = (),
     ) -> Found | None:
         """Run cryo-cuda; None where it turns out that it cannot be used.
 
@@ -166,7 +185,8 @@ class Batched(Processes):
             CudaError: it broke off.
         """
         try:
-            return await run()
+            with _around(actions):
+                return await run()
         except Unavailable as error:
             self._do_without(error)
             return None
@@ -182,7 +202,8 @@ class Batched(Processes):
 
     def _announce(self, action: Action, pids: list[int]) -> None:
         noun = "process" if len(pids) == 1 else "processes"
-        message = f"{action} {len(pids)} {noun}"
+        where = f" of {self.container}" if self.container else ""
+        message = f"{action} {len(pids)} {noun}{where}"
         self._report(Progress(phase=PHASE[action], message=message))
 
     async def _hear(self, found: Found) -> list[CryoError]:
@@ -206,7 +227,7 @@ class Batched(Processes):
         phase = Phase.DETECT if step == _LOOK else PHASE[Action(step)]
         self.states[pid] = state
         self._write_down(pid, state)
-        self._report(Progress(phase=phase, pid=pid, pid_state=state))
+        self._report(Progress(phase=phase, pid=pid, pid_state=state, container=self.container))
 
     def _judge(self, move: Move) -> CryoError | None:
         """Return what is wrong with a move, None when nothing is."""
@@ -232,6 +253,16 @@ class Batched(Processes):
             remedy = "look at its log; its GPU state may be lost"
             return CudaError(message, pid=move.pid, remedy=remedy)
         return refusal(Action(move.step), move.pid, move.words, tool=_TOOL)
+
+
+@contextlib.contextmanager
+def _around(actions: tuple[Action, ...] = ()) -> Iterator[None]:
+    """Pass the fault points of all that one run does: what comes between is out of our sight."""
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(points.around("cuda.get-state"))
+        for action in actions:
+            stack.enter_context(points.around(f"cuda.{action}"))
+        yield
 
 
 def _is_lost(move: Move) -> bool:

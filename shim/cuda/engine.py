@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Sequence
 from typing import Protocol
 
 from shim.config import Timeouts
+from shim.cuda.fleet import Fleet
 from shim.cuda.guest import Guest
-from shim.cuda.processes import Processes
 from shim.cuda.tool import STUCK
 from shim.errors import CryoError, CudaError, DeadlineExceeded, IllegalState, ResourceExhausted
-from shim.model import CudaState, EngineName
+from shim.model import CudaProcess, EngineName
+from shim.runsc.argv import runsc_id
 
 _POLL_S = 0.1
 _GUARD_S = 1.0
@@ -56,8 +57,8 @@ class Phased:
     name = EngineName.PHASED
     save_path = ""
 
-    def __init__(self, processes: Processes) -> None:
-        self._processes = processes
+    def __init__(self, fleet: Fleet) -> None:
+        self._processes = fleet
 
     async def freeze(self) -> None:
         """Bring every process to `checkpointed`."""
@@ -91,10 +92,11 @@ class Builtin:
     name = EngineName.BUILTIN
 
     def __init__(
-        self, processes: Processes, guest: Guest, tool_path: str, timeouts: Timeouts
+        self, fleet: Fleet, guests: Sequence[Guest], tool_path: str, timeouts: Timeouts
     ) -> None:
-        self._processes = processes
-        self._guest = guest
+        """Take the processes and the inside of every container of the sandbox, its own first."""
+        self._processes = fleet
+        self._guests = guests
         self._timeouts = timeouts
         self.save_path = tool_path
         self.hung = False
@@ -105,10 +107,9 @@ class Builtin:
         Raises:
             IllegalState: one is not.
         """
-        for pid, state in self._processes.states.items():
-            if state is not CudaState.RUNNING:
-                message = f"process {pid} is {state}: runsc's own engine would invert that"
-                raise IllegalState(message, remedy="use --engine phased")
+        for process, state in self._processes.not_running():
+            message = f"process {process.pid} is {state}: runsc's own engine would invert that"
+            raise IllegalState(message, remedy="use --engine phased")
 
     async def guard(self, before: frozenset[int] | None = None) -> None:
         """End a tool that hangs in the save, which then fails at once and undoes itself.
@@ -118,21 +119,31 @@ class Builtin:
         time, for there are those of the freeze and, later, those of the thaw.
         """
         if before is None:
-            before = frozenset(row.pid for row in await self._guest.ps())
+            rows = await asyncio.gather(*(guest.ps() for guest in self._guests))
+            before = frozenset(row.pid for some in rows for row in some)
         since_s: dict[int, float] = {}
         while True:
             await asyncio.sleep(min(_GUARD_S, self._timeouts.freeze / 4))
             try:
-                rows = await self._guest.ps()
+                tools = await self._tools(before)
             except CryoError:
                 continue  # one question that fails must not end the guard
-            tools = [row.pid for row in rows if row.pid not in before and row.parent == 0]
             now_s = time.monotonic()
             since_s = {pid: since_s.get(pid, now_s) for pid in tools}
-            for pid in tools:
+            for pid, guest in tools.items():
                 if now_s - since_s[pid] >= self._timeouts.freeze:
                     self.hung = True
-                    await self._guest.end(pid)
+                    await guest.end(pid)
+
+    async def _tools(self, before: frozenset[int]) -> dict[int, Guest]:
+        """Find runsc's tools, each with the container that it is in."""
+        listed = [(guest, await guest.ps()) for guest in self._guests]
+        return {
+            row.pid: guest
+            for guest, rows in listed
+            for row in rows
+            if row.pid not in before and row.parent == 0
+        }
 
     async def check(self) -> None:
         """Look for processes that began during the save: runsc looks once, before its freeze.
@@ -142,11 +153,10 @@ class Builtin:
         """
         fresh = await self._processes.find()
         if fresh:
-            name = self._processes.known[fresh[0]].name
-            message = f"process {fresh[0]} ({name}) began to use the GPU during the save"
+            message = f"process {label(fresh[0])} began to use the GPU during the save"
             raise CudaError(
                 message,
-                pid=fresh[0],
+                pid=fresh[0].pid,
                 remedy="checkpoint when the workload has settled, or use --engine phased",
             )
 
@@ -156,7 +166,7 @@ class Builtin:
 
     async def undo(self) -> None:
         """Let the sentry do what it owes, then bring every process to `running`."""
-        await self._guest.settle()
+        await self._guests[0].settle()
         await self._processes.thaw()
 
     async def wake(self, *, loaded: bool) -> None:
@@ -168,20 +178,27 @@ class Builtin:
         if failures:
             raise failures[0]
         if not self._processes.running():
-            late = [pid for pid, s in self._processes.states.items() if s is not CudaState.RUNNING]
-            message = f"runsc did not thaw processes {late}"
-            raise CudaError(message, pid=late[0], remedy="restore with an image of --engine phased")
+            late = [process for process, _ in self._processes.not_running()]
+            message = f"runsc did not thaw {', '.join(f'process {label(one)}' for one in late)}"
+            remedy = "restore with an image of --engine phased"
+            raise CudaError(message, pid=late[0].pid, remedy=remedy)
+
+
+def label(process: CudaProcess) -> str:
+    """Name a process for a message."""
+    name = f"{process.pid} ({process.name})" if process.name else str(process.pid)
+    return f"{name} of {process.container}" if process.container else name
 
 
 def explain(
-    error: CryoError, *, hung: bool, timeout_s: float, names: Mapping[int, str]
+    error: CryoError, *, hung: bool, timeout_s: float, known: Iterable[CudaProcess]
 ) -> CryoError:
     """Turn runsc's report of a failed tool into our own: memory, a deadline, or a CUDA failure."""
     text = error.message
     if "cuda-checkpoint" not in text:
         return error
     pid = _pid_of(text)
-    who = f"{pid} ({names[pid]})" if names.get(pid) else str(pid)
+    who = label(_meant(text, pid, known))
     if hung:
         message = f"cuda-checkpoint --toggle on process {who} did not end in {timeout_s:g} s"
         return DeadlineExceeded(
@@ -194,6 +211,13 @@ def explain(
     if "out of memory" in text.lower():
         return ResourceExhausted(message, remedy="free GPU memory, or use another GPU")
     return CudaError(message, pid=pid)
+
+
+def _meant(text: str, pid: int, known: Iterable[CudaProcess]) -> CudaProcess:
+    """Find the process of that number, in a pod that of the container that runsc names too."""
+    found = [process for process in known if process.pid == pid]
+    named = [p for p in found if p.container and f'"{runsc_id(p.container)}' in text]
+    return next(iter((*named, *found)), CudaProcess(pid=pid))
 
 
 def _outcome_in(text: str) -> str:

@@ -21,7 +21,10 @@ class Guest(Protocol):
         """
 
     async def ps(self) -> list[GuestProcess]:
-        """List the container's processes."""
+        """List the container's processes, by the numbers of the sandbox."""
+
+    async def has(self, pid: int) -> bool:
+        """Whether there is a process of this number, by the container's own counting."""
 
     async def end(self, pid: int) -> None:
         """Kill one process by its number in `ps`; gone already is fine."""

@@ -1,8 +1,7 @@
-"""The CUDA processes of one container during one operation: find, lock, freeze, thaw.
+"""The CUDA processes of one container during one operation: find them, and move them.
 
-Every move is read back with `--get-state`. Work on several processes runs side by side, but never
-two kinds of move at once: all are locked before any is checkpointed, all restored before any is
-unlocked, because processes that share a job wait for one another.
+Every move is read back with `--get-state`. Work on several processes runs side by side. In which
+order the moves of all containers come is decided in `shim.cuda.fleet`.
 """
 
 from __future__ import annotations
@@ -11,6 +10,7 @@ import asyncio
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from typing import TypeVar
 
+from shim import points
 from shim.config import Timeouts
 from shim.cuda import detect
 from shim.cuda.detect import Holder, Scan
@@ -22,12 +22,17 @@ from shim.host.oserror import typed
 from shim.model import CudaProcess, CudaState, Phase, Progress, Report
 
 _SIDE_BY_SIDE = 16
-ROUNDS = 10
 PHASE = {
     Action.LOCK: Phase.LOCK,
     Action.CHECKPOINT: Phase.FREEZE,
     Action.RESTORE: Phase.THAW,
     Action.UNLOCK: Phase.THAW,
+}
+_TIMEOUT: dict[Action, Callable[[Timeouts], float]] = {
+    Action.LOCK: lambda timeouts: timeouts.lock,
+    Action.CHECKPOINT: lambda timeouts: timeouts.freeze,
+    Action.RESTORE: lambda timeouts: timeouts.thaw,
+    Action.UNLOCK: lambda timeouts: timeouts.thaw,
 }
 _DOWNWARD = frozenset({Action.LOCK, Action.CHECKPOINT})
 
@@ -39,8 +44,22 @@ class Processes:
     """What is known of the container's CUDA processes; the moves change it."""
 
     def __init__(
-        self, guest: Guest, tool: CudaTool, timeouts: Timeouts, report: Report, record: Record
+        self,
+        guest: Guest,
+        tool: CudaTool,
+        timeouts: Timeouts,
+        report: Report,
+        record: Record,
+        *,
+        container: str = "",
+        may_ask: bool = True,
     ) -> None:
+        """Take a container's inside; `container` names it where the sandbox has several.
+
+        `may_ask` allows a search that takes the numbers of `guest.ps` for the container's own.
+        """
+        self.container = container
+        self._may_ask = may_ask
         self._guest = guest
         self._tool = tool
         self._timeouts = timeouts
@@ -66,7 +85,9 @@ class Processes:
 
         Holders of a device without CUDA state (NVML users, forked helpers) become `bystanders`.
         """
-        found = await detect.scan(self._guest, timeout_s=self._timeouts.detect, may_ask=True)
+        found = await detect.scan(
+            self._guest, timeout_s=self._timeouts.detect, may_ask=self._may_ask
+        )
         self.last_scan = found
         self._names.update({holder.pid: holder.name for holder in found.holders})
         unknown = [holder for holder in found.holders if holder.pid not in self.states]
@@ -95,52 +116,30 @@ class Processes:
         self.known.update({process.pid: process for process in processes})
 
     async def _read(self, pid: int) -> CudaState | None:
-        return await self._tool.state(pid, timeout_s=self._timeouts.detect)
+        with points.around("cuda.get-state"):
+            return await self._tool.state(pid, timeout_s=self._timeouts.detect)
 
     # -- moving --------------------------------------------------------------------------------
 
-    async def freeze(self) -> None:
-        """Lock all, then checkpoint all, until a look finds no CUDA process left running.
+    async def move_all(self, action: Action, state: CudaState) -> list[CryoError]:
+        """Do one move on every process that is in a state; return what went wrong."""
+        return await self._moves(action, self._in(state), _TIMEOUT[action](self._timeouts))
 
-        Raises:
-            CudaError: a process failed, or new ones keep appearing.
-            DeadlineExceeded: one held it up; the message names it.
-        """
-        for _ in range(ROUNDS):
-            await self._lock_all()
-            await self._pass(Action.CHECKPOINT, self._in(CudaState.LOCKED), self._timeouts.freeze)
-            if not await self.find():
-                return
-        message = "CUDA processes keep appearing: the container starts them faster than they freeze"
-        raise CudaError(message, remedy="checkpoint when the workload has settled")
-
-    async def _lock_all(self) -> None:
-        for _ in range(ROUNDS):
-            self._none_failed()
-            await self._pass(Action.LOCK, self._in(CudaState.RUNNING), self._timeouts.lock)
-            if not await self.find():
-                return
-
-    async def thaw(self) -> None:
-        """Bring every known process back to running; one that cannot be does not stop the others.
-
-        Raises:
-            CudaError, DeadlineExceeded, ResourceExhausted: the first that did not come back.
-        """
-        failures = await self.refresh()
-        failures += await self._attempt(Action.RESTORE, CudaState.CHECKPOINTED)
-        failures += await self._attempt(Action.UNLOCK, CudaState.LOCKED)
-        failures += [
-            self._not_running(p, s) for p, s in self.states.items() if s is CudaState.FAILED
-        ]
-        if failures:
-            raise failures[0]
+    def lost(self) -> list[CryoError]:
+        """Name the processes that the driver has given up."""
+        return [self._not_running(p, s) for p, s in self.states.items() if s is CudaState.FAILED]
 
     async def refresh(self) -> list[CryoError]:
         """Read every known process's state; forget those that are gone, return what went wrong."""
 
         async def one(pid: int) -> None:
-            await self._note(pid, await self._read(pid))
+            try:
+                state = await self._read(pid)
+            except CryoError:
+                if await self._exists(pid):
+                    raise
+                state = None  # its whole container is gone
+            await self._note(pid, state)
 
         _, failures = await self._side_by_side(list(self.known), one)
         return failures
@@ -151,29 +150,30 @@ class Processes:
 
     def unfinished(self) -> str:
         """Name the processes that were not running when last read, each with its state."""
-        found = {p: s for p, s in self.states.items() if s is not CudaState.RUNNING}
-        return ", ".join(f"process {self._label(pid)} is {state}" for pid, state in found.items())
+        return ", ".join(f"process {self._label(p)} is {s}" for p, s in self.not_running().items())
 
-    def _in(self, state: CudaState) -> list[int]:
-        return [pid for pid, now in self.states.items() if now is state]
+    def not_running(self) -> dict[int, CudaState]:
+        """Return those that were not running when last read, with their states."""
+        return {p: s for p, s in self.states.items() if s is not CudaState.RUNNING}
 
-    def _none_failed(self) -> None:
+    def check_none_failed(self) -> None:
+        """See that no process is beyond every move.
+
+        Raises:
+            CudaError: one is.
+        """
         for pid, state in self.states.items():
             step(pid, state, CudaState.RUNNING)
 
-    async def _attempt(self, action: Action, state: CudaState) -> list[CryoError]:
-        return await self._moves(action, self._in(state), self._timeouts.thaw)
-
-    async def _pass(self, action: Action, pids: list[int], timeout_s: float) -> None:
-        failures = await self._moves(action, pids, timeout_s)
-        if failures:
-            raise failures[0]
+    def _in(self, state: CudaState) -> list[int]:
+        return [pid for pid, now in self.states.items() if now is state]
 
     async def _moves(self, action: Action, pids: list[int], timeout_s: float) -> list[CryoError]:
         """Do one move on several processes and return what went wrong."""
         if pids:
             noun = "process" if len(pids) == 1 else "processes"
-            message = f"{action} {len(pids)} {noun}"
+            where = f" of {self.container}" if self.container else ""
+            message = f"{action} {len(pids)} {noun}{where}"
             self._report(Progress(phase=PHASE[action], message=message))
 
         async def one(pid: int) -> None:
@@ -185,7 +185,8 @@ class Processes:
     async def _move(self, action: Action, pid: int, timeout_s: float) -> None:
         self._write_down(pid, f"{action}ing", must=action in _DOWNWARD)
         try:
-            await self._tool.act(action, pid, timeout_s=timeout_s, device_map=self.device_map)
+            with points.around(f"cuda.{action}"):
+                await self._tool.act(action, pid, timeout_s=timeout_s, device_map=self.device_map)
         except CryoError:
             if not await self._exists(pid):
                 self._forget(pid)
@@ -203,7 +204,7 @@ class Processes:
         if state is not None:
             self.states[pid] = state
             self._write_down(pid, state)
-            self._report(Progress(phase=phase, pid=pid, pid_state=state))
+            self._report(Progress(phase=phase, pid=pid, pid_state=state, container=self.container))
         elif await self._exists(pid):
             message = f"process {self._label(pid)} no longer answers cuda-checkpoint"
             raise CudaError(message, pid=pid, remedy="look at its log; its GPU state may be lost")
@@ -211,7 +212,7 @@ class Processes:
             self._forget(pid)
 
     async def _exists(self, pid: int) -> bool:
-        return any(row.pid == pid for row in await self._guest.ps())
+        return await self._guest.has(pid)
 
     def _forget(self, pid: int) -> None:
         """Drop a process that exited meanwhile, which is not an error."""
@@ -229,7 +230,8 @@ class Processes:
 
     def _label(self, pid: int) -> str:
         name = self.known[pid].name if pid in self.known else self._names.get(pid, "")
-        return f"{pid} ({name})" if name else str(pid)
+        label = f"{pid} ({name})" if name else str(pid)
+        return f"{label} of {self.container}" if self.container else label
 
     def _named(self, pid: int, error: CryoError) -> CryoError:
         """Add the process's name and last known state to a message that has its number only."""

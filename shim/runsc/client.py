@@ -5,10 +5,11 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
+from shim import points
 from shim.config import Config
 from shim.errors import DeadlineExceeded, NotFound, RunscError, Unavailable
 from shim.host import procs
@@ -22,6 +23,9 @@ from shim.runsc.run import Completed, Started, run
 _LOG_LIMIT = 1 << 20
 # Who asks for figures asks often: containerd's monitor waits 2 s.
 _STATS_S = 1.5
+_STATUSES = ("creating", "created", "running", "paused", "stopped")
+# What `runsc checkpoint` says of the sentry's answer (runsc/cmd/checkpoint.go).
+_SAVE_FAILED = b"checkpoint failed: "
 # What plain data of another form than expected runs into; OverflowError is int(Infinity).
 _STRANGE = (ValueError, TypeError, KeyError, AttributeError, OverflowError, RecursionError)
 
@@ -69,6 +73,12 @@ class GuestProcess(Value):
     command: str
 
 
+def _check(command: str, done: Completed) -> None:
+    if done.status:
+        line = last_error_line(done.stderr.decode("utf-8", "replace"))
+        raise failure(command, done.status, line)
+
+
 def _unreadable(*, command: str) -> RunscError:
     return RunscError(command, 0, "its answer cannot be read")
 
@@ -103,6 +113,21 @@ def _count(text: str) -> int:
 
 def _row(row: dict[str, Any]) -> GuestProcess:
     return GuestProcess(pid=int(row["pid"]), parent=int(row["ppid"]), command=str(row["cmd"]))
+
+
+def parse_status(text: str) -> str:
+    """Read the status out of `runsc state`, which is OCI's state.
+
+    Raises:
+        RunscError: there is none that is known.
+    """
+    try:
+        status = json.loads(text)["status"]
+    except _STRANGE as error:
+        raise _unreadable(command="state") from error
+    if status not in _STATUSES:
+        raise _unreadable(command="state")
+    return str(status)
 
 
 def parse_stats(text: str) -> Stats:
@@ -174,7 +199,7 @@ class Runsc:
 
     # -- short commands ------------------------------------------------------------------------
 
-    async def _call(
+    async def _ask(
         self,
         task_id: str,
         command: str,
@@ -183,15 +208,18 @@ class Runsc:
         started: Started | None = None,
     ) -> Completed:
         self._must_exist(task_id)
-        done = await run(
+        return await run(
             self._global().argv(command, *args),
             timeout_s=timeout_s or self._timeouts.command,
-            started=started,
+            started=_noting(command, started),
         )
-        if done.status != 0:
-            raise failure(
-                command, done.status, last_error_line(done.stderr.decode("utf-8", "replace"))
-            )
+
+    async def _call(
+        self, task_id: str, command: str, args: list[str], timeout_s: float = 0
+    ) -> Completed:
+        with points.around(f"runsc.{command}"):
+            done = await self._ask(task_id, command, args, timeout_s)
+            _check(command, done)
         return done
 
     async def start(self, task_id: str) -> None:
@@ -212,12 +240,22 @@ class Runsc:
         """Let them go on; also makes the sentry run CUDA steps that it still owes."""
         await self._call(task_id, "resume", argv.simple(task_id), self._timeouts.thaw)
 
+    async def status(self, task_id: str) -> str:
+        """Say whether the container is `created`, `running`, `paused` or `stopped`.
+
+        Raises:
+            RunscError: it says none of these.
+        """
+        done = await self._call(task_id, "state", argv.simple(task_id))
+        return parse_status(done.stdout.decode("utf-8", "replace"))
+
     async def ps(self, task_id: str) -> list[GuestProcess]:
         """List the processes of the container: by a question to the sentry, else by the command."""
         self._must_exist(task_id)
         socket = self.root / f"runsc-{runsc_id(task_id)}.sock"
         try:
-            rows = await urpc.call(socket, "containerManager.Processes", runsc_id(task_id))
+            with points.around("runsc.ps"):
+                rows = await urpc.call(socket, "containerManager.Processes", runsc_id(task_id))
             return [_row(row) for row in rows]
         except (Unavailable, *_STRANGE):
             done = await self._call(task_id, "ps", argv.ps(task_id))
@@ -244,14 +282,24 @@ class Runsc:
             await self._call(task_id, "delete", argv.delete(task_id))
 
     async def checkpoint(
-        self, args: CheckpointArgs, *, timeout_s: float, started: Started | None = None
+        self,
+        args: CheckpointArgs,
+        *,
+        timeout_s: float,
+        started: Started | None = None,
+        answered: Callable[[], None] | None = None,
     ) -> None:
         """Write an image and leave the container running.
 
         Cancelling kills the command but not the save: the sentry finishes it (measured), and the
-        next exec or checkpoint waits for that.
+        next exec or checkpoint waits for that. `answered` hears that this is not so: the sentry
+        itself has said how the save ended.
         """
-        await self._call(args.id, "checkpoint", args.args(), timeout_s, started)
+        with points.around("runsc.checkpoint"):
+            done = await self._ask(args.id, "checkpoint", args.args(), timeout_s, started)
+            if answered is not None and (not done.status or _SAVE_FAILED in done.stderr):
+                answered()
+            _check("checkpoint", done)
 
     async def exec(
         self, task_id: str, command: Sequence[str], *, timeout_s: float, internal_pid_file: str
@@ -266,7 +314,9 @@ class Runsc:
         """
         self._must_exist(task_id)
         args = ExecArgs(id=task_id, argv=command, internal_pid_file=internal_pid_file).args()
-        return await run(self._global().argv("exec", *args), timeout_s=timeout_s)
+        with points.around("runsc.exec"):
+            whole = self._global().argv("exec", *args)
+            return await run(whole, timeout_s=timeout_s, started=_noting("exec", None))
 
     # -- what outlives us ----------------------------------------------------------------------
 
@@ -301,12 +351,12 @@ class Runsc:
     async def _make(self, making: _Making, streams: Streams, *, gpu: bool) -> Born:
         making.log.unlink(missing_ok=True)
         whole = self._global(gpu=gpu).argv(making.command, *making.args, log=str(making.log))
-        async with self._spawned(whole, streams) as child:
-            if making.started is not None:
-                making.started(child.pid, child.start)
-            status = await self._ended(child, making.command, making.timeout_s)
-        if status != 0:
-            raise failure(making.command, status, last_error(making.log))
+        with points.around(f"runsc.{making.command}"):
+            async with self._spawned(whole, streams) as child:
+                _noting(making.command, making.started)(child.pid, child.start)
+                status = await self._ended(child, making.command, making.timeout_s)
+            if status != 0:
+                raise failure(making.command, status, last_error(making.log))
         return self._born(making.command, Path(making.pid_file))
 
     @contextlib.asynccontextmanager
@@ -370,6 +420,17 @@ class Runsc:
             stderr=streams.stderr,
         )
         return Born(pid=child.pid, start=child.start)
+
+
+def _noting(command: str, started: Started | None) -> Started:
+    """Say that a command of runsc has begun, once whoever must know its pid has noted it."""
+
+    def note(pid: int, start: int) -> None:
+        if started is not None:
+            started(pid, start)
+        points.reach(f"runsc.{command}", points.BEGUN)
+
+    return note
 
 
 def last_error(log: Path) -> str:

@@ -28,17 +28,25 @@ _KILL = 9
 _PID_MAX = 32
 _ROOM_BYTES = 64 << 10
 _POLL_S = 0.005
+_IS_THERE = ("/bin/sh", "-c", 'test -e "/proc/$0"')
+_ASK_S = 10.0
 # How long runsc may take until the program it starts has a number.
 _BEGIN_S = 2.0
 
 
 class ContainerGuest:
-    """Runs programs in one container by `runsc exec`."""
+    """Runs programs in one container by `runsc exec`.
 
-    def __init__(self, runsc: Runsc, task_id: str, scratch: Path) -> None:
+    One that shares its sandbox is a `member`: it counts its processes by itself, while runsc
+    counts those of the sandbox (measured on both versions; so do `exec --internal-pid-file` and
+    `kill --pid`). In the sandbox's first container the two are the same.
+    """
+
+    def __init__(self, runsc: Runsc, task_id: str, scratch: Path, *, member: bool = False) -> None:
         self._runsc = runsc
         self._id = task_id
         self._scratch = scratch
+        self._member = member
 
     async def run(self, argv: Sequence[str], *, timeout_s: float) -> Completed:
         """Run a program to its end; its exit status is an answer.
@@ -67,6 +75,20 @@ class ContainerGuest:
     async def ps(self) -> list[GuestProcess]:
         """List the container's processes."""
         return await self._runsc.ps(self._id)
+
+    async def has(self, pid: int) -> bool:
+        """Whether there is a process of this number, by the container's own counting.
+
+        In a member only a shell can tell; where the image has none, it is taken to be there.
+        """
+        rows = await self.ps()
+        if not self._member or not rows:
+            return any(row.pid == pid for row in rows)
+        try:
+            asked = await self.run([*_IS_THERE, str(pid)], timeout_s=_ASK_S)
+        except NotFound:
+            return True
+        return asked.status == 0
 
     async def end(self, pid: int) -> None:
         """Kill one process by its number in `ps`; gone already is fine."""

@@ -141,28 +141,3 @@ async def probe(name: str) -> Capabilities:
         top_flags=parse_flags(top),
         commands=frozenset(re.findall(r"^\t([a-z-]+) ", commands, re.MULTILINE)),
     )
-
-
-class Prober:
-    """Keeps the answer until the binary changes."""
-
-    def __init__(self, name: str) -> None:
-        self._name = name
-        self._known: Capabilities | None = None
-        self._lock = asyncio.Lock()
-
-    async def capabilities(self) -> Capabilities:
-        """Return what the configured runsc can do.
-
-        Raises:
-            Unavailable: there is no such program, or it does not answer as runsc does.
-        """
-        async with self._lock:
-            known = self._known
-            if known is None or self._replaced(known):
-                known = self._known = await probe(self._name)
-            return known
-
-    def _replaced(self, known: Capabilities) -> bool:
-        binary = find_binary(self._name)
-        return binary != known.binary or identity(binary) != known.identity

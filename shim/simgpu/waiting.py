@@ -11,8 +11,8 @@ import shim
 from shim.errors import DeadlineExceeded
 
 PACKAGE_ROOT = Path(shim.__file__).parent.parent
-START_S = 20.0
-END_S = 20.0
+START_S = 60.0
+END_S = 60.0
 _POLL_S = 0.02
 
 

@@ -46,8 +46,14 @@ class _Root(Value):
     readonly: bool = False
 
 
+class _SpecNamespace(Value):
+    type: str = ""
+    path: str = ""
+
+
 class _Linux(Value):
     devices: tuple[Device, ...] | None = None
+    namespaces: tuple[_SpecNamespace, ...] | None = None
 
 
 class _View(Value, rename="camel"):
@@ -103,6 +109,12 @@ class Spec(Value):
     def devices(self) -> tuple[Device, ...]:
         """Give the device nodes."""
         return (self.view.linux and self.view.linux.devices) or ()
+
+    @property
+    def shares_pids(self) -> bool:
+        """Whether the container joins a pid namespace that is there already."""
+        spaces = (self.view.linux and self.view.linux.namespaces) or ()
+        return any(space.type == "pid" and space.path for space in spaces)
 
     @property
     def readonly(self) -> bool:

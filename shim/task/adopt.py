@@ -12,6 +12,7 @@ from shim.model import Progress, TaskRef
 from shim.task import record as records
 from shim.task.context import Context
 from shim.task.member import task_of
+from shim.task.pod import Pod
 from shim.task.record import TaskRecord
 from shim.task.task import Task
 
@@ -19,7 +20,10 @@ _log = logging.getLogger(__name__)
 
 
 async def adopt(context: Context, ref: TaskRef) -> Task | None:
-    """Take over one task; None when there was nothing to keep."""
+    """Take over one task; None when there was nothing to keep.
+
+    Its journal is for `close_journal`, once all tasks of its sandbox are there.
+    """
     folder = context.layout.task(ref)
     record = records.load(folder)
     if record is None:
@@ -32,34 +36,39 @@ async def adopt(context: Context, ref: TaskRef) -> Task | None:
         await task.clear()
         return None
     await task.adopt()
-    return await _close_journal(task)
+    return task
 
 
 def _half_made(record: TaskRecord) -> bool:
     return record.pid == 0 and not record.image_path
 
 
-async def _close_journal(task: Task) -> Task | None:
+async def close_journal(pod: Pod) -> list[Task]:
+    """Undo what was under way with a sandbox; return the tasks that are gone with that."""
+    task = pod.own
     try:
         entry = task.journal.load()
     except CryoError as error:
         task.note(warning=f"its GPU processes may be frozen: its journal is damaged: {error}")
-        return task
+        return []
     if entry is None:
-        return task
+        return []
     if entry.operation is Operation.RESTORE:
         _log.warning("removing task %s: its restore was interrupted", task.ref)
-        await task.clear()
-        return None
-    await _undo_checkpoint(task, entry)
-    return task
+        gone = list(pod.tasks)
+        for one in gone:
+            await one.clear()
+        return gone
+    await _undo_checkpoint(pod, entry)
+    return []
 
 
-async def _undo_checkpoint(task: Task, entry: Entry) -> None:
+async def _undo_checkpoint(pod: Pod, entry: Entry) -> None:
+    task = pod.own
     alive = procs.is_alive(task.record.pid, task.record.start)
     try:
         if alive:
-            done = await recover(await task.subject(), entry, _log_progress)
+            done = await recover(await pod.subject(), entry, _log_progress)
         else:
             done = discard(await task.subject(), entry)
     except (CryoError, TimeoutError) as error:

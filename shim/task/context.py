@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from shim import points
 from shim.config import Config
 from shim.host.keeper.port import KeeperPort
 from shim.model import Event, TaskRef, utcnow
 from shim.runsc.client import Runsc
-from shim.runsc.probe import Capabilities, Prober
+from shim.runsc.probe import Capabilities
+from shim.runsc.prober import Prober
 from shim.task.layout import Layout
 
 Publish = Callable[[Event], None]
@@ -36,4 +38,5 @@ class Context:
 
     def tell(self, topic: str, ref: TaskRef, **fields: object) -> None:
         """Publish an event of a task."""
-        self.publish(Event(topic=topic, ref=ref, fields=fields, at=utcnow()))
+        with points.around(f"event.{topic.rpartition('/')[2]}"):
+            self.publish(Event(topic=topic, ref=ref, fields=fields, at=utcnow()))

@@ -44,6 +44,11 @@ class Layout:
         """Return runsc's root directory for a namespace."""
         return self.state / "runsc" / namespace
 
+    @property
+    def known_runsc(self) -> Path:
+        """Return the file with what was found out about runsc."""
+        return self.state / "runsc.json"
+
     def tidy(self) -> None:
         """Undo the mount that runsc keeps in a root for the next sandbox, where there is none.
 

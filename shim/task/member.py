@@ -7,16 +7,22 @@ starts; and killing it must leave the sandbox alone.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import os
 from contextlib import AbstractAsyncContextManager
+from dataclasses import replace
 
+from shim.checkpoint.subject import Subject
+from shim.errors import CryoError, NotFound
+from shim.host import procs
 from shim.host.cgroup import Cgroup
 from shim.model import Exit, Stats, utcnow
 from shim.runsc.client import Born, Runsc, Streams
+from shim.spec import pod
 from shim.task.context import Context
 from shim.task.record import TaskRecord
-from shim.task.task import Task
+from shim.task.task import LIVE, Task
 
 _KILL = 9
 _WITH_SANDBOX = 137
@@ -34,9 +40,21 @@ class Member(Task):
     async def _start_container(self) -> None:
         async with self._streams.opened() as streams:
             await self._runsc.start_member(self.ref.id, streams, self._folder / "runsc.log")
-        await self._await_end()
+        await self.attend_end()
 
-    async def _await_end(self) -> None:
+    async def adopt(self) -> None:
+        """Take over what an earlier owner made, and listen for the container's own end."""
+        await super().adopt()
+        if self.state in LIVE:
+            with contextlib.suppress(NotFound):  # it was never restored to its end
+                await self.attend_end()
+
+    async def subject(self) -> Subject:
+        """Hand the task to a transaction of its sandbox."""
+        own = await super().subject()
+        return replace(own, container=self.ref.id, name=pod.name_of(own.spec))
+
+    async def attend_end(self) -> None:
         """Have a `runsc wait` write down how the container ends."""
         path = self._folder / "wait.json"
         out = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
@@ -75,7 +93,11 @@ class Member(Task):
     async def stop(self) -> None:
         """Kill the container, not the sandbox, and wait for its end."""
         if self.record.started:
-            await self._runsc.kill(self.ref.id, _KILL, everyone=True)
+            try:
+                await self._runsc.kill(self.ref.id, _KILL, everyone=True)
+            except CryoError:
+                if procs.is_alive(self.record.pid, self.record.start):
+                    raise  # else the sandbox has gone, and the container with it
         else:
             await self._runsc.delete(self.ref.id)
             await self._ended_once(Exit(status=_WITH_SANDBOX, at=utcnow()))

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from shim.checkpoint.manifest import Manifest
+from shim.checkpoint.manifest import Manifest, Member
 from shim.config import Config
 from shim.cuda.inject import find_helper, find_tool, helper_in, prepare
 from shim.errors import InvalidArgument, InvalidBundle
 from shim.model import CreateRequest, Value
-from shim.spec import document, pod
+from shim.spec import document, pod, wishes
 from shim.spec.compare import check_same
 from shim.spec.document import Spec
 from shim.spec.gpu import gpu_request
@@ -25,34 +25,55 @@ class Plan(Value):
     warnings: tuple[str, ...] = ()
 
 
+class Joining(Value):
+    """Which container of a pod's image a task becomes, and in whose sandbox."""
+
+    name: str
+    sandbox_id: str
+
+
 def plan(
-    config: Config, request: CreateRequest, manifest: Manifest | None, *, own_bundle: bool = True
+    config: Config,
+    request: CreateRequest,
+    manifest: Manifest | None,
+    *,
+    own_bundle: bool = True,
+    joining: Joining | None = None,
 ) -> Plan:
     """Read the bundle's spec, or without `own_bundle` the image's, and prepare it.
 
+    Which container of the image it is, its annotations say where `joining` does not.
+
     Raises:
         InvalidBundle: config.json is missing or broken, or the root filesystem is not there.
-        InvalidArgument: the bundle's path is relative, it does not fit the image, or a GPU is
-            asked for in no known way.
+        InvalidArgument: the bundle's path is relative, it does not fit the image, a GPU is asked
+            for in no known way, or an annotation of ours says something unknown.
     """
-    spec = _spec(request, manifest, own_bundle=own_bundle)
+    saved = manifest.member(joining.name) if manifest and joining else None
+    if saved is None and manifest is not None and not own_bundle:
+        saved = manifest.own
+    spec = _spec(request, None if own_bundle else saved)
+    if manifest is not None:
+        saved = saved or _meant(manifest, spec)
+        spec = _in_place(spec, request, joining)
     if not request.rootfs and not spec.rootfs.is_dir():
         message = f"the root filesystem {spec.rootfs} is not there"
         raise InvalidBundle(message, remedy="mount it, or correct root.path in config.json")
+    wishes.read(spec)  # a mistake in them is told now, not when the container shall be saved
     wish = gpu_request(spec)
-    saved = _saved(manifest)
+    was = _spec_of(saved) if saved else None
     ready = prepare(
         spec,
         cuda=config.cuda,
         tool=find_tool(config.cuda) if wish.wanted else None,
         gpu=wish,
-        recorded_tool=manifest.guest_tool if manifest else "",
+        recorded_tool=saved.guest_tool if saved else "",
         helper=find_helper(config.cuda) if wish.wanted else "",
-        recorded_helper=helper_in(saved) if saved else None,
+        recorded_helper=helper_in(was) if was else None,
         deadlines=config.timeouts,
     )
-    if saved is not None and request.checkpoint:
-        check_same(saved, ready.spec)
+    if was is not None and request.checkpoint:
+        check_same(was, ready.spec)
     return Plan(
         spec=ready.spec,
         gpu=ready.gpu_wanted,
@@ -62,17 +83,26 @@ def plan(
     )
 
 
-def _saved(manifest: Manifest | None) -> Spec | None:
-    if manifest is None:
-        return None
-    return document.parse(manifest.spec, Path(manifest.bundle), restoring=True)
+def _in_place(spec: Spec, request: CreateRequest, joining: Joining | None) -> Spec:
+    """Name the sandbox of today in a spec that comes from an image, or is to fit one."""
+    if joining is not None:
+        return pod.joined(spec, joining.name, joining.sandbox_id)
+    return spec if pod.sandbox_of(spec) else pod.leading(spec, request.ref.id)
 
 
-def _spec(request: CreateRequest, manifest: Manifest | None, *, own_bundle: bool) -> Spec:
+def _spec_of(saved: Member) -> Spec:
+    return document.parse(saved.spec, Path(saved.bundle), restoring=True)
+
+
+def _meant(manifest: Manifest, spec: Spec) -> Member:
+    return manifest.member(pod.name_of(spec)) if pod.sandbox_of(spec) else manifest.own
+
+
+def _spec(request: CreateRequest, saved: Member | None) -> Spec:
     if not Path(request.bundle).is_absolute():
         message = f"bundle {request.bundle!r} is not an absolute path"
         raise InvalidArgument(message, remedy="name it from the root")
     bundle = Path(request.bundle)
-    if manifest is not None and not own_bundle:
-        return document.parse(manifest.spec, bundle, restoring=True)
+    if saved is not None:
+        return document.parse(saved.spec, bundle, restoring=True)
     return document.load(bundle, restoring=bool(request.checkpoint))

@@ -7,8 +7,10 @@ from pathlib import Path
 
 import msgspec
 
+from shim import points
 from shim.errors import InvalidArgument
 from shim.host import files
+from shim.host.oserror import typed
 from shim.model import Exit, Mount, Stdio, TaskRef, Value
 
 NAME = "task.json"
@@ -31,7 +33,7 @@ class TaskRecord(Value):
 
     `pid` and `start` name its sandbox process, 0 while there is none; `maker_pid` and
     `maker_start` the runsc that makes it; `owner` is the socket of the shim that owns it, empty
-    for the sidecar's own.
+    for the sidecar's own. While `unsettled` only runsc knows whether it is started or paused.
     """
 
     ref: TaskRef
@@ -51,16 +53,25 @@ class TaskRecord(Value):
     maker_start: int = 0
     started: bool = False
     paused: bool = False
+    unsettled: bool = False
     exit: Exit | None = None
     warning: str = ""
     execs: dict[str, ExecRecord] = {}
 
 
 def save(folder: Path, record: TaskRecord) -> None:
-    """Write the record: by rename, and without fsync, for a reboot ends the task as well."""
+    """Write the record: by rename, and without fsync, for a reboot ends the task as well.
+
+    Raises:
+        CryoError: it cannot be written; the one before is still there.
+    """
     temporary = folder / f"{NAME}.tmp"
-    temporary.write_bytes(msgspec.json.encode(record))
-    temporary.replace(folder / NAME)
+    try:
+        with points.around("record.save"):
+            temporary.write_bytes(msgspec.json.encode(record))
+            temporary.replace(folder / NAME)
+    except OSError as error:
+        raise typed(error, f"write {folder / NAME}") from error
 
 
 def load(folder: Path) -> TaskRecord | None:

@@ -1,11 +1,15 @@
-"""Restore as a transaction: a running task with every CUDA process awake, or nothing at all."""
+"""Restore as a transaction: running tasks with every CUDA process awake, or nothing at all.
+
+What is restored is a whole sandbox. Its own container comes first, the others join it, and runsc
+loads the image when the last one has (measured on both versions): until then none of them runs.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
 import time
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Protocol
 
@@ -14,21 +18,24 @@ import msgspec
 from shim.checkpoint import restore
 from shim.checkpoint.journal import Journal, Operation
 from shim.checkpoint.manifest import Manifest
-from shim.checkpoint.subject import Subject
+from shim.checkpoint.subject import Subject, whole
 from shim.checkpoint.worker import settled
 from shim.config import Config
-from shim.errors import DeadlineExceeded
-from shim.model import Phase, Progress, Report, RestoreOptions, RestoreResult
+from shim.errors import DeadlineExceeded, IllegalState
+from shim.model import CudaProcess, Phase, Progress, Report, RestoreOptions, RestoreResult
 from shim.runsc.probe import Capabilities
 
 
 class Revivable(Protocol):
-    """What a restore needs of the task that it fills."""
+    """What a restore needs of a task that it fills."""
 
     journal: Journal
 
     async def load_image(self, options: RestoreOptions) -> int:
         """Run `runsc restore` with the task's bundle and streams; return the sandbox's pid."""
+
+    async def attend_end(self) -> None:
+        """Listen for the end of what was restored, now that it runs."""
 
     async def subject(self) -> Subject:
         """Hand the loaded task to the CUDA steps."""
@@ -38,60 +45,133 @@ class Revivable(Protocol):
 
 
 class Revival:
-    """One restore into one created task. Make it, `run` it once."""
+    """One restore into created tasks: `run` it, or `begin`, `join` and `finish` in attempts."""
 
     def __init__(
         self, task: Revivable, config: Config, options: RestoreOptions, report: Report
     ) -> None:
+        """Take the sandbox's own task."""
         self._task = task
+        self._members: dict[str, Revivable] = {}
         self._config = config
         self._options = options
         self._tell = report
         self._began = time.monotonic()
         self._phase = Phase.VERIFY
         self._timings: dict[str, float] = {}
+        self._manifest: Manifest | None = None
+        self._pid = 0
+        self.over = False
 
-    async def run(self, capabilities: Capabilities) -> RestoreResult:
+    @property
+    def timeout_s(self) -> float:
+        """Give the time that the whole may take."""
+        return self._options.timeout_s or self._config.timeouts.restore
+
+    async def run(
+        self, capabilities: Capabilities, members: Mapping[str, Revivable] | None = None
+    ) -> RestoreResult:
         """Verify, load, thaw; on any failure the sandbox is gone and the image untouched.
 
         Raises:
             CryoError: why it was not done.
             DeadlineExceeded: the whole took too long; the message names the phase.
         """
-        self._task.journal.open(Operation.RESTORE, self._options.image_path)
-        total_s = self._options.timeout_s or self._config.timeouts.restore
-        try:
-            async with asyncio.timeout(total_s):
-                result = await self._forward(capabilities)
-        except TimeoutError as error:
-            await self._give_up()
-            message = f"restore did not end in {total_s:g} s: it was in phase {self._phase}"
-            raise DeadlineExceeded(message, remedy="raise --timeout") from error
-        except BaseException:  # a fault of ours must leave nothing either
-            await self._give_up()
-            raise
-        self._task.journal.close()
-        return result
+        async with self.attempt():
+            await self.begin(capabilities)
+            for name, member in (members or {}).items():
+                await self.join(name, member)
+            return await self.finish()
 
-    async def _forward(self, capabilities: Capabilities) -> RestoreResult:
+    @contextlib.asynccontextmanager
+    async def attempt(self) -> AsyncIterator[None]:
+        """Do a part of the restore, whose failure ends all of it.
+
+        Raises:
+            CryoError: why it was not done.
+            DeadlineExceeded: the whole took too long; the message names the phase.
+        """
+        left_s = self._began + self.timeout_s - time.monotonic()
+        try:
+            async with asyncio.timeout(left_s):
+                yield
+        except TimeoutError as error:
+            await self.give_up()
+            raise self.late() from error
+        except BaseException:  # a fault of ours must leave nothing either
+            await self.give_up()
+            raise
+
+    def late(self) -> DeadlineExceeded:
+        """Say that it took too long, and what it waited for."""
+        message = f"restore did not end in {self.timeout_s:g} s: it was in phase {self._phase}"
+        if missing := self.missing:
+            message += f", and {', '.join(missing)} had not been started"
+            return DeadlineExceeded(message, remedy="start every container of the pod")
+        return DeadlineExceeded(message, remedy="raise --timeout")
+
+    @property
+    def digest(self) -> str:
+        """Name the image that was verified, by the digest of its manifest."""
+        return self._manifest.digest if self._manifest is not None else ""
+
+    @property
+    def missing(self) -> list[str]:
+        """Name the containers of the image that have not joined yet."""
+        members = self._manifest.members if self._manifest is not None else ()
+        return [one.name for one in members if one.name not in self._members]
+
+    async def begin(self, capabilities: Capabilities) -> None:
+        """Verify the image, and make the sandbox with its own container."""
+        self._task.journal.open(Operation.RESTORE, self._options.image_path)
         with self._in(Phase.VERIFY):
-            manifest = await self._check(capabilities)
+            self._manifest = await self._check(capabilities)
         with self._in(Phase.LOAD):
-            pid = await self._task.load_image(self._options)
+            self._pid = await self._task.load_image(self._options)
+
+    async def join(self, name: str, member: Revivable) -> None:
+        """Add another container; with the last one runsc loads the image."""
+        self._members[name] = member
+        with self._in(Phase.LOAD):
+            await member.load_image(self._options)
+
+    async def finish(self) -> RestoreResult:
+        """Thaw every process of every container.
+
+        Raises:
+            IllegalState: not all containers have joined.
+        """
+        if self._manifest is None or self.missing:
+            message = f"the restore waits for {', '.join(self.missing) or 'its image'}"
+            raise IllegalState(message, remedy="start every container of the pod")
+        for task in self._tasks:
+            await task.attend_end()
+        subject = await self._subject()
         with self._in(Phase.THAW):
             await restore.wake(
-                await self._task.subject(),
-                manifest,
+                subject,
+                self._manifest,
                 self._report,
                 device_map=self._options.device_map,
                 background=self._options.background,
             )
+        self._task.journal.close()
+        self.over = True
         return RestoreResult(
-            pid=pid,
-            engine=manifest.engine,
-            processes=manifest.processes,
+            pid=self._pid,
+            engine=self._manifest.engine,
+            processes=_now(subject, self._manifest),
+            members=tuple(one.ref.id for one in subject.members),
             timings_s=dict(self._timings),
         )
+
+    @property
+    def _tasks(self) -> Sequence[Revivable]:
+        return (self._task, *self._members.values())
+
+    async def _subject(self) -> Subject:
+        members = [await member.subject() for member in self._members.values()]
+        return whole(await self._task.subject(), members)
 
     async def _check(self, capabilities: Capabilities) -> Manifest:
         image, mode = Path(self._options.image_path), self._options.verify
@@ -110,16 +190,33 @@ class Revival:
         try:
             yield
         finally:
-            self._timings[phase] = round(time.monotonic() - began, 6)
+            spent = time.monotonic() - began
+            self._timings[phase] = round(self._timings.get(phase, 0.0) + spent, 6)
 
     def _report(self, progress: Progress) -> None:
         elapsed = round(time.monotonic() - self._began, 6)
         self._tell(msgspec.structs.replace(progress, elapsed_s=elapsed))
 
-    async def _give_up(self) -> None:
+    async def give_up(self) -> None:
         """Remove what was made, to its end, however often the caller goes away meanwhile."""
         self._report(Progress(phase=Phase.ROLLBACK))
-        work = asyncio.create_task(self._task.remove_sandbox())
+        self.over = True
+        work = asyncio.create_task(self._remove())
         await settled(work)
         work.result()
         self._task.journal.close()
+
+    async def _remove(self) -> None:
+        """Remove the sandbox first: then nothing can hold up the removal of what was in it."""
+        for task in self._tasks:
+            await task.remove_sandbox()
+
+
+def _now(subject: Subject, manifest: Manifest) -> tuple[CudaProcess, ...]:
+    """List what was brought back, each process with its container's id of today."""
+    ids = {one.name: one.container for one in subject.members}
+    return manifest.processes + tuple(
+        msgspec.structs.replace(process, container=ids[saved.name])
+        for saved in manifest.members
+        for process in saved.processes
+    )

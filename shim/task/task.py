@@ -14,9 +14,9 @@ from typing import Any
 import msgspec
 
 from shim import bundle as bundle_files
-from shim.checkpoint.create import Checkpoint
 from shim.checkpoint.journal import Journal
 from shim.checkpoint.subject import Subject
+from shim.checkpoint.worker import settled
 from shim.errors import (
     AlreadyExists,
     CryoError,
@@ -30,14 +30,9 @@ from shim.host import cgroup, cpu, files, mounts, procs
 from shim.host.cgroup import Cgroup
 from shim.host.oom import OomWatch
 from shim.model import (
-    CheckpointOptions,
-    CheckpointResult,
     Exit,
     ProcessView,
-    Progress,
-    Report,
     RestoreOptions,
-    RestoreResult,
     Stats,
     Stdio,
     TaskRef,
@@ -56,13 +51,13 @@ from shim.task.context import Context
 from shim.task.execs import Exec, check_signal
 from shim.task.once import Once
 from shim.task.record import TaskRecord
-from shim.task.revive import Revival
 from shim.task.streams import ProcessStreams
 
 _log = logging.getLogger(__name__)
 _KILL = 9
 _TERM = 15
-_LIVE = (TaskState.RUNNING, TaskState.PAUSED)
+LIVE = (TaskState.RUNNING, TaskState.PAUSED)
+_STARTED = ("running", "paused", "stopped")
 _UNKNOWN_STATUS = 255
 
 
@@ -83,7 +78,9 @@ class Task:
         self.record = record
         self.state = TaskState.CREATED
         self.journal = Journal(self._folder)
-        self.guest = ContainerGuest(runsc, record.ref.id, self._folder)
+        self.guest = ContainerGuest(
+            runsc, record.ref.id, self._folder, member=bool(record.sandbox_id)
+        )
         self.execs: dict[str, Exec] = {}
 
     # -- what it is ----------------------------------------------------------------------------
@@ -108,11 +105,53 @@ class Task:
         records.save(self._folder, changed)
         self.record = changed
 
-    def _move(self, new: TaskState) -> None:
+    def _note_kindly(self, **changes: Any) -> None:
+        """Change the record, on disk if that is possible: what it tells has happened already."""
+        try:
+            self.note(**changes)
+        except CryoError as error:
+            _log.warning("task %s: %s", self.ref, error)
+            self.record = msgspec.structs.replace(self.record, **changes)
+
+    @contextlib.asynccontextmanager
+    async def _changing(self) -> AsyncIterator[None]:
+        """Let runsc start, pause or resume the task; when that breaks off, see what it has done.
+
+        Whoever takes over from an owner that died meanwhile asks as well: then the record says so.
+        """
+        try:
+            yield
+        except BaseException:
+            await settled(asyncio.ensure_future(self._settle()))
+            raise
+
+    async def _settle(self) -> None:
+        """Take runsc's word for whether the task is started and paused."""
+        try:
+            status = await self._runsc.status(self.ref.id)
+        except CryoError as error:
+            _log.warning("task %s: %s", self.ref, error)
+            return
+        started, paused = status in _STARTED, status == "paused"
+        self._note_kindly(started=started, paused=paused, unsettled=False)
+        if self.state in (TaskState.CREATED, *LIVE):
+            self.state = self._state_of_record()
+
+    def _state_of_record(self) -> TaskState:
+        if not self.record.started:
+            return TaskState.CREATED
+        return TaskState.PAUSED if self.record.paused else TaskState.RUNNING
+
+    def move(self, new: TaskState) -> None:
+        """Go to another state.
+
+        Raises:
+            Busy, IllegalState: there is no way there from this one.
+        """
         self.state = move(self.ref.id, self.state, new)
 
     @contextlib.asynccontextmanager
-    async def _holding(self, *allowed: TaskState, verb: str) -> AsyncIterator[None]:
+    async def holding(self, *allowed: TaskState, verb: str) -> AsyncIterator[None]:
         """Hold the task for one operation that needs one of these states.
 
         Short operations wait for each other; a checkpoint or restore is not waited for.
@@ -268,9 +307,10 @@ class Task:
         for one in self.execs.values():
             await self._despite(one.ended_with_sandbox(exit_.at))
         await self._despite(self._note_end(exit_))
-        self.state = TaskState.STOPPED
         await self._despite(self._streams.close())
         await self._despite(self._last_look())
+        # In one step with the exit below: who sees a stopped task sees how it ended.
+        self.state = TaskState.STOPPED
         self._context.tell(
             "/tasks/exit",
             self.ref,
@@ -301,15 +341,15 @@ class Task:
 
     async def start(self) -> int:
         """Start the created container; return its pid on the host."""
-        async with self._holding(TaskState.CREATED, verb="start"):
-            if self.record.image_path:
-                await self._revive_on_start(Path(self.record.image_path))
-                return self.record.pid
+        async with self.holding(TaskState.CREATED, verb="start"):
             # The news of the start comes before that of an exit, however soon that is.
             self._told.clear()
+            self.note(unsettled=True)
             try:
-                await self._start_container()
-                self._started()
+                async with self._changing():
+                    await self._start_container()
+                self.note_start()
+                self.begin_to_run()
             finally:
                 self._told.set()
             return self.record.pid
@@ -317,23 +357,20 @@ class Task:
     async def _start_container(self) -> None:
         await self._runsc.start(self.ref.id)
 
-    async def _revive_on_start(self, image: Path) -> None:
-        """Restore what Create named; containerd forgets the folder that it unpacked for it."""
-        try:
-            await self._revive(RestoreOptions(image_path=str(image)), _silent)
-        finally:
-            await self._drop_unpacked()
-
-    async def _drop_unpacked(self) -> None:
+    async def drop_unpacked(self) -> None:
         """Remove the image where containerd has unpacked it for us alone."""
         if bundle_files.is_unpacked(self.record.bundle, self.record.image_path):
             await asyncio.to_thread(files.remove_tree, Path(self.record.image_path))
 
-    def _started(self) -> None:
-        self.note(started=True)
-        if self.state is not TaskState.STOPPED:
-            self._move(TaskState.RUNNING)
+    def note_start(self) -> None:
+        """Write down, and tell, that the task has been started."""
+        self._note_kindly(started=True, unsettled=False)
         self._context.tell("/tasks/start", self.ref, pid=self.record.pid)
+
+    def begin_to_run(self) -> None:
+        """Be a running task, unless it has ended already."""
+        if self.state is not TaskState.STOPPED:
+            self.move(TaskState.RUNNING)
 
     # -- control -------------------------------------------------------------------------------
 
@@ -345,7 +382,7 @@ class Task:
         """Signal the init process or all; a paused task is resumed first, a created one ended."""
         self._check_alive()
         check_signal(signal)
-        async with self._holding(TaskState.CREATED, *_LIVE, verb="kill"):
+        async with self.holding(TaskState.CREATED, *LIVE, verb="kill"):
             if self.state is TaskState.CREATED:
                 await self._kill_created(signal)
                 return
@@ -362,7 +399,7 @@ class Task:
 
     async def _kill_created(self, signal: int) -> None:
         """End a sandbox whose init never ran: runsc signals only what runs."""
-        if signal not in (_KILL, _TERM):
+        if not ends_created(signal):
             message = f"task {self.ref} has not been started; only KILL and TERM can end it"
             raise FailedPrecondition(message, remedy="start it, or kill it with KILL")
         if self.record.pid:
@@ -372,26 +409,30 @@ class Task:
 
     async def pause(self) -> None:
         """Stop all processes of the task."""
-        async with self._holding(TaskState.RUNNING, verb="pause"):
-            await self._runsc.pause(self.ref.id)
-            self.note(paused=True)
-            self._move(TaskState.PAUSED)
+        async with self.holding(TaskState.RUNNING, verb="pause"):
+            self.note(unsettled=True)
+            async with self._changing():
+                await self._runsc.pause(self.ref.id)
+            self._note_kindly(paused=True, unsettled=False)
+            self.move(TaskState.PAUSED)
             self._context.tell("/tasks/paused", self.ref)
 
     async def resume(self) -> None:
         """Let a paused task go on."""
-        async with self._holding(TaskState.PAUSED, verb="resume"):
+        async with self.holding(TaskState.PAUSED, verb="resume"):
             await self._resume()
             self._context.tell("/tasks/resumed", self.ref)
 
     async def _resume(self) -> None:
-        await self._runsc.resume(self.ref.id)
-        self.note(paused=False)
-        self._move(TaskState.RUNNING)
+        self._note_kindly(unsettled=True)
+        async with self._changing():
+            await self._runsc.resume(self.ref.id)
+        self._note_kindly(paused=False, unsettled=False)
+        self.move(TaskState.RUNNING)
 
     async def pids(self) -> list[int]:
         """List the container's processes; an ended task had one."""
-        if self.state not in _LIVE:
+        if self.state not in LIVE:
             return [self.record.pid] if self.record.pid else []
         return [row.pid for row in await self.guest.ps()]
 
@@ -430,7 +471,7 @@ class Task:
         Raises:
             Unimplemented: this runsc has no update.
         """
-        async with self._holding(TaskState.CREATED, *_LIVE, verb="update"):
+        async with self.holding(TaskState.CREATED, *LIVE, verb="update"):
             if not self._runsc.capabilities.update:
                 message = "this runsc has no update"
                 raise Unimplemented(message, remedy="use runsc from 2026-01 on")
@@ -457,7 +498,7 @@ class Task:
 
     async def add_exec(self, exec_id: str, process: Mapping[str, Any], stdio: Stdio) -> None:
         """Add a process to the running task."""
-        async with self._holding(TaskState.RUNNING, verb="exec in"):
+        async with self.holding(TaskState.RUNNING, verb="exec in"):
             if exec_id in self.execs:
                 message = f"task {self.ref} has a process {exec_id} already"
                 raise AlreadyExists(message, remedy="choose another exec id, or delete that one")
@@ -469,7 +510,7 @@ class Task:
 
     async def start_exec(self, exec_id: str) -> int:
         """Run an added process; return its number in the container."""
-        async with self._holding(TaskState.RUNNING, verb="exec in"):
+        async with self.holding(TaskState.RUNNING, verb="exec in"):
             pid = await self.exec(exec_id).start()
             self._note_execs()
             return pid
@@ -489,11 +530,11 @@ class Task:
 
     async def delete(self) -> ProcessView:
         """Remove a task that is not running, and everything that it left."""
-        async with self._holding(TaskState.CREATED, TaskState.STOPPED, verb="delete"):
+        async with self.holding(TaskState.CREATED, TaskState.STOPPED, verb="delete"):
             if self.state is TaskState.CREATED:
                 await self._kill_created(_KILL)
             await self.clear()
-            self._move(TaskState.DELETED)
+            self.move(TaskState.DELETED)
             last = self.process("")
             at = last.exit.at if last.exit else utcnow()
             status = last.exit.status if last.exit else 0
@@ -509,8 +550,9 @@ class Task:
             self.state = TaskState.STOPPED
             self._exit.put(record.exit)
             return
-        if record.started:
-            self.state = TaskState.PAUSED if record.paused else TaskState.RUNNING
+        self.state = self._state_of_record()
+        if record.unsettled:
+            await self._settle()
         for name, one in record.execs.items():
             self.execs[name] = self._exec(name, one.stdio)
             await self.execs[name].adopt(one)
@@ -550,7 +592,7 @@ class Task:
         await self._streams.close()
         if self.record.mounts:
             mounts.unmount(Path(self.record.rootfs))
-        await self._drop_unpacked()
+        await self.drop_unpacked()
         await asyncio.to_thread(files.remove_tree, self._folder)
         self._unmark()
 
@@ -572,6 +614,7 @@ class Task:
             execs=tuple(sorted(self.execs)),
             journal=self.journal,
             stop=self.stop,
+            ended=lambda: self.state is TaskState.STOPPED,
         )
 
     async def stop(self) -> None:
@@ -579,46 +622,26 @@ class Task:
         procs.kill(self.record.pid, self.record.start, _KILL)
         await self._exit.get()
 
-    async def checkpoint(self, options: CheckpointOptions, report: Report) -> CheckpointResult:
-        """Save the task into an image; it runs on unless `options.exit`."""
-        async with self._holding(*_LIVE, verb="checkpoint"):
-            before = self.state
-            self._move(TaskState.CHECKPOINTING)
-            try:
-                result = await Checkpoint(await self.subject(), options, report).run()
-            except CryoError as error:
-                self._note_damage(error)
-                raise
-            finally:
-                self._back_to(before)
-            if self.record.warning:
-                self.note(warning="")
-        self._context.tell("/tasks/checkpointed", self.ref, checkpoint=result.image_path)
-        return result
-
-    def _note_damage(self, error: CryoError) -> None:
+    def note_damage(self, error: CryoError) -> None:
         """Keep in the record what could not be undone: then the journal is still open."""
         if self.journal.path.exists() and not self.record.warning:
-            with contextlib.suppress(OSError):  # the error itself is on its way to the caller
-                self.note(warning=str(error))
+            self._note_kindly(warning=str(error))
 
-    def _back_to(self, before: TaskState) -> None:
+    def note_recovered(self) -> None:
+        """Take back what the record warned of."""
+        if self.record.warning:
+            self.note(warning="")
+
+    def back_to(self, before: TaskState) -> None:
+        """Leave a checkpoint, unless the task has ended in it."""
         if self.state is TaskState.CHECKPOINTING:
-            self._move(before)
+            self.move(before)
+
+    def tell_checkpoint(self, image_path: str) -> None:
+        """Tell that the task is in an image."""
+        self._context.tell("/tasks/checkpointed", self.ref, checkpoint=image_path)
 
     # -- restore -------------------------------------------------------------------------------
-
-    async def revive(self, options: RestoreOptions, report: Report) -> RestoreResult:
-        """Bring the image back as this task, which was created for it."""
-        async with self._holding(TaskState.CREATED, verb="restore"):
-            return await self._revive(options, report)
-
-    async def _revive(self, options: RestoreOptions, report: Report) -> RestoreResult:
-        self._move(TaskState.RESTORING)
-        revival = Revival(self, self._context.config, options, report)
-        result = await revival.run(self._runsc.capabilities)
-        self._started()
-        return result
 
     async def load_image(self, options: RestoreOptions) -> int:
         """Run `runsc restore` with the task's bundle and streams; return the sandbox's pid."""
@@ -644,6 +667,9 @@ class Task:
         await self._streams.connect()
         return born.pid
 
+    async def attend_end(self) -> None:
+        """Listen for the end of what was restored: here it is the sandbox's."""
+
     async def remove_sandbox(self) -> None:
         """Kill and delete what a failed restore made; the task has ended with it."""
         if self.record.pid:
@@ -653,13 +679,14 @@ class Task:
             await self._ended(Exit(status=_UNKNOWN_STATUS, at=utcnow()))
 
 
+def ends_created(signal: int) -> bool:
+    """Whether a signal can end what does not run yet."""
+    return signal in (_KILL, _TERM)
+
+
 def _without_cgroup(task: str, error: RunscError) -> CryoError:
     """Say what is wrong where runsc falls over the missing cgroup."""
     if "nil pointer" not in error.line:
         return error
     message = f"task {task} has no cgroup whose limits could be changed"
     return FailedPrecondition(message, remedy="run runsc without --ignore-cgroups")
-
-
-def _silent(_progress: Progress) -> None:
-    """Tell nobody."""

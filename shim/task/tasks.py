@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import platform
-from collections.abc import Coroutine, Mapping
+from collections.abc import AsyncIterator, Coroutine, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, TypeVar
+
+import msgspec
 
 from shim import __version__
 from shim.bundle import is_unpacked
@@ -19,7 +22,13 @@ from shim.checkpoint.verify import read_manifest
 from shim.checkpoint.worker import settled
 from shim.config import Config
 from shim.cuda import inventory
-from shim.errors import AlreadyExists, CryoError, NotFound, Unavailable, Unimplemented
+from shim.errors import (
+    AlreadyExists,
+    CryoError,
+    FailedPrecondition,
+    NotFound,
+    Unavailable,
+)
 from shim.host import files
 from shim.model import (
     CheckpointOptions,
@@ -28,6 +37,7 @@ from shim.model import (
     Event,
     Exit,
     ImageView,
+    MemberOptions,
     ProcessView,
     Report,
     RestoreOptions,
@@ -39,16 +49,20 @@ from shim.model import (
     Verify,
     utcnow,
 )
-from shim.runsc.probe import Prober
+from shim.runsc.prober import Prober
 from shim.state import TaskState
 from shim.task import record as records
-from shim.task.adopt import adopt
+from shim.task.adopt import adopt, close_journal
 from shim.task.context import Context, Publish
+from shim.task.gathering import Gathering
 from shim.task.house import House, SidecarHouse
 from shim.task.member import task_of
-from shim.task.plan import Plan, plan
+from shim.task.plan import Joining, Plan, plan
+from shim.task.pod import Pod
 from shim.task.record import TaskRecord
-from shim.task.task import Task
+from shim.task.revive import Revival
+from shim.task.task import LIVE, Task, ends_created
+from shim.task.wanted import members_wanted
 
 _log = logging.getLogger(__name__)
 _T = TypeVar("_T")
@@ -72,6 +86,7 @@ class Tasks:
         self._tasks: dict[TaskRef, Task] = {}
         self._claimed: set[TaskRef] = set()
         self._context: Context | None = None
+        self._gatherings: dict[TaskRef, Gathering] = {}
         self._under_way: set[asyncio.Task[Any]] = set()
         self._closing = False
 
@@ -88,12 +103,14 @@ class Tasks:
             config=self._config,
             layout=layout,
             keeper=keeper,
-            prober=Prober(self._config.runsc.binary),
+            prober=Prober(self._config.runsc.binary, layout.known_runsc),
             publish=self._publish,
         )
         await self._context.capabilities()
         if self._house.adopts:
             await asyncio.gather(*(self._adopt(ref) for ref in layout.found()))
+            own = [task for task in self._tasks.values() if not task.record.sandbox_id]
+            await asyncio.gather(*(self._undo(task) for task in own))
             await asyncio.to_thread(self._remove_stale)
 
     def _remove_stale(self) -> None:
@@ -119,6 +136,16 @@ class Tasks:
         if task is not None:
             self._tasks[ref] = task
 
+    async def _undo(self, own: Task) -> None:
+        """Bring a sandbox's tasks out of what the last owner did not live to end."""
+        try:
+            gone = await close_journal(self._pod(own))
+        except (CryoError, OSError) as error:
+            _log.error("task %s cannot be taken over: %s", own.ref, error)
+            return
+        for task in gone:
+            self._tasks.pop(task.ref, None)
+
     @property
     def _ready(self) -> Context:
         if self._context is None or self._closing:
@@ -135,6 +162,8 @@ class Tasks:
                 work.cancel()
             for work in late:
                 await settled(work)
+        for waiting in self._gatherings.values():
+            waiting.let_go()
         for task in self._tasks.values():
             task.let_go()
         if self._context is not None:
@@ -156,6 +185,34 @@ class Tasks:
             return self._tasks[ref]
         message = f"no task {ref.id} in namespace {ref.namespace}"
         raise NotFound(message, remedy="'cryo tasks ls' lists them")
+
+    def _pod(self, own: Task) -> Pod:
+        """Give a sandbox's own task with those that share it, in the order of their making."""
+
+        def members() -> list[Task]:
+            found = (
+                task
+                for ref, task in self._tasks.items()
+                if ref.namespace == own.ref.namespace and task.record.sandbox_id == own.ref.id
+            )
+            return sorted(found, key=lambda task: (task.record.created_at, task.ref.id))
+
+        return Pod(own, members)
+
+    def _own(self, task: Task) -> Task:
+        """Find the task whose sandbox a task is in."""
+        if not task.record.sandbox_id:
+            return task
+        own = self._sandbox(task.ref.namespace, task.record.sandbox_id)
+        if own is None:
+            message = f"the sandbox {task.record.sandbox_id} of task {task.ref} is no task of ours"
+            raise NotFound(message, remedy="create a task for the sandbox first")
+        return own
+
+    def _sandbox(self, namespace: str, sandbox_id: str) -> Task | None:
+        """Find a sandbox's own task; what a stranger's spec names need be no id at all."""
+        found = (task for ref, task in self._tasks.items() if ref.namespace == namespace)
+        return next((task for task in found if task.ref.id == sandbox_id), None)
 
     # -- create --------------------------------------------------------------------------------
 
@@ -181,6 +238,7 @@ class Tasks:
         manifest: manifests.Manifest | None = None,
         *,
         own_bundle: bool = True,
+        joining: Joining | None = None,
     ) -> Task:
         context, ref = self._ready, request.ref
         if ref in self._tasks or ref in self._claimed:
@@ -189,7 +247,7 @@ class Tasks:
         self._claimed.add(ref)
         try:
             prepared = await asyncio.to_thread(
-                plan, self._config, request, manifest, own_bundle=own_bundle
+                plan, self._config, request, manifest, own_bundle=own_bundle, joining=joining
             )
             task = await self._begin(context, request, prepared)
             self._tasks[ref] = task
@@ -226,11 +284,27 @@ class Tasks:
         try:
             task.mark()
             records.save(context.layout.make_task(ref), record)
-            await task.create(prepared.spec)
+            async with self._joining(record):
+                await task.create(prepared.spec)
         except BaseException:  # a fault of ours must leave nothing either
             await settled(asyncio.ensure_future(task.clear()))
             raise
         return task
+
+    @contextlib.asynccontextmanager
+    async def _joining(self, record: TaskRecord) -> AsyncIterator[None]:
+        """Hold the sandbox's own task while another container joins it.
+
+        Raises:
+            Busy: the sandbox is being saved or restored.
+        """
+        own = self._sandbox(record.ref.namespace, record.sandbox_id)
+        if own is None or record.image_path:
+            yield
+            return
+        idle = (TaskState.CREATED, *LIVE, TaskState.STOPPED)
+        async with own.holding(*idle, verb="join"):
+            yield
 
     # -- one method per operation --------------------------------------------------------------
 
@@ -239,7 +313,29 @@ class Tasks:
         task = self._task(ref)
         if exec_id:
             return await task.start_exec(exec_id)
-        return await self._kept(task.start())
+        return await self._kept(self._start(task))
+
+    async def _start(self, task: Task) -> int:
+        if not task.record.image_path:
+            return await task.start()
+        await (await self._gathering(task)).start(task)
+        return task.record.pid
+
+    async def _gathering(self, task: Task) -> Gathering:
+        """Find the restore that a Start is a part of; that of a sandbox's own task begins it."""
+        own = self._own(task)
+        if own.ref in self._gatherings:
+            return self._gatherings[own.ref]
+        if own is not task:
+            message = f"task {task.ref} is part of a pod, and no restore of that is under way"
+            raise FailedPrecondition(message, remedy=f"start its sandbox {own.ref} first")
+
+        def over() -> None:
+            self._gatherings.pop(own.ref, None)
+
+        made = Gathering(own, self._config, await self._ready.capabilities(), over)
+        self._gatherings[own.ref] = made
+        return made
 
     async def state(self, ref: TaskRef, exec_id: str = "") -> ProcessView:
         """Tell how a process is."""
@@ -257,8 +353,15 @@ class Tasks:
         task = self._task(ref)
         if exec_id:
             await task.exec(exec_id).kill(signal)
+        elif task.state is TaskState.RESTORING and await self._kill_waiting(task, signal):
+            return
         else:
             await task.kill(signal, everyone=everyone)
+
+    async def _kill_waiting(self, task: Task, signal: int) -> bool:
+        """End a pod's restore that waits for containers, where a signal means that."""
+        gathering = self._gatherings.get(self._own(task).ref)
+        return gathering is not None and ends_created(signal) and await gathering.stop()
 
     async def exec(
         self, ref: TaskRef, exec_id: str, process: Mapping[str, Any], stdio: Stdio
@@ -320,30 +423,12 @@ class Tasks:
     async def checkpoint(
         self, ref: TaskRef, options: CheckpointOptions, report: Report
     ) -> CheckpointResult:
-        """Freeze, save, seal, thaw or stop.
-
-        Raises:
-            Unimplemented: the task shares its sandbox, and a save would take the others with it.
-        """
-        task = self._task(ref)
-        self._check_alone(task)
-        return await self._kept(task.checkpoint(options, report))
-
-    def _check_alone(self, task: Task) -> None:
-        sandbox = task.record.sandbox_id or task.ref.id
-        others = [
-            other.ref.id
-            for other in self._tasks.values()
-            if other is not task and sandbox in (other.record.sandbox_id, other.ref.id)
-        ]
-        if others:
-            names = ", ".join(sorted(others))
-            message = f"task {task.ref} shares its sandbox with {names}: a save would take them all"
-            remedy = "checkpoint a container that has a sandbox of its own"
-            raise Unimplemented(message, remedy=remedy)
+        """Freeze, save, seal, thaw or stop: the task and all that share its sandbox."""
+        pod = self._pod(self._own(self._task(ref)))
+        return await self._kept(pod.checkpoint(options, report))
 
     async def restore(self, ref: TaskRef, options: RestoreOptions, report: Report) -> RestoreResult:
-        """Bring an image back as a new running task."""
+        """Bring an image back as a new running task, and all that shared its sandbox with it."""
         return await self._kept(self._restore(ref, options, report))
 
     async def _restore(
@@ -351,18 +436,57 @@ class Tasks:
     ) -> RestoreResult:
         image = store.resolve_existing(options.image_path, self._images)
         manifest = await asyncio.to_thread(read_manifest, image)
+        wanted = members_wanted(manifest, ref, options)
+        revival_options = msgspec.structs.replace(options, image_path=str(image))
+        made: list[Task] = []
+        try:
+            own = MemberOptions(saved=manifest.task, bundle=options.bundle, stdio=options.stdio)
+            made.append(await self._made(ref, manifest.own, own, image, manifest))
+            for saved, member in zip(manifest.members, wanted, strict=True):
+                one = TaskRef(namespace=ref.namespace, id=member.id)
+                joining = Joining(name=saved.name, sandbox_id=ref.id)
+                made.append(await self._made(one, saved, member, image, manifest, joining))
+            names = [saved.name for saved in manifest.members]
+            return await self._revive(made, names, revival_options, report)
+        except BaseException:  # a fault of ours must leave nothing either
+            for task in made:
+                await settled(asyncio.ensure_future(self._forget(task)))
+            raise
+
+    async def _made(
+        self,
+        ref: TaskRef,
+        saved: manifests.Member,
+        wanted: MemberOptions,
+        image: Path,
+        manifest: manifests.Manifest,
+        joining: Joining | None = None,
+    ) -> Task:
+        """Make the task that a container of an image becomes."""
         request = CreateRequest(
             ref=ref,
-            bundle=options.bundle or manifest.bundle,
-            stdio=options.stdio,
+            bundle=wanted.bundle or saved.bundle,
+            stdio=wanted.stdio,
             checkpoint=str(image),
         )
-        task = await self._make(request, manifest, own_bundle=bool(options.bundle))
-        try:
-            return await task.revive(options, report)
-        except BaseException:  # a fault of ours must leave nothing either
-            await settled(asyncio.ensure_future(self._forget(task)))
-            raise
+        own_bundle = bool(wanted.bundle)
+        return await self._make(request, manifest, own_bundle=own_bundle, joining=joining)
+
+    async def _revive(
+        self, made: list[Task], names: list[str], options: RestoreOptions, report: Report
+    ) -> RestoreResult:
+        """Fill created tasks, the sandbox's own first, from their image."""
+        revival = Revival(made[0], self._config, options, report)
+        async with contextlib.AsyncExitStack() as stack:
+            for task in made:
+                await stack.enter_async_context(task.holding(TaskState.CREATED, verb="restore"))
+                task.move(TaskState.RESTORING)
+            members = dict(zip(names, made[1:], strict=True))
+            result = await revival.run(await self._ready.capabilities(), members)
+            for task in made:
+                task.note_start()
+                task.begin_to_run()
+        return result
 
     async def _forget(self, task: Task) -> None:
         await task.clear()

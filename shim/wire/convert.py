@@ -30,6 +30,7 @@ from shim.model import (
     EngineName,
     Exit,
     ImageView,
+    MemberOptions,
     Mount,
     Phase,
     ProcessView,
@@ -362,6 +363,7 @@ def to_progress(progress: Progress) -> cryo_pb2.Progress:
         bytes_total=progress.bytes_total,
         pid=progress.pid,
         pid_state=progress.pid_state,
+        container=progress.container,
         warning=progress.warning,
         elapsed=to_duration(progress.elapsed_s),
     )
@@ -376,6 +378,7 @@ def from_progress(message: cryo_pb2.Progress) -> Progress:
         bytes_total=message.bytes_total,
         pid=message.pid,
         pid_state=message.pid_state,
+        container=message.container,
         warning=message.warning,
         elapsed_s=from_duration(message.elapsed),
     )
@@ -422,24 +425,43 @@ def to_restore(
     ref: TaskRef, options: RestoreOptions, operation: str = ""
 ) -> cryo_pb2.RestoreRequest:
     """Write a request for a restore."""
-    stdio = options.stdio
     return cryo_pb2.RestoreRequest(
         namespace=ref.namespace,
         id=ref.id,
         image_path=options.image_path,
         bundle=options.bundle,
-        stdio=cryo_pb2.Stdio(
-            stdin=stdio.stdin,
-            stdout=stdio.stdout,
-            stderr=stdio.stderr,
-            terminal=stdio.terminal,
-        ),
+        stdio=_to_streams(options.stdio),
         verify=_VERIFY[options.verify],
         background=options.background,
         direct=options.direct,
         timeout=to_duration(options.timeout_s),
         device_map=options.device_map,
         operation=operation,
+        members=[_to_member(member) for member in options.members],
+    )
+
+
+def _to_streams(stdio: Stdio) -> cryo_pb2.Stdio:
+    return cryo_pb2.Stdio(
+        stdin=stdio.stdin, stdout=stdio.stdout, stderr=stdio.stderr, terminal=stdio.terminal
+    )
+
+
+def _to_member(member: MemberOptions) -> cryo_pb2.RestoreMember:
+    return cryo_pb2.RestoreMember(
+        saved=member.saved,
+        id=member.id,
+        bundle=member.bundle,
+        stdio=_to_streams(member.stdio),
+    )
+
+
+def _from_member(message: cryo_pb2.RestoreMember) -> MemberOptions:
+    return MemberOptions(
+        saved=message.saved,
+        id=message.id,
+        bundle=message.bundle,
+        stdio=from_streams(message.stdio),
     )
 
 
@@ -454,6 +476,7 @@ def from_restore(message: cryo_pb2.RestoreRequest) -> RestoreOptions:
         direct=message.direct,
         timeout_s=from_duration(message.timeout),
         device_map=dict(message.device_map),
+        members=tuple(_from_member(member) for member in message.members),
     )
 
 
@@ -475,6 +498,7 @@ def to_checkpoint_result(result: CheckpointResult) -> cryo_pb2.CheckpointResult:
         digest=result.digest,
         engine=result.engine,
         processes=[_to_cuda(process) for process in result.processes],
+        members=result.members,
         warnings=result.warnings,
         timings_s=result.timings_s,
     )
@@ -488,6 +512,7 @@ def from_checkpoint_result(message: cryo_pb2.CheckpointResult) -> CheckpointResu
         digest=message.digest,
         engine=message.engine,
         processes=tuple(_from_cuda(process) for process in message.processes),
+        members=tuple(message.members),
         warnings=tuple(message.warnings),
         timings_s=dict(message.timings_s),
     )
@@ -499,6 +524,7 @@ def to_restore_result(result: RestoreResult) -> cryo_pb2.RestoreResult:
         pid=result.pid,
         engine=result.engine,
         processes=[_to_cuda(process) for process in result.processes],
+        members=result.members,
         warnings=result.warnings,
         timings_s=result.timings_s,
     )
@@ -510,17 +536,18 @@ def from_restore_result(message: cryo_pb2.RestoreResult) -> RestoreResult:
         pid=message.pid,
         engine=message.engine,
         processes=tuple(_from_cuda(process) for process in message.processes),
+        members=tuple(message.members),
         warnings=tuple(message.warnings),
         timings_s=dict(message.timings_s),
     )
 
 
 def _to_cuda(process: CudaProcess) -> cryo_pb2.CudaProcess:
-    return cryo_pb2.CudaProcess(pid=process.pid, name=process.name)
+    return cryo_pb2.CudaProcess(pid=process.pid, name=process.name, container=process.container)
 
 
 def _from_cuda(message: cryo_pb2.CudaProcess) -> CudaProcess:
-    return CudaProcess(pid=message.pid, name=message.name)
+    return CudaProcess(pid=message.pid, name=message.name, container=message.container)
 
 
 def to_image(view: ImageView) -> cryo_pb2.ImageInfo:

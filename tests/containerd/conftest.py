@@ -13,8 +13,10 @@ from shim.simgpu.simulation import Simulation
 from tests.builds import RunscBuild, excuse
 from tests.containerd import gpu, image
 from tests.containerd.builds import LINES, ContainerdBuild, find_containerd, find_program
+from tests.containerd.cri.client import Kubelet
 from tests.containerd.cryo import Cryo, simulated
 from tests.containerd.harness import Containerd
+from tests.containerd.image import REFERENCE
 from tests.containerd.place import Place, private_place
 
 
@@ -66,6 +68,14 @@ def pause_archive(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("image") / "cryopause.tar"
     busybox = program("busybox")
     return image.write(path, busybox, reference=image.PAUSE, command=image.PAUSE_COMMAND)
+
+
+def make_ready(node: Containerd, *archives: Path, handler: str = "") -> None:
+    """Give a node of the kubelet's its images, and run a first pod, whose folders others share."""
+    for one in archives:
+        node.import_image(one)
+    with Kubelet(node.address) as first:
+        first.warm_up(node.folder / "scratch", REFERENCE, handler=handler, cgroup=node.cgroup)
 
 
 @pytest.fixture(scope="module")

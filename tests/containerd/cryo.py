@@ -30,7 +30,7 @@ GPU_FLAGS = {**FLAGS, "nvproxy-driver-version": "latest", "host-uds": "open"}
 # Counts in a file, slowly: a process that is made costs much in a sandbox.
 COUNT = "i=0; while true; do i=$((i+1)); echo $i > /count; sleep 0.1; done"
 # Waits until the count goes on, and tells from where.
-_COUNTS = """
+COUNTS = """
 read_count() { cat /count 2>/dev/null; }
 until [ "$(read_count)" ]; do sleep 0.02; done
 was=$(read_count)
@@ -100,6 +100,17 @@ class Cryo(Containerd):
         self.use({LAUNCHER: write_launcher(self.folder)})
         write_config(self.folder, self._runsc, self._flags, self._settings)
 
+    def end(self) -> None:
+        """End it, and remove what its shims shared: others in the place look for leftovers."""
+        super().end()
+        script = "from shim.entry.shimbin import places; print(places.nursery_socket())"
+        nursery = self.place.remote.run([sys.executable, "-c", script], env=self.env).out.strip()
+        # runsc keeps a mount in its root for the next sandbox, which will not come.
+        for point in self.look().mounts:
+            if look.is_below(point, str(self.state)):
+                self.place.do("umount", "-l", point)
+        self.place.do("rm", "-rf", str(self.state), nursery, f"{nursery}.lock")
+
     @property
     def env(self) -> dict[str, str]:
         """The environment that containerd and the shims have."""
@@ -154,7 +165,7 @@ class Cryo(Containerd):
 
     def until_counts(self, name: str) -> int:
         """Wait until a container that runs COUNT goes on; return how far it was before."""
-        return int(self.exec(name, "sh", "-c", _COUNTS).out)
+        return int(self.exec(name, "sh", "-c", COUNTS).out)
 
     def kill_task(self, name: str, signal: str = "SIGKILL") -> None:
         """Kill a task and wait for its end."""
@@ -168,7 +179,7 @@ class Cryo(Containerd):
             tasks = self.tasks()
             return all(tasks[name][1] == "STOPPED" for name in names)
 
-        wait_until(stopped, f"the end of {len(names)} tasks", 20)
+        wait_until(stopped, f"the end of {len(names)} tasks", 60)
 
     def remove(self, name: str) -> None:
         """End a container, if it is there, and delete all of it."""
@@ -228,7 +239,7 @@ class Cryo(Containerd):
         def none() -> bool:
             return not any(Path(f"/proc/{pid}").exists() for pid in pids)
 
-        wait_until(none, f"the end of {pids}", 10)
+        wait_until(none, f"the end of {pids}", 60)
 
     # Checkpoints.
 

@@ -18,8 +18,8 @@ from tests.containerd import leftovers
 from tests.containerd.leftovers import Look
 from tests.containerd.place import Place
 
-_START_S = 20.0
-_STOP_S = 10.0
+_START_S = 60.0
+_STOP_S = 60.0
 _TAIL = 3000
 _FOLDERS = ("bin", "root", "scratch", "state", "tmp")
 numbers = itertools.count()

@@ -15,7 +15,7 @@ from tests.containerd.builds import ContainerdBuild
 from tests.containerd.daemon import Daemon
 from tests.containerd.place import Place
 
-_DOCKER_S = 45.0
+_DOCKER_S = 120.0
 PROGRAMS = ("dockerd", "docker", "docker-proxy")
 
 

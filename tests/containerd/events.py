@@ -39,7 +39,7 @@ class Events:
         """Return the topics that begin so, in the order of arrival."""
         return [event.topic for event in self.all() if event.topic.startswith(start)]
 
-    def until(self, topic: str, count: int = 1, timeout_s: float = 10.0) -> list[Event]:
+    def until(self, topic: str, count: int = 1, timeout_s: float = 60.0) -> list[Event]:
         """Wait until so many events have this topic."""
         wait_until(lambda: len(self.of(topic)) >= count, f"{count} of {topic}", timeout_s)
         return self.of(topic)

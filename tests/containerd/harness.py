@@ -24,8 +24,8 @@ from tests.containerd.events import Events
 from tests.containerd.image import REFERENCE
 from tests.containerd.place import Place
 
-_CTR_S = 30.0
-_STOP_S = 10.0
+_CTR_S = 90.0
+_STOP_S = 60.0
 
 
 class Containerd(Daemon):

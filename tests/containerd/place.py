@@ -18,7 +18,7 @@ from shim.simgpu.namespace import Namespace
 from shim.simgpu.remote import Ran, Remote
 from shim.simgpu.waiting import environment
 
-_STEP_S = 30.0
+_STEP_S = 90.0
 
 
 @dataclass(frozen=True)

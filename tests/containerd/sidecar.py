@@ -15,7 +15,7 @@ from tests.containerd.image import APPLETS
 from tests.containerd.place import Place
 
 EXAMPLE = PACKAGE_ROOT / "hack/examples/task_api.py"
-_STORY_S = 40.0
+_STORY_S = 120.0
 
 
 class WithSidecar(Cryo):

@@ -22,7 +22,9 @@ from tests.builds import RunscBuild
 from tests.containerd.cryo import FLAGS, LAUNCHER, comm, write_config, write_launcher
 from tests.containerd.place import Place, private_place
 
-_LIMIT_S = 20.0
+_LIMIT_S = 60.0
+# Tells our processes, whatever their settings.
+_MARK = "CRYO_TEST_FOLDER"
 # What containerd 2.3 and later write to `start`: BootstrapParams, whose first field is the id.
 _OPTIONS = AnyMessage(type_url="containerd.runc.v1.Options", value=b"\x08\x01").SerializeToString()
 # Prints what has been loaded beyond what this very Python loads for nothing at all.
@@ -71,7 +73,7 @@ class Binary:
         # Through pipes that are read to their end, as containerd does.
         script = f'"$@" < {self.folder}/in 2> >(cat > {self.folder}/err) | cat > {self.folder}/out'
         argv = ["bash", "-c", f"set -o pipefail; {script}; s=$?; wait; exit $s", "-"]
-        env = {**environment(), "CRYO_CONFIG": str(self.config)}
+        env = {**environment(), "CRYO_CONFIG": str(self.config), _MARK: str(self.folder)}
         argv += [*self.program, *words]
         ran = self.place.remote.run(argv, cwd=str(cwd), env=env, timeout_s=_LIMIT_S)
         out, err = ((self.folder / name).read_bytes() for name in ("out", "err"))
@@ -102,13 +104,27 @@ class Binary:
     def has(self, pid: int) -> bool:
         """Tell whether a process works for this folder."""
         try:
-            return str(self.config).encode() in Path(f"/proc/{pid}/environ").read_bytes()
+            return f"{_MARK}={self.folder}".encode() in Path(f"/proc/{pid}/environ").read_bytes()
         except OSError:
             return False
 
     def sockets(self) -> set[str]:
         """Return the sockets of shims in the place."""
         return set(self.place.do("ls", "/run/containerd/s").split())
+
+
+def runtime_options(field: int, value: bytes) -> bytes:
+    """Write runtime options with one field, as containerd up to 2.2 does."""
+    length = bytes((len(value) & 0x7F | 0x80, len(value) >> 7))
+    packed = bytes((field << 3 | 2,)) + length + value
+    return AnyMessage(type_url="runtimeoptions.v1.Options", value=packed).SerializeToString()
+
+
+def setting_of(pid: int) -> str:
+    """Return the settings file that a shim was given."""
+    lines = Path(f"/proc/{pid}/environ").read_bytes().decode().split("\0")
+    (found,) = (line.partition("=")[2] for line in lines if line.startswith("CRYO_CONFIG="))
+    return found
 
 
 def hears(pid: int, number: signal.Signals) -> bool:
@@ -134,9 +150,9 @@ def shims_end(binary: Binary) -> Iterator[None]:
     """End the shims of a test, which go at a signal while they have no task, with their sockets."""
     yield
     for pid in binary.shims():
-        wait_until(partial(hears, pid, signal.SIGTERM), f"shim {pid}", 10)
+        wait_until(partial(hears, pid, signal.SIGTERM), f"shim {pid}", 60)
         binary.place.remote.kill(pid, signal.SIGTERM)
-    wait_until(lambda: not binary.shims() and not binary.sockets(), "the end of the shims", 10)
+    wait_until(lambda: not binary.shims() and not binary.sockets(), "the end of the shims", 60)
 
 
 @pytest.mark.parametrize("given", (b"", _OPTIONS), ids=("empty", "any"))
@@ -165,6 +181,33 @@ def test_start_from_2_3(binary: Binary) -> None:
     assert (told["protocol"], told["version"]) == ("ttrpc", 3)
 
 
+def test_settings_of_the_runtime_options(binary: Binary) -> None:
+    """A container's own settings file, or the text of one, is its shim's, and `delete`'s."""
+    named = Path(f"{binary.config}.other")
+    shutil.copy(binary.config, named)
+    path = str(named).encode()
+
+    by_path = binary.start(binary.bundle("named"), given=runtime_options(2, path))
+    (shim,) = binary.shims()
+    assert setting_of(shim) == str(named)
+    as_text = binary.start(binary.bundle("text"), given=runtime_options(3, named.read_bytes()))
+
+    assert (by_path.status, as_text.status) == (0, 0)
+    assert by_path.out != as_text.out
+    for name in ("named", "text"):
+        pointer = binary.folder / name / "cryo.settings"
+        assert binary.place.do("cat", pointer.read_text("utf-8")) == named.read_text("utf-8")
+
+
+def test_settings_that_are_not_there(binary: Binary) -> None:
+    """Runtime options that name no file are told to containerd, and no shim is made."""
+    answer = binary.start(binary.bundle("none"), given=runtime_options(2, b"/no/such.toml"))
+
+    assert answer.status != 0
+    assert "/no/such.toml" in answer.err
+    assert binary.shims() == []
+
+
 def test_start_twice(binary: Binary) -> None:
     """A second start for a container finds the shim that is there."""
     bundle = binary.bundle("twice")
@@ -182,7 +225,7 @@ def test_a_dead_shim_is_replaced(binary: Binary) -> None:
     first = binary.start(bundle)
     (old,) = binary.shims()
     binary.place.remote.kill(old)
-    wait_until(lambda: not binary.shims(), "the end of a shim", 10)
+    wait_until(lambda: not binary.shims(), "the end of a shim", 60)
 
     assert binary.start(bundle).out == first.out
     (new,) = binary.shims()
@@ -266,7 +309,7 @@ def test_delete_of_what_was_never_created(binary: Binary) -> None:
     binary.start(bundle)
     (pid,) = binary.shims()
     binary.place.remote.kill(pid)
-    wait_until(lambda: not binary.shims(), "the end of a shim", 10)
+    wait_until(lambda: not binary.shims(), "the end of a shim", 60)
     assert binary.sockets()
 
     assert binary.delete(bundle).status == 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import tarfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -59,6 +60,44 @@ def test_a_saved_task_may_end(cryo: Cryo) -> None:
             assert "exit code 137" in cryo.ctr("tasks", "delete", name).err
         else:
             assert cryo.status(name) == "RUNNING"
+
+
+def test_a_container_says_how_it_is_saved(cryo: Cryo) -> None:
+    """Annotations say on every line what ctr cannot: end with the image, and do not hash it."""
+    said = ("io.cryo.exit=true", "io.cryo.seal=false")
+    flags = tuple(word for pair in said for word in ("--annotation", pair))
+    with cryo.container(*COUNTER, flags=flags) as name:
+        cryo.until_counts(name)
+        reference = cryo.ctr("tasks", "checkpoint", name).out.strip()
+
+        cryo.until_status(name, "STOPPED")
+        with tarfile.open(cryo.blob(reference, TAR)) as saved:
+            manifest = json.load(saved.extractfile("cryo.json"))  # type: ignore[arg-type]
+        assert not manifest["sealed"]
+
+
+def test_a_container_with_settings_of_its_own(cryo: Cryo) -> None:
+    """`--runtime-config-path` names the settings of a container's shim."""
+    own = cryo.folder / "own.toml"
+    own.write_text(f'{cryo.config.read_text("utf-8")}\n[defaults]\ncuda = "require"\n', "utf-8")
+    with cryo.container(*COUNTER, flags=("--runtime-config-path", str(own))) as name:
+        cryo.until_counts(name)
+        ran = cryo.ctr("tasks", "checkpoint", name, check=False)
+
+    assert ran.status != 0
+    assert "--cuda require" in ran.err
+    # Their nursery waits for others with the same settings.
+    cryo.expect_nothing_new(ignored=("nursery",))
+
+
+def test_a_mistake_in_an_annotation(cryo: Cryo) -> None:
+    """A container with an annotation of ours that is not known is refused, with those that are."""
+    with cryo.removing("odd"):
+        flags = ("-d", "--annotation", "io.cryo.engin=phased")
+        ran = cryo.run("odd", "true", flags=flags, check=False)
+
+    assert ran.status != 0
+    assert "engin" in ran.err
 
 
 def test_an_image_at_a_path(cryo: Cryo) -> None:
@@ -137,7 +176,7 @@ def test_a_restored_container_ends_by_itself(cryo: Cryo) -> None:
     once, twice = cryo.fresh("again"), cryo.fresh("again")
     script = "until [ -e /end ]; do sleep 0.02; done; exit 7"
     with cryo.container("sh", "-c", script) as name, cryo.removing(once, twice):
-        wait_until(lambda: cryo.exec(name, "true", check=False).status == 0, name, 10)
+        wait_until(lambda: cryo.exec(name, "true", check=False).status == 0, name, 60)
         with cryo.images_apart():
             cryo.bring_back(cryo.save(name), once)
         cryo.bring_back(cryo.save(once), twice)

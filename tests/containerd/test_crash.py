@@ -37,7 +37,7 @@ def test_containerd_dies(cryo: Cryo) -> None:
         before = cryo.tasks()
         cryo.exec(ends, "sh", "-c", "(sleep 1; touch /end) >/dev/null 2>&1 </dev/null &")
         cryo.kill()
-        wait_until(lambda: not alive(before[ends][0]), "the end of a task", 20)
+        wait_until(lambda: not alive(before[ends][0]), "the end of a task", 60)
         cryo.start()
 
         after = cryo.tasks()

@@ -9,6 +9,7 @@ import pytest
 
 from tests.containerd.builds import ContainerdBuild
 from tests.containerd.config import Cri
+from tests.containerd.conftest import make_ready
 from tests.containerd.cri.client import Kubelet, Pod, Wanted, log_lines
 from tests.containerd.harness import Containerd
 from tests.containerd.image import PAUSE, REFERENCE
@@ -26,10 +27,7 @@ def cri(
     """Give a containerd of each line with the CRI plugin, and the small image for pods too."""
     plugin = Cri(sandbox_image=PAUSE)
     with Containerd(containerd_build, place, programs={"runc": runc}, cri=plugin) as made:
-        made.import_image(archive)
-        made.import_image(pause_archive)
-        with Kubelet(made.address) as first:
-            first.warm_up(made.folder / "scratch", REFERENCE, cgroup=made.cgroup)
+        make_ready(made, archive, pause_archive)
         yield made
 
 

@@ -16,7 +16,7 @@ from tests.builds import RunscBuild
 from tests.containerd import cryo
 from tests.containerd.builds import ContainerdBuild, find_containerd
 from tests.containerd.config import Cri
-from tests.containerd.conftest import program
+from tests.containerd.conftest import make_ready, program
 from tests.containerd.cri.client import Kubelet, Pod, Wanted, log_lines
 from tests.containerd.cryo import Cryo
 from tests.containerd.docker import Dockerd
@@ -49,11 +49,7 @@ def node(
     plugin = Cri(sandbox_image=PAUSE)
     how = drop_in(containerd_build)
     with Cryo(containerd_build, place, runsc_new.path, cri=plugin, **how) as made:
-        made.import_image(archive)
-        made.import_image(pause_archive)
-        with Kubelet(made.address) as first:
-            logs = made.folder / "scratch"
-            first.warm_up(logs, REFERENCE, handler=HANDLER, cgroup=made.cgroup)
+        make_ready(made, archive, pause_archive, handler=HANDLER)
         yield made
 
 

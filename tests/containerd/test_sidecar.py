@@ -2,65 +2,26 @@
 
 from __future__ import annotations
 
-import json
 import os
 import signal
-import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from shim.entry.shimbin import places
-from shim.simgpu.remote import Ran
 from shim.simgpu.simulation import Fault, Kind, Settings, Simulation
-from shim.simgpu.waiting import wait_until
 from tests.containerd import gpu
+from tests.containerd.beside import Beside, serving
 from tests.containerd.cryo import COUNT, RUNTIME, Cryo
-
-_START_S = 20.0
-
-
-class Beside:
-    """The client of a sidecar that runs beside a containerd."""
-
-    def __init__(self, cryo: Cryo) -> None:
-        self._cryo = cryo
-        self.socket = f"{cryo.folder}/cryo.sock"
-
-    def argv(self, *words: str) -> list[str]:
-        """Return the command line of a client."""
-        where = ("-a", f"unix://{self.socket}", "-n", self._cryo.namespace)
-        return [sys.executable, "-m", "shim.entry.cli", *where, *words]
-
-    def __call__(self, *words: str, check: bool = True) -> Ran:
-        """Run the client."""
-        ran = self._cryo.place.remote.run(self.argv(*words), env=self._cryo.env)
-        return self._cryo.checked(ran, f"cryo {' '.join(words)}") if check else ran
-
-    def ask(self, *words: str) -> Any:
-        """Run the client and read the document that it prints."""
-        return json.loads(self("--output", "json", *words).out)
 
 
 @pytest.fixture(scope="module")
 def beside(cryo: Cryo) -> Iterator[Beside]:
     """Give a client of a sidecar with the settings of the shims."""
-    remote, client = cryo.place.remote, Beside(cryo)
-    argv = [sys.executable, "-m", "shim.entry.cli", "serve", "--config", str(cryo.config)]
-    pid = remote.spawn(argv, output=cryo.folder / "sidecar.log", env=cryo.env)
-    try:
-        wait_until(lambda: places.answers(client.socket), "the sidecar", _START_S)
+    with serving(cryo) as client:
         cryo.know()
         yield client
-    finally:
-        remote.kill(pid, signal.SIGTERM)
-        remote.wait(pid, _START_S)
-        # It would wait a minute for another sidecar.
-        for keeper in cryo.processes(f"{cryo.state}/keeper.sock"):
-            remote.kill(keeper)
-        cryo.know()
+    cryo.know()
 
 
 @pytest.fixture(autouse=True)
@@ -139,7 +100,7 @@ def test_a_checkpoint_that_is_broken_off(
         try:
             simulation.until_called("checkpoint", 2)
             os.kill(pid, signal.SIGINT)
-            assert cryo.place.remote.wait(pid, _START_S) not in {None, 0}
+            assert cryo.place.remote.wait(pid, 20.0) not in {None, 0}
         finally:
             simulation.faults()
         cryo.until_status(name, "RUNNING")

@@ -13,7 +13,7 @@ from tests.faults.machine import Halting, Inside, command_lines, descriptors
 
 TASK = "job"
 PROCESSES = 3
-_SETTLE_S = 15.0
+_SETTLE_S = 60.0
 _RUNSC = ("boot", "gofer", "create", "restore", "checkpoint", "exec", "wait", "delete", "resume")
 
 
@@ -85,6 +85,11 @@ class Judge:
     def sandboxes(self) -> list[int]:
         """List the pids of the sandboxes on this machine."""
         return [pid for pid, argv in self._runscs().items() if "boot" in argv]
+
+    def commands(self) -> list[int]:
+        """List the pids of the commands of runsc that are under way on this machine."""
+        lasting = {"boot", "gofer", "wait"}
+        return [pid for pid, argv in self._runscs().items() if not lasting & set(argv)]
 
     def _runscs(self) -> dict[int, list[str]]:
         state = str(self.sim.folder / "state")

@@ -36,6 +36,11 @@ class Halting(Simulation):
         """Where the next halt is named."""
         return self.folder / "halt.json"
 
+    @property
+    def trap_file(self) -> Path:
+        """Where the next trap is set."""
+        return self.folder / "trap.json"
+
 
 class Inside:
     """Runs programs in the sidecar's containers behind its back, by raw runsc.

@@ -9,6 +9,7 @@ import os
 import signal
 import sys
 from collections import Counter
+from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,7 @@ from shim.model import (
 )
 from shim.simgpu.simulation import Fault, Kind, Settings, environment, wait_until
 from shim.state import TaskState
+from tests.faults import trap
 from tests.faults.judge import PROCESSES, TASK, Judge
 from tests.faults.machine import Case, Halting, state_of
 from tests.faults.sidecar import ENV, Point
@@ -35,9 +37,9 @@ from tests.faults.wire import Wire
 COPY = "copy"
 ROOM_BYTES = 1 << 29
 # Long enough for two busy cores; what hangs on purpose gets less in its own test.
-TIMEOUTS = {"detect": 20.0, "lock": 20.0, "freeze": 20.0, "thaw": 20.0, "rollback": 60.0}
-_HALT_S = 30.0
-_END_S = 20.0
+TIMEOUTS = {"detect": 60.0, "lock": 60.0, "freeze": 60.0, "thaw": 60.0, "rollback": 120.0}
+_HALT_S = 90.0
+_END_S = 60.0
 _REF = TaskRef(namespace="default", id=TASK)
 
 
@@ -77,6 +79,7 @@ class Rig(Judge):
     def serve_again(self) -> None:
         """Start the sidecar, as whoever keeps it running does after a crash."""
         os.environ[ENV] = str(self.sim.halt_file)
+        os.environ[trap.ENV] = str(self.sim.trap_file)
         self.sim.start_sidecar(timeouts=self._timeouts)
         self.reconnect()
 
@@ -169,6 +172,10 @@ class Rig(Judge):
         """Begin a restore."""
         return self._pool.submit(self.restore, image, **more)
 
+    def run(self, work: Callable[[], None]) -> Future[None]:
+        """Do something beside the test."""
+        return self._pool.submit(work)
+
     def call_checkpoint(self, image: Path, timeout_s: float | None = None, **more: Any) -> Wire:
         """Begin a checkpoint as a foreign program would."""
         stream = calls.checkpoint(_REF, self.options(image, **more))
@@ -230,6 +237,12 @@ class Rig(Judge):
         [path] = self.journals()
         found: dict[str, Any] = json.loads(self.sim.remote.run(["cat", path]).out)
         return found
+
+    def kill_tools(self, name: str) -> None:
+        """Kill what runs in a container beside its workload."""
+        own = {1, *self.sim.status(self.inside, name).pids}
+        for pid in self.inside.pids(name) - own:
+            self.inside.exec(name, ["/bin/kill", "-9", str(pid)])
 
     def until_saved(self) -> None:
         """Wait until the command of a save has ended, which outlives its sidecar."""

@@ -1,4 +1,4 @@
-"""`cryo serve`, but it halts where a test wants it: at one exact write of the journal.
+"""`cryo serve`, but it halts where a test wants it: at a write of the journal, or in a trap.
 
 A halt is a SIGSTOP that the sidecar sends to itself. Whoever waits for it then has all the time to
 kill, to cancel, to fill a disk or to let a deadline pass, and continues it with SIGCONT. So a fault
@@ -16,6 +16,7 @@ import msgspec
 
 from shim.checkpoint.journal import Entry, Journal
 from shim.model import Value
+from tests.faults import trap
 
 ENV = "CRYO_TEST_HALT"
 
@@ -103,6 +104,7 @@ def main() -> None:
     from shim.entry.cli import main as cryo
 
     install(Halts(Path(os.environ[ENV])))
+    trap.arm()
     sys.argv[0] = "cryo"
     cryo()
 

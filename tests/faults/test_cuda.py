@@ -23,7 +23,7 @@ from tests.faults.cases import (
 from tests.faults.judge import TASK
 from tests.faults.rig import Rig
 
-pytestmark = pytest.mark.timeout(180)
+pytestmark = pytest.mark.timeout(600)
 
 
 def pids_of(rig: Rig) -> list[int]:
@@ -215,7 +215,7 @@ def test_no_memory_to_thaw_and_nobody_there(rig: Rig) -> None:
     call.leave()
     rig.resume()
 
-    wait_until(lambda: bool(rig.client.list()[0].warning), "the warning", 30)
+    wait_until(lambda: bool(rig.client.list()[0].warning), "the warning", 60)
     assert "is complete" in rig.client.list()[0].warning
     rig.sim.faults()
     assert rig.stagings() == []

@@ -9,7 +9,7 @@ from shim.model import Verify
 from tests.faults.cases import ALL, NEW_BUILTIN, NEW_PHASED, OLD_PHASED, on, pairs, spread
 from tests.faults.rig import ROOM_BYTES, Rig
 
-pytestmark = pytest.mark.timeout(180)
+pytestmark = pytest.mark.timeout(600)
 
 
 @on(NEW_PHASED, more=ALL)
@@ -42,7 +42,7 @@ def test_a_disk_that_fills_up(rig: Rig, phase: str) -> None:
     rig.resume()
 
     # A rename needs no space, so a commit succeeds.
-    error = future.exception(60)
+    error = future.exception(150)
     assert isinstance(error, ResourceExhausted) is (phase != "commit"), error
     rig.empty(disk, ROOM_BYTES)
     rig.assert_unharmed(saved=phase == "save")
@@ -63,7 +63,7 @@ def test_no_space_for_our_own_state(rig: Rig, point: str) -> None:
     rig.fill(rig.sim.folder / "state")
     rig.resume()
 
-    error = future.exception(60)
+    error = future.exception(150)
     assert isinstance(error, ResourceExhausted), error
     assert not image.exists()
     rig.empty(rig.sim.folder / "state", ROOM_BYTES)

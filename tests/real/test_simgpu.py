@@ -248,12 +248,12 @@ def test_tool_that_hangs_can_be_killed(sim: Simulation, box: Box, kind: Kind, st
         hung = pool.submit(box.box.cuda, box.name, "--action", "lock", "--pid", str(pid))
         sim.until_called("lock")
         if kind is not Kind.HANG:
-            wait_until(lambda: in_state("locked"), "the lock", 5)
+            wait_until(lambda: in_state("locked"), "the lock", 60)
         (tool,) = set(box.box.pids(box.name)) - before
         box.box.check("kill", "-pid", str(tool), box.name, "9")
         assert hung.result(20).status != 0
 
-    wait_until(lambda: in_state(state), f"state {state}", 5)
+    wait_until(lambda: in_state(state), f"state {state}", 60)
     if state == "locked":
         box.act("unlock")
     assert box.fine()
@@ -372,7 +372,7 @@ def test_nothing_is_left_when_its_maker_is_killed(runsc: RunscBuild) -> None:
         maker.kill()
         maker.wait()
 
-    wait_until(lambda: not _processes_that_mention(folder), "the end of its processes", 20)
+    wait_until(lambda: not _processes_that_mention(folder), "the end of its processes", 60)
     assert not Path(folder).exists()
 
 

@@ -138,6 +138,9 @@ class FakeGuest:
         rows += [GuestProcess(pid=p.pid, parent=p.parent, command=p.name) for p in self.processes]
         return [*{row.pid: row for row in [*rows, *self.execs]}.values()]
 
+    async def has(self, pid: int) -> bool:
+        return any(row.pid == pid for row in await self.ps())
+
     async def end(self, pid: int) -> None:
         self.ended.append(pid)
         self.execs = tuple(row for row in self.execs if row.pid != pid)

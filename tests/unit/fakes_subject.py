@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -53,6 +53,8 @@ class FakeRunsc(Runsc):
         # What is in the state file when the save fails: nothing, where its freeze did.
         self.half = b"half"
         self.saving = asyncio.Event()
+        # Whether the command says how the save ended, and was not killed.
+        self.answers = True
 
     async def pause(self, task_id: str) -> None:
         await self._do("pause")
@@ -69,7 +71,12 @@ class FakeRunsc(Runsc):
         await self._do("delete")
 
     async def checkpoint(
-        self, args: CheckpointArgs, *, timeout_s: float, started: Started | None = None
+        self,
+        args: CheckpointArgs,
+        *,
+        timeout_s: float,
+        started: Started | None = None,
+        answered: Callable[[], None] | None = None,
     ) -> None:
         self.saves.append(args)
         if started is not None:
@@ -80,6 +87,8 @@ class FakeRunsc(Runsc):
         self._toggle(CudaState.RUNNING, CudaState.CHECKPOINTED, args)
         self.events.append("save " + " ".join(str(state) for state in self.guest.states))
         (Path(args.image_path) / "checkpoint.img").write_bytes(self.half)
+        if self.answers and answered is not None:
+            answered()
         if "checkpoint" in self.fails:
             raise self.fails["checkpoint"]
         (Path(args.image_path) / "pages.img").write_bytes(b"pages" * 1000)
@@ -112,6 +121,9 @@ class Scene:
     timeouts: Timeouts = QUICK
     driver: str = "580.65.06"
     nvidia_smi: str = "/bin/true"
+    # The other containers of the sandbox, by id, and those that have ended.
+    others: dict[str, FakeGuest] = field(default_factory=dict)
+    ended: set[str] = field(default_factory=set)
     news: list[Progress] = field(default_factory=list)
     events: list[str] = field(default_factory=list)
 
@@ -148,6 +160,30 @@ class Scene:
             execs=(),
             journal=self.journal,
             stop=self._stop,
+            members=tuple(self._member(name, guest) for name, guest in self.others.items()),
+        )
+
+    def _member(self, name: str, guest: FakeGuest) -> Subject:
+        async def stop() -> None:
+            self.events.append(f"stop {name}")
+
+        return Subject(
+            ref=TaskRef(namespace="ns", id=name),
+            config=self.config,
+            runsc=self.runsc,
+            guest=guest,
+            sandbox=self.born,
+            spec=document.parse(SPEC, self.folder),
+            bundle=self.folder / name,
+            guest_tool=TOOL,
+            gpu=True,
+            paused=False,
+            execs=(),
+            journal=self.journal,
+            stop=stop,
+            ended=lambda: name in self.ended,
+            container=name,
+            name=f"{name} by name",
         )
 
     @property
@@ -196,7 +232,8 @@ class Scene:
 
     def as_before(self) -> bool:
         """Whether the task runs as if nothing had happened, and nothing is left behind."""
-        states = {state for state in self.guest.states if state is not None}
+        guests = (self.guest, *self.others.values())
+        states = {state for guest in guests for state in guest.states if state is not None}
         return (
             states <= {CudaState.RUNNING}
             and self.guest.paused == self.paused

@@ -42,7 +42,7 @@ def test_what_is_written_is_read(journal: Journal, tmp_path: Path) -> None:
 
     assert found == journal.entry
     assert found is not None
-    assert found.processes[7] == journals.ProcessEntry(name="train", state="locking")
+    assert found.processes["7"] == journals.ProcessEntry(name="train", state="locking")
     assert found.cuda_processes() == [
         CudaProcess(pid=7, name="train"),
         CudaProcess(pid=8, name="é"),
@@ -178,3 +178,22 @@ def test_fields_of_a_newer_version_are_passed_over(journal: Journal) -> None:
     journal.path.write_bytes(msgspec.json.encode({**raw, "newer": {"a": [1]}}))
 
     assert Journal(journal.path.parent).load() == journal.entry
+
+
+def test_processes_of_several_containers(tmp_path: Path) -> None:
+    """A process is a container and a number; those of one container alone are numbers."""
+    journal = Journal(tmp_path)
+    journal.open(Operation.CHECKPOINT, "/i")
+    journal.processes([CudaProcess(pid=7, name="own"), CudaProcess(pid=7, name="b", container="b")])
+    journal.process(7, "", "locking", container="b")
+
+    found = Journal(tmp_path).load()
+
+    assert found is not None
+    assert {key: (p.name, p.state) for key, p in found.processes.items()} == {
+        "7": ("own", "running"),
+        "b/7": ("b", "locking"),
+    }
+    assert found.cuda_processes() == [CudaProcess(pid=7, name="own")]
+    assert found.cuda_processes("b") == [CudaProcess(pid=7, name="b")]
+    assert found.cuda_processes("c") == []

@@ -10,10 +10,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from shim.checkpoint import manifest as manifests
-from shim.checkpoint.manifest import ImageFile
+from shim.checkpoint.manifest import ImageFile, Member
 from shim.cuda.inventory import Gpu
 from shim.errors import CryoError, HostMismatch, ImageCorrupt, InvalidArgument
-from shim.model import CheckpointOptions
+from shim.model import CheckpointOptions, CudaProcess
 from shim.spec import canonical
 from tests.unit.image_helpers import manifest
 
@@ -52,6 +52,28 @@ def test_sizes_and_cuda_are_told() -> None:
     assert FULL.size_bytes == 3
     assert FULL.has_cuda
     assert not manifest(processes=()).has_cuda
+
+
+def test_members_come_back() -> None:
+    """A pod's containers are read as they were written; each is found by its name."""
+    member = Member(
+        task="b",
+        name="n",
+        spec={"x": 1},
+        spec_digest="d",
+        processes=(CudaProcess(pid=1, name="p"),),
+    )
+    pod, data = manifests.encode(manifest(members=(member,)))
+
+    found = manifests.decode(data, "/i")
+
+    assert found == pod
+    assert found.member("n") == member
+    assert found.own.spec == pod.spec
+    assert [(p.container, p.pid) for p in found.all_processes] == [("", 1), ("b", 1)]
+    with pytest.raises(InvalidArgument, match="has no container x; it has n"):
+        found.member("x")
+    assert manifest(processes=(), members=(member,)).has_cuda
 
 
 @given(st.integers(0, len(DATA) - 1), st.integers(1, 255))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import socket
 import subprocess
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -15,8 +16,9 @@ from shim.errors import Refused, ResourceExhausted
 from shim.host import files, procs
 from shim.model import Connections
 from shim.runsc.client import GuestProcess
+from shim.spec import document
 from tests.unit.fakes_guest import FakeGuest
-from tests.unit.fakes_subject import Scene, sleeping
+from tests.unit.fakes_subject import SPEC, Scene, sleeping
 
 
 @pytest.fixture
@@ -99,6 +101,18 @@ def test_gpu_memory_goes_through_host_memory(monkeypatch: pytest.MonkeyPatch) ->
 def test_this_host_has_memory() -> None:
     """The kernel's own estimate is read."""
     assert preflight.available_bytes() > 1 << 20
+
+
+def test_containers_that_number_their_processes_together(scene: Scene) -> None:
+    """Two with a GPU in one pid namespace would each find the processes of both."""
+    shared = {**SPEC, "linux": {"namespaces": [{"type": "pid", "path": "/proc/1/ns/pid"}]}}
+    alone, joined = scene.subject, replace(scene.subject, spec=document.parse(shared, Path("/b")))
+
+    preflight.check_namespaces([joined])
+    preflight.check_namespaces([alone, alone])
+    with pytest.raises(Refused, match="shares its pid namespace") as caught:
+        preflight.check_namespaces([alone, joined])
+    assert "shareProcessNamespace" in caught.value.remedy
 
 
 def test_no_bystanders_no_words(scene: Scene, old: Scene) -> None:

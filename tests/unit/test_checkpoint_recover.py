@@ -100,7 +100,7 @@ async def test_a_recovery_that_was_killed_is_begun_again(make: Make) -> None:
     scene = make(FROZEN, FROZEN)
     scene.guest.faults["restore", 8] = Fault(hang=True)
     first = asyncio.create_task(recovered(scene, begun(scene, Phase.SAVE)))
-    await asyncio.wait_for(scene.guest.hanging.wait(), 5)
+    await asyncio.wait_for(scene.guest.hanging.wait(), 60)
     first.cancel()
     await asyncio.gather(first, return_exceptions=True)
 
@@ -134,7 +134,7 @@ async def test_a_save_that_is_still_under_way(make: Make) -> None:
         assert scene.guest.state(7) is FROZEN
         assert not work.done()
         saving.kill()
-        await asyncio.wait_for(work, 5)
+        await asyncio.wait_for(work, 60)
 
     assert scene.as_before()
 
@@ -144,7 +144,7 @@ async def test_another_process_with_that_pid_is_not_waited_for(make: Make) -> No
     scene = make(FROZEN)
     entry = begun(scene, Phase.SAVE, save_pid=1, save_start=12345)
 
-    await asyncio.wait_for(recovered(scene, entry), 5)
+    await asyncio.wait_for(recovered(scene, entry), 60)
 
     assert scene.as_before()
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ from shim.checkpoint.journal import Operation
 from shim.checkpoint.steps import choose, engine_for, processes_for, tool_for
 from shim.cuda import driver
 from shim.cuda.engine import Builtin, Phased
+from shim.cuda.fleet import Fleet
 from shim.cuda.toggle import ToggleTool
 from shim.cuda.tool import Tool
 from shim.errors import Unimplemented
@@ -55,10 +57,10 @@ def test_the_engine(
     (scene.folder / "x").mkdir()
     fresh = Scene(scene.folder / "x", scene.sandbox, scene.guest, new=new)
     facts = driver.capabilities(version)
-    processes = processes_for(fresh.subject, facts, lambda _: None)
-    processes.states.update({7: CudaState.RUNNING, 8: state})
+    part = processes_for(fresh.subject, facts, lambda _: None)
+    part.states.update({7: CudaState.RUNNING, 8: state})
 
-    assert choose(fresh.subject, wanted, processes, facts) is chosen
+    assert choose(fresh.subject, wanted, Fleet([part]), facts) is chosen
 
 
 def test_an_engine_that_is_not_there(scene: Scene) -> None:
@@ -66,31 +68,31 @@ def test_an_engine_that_is_not_there(scene: Scene) -> None:
     (scene.folder / "x").mkdir()
     old = Scene(scene.folder / "x", scene.sandbox, scene.guest, new=False)
     facts = driver.capabilities("580.65.06")
-    processes = processes_for(old.subject, facts, lambda _: None)
+    part = processes_for(old.subject, facts, lambda _: None)
 
     with pytest.raises(Unimplemented, match="cuda-checkpoint-path") as caught:
-        choose(old.subject, BUILTIN, processes, facts)
+        choose(old.subject, BUILTIN, Fleet([part]), facts)
     assert "phased" in caught.value.remedy
 
 
 def test_a_driver_that_misleads_the_builtin_engine(scene: Scene) -> None:
     """Driver 550 tells no states: the built-in engine is refused even when it is asked for."""
     facts = driver.capabilities("550.90.07")
-    processes = processes_for(scene.subject, facts, lambda _: None)
+    part = processes_for(scene.subject, facts, lambda _: None)
 
     with pytest.raises(Unimplemented, match="550"):
-        choose(scene.subject, EngineName.BUILTIN, processes, facts)
+        choose(scene.subject, EngineName.BUILTIN, Fleet([part]), facts)
 
 
 def test_engines_by_name(scene: Scene) -> None:
     """The name in a manifest or journal gives the engine back."""
     facts = driver.capabilities("580.65.06")
-    processes = processes_for(scene.subject, facts, lambda _: None)
+    part = processes_for(scene.subject, facts, lambda _: None)
 
-    builtin = engine_for(scene.subject, BUILTIN, processes)
+    builtin = engine_for(scene.subject, BUILTIN, Fleet([part]))
     assert isinstance(builtin, Builtin)
     assert builtin.save_path == TOOL
-    assert isinstance(engine_for(scene.subject, PHASED, processes), Phased)
+    assert isinstance(engine_for(scene.subject, PHASED, Fleet([part])), Phased)
 
 
 async def test_seeds_are_known_and_mapped(scene: Scene) -> None:
@@ -98,10 +100,29 @@ async def test_seeds_are_known_and_mapped(scene: Scene) -> None:
     scene.guest.processes[0].state = CudaState.CHECKPOINTED
     seeds = [CudaProcess(pid=7, name="train")]
     facts = driver.capabilities("580.65.06")
-    processes = processes_for(scene.subject, facts, lambda _: None, seeds, {"GPU-a": "GPU-b"})
+    part = processes_for(scene.subject, facts, lambda _: None, seeds, {"GPU-a": "GPU-b"})
     scene.journal.open(Operation.RESTORE, "/i")
-    await processes.thaw()
+    await Fleet([part]).thaw()
 
     assert scene.guest.state(7) is CudaState.RUNNING
     assert any("GPU-a=GPU-b" in argv for argv in scene.guest.calls)
     assert not any("8" in argv for argv in scene.guest.calls)
+
+
+def test_a_tool_at_different_paths(scene: Scene) -> None:
+    """Runsc takes one path for all containers, and would pass over the others in silence."""
+    scene.others["b"] = FakeGuest([Cuda(7)])
+    facts = driver.capabilities("580.65.06")
+    other = replace(scene.subject.members[0], guest_tool="/elsewhere")
+    subject = replace(scene.subject, members=(other,))
+    parts = [processes_for(one, facts, lambda _: None) for one in subject.containers]
+    for part in parts:
+        part.adopt([CudaProcess(pid=7)])
+    fleet = Fleet(parts)
+
+    assert choose(subject, AUTO, fleet, facts) is PHASED
+    with pytest.raises(Unimplemented, match="/elsewhere"):
+        choose(subject, BUILTIN, fleet, facts)
+    parts[0].known.clear()
+    assert choose(subject, AUTO, fleet, facts) is BUILTIN
+    assert engine_for(subject, BUILTIN, fleet).save_path == "/elsewhere"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -12,12 +13,21 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from shim import points
 from shim.config import Timeouts
 from shim.cuda import driver, native
 from shim.cuda.batch import PIDS_MAX, VERSION, Helper, parse
 from shim.cuda.batched import Batched
+from shim.cuda.solo import Solo
 from shim.cuda.tool import Tool
-from shim.errors import CryoError, CudaError, DeadlineExceeded, ResourceExhausted, Unavailable
+from shim.errors import (
+    CryoError,
+    CudaError,
+    DeadlineExceeded,
+    ResourceExhausted,
+    RunscError,
+    Unavailable,
+)
 from shim.model import CudaProcess, CudaState, Progress
 from shim.runsc.client import GuestProcess
 from shim.runsc.run import Completed, run
@@ -29,6 +39,7 @@ from tests.unit.fakes_native import Ground, ground, missing
 
 QUICK = Timeouts(detect=2, lock=0.3, freeze=0.5, thaw=0.5)
 RUNNING, LOCKED, FROZEN = CudaState.RUNNING, CudaState.LOCKED, CudaState.CHECKPOINTED
+SIDES = (points.BEFORE, points.AFTER)
 HEAD = {"cryo_cuda": VERSION, "verb": "find"}
 INIT = {"step": "init", "ok": True, "cuda": 12080, "ms": 3}
 END = {"step": "end", "ok": True}
@@ -113,6 +124,10 @@ class Here:
         alive = [p for p in self.ground.pids if Path(f"/proc/{p}/exe").exists()]
         return [GuestProcess(pid=pid, parent=1, command="sleep") for pid in alive]
 
+    async def has(self, pid: int) -> bool:
+        """Whether it is one of the ground's and lives."""
+        return any(row.pid == pid for row in await self.ps())
+
     async def end(self, pid: int) -> None:
         """End nothing."""
 
@@ -137,6 +152,7 @@ class Stage:
             self.news.append,
             lambda pid, _, state: self.records.append((pid, state)),
         )
+        self.fleet = Solo(self.all)
         for pid in made.pids:
             self.all.known[pid] = CudaProcess(pid=pid, name="sleep")
             self.all.states[pid] = RUNNING
@@ -153,10 +169,10 @@ def stage(tmp_path: Path) -> Iterator[Stage]:
 
 async def test_there_and_back(stage: Stage) -> None:
     """One run each way, and each process is written down before it is moved."""
-    await stage.all.freeze()
+    await stage.fleet.freeze()
     assert stage.ground.states == ["checkpointed"] * 3
     assert set(stage.all.states.values()) == {FROZEN}
-    await stage.all.thaw()
+    await stage.fleet.thaw()
 
     assert stage.ground.states == ["running"] * 3
     assert stage.all.running()
@@ -166,8 +182,8 @@ async def test_there_and_back(stage: Stage) -> None:
 
 async def test_all_are_locked_before_one_is_checkpointed(stage: Stage) -> None:
     """And all are restored before one is unlocked."""
-    await stage.all.freeze()
-    await stage.all.thaw()
+    await stage.fleet.freeze()
+    await stage.fleet.thaw()
 
     order = [c["action"] for c in stage.ground.device.script.calls]
     moves = [action for action in order if action not in ("init", "get-state")]
@@ -182,7 +198,7 @@ async def test_nothing_is_written_nothing_is_moved(stage: Stage) -> None:
 
     stage.all._record = full
     with pytest.raises(OSError, match="space"):
-        await stage.all.freeze()
+        await stage.fleet.freeze()
 
     assert stage.guest.runs == []
 
@@ -192,10 +208,10 @@ async def test_half_way_states_lead_both_ways(stage: Stage, state: str) -> None:
     """A process that is further already is taken from there, and none is inverted."""
     first = stage.ground.pids[0]
     stage.ground.drivers[first].state = state
-    await stage.all.freeze()
+    await stage.fleet.freeze()
     assert stage.ground.states == ["checkpointed"] * 3
     stage.ground.drivers[first].state = "running" if state == "checkpointed" else "locked"
-    await stage.all.thaw()
+    await stage.fleet.thaw()
 
     assert stage.ground.states == ["running"] * 3
 
@@ -205,7 +221,7 @@ async def test_a_failed_process_stops_a_freeze(stage: Stage) -> None:
     stage.ground.drivers[stage.ground.pids[1]].state = "failed"
 
     with pytest.raises(CudaError, match="failed"):
-        await stage.all.freeze()
+        await stage.fleet.freeze()
 
     assert stage.ground.states == ["running", "failed", "running"]
 
@@ -231,12 +247,12 @@ async def test_what_stops_a_freeze(
     """The error names the process, nobody goes on, and a thaw brings all back."""
     stage.ground.faults(fault)
     with pytest.raises(kind) as caught:
-        await stage.all.freeze()
+        await stage.fleet.freeze()
 
     assert any(f"{pid} (sleep)" in caught.value.message for pid in stage.ground.pids)
     assert set(stage.ground.states) == states
     stage.ground.faults()
-    await stage.all.thaw()
+    await stage.fleet.thaw()
     assert stage.ground.states == ["running"] * 3
 
 
@@ -253,10 +269,10 @@ async def test_one_that_does_not_come_back(
     stage: Stage, fault: Fault, kind: type[CryoError]
 ) -> None:
     """It keeps no other, and is told."""
-    await stage.all.freeze()
+    await stage.fleet.freeze()
     stage.ground.faults(fault)
     with pytest.raises(kind):
-        await stage.all.thaw()
+        await stage.fleet.thaw()
 
     assert sorted(stage.ground.states) == ["checkpointed", "running", "running"]
 
@@ -285,14 +301,81 @@ async def test_too_many_are_left_to_the_tool(stage: Stage) -> None:
 async def test_a_cancelled_freeze_ends_the_program(stage: Stage) -> None:
     """Whoever goes away leaves no program behind that would move a process later."""
     stage.ground.faults(Fault(action="checkpoint", kind=Kind.SLOW, seconds=0.3))
-    work = asyncio.create_task(stage.all.freeze())
+    work = asyncio.create_task(stage.fleet.freeze())
     await asyncio.to_thread(wait_until, lambda: "locked" in stage.ground.states, "a lock", 5)
     work.cancel()
     await asyncio.wait({work})
     stage.ground.faults()
-    await stage.all.thaw()
+    await stage.fleet.thaw()
 
     assert stage.ground.states == ["running"] * 3
+
+
+async def test_a_run_passes_the_points_of_all_that_it_does(stage: Stage) -> None:
+    """A fault may be put before each kind of move, and after each that went well."""
+    reached: list[str] = []
+    points.arm(reached.append)
+    try:
+        await stage.all.find()
+        await stage.all.refresh()
+        assert reached == ["cuda.get-state:before", "cuda.get-state:after"] * 2
+        del reached[:]
+        await stage.fleet.freeze()
+        down = {f"cuda.{one}" for one in ("get-state", "lock", "checkpoint")}
+        assert sorted(reached) == sorted(f"{one}:{side}" for one in down for side in SIDES)
+        del reached[:]
+        await stage.fleet.thaw()
+    finally:
+        points.arm(None)
+
+    up = {f"cuda.{one}" for one in ("get-state", "restore", "unlock")}
+    assert sorted(reached) == sorted(f"{one}:{side}" for one in up for side in SIDES)
+
+
+@pytest.mark.parametrize("point", ("cuda.lock:before", "cuda.checkpoint:after"))
+async def test_a_fault_at_a_point_of_a_run(stage: Stage, point: str) -> None:
+    """It fails the freeze as a failed move does, and a thaw brings all back."""
+
+    def fail(name: str) -> None:
+        if name == point:
+            raise CudaError("injected")
+
+    points.arm(fail)
+    try:
+        with pytest.raises(CudaError, match="injected"):
+            await stage.fleet.freeze()
+    finally:
+        points.arm(None)
+    assert set(stage.ground.states) == {"running" if "before" in point else "checkpointed"}
+    await stage.fleet.thaw()
+
+    assert stage.ground.states == ["running"] * 3
+
+
+class Gone(FakeGuest):
+    """A container that is gone: nothing can be run in it."""
+
+    async def run(self, argv: Sequence[str], *, timeout_s: float) -> Completed:
+        """Fail as runsc does."""
+        raise RunscError("exec", 128, "container not running")
+
+
+@pytest.mark.parametrize("left", (0, 1))
+async def test_a_container_that_is_gone(left: int) -> None:
+    """Its processes are forgotten, which is no error; one that is there all the same is one."""
+    guest = Gone([Cuda(7)] * left)
+    tool = Tool(guest, TOOL, driver.capabilities("580.65.06"))
+    helper = Helper(guest, "/dev/cryo/cryo-cuda")
+    every = Batched(helper, guest, tool, QUICK, lambda _: None, lambda *_: None, container="b")
+    every.adopt([CudaProcess(pid=7), CudaProcess(pid=8)])
+
+    with pytest.raises(RunscError) if left else contextlib.nullcontext():
+        await Solo(every).thaw()
+
+    assert list(every.known) == [7] * left
+    every.adopt([CudaProcess(pid=7)])
+    assert len(await every.refresh()) == left
+    assert list(every.known) == [7] * left
 
 
 # -- without it ----------------------------------------------------------------------------------
@@ -307,9 +390,9 @@ async def test_where_it_cannot_run_the_tool_takes_over() -> None:
 
     assert await every.find() == [7, 8]
     assert every.helper_path == ""
-    await every.freeze()
+    await Solo(every).freeze()
     assert guest.states == [FROZEN, FROZEN]
-    await every.thaw()
+    await Solo(every).thaw()
 
     assert guest.states == [RUNNING, RUNNING]
     assert len([one for one in news if one.warning]) == 1

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from shim.config import Timeouts
 from shim.cuda import driver
+from shim.cuda.fleet import Fleet
 from shim.cuda.processes import Processes
 from shim.cuda.tool import Tool
 from shim.errors import CryoError, CudaError, DeadlineExceeded, ResourceExhausted, RunscError
@@ -38,6 +39,7 @@ class Ground:
         self.all = Processes(
             self.guest, tool, self.timeouts, self.news.append, lambda *row: self.records.append(row)
         )
+        self.fleet = Fleet([self.all])
 
 
 def ground(*pids: int, timeouts: Timeouts = QUICK) -> Ground:
@@ -97,7 +99,7 @@ async def test_all_are_locked_before_any_is_frozen() -> None:
     full = ground(7, 8, 9)
     await full.all.find()
 
-    await full.all.freeze()
+    await full.fleet.freeze()
 
     verbs = full.guest.verbs()
     assert verbs == ["lock"] * 3 + ["checkpoint"] * 3
@@ -108,10 +110,10 @@ async def test_all_are_restored_before_any_is_unlocked() -> None:
     """On the way back likewise: no kernel runs before every process has its memory."""
     full = ground(7, 8, 9)
     await full.all.find()
-    await full.all.freeze()
+    await full.fleet.freeze()
     full.guest.done.clear()
 
-    await full.all.thaw()
+    await full.fleet.thaw()
 
     assert full.guest.verbs() == ["restore"] * 3 + ["unlock"] * 3
     assert full.guest.states == [RUNNING] * 3
@@ -122,7 +124,7 @@ async def test_work_goes_side_by_side_within_bounds() -> None:
     full = ground(*range(2, 42))
     await full.all.find()
 
-    await full.all.freeze()
+    await full.fleet.freeze()
 
     assert 8 <= full.guest.most_at_once <= 16
 
@@ -132,8 +134,8 @@ async def test_every_move_is_written_down_before_it_begins() -> None:
     full = ground(7)
     await full.all.find()
 
-    await full.all.freeze()
-    await full.all.thaw()
+    await full.fleet.freeze()
+    await full.fleet.thaw()
 
     assert [state for _, _, state in full.records] == [
         "locking",
@@ -154,7 +156,7 @@ async def test_progress_names_phases_and_states() -> None:
     full = ground(7, 8)
     await full.all.find()
 
-    await full.all.freeze()
+    await full.fleet.freeze()
 
     assert (Phase.LOCK, "lock 2 processes") in [(n.phase, n.message) for n in full.news]
     assert (Phase.FREEZE, "checkpoint 2 processes") in [(n.phase, n.message) for n in full.news]
@@ -168,7 +170,7 @@ async def test_a_process_that_was_frozen_before_stays_so() -> None:
     await full.all.refresh()
     await full.all.find()
 
-    await full.all.freeze()
+    await full.fleet.freeze()
 
     assert full.guest.verbs() == ["lock", "checkpoint", "checkpoint"]
     assert full.guest.states == [FROZEN] * 3
@@ -180,7 +182,7 @@ async def test_one_that_appears_between_lock_and_freeze_is_caught() -> None:
     await full.all.find()
     full.guest.faults["lock", 8] = Fault(deed=full.guest.appears(20))
 
-    await full.all.freeze()
+    await full.fleet.freeze()
 
     assert full.guest.verbs() == ["lock"] * 3 + ["checkpoint"] * 3
     assert full.guest.state(20) is FROZEN
@@ -193,7 +195,7 @@ async def test_one_that_appears_during_the_freeze_is_caught() -> None:
     await full.all.find()
     full.guest.faults["checkpoint", 7] = Fault(deed=full.guest.appears(20))
 
-    await full.all.freeze()
+    await full.fleet.freeze()
 
     assert full.guest.states == [FROZEN] * 3
     assert full.guest.verbs()[-2:] == ["lock", "checkpoint"]
@@ -213,7 +215,7 @@ async def test_a_container_that_never_settles_is_refused() -> None:
     full.guest.faults["checkpoint", 7] = Fault(deed=another)
 
     with pytest.raises(CudaError, match="keep appearing"):
-        await full.all.freeze()
+        await full.fleet.freeze()
 
 
 @pytest.mark.parametrize("verb", GONE_BEFORE)
@@ -224,12 +226,12 @@ async def test_one_that_exits_meanwhile_is_no_error(verb: str, number: int) -> N
     await full.all.find()
     full.guest.faults[verb, number] = Fault(deed=full.guest.gone(number))
 
-    await full.all.freeze()
-    await full.all.thaw()
+    await full.fleet.freeze()
+    await full.fleet.thaw()
 
     left = {7, 8, 9} - {number}
     assert set(full.all.known) == left
-    assert full.all.running()
+    assert full.fleet.running()
     assert full.guest.states == [RUNNING] * 2
     assert (number, "", "gone") in full.records
 
@@ -241,11 +243,11 @@ async def test_one_of_three_cannot_be_locked() -> None:
     full.guest.faults["lock", 8] = Fault(answer=failed("operation not supported"))
 
     with pytest.raises(CudaError, match=r"could not lock process 8 \(p8\)") as caught:
-        await full.all.freeze()
+        await full.fleet.freeze()
     assert caught.value.pid == 8
     assert "checkpoint" not in full.guest.verbs()
 
-    await full.all.thaw()
+    await full.fleet.thaw()
     assert full.guest.states == [RUNNING] * 3
     assert "restore" not in full.guest.verbs()
 
@@ -257,9 +259,9 @@ async def test_the_second_of_three_cannot_be_frozen() -> None:
     full.guest.faults["checkpoint", 8] = Fault(answer=failed("unspecified launch failure"))
 
     with pytest.raises(CudaError, match=r"could not checkpoint process 8 \(p8\).*it was locked"):
-        await full.all.freeze()
+        await full.fleet.freeze()
 
-    await full.all.thaw()
+    await full.fleet.thaw()
     assert full.guest.states == [RUNNING] * 3
     assert full.guest.verbs().count("restore") == 2
 
@@ -273,10 +275,10 @@ async def test_a_lock_that_hangs_names_the_process_and_its_state() -> None:
     full.guest.faults["lock", 8] = Fault(hang=True)
 
     with pytest.raises(DeadlineExceeded, match=r"lock on process 8 \(p8\).*it was running"):
-        await full.all.freeze()
+        await full.fleet.freeze()
     assert full.guest.state(7) is LOCKED
 
-    await full.all.thaw()
+    await full.fleet.thaw()
     assert full.guest.states == [RUNNING] * 2
 
 
@@ -286,7 +288,7 @@ async def test_a_failed_process_is_refused_before_anything_is_touched() -> None:
     await full.all.find()
 
     with pytest.raises(CudaError, match="8 failed"):
-        await full.all.freeze()
+        await full.fleet.freeze()
     assert full.guest.verbs() == []
 
 
@@ -301,7 +303,7 @@ async def test_a_tool_that_lies_is_found_out(verb: str, lie: CudaState) -> None:
     full.guest.faults[verb, 8] = Fault(lie=lie)
 
     with pytest.raises(CudaError, match=rf"^process 8 \(p8\) is {lie} after {verb}, not \w+$"):
-        await full.all.freeze()
+        await full.fleet.freeze()
 
 
 async def test_one_that_stops_answering_is_an_error() -> None:
@@ -311,7 +313,7 @@ async def test_one_that_stops_answering_is_an_error() -> None:
     full.guest.faults["get-state", 8] = Fault(answer=failed("initialization error"))
 
     with pytest.raises(CudaError, match=r"^process 8 \(p8\) no longer answers cuda-checkpoint$"):
-        await full.all.freeze()
+        await full.fleet.freeze()
 
 
 # -- thawing -------------------------------------------------------------------------------------
@@ -321,25 +323,25 @@ async def test_one_that_cannot_be_brought_back_does_not_stop_the_others() -> Non
     """All that can run again do; the error tells of the one that cannot."""
     full = ground(7, 8, 9)
     await full.all.find()
-    await full.all.freeze()
+    await full.fleet.freeze()
     full.guest.faults["restore", 8] = Fault(answer=failed("out of memory"), times=99)
 
     with pytest.raises(ResourceExhausted, match=r"process 8 \(p8\): out of memory"):
-        await full.all.thaw()
+        await full.fleet.thaw()
 
     assert full.guest.states == [RUNNING, FROZEN, RUNNING]
-    assert not full.all.running()
+    assert not full.fleet.running()
 
 
 async def test_one_whose_state_cannot_be_read_does_not_stop_the_others() -> None:
     """Reading comes first, but what cannot be read is still tried from where it was last seen."""
     full = ground(7, 8)
     await full.all.find()
-    await full.all.freeze()
+    await full.fleet.freeze()
     full.guest.faults["get-state", 8] = Fault(answer=failed("", 127))
 
     with pytest.raises(CudaError, match="cannot be run"):
-        await full.all.thaw()
+        await full.fleet.thaw()
 
     assert full.guest.states == [RUNNING, RUNNING]
 
@@ -350,7 +352,7 @@ async def test_a_failed_process_is_told_in_the_thaw() -> None:
     full.all.adopt([CudaProcess(pid=7, name="a"), CudaProcess(pid=8, name="b")])
 
     with pytest.raises(CudaError, match=r"process 8 \(b\) is failed"):
-        await full.all.thaw()
+        await full.fleet.thaw()
     assert full.guest.state(7) is RUNNING
 
 
@@ -377,16 +379,16 @@ async def test_from_any_state_every_process_comes_back(
         full.guest.faults[key] = Fault(answer=answer)  # type: ignore[arg-type]
 
     try:
-        await full.all.freeze()
+        await full.fleet.freeze()
     except CryoError:
         pass
     else:
         assert set(full.guest.states) == {FROZEN}
     full.guest.faults.clear()
-    await full.all.thaw()
+    await full.fleet.thaw()
 
     assert set(full.guest.states) == {RUNNING}
-    assert full.all.running()
+    assert full.fleet.running()
 
 
 # -- errors on the way ---------------------------------------------------------------------------
@@ -404,7 +406,7 @@ async def test_a_runsc_that_fails_is_a_plain_error() -> None:
     full.guest.ps = ps  # type: ignore[method-assign]
 
     with pytest.raises(RunscError, match="runsc ps failed: boom") as caught:
-        await full.all.freeze()
+        await full.fleet.freeze()
     assert caught.value.status == 128
 
 
@@ -420,7 +422,7 @@ async def test_nothing_is_frozen_that_cannot_be_written_down() -> None:
     full.all._record = full_disk
 
     with pytest.raises(ResourceExhausted, match="note the state of process"):
-        await full.all.freeze()
+        await full.fleet.freeze()
     assert full.guest.verbs() == []
 
 
@@ -428,10 +430,10 @@ async def test_a_full_disk_does_not_keep_a_process_frozen() -> None:
     """On the way back the journal is written where it can be."""
     full = ground(7, 8)
     await full.all.find()
-    await full.all.freeze()
+    await full.fleet.freeze()
     full.all._record = full_disk
 
-    await full.all.thaw()
+    await full.fleet.thaw()
 
     assert full.guest.states == [RUNNING] * 2
 
@@ -443,8 +445,8 @@ async def test_cancelling_ends_every_tool(verb: str) -> None:
     await full.all.find()
     for pid in (7, 8, 9):
         full.guest.faults[verb, pid] = Fault(hang=True)
-    work = asyncio.create_task(full.all.freeze())
-    await asyncio.wait_for(full.guest.hanging.wait(), 5)
+    work = asyncio.create_task(full.fleet.freeze())
+    await asyncio.wait_for(full.guest.hanging.wait(), 60)
 
     work.cancel()
     with pytest.raises(asyncio.CancelledError):

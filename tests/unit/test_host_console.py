@@ -154,7 +154,7 @@ async def test_output_that_nobody_will_read_holds_up_nobody(terminal: tuple[int,
     os.close(reader)
     console = Console(master, stdin, stdout)
     for _ in range(64):
-        await asyncio.wait_for(asyncio.to_thread(os.write, slave, b"x" * 4096), 10)
+        await asyncio.wait_for(asyncio.to_thread(os.write, slave, b"x" * 4096), 60)
     os.close(slave)
 
     assert await console.finished(10)

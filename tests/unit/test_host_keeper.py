@@ -97,7 +97,7 @@ def start(keeper: Keeper, null: int) -> Start:
 
 async def ended(keeper: Keeper, process: Spawned) -> Exited:
     """Wait, but not for ever."""
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         return await keeper.wait(*process)
 
 
@@ -147,7 +147,7 @@ async def spawn_orphan(start: Start, tmp_path: Path, then: str) -> Spawned:
         script = f'trap "exit 9" USR1; echo $$ > "$1"; {then}'
         await start("sh", "-c", 'setsid sh -c "$2" sh "$1" & exit 0', "sh", str(note), script)
         loop = asyncio.get_running_loop()
-        line = await asyncio.wait_for(loop.run_in_executor(None, os.read, fd, 100), 20)
+        line = await asyncio.wait_for(loop.run_in_executor(None, os.read, fd, 100), 60)
     finally:
         os.close(fd)
     pid = int(line)
@@ -241,7 +241,9 @@ async def test_program_gets_what_it_was_given(keeper: Keeper, start: Start, tmp_
     assert said["fds"] == [0, 1, 2, 3, 4]
     assert (said["cwd"], said["env"], said["three"]) == (str(tmp_path), "b c=d", "hello")
     assert (said["sid"], said["blocked"]) == (True, 0)
-    assert int(said["ignored"][0], 16) & ~(1 << (signal.SIGPIPE - 1) | 1 << 24) == 0
+    # The child is Python, which ignores two itself; of 32 and 33 only the C library may dispose.
+    allowed = {signal.SIGPIPE, signal.SIGXFSZ, 32, 33}
+    assert int(said["ignored"][0], 16) & ~sum(1 << (number - 1) for number in allowed) == 0
     assert tuple(said["files"]) == resource.getrlimit(resource.RLIMIT_NOFILE)
 
 
@@ -285,7 +287,7 @@ async def test_cancelled_spawn_leaves_no_process(keeper: Keeper, start: Start) -
     starting.cancel()
     with pytest.raises(asyncio.CancelledError):
         await starting
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         while not keeper_saw_end(keeper):  # noqa: ASYNC110 - seen only in /proc
             await asyncio.sleep(0.01)
 
@@ -428,7 +430,7 @@ async def test_quit_only_without_children(state_dir: Path, null: int) -> None:
     await ended(keeper, process)
     start = procs.start_time(keeper.pid) or 0
     await keeper.quit()
-    await asyncio.wait_for(procs.wait_pidfd(keeper.pid, start), 10)
+    await asyncio.wait_for(procs.wait_pidfd(keeper.pid, start), 60)
     assert not starter.socket_path(state_dir).exists()
 
     second = await Keeper.connect(state_dir)
@@ -443,7 +445,7 @@ async def test_idle_keeper_goes_by_itself(state_dir: Path, null: int) -> None:
     process = await keeper.spawn(["sh", "-c", "exit 5"], stdin=null, stdout=null, stderr=null)
     start = procs.start_time(keeper.pid) or 0
     await keeper.close()
-    await asyncio.wait_for(procs.wait_pidfd(keeper.pid, start), 20)
+    await asyncio.wait_for(procs.wait_pidfd(keeper.pid, start), 60)
 
     second = await Keeper.connect(state_dir)
 

@@ -36,7 +36,7 @@ def in_private_mounts(tmp_path: Path, script: str) -> dict[str, Any]:
     command = ["unshare", "--mount", "--propagation", "private", sys.executable, "-c"]
     code = f"{PRELUDE}{script}\nprint(json.dumps(said))"
     done = subprocess.run(
-        [*command, code, str(tmp_path)], check=False, capture_output=True, text=True, timeout=30
+        [*command, code, str(tmp_path)], check=False, capture_output=True, text=True, timeout=120
     )
     assert done.returncode == 0, done.stderr
     found: dict[str, Any] = json.loads(done.stdout)

@@ -61,7 +61,7 @@ def descriptors() -> set[str]:
 async def read_to_end(fd: int) -> bytes:
     """Read a pipe until its last writer has gone, and close it."""
     with os.fdopen(fd, "rb") as file:
-        return await asyncio.wait_for(asyncio.to_thread(file.read), 20)
+        return await asyncio.wait_for(asyncio.to_thread(file.read), 60)
 
 
 async def run(keeper: Keeper, streams: stdio.Streams, script: str) -> Spawned:
@@ -112,7 +112,7 @@ async def test_stdin_ends_with_close_io_and_not_before(keeper: Keeper, fifo: Pat
 
     await keeper.drop("stdin")
 
-    assert (await asyncio.wait_for(waiting, 20)).status == 5
+    assert (await asyncio.wait_for(waiting, 60)).status == 5
 
 
 async def test_empty_streams_are_null(keeper: Keeper) -> None:
@@ -228,7 +228,7 @@ async def test_logger_that_is_never_ready_is_ended(
     with pytest.raises(DeadlineExceeded, match="was not ready"):
         await stdio.open_streams(Stdio(stdout=f"binary://{path}"), REF, keeper)
 
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         while children(keeper.pid):  # noqa: ASYNC110 - seen only in /proc
             await asyncio.sleep(0.01)
 

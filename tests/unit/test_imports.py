@@ -26,7 +26,7 @@ ORDER = (
     "client",
     "entry",
 )
-VALUES = ("errors", "state", "model", "config", "bundle")
+VALUES = ("errors", "state", "model", "config", "bundle", "points")
 EDGES = ("wire", "client", "entry")
 
 
@@ -153,7 +153,7 @@ def loaded(modules: list[str], watched: tuple[str, ...]) -> str:
     """Import modules in a fresh interpreter; tell which of the watched ones that has loaded."""
     code = f"import sys, {', '.join(modules)}\nprint([m for m in {watched} if m in sys.modules])"
     done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, check=False, text=True, timeout=30
+        [sys.executable, "-c", code], capture_output=True, check=False, text=True, timeout=120
     )
     return done.stdout.strip() + done.stderr[-500:]
 

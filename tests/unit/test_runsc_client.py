@@ -168,6 +168,33 @@ async def test_a_failure_has_runscs_words(script: Script, err: str, kind: type[C
         await runsc.pause("a")
 
 
+@pytest.mark.parametrize(
+    ("shell", "is_over"),
+    (
+        ("exit 0", True),
+        ("echo 'checkpoint failed: no space left on device' >&2; exit 128", True),
+        ("echo 'loading container: EOF' >&2; exit 128", False),
+        ("kill -9 $$", False),
+    ),
+)
+async def test_only_the_sentrys_own_word_ends_a_save(
+    script: Script, shell: str, is_over: bool
+) -> None:
+    """A command that was killed, or failed for itself, says nothing of the save."""
+    runsc, heard = client(script), list[str]()
+    known(runsc, "a")
+    script.on("checkpoint", shell)
+
+    with contextlib.suppress(CryoError):
+        await runsc.checkpoint(
+            CheckpointArgs(id="a", image_path="/i"),
+            timeout_s=5,
+            answered=lambda: heard.append("over"),
+        )
+
+    assert bool(heard) is is_over
+
+
 async def test_a_command_that_hangs_is_ended(script: Script) -> None:
     """No runsc command is waited for longer than configured."""
     runsc = client(script, timeouts=Timeouts(command=0.1))
@@ -529,7 +556,7 @@ async def test_a_cancelled_create_is_ended(tmp_path: Path) -> None:
             started=lambda *_: begun.set(),
         )
     )
-    await asyncio.wait_for(begun.wait(), 10)
+    await asyncio.wait_for(begun.wait(), 60)
 
     work.cancel()
     with pytest.raises(asyncio.CancelledError):

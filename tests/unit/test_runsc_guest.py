@@ -154,3 +154,35 @@ async def test_settling_pauses_and_resumes(script: Script, guest: ContainerGuest
     await guest.settle()
 
     assert commands(script) == [["pause", "a+"], ["resume", "a+"]]
+
+
+# -- by whose numbers ----------------------------------------------------------------------------
+
+
+async def test_alone_a_container_counts_as_its_sandbox(
+    script: Script, guest: ContainerGuest
+) -> None:
+    """What `ps` lists is there, and nothing is run to find out."""
+    script.prints("ps", out=PS)
+
+    assert await guest.has(33)
+    assert not await guest.has(34)
+    assert {call[0] for call in commands(script)} == {"ps"}
+
+
+async def test_a_member_counts_by_itself(script: Script, tmp_path: Path) -> None:
+    """The numbers of `ps` are the sandbox's: a member is asked inside, unless it is gone."""
+    runsc = client(script)
+    known(runsc, "a")
+    member = ContainerGuest(runsc, "a", tmp_path, member=True)
+    script.prints("ps", out=PS)
+    script.prints("exec", status=1)
+
+    assert not await member.has(33)
+    assert commands(script)[-1][-1] == "33"
+    script.prints("exec", status=0)
+    assert await member.has(2)
+    script.prints("exec", err=WHY + NOBODY[0], status=128)
+    assert await member.has(2)
+    script.prints("ps", out=PS.splitlines()[0])
+    assert not await member.has(2)

@@ -11,8 +11,6 @@ from hypothesis import strategies as st
 from shim.errors import Unavailable
 from shim.runsc.probe import (
     UNVERSIONED,
-    Capabilities,
-    Prober,
     find_binary,
     parse_flags,
     parse_version,
@@ -119,25 +117,3 @@ def test_a_link_is_followed_to_the_binary(tmp_path: Path) -> None:
     (tmp_path / "link").symlink_to(real)
 
     assert find_binary(str(tmp_path / "link")) == str(real)
-
-
-async def test_the_answer_is_kept_until_the_binary_changes(tmp_path: Path) -> None:
-    """A second question costs nothing; a binary that was replaced is asked again."""
-    old = answering(tmp_path, new=False)
-    prober = Prober(str(old.path))
-
-    async def ask() -> tuple[Capabilities, int]:
-        able = await prober.capabilities()
-        return able, len(old.calls)
-
-    first, calls = await ask()
-    again, same = await ask()
-    assert again is first
-    assert same == calls
-
-    fresh = tmp_path / "fresh"
-    fresh.mkdir()
-    answering(fresh, new=True).path.replace(old.path)
-    able = await prober.capabilities()
-    assert able.builtin_cuda
-    assert not first.builtin_cuda

@@ -95,7 +95,7 @@ def test_memory_lives_as_long_as_its_connection(machine: Machine) -> None:
 
     first.close()
 
-    wait_until(lambda: machine.device.memory.used_bytes() == 0, "freed memory", 5)
+    wait_until(lambda: machine.device.memory.used_bytes() == 0, "freed memory", 60)
     second.close()
 
 

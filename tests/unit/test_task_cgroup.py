@@ -34,7 +34,7 @@ def kill_count(own: Cgroup, count: int) -> None:
 
 async def ended(owner: Owner) -> list[str]:
     """Wait for the end of the task, and return what was told."""
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         await owner.tasks.wait(owner.ref())
     return owner.topics
 

@@ -78,7 +78,7 @@ async def test_the_number_is_heard_when_it_is_written(tmp_path: Path) -> None:
         await asyncio.sleep(0.01)
         assert not reading.done()
         pipe.path.write_text("33")
-        assert await asyncio.wait_for(reading, 5) == 33
+        assert await asyncio.wait_for(reading, 60) == 33
     assert not (tmp_path / "pid").exists()
 
 
@@ -90,7 +90,7 @@ async def test_what_is_no_number_is_none(tmp_path: Path, text: str) -> None:
         fd = os.open(pipe.path, os.O_WRONLY | os.O_NONBLOCK)
         os.write(fd, text.encode() or b"\n")
         os.close(fd)
-        assert await asyncio.wait_for(pipe.read(), 5) == 0
+        assert await asyncio.wait_for(pipe.read(), 60) == 0
 
 
 async def test_a_pipe_that_is_left_over_is_replaced(tmp_path: Path) -> None:

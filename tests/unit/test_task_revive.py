@@ -50,6 +50,9 @@ class Reviving:
             await self.gate.wait()
         return 4711
 
+    async def attend_end(self) -> None:
+        """Stand for the wait for the end."""
+
     async def subject(self) -> Subject:
         """Hand over the loaded task."""
         return self.scene.subject
@@ -123,7 +126,7 @@ async def test_the_journal_says_what_is_under_way(restoring: Restoring) -> None:
     """Whoever starts next removes a half-made task."""
     restoring.task.gate = asyncio.Event()
     work = asyncio.create_task(restoring.run())
-    await asyncio.wait_for(restoring.task.begun.wait(), 5)
+    await asyncio.wait_for(restoring.task.begun.wait(), 60)
     entry = restoring.scene.on_disk()
     restoring.task.gate.set()
     await work

@@ -229,11 +229,11 @@ async def test_during_a_checkpoint(owner: Owner, monkeypatch: pytest.MonkeyPatch
         await gate.wait()
         raise RunscError("checkpoint", 1, "no")
 
-    monkeypatch.setattr("shim.task.task.Checkpoint.run", run)
+    monkeypatch.setattr("shim.task.pod.Checkpoint.run", run)
     await owner.running()
     await owner.tasks.pause(owner.ref())
     work = asyncio.ensure_future(owner.tasks.checkpoint(owner.ref(), CheckpointOptions(), silent))
-    await asyncio.wait_for(begun.wait(), 5)
+    await asyncio.wait_for(begun.wait(), 60)
     assert (await owner.tasks.state(owner.ref())).state is TaskState.CHECKPOINTING
     tasks, ref = owner.tasks, owner.ref()
     for refused in (
@@ -244,7 +244,7 @@ async def test_during_a_checkpoint(owner: Owner, monkeypatch: pytest.MonkeyPatch
         tasks.checkpoint(ref, CheckpointOptions(), silent),
     ):
         with pytest.raises(Busy) as caught:
-            await asyncio.wait_for(refused, 1)
+            await asyncio.wait_for(refused, 60)
         assert caught.value.remedy
     gate.set()
     with pytest.raises(RunscError):
@@ -263,10 +263,10 @@ async def test_a_stop_waits_for_a_checkpoint(owner: Owner, monkeypatch: pytest.M
         await gate.wait()
         raise RunscError("checkpoint", 1, "rolled back")
 
-    monkeypatch.setattr("shim.task.task.Checkpoint.run", run)
+    monkeypatch.setattr("shim.task.pod.Checkpoint.run", run)
     await owner.running()
     work = asyncio.ensure_future(owner.tasks.checkpoint(owner.ref(), CheckpointOptions(), silent))
-    await asyncio.wait_for(begun.wait(), 5)
+    await asyncio.wait_for(begun.wait(), 60)
     closing = asyncio.create_task(owner.tasks.close())
     await asyncio.sleep(0.01)
     assert not closing.done()
@@ -307,7 +307,7 @@ async def test_a_cancelled_create(owner: Owner) -> None:
     """The caller left in the middle: runsc is ended, the id is free again."""
     owner.keeper.gate = asyncio.Event()
     work = asyncio.create_task(owner.tasks.create(owner.request()))
-    await asyncio.wait_for(owner.keeper.making.wait(), 5)
+    await asyncio.wait_for(owner.keeper.making.wait(), 60)
     work.cancel()
     with pytest.raises(asyncio.CancelledError):
         await work
@@ -364,7 +364,7 @@ async def test_an_end_is_told_though_the_disk_is_full(owner: Owner) -> None:
     (owner.record_folder() / "task.json.tmp").mkdir()
     owner.kill_sandbox(pid)
 
-    ended = await asyncio.wait_for(owner.tasks.wait(owner.ref()), 5)
+    ended = await asyncio.wait_for(owner.tasks.wait(owner.ref()), 60)
 
     assert ended.status == 137
     assert owner.topics[-1] == "exit"
@@ -380,7 +380,7 @@ async def test_an_end_is_told_though_the_keeper_is_gone(owner: Owner) -> None:
     (child,) = [c for c in owner.keeper.children.values() if c.returncode is None]
     child.kill()
 
-    assert (await asyncio.wait_for(tasks.wait(owner.ref()), 5)).status == 255
+    assert (await asyncio.wait_for(tasks.wait(owner.ref()), 60)).status == 255
 
 
 # -- the next owner ------------------------------------------------------------------------------
@@ -397,7 +397,7 @@ async def test_tasks_survive_their_owner(owner: Owner) -> None:
 
     await tasks.resume(owner.ref())
     owner.kill_sandbox(pid)
-    assert (await asyncio.wait_for(tasks.wait(owner.ref()), 5)).status == 137
+    assert (await asyncio.wait_for(tasks.wait(owner.ref()), 60)).status == 137
     await tasks.delete(owner.ref())
     assert not owner.record_folder().exists()
 
@@ -410,7 +410,7 @@ async def test_an_end_between_two_owners(owner: Owner) -> None:
 
     tasks = await owner.again(killed=True)
 
-    assert (await asyncio.wait_for(tasks.wait(owner.ref()), 5)).status == 137
+    assert (await asyncio.wait_for(tasks.wait(owner.ref()), 60)).status == 137
 
 
 async def test_an_end_that_was_noted_is_kept(owner: Owner) -> None:
@@ -481,3 +481,24 @@ async def test_operations_before_the_start(owner: Owner) -> None:
         await tasks.create(owner.request())
     with pytest.raises(Unavailable):
         await tasks.list("ns")
+
+
+async def test_a_stopped_task_has_its_exit(owner: Owner, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever asks while a task ends sees it stopped together with its exit, or neither."""
+    pid = await owner.running()
+    task = owner.tasks._task(owner.ref())
+    seen: list[tuple[bool, bool]] = []
+    plain = task._last_look
+
+    async def look() -> None:
+        view = task.process("")
+        seen.append((view.state is TaskState.STOPPED, view.exit is not None))
+        await plain()
+
+    monkeypatch.setattr(task, "_last_look", look)
+    owner.kill_sandbox(pid)
+    await owner.tasks.wait(owner.ref())
+
+    assert seen == [(False, False)]
+    view = task.process("")
+    assert (view.state, view.exit is not None) == (TaskState.STOPPED, True)

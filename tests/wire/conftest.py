@@ -55,7 +55,7 @@ async def server(core: FakeTasks, address: str) -> AsyncIterator[Server]:
 @pytest.fixture
 async def client(server: Server, address: str) -> AsyncIterator[AsyncClient]:
     """Make an async client of the server."""
-    async with AsyncClient(address, timeout_s=10.0) as client:
+    async with AsyncClient(address, timeout_s=60.0) as client:
         yield client
 
 
@@ -93,7 +93,7 @@ class Sidecar:
 
     def wait_for(self, event: asyncio.Event) -> None:
         """Wait until something has happened in the core."""
-        self.call(lambda: asyncio.wait_for(event.wait(), 10))
+        self.call(lambda: asyncio.wait_for(event.wait(), 60))
 
     def do(self, action: Callable[..., Any], *arguments: Any) -> None:
         """Do something on the server's loop, where asyncio's objects may be touched."""
@@ -114,5 +114,5 @@ def sidecar(address: str) -> Iterator[Sidecar]:
 @pytest.fixture
 def blocking(sidecar: Sidecar) -> Iterator[Client]:
     """Make a blocking client of the sidecar."""
-    with Client(sidecar.address, timeout_s=10.0) as client:
+    with Client(sidecar.address, timeout_s=60.0) as client:
         yield client

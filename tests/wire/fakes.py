@@ -45,13 +45,15 @@ RESULT = CheckpointResult(
 RESTORED = RestoreResult(
     pid=4321,
     engine="phased",
-    processes=(CudaProcess(pid=7, name="train"),),
+    processes=(CudaProcess(pid=7, name="train"), CudaProcess(pid=7, container="w")),
+    members=("w", "x"),
     warnings=("slow",),
     timings_s={"load": 0.5},
 )
 NEWS = (
     Progress(phase=Phase.PREFLIGHT, message="task a"),
     Progress(phase=Phase.LOCK, pid=7, pid_state="locked", elapsed_s=0.125),
+    Progress(phase=Phase.LOCK, pid=7, pid_state="locked", container="w", elapsed_s=0.125),
     Progress(phase=Phase.SAVE, bytes_done=5 << 30, bytes_total=10 << 30, elapsed_s=1.5),
     Progress(phase=Phase.SAVE, message="a connection was cut", warning=True),
 )

@@ -18,7 +18,7 @@ from shim.wire.ttrpc.frame import Frame, Kind
 from shim.wire.ttrpc.listener import bind
 
 SERVICE = "test.v1.Echo"
-SOON_S = 10.0
+SOON_S = 60.0
 
 
 @dataclass

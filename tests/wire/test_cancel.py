@@ -23,7 +23,7 @@ from tests.wire.fakes import RESULT, FakeTasks
 
 async def settle(event: asyncio.Event) -> None:
     """Wait until something has happened in the core."""
-    await asyncio.wait_for(event.wait(), 10)
+    await asyncio.wait_for(event.wait(), 60)
 
 
 @pytest.mark.parametrize("what", ("checkpoint", "restore"))

@@ -29,6 +29,7 @@ from shim.model import (
     CreateRequest,
     CudaMode,
     EngineName,
+    MemberOptions,
     RestoreOptions,
     Stdio,
     TaskRef,
@@ -180,12 +181,14 @@ def test_restore_options(cryo: Cryo, sidecar: Sidecar) -> None:
     code, out, err = cryo(
         *("tasks", "restore", "--image-path", "/i", "--bundle", "/b", "--verify", "full"),
         *("--background", "--direct", "--device-map", "GPU-1=GPU-2,GPU-3=GPU-4"),
+        *("--member", "w=w2", "--member", "x=x2"),
+        *("--member-bundle", "w=/w", "--member-bundle", "y=/y=1"),
         *("--stdin", "/0", "--stdout", "/1", "--stderr", "/2", "--timeout", "500ms", "a"),
     )
     cryo("tasks", "restore", "--image-path", "/i", "b")
 
     assert (code, out) == (0, "")
-    assert "restore of a: pid 4321" in err
+    assert "restore of a: pid 4321, with w, x" in err
     assert [call[2] for call in sidecar.core.calls] == [
         RestoreOptions(
             image_path="/i",
@@ -196,6 +199,11 @@ def test_restore_options(cryo: Cryo, sidecar: Sidecar) -> None:
             direct=True,
             timeout_s=0.5,
             device_map={"GPU-1": "GPU-2", "GPU-3": "GPU-4"},
+            members=(
+                MemberOptions(saved="w", id="w2", bundle="/w"),
+                MemberOptions(saved="x", id="x2"),
+                MemberOptions(saved="y", bundle="/y=1"),
+            ),
         ),
         RestoreOptions(image_path="/i"),
     ]
@@ -260,6 +268,7 @@ def test_an_error_of_many_lines_is_one(cryo: Cryo, sidecar: Sidecar) -> None:
         (("tasks", "checkpoint", "--timeout", "0", "a"), "more than nothing"),
         (("tasks", "kill", "-s", "NOSUCH", "a"), "is no signal"),
         (("tasks", "restore", "--image-path", "/i", "--device-map", "a=b,a=c", "x"), "each GPU"),
+        (("tasks", "restore", "--image-path", "/i", "--member", "a=", "x"), "'a=' is not old=new"),
         (("tasks", "exec", "-u", "root", "a", "sh"), "UID or UID:GID"),
         (("run", "-d", "-t", "--bundle", "/b", "a"), "-d goes neither"),
         (("run", "-t", "--bundle", "/b", "a"), "needs a terminal"),
@@ -315,7 +324,7 @@ def test_run_passes_streams_and_status(sidecar: Sidecar, spawn: Spawn) -> None:
     sidecar.core.status = 7
     cryo = spawn("run", "--rm", "--bundle", "/b", "a")
     big = b"x" * 300_000 + b"\n"
-    out, err = cryo.communicate(big, timeout=30)
+    out, err = cryo.communicate(big, timeout=120)
 
     assert cryo.returncode == 7
     assert out == b"out\n" + big
@@ -328,7 +337,7 @@ def test_run_without_rm_leaves_the_task(sidecar: Sidecar, spawn: Spawn) -> None:
     """The stopped task can be asked about, and its fifos are gone."""
     sidecar.core.status = 0
     cryo = spawn("run", "--bundle", "/b", "a", stdin=subprocess.DEVNULL)
-    cryo.communicate(timeout=30)
+    cryo.communicate(timeout=120)
     stdio = sidecar.core.tasks[A].request.stdio
 
     assert cryo.returncode == 0
@@ -352,7 +361,7 @@ def test_run_that_does_not_start_leaves_nothing(sidecar: Sidecar, spawn: Spawn) 
     for more in ((), ("-d",)):
         sidecar.core.calls.clear()
         cryo = spawn("run", *more, "--bundle", "/b", "a", stdin=subprocess.DEVNULL)
-        _, err = cryo.communicate(timeout=30)
+        _, err = cryo.communicate(timeout=120)
 
         assert cryo.returncode == 2
         assert err == b"cryo: no such program; look at args\n"
@@ -364,7 +373,7 @@ def test_a_run_of_a_taken_id_leaves_the_other(
 ) -> None:
     """Cleaning up after a failed create does not touch the task that was there."""
     cryo = spawn("run", "--rm", "--bundle", "/b", "a", stdin=subprocess.DEVNULL)
-    cryo.communicate(timeout=30)
+    cryo.communicate(timeout=120)
 
     assert cryo.returncode == 4
     assert sidecar.core.tasks == {A: task}
@@ -377,7 +386,7 @@ def test_exec_takes_the_tasks_own_process(sidecar: Sidecar, spawn: Spawn, tmp_pa
     sidecar.core.tasks[A] = FakeTask(CreateRequest(ref=A, bundle=str(tmp_path)))
     sidecar.core.status = 3
     cryo = spawn("tasks", "exec", "--exec-id", "e", "-e", "B=2", "-u", "9", "a", "sh", "-c", "x")
-    out, _ = cryo.communicate(b"in\n", timeout=30)
+    out, _ = cryo.communicate(b"in\n", timeout=120)
     [spec] = [call[3] for call in sidecar.core.calls if call[0] == "exec"]
 
     assert (cryo.returncode, out) == (3, b"out\nin\n")
@@ -409,7 +418,7 @@ def test_signals_go_to_the_process(sidecar: Sidecar, spawn: Spawn) -> None:
     cryo = spawn("run", "--bundle", "/b", "a")
     sidecar.wait_for(sidecar.core.waiting)
     cryo.send_signal(signal.SIGTERM)
-    cryo.communicate(timeout=30)
+    cryo.communicate(timeout=120)
 
     assert cryo.returncode == 128 + signal.SIGTERM
     assert ("kill", A, signal.SIGTERM, "", False) in sidecar.core.calls
@@ -433,7 +442,7 @@ def test_the_third_ctrl_c_kills(sidecar: Sidecar, spawn: Spawn) -> None:
         cryo.send_signal(signal.SIGINT)
         while len(seen) < count and time.monotonic() < deadline:
             time.sleep(0.01)
-    cryo.communicate(timeout=30)
+    cryo.communicate(timeout=120)
 
     assert seen == [signal.SIGINT, signal.SIGINT, signal.SIGKILL]
     assert cryo.returncode == 137
@@ -480,7 +489,7 @@ def test_ctrl_c_rolls_back_and_says_so(sidecar: Sidecar, spawn: Spawn) -> None:
     cryo = spawn("tasks", "checkpoint", "a")
     sidecar.wait_for(core.holding)
     cryo.send_signal(signal.SIGINT)
-    out, err = cryo.communicate(timeout=30)
+    out, err = cryo.communicate(timeout=120)
 
     assert cryo.returncode == exits.INTERRUPTED
     assert core.rolled_back.is_set()
@@ -501,7 +510,7 @@ def test_a_second_ctrl_c_does_not_wait(sidecar: Sidecar, spawn: Spawn) -> None:
     while b"cancelling" not in cryo.stderr.readline():
         pass
     cryo.send_signal(signal.SIGINT)
-    _, err = cryo.communicate(timeout=30)
+    _, err = cryo.communicate(timeout=120)
 
     assert cryo.returncode == exits.INTERRUPTED
     assert not core.rolled_back.is_set()
@@ -515,7 +524,7 @@ def test_a_closed_pipe_is_no_traceback(sidecar: Sidecar, spawn: Spawn, task: Fak
     os.close(read)
     cryo = spawn("tasks", "ls", stdout=write)
     os.close(write)
-    _, err = cryo.communicate(timeout=30)
+    _, err = cryo.communicate(timeout=120)
 
     assert err == b""
     assert cryo.returncode == 1
@@ -601,7 +610,7 @@ def test_ctrl_c_before_the_start(sidecar: Sidecar, spawn: Spawn) -> None:
     while cryo.poll() is None:
         cryo.send_signal(signal.SIGINT)
         time.sleep(0.1)
-    _, err = cryo.communicate(timeout=30)
+    _, err = cryo.communicate(timeout=120)
 
     assert cryo.returncode == 7
     assert err == b"cryo: given up before it had started\n"

@@ -10,6 +10,7 @@ from shim.model import (
     CudaMode,
     EngineName,
     Exit,
+    MemberOptions,
     Mount,
     Progress,
     RestoreOptions,
@@ -147,6 +148,7 @@ async def test_restore_streams_news(client: AsyncClient, core: FakeTasks) -> Non
         direct=True,
         timeout_s=0.5,
         device_map={"GPU-1": "GPU-2"},
+        members=(MemberOptions(saved="w", id="x", bundle="/c", stdio=STDIO),),
     )
     news: list[Progress] = []
     result = await client.restore("a", options, news.append)

@@ -59,7 +59,7 @@ def config_of(address: str, **timeouts: float) -> Config:
 
 async def bound(address: str) -> None:
     """Wait until a socket is there."""
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         while not endpoint.parse(address).exists():  # noqa: ASYNC110  # bounded, and nobody tells
             await asyncio.sleep(0.01)
 
@@ -82,7 +82,7 @@ async def test_containerd_has_a_socket_of_its_own(address: str) -> None:
     request = shim_pb2.ConnectRequest(id="nobody")
     answer = await client.call(ttrpc_task.V3, "Connect", request, shim_pb2.ConnectResponse)
     os.kill(os.getpid(), signal.SIGTERM)
-    await asyncio.wait_for(life, 20)
+    await asyncio.wait_for(life, 60)
 
     assert answer.shim_pid == os.getpid()
     assert not Path(second).exists()
@@ -96,7 +96,7 @@ async def test_a_signal_ends_it_in_order(address: str) -> None:
     await listening(address)
     recovered = core.recovered
     os.kill(os.getpid(), signal.SIGTERM)
-    await asyncio.wait_for(life, 20)
+    await asyncio.wait_for(life, 60)
 
     assert recovered
     assert core.closed
@@ -114,7 +114,7 @@ async def test_systemd_is_told(address: str, monkeypatch: pytest.MonkeyPatch) ->
         ready = await asyncio.to_thread(systemd.recv, 100)
         there = endpoint.parse(address).exists()
         os.kill(os.getpid(), signal.SIGINT)
-        await asyncio.wait_for(life, 20)
+        await asyncio.wait_for(life, 60)
         stopping = systemd.recv(100)
 
     assert there
@@ -141,7 +141,7 @@ async def test_a_core_that_cannot_end_is_told(address: str) -> None:
     await listening(address)
     os.kill(os.getpid(), signal.SIGTERM)
     with pytest.raises(DeadlineExceeded, match="could not be ended"):
-        await asyncio.wait_for(life, 20)
+        await asyncio.wait_for(life, 60)
 
 
 def test_a_second_signal_ends_it_at_once(address: str) -> None:

@@ -167,7 +167,7 @@ async def test_two_clients_at_once(server: Server, address: str, core: FakeTasks
     core.hold = True
     async with AsyncClient(address) as one, AsyncClient(address) as two:
         checkpoint = asyncio.create_task(one.checkpoint("a"))
-        await asyncio.wait_for(core.holding.wait(), 10)
+        await asyncio.wait_for(core.holding.wait(), 60)
         assert await two.images()
         core.release.set()
         await checkpoint
@@ -180,7 +180,7 @@ async def test_a_client_finds_a_sidecar_that_was_started_again(address: str) -> 
             await client.images()
         with pytest.raises(Unavailable):
             await client.images()
-        async with asyncio.timeout(10), serving(FakeTasks(), address):
+        async with asyncio.timeout(60), serving(FakeTasks(), address):
             while True:
                 with contextlib.suppress(Unavailable):
                     await client.images()

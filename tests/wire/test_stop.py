@@ -33,7 +33,7 @@ async def test_a_checkpoint_may_finish(address: str) -> None:
     core.hold = True
     async with AsyncClient(address) as client:
         checkpoint = asyncio.create_task(client.checkpoint("a"))
-        await asyncio.wait_for(core.holding.wait(), 10)
+        await asyncio.wait_for(core.holding.wait(), 60)
 
         async def close() -> None:
             core.release.set()
@@ -51,7 +51,7 @@ async def test_a_core_that_rolls_back_is_heard(address: str) -> None:
     core.hold = True
     async with AsyncClient(address) as client:
         checkpoint = asyncio.create_task(client.checkpoint("a"))
-        await asyncio.wait_for(core.holding.wait(), 10)
+        await asyncio.wait_for(core.holding.wait(), 60)
 
         async def close() -> None:
             for task in asyncio.all_tasks():
@@ -71,7 +71,7 @@ async def test_waits_are_told(address: str) -> None:
     async with AsyncClient(address) as client:
         await client.create("a", "/b")
         wait = asyncio.create_task(client.wait("a"))
-        await asyncio.wait_for(core.waiting.wait(), 10)
+        await asyncio.wait_for(core.waiting.wait(), 60)
         begun = time.monotonic()
         await server.stop(core.close, 10)
         took_s = time.monotonic() - begun
@@ -104,7 +104,7 @@ async def test_a_core_that_hangs_is_left(address: str) -> None:
     core.hold = True
     async with AsyncClient(address) as client:
         checkpoint = asyncio.create_task(client.checkpoint("a"))
-        await asyncio.wait_for(core.holding.wait(), 10)
+        await asyncio.wait_for(core.holding.wait(), 60)
         begun = time.monotonic()
         with pytest.raises(TimeoutError):
             await server.stop(asyncio.Event().wait, 0.3)  # type: ignore[arg-type]  # never ends

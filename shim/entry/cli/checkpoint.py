@@ -6,7 +6,7 @@ import sys
 
 import click
 
-from shim.entry.cli.params import DEVICE_MAP, DURATION, PATH
+from shim.entry.cli.params import DEVICE_MAP, DURATION, PATH, PLACE, RENAME
 from shim.entry.cli.progress import Renderer
 from shim.entry.cli.settings import Settings, pass_settings
 from shim.entry.cli.table import size
@@ -16,6 +16,7 @@ from shim.model import (
     Connections,
     CudaMode,
     EngineName,
+    MemberOptions,
     RestoreOptions,
     RestoreResult,
     Stdio,
@@ -96,6 +97,20 @@ def checkpoint(
 @click.option("--background", is_flag=True, help="run while the rest of memory still loads")
 @click.option("--direct", is_flag=True, help="read past the page cache")
 @click.option("--device-map", type=DEVICE_MAP, help="GPU UUIDs, old to new")
+@click.option(
+    "--member",
+    "members",
+    type=RENAME,
+    multiple=True,
+    help="another id for a container of a pod, which otherwise gets the one in the image",
+)
+@click.option(
+    "--member-bundle",
+    "member_bundles",
+    type=PLACE,
+    multiple=True,
+    help="the bundle of a container of a pod, by its id in the image",
+)
 @click.option("--stdin", type=PATH, default="", help="file or fifo")
 @click.option("--stdout", type=PATH, default="", help="file or fifo")
 @click.option("--stderr", type=PATH, default="", help="file or fifo")
@@ -109,6 +124,8 @@ def restore(
     bundle: str,
     verify: str,
     device_map: dict[str, str] | None,
+    members: tuple[tuple[str, str], ...],
+    member_bundles: tuple[tuple[str, str], ...],
     stdin: str,
     stdout: str,
     stderr: str,
@@ -118,6 +135,9 @@ def restore(
     direct: bool,
 ) -> None:
     """Bring an image back as the new running task TASK.
+
+    The image of a pod brings all of its containers back: the sandbox as TASK, the others under
+    the ids that they had, or that --member gives.
 
     All or nothing: a failure, or Ctrl-C, leaves nothing behind, and the image as it was.
     """
@@ -130,11 +150,19 @@ def restore(
         direct=direct,
         timeout_s=timeout_s,
         device_map=device_map or {},
+        members=_members(dict(members), dict(member_bundles)),
     )
     with settings.client() as client, Renderer() as renderer:
         result = client.restore(task, options, renderer.report)
     settings.show(result, "")
     _summary(result, f"restore of {task}: pid {result.pid}", renderer.warnings)
+
+
+def _members(ids: dict[str, str], bundles: dict[str, str]) -> tuple[MemberOptions, ...]:
+    return tuple(
+        MemberOptions(saved=saved, id=ids.get(saved, ""), bundle=bundles.get(saved, ""))
+        for saved in dict.fromkeys([*ids, *bundles])
+    )
 
 
 def _summary(result: CheckpointResult | RestoreResult, text: str, shown: set[str]) -> None:
@@ -143,7 +171,8 @@ def _summary(result: CheckpointResult | RestoreResult, text: str, shown: set[str
     count = len(result.processes)
     noun = "process" if count == 1 else "processes"
     gpu = f", {count} GPU {noun} by engine {result.engine}" if count else ""
-    print(f"{text}{gpu}, {took_s:.2f} s", file=sys.stderr)
+    pod = f", with {', '.join(result.members)}" if result.members else ""
+    print(f"{text}{pod}{gpu}, {took_s:.2f} s", file=sys.stderr)
     for warning in result.warnings:
         if warning in shown:
             continue

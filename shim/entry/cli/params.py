@@ -66,6 +66,23 @@ class AbsolutePath(click.ParamType[str]):
         return text if not text or text.startswith("/") else f"{os.getcwd()}/{text}"  # noqa: PTH109  # Path would drop what must be seen
 
 
+class Pair(click.ParamType[tuple[str, str]]):
+    """Two words with `=` between; the second may be a path."""
+
+    def __init__(self, name: str, second: click.ParamType[str]) -> None:
+        self.name = name
+        self._second = second
+
+    def convert(
+        self, value: object, param: click.Parameter | None, ctx: click.Context | None
+    ) -> tuple[str, str]:
+        """Return both."""
+        first, _, second = str(value).partition("=")
+        if not first or not second:
+            self.fail(f"{value!r} is not {self.name}", param, ctx)
+        return first, str(self._second.convert(second, param, ctx))
+
+
 class DeviceMap(click.ParamType[dict[str, str]]):
     """Pairs old=new of GPU UUIDs, with commas between."""
 
@@ -88,3 +105,5 @@ DURATION = Duration()
 SIGNAL = Signal()
 PATH = AbsolutePath()
 DEVICE_MAP = DeviceMap()
+RENAME = Pair("old=new", click.STRING)
+PLACE = Pair("old=path", PATH)

@@ -101,7 +101,8 @@ def _said(progress: Progress) -> str:
     if progress.warning:
         return f"warning: {progress.message}"
     if progress.pid and progress.pid_state:
-        return f"process {progress.pid} {progress.pid_state}"
+        where = f" of {progress.container}" if progress.container else ""
+        return f"process {progress.pid}{where} {progress.pid_state}"
     return progress.message
 
 

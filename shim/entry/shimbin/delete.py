@@ -37,6 +37,7 @@ _RECORD_LIMIT = 1 << 20
 def run(flags: Flags) -> None:
     """Remove what is left of the task and print a DeleteResponse."""
     bundle = Path(flags.bundle) if flags.bundle else Path.cwd()
+    places.recall_settings(str(bundle))
     link = bundle / bundle_files.LINK
     folder = link.readlink() if link.is_symlink() else _folder(flags)
     record = _record(folder)

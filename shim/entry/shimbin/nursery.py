@@ -1,7 +1,7 @@
-"""A warm process that forks shims: everything a shim needs is loaded here once, and shared.
+"""A warm process that forks shims: all that a shim needs is loaded and tried here once, and shared.
 
-Single-threaded and without an event loop, so that a fork is safe. A shim is a process of its own
-in every way; the nursery only starts it, and collects what it leaves behind when it dies.
+Single-threaded and without an event loop by then, so that a fork is safe. A shim is a process of
+its own in every way; the nursery only starts it, and collects what it leaves behind when it dies.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ import sys
 from pathlib import Path
 
 from shim.entry.shimbin import serve
+from shim.entry.shimbin.rehearsal import rehearse
 from shim.entry.shimbin.serve import Words
 from shim.errors import CryoError
 from shim.task.layout import Layout
@@ -37,6 +38,7 @@ def main(path: str) -> None:
     """Listen and fork until nobody is left to fork for."""
     ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
     _be_called(b"cryo-nursery")
+    rehearse(Path(f"{path}.rehearsal"))
     # Children, and orphans of shims that died, are collected by the kernel itself.
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)
     listener = _listen(Path(path))

@@ -13,6 +13,9 @@ import os
 from shim import __version__
 
 _CONFIG = "/etc/cryo/config.toml"
+_VARIABLE = "CRYO_CONFIG"
+# In a bundle whose runtime options name other settings: where those are, for `delete`.
+_SETTINGS = "cryo.settings"
 _STATE = "/run/cryo"
 _SOCKETS = "/run/containerd/s"
 NURSERY_FOLDER = "/run/cryo"
@@ -27,7 +30,44 @@ _ID_MAX = 76
 
 def config_path() -> str:
     """Return the settings file: $CRYO_CONFIG, or the usual one."""
-    return os.environ.get("CRYO_CONFIG") or _CONFIG
+    return os.environ.get(_VARIABLE) or _CONFIG
+
+
+def use_settings(path: str, text: bytes) -> None:
+    """Use the settings that the runtime options name, or have in them, from here on.
+
+    Equal texts are one file, so that the containers of a pod find the same shim.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+    """
+    if text:
+        path = f"{NURSERY_FOLDER}/settings-{binascii.crc32(text):08x}-{len(text)}.toml"
+        os.makedirs(NURSERY_FOLDER, mode=0o700, exist_ok=True)  # noqa: PTH103 - loads too much
+        _write(f"{path}.{os.getpid()}", text)
+        os.replace(f"{path}.{os.getpid()}", path)  # noqa: PTH105 - see above
+    if not path:
+        return
+    if not os.path.isfile(path):  # noqa: PTH113 - see above
+        message = f"the runtime options name {path}, and there is no such file"
+        raise FileNotFoundError(message)
+    os.environ[_VARIABLE] = path
+    _write(_SETTINGS, os.fsencode(path))
+
+
+def recall_settings(bundle: str) -> None:
+    """Use the settings that `start` used for this bundle."""
+    try:
+        with open(f"{bundle}/{_SETTINGS}", "rb") as file:  # noqa: PTH123 - loads too much
+            os.environ[_VARIABLE] = os.fsdecode(file.read(_LIMIT))
+    except OSError:
+        return  # the usual ones
+
+
+def _write(path: str, data: bytes) -> None:
+    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+    with open(fd, "wb") as file:  # noqa: PTH123 - a descriptor
+        file.write(data)
 
 
 def _short(*parts: str) -> str:

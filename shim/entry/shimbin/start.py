@@ -11,6 +11,7 @@ import _socket
 import os
 import sys
 
+from shim.entry.shimbin import given as containerd
 from shim.entry.shimbin import nursery_client, places
 from shim.entry.shimbin.flags import Flags
 
@@ -18,12 +19,15 @@ _STDIN_LIMIT = 4 << 20
 _CONFIG_LIMIT = 8 << 20
 _BACKLOG = 128
 _GROUPS = ("io.containerd.runc.v2.group", "io.kubernetes.cri.sandbox-id")
-_FIRST_FIELD_TEXT = 0x0A
 
 
 def run(flags: Flags) -> None:
     """Print the address of the shim for this container, started when there was none."""
     given = sys.stdin.buffer.read(_STDIN_LIMIT) if sys.stdin is not None else b""
+    try:
+        places.use_settings(*containerd.settings(given, flags.id))
+    except FileNotFoundError as error:
+        raise SystemExit(str(error)) from None
     path = places.shim_socket(flags.address, flags.namespace, _group(flags.id))
     if not places.answers(path):
         _bring_up(path, given)
@@ -38,16 +42,9 @@ def answer(address: str, given: bytes, container: str) -> str:
     1.6 to 2.2 all take. From 2.3 on it holds BootstrapParams, and the answer may name Task v3.
     Source: containerd core/runtime/v2/shim.go, parseStartResponse, of each release.
     """
-    if not has_bootstrap(given, container):
+    if not containerd.has_bootstrap(given, container):
         return address
     return f'{{"version": 3, "address": "{address}", "protocol": "ttrpc"}}'
-
-
-def has_bootstrap(given: bytes, container: str) -> bool:
-    """Tell BootstrapParams from an Any: both begin with a text, here the container's id."""
-    name = container.encode()
-    head = bytes((_FIRST_FIELD_TEXT, len(name)))
-    return len(name) < 0x80 and given.startswith(head + name)  # noqa: PLR2004 - one-byte varint
 
 
 def _group(container: str) -> str:

@@ -5,18 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import TracebackType
-from typing import Self, TypeVar
 
-import grpc
 from google.protobuf.message import Message
 
 from shim.simgpu.waiting import wait_until
+from tests.containerd.connection import Answer, Connection
 from tests.containerd.cri import cri_pb2 as pb
 
-Answer = TypeVar("Answer", bound=Message)
-_CALL_S = 45.0
-_UNTIL_S = 15.0
+_CALL_S = 120.0
+_UNTIL_S = 60.0
 
 
 @dataclass(frozen=True)
@@ -62,22 +59,11 @@ class Wanted:
         )
 
 
-class Kubelet:
-    """A context that holds one connection. Each call raises grpc.RpcError when it is refused."""
+class Kubelet(Connection):
+    """The kubelet of one node. Each call raises grpc.RpcError when it is refused."""
 
     def __init__(self, address: Path) -> None:
-        self._channel = grpc.insecure_channel(f"unix://{address}")
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        at: TracebackType | None,
-    ) -> None:
-        self._channel.close()
+        super().__init__(address, timeout_s=_CALL_S)
 
     # The runtime.
 
@@ -229,13 +215,7 @@ class Kubelet:
         *,
         service: str = "RuntimeService",
     ) -> Answer:
-        call = self._channel.unary_unary(
-            f"/runtime.v1.{service}/{method}",
-            request_serializer=type(request).SerializeToString,
-            response_deserializer=answer.FromString,
-        )
-        made: Answer = call(request, timeout=_CALL_S)
-        return made
+        return self.ask(f"runtime.v1.{service}", method, request, answer)
 
 
 def log_lines(pod: Pod, wanted: Wanted, stream: str = "stdout") -> list[str]:

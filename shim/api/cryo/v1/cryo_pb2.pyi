@@ -311,18 +311,22 @@ class CudaProcess(_message.Message):
 
     PID_FIELD_NUMBER: _builtins.int
     NAME_FIELD_NUMBER: _builtins.int
+    CONTAINER_FIELD_NUMBER: _builtins.int
     pid: _builtins.int
     """The container's own number."""
     name: _builtins.str
+    container: _builtins.str
+    """The task that it belongs to, where that shares its sandbox with others."""
     def __init__(
         self,
         *,
         pid: _builtins.int = ...,
         name: _builtins.str = ...,
+        container: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name", "pid", b"pid"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["container", b"container", "name", b"name", "pid", b"pid"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -441,6 +445,7 @@ class Progress(_message.Message):
     PID_STATE_FIELD_NUMBER: _builtins.int
     WARNING_FIELD_NUMBER: _builtins.int
     ELAPSED_FIELD_NUMBER: _builtins.int
+    CONTAINER_FIELD_NUMBER: _builtins.int
     phase: Global___Phase.ValueType
     message: _builtins.str
     bytes_done: _builtins.int
@@ -451,6 +456,8 @@ class Progress(_message.Message):
     pid_state: _builtins.str
     warning: _builtins.bool
     """The message is a warning."""
+    container: _builtins.str
+    """The task of the process, where that shares its sandbox with others."""
     @_builtins.property
     def elapsed(self) -> _duration_pb2.Duration:
         """Since the operation began."""
@@ -466,10 +473,11 @@ class Progress(_message.Message):
         pid_state: _builtins.str = ...,
         warning: _builtins.bool = ...,
         elapsed: _duration_pb2.Duration | None = ...,
+        container: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["elapsed", b"elapsed"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["bytes_done", b"bytes_done", "bytes_total", b"bytes_total", "elapsed", b"elapsed", "message", b"message", "phase", b"phase", "pid", b"pid", "pid_state", b"pid_state", "warning", b"warning"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["bytes_done", b"bytes_done", "bytes_total", b"bytes_total", "container", b"container", "elapsed", b"elapsed", "message", b"message", "phase", b"phase", "pid", b"pid", "pid_state", b"pid_state", "warning", b"warning"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -607,6 +615,7 @@ class CheckpointResult(_message.Message):
     PROCESSES_FIELD_NUMBER: _builtins.int
     WARNINGS_FIELD_NUMBER: _builtins.int
     TIMINGS_S_FIELD_NUMBER: _builtins.int
+    MEMBERS_FIELD_NUMBER: _builtins.int
     image_path: _builtins.str
     size_bytes: _builtins.int
     digest: _builtins.str
@@ -621,6 +630,10 @@ class CheckpointResult(_message.Message):
     def timings_s(self) -> _containers.ScalarMap[_builtins.str, _builtins.float]:
         """Seconds by phase."""
 
+    @_builtins.property
+    def members(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """The tasks that share the sandbox, and are in the image too."""
+
     def __init__(
         self,
         *,
@@ -631,14 +644,49 @@ class CheckpointResult(_message.Message):
         processes: _abc.Iterable[Global___CudaProcess] | None = ...,
         warnings: _abc.Iterable[_builtins.str] | None = ...,
         timings_s: _abc.Mapping[_builtins.str, _builtins.float] | None = ...,
+        members: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["digest", b"digest", "engine", b"engine", "image_path", b"image_path", "processes", b"processes", "size_bytes", b"size_bytes", "timings_s", b"timings_s", "warnings", b"warnings"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["digest", b"digest", "engine", b"engine", "image_path", b"image_path", "members", b"members", "processes", b"processes", "size_bytes", b"size_bytes", "timings_s", b"timings_s", "warnings", b"warnings"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___CheckpointResult: _TypeAlias = CheckpointResult  # noqa: Y015
+
+@_typing.final
+class RestoreMember(_message.Message):
+    """What a restore is told of one container that shared the sandbox of an image's task."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SAVED_FIELD_NUMBER: _builtins.int
+    ID_FIELD_NUMBER: _builtins.int
+    BUNDLE_FIELD_NUMBER: _builtins.int
+    STDIO_FIELD_NUMBER: _builtins.int
+    saved: _builtins.str
+    """Its id in the image."""
+    id: _builtins.str
+    """Of the new task; empty is the one in the image."""
+    bundle: _builtins.str
+    """Empty is the bundle that the image names."""
+    @_builtins.property
+    def stdio(self) -> Global___Stdio: ...
+    def __init__(
+        self,
+        *,
+        saved: _builtins.str = ...,
+        id: _builtins.str = ...,
+        bundle: _builtins.str = ...,
+        stdio: Global___Stdio | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["stdio", b"stdio"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["bundle", b"bundle", "id", b"id", "saved", b"saved", "stdio", b"stdio"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RestoreMember: _TypeAlias = RestoreMember  # noqa: Y015
 
 @_typing.final
 class RestoreRequest(_message.Message):
@@ -675,6 +723,7 @@ class RestoreRequest(_message.Message):
     TIMEOUT_FIELD_NUMBER: _builtins.int
     DEVICE_MAP_FIELD_NUMBER: _builtins.int
     OPERATION_FIELD_NUMBER: _builtins.int
+    MEMBERS_FIELD_NUMBER: _builtins.int
     namespace: _builtins.str
     """Empty is "default"."""
     id: _builtins.str
@@ -700,6 +749,10 @@ class RestoreRequest(_message.Message):
     def device_map(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
         """From the GPU UUIDs of the image to those of this host."""
 
+    @_builtins.property
+    def members(self) -> _containers.RepeatedCompositeFieldContainer[Global___RestoreMember]:
+        """Those that are not to be as the image says."""
+
     def __init__(
         self,
         *,
@@ -714,10 +767,11 @@ class RestoreRequest(_message.Message):
         timeout: _duration_pb2.Duration | None = ...,
         device_map: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
         operation: _builtins.str = ...,
+        members: _abc.Iterable[Global___RestoreMember] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["stdio", b"stdio", "timeout", b"timeout"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["background", b"background", "bundle", b"bundle", "device_map", b"device_map", "direct", b"direct", "id", b"id", "image_path", b"image_path", "namespace", b"namespace", "operation", b"operation", "stdio", b"stdio", "timeout", b"timeout", "verify", b"verify"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["background", b"background", "bundle", b"bundle", "device_map", b"device_map", "direct", b"direct", "id", b"id", "image_path", b"image_path", "members", b"members", "namespace", b"namespace", "operation", b"operation", "stdio", b"stdio", "timeout", b"timeout", "verify", b"verify"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -780,6 +834,7 @@ class RestoreResult(_message.Message):
     PROCESSES_FIELD_NUMBER: _builtins.int
     WARNINGS_FIELD_NUMBER: _builtins.int
     TIMINGS_S_FIELD_NUMBER: _builtins.int
+    MEMBERS_FIELD_NUMBER: _builtins.int
     pid: _builtins.int
     """Host pid of the sandbox."""
     engine: _builtins.str
@@ -792,6 +847,10 @@ class RestoreResult(_message.Message):
     def timings_s(self) -> _containers.ScalarMap[_builtins.str, _builtins.float]:
         """Seconds by phase."""
 
+    @_builtins.property
+    def members(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """The tasks that share the sandbox, and came back too."""
+
     def __init__(
         self,
         *,
@@ -800,10 +859,11 @@ class RestoreResult(_message.Message):
         processes: _abc.Iterable[Global___CudaProcess] | None = ...,
         warnings: _abc.Iterable[_builtins.str] | None = ...,
         timings_s: _abc.Mapping[_builtins.str, _builtins.float] | None = ...,
+        members: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["engine", b"engine", "pid", b"pid", "processes", b"processes", "timings_s", b"timings_s", "warnings", b"warnings"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["engine", b"engine", "members", b"members", "pid", b"pid", "processes", b"processes", "timings_s", b"timings_s", "warnings", b"warnings"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -100,16 +100,18 @@ class CryoServicer:
         raise NotImplementedError('Method not implemented!')
 
     def Checkpoint(self, request, context):
-        """Saves a running or paused task to an image. All or nothing: when the stream ends
-        without a result, the task is as it was. Ending the call rolls back.
+        """Saves a running or paused task to an image, and with it all that share its sandbox. All
+        or nothing: when the stream ends without a result, all are as they were. Ending the call
+        rolls back.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def Restore(self, request, context):
-        """Brings an image back as a new running task. All or nothing: when the stream ends
-        without a result, nothing of the new task is left. Ending the call rolls back.
+        """Brings an image back as a new running task, and with it all that shared its sandbox. All
+        or nothing: when the stream ends without a result, nothing new is left. Ending the call
+        rolls back.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

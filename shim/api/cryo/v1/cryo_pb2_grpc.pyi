@@ -40,12 +40,14 @@ class CryoStub:
     ListTasks: _grpc.UnaryUnaryMultiCallable[_cryo_pb2.ListTasksRequest, _cryo_pb2.ListTasksResponse]
     """Lists the tasks of a namespace, by id."""
     Checkpoint: _grpc.UnaryStreamMultiCallable[_cryo_pb2.CheckpointRequest, _cryo_pb2.CheckpointUpdate]
-    """Saves a running or paused task to an image. All or nothing: when the stream ends
-    without a result, the task is as it was. Ending the call rolls back.
+    """Saves a running or paused task to an image, and with it all that share its sandbox. All
+    or nothing: when the stream ends without a result, all are as they were. Ending the call
+    rolls back.
     """
     Restore: _grpc.UnaryStreamMultiCallable[_cryo_pb2.RestoreRequest, _cryo_pb2.RestoreUpdate]
-    """Brings an image back as a new running task. All or nothing: when the stream ends
-    without a result, nothing of the new task is left. Ending the call rolls back.
+    """Brings an image back as a new running task, and with it all that shared its sandbox. All
+    or nothing: when the stream ends without a result, nothing new is left. Ending the call
+    rolls back.
     """
     Cancel: _grpc.UnaryUnaryMultiCallable[_cryo_pb2.CancelRequest, _cryo_pb2.CancelResponse]
     """Rolls back the checkpoint or restore that was begun with the given operation token,
@@ -74,12 +76,14 @@ class CryoAsyncStub(CryoStub):
     ListTasks: _aio.UnaryUnaryMultiCallable[_cryo_pb2.ListTasksRequest, _cryo_pb2.ListTasksResponse]  # type: ignore[assignment]
     """Lists the tasks of a namespace, by id."""
     Checkpoint: _aio.UnaryStreamMultiCallable[_cryo_pb2.CheckpointRequest, _cryo_pb2.CheckpointUpdate]  # type: ignore[assignment]
-    """Saves a running or paused task to an image. All or nothing: when the stream ends
-    without a result, the task is as it was. Ending the call rolls back.
+    """Saves a running or paused task to an image, and with it all that share its sandbox. All
+    or nothing: when the stream ends without a result, all are as they were. Ending the call
+    rolls back.
     """
     Restore: _aio.UnaryStreamMultiCallable[_cryo_pb2.RestoreRequest, _cryo_pb2.RestoreUpdate]  # type: ignore[assignment]
-    """Brings an image back as a new running task. All or nothing: when the stream ends
-    without a result, nothing of the new task is left. Ending the call rolls back.
+    """Brings an image back as a new running task, and with it all that shared its sandbox. All
+    or nothing: when the stream ends without a result, nothing new is left. Ending the call
+    rolls back.
     """
     Cancel: _aio.UnaryUnaryMultiCallable[_cryo_pb2.CancelRequest, _cryo_pb2.CancelResponse]  # type: ignore[assignment]
     """Rolls back the checkpoint or restore that was begun with the given operation token,
@@ -117,8 +121,9 @@ class CryoServicer(metaclass=_abc_1.ABCMeta):
         request: _cryo_pb2.CheckpointRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_cryo_pb2.CheckpointUpdate], _abc.AsyncIterator[_cryo_pb2.CheckpointUpdate]]:
-        """Saves a running or paused task to an image. All or nothing: when the stream ends
-        without a result, the task is as it was. Ending the call rolls back.
+        """Saves a running or paused task to an image, and with it all that share its sandbox. All
+        or nothing: when the stream ends without a result, all are as they were. Ending the call
+        rolls back.
         """
 
     @_abc_1.abstractmethod
@@ -127,8 +132,9 @@ class CryoServicer(metaclass=_abc_1.ABCMeta):
         request: _cryo_pb2.RestoreRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_cryo_pb2.RestoreUpdate], _abc.AsyncIterator[_cryo_pb2.RestoreUpdate]]:
-        """Brings an image back as a new running task. All or nothing: when the stream ends
-        without a result, nothing of the new task is left. Ending the call rolls back.
+        """Brings an image back as a new running task, and with it all that shared its sandbox. All
+        or nothing: when the stream ends without a result, nothing new is left. Ending the call
+        rolls back.
         """
 
     @_abc_1.abstractmethod

@@ -1,0 +1,192 @@
+"""Breaks checkpoints and restores at random moments, many times, and says what came of it.
+
+    make faults N=1000 SEED=1
+    python -m hack.faults --case old-phased -n 100 --seed 7 --report docs/faults.md
+    python -m hack.faults --case new-phased --replay '{"scene": ...}'
+
+Everything is real but the GPU: runsc, the sidecar, disks, signals. The same seed makes the same
+choices. Status 1: after some fault something did not hold; how to do that one again is printed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import itertools
+import random
+import sys
+import time
+import traceback
+from collections import Counter
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+
+from shim.model import EngineName
+from tests.builds import find
+from tests.faults import trap
+from tests.faults.judge import TASK
+from tests.faults.machine import Case, Halting
+from tests.faults.rig import COPY, Rig
+from tests.faults.trap import Deed, Trap
+from tests.faults.trial import Plan, Scene, Trial, choose
+
+CASES = {
+    str(case): case
+    for case in (
+        Case("new", EngineName.PHASED),
+        Case("new", EngineName.BUILTIN),
+        Case("old", EngineName.PHASED),
+    )
+}
+# A machine is renewed now and then, so that what one gathers over time is seen and bounded.
+_TRIALS_PER_MACHINE = 100
+
+Traces = dict[Scene, Counter[str]]
+
+
+class Bench:
+    """A machine with its task, an image for restores, and what its operations pass through."""
+
+    def __init__(self, rig: Rig) -> None:
+        self.rig = rig
+        rig.serve()
+        rig.have_task()
+        self.base = rig.new_image()
+        rig.checkpoint(self.base)
+
+    def traces(self) -> Traces:
+        """Let each operation run once, undisturbed, and see which points it reaches how often."""
+        return {scene: self._trace(scene) for scene in Scene}
+
+    def _trace(self, scene: Scene) -> Counter[str]:
+        rig, file = self.rig, self.rig.sim.trap_file
+        rig.have_task()
+        image = rig.new_image()
+        if scene is Scene.PAUSED:
+            rig.client.pause(TASK)
+        trap.put(file, Trap(deed=Deed.NONE))
+        if scene is Scene.RESTORE:
+            rig.restore(self.base)
+        else:
+            rig.checkpoint(image, exit=scene is Scene.EXIT)
+        found = Counter(trap.trace_of(file).read_text("ascii").split())
+        trap.remove(file)
+        if scene is Scene.RESTORE:
+            rig.remove(COPY)
+        else:
+            rig.client.remove(str(image))
+        if scene is Scene.PAUSED:
+            rig.client.resume(TASK)
+        return found
+
+
+@contextlib.contextmanager
+def bench(case: Case) -> Iterator[Bench]:
+    """Give a machine, and end it."""
+    with Halting(find(case.version).path) as sim:
+        rig = Rig(sim, case)
+        rig.mount_state()
+        try:
+            yield Bench(rig)
+        finally:
+            rig.close()
+
+
+class Run:
+    """The trials of one seed on one case."""
+
+    def __init__(self, case: Case, seed: int) -> None:
+        self._case = case
+        self._seed = seed
+        self.rows: Counter[tuple[str, str, str, str]] = Counter()
+        self.failures: list[str] = []
+        self._traces: Traces = {}
+
+    def go(self, count: int) -> None:
+        """Carry out this many trials."""
+        todo = iter(range(count))
+        left = count
+        while left:
+            with bench(self._case) as made:
+                self._traces = self._traces or made.traces()
+                for number in itertools.islice(todo, _TRIALS_PER_MACHINE):
+                    left -= 1
+                    if not self._try(made, number, self._traces):
+                        break
+
+    def _try(self, made: Bench, number: int, traces: Traces) -> bool:
+        rng = random.Random(f"{self._seed}:{number}")  # noqa: S311 - no secret
+        plan = choose(rng, traces)
+        return self.attempt(made, plan, str(number + 1))
+
+    def attempt(self, made: Bench, plan: Plan, name: str) -> bool:
+        """Carry out one; False when the machine should not be used for another."""
+        began = time.monotonic()
+        trial = Trial(made.rig, plan, made.base)
+        outcome, well = "", True
+        try:
+            trial.run()
+            outcome = trial.outcome
+        except Exception as error:  # noqa: BLE001 - whatever it is, it is this trial's result
+            well, outcome = False, "NOT WELL"
+            self._fail(plan, error)
+        self.rows[plan.point, plan.what, plan.scene, outcome] += 1
+        spent = time.monotonic() - began
+        told = f"{plan.scene}: {plan.what} at {plan.point} {plan.nth}: {outcome}"
+        print(f"{name:>5} {spent:5.1f} s  {told}", flush=True)
+        return well
+
+    def _fail(self, plan: Plan, error: BaseException) -> None:
+        text = "".join(traceback.format_exception(error))
+        again = f"python -m hack.faults --case {self._case} --replay '{plan.line()}'"
+        self.failures.append(f"{again}\n{error}")
+        print(f"{text}\nagain: {again}", flush=True)
+
+
+def table(rows: Counter[tuple[str, str, str, str]]) -> Iterator[str]:
+    """Write the table: point, fault, times, outcomes."""
+    grouped: dict[tuple[str, str], Counter[str]] = {}
+    for (point, what, _scene, outcome), count in rows.items():
+        grouped.setdefault((point, what), Counter())[outcome] += count
+    yield "| point | fault | times | outcome |"
+    yield "|---|---|---|---|"
+    for (point, what), outcomes in sorted(grouped.items()):
+        told = "; ".join(f"{outcome} {count}" for outcome, count in outcomes.most_common())
+        yield f"| {point} | {what} | {sum(outcomes.values())} | {told} |"
+
+
+def main() -> int:
+    """Run, and report."""
+    parser = argparse.ArgumentParser(prog="python -m hack.faults")
+    parser.add_argument("--case", choices=[*CASES, "new"], default="new", help="runsc and engine")
+    parser.add_argument("-n", type=int, default=100, help="how many trials")
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--report", type=Path, help="write the table there")
+    parser.add_argument("--replay", help="one trial, as a failure has printed it")
+    given = parser.parse_args()
+    cases = [CASES[n] for n in CASES if given.case in (n, n.partition("-")[0])]
+    began, runs = datetime.now(UTC), []
+    for at, case in enumerate(cases):
+        run = Run(case, given.seed)
+        runs.append(run)
+        if given.replay:
+            with bench(case) as made:
+                run.attempt(made, Plan.parse(given.replay), "again")
+        else:
+            run.go((given.n + len(cases) - 1 - at) // len(cases))
+    rows: Counter[tuple[str, str, str, str]] = Counter()
+    for run in runs:
+        rows += run.rows
+    failures = [line for run in runs for line in run.failures]
+    head = f"{sum(rows.values())} faults, seed {given.seed}, {given.case}, {began:%Y-%m-%d}"
+    lines = [head, "", *table(rows)]
+    if given.report:
+        given.report.write_text("\n".join(lines) + "\n", "utf-8")
+    print("\n".join(lines))
+    print(f"\n{len(failures)} failed", *failures, sep="\n")
+    return 1 if failures else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

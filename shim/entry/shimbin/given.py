@@ -1,0 +1,89 @@
+"""What containerd writes to `start`: which settings the runtime options of the container name.
+
+Read field by field, for protobuf takes longer to load than the rest of `start` takes.
+"""
+
+from __future__ import annotations
+
+TYPE = b"runtimeoptions.v1.Options"
+# Fields of google.protobuf.Any, of containerd's BootstrapParams and its extensions, and of its
+# runtime options (api/runtime/bootstrap/v1/bootstrap.proto, api/types/runtimeoptions/v1/api.proto).
+_ANY_TYPE, _ANY_VALUE = 1, 2
+_INSTANCE_ID = 1
+_EXTENSIONS = 8
+_EXTENSION_VALUE = 1
+_CONFIG_PATH, _CONFIG_BODY = 2, 3
+_VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
+_KIND_BITS = 3
+_MOST_SHIFT = 63
+
+
+def has_bootstrap(given: bytes, container: str) -> bool:
+    """Tell BootstrapParams from an Any: both begin with a text, here the container's id."""
+    return _first(fields(given), _INSTANCE_ID) == container.encode()
+
+
+def settings(given: bytes, container: str) -> tuple[str, bytes]:
+    """Return the path of the settings that the options name, or else their text; often neither."""
+    for packed in _packed(given, container):
+        parts = fields(packed)
+        if _first(parts, _ANY_TYPE).endswith(TYPE):
+            options = fields(_first(parts, _ANY_VALUE))
+            path = _first(options, _CONFIG_PATH).decode("utf-8", "surrogateescape")
+            return path, b"" if path else _first(options, _CONFIG_BODY)
+    return "", b""
+
+
+def _packed(given: bytes, container: str) -> list[bytes]:
+    """List the Any messages: the only one up to containerd 2.2, those of the extensions later."""
+    parts = fields(given)
+    if _first(parts, _INSTANCE_ID) != container.encode():
+        return [given]
+    found = [data for number, data in parts if number == _EXTENSIONS]
+    return [_first(fields(data), _EXTENSION_VALUE) for data in found]
+
+
+def _first(parts: list[tuple[int, bytes]], number: int) -> bytes:
+    return next((data for each, data in parts if each == number), b"")
+
+
+def fields(data: bytes) -> list[tuple[int, bytes]]:
+    """Return the texts and messages of a message by their numbers; none when it is garbled."""
+    found: list[tuple[int, bytes]] = []
+    at = 0
+    try:
+        while at < len(data):
+            key, at = _varint(data, at)
+            end = _end(data, at, key & 0x7)
+            if end > len(data):
+                return []
+            if key & 0x7 == _BYTES:
+                _, at = _varint(data, at)
+                found.append((key >> _KIND_BITS, data[at:end]))
+            at = end
+    except (IndexError, KeyError):
+        return []
+    return found
+
+
+def _end(data: bytes, at: int, kind: int) -> int:
+    """Return where a field ends whose content begins at `at`."""
+    if kind == _VARINT:
+        return _varint(data, at)[1]
+    if kind == _BYTES:
+        size, at = _varint(data, at)
+        return at + size
+    return at + {_FIXED64: 8, _FIXED32: 4}[kind]
+
+
+def _varint(data: bytes, at: int) -> tuple[int, int]:
+    value = shift = 0
+    while True:
+        byte = data[at]
+        at += 1
+        value |= (byte & 0x7F) << shift
+        if byte < 0x80:  # noqa: PLR2004 - the continuation bit
+            return value, at
+        shift += 7
+        if shift > _MOST_SHIFT:
+            raise IndexError

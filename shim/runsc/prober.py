@@ -1,0 +1,52 @@
+"""What the configured runsc can do, asked once and kept by the identity of its binary."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from pathlib import Path
+
+from shim.errors import CryoError
+from shim.runsc import known
+from shim.runsc.probe import Capabilities, find_binary, identity, probe
+
+_log = logging.getLogger(__name__)
+
+
+class Prober:
+    """Keeps the answer until the binary changes, in memory and in a file that owners share."""
+
+    def __init__(self, name: str, path: Path | None = None) -> None:
+        """Take the program's name, and where its answers are kept beyond this process."""
+        self._name = name
+        self._path = path
+        self._known: Capabilities | None = None
+        self._lock = asyncio.Lock()
+
+    async def capabilities(self) -> Capabilities:
+        """Return what the configured runsc can do.
+
+        Raises:
+            Unavailable: there is no such program, or it does not answer as runsc does.
+        """
+        async with self._lock:
+            now = self._known
+            binary = find_binary(self._name)
+            if now is None or (now.binary, now.identity) != (binary, identity(binary)):
+                now = self._known = await self._find(binary)
+            return now
+
+    async def _find(self, binary: str) -> Capabilities:
+        if self._path is None:
+            return await probe(self._name)
+        found = known.recall(self._path, binary, identity(binary))
+        if found is None:
+            found = await probe(self._name)
+            self._keep(self._path, found)
+        return found
+
+    def _keep(self, path: Path, found: Capabilities) -> None:
+        try:
+            known.keep(path, found)
+        except CryoError as error:  # a full disk, say: then each owner asks for itself
+            _log.warning("what runsc can do is not kept: %s", error)

@@ -1,0 +1,89 @@
+"""Every task of one sandbox. A task that shares its sandbox with nobody is the case of one."""
+
+from __future__ import annotations
+
+import contextlib
+from collections import Counter
+from collections.abc import AsyncIterator, Callable, Sequence
+
+from shim.checkpoint.create import Checkpoint
+from shim.checkpoint.subject import Subject, whole
+from shim.errors import CryoError, Refused
+from shim.model import CheckpointOptions, CheckpointResult, Report
+from shim.spec import wishes
+from shim.spec.pod import CONTAINER_NAME
+from shim.state import TaskState, require
+from shim.task.task import LIVE, Task
+
+
+class Pod:
+    """A sandbox's own task, and those that have joined it by the time that it is held."""
+
+    def __init__(self, own: Task, members: Callable[[], Sequence[Task]]) -> None:
+        self.own = own
+        self._members = members
+
+    @property
+    def tasks(self) -> tuple[Task, ...]:
+        """List the tasks, the sandbox's own first."""
+        return (self.own, *self._members())
+
+    async def subject(self) -> Subject:
+        """Hand the whole sandbox to a transaction."""
+        members = [await task.subject() for task in self._members()]
+        return whole(await self.own.subject(), members)
+
+    async def checkpoint(self, options: CheckpointOptions, report: Report) -> CheckpointResult:
+        """Save all of them into one image; they run on unless `options.exit`.
+
+        Raises:
+            Busy, IllegalState: one of them is in a state that does not allow it; none was touched.
+        """
+        async with self._held(*LIVE, verb="checkpoint") as tasks:
+            subject = await self.subject()
+            _check_names(subject)
+            before = [task.state for task in tasks]
+            for task in tasks:
+                task.move(TaskState.CHECKPOINTING)
+            try:
+                filled = wishes.for_checkpoint(options, wishes.read(subject.spec))
+                result = await Checkpoint(subject, filled, report).run()
+            except CryoError as error:
+                self.own.note_damage(error)
+                raise
+            finally:
+                for task, state in zip(tasks, before, strict=True):
+                    task.back_to(state)
+            self.own.note_recovered()
+        for task in tasks:
+            task.tell_checkpoint(result.image_path)
+        return result
+
+    @contextlib.asynccontextmanager
+    async def _held(self, *allowed: TaskState, verb: str) -> AsyncIterator[tuple[Task, ...]]:
+        """Hold all tasks for one operation; while the first is held nobody joins.
+
+        Raises:
+            Busy, IllegalState: one is in a state that is not allowed; the message names it.
+        """
+        async with contextlib.AsyncExitStack() as stack:
+            await stack.enter_async_context(self.own.holding(*allowed, verb=verb))
+            tasks = self.tasks
+            for task in tasks:
+                require(task.ref.id, task.state, *allowed, verb=verb)
+            for task in tasks[1:]:
+                await stack.enter_async_context(task.holding(*allowed, verb=verb))
+            yield tasks
+
+
+def _check_names(subject: Subject) -> None:
+    """See that runsc can tell the containers of the image apart.
+
+    Raises:
+        Refused: one has no name, or that of another.
+    """
+    counts = Counter(one.name for one in subject.members)
+    unclear = [one.ref.id for one in subject.members if not one.name or counts[one.name] > 1]
+    if unclear:
+        message = f"{', '.join(unclear)} cannot be told apart in an image of their sandbox"
+        raise Refused(message, remedy=f"give each a name of its own in {CONTAINER_NAME}")

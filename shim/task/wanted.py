@@ -1,0 +1,49 @@
+"""Which tasks the containers of an image become: as it says, or as the caller does."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+from shim.checkpoint.manifest import Manifest
+from shim.errors import InvalidArgument
+from shim.model import MemberOptions, RestoreOptions, TaskRef, check_id
+
+
+def members_wanted(
+    manifest: Manifest, ref: TaskRef, options: RestoreOptions
+) -> tuple[MemberOptions, ...]:
+    """Give each member of the image its new id, in the image's order.
+
+    Raises:
+        InvalidArgument: an id is of no member of the image, is no id, or would be there twice.
+    """
+    asked = {one.saved: one for one in options.members}
+    there = {one.task for one in manifest.members}
+    if unknown := sorted(set(asked) - there):
+        message = f"the image has no member {', '.join(unknown)}; it has {_names(there)}"
+        raise InvalidArgument(message, remedy="'cryo checkpoints inspect' names its members")
+    wanted = tuple(
+        _with_id(asked.get(one.task, MemberOptions(saved=one.task))) for one in manifest.members
+    )
+    _check_once([ref.id, *(one.id for one in wanted)])
+    return wanted
+
+
+def _with_id(one: MemberOptions) -> MemberOptions:
+    return MemberOptions(
+        saved=one.saved,
+        id=check_id("task id", one.id or one.saved),
+        bundle=one.bundle,
+        stdio=one.stdio,
+    )
+
+
+def _names(ids: set[str]) -> str:
+    return ", ".join(sorted(ids)) or "none"
+
+
+def _check_once(ids: list[str]) -> None:
+    twice = sorted(one for one, count in Counter(ids).items() if count > 1)
+    if twice:
+        message = f"several containers would become task {', '.join(twice)}"
+        raise InvalidArgument(message, remedy="give each member an id of its own")

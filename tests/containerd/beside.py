@@ -1,0 +1,57 @@
+"""A sidecar with the settings of a containerd's shims, and its client."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import signal
+import sys
+from collections.abc import Iterator
+from typing import Any
+
+from shim.entry.shimbin import places
+from shim.simgpu.remote import Ran
+from shim.simgpu.waiting import wait_until
+from tests.containerd.cryo import Cryo
+
+_START_S = 60.0
+
+
+class Beside:
+    """The client of a sidecar that runs beside a containerd."""
+
+    def __init__(self, cryo: Cryo, namespace: str = "") -> None:
+        self._cryo = cryo
+        self._namespace = namespace or cryo.namespace
+        self.socket = f"{cryo.folder}/cryo.sock"
+
+    def argv(self, *words: str) -> list[str]:
+        """Return the command line of a client."""
+        where = ("-a", f"unix://{self.socket}", "-n", self._namespace)
+        return [sys.executable, "-m", "shim.entry.cli", *where, *words]
+
+    def __call__(self, *words: str, check: bool = True) -> Ran:
+        """Run the client."""
+        ran = self._cryo.place.remote.run(self.argv(*words), env=self._cryo.env)
+        return self._cryo.checked(ran, f"cryo {' '.join(words)}") if check else ran
+
+    def ask(self, *words: str) -> Any:
+        """Run the client and read the document that it prints."""
+        return json.loads(self("--output", "json", *words).out)
+
+
+@contextlib.contextmanager
+def serving(cryo: Cryo, namespace: str = "") -> Iterator[Beside]:
+    """Have a sidecar beside a containerd; give a client of it for a namespace."""
+    remote, client = cryo.place.remote, Beside(cryo, namespace)
+    argv = [sys.executable, "-m", "shim.entry.cli", "serve", "--config", str(cryo.config)]
+    pid = remote.spawn(argv, output=cryo.folder / "sidecar.log", env=cryo.env)
+    try:
+        wait_until(lambda: places.answers(client.socket), "the sidecar", _START_S)
+        yield client
+    finally:
+        remote.kill(pid, signal.SIGTERM)
+        remote.wait(pid, _START_S)
+        # It would wait a minute for another sidecar.
+        for keeper in cryo.processes(f"{cryo.state}/keeper.sock"):
+            remote.kill(keeper)

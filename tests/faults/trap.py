@@ -1,0 +1,150 @@
+"""A trap at one fault point: what it does there, inside the process that reaches the point.
+
+The process arms a `Snare` (see `shim.points`), which looks for a trap in a file each time a point
+is reached. So whoever runs the fault sets and removes traps from outside, at any time.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import enum
+import errno
+import os
+import signal
+import sys
+import time
+from datetime import datetime, timedelta
+from pathlib import Path
+
+import msgspec
+
+from shim import model, points
+from shim.errors import CryoError, CudaError, RunscError
+from shim.host.oserror import typed
+from shim.model import Value
+
+ENV = "CRYO_TEST_TRAP"
+INJECTED = "injected fault"
+_SLOW_S = 0.3
+# Steps whose functions have made typed errors of the system's by then.
+_TYPED = ("image.name", "image.sync", "image.ledger", "image.discard")
+_JUMP = timedelta(days=1)
+
+
+class Deed(enum.StrEnum):
+    """What a trap does to whoever steps into it."""
+
+    NONE = "none"  # only the trace is kept
+    ERROR = "error"  # the step fails, as such a step fails
+    KILL = "kill"  # the process ends at once, as by kill -9
+    HALT = "halt"  # the process stops until somebody continues it
+    SLOW = "slow"  # the step takes longer
+    CLOCK = "clock"  # the time of day jumps by a day
+
+
+class Trap(Value):
+    """What is done, at the `nth` time that `point` ("journal.note:before") is reached."""
+
+    deed: Deed
+    point: str = ""
+    nth: int = 1
+
+
+class Snare:
+    """The hook: counts from the moment that a trap appears, and writes down what it has seen."""
+
+    def __init__(self, file: Path) -> None:
+        self._file = file
+        self._seen = 0
+        self._identity = 0
+
+    def reached(self, point: str) -> None:
+        """Do what the trap says, if this is its moment."""
+        trap = self._trap()
+        if trap is None:
+            return
+        with trace_of(self._file).open("a", encoding="ascii") as file:
+            file.write(f"{point}\n")
+        if point != trap.point:
+            return
+        self._seen += 1
+        if self._seen == trap.nth:
+            hit_of(self._file).touch()
+            self._file.unlink()
+            _do(trap.deed, point)
+
+    def _trap(self) -> Trap | None:
+        try:
+            identity, data = self._file.stat().st_ino, self._file.read_bytes()
+        except FileNotFoundError:
+            return None
+        if identity != self._identity:
+            self._identity, self._seen = identity, 0
+        return msgspec.json.decode(data, type=Trap)
+
+
+def trace_of(file: Path) -> Path:
+    """Name the file with the points that were reached, a line each."""
+    return file.with_suffix(".trace")
+
+
+def hit_of(file: Path) -> Path:
+    """Name the file that is there once the trap has snapped."""
+    return file.with_suffix(".hit")
+
+
+def put(file: Path, trap: Trap) -> None:
+    """Set a trap, in place of any other and of what that has left."""
+    remove(file)
+    partial = file.with_suffix(".new")
+    partial.write_bytes(msgspec.json.encode(trap))
+    partial.replace(file)
+
+
+def remove(file: Path) -> None:
+    """Remove a trap and its traces."""
+    for path in (file, trace_of(file), hit_of(file)):
+        path.unlink(missing_ok=True)
+
+
+def _do(deed: Deed, point: str) -> None:
+    if deed is Deed.ERROR:
+        raise error_of(point)
+    if deed is Deed.KILL:
+        os.kill(os.getpid(), signal.SIGKILL)
+    elif deed is Deed.HALT:
+        os.kill(os.getpid(), signal.SIGSTOP)
+    elif deed is Deed.SLOW:
+        time.sleep(_SLOW_S)
+    elif deed is Deed.CLOCK:
+        jump()
+
+
+def error_of(point: str) -> CryoError | OSError:
+    """Make the error with which a step of this kind fails."""
+    kind, _, name = point.partition(":")[0].partition(".")
+    if kind == "runsc":
+        return RunscError(name, 128, INJECTED)
+    if kind == "cuda":
+        return CudaError(f"cuda-checkpoint {name}: {INJECTED}")
+    error = OSError(errno.EIO, INJECTED)
+    return typed(error, name) if f"{kind}.{name}" in _TYPED else error
+
+
+def jump() -> None:
+    """Let everything in this process that asks for the time of day hear another one."""
+    plain = model.utcnow
+
+    def later() -> datetime:
+        return plain() + _JUMP
+
+    for module in list(sys.modules.values()):
+        with contextlib.suppress(AttributeError, TypeError):
+            if vars(module).get("utcnow") is plain:
+                setattr(module, "utcnow", later)  # noqa: B010  # mypy takes it for a mistake
+
+
+def arm() -> None:
+    """Arm the trap that the environment names, if it names one."""
+    if name := os.environ.get(ENV):
+        points.arm(Snare(Path(name)).reached)

@@ -1,0 +1,364 @@
+"""One fault at one moment of one operation, and what must hold after it."""
+
+from __future__ import annotations
+
+import contextlib
+import enum
+import json
+import random
+import signal
+from collections import Counter
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from shim.errors import CryoError
+from shim.model import Verify
+from shim.simgpu.fault import Fault, Kind
+from shim.simgpu.simulation import wait_until
+from shim.state import TaskState
+from tests.faults import trap
+from tests.faults.judge import TASK
+from tests.faults.machine import state_of
+from tests.faults.rig import COPY, ROOM_BYTES, Rig
+from tests.faults.trap import Deed, Trap
+
+_END_S = 150.0
+_QUICK = {"detect": 4.0, "lock": 4.0, "freeze": 4.0, "thaw": 4.0, "command": 6.0, "save": 10.0}
+
+
+class Scene(enum.StrEnum):
+    """Which operation is under way."""
+
+    RUN_ON = "checkpoint"
+    EXIT = "checkpoint --exit"
+    PAUSED = "checkpoint of a paused task"
+    RESTORE = "restore"
+
+
+class What(enum.StrEnum):
+    """What goes wrong."""
+
+    ERROR = "the step fails"
+    KILL = "sidecar killed"
+    SANDBOX = "sandbox killed"
+    RUNSC = "runsc killed"
+    STUCK = "runsc hangs"
+    TOOL = "cuda-checkpoint killed"
+    LEAVE = "caller leaves"
+    IMAGES_FULL = "image disk full"
+    STATE_FULL = "state disk full"
+    GPU_FULL = "GPU memory full"
+    SLOW = "the step is slow"
+    CLOCK = "clock jumps"
+    TOOL_FAILS = "cuda-checkpoint fails"
+    TOOL_FAILS_AFTER = "cuda-checkpoint fails after all was done"
+    TOOL_HANGS = "cuda-checkpoint hangs"
+    TOOL_HANGS_AFTER = "cuda-checkpoint hangs after all was done"
+    TOOL_LIES = "cuda-checkpoint says yes and does nothing"
+
+
+_OF_TOOL = {
+    What.TOOL_FAILS: Kind.FAIL,
+    What.TOOL_FAILS_AFTER: Kind.FAIL_AFTER,
+    What.TOOL_HANGS: Kind.HANG,
+    What.TOOL_HANGS_AFTER: Kind.HANG_AFTER,
+    What.TOOL_LIES: Kind.WRONG_STATE,
+}
+_BY_ITSELF = {
+    What.ERROR: Deed.ERROR,
+    What.KILL: Deed.KILL,
+    What.SLOW: Deed.SLOW,
+    What.CLOCK: Deed.CLOCK,
+}
+_HARMLESS = (What.SLOW, What.CLOCK)
+_NEEDS_DEADLINES = (What.STUCK, What.TOOL_HANGS, What.TOOL_HANGS_AFTER)
+_ACTIONS = ("lock", "checkpoint", "restore", "unlock")
+# Publishing an event cannot fail; reading /proc of a dead sandbox is another matter.
+_CANNOT_FAIL = ("event.",)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """What a trial does; `point` is a fault point with its side, or an action of the tool."""
+
+    scene: Scene
+    what: What
+    point: str
+    nth: int
+
+    def line(self) -> str:
+        """Write it for people, and for `--replay`."""
+        return json.dumps(
+            {"scene": self.scene, "what": self.what, "point": self.point, "nth": self.nth}
+        )
+
+    @staticmethod
+    def parse(line: str) -> Plan:
+        """Read what `line` wrote."""
+        raw = json.loads(line)
+        return Plan(scene=Scene(raw["scene"]), what=What(raw["what"]), **_rest(raw))
+
+
+def _rest(raw: dict[str, Any]) -> dict[str, Any]:
+    return {"point": str(raw["point"]), "nth": int(raw["nth"])}
+
+
+def choose(rng: random.Random, traces: dict[Scene, Counter[str]]) -> Plan:
+    """Choose an operation, a fault, and one of the moments at which it makes sense."""
+    while True:
+        scene, what = rng.choice(list(Scene)), rng.choice(list(What))
+        points = _points(what, traces[scene])
+        if points:
+            point = rng.choice(sorted(points))
+            return Plan(scene=scene, what=what, point=point, nth=rng.randint(1, points[point]))
+
+
+def _points(what: What, trace: Counter[str]) -> dict[str, int]:
+    if what in _OF_TOOL:
+        return dict.fromkeys(_ACTIONS, 3)
+    if what in (What.RUNSC, What.STUCK):
+        return {point: n for point, n in trace.items() if point.endswith(":begun")}
+    if what is What.TOOL:
+        return {point: n for point, n in trace.items() if point == "runsc.exec:begun"}
+    if what is What.ERROR:
+        return {point: n for point, n in trace.items() if not point.startswith(_CANNOT_FAIL)}
+    return dict(trace)
+
+
+class Trial:
+    """Carries out a plan on a rig whose task runs."""
+
+    def __init__(self, rig: Rig, plan: Plan, base: Path) -> None:
+        """Take an image of the task, for restores."""
+        self._rig = rig
+        self._plan = plan
+        self._base = base
+        self._room = rig.small_disk(ROOM_BYTES) if self._needs_disk else rig.sim.folder / "images"
+        self._image = self._room / "trial"
+        self._error: BaseException | None = None
+        self.outcome = ""
+
+    @property
+    def _needs_disk(self) -> bool:
+        return self._plan.what is What.IMAGES_FULL
+
+    @property
+    def _is_restore(self) -> bool:
+        return self._plan.scene is Scene.RESTORE
+
+    def run(self) -> None:
+        """Do it, let recovery do its work, and check everything.
+
+        Raises:
+            AssertionError: something does not hold.
+        """
+        self._rig.serve(**(_QUICK if self._plan.what in _NEEDS_DEADLINES else {}))
+        self._rig.have_task()
+        if self._plan.scene is Scene.PAUSED:
+            self._rig.client.pause(TASK)
+        self._arm()
+        future = self._begin()
+        self._happen(future)
+        self._end(future)
+        hit = self._hit()
+        self._recover()
+        self._judge(hit=hit)
+
+    # -- the operation and its fault -----------------------------------------------------------
+
+    def _arm(self) -> None:
+        plan = self._plan
+        if plan.what in _OF_TOOL:
+            self._rig.sim.faults(
+                Fault(action=plan.point, kind=_OF_TOOL[plan.what], nth=plan.nth, task=self._task)
+            )
+            return
+        deed = _BY_ITSELF.get(plan.what, Deed.HALT)
+        trap.put(self._rig.sim.trap_file, Trap(deed=deed, point=plan.point, nth=plan.nth))
+
+    @property
+    def _task(self) -> str:
+        return f"{COPY}+" if self._is_restore else f"{TASK}+"
+
+    def _begin(self) -> Future[Any]:
+        if self._plan.what is What.LEAVE:
+            return self._begin_by_wire()
+        if self._is_restore:
+            return self._rig.begin_restore(self._base)
+        return self._rig.begin(self._image, exit=self._plan.scene is Scene.EXIT)
+
+    def _begin_by_wire(self) -> Future[Any]:
+        exit_ = self._plan.scene is Scene.EXIT
+        call = (
+            self._rig.call_restore(self._base)
+            if self._is_restore
+            else self._rig.call_checkpoint(self._image, exit=exit_)
+        )
+        self._leave: Callable[[], None] = call.leave
+
+        def over() -> None:
+            if error := call.error():
+                raise error
+
+        return self._rig.run(over)
+
+    def _happen(self, future: Future[Any]) -> None:
+        """Do from outside what the sidecar cannot do to itself."""
+        what = self._plan.what
+        if what in _OF_TOOL or what in _BY_ITSELF:
+            return
+        if not self._rig.halted_before_the_end_of(future):
+            return
+        self._strike(what)
+        self._rig.resume()
+
+    def _strike(self, what: What) -> None:
+        rig = self._rig
+        if what is What.SANDBOX:
+            self._kill(self._sandbox(), signal.SIGKILL)
+        elif what in (What.RUNSC, What.STUCK):
+            number = signal.SIGKILL if what is What.RUNSC else signal.SIGSTOP
+            self._kill(rig.commands(), number)
+        elif what is What.TOOL:
+            rig.kill_tools(self._task.removesuffix("+"))
+        elif what is What.LEAVE:
+            self._leave()
+        elif what is What.IMAGES_FULL:
+            rig.fill(self._room)
+        elif what is What.STATE_FULL:
+            rig.fill(rig.sim.folder / "state")
+        elif what is What.GPU_FULL:
+            used = rig.sim.device()["used_bytes"]
+            rig.sim.limit(reserved_bytes=rig.sim.capacity_bytes - used)
+
+    def _sandbox(self) -> list[int]:
+        return [pid for pid in self._rig.sandboxes() if self._owns(pid)]
+
+    def _owns(self, pid: int) -> bool:
+        words = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
+        return self._task.encode() in words
+
+    def _kill(self, pids: Sequence[int], number: signal.Signals) -> None:
+        for pid in pids:
+            with contextlib.suppress(ProcessLookupError):
+                self._rig.sim.remote.kill(pid, number)
+
+    def _end(self, future: Future[Any]) -> None:
+        """Wait for the operation's end, or its sidecar's."""
+
+        def over() -> bool:
+            return future.done() or self._is_dead()
+
+        wait_until(over, "the end of the operation", _END_S)
+        with contextlib.suppress(TimeoutError):
+            self._error = future.exception(_END_S)
+
+    def _is_dead(self) -> bool:
+        return state_of(self._rig.sim.sidecar_pid) in ("", "Z")
+
+    def _hit(self) -> bool:
+        if self._plan.what in _OF_TOOL:
+            calls = [c for c in self._rig.sim.calls() if c.action == self._plan.point]
+            return len([c for c in calls if c.task == self._task]) >= self._plan.nth
+        return trap.hit_of(self._rig.sim.trap_file).exists()
+
+    # -- recovery ------------------------------------------------------------------------------
+
+    def _recover(self) -> None:
+        """Take the cause away; whoever keeps the sidecar running starts it where it is gone."""
+        rig = self._rig
+        trap.remove(rig.sim.trap_file)
+        rig.sim.faults()
+        rig.sim.limit(reserved_bytes=0)
+        rig.empty(rig.sim.folder / "state", ROOM_BYTES)
+        if self._needs_disk:
+            rig.empty(self._room, ROOM_BYTES)
+        if self._is_dead():
+            rig.sim.kill_sidecar()
+            rig.serve_again()
+        elif rig.journals() or rig.stagings():
+            # What could not be undone while the cause lasted, the next owner undoes.
+            rig.crash()
+            rig.serve_again()
+
+    # -- what must hold ------------------------------------------------------------------------
+
+    def _judge(self, *, hit: bool) -> None:
+        if not hit:
+            self.outcome = "not reached"
+        self._judge_error()
+        if self._is_restore:
+            self._judge_copy()
+        killed = hit and self._plan.what is What.SANDBOX and not self._is_restore
+        wait_until(self._is_stopped if killed else self._is_quiet, "the end of it", _END_S)
+        if self._rig.state() is TaskState.STOPPED:
+            self._judge_stopped()
+        else:
+            self._judge_running()
+        if self._is_restore:
+            assert self._rig.client.verify(str(self._base), Verify.FULL)["digest"]
+
+    def _judge_error(self) -> None:
+        what, error = self._plan.what, self._error
+        if what in _HARMLESS:
+            assert error is None, error
+        if error is None:
+            return
+        assert isinstance(error, CryoError), error
+        assert error.message
+        if what is What.ERROR:
+            assert trap.INJECTED in str(error), error
+
+    def _is_stopped(self) -> bool:
+        return self._rig.state() is TaskState.STOPPED
+
+    def _is_quiet(self) -> bool:
+        return self._rig.state() not in (TaskState.CHECKPOINTING, TaskState.RESTORING)
+
+    def _judge_copy(self) -> None:
+        names = [view.id for view in self._rig.client.list()]
+        if COPY not in names:
+            self._say("copy gone")
+            assert self._error is not None
+            return
+        state = self._rig.state(COPY)
+        if state is TaskState.RUNNING:
+            self._say("copy runs")
+            self._rig.assert_thawed(COPY)
+        else:
+            # Killed from outside after its restore had succeeded.
+            assert (state, self._plan.what) == (TaskState.STOPPED, What.SANDBOX), state
+            self._say("copy ended")
+        self._rig.remove(COPY)
+
+    def _judge_stopped(self) -> None:
+        """Judge a task that has ended: with its sandbox, or as it was told, in an image."""
+        assert self._rig.client.state(TASK).exit is not None
+        killed = self._plan.what is What.SANDBOX and not self._is_restore
+        if self._plan.scene is Scene.EXIT and not killed:
+            assert self._has_image(), "it was stopped, and there is no image"
+        self._rig.client.delete(TASK)
+        self._rig.assert_clean()
+        self._judge_image("in its image", "ended")
+
+    def _judge_running(self) -> None:
+        paused = self._plan.scene is Scene.PAUSED
+        self._rig.assert_unharmed(TaskState.PAUSED if paused else TaskState.RUNNING, saved=False)
+        self._judge_image("runs, and an image", "runs")
+
+    def _judge_image(self, with_image: str, without: str) -> None:
+        if not self._has_image():
+            self._say(without)
+            assert self._error is not None or self._is_restore or self._plan.what is What.KILL
+            return
+        self._say(with_image)
+        self._rig.assert_restores(self._image)
+
+    def _has_image(self) -> bool:
+        return self._rig.sim.remote.run(["test", "-e", str(self._image)]).status == 0
+
+    def _say(self, outcome: str) -> None:
+        self.outcome = ", ".join(filter(None, (self.outcome, outcome)))

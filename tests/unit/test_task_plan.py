@@ -1,0 +1,105 @@
+"""Which container of an image a bundle is for, and what its spec becomes."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from shim.checkpoint.manifest import Manifest, Member
+from shim.config import Config, Cuda
+from shim.errors import InvalidArgument
+from shim.model import CreateRequest, TaskRef
+from shim.spec import pod
+from shim.task.plan import Joining, Plan, plan
+from tests.unit.image_helpers import manifest
+
+_CRI = "io.kubernetes.cri"
+
+
+def spec(folder: Path, kind: str = "", name: str = "", arg: str = "x") -> dict[str, Any]:
+    """Make a spec of a container of sandbox `old`, whose root filesystem is there."""
+    (folder / "rootfs").mkdir(exist_ok=True)
+    annotations = {f"{_CRI}.container-type": kind, f"{_CRI}.sandbox-id": "old"} if kind else {}
+    return {
+        "ociVersion": "1.1.0",
+        "process": {"args": [arg], "cwd": "/"},
+        "root": {"path": str(folder / "rootfs")},
+        "annotations": annotations | ({f"{_CRI}.container-name": name} if name else {}),
+    }
+
+
+@pytest.fixture
+def image(tmp_path: Path) -> Manifest:
+    """Give the manifest of a sandbox and two containers."""
+    members = tuple(
+        Member(
+            task=f"{name}-id",
+            name=name,
+            spec=spec(tmp_path, "container", name, arg=name),
+            spec_digest="",
+            bundle=str(tmp_path),
+        )
+        for name in ("one", "two")
+    )
+    own = spec(tmp_path, "sandbox", arg="pause")
+    return manifest(spec=own, bundle=str(tmp_path), members=members)
+
+
+def planned(folder: Path, image: Manifest, **how: Any) -> Plan:
+    """Plan a task `new` with the bundle in a folder."""
+    ref = TaskRef(namespace="ns", id="new")
+    request = CreateRequest(ref=ref, bundle=str(folder), checkpoint="/i")
+    config = Config(cuda=Cuda(nvidia_proc=str(folder / "none"), cdi_dirs=()))
+    return plan(config, request, image, **how)
+
+
+def written(folder: Path, data: dict[str, Any]) -> Path:
+    """Write a bundle."""
+    (folder / "config.json").write_text(json.dumps(data), "utf-8")
+    return folder
+
+
+def test_a_member_of_the_image(tmp_path: Path, image: Manifest) -> None:
+    """Without a bundle of its own it is the image's, in the sandbox of today."""
+    ready = planned(
+        tmp_path, image, own_bundle=False, joining=Joining(name="two", sandbox_id="new-s")
+    )
+
+    assert ready.spec.args == ("two",)
+    assert ready.sandbox_id == "new-s"
+    assert pod.name_of(ready.spec) == "two"
+
+
+def test_the_sandbox_of_the_image(tmp_path: Path, image: Manifest) -> None:
+    """It names itself by its new id."""
+    ready = planned(tmp_path, image, own_bundle=False)
+
+    assert ready.spec.args == ("pause",)
+    assert ready.sandbox_id == ""
+    assert ready.spec.annotations[pod.SANDBOX_ID] == "new"
+
+
+def test_a_bundle_says_which_it_is(tmp_path: Path, image: Manifest) -> None:
+    """As containerd gives it: by its name in the pod, with the sandbox that it joins."""
+    data = spec(tmp_path, "container", "one", arg="one")
+    data["annotations"][pod.SANDBOX_ID] = "theirs"
+    ready = planned(written(tmp_path, data), image)
+
+    assert (ready.sandbox_id, pod.name_of(ready.spec)) == ("theirs", "one")
+
+
+@pytest.mark.parametrize(
+    ("name", "arg", "words"),
+    (("three", "one", "no container three; it has one, two"), ("two", "one", "process.args")),
+)
+def test_a_bundle_of_another(
+    tmp_path: Path, image: Manifest, name: str, arg: str, words: str
+) -> None:
+    """One that is not in the image, or is another container there, is refused."""
+    data = spec(tmp_path, "container", name, arg=arg)
+
+    with pytest.raises(InvalidArgument, match=words):
+        planned(written(tmp_path, data), image)

@@ -1,0 +1,58 @@
+"""Which ids the containers of an image get."""
+
+from __future__ import annotations
+
+import pytest
+
+from shim.checkpoint.manifest import Member
+from shim.errors import InvalidArgument
+from shim.model import MemberOptions, RestoreOptions, Stdio, TaskRef
+from shim.task.wanted import members_wanted
+from tests.unit.image_helpers import manifest
+
+POD = manifest(
+    members=tuple(Member(task=t, name=f"{t}-n", spec={}, spec_digest="") for t in ("b", "c"))
+)
+REF = TaskRef(namespace="ns", id="a")
+
+
+def wanted(*members: MemberOptions, task: str = "a") -> tuple[MemberOptions, ...]:
+    """Ask for a restore."""
+    ref = TaskRef(namespace="ns", id=task)
+    return members_wanted(POD, ref, RestoreOptions(image_path="/i", members=members))
+
+
+def test_what_is_not_said_is_as_in_the_image() -> None:
+    """Each keeps its id, its bundle and no streams; what is said is taken, in the image's order."""
+    assert [one.id for one in wanted()] == ["b", "c"]
+
+    changed = MemberOptions(saved="c", id="z", bundle="/z", stdio=Stdio(stdout="/o"))
+    assert wanted(changed) == (MemberOptions(saved="b", id="b"), changed)
+    assert wanted(MemberOptions(saved="c", bundle="/z"))[1].id == "c"
+
+
+@pytest.mark.parametrize(
+    ("member", "words"),
+    (
+        (MemberOptions(saved="x", id="y"), "has no member x; it has b, c"),
+        (MemberOptions(saved="b", id="c"), "become task c"),
+        (MemberOptions(saved="b", id="a"), "become task a"),
+        (MemberOptions(saved="b", id="../b"), "is not valid"),
+    ),
+)
+def test_what_cannot_be(member: MemberOptions, words: str) -> None:
+    """No member of the image, twice the same, or no id."""
+    with pytest.raises(InvalidArgument, match=words) as caught:
+        wanted(member)
+    assert caught.value.remedy
+
+
+def test_an_image_of_one_container() -> None:
+    """It has no members to name."""
+    assert members_wanted(manifest(), REF, RestoreOptions(image_path="/i")) == ()
+    with pytest.raises(InvalidArgument, match="it has none"):
+        members_wanted(
+            manifest(),
+            REF,
+            RestoreOptions(image_path="/i", members=(MemberOptions(saved="b"),)),
+        )
