@@ -12,6 +12,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from shim.cuda import native
 from shim.errors import (
     AlreadyExists,
     Busy,
@@ -28,6 +29,7 @@ from shim.errors import (
 from shim.model import CheckpointResult, MemberOptions
 from shim.simgpu.simulation import Fault, Kind, Settings, wait_until
 from shim.state import TaskState
+from tests.builds import excuse
 from tests.real.helpers_rig import PERIOD_S, WAIT_S, Background, Rig, refused
 
 pytestmark = pytest.mark.timeout(120)
@@ -207,6 +209,27 @@ def test_a_paused_pod_stays_paused(pod: Pod, engine: str) -> None:
     other.remove()
     pod.rig.client.resume("count")
     assert only(pod)
+
+
+def ways(pod: Pod) -> set[str]:
+    """Tell in which ways the driver was called in the checkpoint and restore of a pod."""
+    if not native.path():
+        excuse("cryo-cuda is not built: there is no C compiler")
+    pod.rig.sim.calls(clear=True)
+    assert restored_beside(pod, pod.rig.checkpoint("pod", "phased")).fine
+    return {call.via for call in pod.rig.sim.calls()}
+
+
+def test_a_pod_with_one_gpu_container_goes_by_batches(pod: Pod) -> None:
+    """Nobody else has a process that would have to be locked first."""
+    assert ways(pod) == {"batch"}
+    assert pod.fine
+
+
+def test_a_pod_with_two_goes_step_by_step(two: Pod) -> None:
+    """All of both are locked before one is frozen, which no run in one container sees to."""
+    assert ways(two) == {""}
+    assert two.fine
 
 
 def test_exit_ends_all(pod: Pod, engine: str) -> None:

@@ -6,21 +6,39 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from shim.checkpoint.journal import Operation
-from shim.checkpoint.steps import choose, engine_for, processes_for, tool_for
+from shim.checkpoint.steps import (
+    choose,
+    engine_for,
+    fleet_for,
+    processes_for,
+    tool_for,
+    tools_of,
+)
+from shim.checkpoint.subject import Subject
+from shim.config import Cuda as CudaConfig
 from shim.cuda import driver
 from shim.cuda.engine import Builtin, Phased
 from shim.cuda.fleet import Fleet
+from shim.cuda.processes import Processes
+from shim.cuda.solo import Solo
 from shim.cuda.toggle import ToggleTool
 from shim.cuda.tool import Tool
 from shim.errors import Unimplemented
-from shim.model import CudaProcess, CudaState, EngineName
+from shim.model import CudaProcess, CudaState, EngineName, Progress
+from shim.spec.edits import BindMount, Edits, apply
 from tests.unit.fakes_guest import TOOL, Cuda, FakeGuest
 from tests.unit.fakes_subject import Scene, sleeping
 
 AUTO, BUILTIN, PHASED = EngineName.AUTO, EngineName.BUILTIN, EngineName.PHASED
+NEVER = CudaConfig(helper="never")
+
+
+def unheard(_news: Progress) -> None:
+    """Report to nobody."""
 
 
 @pytest.fixture
@@ -126,3 +144,41 @@ def test_a_tool_at_different_paths(scene: Scene) -> None:
     parts[0].known.clear()
     assert choose(subject, AUTO, fleet, facts) is BUILTIN
     assert engine_for(subject, BUILTIN, fleet).save_path == "/elsewhere"
+
+
+def with_helper(subject: Subject) -> Subject:
+    """Mount cryo-cuda in a container."""
+    mount = BindMount(destination="/dev/cryo/cryo-cuda", source="/usr/bin/true")
+    return replace(subject, spec=apply(subject.spec, Edits(mounts=(mount,))))
+
+
+def test_one_container_alone_is_moved_at_once(scene: Scene) -> None:
+    """Where cryo-cuda is mounted, the driver has its calls and nobody has forbidden it."""
+    subject, new, old = with_helper(scene.subject), "570.86.15", "565.57.01"
+    never = replace(subject, config=msgspec.structs.replace(scene.config, cuda=NEVER))
+
+    def fleet(one: Subject, version: str) -> Fleet:
+        return fleet_for([(one, [CudaProcess(pid=7)])], driver.capabilities(version), unheard)
+
+    assert type(fleet(subject, new)) is Solo
+    assert fleet(subject, new).parts[0].helper_path == "/dev/cryo/cryo-cuda"
+    assert tools_of(subject, fleet(subject, new)) == ["/dev/cryo/cryo-cuda"]
+    for one, version in ((scene.subject, new), (subject, old), (never, new)):
+        assert type(fleet(one, version)) is Fleet
+        assert tools_of(one, fleet(one, version)) == [TOOL]
+
+
+def test_several_containers_are_moved_step_by_step(scene: Scene) -> None:
+    """One run would freeze the processes of one before those of the other are locked."""
+    scene.others["b"] = FakeGuest([Cuda(7)])
+    both = [with_helper(one) for one in scene.subject.containers]
+    facts = driver.capabilities("580.65.06")
+
+    fleet = fleet_for([(one, [CudaProcess(pid=7)]) for one in both], facts, unheard)
+
+    assert type(fleet) is Fleet
+    assert [type(part) for part in fleet.parts] == [Processes, Processes]
+    assert tools_of(scene.subject, fleet) == [TOOL]
+    assert [(p.container, p.pid) for p in fleet.known] == [("", 7), ("b", 7)]
+    assert type(fleet_for([(both[1], [])], facts, unheard)) is Solo
+    assert fleet_for([], facts, unheard).parts == ()
