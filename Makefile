@@ -37,8 +37,10 @@ types: $(stamp) ## check types, strictly
 	@$(bin)/mypy
 
 native: ## build cryo-cuda and the simulation's libcuda.so.1; goes on without a C compiler
-	@if command -v cc >/dev/null; then $(MAKE) -s -C native; \
-	else echo "make: no C compiler (cc): going on without cryo-cuda" >&2; fi
+	@if ! command -v cc >/dev/null; then echo "make: no C compiler (cc): going on without cryo-cuda" >&2; \
+	elif ! $(MAKE) -s -C native; then \
+		echo "make: cryo-cuda was not built (is libc6-dev there?): going on without it" >&2; \
+		$(if $(CRYO_REQUIRE_REAL),false,true); fi
 
 protos: $(stamp) ## generate the bindings in shim/api from proto/
 	@$(bin)/python hack/protos.py
