@@ -23,10 +23,15 @@ _QUICK = {"detect": 5.0, "lock": 1.0, "freeze": 4.0, "thaw": 4.0}
 @pytest.fixture(scope="module")
 def machine(runsc: RunscBuild) -> Iterator[Rig]:
     """Give a machine whose sidecar has short deadlines."""
-    if not native.path():
-        excuse("cryo-cuda is not built: there is no C compiler")
+    must_be_built()
     with machine_with(runsc, timeouts=_QUICK) as rig:
         yield rig
+
+
+def must_be_built() -> None:
+    """Go on only where cryo-cuda is."""
+    if not native.path():
+        excuse("cryo-cuda is not built: there is no C compiler")
 
 
 def via(rig: Rig) -> set[str]:
@@ -186,6 +191,7 @@ def test_a_container_where_it_cannot_run(rig: Rig) -> None:
 
 def test_restored_where_there_is_none(runsc_new: RunscBuild) -> None:
     """An image that was made with it restores on a host with NVIDIA's tool alone."""
+    must_be_built()
     with machine_with(runsc_new) as rig:
         rig.workload("job", processes=2)
         image = rig.checkpoint("job", "phased", exit=True).image_path
@@ -202,6 +208,7 @@ def test_restored_where_there_is_none(runsc_new: RunscBuild) -> None:
 
 def test_without_nvidias_tool(runsc_new: RunscBuild) -> None:
     """A host that has no cuda-checkpoint needs none: ours does it, by both engines."""
+    must_be_built()
     with Simulation(runsc_new.path, tool=False) as sim:
         sim.start_sidecar()
         rig = Rig(sim, runsc_new)
