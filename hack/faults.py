@@ -37,6 +37,7 @@ CASES = {
         Case("new", EngineName.PHASED),
         Case("new", EngineName.BUILTIN),
         Case("old", EngineName.PHASED),
+        Case("new", EngineName.PHASED, helper=False),
     )
 }
 # A machine is renewed now and then, so that what one gathers over time is seen and bounded.
@@ -84,7 +85,7 @@ class Bench:
 @contextlib.contextmanager
 def bench(case: Case) -> Iterator[Bench]:
     """Give a machine, and end it."""
-    with Halting(find(case.version).path) as sim:
+    with Halting(find(case.version).path, helper=case.helper) as sim:
         rig = Rig(sim, case)
         rig.mount_state()
         try:

@@ -13,8 +13,10 @@ from tests.faults.machine import Case
 NEW_PHASED = Case("new", EngineName.PHASED)
 NEW_BUILTIN = Case("new", EngineName.BUILTIN)
 OLD_PHASED = Case("old", EngineName.PHASED)
-ALL = (NEW_PHASED, NEW_BUILTIN, OLD_PHASED)
-PHASED = (NEW_PHASED, OLD_PHASED)
+# Without cryo-cuda: step by step, as in a pod with GPUs in several containers.
+NEW_STEPS = Case("new", EngineName.PHASED, helper=False)
+ALL = (NEW_PHASED, NEW_BUILTIN, OLD_PHASED, NEW_STEPS)
+PHASED = (NEW_PHASED, OLD_PHASED, NEW_STEPS)
 
 # `make faults` tries everything; `make test` a fixed short set, each fault at least once.
 EVERYTHING = os.environ.get("CRYO_FAULTS_ALL") == "1"

@@ -26,7 +26,7 @@ def machine(request: pytest.FixtureRequest, require_root: None) -> Iterator[Rig]
     """Give the machine of a case; see `tests.faults.cases`."""
     case: Case = request.param
     build = ready(case.version)
-    with Halting(build.path) as sim:
+    with Halting(build.path, helper=case.helper) as sim:
         rig = Rig(sim, case)
         rig.mount_state()
         try:

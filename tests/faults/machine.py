@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
+from shim.cuda import native
 from shim.model import EngineName
 from shim.simgpu.remote import Ran
 from shim.simgpu.sandbox import Sandbox
@@ -16,14 +17,20 @@ from shim.simgpu.simulation import Simulation
 
 @dataclass(frozen=True)
 class Case:
-    """One runsc, "new" or "old", with one of its engines."""
+    """One runsc, "new" or "old", with one of its engines, and with cryo-cuda or without."""
 
     version: str
     engine: EngineName
+    helper: bool = True
 
     def __str__(self) -> str:
         """Give the name that test ids use."""
-        return f"{self.version}-{self.engine}"
+        return f"{self.version}-{self.engine if self.helper else 'steps'}"
+
+    @property
+    def batches(self) -> bool:
+        """Whether all processes are moved by one run, so that no step of one is seen alone."""
+        return self.helper and self.engine is EngineName.PHASED and bool(native.path())
 
 
 class Halting(Simulation):

@@ -39,6 +39,11 @@ POINTS: dict[str, tuple[dict[str, Any], bool]] = {
     "committed": ({"committed": True}, True),
     "stop": ({"phase": "stop"}, True),
 }
+# Where a batch moves all: before it, and when it is over and only its first step is written down.
+OF_BATCHES: dict[str, dict[str, Any]] = {
+    "lock": {"move": "freezing"},
+    "freeze": {"move": "locked"},
+}
 # With --exit instead of without, where not both are tried.
 EXITS = ("lock", "seal", "named", "stop")
 RISKIEST = ("freeze", "save", "thaw", "named", "stop")
@@ -71,6 +76,8 @@ def _moments() -> list[Any]:
 def test_the_sidecar_is_killed(rig: Rig, name: str, exit_: bool) -> None:
     """Started again it finishes or undoes: the task runs, or is stopped with a whole image."""
     point, complete = POINTS[name]
+    if rig.case.batches:
+        point = OF_BATCHES.get(name, point)
     image = rig.new_image()
     rig.halt_at(**point)
     rig.begin(image, exit=exit_)

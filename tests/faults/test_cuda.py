@@ -274,7 +274,7 @@ def test_no_tool_at_all(rig: Rig) -> None:
         _goes_past(rig)
     finally:
         rig.remove(TASK)
-        rig.sim.with_helper = True
+        rig.sim.with_helper = rig.case.helper
         rig.sim.set_driver(rig.sim.driver)
         rig.sim.stop_sidecar()
         rig.serve_again()

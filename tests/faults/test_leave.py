@@ -39,6 +39,11 @@ POINTS: dict[str, dict[str, Any]] = {
     "seal": {"phase": "seal"},
     "commit": {"phase": "commit"},
 }
+OF_BATCHES: dict[str, dict[str, Any]] = {
+    "lock": {"move": "freezing"},
+    "freeze": {"move": "locked"},
+    "thawing": {"phase": "thaw", "move": "thawing"},
+}
 _PHASED = ("lock", "freeze", "thawing")
 
 
@@ -64,7 +69,7 @@ def over(rig: Rig) -> None:
 def test_the_caller_leaves(rig: Rig, name: str) -> None:
     """A caller who leaves in any phase finds the task as it was; an image is whole or gone."""
     image = rig.new_image()
-    rig.halt_at(**POINTS[name])
+    rig.halt_at(**((rig.case.batches and OF_BATCHES.get(name)) or POINTS[name]))
     call = rig.call_checkpoint(image)
     rig.until_halted()
 
