@@ -17,7 +17,7 @@ from shim.cuda.batch import Found, Helper, Move
 from shim.cuda.detect import Holder, Scan
 from shim.cuda.guest import Guest
 from shim.cuda.moves import AFTER, Action
-from shim.cuda.processes import PHASE, Processes, Record
+from shim.cuda.processes import PHASE, TIMEOUT, Processes, Record
 from shim.cuda.tool import STUCK, CudaTool, refusal
 from shim.errors import CryoError, CudaError, DeadlineExceeded, Unavailable
 from shim.model import CudaState, Phase, Progress, Report
@@ -245,14 +245,17 @@ class Batched(Processes):
 
     def _failure(self, move: Move) -> CryoError:
         if move.late:
-            what = "state" if move.step == _LOOK else move.step
-            message = f"{_TOOL}: the {what} of process {move.pid} did not come in time"
+            limit_s = self._limit_s(move.step)
+            message = f"{_TOOL} {move.step} on process {move.pid} did not end in {limit_s:g} s"
             return DeadlineExceeded(message, remedy=STUCK)
         if move.step == _LOOK:
             message = f"process {move.pid} no longer answers {_TOOL}: {move.words}"
             remedy = "look at its log; its GPU state may be lost"
             return CudaError(message, pid=move.pid, remedy=remedy)
         return refusal(Action(move.step), move.pid, move.words, tool=_TOOL)
+
+    def _limit_s(self, step: str) -> float:
+        return self._timeouts.detect if step == _LOOK else TIMEOUT[Action(step)](self._timeouts)
 
 
 @contextlib.contextmanager

@@ -28,7 +28,7 @@ PHASE = {
     Action.RESTORE: Phase.THAW,
     Action.UNLOCK: Phase.THAW,
 }
-_TIMEOUT: dict[Action, Callable[[Timeouts], float]] = {
+TIMEOUT: dict[Action, Callable[[Timeouts], float]] = {
     Action.LOCK: lambda timeouts: timeouts.lock,
     Action.CHECKPOINT: lambda timeouts: timeouts.freeze,
     Action.RESTORE: lambda timeouts: timeouts.thaw,
@@ -123,7 +123,7 @@ class Processes:
 
     async def move_all(self, action: Action, state: CudaState) -> list[CryoError]:
         """Do one move on every process that is in a state; return what went wrong."""
-        return await self._moves(action, self._in(state), _TIMEOUT[action](self._timeouts))
+        return await self._moves(action, self._in(state), TIMEOUT[action](self._timeouts))
 
     def lost(self) -> list[CryoError]:
         """Name the processes that the driver has given up."""

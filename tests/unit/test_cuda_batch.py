@@ -250,6 +250,10 @@ async def test_what_stops_a_freeze(
         await stage.fleet.freeze()
 
     assert any(f"{pid} (sleep)" in caught.value.message for pid in stage.ground.pids)
+    if fault.kind is Kind.HANG:
+        limit_s = {"lock": QUICK.lock, "checkpoint": QUICK.freeze}[fault.action]
+        assert f"{fault.action} on process" in caught.value.message
+        assert f"did not end in {limit_s:g} s" in caught.value.message
     assert set(stage.ground.states) == states
     stage.ground.faults()
     await stage.fleet.thaw()
