@@ -16,7 +16,7 @@ OLD_PHASED = Case("old", EngineName.PHASED)
 ALL = (NEW_PHASED, NEW_BUILTIN, OLD_PHASED)
 PHASED = (NEW_PHASED, OLD_PHASED)
 
-# `make faults` tries everything; `make test` a fixed short set, each fault at least once.
+# `make test-faults` tries everything; `make test` a fixed short set, each fault at least once.
 EVERYTHING = os.environ.get("CRYO_FAULTS_ALL") == "1"
 
 

@@ -160,7 +160,7 @@ def test_an_image_made_before_is_untouched(rig: Rig) -> None:
     rig.client.remove(str(image))
 
 
-@pytest.mark.skipif(not EVERYTHING, reason="tried by `make faults`")
+@pytest.mark.skipif(not EVERYTHING, reason="tried by `make test-faults`")
 @pytest.mark.timeout(3600)
 @pytest.mark.parametrize("exit_", (False, True), ids=("run-on", "exit"))
 @on(NEW_PHASED, more=ALL)
