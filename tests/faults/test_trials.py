@@ -16,11 +16,8 @@ pytestmark = pytest.mark.timeout(600)
 FIXED = (
     (NEW_PHASED, Scene.RUN_ON, What.ERROR, "cuda.checkpoint:after", 2),
     (NEW_PHASED, Scene.EXIT, What.KILL, "record.save:before", 1),
-    (NEW_PHASED, Scene.RUN_ON, What.LEAVE, "cuda.unlock:before", 1),
     (NEW_BUILTIN, Scene.PAUSED, What.KILL, "runsc.resume:after", 1),
     (NEW_BUILTIN, Scene.RESTORE, What.STUCK, "runsc.restore:begun", 1),
-    (NEW_BUILTIN, Scene.EXIT, What.IMAGES_FULL, "image.manifest:before", 1),
-    (OLD_PHASED, Scene.PAUSED, What.RUNSC, "runsc.checkpoint:begun", 1),
     (OLD_PHASED, Scene.RESTORE, What.TOOL_FAILS, "unlock", 2),
     (OLD_PHASED, Scene.RUN_ON, What.SANDBOX, "image.name:after", 1),
 )
