@@ -12,8 +12,13 @@ bin := $(venv)/bin
 stamp := $(venv)/.stamp
 
 PYTEST_ARGS ?=
+# Most tests wait for others' processes: a few more of them than there are cores fill the cores.
+TEST_WORKERS ?= $(shell cores=$$(nproc); echo $$((cores + 1 < 8 ? cores + 1 : 8)))
+N ?= 1000
+SEED ?= 1
+CASE ?= new
 
-.PHONY: help native demo test lint format types protos check-protos bench tools faults lock clean runsc
+.PHONY: help native demo test lint format types protos check-protos bench tools faults fuzz test-faults lock clean runsc
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1|\2/p' Makefile | while IFS='|' read -r name text; do \
@@ -23,7 +28,7 @@ demo: runsc native ## freeze, kill and restore a live GPU container on this mach
 	@$(bin)/cryo selftest --story
 
 test: tools native ## run every test; what this machine cannot run is skipped with its reason
-	@$(bin)/python -m pytest $(PYTEST_ARGS)
+	@$(bin)/python -m pytest -n $(TEST_WORKERS) --dist loadfile $(PYTEST_ARGS)
 
 lint: $(stamp) ## check style and format
 	@$(bin)/ruff check .
@@ -58,7 +63,13 @@ runsc: $(stamp)
 tools: $(stamp) ## obtain runsc, containerd and Docker, into the cache; RETRY=1 asks again after a recent no
 	@$(bin)/python -m hack.tools $(if $(CRYO_REQUIRE_REAL),--require) $(if $(RETRY),--retry)
 
-faults: tools native ## break everything on purpose, at every step, and see the task survive (an hour)
+faults: tools native ## break things at N random moments, SEED by SEED, with the runsc of CASE (new, old)
+	@$(bin)/python -m hack.faults --case $(CASE) -n $(N) --seed $(SEED)
+
+fuzz: $(stamp) ## feed N mutated frames, requests, files and outputs to all that reads them
+	@$(bin)/python -m hack.fuzz -n $(N) --seed $(SEED)
+
+test-faults: tools native ## run the tests of faults with every combination, not the short set (an hour)
 	@CRYO_FAULTS_ALL=1 $(bin)/python -m pytest tests/faults $(PYTEST_ARGS)
 
 lock: $(stamp) ## renew requirements.lock from pyproject.toml (needs uv)

@@ -160,7 +160,9 @@ def table(rows: Counter[tuple[str, str, str, str]]) -> Iterator[str]:
 def main() -> int:
     """Run, and report."""
     parser = argparse.ArgumentParser(prog="python -m hack.faults")
-    parser.add_argument("--case", choices=[*CASES, "new"], default="new", help="runsc and engine")
+    parser.add_argument(
+        "--case", choices=["new", "old", *CASES], default="new", help="runsc and engine"
+    )
     parser.add_argument("-n", type=int, default=100, help="how many trials")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--report", type=Path, help="write the table there")

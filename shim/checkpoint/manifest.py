@@ -162,7 +162,7 @@ def decode(data: bytes, where: str) -> Manifest:
         raise HostMismatch(message, remedy="restore it with the cryo that made it, or a newer one")
     try:
         manifest = msgspec.convert(plain, Manifest)
-    except msgspec.ValidationError as error:
+    except (msgspec.ValidationError, ValueError) as error:  # ValueError: half a surrogate pair
         raise _corrupt(where, str(error)) from error
     _check_files(manifest, where)
     return manifest

@@ -76,7 +76,7 @@ def settings(path: Path | None, over: Overrides) -> Config:
 class Core(TaskService, Protocol):
     """What the sidecar asks of its core besides the service: to begin and to end."""
 
-    async def recover(self) -> None:
+    async def recover(self) -> object:
         """Take over what runs and undo what was interrupted."""
 
     async def close(self) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 
 from shim.checkpoint.journal import Entry, Operation
 from shim.checkpoint.recover import discard, recover
@@ -18,8 +19,11 @@ from shim.task.task import Task
 
 _log = logging.getLogger(__name__)
 
+Say = Callable[[str], None]
+"""Hears what a recovery did, a line each."""
 
-async def adopt(context: Context, ref: TaskRef) -> Task | None:
+
+async def adopt(context: Context, ref: TaskRef, say: Say) -> Task | None:
     """Take over one task; None when there was nothing to keep.
 
     Its journal is for `close_journal`, once all tasks of its sandbox are there.
@@ -27,12 +31,12 @@ async def adopt(context: Context, ref: TaskRef) -> Task | None:
     folder = context.layout.task(ref)
     record = records.load(folder)
     if record is None:
-        _log.warning("removing %s: it has no record", folder)
+        say(f"removing {folder}: it has no record")
         context.layout.remove_task(ref)
         return None
     task = task_of(context, await context.runsc(ref.namespace), record)
     if _half_made(record):
-        _log.warning("removing task %s: its creation was interrupted", ref)
+        say(f"removing task {ref}: its creation was interrupted")
         await task.clear()
         return None
     await task.adopt()
@@ -43,27 +47,29 @@ def _half_made(record: TaskRecord) -> bool:
     return record.pid == 0 and not record.image_path
 
 
-async def close_journal(pod: Pod) -> list[Task]:
+async def close_journal(pod: Pod, say: Say) -> list[Task]:
     """Undo what was under way with a sandbox; return the tasks that are gone with that."""
     task = pod.own
     try:
         entry = task.journal.load()
     except CryoError as error:
-        task.note(warning=f"its GPU processes may be frozen: its journal is damaged: {error}")
+        damage = f"its GPU processes may be frozen: its journal is damaged: {error}"
+        say(f"task {task.ref}: {damage}")
+        task.note(warning=damage)
         return []
     if entry is None:
         return []
     if entry.operation is Operation.RESTORE:
-        _log.warning("removing task %s: its restore was interrupted", task.ref)
+        say(f"removing task {task.ref}: its restore was interrupted")
         gone = list(pod.tasks)
         for one in gone:
             await one.clear()
         return gone
-    await _undo_checkpoint(pod, entry)
+    await _undo_checkpoint(pod, entry, say)
     return []
 
 
-async def _undo_checkpoint(pod: Pod, entry: Entry) -> None:
+async def _undo_checkpoint(pod: Pod, entry: Entry, say: Say) -> None:
     task = pod.own
     alive = procs.is_alive(task.record.pid, task.record.start)
     try:
@@ -77,7 +83,7 @@ async def _undo_checkpoint(pod: Pod, entry: Entry) -> None:
         task.note(warning=done)
     else:
         task.note(warning="")
-    _log.warning("task %s: %s", task.ref, done)
+    say(f"task {task.ref}: {done}")
 
 
 def _log_progress(progress: Progress) -> None:

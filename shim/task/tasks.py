@@ -88,12 +88,15 @@ class Tasks:
         self._context: Context | None = None
         self._gatherings: dict[TaskRef, Gathering] = {}
         self._under_way: set[asyncio.Task[Any]] = set()
+        self._recovered: list[str] = []
         self._closing = False
 
     # -- life ----------------------------------------------------------------------------------
 
-    async def recover(self) -> None:
+    async def recover(self) -> list[str]:
         """Reach the keeper, adopt the tasks that run, note the exits, undo what was interrupted.
+
+        Returns what that was, a line each: nothing, where the last owner left in order.
 
         Raises:
             Unavailable: there is no runsc, or the keeper does not start.
@@ -112,6 +115,11 @@ class Tasks:
             own = [task for task in self._tasks.values() if not task.record.sandbox_id]
             await asyncio.gather(*(self._undo(task) for task in own))
             await asyncio.to_thread(self._remove_stale)
+        return self._recovered
+
+    def _say(self, text: str) -> None:
+        _log.warning("%s", text)
+        self._recovered.append(text)
 
     def _remove_stale(self) -> None:
         """Remove what interrupted checkpoints of tasks that are gone left among the images.
@@ -122,15 +130,15 @@ class Tasks:
         for path in store.stale_stagings(self._images):
             if str(path) in kept:
                 continue
-            _log.warning("removing %s: nobody is at it", path)
+            self._say(f"removing {path}: nobody is at it")
             files.remove_tree(path)
 
     async def _adopt(self, ref: TaskRef) -> None:
         """Take over one task; one that cannot be keeps its id, for its sandbox may still run."""
         try:
-            task = await adopt(self._ready, ref)
+            task = await adopt(self._ready, ref, self._say)
         except (CryoError, OSError) as error:
-            _log.error("task %s cannot be taken over: %s", ref, error)
+            self._say(f"task {ref} cannot be taken over: {error}")
             self._claimed.add(ref)
             return
         if task is not None:
@@ -139,9 +147,9 @@ class Tasks:
     async def _undo(self, own: Task) -> None:
         """Bring a sandbox's tasks out of what the last owner did not live to end."""
         try:
-            gone = await close_journal(self._pod(own))
+            gone = await close_journal(self._pod(own), self._say)
         except (CryoError, OSError) as error:
-            _log.error("task %s cannot be taken over: %s", own.ref, error)
+            self._say(f"task {own.ref} cannot be taken over: {error}")
             return
         for task in gone:
             self._tasks.pop(task.ref, None)
@@ -169,6 +177,11 @@ class Tasks:
         if self._context is not None:
             await self._context.keeper.close()
         self._house.leave()
+
+    @property
+    def undone(self) -> list[TaskRef]:
+        """List the tasks that could not be brought back: their journals are still open."""
+        return [ref for ref, task in self._tasks.items() if task.journal.path.exists()]
 
     @property
     def empty(self) -> bool:

@@ -18,7 +18,7 @@ NEW_STEPS = Case("new", EngineName.PHASED, helper=False)
 ALL = (NEW_PHASED, NEW_BUILTIN, OLD_PHASED, NEW_STEPS)
 PHASED = (NEW_PHASED, OLD_PHASED, NEW_STEPS)
 
-# `make faults` tries everything; `make test` a fixed short set, each fault at least once.
+# `make test-faults` tries everything; `make test` a fixed short set, each fault at least once.
 EVERYTHING = os.environ.get("CRYO_FAULTS_ALL") == "1"
 
 

@@ -29,6 +29,7 @@ from shim.model import (
 from shim.simgpu.simulation import Fault, Kind, Settings, environment, wait_until
 from shim.state import TaskState
 from tests.faults import trap
+from tests.faults.cases import EVERYTHING
 from tests.faults.judge import PROCESSES, TASK, Judge
 from tests.faults.machine import Case, Halting, state_of
 from tests.faults.sidecar import ENV, Point
@@ -263,8 +264,10 @@ class Rig(Judge):
 
     # What must hold at the end.
 
-    def assert_unharmed(self, state: TaskState = TaskState.RUNNING, *, saved: bool = True) -> None:
-        """Check that the task is as before, that nothing is left, and that it can be saved."""
+    def assert_unharmed(
+        self, state: TaskState = TaskState.RUNNING, *, saved: bool = EVERYTHING
+    ) -> None:
+        """Check that the task is as before, that nothing is left, and (`saved`) can be saved."""
         with contextlib.suppress(CryoError):
             wait_until(lambda: self.state() is state, f"state {state}", _END_S)
         assert self.state() is state

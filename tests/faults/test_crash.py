@@ -16,6 +16,7 @@ from tests.faults.cases import (
     EVERYTHING,
     NEW_BUILTIN,
     NEW_PHASED,
+    NEW_STEPS,
     OLD_PHASED,
     on,
     spread,
@@ -57,8 +58,12 @@ def _happens(case: Case, name: str, *, exit_: bool) -> bool:
 
 
 def _short(case: Case, name: str, *, exit_: bool) -> bool:
-    """Whether it is tried by default: each moment on one case, the riskiest on all."""
-    return exit_ is (name in EXITS) and (case is NEW_PHASED or name in RISKIEST)
+    """Whether it is tried by default: each moment on one case, the riskiest on all.
+
+    Without cryo-cuda those that are other ones then.
+    """
+    tried = OF_BATCHES if case is NEW_STEPS else RISKIEST
+    return exit_ is (name in EXITS) and (case is NEW_PHASED or name in tried)
 
 
 def _moments() -> list[Any]:
@@ -167,7 +172,7 @@ def test_an_image_made_before_is_untouched(rig: Rig) -> None:
     rig.client.remove(str(image))
 
 
-@pytest.mark.skipif(not EVERYTHING, reason="tried by `make faults`")
+@pytest.mark.skipif(not EVERYTHING, reason="tried by `make test-faults`")
 @pytest.mark.timeout(3600)
 @pytest.mark.parametrize("exit_", (False, True), ids=("run-on", "exit"))
 @on(NEW_PHASED, more=ALL)

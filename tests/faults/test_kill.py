@@ -68,7 +68,7 @@ def test_runsc_is_killed_in_the_save(rig: Rig) -> None:
 
     assert isinstance(future.exception(150), CryoError)
     assert not image.exists()
-    rig.assert_unharmed()
+    rig.assert_unharmed(saved=True)
 
 
 @on(NEW_BUILTIN)

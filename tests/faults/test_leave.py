@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+from collections.abc import Collection
 from typing import Any
 
 import pytest
@@ -17,6 +18,7 @@ from tests.faults.cases import (
     EVERYTHING,
     NEW_BUILTIN,
     NEW_PHASED,
+    NEW_STEPS,
     OLD_PHASED,
     on,
     pairs,
@@ -50,13 +52,17 @@ _PHASED = ("lock", "freeze", "thawing")
 SHORT = ("freeze", "save", "thaw", "seal")
 
 
+def _tried(case: Case) -> Collection[str]:
+    return OF_BATCHES if case is NEW_STEPS else SHORT
+
+
 def _moments(*, short: bool) -> list[tuple[Case, str]]:
     return [
         (case, name)
         for case in ALL
         for name in POINTS
         if not (name in _PHASED and case.engine is EngineName.BUILTIN)
-        and not (short and case is not NEW_PHASED and name not in SHORT)
+        and not (short and case is not NEW_PHASED and name not in _tried(case))
     ]
 
 

@@ -19,8 +19,10 @@ def require_root() -> None:
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """Run a test that asks for `engine` with each one that there is."""
-    if "engine" in metafunc.fixturenames:
+    """Run a test that asks for `engine`, and names none itself, with each one that there is."""
+    marks = metafunc.definition.iter_markers("parametrize")
+    named = any("engine" in mark.args[0] for mark in marks)
+    if "engine" in metafunc.fixturenames and not named:
         metafunc.parametrize("engine", ("phased", "builtin"))
 
 

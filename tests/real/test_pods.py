@@ -246,7 +246,7 @@ def test_exit_ends_all(pod: Pod, engine: str) -> None:
     assert only(pod)
 
 
-@pytest.mark.parametrize("action", ("lock", "checkpoint"))
+@pytest.mark.parametrize(("engine", "action"), (("phased", "lock"), ("builtin", "checkpoint")))
 def test_a_freeze_that_fails_in_the_second_container(two: Pod, engine: str, action: str) -> None:
     """Nothing is saved; every process of both containers runs as before."""
     pid = two.in_second
@@ -288,7 +288,9 @@ def short_deadlines(rig: Rig) -> Iterator[None]:
         rig.start_sidecar()
 
 
-@pytest.mark.parametrize("action", ("lock", "checkpoint", "restore"))
+@pytest.mark.parametrize(
+    ("engine", "action"), (("phased", "lock"), ("builtin", "checkpoint"), ("phased", "restore"))
+)
 def test_the_sidecar_dies(two: Pod, engine: str, action: str) -> None:
     """Before a freeze, in it or in the thaw: the next one has every process of all run again."""
     rig = two.rig

@@ -145,6 +145,7 @@ def test_a_value_that_is_added_later_does_no_harm() -> None:
         {"files": "a"},
         {"created_at": "yesterday"},
         {"engine": None},
+        {"created_at": "\ud800"},
     ),
 )
 def test_an_impossible_manifest_is_refused(changes: dict[str, Any]) -> None:

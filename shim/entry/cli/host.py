@@ -1,4 +1,4 @@
-"""Commands about this host and this program: info, version, serve."""
+"""Commands about this host and this program: info, version, serve, recover."""
 
 from __future__ import annotations
 
@@ -38,13 +38,32 @@ def _flag(context: click.Context, param: click.Parameter, values: tuple[str, ...
     return tuple((key, value if equals else "true") for key, equals, value in pairs)
 
 
-@click.command("serve")
-@click.option(
+_config = click.option(
     "--config",
     "config_path",
     type=click.Path(path_type=Path),
     help="config.toml [default: /etc/cryo/config.toml, if it is there]",
 )
+
+
+@click.command("recover")
+@_config
+@click.option("--state", default="", help="folder of what is running")
+@pass_settings
+def recover(settings: Settings, config_path: Path | None, state: str) -> None:
+    """Bring back what a sidecar that is gone had under way.
+
+    A sidecar does the same when it starts. May be run again, and beside one that runs it says no.
+    """
+    from shim.entry import recover as recovery
+    from shim.entry import serve as sidecar
+
+    done = recovery.run(sidecar.settings(config_path, sidecar.Overrides(state=state)))
+    settings.show(done, "\n".join(done))
+
+
+@click.command("serve")
+@_config
 @click.option("--address", default="", help="the socket to listen on; -a before serve does as well")
 @click.option("--state", default="", help="folder of what is running")
 @click.option("--images", default="", help="folder of the images that name no path of their own")
@@ -97,4 +116,4 @@ def serve(
     sidecar.run(config_path, over, log_level, log_format)
 
 
-COMMANDS = (info, version, serve)
+COMMANDS = (info, version, serve, recover)

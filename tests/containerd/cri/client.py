@@ -186,7 +186,7 @@ class Kubelet(Connection):
         answer = self._call("ListContainers", pb.ListContainersRequest(), pb.ListContainersResponse)
         return {container.id: container.metadata.name for container in answer.containers}
 
-    def exec(self, container: str, *command: str, timeout_s: int = 20) -> pb.ExecSyncResponse:
+    def exec(self, container: str, *command: str, timeout_s: int = 90) -> pb.ExecSyncResponse:
         """Run a command in a container to its end."""
         request = pb.ExecSyncRequest(container_id=container, cmd=command, timeout=timeout_s)
         return self._call("ExecSync", request, pb.ExecSyncResponse)

@@ -1,0 +1,1 @@
+"""What `hack.fuzz` is made of."""

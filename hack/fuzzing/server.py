@@ -1,0 +1,168 @@
+"""A ttrpc server with every method of the Task services, and what to look for in it."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import AsyncIterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from google.protobuf.empty_pb2 import Empty
+from google.protobuf.message import Message
+
+from hack.fuzzing.mutate import Seed
+from shim.api.containerd.task.v3 import shim_pb2
+from shim.errors import CryoError
+from shim.model import TaskRef
+from shim.state import TaskState
+from shim.wire.convert import PROCESS_TYPE, RESOURCES_TYPE, to_json
+from shim.wire.drain import Drain
+from shim.wire.task_methods import TaskMethods
+from shim.wire.ttrpc import Client, Server
+from shim.wire.ttrpc.listener import bind
+from shim.wire.ttrpc_task import V2, V3, services
+from tests.wire.fakes import FakeTasks
+
+_END_S = 20.0
+_TASKS_MAX = 100
+
+
+class Core(FakeTasks):
+    """Tasks that are only remembered, and not too many of them."""
+
+    def _begin(self, name: str, *arguments: Any) -> None:
+        del name, arguments
+        if len(self.tasks) > _TASKS_MAX:
+            self.tasks.clear()
+
+    async def start(self, ref: TaskRef, exec_id: str = "") -> int:
+        """Start nothing."""
+        del exec_id
+        self._task(ref).state = TaskState.RUNNING
+        return 1
+
+
+class Ears(logging.Handler):
+    """Hears of errors that nobody expected."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.ERROR)
+        self.heard: list[str] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Keep a message."""
+        self.heard.append(self.format(record))
+
+
+class Target:
+    """The server under attack."""
+
+    def __init__(self, path: Path, ears: Ears) -> None:
+        self._path = path
+        self._ears = ears
+        self.seeds = list(_seeds())
+
+    async def feed(self, data: bytes) -> str:
+        """Send bytes on a connection of their own; say whether the server kept it to the end."""
+        reader, writer = await asyncio.open_unix_connection(str(self._path))
+        try:
+            reading = asyncio.create_task(_read(reader))
+            with contextlib.suppress(OSError):
+                writer.write(data)
+                writer.write_eof()
+            async with asyncio.timeout(_END_S):
+                return "answered" if await reading else "dropped"
+        except TimeoutError:
+            self._ears.heard.append("a connection hangs")
+            return "stuck"
+        finally:
+            writer.close()
+            with contextlib.suppress(OSError):
+                await writer.wait_closed()
+
+    async def trouble(self) -> str:
+        """Tell what is wrong with the server now; empty when nothing is."""
+        try:
+            client = await Client.connect(self._path, timeout_s=_END_S)
+            try:
+                request = shim_pb2.ConnectRequest(id="a")
+                with contextlib.suppress(CryoError):
+                    await client.call(V3, "Connect", request, Empty, timeout_s=_END_S)
+                if client.closed:
+                    return "it hung up on a good request"
+            finally:
+                await client.close()
+        except CryoError as error:
+            return f"it does not serve: {error}"
+        heard, self._ears.heard = self._ears.heard, []
+        return heard[0] if heard else ""
+
+
+async def _read(reader: asyncio.StreamReader) -> int:
+    size = 0
+    with contextlib.suppress(OSError):
+        while data := await reader.read(1 << 16):
+            size += len(data)
+    return size
+
+
+@contextlib.asynccontextmanager
+async def serving(path: Path) -> AsyncIterator[Target]:
+    """Serve, and listen for what nobody expected."""
+    ears = Ears()
+    loop = asyncio.get_running_loop()
+    loop.set_exception_handler(lambda _loop, context: ears.heard.append(str(context)))
+    logging.getLogger().addHandler(ears)
+    methods = TaskMethods(Core(), Drain(), lambda _request: None)
+    server = Server(services(methods, "fuzz"))
+    server.serve(bind(path))
+    try:
+        yield Target(path, ears)
+    finally:
+        await server.close()
+        logging.getLogger().removeHandler(ears)
+
+
+def _seeds() -> Sequence[Seed]:
+    return [
+        Seed(service, _method_of(message), message.SerializeToString())
+        for message in _requests()
+        for service in (V2, V3)
+    ]
+
+
+def _method_of(message: Message) -> str:
+    name = message.DESCRIPTOR.name.removesuffix("Request").removesuffix("Task")
+    return name.removesuffix("Process")
+
+
+def _requests() -> list[Message]:
+    process = to_json(PROCESS_TYPE, {"args": ["/bin/sh"], "cwd": "/", "env": ["A=b"]})
+    resources = to_json(RESOURCES_TYPE, {"memory": {"limit": 1 << 30}, "cpu": {"shares": 2}})
+    create = shim_pb2.CreateTaskRequest(id="a", bundle="/b", stdin="/i", stdout="/o", stderr="/e")
+    create.rootfs.add(type="bind", source="/s", target="t", options=["ro", "rbind"])
+    create.options.CopyFrom(process)
+    named: list[Any] = [
+        shim_pb2.StateRequest,
+        shim_pb2.DeleteRequest,
+        shim_pb2.PidsRequest,
+        shim_pb2.PauseRequest,
+        shim_pb2.ResumeRequest,
+        shim_pb2.WaitRequest,
+        shim_pb2.StatsRequest,
+        shim_pb2.ConnectRequest,
+        shim_pb2.StartRequest,
+        shim_pb2.CloseIORequest,
+        shim_pb2.ResizePtyRequest,
+    ]
+    return [
+        create,
+        *(kind(id="a") for kind in named),
+        shim_pb2.KillRequest(id="a", signal=9, all=True, exec_id="x"),
+        shim_pb2.ExecProcessRequest(id="a", exec_id="x", terminal=True, stdout="/o", spec=process),
+        shim_pb2.CheckpointTaskRequest(id="a", path="/images/a", options=process),
+        shim_pb2.UpdateTaskRequest(id="a", resources=resources, annotations={"k": "v"}),
+        shim_pb2.ShutdownRequest(id="a", now=True),
+    ]

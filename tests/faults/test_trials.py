@@ -1,0 +1,77 @@
+"""A few of the random trials of `make faults`, at fixed moments, and the choice of all others."""
+
+from __future__ import annotations
+
+import random
+from collections import Counter
+
+import pytest
+
+from tests.faults.cases import NEW_BUILTIN, NEW_PHASED, NEW_STEPS, OLD_PHASED, on
+from tests.faults.rig import Rig
+from tests.faults.trial import Plan, Scene, Trial, What, choose
+
+pytestmark = pytest.mark.timeout(600)
+
+FIXED = (
+    (NEW_STEPS, Scene.RUN_ON, What.ERROR, "cuda.checkpoint:after", 2),
+    (NEW_PHASED, Scene.PAUSED, What.ERROR, "cuda.lock:after", 1),
+    (NEW_PHASED, Scene.EXIT, What.KILL, "record.save:before", 1),
+    (NEW_BUILTIN, Scene.PAUSED, What.KILL, "runsc.resume:after", 1),
+    (NEW_BUILTIN, Scene.RESTORE, What.STUCK, "runsc.restore:begun", 1),
+    (OLD_PHASED, Scene.RESTORE, What.TOOL_FAILS, "unlock", 2),
+    (OLD_PHASED, Scene.RUN_ON, What.SANDBOX, "image.name:after", 1),
+)
+TRACES = {scene: Counter({"journal.note:before": 3, "runsc.exec:begun": 2}) for scene in Scene}
+
+
+@pytest.mark.parametrize(
+    ("machine", "plan"),
+    [
+        pytest.param(
+            case,
+            Plan(scene=scene, what=what, point=point, nth=nth),
+            id=f"{what}-at-{point}-{scene}-{case}".replace(" ", "-"),
+        )
+        for case, scene, what, point, nth in FIXED
+    ],
+    indirect=("machine",),
+    scope="session",
+)
+def test_what_must_hold(rig: Rig, plan: Plan) -> None:
+    """After this fault the task runs or is whole in its image, and nothing is left."""
+    base = rig.new_image()
+    rig.checkpoint(base)
+    trial = Trial(rig, plan, base)
+
+    trial.run()
+
+    assert "not reached" not in trial.outcome
+    rig.client.remove(str(base))
+
+
+@on(NEW_BUILTIN)
+def test_a_trial_can_fail(rig: Rig) -> None:
+    """A checkpoint that fails under a fault which should only delay it is not let pass."""
+    plan = Plan(scene=Scene.RUN_ON, what=What.SLOW, point="record.save:after", nth=1)
+    trial = Trial(rig, plan, rig.sim.folder / "none")
+    taken = rig.sim.folder / "images" / "trial"
+    rig.sim.remote.run(["mkdir", "-p", str(taken)])
+    try:
+        with pytest.raises(AssertionError, match="trial"):
+            trial.run()
+    finally:
+        rig.sim.remote.run(["rmdir", str(taken)])
+
+
+def test_a_seed_replays() -> None:
+    """The same seed makes the same choices, each of a moment that there is; others differ."""
+
+    def chosen(seed: int) -> list[Plan]:
+        return [choose(random.Random(f"{seed}:{number}"), TRACES) for number in range(50)]
+
+    assert chosen(1) == chosen(1)
+    assert chosen(1) != chosen(2)
+    for plan in chosen(1):
+        assert plan.nth <= max(3, TRACES[plan.scene][plan.point])
+        assert Plan.parse(plan.line()) == plan
