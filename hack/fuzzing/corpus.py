@@ -14,7 +14,7 @@ from shim import config as configs
 from shim.checkpoint import manifest as manifests
 from shim.checkpoint.journal import Entry, Journal, Operation
 from shim.checkpoint.manifest import Build, Manifest
-from shim.cuda import cdi, detect, inventory
+from shim.cuda import batch, cdi, detect, inventory
 from shim.cuda.moves import Action
 from shim.cuda.tool import refusal, said
 from shim.errors import CryoError
@@ -54,6 +54,15 @@ devices:
 """
 _SCAN = b"N 7 train\nF 7 /dev/nvidia0\nM 7 /dev/nvidiactl\nC 7\nT 0100007F:1F90 01\nE\n"
 _LSOF = (b"p7\nctrain\nn/dev/nvidia0\n", b"7\t/bin/train\t/dev/nvidiactl\n")
+_BATCH = b"""{"cryo_cuda": 1, "verb": "freeze"}
+{"step": "init", "ok": true, "cuda": 12080, "ms": 3}
+{"step": "scan", "pid": 7, "comm": "train", "device": "/dev/nvidia0", "thread": true}
+{"step": "tcp", "remote": "10.0.0.1:80"}
+{"step": "state", "pid": 7, "ok": true, "state": "running", "ms": 1}
+{"step": "lock", "pid": 7, "ok": false, "state": "running", "late": false, "text": "not ready"}
+{"step": "checkpoint", "pid": 7, "ok": false, "late": true, "gone": false, "ms": -1}
+{"step": "end", "ok": true}
+"""
 _PS = b"UID PID PPID C STIME TTY TIME CMD\n0 1 0 0 10:00 ? 10ms train\n0 7 1 0 10:00 ? 0s x\n"
 _LOG = b'{"level":"error","msg":"creating container: no space left on device"}\n{"msg":"x"}\n'
 _ERR = b"W0905 a.go:1] careful\ncheckpoint failed: no space left\ngoroutine 1 [x]:\n"
@@ -132,6 +141,10 @@ def _said(data: bytes) -> object:
     return refusal(Action.LOCK, 7, said(Completed(status=1, stdout=b"", stderr=data)))
 
 
+def _batch(data: bytes) -> object:
+    return batch.parse(Completed(status=0, stdout=data, stderr=data)).states()
+
+
 def _manifest() -> bytes:
     made = Manifest(
         created_at=utcnow(),
@@ -180,6 +193,7 @@ def parsers(folder: Path) -> list[Parser]:
         Parser("nvidia-smi", [b"7, 1024\n8, [N/A]\n"], _text(inventory.parse_apps)),
         Parser("driver", [b"Model: H200\nDevice Minor: 0\n"], _text(inventory.parse_gpu)),
         Parser("cuda-checkpoint", [b"Could not lock process 7: out of memory\n"], _said),
+        Parser("cryo-cuda", [_BATCH], _batch),
         Parser("runsc ps", [_PS], _text(client.parse_ps)),
         Parser("runsc state", [state], _text(client.parse_status), json=True),
         Parser("runsc events", [stats], _text(client.parse_stats), json=True),

@@ -103,7 +103,7 @@ def parse(done: Completed) -> Found:
 def _lines(done: Completed) -> list[Line]:
     try:
         return [_DECODER.decode(raw) for raw in done.stdout.splitlines()]
-    except msgspec.DecodeError:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return []
 
 

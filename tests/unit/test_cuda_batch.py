@@ -62,6 +62,8 @@ def printed(*lines: object, status: int = 0, err: bytes = b"") -> Completed:
         printed({"cryo_cuda": 2}, END),
         Completed(status=0, stdout=b"\xff\xfe", stderr=b""),
         Completed(status=127, stdout=b"", stderr=b"no such library\n"),
+        Completed(status=0, stdout=b'{"cryo_cuda":1,"text":"\xe0"}\n', stderr=b""),
+        Completed(status=0, stdout=b'{"cryo_cuda":1,"x":' + b"[" * 100_000, stderr=b""),
         printed(HEAD, {"step": "init", "ok": False, "text": "no \x1b[31mdriver"}, END, status=127),
     ),
 )
