@@ -27,9 +27,9 @@ from shim.errors import (
     ResourceExhausted,
 )
 from shim.model import CheckpointResult, MemberOptions
-from shim.simgpu.simulation import Fault, Kind, Settings, wait_until
+from shim.simgpu.simulation import Fault, Kind, Settings, Simulation, wait_until
 from shim.state import TaskState
-from tests.builds import excuse
+from tests.builds import RunscBuild, excuse
 from tests.real.helpers_rig import PERIOD_S, WAIT_S, Background, Rig, refused
 
 pytestmark = pytest.mark.timeout(120)
@@ -230,6 +230,22 @@ def test_a_pod_with_two_goes_step_by_step(two: Pod) -> None:
     """All of both are locked before one is frozen, which no run in one container sees to."""
     assert ways(two) == {""}
     assert two.fine
+
+
+def test_two_without_nvidias_tool(runsc_new: RunscBuild) -> None:
+    """Ours has its command line too, for the steps of single processes and for runsc's engine."""
+    if not native.path():
+        excuse("cryo-cuda is not built: there is no C compiler")
+    with Simulation(runsc_new.path, tool=False) as sim:
+        sim.start_sidecar()
+        pod = Pod(Rig(sim, runsc_new))
+        pod.begin(train=1, count=2)
+        for engine in ("phased", "builtin"):
+            other = restored_beside(pod, pod.rig.checkpoint("pod", engine))
+            assert other.fine
+            other.remove()
+        assert only(pod)
+        pod.rig.clear()
 
 
 def test_exit_ends_all(pod: Pod, engine: str) -> None:
