@@ -18,7 +18,7 @@ N ?= 1000
 SEED ?= 1
 CASE ?= new
 
-.PHONY: help native demo test lint format types protos check-protos bench tools faults fuzz test-faults lock clean runsc
+.PHONY: help native demo test lint format types protos check-protos bench tools faults fuzz soak test-faults lock clean runsc
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1|\2/p' Makefile | while IFS='|' read -r name text; do \
@@ -68,6 +68,9 @@ faults: tools native ## break things at N random moments, SEED by SEED, with the
 
 fuzz: $(stamp) ## feed N mutated frames, requests, files and outputs to all that reads them
 	@$(bin)/python -m hack.fuzz -n $(N) --seed $(SEED)
+
+soak: tools native ## run long: 1000 cycles of one task, then 200 tasks at once for half an hour
+	@$(bin)/python -m hack.soak --docs docs
 
 test-faults: tools native ## run the tests of faults with every combination, not the short set (an hour)
 	@CRYO_FAULTS_ALL=1 $(bin)/python -m pytest tests/faults $(PYTEST_ARGS)

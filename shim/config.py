@@ -114,6 +114,9 @@ def load(path: Path | None = None) -> Config:
         return Config()
     try:
         return msgspec.convert(tomllib.loads(chosen.read_text("utf-8")), Config)
+    except RecursionError as error:
+        message = f"config {chosen}: nested too deep"
+        raise InvalidArgument(message, remedy="correct the file, or leave it out") from error
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError, msgspec.ValidationError) as error:
         # An OSError's own text has its number and the path again.
         message = f"config {chosen}: {getattr(error, 'strerror', None) or error}"

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
+import re
 from typing import Any, NoReturn
 
 import blake3
+
+_SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
 
 
 def encode(value: Any) -> bytes:
@@ -32,13 +35,17 @@ def decode(data: bytes) -> Any:
     """Parse JSON from outside.
 
     Raises:
-        ValueError: it is no JSON, no UTF-8, nested too deep, or says NaN or Infinity.
+        ValueError: it is no JSON, no UTF-8, nested too deep, says NaN or Infinity, or has half of
+            a surrogate pair, which is no text.
     """
     try:
-        return json.loads(data.decode("utf-8"), parse_constant=_refuse_constant)
+        value = json.loads(data.decode("utf-8"), parse_constant=_refuse_constant)
+        if _SURROGATE.search(data):
+            json.dumps(value, ensure_ascii=False).encode("utf-8")
     except RecursionError as error:
         message = "nested too deep"
         raise ValueError(message) from error
+    return value
 
 
 def digest(data: bytes) -> str:

@@ -42,6 +42,7 @@ from shim.model import (
     TaskView,
     Verify,
 )
+from shim.spec import canonical
 from shim.state import TaskState
 
 PROCESS_TYPE = "types.containerd.io/opencontainers/runtime-spec/1/Process"
@@ -145,8 +146,8 @@ def from_json(packed: AnyMessage, what: str) -> dict[str, Any]:
         message = f"the {what} is longer than {_JSON_MAX} bytes"
         raise InvalidArgument(message)
     try:
-        value = json.loads(packed.value)
-    except (ValueError, RecursionError) as error:
+        value = canonical.decode(packed.value)
+    except ValueError as error:
         message = f"the {what} is no JSON: {error}"
         raise InvalidArgument(message) from error
     if isinstance(value, dict):

@@ -42,6 +42,7 @@ def test_what_is_said_is_taken_and_the_rest_is_as_usual(tmp_path: Path) -> None:
         (b'[timeouts]\nlock = "3s"\n', "timeouts.lock"),
         (b'[defaults]\nengine = "fast"\n', "fast"),
         (b"[timeouts\n", "line 1"),
+        (b"a = " + b"[" * 5000, "nested too deep"),
         (b"\xff", "utf-8"),
     ),
 )

@@ -55,3 +55,23 @@ def test_without_a_place_the_shims_do_without(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
 
     assert "Create" not in rehearsed(tmp_path / "file" / "place", "told")
+
+
+def test_a_failure_in_the_middle_is_no_end(tmp_path: Path) -> None:
+    """The nursery forks all the same, and nothing of the rehearsal is left."""
+    broken = """
+from shim.entry.shimbin import rehearsal
+from shim.errors import Unavailable
+
+async def connect(_path):
+    raise Unavailable("nobody there")
+
+rehearsal.Client.connect = connect
+"""
+    argv = [sys.executable, "-c", broken + _PROGRAM, str(tmp_path / "place"), "told"]
+
+    ran = subprocess.run(argv, capture_output=True, text=True, timeout=60, check=False)
+
+    assert ran.returncode == 0, ran.stderr
+    assert "the rehearsal failed" in ran.stdout
+    assert list(tmp_path.iterdir()) == []

@@ -184,3 +184,15 @@ def test_both_forms_give_the_same_value_back(value: Any) -> None:
 
         assert canonical.decode(data) == value
         assert form(canonical.decode(data)) == data
+
+
+@pytest.mark.parametrize("text", ('"\\ud800"', '{"\\uDFFF": 1}', '["\\udc00\\ud800"]'))
+def test_half_of_a_pair_is_no_text(text: str) -> None:
+    """What no other program could read again is refused where it comes in."""
+    with pytest.raises(ValueError, match="surrogates"):
+        canonical.decode(text.encode())
+
+
+def test_a_whole_pair_is_text() -> None:
+    """A character beyond the first plane may be written as its two halves."""
+    assert canonical.decode(b'"\\ud83d\\ude00"') == "\U0001f600"

@@ -61,7 +61,7 @@ def run(flags: Flags) -> None:
 def _settings() -> dict[str, Any]:
     try:
         return tomllib.loads(Path(places.config_path()).read_text("utf-8"))
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return {}
 
 
@@ -74,7 +74,7 @@ def _folder(flags: Flags) -> Path:
 def _record(folder: Path) -> dict[str, Any]:
     try:
         found = json.loads(files.read_bounded(folder / "task.json", _RECORD_LIMIT))
-    except (CryoError, ValueError):
+    except (CryoError, ValueError, RecursionError):
         return {}
     return found if isinstance(found, dict) else {}
 
@@ -126,7 +126,9 @@ def _remove_staging(folder: Path) -> None:
     """Close an open journal: an image that was being made goes; a complete one stays."""
     try:
         journal = json.loads(files.read_bounded(folder / "journal.json", _RECORD_LIMIT))
-    except (CryoError, ValueError):
+    except (CryoError, ValueError, RecursionError):
+        return
+    if not isinstance(journal, dict):
         return
     staging = journal.get("staging", "")
     if staging and not journal.get("committed"):

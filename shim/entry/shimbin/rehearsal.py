@@ -44,9 +44,12 @@ def rehearse(folder: Path) -> None:
 
     What goes wrong costs memory in the shims, and nothing else.
     """
-    with suppress(CryoError, OSError), _place(folder):
-        serve.settings()
-        asyncio.run(_live(folder))
+    try:
+        with _place(folder):
+            serve.settings()
+            asyncio.run(_live(folder))
+    except* (CryoError, OSError) as errors:
+        _log.info("the rehearsal failed: %s", errors)
 
 
 @contextmanager
@@ -68,13 +71,13 @@ def _place(folder: Path) -> Iterator[None]:
 
 async def _live(folder: Path) -> None:
     words = ["-namespace", _ID, "-address", "nobody", "-id", _ID, "start"]
-    listener = socket.socket(socket.AF_UNIX)
-    listener.bind("socket")
-    listener.listen()
-    shim = serve.Shim(_settings(folder), command_line.parse(words), listener, "socket")
-    async with asyncio.TaskGroup() as group:
-        group.create_task(shim.live())
-        await _call(folder)
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind("socket")
+        listener.listen()
+        shim = serve.Shim(_settings(folder), command_line.parse(words), listener, "socket")
+        async with asyncio.TaskGroup() as group:
+            group.create_task(shim.live())
+            await _call(folder)
 
 
 def _settings(folder: Path) -> Config:

@@ -60,9 +60,10 @@ def _group(container: str) -> str:
 
     try:
         annotations = json.loads(data).get("annotations") or {}
-    except (ValueError, AttributeError):
-        return container
-    return next((annotations[key] for key in _GROUPS if annotations.get(key)), container)
+        groups = [annotations.get(key) for key in _GROUPS]
+    except (ValueError, AttributeError, RecursionError):
+        return container  # runsc will say what is wrong with it
+    return next((group for group in groups if isinstance(group, str) and group), container)
 
 
 def _bring_up(path: str, given: bytes) -> None:

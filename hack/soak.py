@@ -1,0 +1,169 @@
+"""Runs long, and sees that nothing grows: files, threads, memory, mounts.
+
+    make soak
+    python -m hack.soak --cycles 1000 --minutes 30 --tasks 200 --docs docs
+
+First one task with four GPU processes under load is saved, ended and restored, again and again,
+and every byte of it compared. Then many tasks at once do random things. What the sidecar and its
+keeper hold is plotted. Status 1: something has grown, is left, or failed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import platform
+import sys
+import time
+from datetime import UTC, datetime
+from pathlib import Path
+
+from hack.soaking.crowd import Crowd, leftovers
+from hack.soaking.gauge import Gauge, complaints
+from hack.soaking.plot import svg
+from shim.client import Client
+from shim.model import CheckpointOptions, RestoreOptions
+from shim.simgpu.sandbox import Sandbox
+from shim.simgpu.simulation import Settings, Simulation
+from tests.builds import find
+
+_TASK = "job"
+_PROCESSES = 4
+_LOOK_S = 5.0
+_LAST_S = 120.0
+_WORKERS = 4
+_GIB = 1 << 30
+
+
+def cycles(sim: Simulation, count: int, said: list[str]) -> Gauge:
+    """Save, end and restore one task `count` times, and verify it each time."""
+    client, guest = Client(sim.address), Behind(sim)
+    bundle = sim.bundle(_TASK, Settings(processes=_PROCESSES, period_s=0.05), inject_tool=False)
+    client.create(_TASK, str(bundle))
+    client.start(_TASK)
+    sim.until_ready(guest.box, guest.name)
+    gauge = Gauge(sim.sidecar_pid, (sim.folder / "state", sim.folder / "images"))
+    began, each = time.monotonic(), max(1, count // 200)
+    for number in range(count):
+        image = str(sim.image("soak"))
+        client.checkpoint(_TASK, CheckpointOptions(image_path=image, exit=True))
+        client.delete(_TASK)
+        client.restore(_TASK, RestoreOptions(image_path=image, bundle=str(bundle)))
+        client.remove(image)
+        if number % each == 0:
+            status = sim.verify(guest.box, guest.name)
+            if not status.whole or len(status.processes) != _PROCESSES:
+                said.append(f"cycle {number}: {status}")
+            gauge.look()
+            print(f"cycle {number}: {gauge.samples[-1]}", flush=True)
+    spent = time.monotonic() - began
+    print(f"{count} cycles in {spent:.0f} s", flush=True)
+    client.kill(_TASK, 9)
+    client.wait(_TASK)
+    client.delete(_TASK)
+    client.close()
+    return gauge
+
+
+class Behind:
+    """Asks the workload behind the sidecar's back."""
+
+    def __init__(self, sim: Simulation) -> None:
+        root = sim.folder / "state" / "runsc" / "default"
+        self.box = Sandbox(sim.remote, sim.runsc, root, sim.flags)
+        # For runsc an id of ours ends in '+'.
+        self.name = f"{_TASK}+"
+
+
+def crowd(sim: Simulation, count: int, minutes: float, said: list[str]) -> tuple[Gauge, Crowd]:
+    """Let many tasks do random things for some minutes."""
+    gauge = Gauge(sim.sidecar_pid, (sim.folder / "state", sim.folder / "images"))
+    # What is loaded, and kept for the next task, at first use is no growth.
+    let_go(Crowd(sim, _WORKERS, gpus=_WORKERS, seed=0), gauge, min(1.0, minutes))
+    gauge.samples.clear()
+    gauge.look()
+    made = Crowd(sim, count, gpus=count // 10, seed=1)
+    let_go(made, gauge, minutes)
+    gauge.look()
+    said += made.failures[:20]
+    said += [f"left: {path}" for path in leftovers(sim)]
+    return gauge, made
+
+
+def let_go(made: Crowd, gauge: Gauge, minutes: float) -> None:
+    """Let a crowd work for some minutes, look now and then, and remove it."""
+    threads = made.begin(_WORKERS)
+    until = time.monotonic() + minutes * 60
+    while time.monotonic() < until:
+        time.sleep(_LOOK_S)
+        print(f"{gauge.look()} {sum(made.done.values())} operations", flush=True)
+    made.stop()
+    for thread in threads:
+        thread.join(_LAST_S)
+    made.end()
+
+
+def report(folder: Path, lines: list[str], plots: dict[str, str]) -> None:
+    """Write the document and its plots."""
+    for name, text in plots.items():
+        (folder / f"soak-{name}.svg").write_text(text, "utf-8")
+    (folder / "soak.md").write_text("\n".join(lines) + "\n", "utf-8")
+
+
+def main() -> int:
+    """Run both, and report."""
+    parser = argparse.ArgumentParser(prog="python -m hack.soak")
+    parser.add_argument("--cycles", type=int, default=1000)
+    parser.add_argument("--minutes", type=float, default=30)
+    parser.add_argument("--tasks", type=int, default=200)
+    parser.add_argument("--docs", type=Path, help="write soak.md and its plots there")
+    given = parser.parse_args()
+    said: list[str] = []
+    runsc = find("new").path
+    host = f"{datetime.now(UTC):%Y-%m-%d}, {os.cpu_count()} cores, Linux {platform.release()}"
+    lines = ["# Long runs", "", f"{host}, runsc {runsc.parent.name}, a simulated GPU.", ""]
+    plots: dict[str, str] = {}
+    if given.cycles:
+        with Simulation(runsc, capacity_bytes=8 * _GIB) as sim:
+            sim.start_sidecar()
+            gauge = cycles(sim, given.cycles, said)
+        title = f"{given.cycles} times saved, ended and restored: 4 GPU processes under load"
+        plots["cycles"] = svg(gauge.samples, title)
+        grown = gauge.growth()
+        lines += _section(
+            "cycles", title, gauge, "From the first fifth to the last, medians", grown
+        )
+        said += complaints(grown)
+    if given.minutes:
+        with Simulation(runsc, capacity_bytes=8 * _GIB) as sim:
+            sim.start_sidecar()
+            gauge, made = crowd(sim, given.tasks, given.minutes, said)
+        title = f"{given.tasks} tasks, {sum(made.done.values())} random operations"
+        plots["crowd"] = svg(gauge.samples, title)
+        grown = gauge.left()
+        lines += _section("crowd", title, gauge, "With all removed, against the begin", grown)
+        said += complaints(grown)
+        lines += [", ".join(f"{count} {name}" for name, count in sorted(made.done.items())), ""]
+    command = f"python -m hack.soak --cycles {given.cycles} --minutes {given.minutes:g}"
+    lines += [f"Made by `{command} --tasks {given.tasks} --docs docs`."]
+    if given.docs:
+        report(given.docs, lines, plots)
+    print("\n".join([*lines, "", f"{len(said)} complaints", *said]))
+    return 1 if said else 0
+
+
+def _section(name: str, title: str, gauge: Gauge, what: str, grown: dict[str, float]) -> list[str]:
+    told = ", ".join(f"{thing.replace('_mib', ' (MiB)')} {by:+g}" for thing, by in grown.items())
+    minutes = f"{gauge.samples[-1].at_s / 60:.0f} minutes"
+    return [
+        f"## {title}",
+        "",
+        f"{minutes}. {what}: {told}.",
+        "",
+        f"![{title}](soak-{name}.svg)",
+        "",
+    ]
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,1 @@
+"""What `hack.soak` is made of."""
