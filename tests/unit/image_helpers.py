@@ -26,7 +26,7 @@ def manifest(**more: Any) -> Manifest:
         arch="x86_64",
         kernel="6.1.0",
         cpu_features=("avx", "sse"),
-        spec={"ociVersion": "1.1.0", "é": ["\ud83d", 1.5, None]},
+        spec={"ociVersion": "1.1.0", "é": ["\U0001f600", 1.5, None]},
         spec_digest="cd" * 32,
         processes=(CudaProcess(pid=1, name="python3"),),
         engine="phased",
