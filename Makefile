@@ -12,8 +12,8 @@ bin := $(venv)/bin
 stamp := $(venv)/.stamp
 
 PYTEST_ARGS ?=
-# Most tests wait for others' processes: a few more of them than there are cores fill the cores.
-TEST_WORKERS ?= $(shell cores=$$(nproc); echo $$((cores + 1 < 8 ? cores + 1 : 8)))
+# The files of tests are spread over so many processes; 0 is one after the other.
+TEST_WORKERS ?= $(shell cores=$$(nproc); echo $$((cores < 8 ? cores : 8)))
 N ?= 1000
 SEED ?= 1
 CASE ?= new

@@ -14,8 +14,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import os
 import stat
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
@@ -29,6 +31,9 @@ from shim.host.oserror import typed
 from shim.model import Stdio, TaskRef
 
 _READY_S = 10.0
+# Only a client on a very busy machine is later; one that reads later on purpose waits this long.
+_READER_S = 1.0
+_READER_POLL_S = 0.005
 _LOGGER_TERM_S = 12.0
 _SIGTERM, _SIGKILL = 15, 9
 _PLAIN = os.O_CLOEXEC | os.O_NOCTTY | os.O_NONBLOCK
@@ -103,8 +108,8 @@ async def open_streams(stdio: Stdio, ref: TaskRef, keeper: KeeperPort) -> Stream
         if stdout and stdout.scheme in _BINARY:
             await _open_logger(streams, stdout, ref, keeper)
         else:
-            streams.stdout = _open_output(stdout)
-            streams.stderr = _open_output(stderr)
+            streams.stdout = await _output(stdout)
+            streams.stderr = await _output(stderr)
     except BaseException:
         streams.close()
         raise
@@ -150,6 +155,36 @@ def _open_stdin(streams: Streams, place: Place | None) -> None:
     streams.stdin = _open(path, os.O_RDONLY)
     if stat.S_ISFIFO(os.fstat(streams.stdin).st_mode):
         streams.stdin_writer = _open(path, os.O_WRONLY)
+
+
+async def _output(place: Place | None) -> int:
+    """Open an output, once somebody reads it where it is a fifo, or after a moment."""
+    if place is None or not _is_fifo(place.path):
+        return _open_output(place)
+    # Held until ours is open: a reader must not see a writer come and go.
+    held = await _until_read(place.path)
+    try:
+        return _open_output(place)
+    finally:
+        if held is not None:
+            os.close(held)
+
+
+async def _until_read(path: Path) -> int | None:
+    """Wait a moment for a reader: clients open a fifo beside their call of us.
+
+    What a program writes that ends before anybody has opened its fifo is lost with the last writer,
+    and the reader who comes then waits for ever.
+    """
+    until = time.monotonic() + _READER_S
+    while time.monotonic() < until:
+        try:
+            return os.open(path, os.O_WRONLY | _PLAIN)
+        except OSError as error:
+            if error.errno != errno.ENXIO:
+                return None  # the real opening will tell
+        await asyncio.sleep(_READER_POLL_S)
+    return None
 
 
 def _open_output(place: Place | None) -> int:

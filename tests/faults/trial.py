@@ -139,6 +139,7 @@ class Trial:
         self._room = rig.small_disk(ROOM_BYTES) if self._needs_disk else rig.sim.folder / "images"
         self._image = self._room / "trial"
         self._error: BaseException | None = None
+        self._stopped: list[int] = []
         self.outcome = ""
 
     @property
@@ -221,7 +222,9 @@ class Trial:
             self._kill(self._sandbox(), signal.SIGKILL)
         elif what in (What.RUNSC, What.STUCK):
             number = signal.SIGKILL if what is What.RUNSC else signal.SIGSTOP
-            self._kill(rig.commands(), number)
+            pids = rig.commands()
+            self._kill(pids, number)
+            self._stopped = pids if what is What.STUCK else []
         elif what is What.TOOL:
             rig.kill_tools(self._task.removesuffix("+"))
         elif what is What.LEAVE:
@@ -271,6 +274,8 @@ class Trial:
         """Take the cause away; whoever keeps the sidecar running starts it where it is gone."""
         rig = self._rig
         trap.remove(rig.sim.trap_file)
+        # One that had forked and not yet become the sandbox was stopped as well: nobody knows it.
+        self._kill(self._stopped, signal.SIGCONT)
         rig.sim.faults()
         rig.sim.limit(reserved_bytes=0)
         rig.empty(rig.sim.folder / "state", ROOM_BYTES)

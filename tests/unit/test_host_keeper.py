@@ -307,7 +307,9 @@ async def test_two_hundred_quick_children(keeper: Keeper, start: Start) -> None:
 
     assert {each.status for each in results} == {0}
     assert children(keeper.pid) == []
-    assert (len(names(fds)), len(names("/proc/self/fd"))) == before
+    # What others had left open before may have been closed since.
+    assert len(names(fds)) <= before[0]
+    assert len(names("/proc/self/fd")) <= before[1]
 
 
 _CLIENT = """

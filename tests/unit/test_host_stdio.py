@@ -85,6 +85,32 @@ async def test_reader_sees_the_end_when_the_task_ends(keeper: Keeper, fifo: Path
     assert await read_to_end(reader) == b"hello\n"
 
 
+async def test_a_reader_who_is_late(keeper: Keeper, fifo: Path) -> None:
+    """A program that ends at once has not ended before its client reads: nothing is lost."""
+    opening = asyncio.create_task(stdio.open_streams(Stdio(stdout=str(fifo)), REF, keeper))
+    await asyncio.sleep(0)
+    assert not opening.done()
+
+    reading = asyncio.create_task(asyncio.to_thread(fifo.read_bytes))
+    streams = await opening
+    os.write(streams.stdout, b"short")
+    streams.close()
+
+    assert await asyncio.wait_for(reading, 10) == b"short"
+
+
+async def test_a_reader_who_does_not_come(
+    keeper: Keeper, fifo: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After a moment the program is started all the same."""
+    monkeypatch.setattr(stdio, "_READER_S", 0.05)
+
+    streams = await stdio.open_streams(Stdio(stdout=str(fifo)), REF, keeper)
+
+    assert streams.stdout >= 0
+    streams.close()
+
+
 async def test_reader_may_leave_and_come_back(keeper: Keeper, fifo: Path) -> None:
     """A write with no reader is no broken pipe, and the next reader gets it."""
     streams = await stdio.open_streams(Stdio(stdout=str(fifo)), REF, keeper)
