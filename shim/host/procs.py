@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import signal
+from collections.abc import Iterator
 from pathlib import Path
 
 from shim.errors import NotFound
@@ -15,6 +17,7 @@ from shim.host.procstat import start_time
 __all__ = [
     "is_alive",
     "kill",
+    "kill_tree",
     "open_pidfd",
     "readable",
     "resident_bytes",
@@ -40,6 +43,26 @@ async def wait_pidfd(pid: int, start: int | None = None) -> None:
             await readable(fd)
     finally:
         os.close(fd)
+
+
+def kill_tree(pid: int, start: int) -> None:
+    """Kill a process and all below it; it is stopped first, so that it cannot add to them."""
+    if not is_alive(pid, start):
+        return
+    kill(pid, start, signal.SIGSTOP)
+    below = [(each, start_time(each)) for each in _below(pid)]
+    kill(pid, start, signal.SIGKILL)
+    for each, since in below:
+        if since is not None:
+            kill(each, since, signal.SIGKILL)
+
+
+def _below(pid: int) -> Iterator[int]:
+    for path in Path(f"/proc/{pid}/task").glob("*/children"):
+        with contextlib.suppress(OSError):
+            for child in map(int, path.read_text("ascii").split()):
+                yield child
+                yield from _below(child)
 
 
 async def readable(fd: int) -> None:

@@ -361,14 +361,15 @@ class Runsc:
 
     @contextlib.asynccontextmanager
     async def _spawned(self, whole: list[str], streams: Streams) -> AsyncIterator[Any]:
-        """Start through the nursery; leaving early kills the command by its exact pid."""
+        """Start through the nursery; leaving early kills the command and what it has begun."""
         child = await self._nursery.spawn(
             whole, stdin=streams.stdin, stdout=streams.stdout, stderr=streams.stderr
         )
         try:
             yield child
         except BaseException:  # failed, cancelled, or it could not be written down
-            procs.kill(child.pid, child.start, 9)
+            # The sandbox has its pid written down by the command, at the end: it would be lost.
+            procs.kill_tree(child.pid, child.start)
             await asyncio.shield(self._nursery.wait(child.pid, child.start))
             raise
 

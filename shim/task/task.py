@@ -572,7 +572,7 @@ class Task:
             async with asyncio.timeout(self._context.config.timeouts.create):
                 await procs.wait_pidfd(pid, start)
         except TimeoutError:
-            procs.kill(pid, start, _KILL)
+            procs.kill_tree(pid, start)
             await procs.wait_pidfd(pid, start)
 
     def let_go(self) -> None:

@@ -75,7 +75,7 @@ class Judge:
         wanted = Counter({"boot": tasks, "gofer": tasks}) if tasks else Counter()
         with contextlib.suppress(CryoError):
             wait_until(lambda: self.runscs() == wanted, "the end of runsc", _SETTLE_S)
-        assert self.runscs() == wanted
+        assert self.runscs() == wanted, self._runscs()
 
     def runscs(self) -> Counter[str]:
         """Count runsc's processes on this machine by what they do."""

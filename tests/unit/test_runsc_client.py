@@ -26,6 +26,7 @@ from shim.host import procs
 from shim.model import Stats
 from shim.runsc.argv import CheckpointArgs, CreateArgs, ExecArgs, RestoreArgs
 from shim.runsc.client import GuestProcess, Runsc, Streams, last_error, parse_ps, parse_stats
+from shim.simgpu.waiting import wait_until
 from tests.unit.fakes_runsc import FakeNursery, Script, capabilities, client, known
 
 PS_OLD = """\
@@ -541,6 +542,28 @@ async def test_a_create_that_hangs_is_ended(tmp_path: Path) -> None:
         await runsc.create(create_args(tmp_path), STREAMS, gpu=False, log=tmp_path / "log")
 
     assert [child.returncode for child in nursery.children.values()] == [-9]
+
+
+async def test_a_sandbox_that_was_begun_ends_with_its_command(tmp_path: Path) -> None:
+    """Its pid is not written down yet when the command is given up: it would run for ever."""
+    noted = tmp_path / "sandbox"
+    begin = f"setsid sh -c 'echo $$ >{noted}.new; mv {noted}.new {noted}; exec sleep 1000' & wait"
+    nursery = FakeNursery(["/bin/sh", "-c", begin])
+    runsc = made(tmp_path, nursery, Timeouts(create=60))
+    work = asyncio.create_task(
+        runsc.create(create_args(tmp_path), STREAMS, gpu=False, log=tmp_path / "log")
+    )
+    await asyncio.to_thread(wait_until, noted.exists, "the sandbox", 60)
+    sandbox = int(noted.read_text())
+    start = procs.start_time(sandbox)
+    assert start is not None
+
+    work.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await work
+
+    await asyncio.wait_for(procs.wait_pidfd(sandbox, start), 10)
+    assert not procs.is_alive(sandbox, start)
 
 
 async def test_a_cancelled_create_is_ended(tmp_path: Path) -> None:
