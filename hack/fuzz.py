@@ -26,12 +26,10 @@ from pathlib import Path
 from hack.fuzzing import corpus
 from hack.fuzzing.mutate import Mutator
 from hack.fuzzing.server import Target, serving
-from shim.errors import CryoError
 
 _SLOW_S = 2.0
 _GROWTH_MIB = 64.0
 _PER_CONNECTION = 50
-_TYPED = (CryoError,)
 
 
 class Findings:

@@ -23,9 +23,9 @@ from hack.soaking.gauge import Gauge, complaints
 from hack.soaking.plot import svg
 from shim.client import Client
 from shim.model import CheckpointOptions, RestoreOptions
-from shim.simgpu.sandbox import Sandbox
 from shim.simgpu.simulation import Settings, Simulation
 from tests.builds import find
+from tests.faults.machine import Inside
 
 _TASK = "job"
 _PROCESSES = 4
@@ -37,11 +37,11 @@ _GIB = 1 << 30
 
 def cycles(sim: Simulation, count: int, said: list[str]) -> Gauge:
     """Save, end and restore one task `count` times, and verify it each time."""
-    client, guest = Client(sim.address), Behind(sim)
+    client, inside = Client(sim.address), Inside(sim)
     bundle = sim.bundle(_TASK, Settings(processes=_PROCESSES, period_s=0.05), inject_tool=False)
     client.create(_TASK, str(bundle))
     client.start(_TASK)
-    sim.until_ready(guest.box, guest.name)
+    sim.until_ready(inside, _TASK)
     gauge = Gauge(sim.sidecar_pid, (sim.folder / "state", sim.folder / "images"))
     began, each = time.monotonic(), max(1, count // 200)
     for number in range(count):
@@ -51,7 +51,7 @@ def cycles(sim: Simulation, count: int, said: list[str]) -> Gauge:
         client.restore(_TASK, RestoreOptions(image_path=image, bundle=str(bundle)))
         client.remove(image)
         if number % each == 0:
-            status = sim.verify(guest.box, guest.name)
+            status = sim.verify(inside, _TASK)
             if not status.whole or len(status.processes) != _PROCESSES:
                 said.append(f"cycle {number}: {status}")
             gauge.look()
@@ -63,16 +63,6 @@ def cycles(sim: Simulation, count: int, said: list[str]) -> Gauge:
     client.delete(_TASK)
     client.close()
     return gauge
-
-
-class Behind:
-    """Asks the workload behind the sidecar's back."""
-
-    def __init__(self, sim: Simulation) -> None:
-        root = sim.folder / "state" / "runsc" / "default"
-        self.box = Sandbox(sim.remote, sim.runsc, root, sim.flags)
-        # For runsc an id of ours ends in '+'.
-        self.name = f"{_TASK}+"
 
 
 def crowd(sim: Simulation, count: int, minutes: float, said: list[str]) -> tuple[Gauge, Crowd]:

@@ -103,6 +103,22 @@ class Config(_Section, frozen=True, kw_only=True, forbid_unknown_fields=True):
     timeouts: Timeouts = Timeouts()
 
 
+_UNREADABLE = (
+    OSError,
+    RecursionError,
+    UnicodeDecodeError,
+    tomllib.TOMLDecodeError,
+    msgspec.ValidationError,
+)
+
+
+def _reason(error: BaseException) -> str:
+    if isinstance(error, RecursionError):
+        return "nested too deep"
+    # An OSError's own text has its number and the path again.
+    return getattr(error, "strerror", None) or str(error)
+
+
 def load(path: Path | None = None) -> Config:
     """Read config.toml; without a path, the default one when it exists.
 
@@ -114,10 +130,6 @@ def load(path: Path | None = None) -> Config:
         return Config()
     try:
         return msgspec.convert(tomllib.loads(chosen.read_text("utf-8")), Config)
-    except RecursionError as error:
-        message = f"config {chosen}: nested too deep"
-        raise InvalidArgument(message, remedy="correct the file, or leave it out") from error
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError, msgspec.ValidationError) as error:
-        # An OSError's own text has its number and the path again.
-        message = f"config {chosen}: {getattr(error, 'strerror', None) or error}"
+    except _UNREADABLE as error:
+        message = f"config {chosen}: {_reason(error)}"
         raise InvalidArgument(message, remedy="correct the file, or leave it out") from error

@@ -66,18 +66,20 @@ class Gauge:
     def growth(self) -> dict[str, float]:
         """Return how much more there was at the end than at the begin, each a median."""
         count = max(1, int(len(self.samples) * _PART))
-        first, last = self.samples[:count], self.samples[-count:]
-        return {name: round(_middle(last, name) - _middle(first, name), 1) for name in ROOM}
+        return _more(self.samples[:count], self.samples[-count:])
 
     def left(self) -> dict[str, float]:
         """Return how much more there is in the last look than in the first, both without tasks."""
-        first, last = self.samples[:1], self.samples[-1:]
-        return {name: round(_middle(last, name) - _middle(first, name), 1) for name in ROOM}
+        return _more(self.samples[:1], self.samples[-1:])
 
 
 def complaints(grown: dict[str, float]) -> list[str]:
     """Name what has grown by more than it may."""
     return [f"{name} grew by {by:g}" for name, by in grown.items() if by > ROOM[name]]
+
+
+def _more(first: list[Sample], last: list[Sample]) -> dict[str, float]:
+    return {name: round(_middle(last, name) - _middle(first, name), 1) for name in ROOM}
 
 
 def _middle(samples: list[Sample], name: str) -> float:

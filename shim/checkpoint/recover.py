@@ -8,7 +8,7 @@ from pathlib import Path
 
 from shim.checkpoint.create import stop_all
 from shim.checkpoint.journal import Entry
-from shim.checkpoint.quiet import init_of, until_quiet
+from shim.checkpoint.quiet import until_quiet
 from shim.checkpoint.steps import Steps, engine_for, fleet_for, late_rollback
 from shim.checkpoint.subject import Subject
 from shim.checkpoint.verify import read_manifest
@@ -92,8 +92,7 @@ async def _save_over(subject: Subject, entry: Entry, steps: Steps | None) -> Non
     """
     if not procs.is_alive(entry.save_pid, entry.save_start):
         return
-    inits = [init_of(await one.guest.ps()) for one in subject.containers]
-    own = frozenset({*inits, *entry.outsiders})
+    own = frozenset(entry.outsiders)
     guard = asyncio.ensure_future(steps.engine.guard(own)) if steps else None
     try:
         async with asyncio.timeout(subject.config.timeouts.save):

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import Iterable, Sequence
 from typing import Protocol
 
 from shim.config import Timeouts
 from shim.cuda.fleet import Fleet
 from shim.cuda.guest import Guest
+from shim.cuda.processes import label
+from shim.cuda.strays import Strays
 from shim.cuda.tool import STUCK
 from shim.errors import CryoError, CudaError, DeadlineExceeded, IllegalState, ResourceExhausted
 from shim.model import CudaProcess, EngineName
@@ -121,29 +122,16 @@ class Builtin:
         if before is None:
             rows = await asyncio.gather(*(guest.ps() for guest in self._guests))
             before = frozenset(row.pid for some in rows for row in some)
-        since_s: dict[int, float] = {}
+        tools = Strays(self._guests, before, self._timeouts.freeze)
         while True:
             await asyncio.sleep(min(_GUARD_S, self._timeouts.freeze / 4))
             try:
-                tools = await self._tools(before)
+                await tools.look()
             except CryoError:
                 continue  # one question that fails must not end the guard
-            now_s = time.monotonic()
-            since_s = {pid: since_s.get(pid, now_s) for pid in tools}
-            for pid, guest in tools.items():
-                if now_s - since_s[pid] >= self._timeouts.freeze:
-                    self.hung = True
-                    await guest.end(pid)
-
-    async def _tools(self, before: frozenset[int]) -> dict[int, Guest]:
-        """Find runsc's tools, each with the container that it is in."""
-        listed = [(guest, await guest.ps()) for guest in self._guests]
-        return {
-            row.pid: guest
-            for guest, rows in listed
-            for row in rows
-            if row.pid not in before and row.parent == 0
-        }
+            for pid, guest in tools.late().items():
+                self.hung = True
+                await guest.end(pid)
 
     async def check(self) -> None:
         """Look for processes that began during the save: runsc looks once, before its freeze.
@@ -182,12 +170,6 @@ class Builtin:
             message = f"runsc did not thaw {', '.join(f'process {label(one)}' for one in late)}"
             remedy = "restore with an image of --engine phased"
             raise CudaError(message, pid=late[0].pid, remedy=remedy)
-
-
-def label(process: CudaProcess) -> str:
-    """Name a process for a message."""
-    name = f"{process.pid} ({process.name})" if process.name else str(process.pid)
-    return f"{name} of {process.container}" if process.container else name
 
 
 def explain(

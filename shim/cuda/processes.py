@@ -40,6 +40,12 @@ Record = Callable[[int, str, str], None]
 _T = TypeVar("_T")
 
 
+def label(process: CudaProcess) -> str:
+    """Name a process for a message."""
+    name = f"{process.pid} ({process.name})" if process.name else str(process.pid)
+    return f"{name} of {process.container}" if process.container else name
+
+
 class Processes:
     """What is known of the container's CUDA processes; the moves change it."""
 
@@ -230,16 +236,15 @@ class Processes:
 
     def _label(self, pid: int) -> str:
         name = self.known[pid].name if pid in self.known else self._names.get(pid, "")
-        label = f"{pid} ({name})" if name else str(pid)
-        return f"{label} of {self.container}" if self.container else label
+        return label(CudaProcess(pid=pid, name=name, container=self.container))
 
     def _named(self, pid: int, error: CryoError) -> CryoError:
         """Add the process's name and last known state to a message that has its number only."""
-        bare, label = f"process {pid}", f"process {self._label(pid)}"
-        if bare not in error.message or (label != bare and label in error.message):
+        bare, whole = f"process {pid}", f"process {self._label(pid)}"
+        if bare not in error.message or (whole != bare and whole in error.message):
             return error
         now = self.states.get(pid)
-        text = error.message.replace(bare, label, 1) + (f"; it was {now}" if now else "")
+        text = error.message.replace(bare, whole, 1) + (f"; it was {now}" if now else "")
         if isinstance(error, CudaError):
             return CudaError(text, pid=pid, remedy=error.remedy)
         if isinstance(error, DeadlineExceeded | ResourceExhausted):

@@ -15,6 +15,7 @@ from shim.host.oserror import typed
 from shim.host.procstat import start_time
 
 __all__ = [
+    "children",
     "is_alive",
     "kill",
     "kill_tree",
@@ -57,12 +58,19 @@ def kill_tree(pid: int, start: int) -> None:
             kill(each, since, signal.SIGKILL)
 
 
-def _below(pid: int) -> Iterator[int]:
+def children(pid: int) -> list[int]:
+    """List a process's children: those that it started, and orphans that were handed to it."""
+    found: list[int] = []
     for path in Path(f"/proc/{pid}/task").glob("*/children"):
         with contextlib.suppress(OSError):
-            for child in map(int, path.read_text("ascii").split()):
-                yield child
-                yield from _below(child)
+            found += map(int, path.read_text("ascii").split())
+    return found
+
+
+def _below(pid: int) -> Iterator[int]:
+    for child in children(pid):
+        yield child
+        yield from _below(child)
 
 
 async def readable(fd: int) -> None:

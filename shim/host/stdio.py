@@ -158,13 +158,15 @@ def _open_stdin(streams: Streams, place: Place | None) -> None:
 
 
 async def _output(place: Place | None) -> int:
-    """Open an output, once somebody reads it where it is a fifo, or after a moment."""
-    if place is None or not _is_fifo(place.path):
-        return _open_output(place)
+    """Open an output; a fifo once somebody reads it, or after a moment."""
+    if place is None:
+        return _open(Path("/dev/null"), os.O_WRONLY)
+    if not _is_fifo(place.path):
+        return _open_file(place)
     # Held until ours is open: a reader must not see a writer come and go.
     held = await _until_read(place.path)
     try:
-        return _open_output(place)
+        return _open(place.path, os.O_RDWR)
     finally:
         if held is not None:
             os.close(held)
@@ -187,11 +189,7 @@ async def _until_read(path: Path) -> int | None:
     return None
 
 
-def _open_output(place: Place | None) -> int:
-    if place is None:
-        return _open(Path("/dev/null"), os.O_WRONLY)
-    if _is_fifo(place.path):
-        return _open(place.path, os.O_RDWR)
+def _open_file(place: Place) -> int:
     if place.scheme == "fifo":
         message = f"{place.path} is not a fifo"
         raise InvalidArgument(message, remedy="make it with mkfifo before the task")

@@ -32,16 +32,17 @@ class Prober:
         async with self._lock:
             now = self._known
             binary = find_binary(self._name)
-            if now is None or (now.binary, now.identity) != (binary, identity(binary)):
-                now = self._known = await self._find(binary)
+            seen = identity(binary)
+            if now is None or (now.binary, now.identity) != (binary, seen):
+                now = self._known = await self._find(binary, seen)
             return now
 
-    async def _find(self, binary: str) -> Capabilities:
+    async def _find(self, binary: str, seen: tuple[int, ...]) -> Capabilities:
         if self._path is None:
-            return await probe(self._name)
-        found = known.recall(self._path, binary, identity(binary))
+            return await probe(binary)
+        found = known.recall(self._path, binary, seen)
         if found is None:
-            found = await probe(self._name)
+            found = await probe(binary)
             self._keep(self._path, found)
         return found
 

@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import contextlib
 import enum
-import json
 import random
 import signal
 from collections import Counter
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
 from shim.errors import CryoError
-from shim.model import Verify
+from shim.model import Value, Verify
 from shim.simgpu.fault import Fault, Kind
 from shim.simgpu.simulation import wait_until
 from shim.state import TaskState
@@ -80,8 +80,7 @@ _ACTIONS = ("lock", "checkpoint", "restore", "unlock")
 _CANNOT_FAIL = ("event.",)
 
 
-@dataclass(frozen=True, kw_only=True)
-class Plan:
+class Plan(Value):
     """What a trial does; `point` is a fault point with its side, or an action of the tool."""
 
     scene: Scene
@@ -91,19 +90,12 @@ class Plan:
 
     def line(self) -> str:
         """Write it for people, and for `--replay`."""
-        return json.dumps(
-            {"scene": self.scene, "what": self.what, "point": self.point, "nth": self.nth}
-        )
+        return msgspec.json.encode(self).decode()
 
     @staticmethod
     def parse(line: str) -> Plan:
         """Read what `line` wrote."""
-        raw = json.loads(line)
-        return Plan(scene=Scene(raw["scene"]), what=What(raw["what"]), **_rest(raw))
-
-
-def _rest(raw: dict[str, Any]) -> dict[str, Any]:
-    return {"point": str(raw["point"]), "nth": int(raw["nth"])}
+        return msgspec.json.decode(line, type=Plan)
 
 
 def choose(rng: random.Random, traces: dict[Scene, Counter[str]]) -> Plan:

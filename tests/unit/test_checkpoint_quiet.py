@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from shim.checkpoint.quiet import init_of, strays, writes
+from shim.checkpoint.quiet import writes
+from shim.cuda.strays import init_of, strays
 from shim.runsc.client import GuestProcess
 
 ROWS = [

@@ -15,7 +15,6 @@ import os
 import shutil
 import signal
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from pathlib import Path
 
 from shim.errors import NotFound
 from shim.host import procs, procstat
@@ -83,7 +82,7 @@ class LocalKeeper:
     def _collect(self) -> None:
         """Collect orphans that nobody asks about: gofers, and whatever a sandbox leaves."""
         known = {born.pid for born, task in self._awaited.items() if not task.done()}
-        for pid in _children():
+        for pid in procs.children(os.getpid()):
             if pid in known or self._others(pid):
                 continue
             found = procstat.read(pid)
@@ -116,15 +115,6 @@ class LocalKeeper:
         for name in list(self._held):
             await self.drop(name)
         self._loop.remove_signal_handler(signal.SIGCHLD)
-
-
-def _children() -> list[int]:
-    """List our children: those that we started, and the orphans that were handed to us."""
-    found: list[int] = []
-    for path in Path("/proc/self/task").glob("*/children"):
-        with contextlib.suppress(OSError):
-            found += map(int, path.read_text("ascii").split())
-    return found
 
 
 def _collected(pid: int) -> Exited:
