@@ -44,7 +44,8 @@ async def adopt(context: Context, ref: TaskRef, say: Say) -> Task | None:
 
 
 def _half_made(record: TaskRecord) -> bool:
-    return record.pid == 0 and not record.image_path
+    # What waits for a Start to restore it is whole without a sandbox.
+    return record.pid == 0 and (record.one_call or not record.image_path)
 
 
 async def close_journal(pod: Pod, say: Say) -> list[Task]:

@@ -34,6 +34,7 @@ class TaskRecord(Value):
     `pid` and `start` name its sandbox process, 0 while there is none; `maker_pid` and
     `maker_start` the runsc that makes it; `owner` is the socket of the shim that owns it, empty
     for the sidecar's own. While `unsettled` only runsc knows whether it is started or paused.
+    `one_call` tells a task that one call makes and restores from one whose restore a Start begins.
     """
 
     ref: TaskRef
@@ -45,6 +46,7 @@ class TaskRecord(Value):
     gpu: bool = False
     guest_tool: str = ""
     image_path: str = ""
+    one_call: bool = False
     sandbox_id: str = ""
     owner: str = ""
     pid: int = 0

@@ -252,6 +252,7 @@ class Tasks:
         *,
         own_bundle: bool = True,
         joining: Joining | None = None,
+        one_call: bool = False,
     ) -> Task:
         context, ref = self._ready, request.ref
         if ref in self._tasks or ref in self._claimed:
@@ -262,7 +263,7 @@ class Tasks:
             prepared = await asyncio.to_thread(
                 plan, self._config, request, manifest, own_bundle=own_bundle, joining=joining
             )
-            task = await self._begin(context, request, prepared)
+            task = await self._begin(context, request, prepared, one_call=one_call)
             self._tasks[ref] = task
         finally:
             self._claimed.discard(ref)
@@ -277,7 +278,9 @@ class Tasks:
         )
         return task
 
-    async def _begin(self, context: Context, request: CreateRequest, prepared: Plan) -> Task:
+    async def _begin(
+        self, context: Context, request: CreateRequest, prepared: Plan, *, one_call: bool
+    ) -> Task:
         """Write the record before the first side effect; take everything back on failure."""
         ref = request.ref
         record = TaskRecord(
@@ -290,6 +293,7 @@ class Tasks:
             gpu=prepared.gpu,
             guest_tool=prepared.guest_tool,
             image_path=request.checkpoint,
+            one_call=one_call,
             sandbox_id=prepared.sandbox_id,
             owner=self._house.address,
         )
@@ -482,8 +486,9 @@ class Tasks:
             stdio=wanted.stdio,
             checkpoint=str(image),
         )
-        own_bundle = bool(wanted.bundle)
-        return await self._make(request, manifest, own_bundle=own_bundle, joining=joining)
+        return await self._make(
+            request, manifest, own_bundle=bool(wanted.bundle), joining=joining, one_call=True
+        )
 
     async def _revive(
         self, made: list[Task], names: list[str], options: RestoreOptions, report: Report

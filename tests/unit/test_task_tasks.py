@@ -7,6 +7,7 @@ import json
 from collections.abc import AsyncIterator
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from shim.errors import (
@@ -425,24 +426,29 @@ async def test_an_end_that_was_noted_is_kept(owner: Owner) -> None:
     assert (await tasks.state(owner.ref())).state is TaskState.STOPPED
 
 
-async def test_a_half_made_task_is_removed(owner: Owner) -> None:
-    """A create that its owner did not live to finish is nothing to keep."""
+@pytest.mark.parametrize(
+    ("image_path", "one_call", "kept"),
+    (("", False, False), ("/image", True, False), ("/image", False, True)),
+    ids=("a create", "a restore by one call", "a create that waits for its Start"),
+)
+async def test_what_is_half_made_is_removed(
+    owner: Owner, image_path: str, one_call: bool, kept: bool
+) -> None:
+    """Only a task that a Start is to restore is whole without a sandbox."""
     await owner.running()
     folder = owner.record_folder("half")
     folder.mkdir()
     record = records.load(owner.record_folder())
     assert record is not None
-    (folder / "task.json").write_bytes(
-        (owner.record_folder() / "task.json")
-        .read_bytes()
-        .replace(b'"id":"a"', b'"id":"half"')
-        .replace(f'"pid":{record.pid}'.encode(), b'"pid":0')
+    half = msgspec.structs.replace(
+        record, ref=owner.ref("half"), pid=0, image_path=image_path, one_call=one_call
     )
+    records.save(folder, half)
 
     tasks = await owner.again(killed=True)
 
-    assert [view.id for view in await tasks.list("ns")] == ["a"]
-    assert not folder.exists()
+    assert ("half" in [view.id for view in await tasks.list("ns")]) is kept
+    assert folder.exists() is kept
 
 
 async def test_an_empty_folder_is_removed(owner: Owner) -> None:
