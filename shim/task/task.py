@@ -272,8 +272,9 @@ class Task:
         if self.record.mounts:
             mounts.mount_all(self.record.mounts, Path(self.record.rootfs))
 
-    def _born(self, born: Born) -> None:
-        self.note(pid=born.pid, start=born.start)
+    def _born(self, born: Born, *, restored: bool = False) -> None:
+        # What is restored runs before its restore is over, and before a note can say so.
+        self.note(pid=born.pid, start=born.start, unsettled=restored)
         self._attend(born)
 
     def _attend(self, born: Born) -> None:
@@ -663,7 +664,7 @@ class Task:
                 timeout_s=self._context.config.timeouts.save,
                 started=self._note_maker,
             )
-        self._born(born)
+        self._born(born, restored=True)
         await self._streams.connect()
         return born.pid
 
