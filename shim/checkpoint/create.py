@@ -545,11 +545,12 @@ class Checkpoint:
         if not self._touched or not procs.is_alive(sandbox.pid, sandbox.start):
             return None
         try:
-            if self._steps is not None and self._journal.entry.save_pid:
+            if self._steps is not None:
                 entry = self._journal.entry
                 # After a failure the sentry keeps the files open until it collects garbage, for
-                # minutes: who has its word need not look at them.
-                staging = "" if self._answered else entry.staging
+                # minutes: who has its word need not look at them. Before a save there are none.
+                writing = bool(entry.save_pid) and not self._answered
+                staging = entry.staging if writing else ""
                 await until_quiet(self._subject, staging, entry.outsiders)
             async with asyncio.timeout(self._config.timeouts.rollback):
                 if self._steps is not None:

@@ -106,6 +106,7 @@ async def _save_over(subject: Subject, entry: Entry, steps: Steps | None) -> Non
 async def _tools_over(subject: Subject, entry: Entry) -> None:
     """Wait for what the dead owner had begun in the container."""
     for paused in _paused_ids(subject, entry):
+        await subject.runsc.agree(paused)
         with contextlib.suppress(CryoError):  # it is paused no more when the resume had been done
             await subject.runsc.resume(paused)
     await until_quiet(subject, entry.staging, entry.outsiders)

@@ -5,20 +5,23 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+import logging
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 from shim import points
 from shim.config import Config
-from shim.errors import DeadlineExceeded, NotFound, RunscError, Unavailable
+from shim.errors import CryoError, DeadlineExceeded, NotFound, RunscError, Unavailable
 from shim.host import procs
 from shim.model import Stats, Value
-from shim.runsc import argv, urpc
+from shim.runsc import argv, kernel, urpc
 from shim.runsc.argv import CheckpointArgs, CreateArgs, ExecArgs, Global, RestoreArgs, runsc_id
 from shim.runsc.failure import failure, last_error_line, last_log_error
 from shim.runsc.probe import Capabilities
-from shim.runsc.run import Completed, Started, run
+from shim.runsc.run import Completed, Started, run, to_its_end
+
+_log = logging.getLogger(__name__)
 
 _LOG_LIMIT = 1 << 20
 # Who asks for figures asks often: containerd's monitor waits 2 s.
@@ -234,11 +237,52 @@ class Runsc:
 
     async def pause(self, task_id: str) -> None:
         """Stop the sandbox's processes."""
-        await self._call(task_id, "pause", argv.simple(task_id))
+        await self._turn(task_id, self._call(task_id, "pause", argv.simple(task_id)))
 
     async def resume(self, task_id: str) -> None:
         """Let them go on; also makes the sentry run CUDA steps that it still owes."""
-        await self._call(task_id, "resume", argv.simple(task_id), self._timeouts.thaw)
+        timeout_s = self._timeouts.thaw
+        await self._turn(task_id, self._call(task_id, "resume", argv.simple(task_id), timeout_s))
+
+    async def _turn(self, task_id: str, work: Awaitable[Completed]) -> None:
+        try:
+            await work
+        except BaseException:
+            await to_its_end(self.agree(task_id))
+            raise
+
+    async def agree(self, task_id: str) -> None:
+        """Make the sentry do what runsc says, if they answer: after a pause or resume broke off.
+
+        Where another container of the sandbox is paused, too, nothing is done: a kernel that
+        stands still is right then, and how often it was paused cannot be seen.
+        """
+        try:
+            await self._agree(task_id)
+        except CryoError as error:
+            _log.warning("task %s: whether it is paused is not known: %s", task_id, error)
+
+    async def _agree(self, task_id: str) -> None:
+        said = await self.status(task_id)
+        if said not in ("running", "paused") or await self._sibling_is_paused(task_id):
+            return
+        socket = self.root / f"runsc-{self._containers()[runsc_id(task_id)]}.sock"
+        paused = await kernel.is_paused(socket, timeout_s=self._timeouts.command)
+        if paused and said == "running":
+            await kernel.resume(socket, timeout_s=self._timeouts.thaw)
+        elif said == "paused" and not paused:
+            await kernel.pause(socket)
+
+    async def _sibling_is_paused(self, task_id: str) -> bool:
+        own, known = runsc_id(task_id), self._containers()
+        others = [name for name, box in known.items() if name != own and box == known[own]]
+        statuses = [await self.status(name.removesuffix(runsc_id(""))) for name in others]
+        return "paused" in statuses
+
+    def _containers(self) -> dict[str, str]:
+        """Tell the sandbox of each container, both by the ids that runsc knows them by."""
+        found = (path.stem.partition("_sandbox:") for path in self.root.glob("*_sandbox:*.state"))
+        return {name: sandbox for name, _, sandbox in found}
 
     async def status(self, task_id: str) -> str:
         """Say whether the container is `created`, `running`, `paused` or `stopped`.

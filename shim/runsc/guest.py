@@ -7,15 +7,16 @@ import contextlib
 import re
 import secrets
 import tempfile
-from collections.abc import Coroutine, Sequence
+import time
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Self
+from typing import Self
 
 from shim.errors import CryoError, DeadlineExceeded, NotFound
 from shim.host import files
 from shim.runsc.client import GuestProcess, Runsc
 from shim.runsc.failure import failure, last_error_line
-from shim.runsc.run import Completed
+from shim.runsc.run import Completed, to_its_end
 
 # runsc's own exit status for its own failures; a guest program may use it too.
 _RUNSC_FAILED = 128
@@ -26,6 +27,8 @@ _RUNSC_SAYS = re.compile(
 _NO_PROGRAM = (b"failed to load ", b"error finding executable ")
 _KILL = 9
 _PID_MAX = 32
+# The kernel's limit of a process's name, without the end of the string.
+_NAME_MAX = 15
 _ROOM_BYTES = 64 << 10
 _POLL_S = 0.005
 _IS_THERE = ("/bin/sh", "-c", 'test -e "/proc/$0"')
@@ -57,6 +60,7 @@ class ContainerGuest:
             NotFound: the image has no such program.
             CryoError: runsc could not run anything; the container may be paused or gone.
         """
+        until_s = time.monotonic() + timeout_s
         with _PidFile(self._scratch) as pid_file:
             work = asyncio.ensure_future(
                 self._runsc.exec(
@@ -66,10 +70,12 @@ class ContainerGuest:
             try:
                 done = await asyncio.shield(work)
             except (DeadlineExceeded, asyncio.CancelledError):
-                await _to_its_end(self._break_off(work, pid_file))
+                await to_its_end(self._break_off(work, pid_file))
                 raise
-        if done.status == _RUNSC_FAILED and _RUNSC_SAYS.match(done.stderr):
-            raise _refusal(argv[0], done.stderr)
+            if done.status == _RUNSC_FAILED and _RUNSC_SAYS.match(done.stderr):
+                raise _refusal(argv[0], done.stderr)
+            if done.status < 0 or done.status == _RUNSC_FAILED:
+                await self._outlive(argv[0], pid_file, until_s)
         return done
 
     async def ps(self) -> list[GuestProcess]:
@@ -105,9 +111,44 @@ class ContainerGuest:
         and one resume are enough, and do nothing when it owes none. A pause that fails is none
         that was not there: whoever was killed here before us has left the sandbox paused.
         """
+        await self._runsc.agree(self._id)
         with contextlib.suppress(CryoError):
             await self._runsc.pause(self._id)
         await self._runsc.resume(self._id)
+
+    async def _outlive(self, program: str, pid_file: _PidFile, until_s: float) -> None:
+        """Wait for a program whose `runsc exec` may have ended before it.
+
+        That is so when runsc was killed, or could not write down the program's number. Then its
+        name must do, and it is not killed, for it may be somebody else's of that name.
+
+        Raises:
+            DeadlineExceeded: it goes on, and its number is not known.
+        """
+        pid = pid_file.read()
+        try:
+            while await self._is_there(program, pid):
+                if time.monotonic() > until_s:
+                    await self._give_up_on(program, pid)
+                    return
+                await asyncio.sleep(_POLL_S)
+        except asyncio.CancelledError:
+            if pid:
+                await to_its_end(self.end(pid))
+            raise
+
+    async def _is_there(self, program: str, pid: int) -> bool:
+        rows = await self.ps()
+        if pid:
+            return any(row.pid == pid for row in rows)
+        name = Path(program).name[:_NAME_MAX]
+        return any(row.parent == 0 and row.command == name for row in rows)
+
+    async def _give_up_on(self, program: str, pid: int) -> None:
+        if not pid:
+            message = f"{program} goes on in the container without its runsc exec"
+            raise DeadlineExceeded(message, remedy="look at the processes of the container")
+        await self.end(pid)
 
     async def _break_off(self, work: asyncio.Future[Completed], pid_file: _PidFile) -> None:
         """End runsc and the program; runsc first says who that is, or that it was never begun."""
@@ -121,15 +162,6 @@ class ContainerGuest:
         if pid:
             with contextlib.suppress(CryoError):  # the sandbox is gone, and all in it
                 await self.end(pid)
-
-
-async def _to_its_end(work: Coroutine[Any, Any, None]) -> None:
-    """Wait for work that must not be broken off, however often the caller is cancelled."""
-    task = asyncio.ensure_future(work)
-    while not task.done():
-        with contextlib.suppress(asyncio.CancelledError):
-            await asyncio.wait({task})
-    task.result()
 
 
 class _PidFile:

@@ -11,8 +11,9 @@ import contextlib
 import os
 import signal
 import subprocess
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from shim.errors import DeadlineExceeded, InvalidArgument, Unavailable
 from shim.host.procs import start_time, wait_pidfd
@@ -110,6 +111,15 @@ async def _end(process: subprocess.Popen[bytes]) -> None:
     process.wait()
     if cancelled is not None:
         raise cancelled
+
+
+async def to_its_end(work: Coroutine[Any, Any, None]) -> None:
+    """Wait for work that must not be broken off, however often the caller is cancelled."""
+    task = asyncio.ensure_future(work)
+    while not task.done():
+        with contextlib.suppress(asyncio.CancelledError):
+            await asyncio.wait({task})
+    task.result()
 
 
 async def run(

@@ -1,8 +1,8 @@
 """A question to the sentry over its control socket: a hundred times faster than a runsc command.
 
 The wire is runsc's own and not documented (pkg/urpc/urpc.go; the core set of methods has not
-changed from 2022 to 2026), so only a read is done this way, and whatever is not as expected makes
-the caller use the command instead.
+changed from 2022 to 2026), so only a read is done this way, or what no command can do, and whatever
+is not as expected makes the caller use the command instead.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ _LIMIT_BYTES = 4 << 20
 _PATH_LIMIT = 107
 
 
-async def call(path: Path, method: str, argument: object) -> Any:
+async def call(path: Path, method: str, argument: object, *, timeout_s: float = _TIMEOUT_S) -> Any:
     """Call a method of the sentry and return its result.
 
     Raises:
@@ -30,7 +30,7 @@ async def call(path: Path, method: str, argument: object) -> Any:
         message = f"{path} is too long for a socket"
         raise Unavailable(message)
     try:
-        async with asyncio.timeout(_TIMEOUT_S):
+        async with asyncio.timeout(timeout_s):
             return await _exchange(path, {"method": method, "arg": argument})
     except (OSError, TimeoutError, ValueError, RecursionError) as error:
         message = f"the sentry does not answer {method}: {error}"

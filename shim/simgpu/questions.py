@@ -40,9 +40,12 @@ class Questions:
         """Return what the workload says of itself."""
         return status.parse(self.ask(guest, name, "status"))
 
-    def verify(self, guest: Guest, name: str) -> Status:
-        """Let the workload read everything that it holds, and compare: see `Status.whole`."""
-        return status.parse(self.ask(guest, name, "verify"))
+    def verify(self, guest: Guest, name: str, *, moving: bool = False) -> Status:
+        """Let the workload read everything that it holds, and compare: see `Status.whole`.
+
+        When it is `moving`, each process makes another step first; one that does not is stuck.
+        """
+        return status.parse(self.ask(guest, name, "verify", *(["moving"] if moving else [])))
 
     def hold(self, guest: Guest, name: str) -> Status:
         """Let the workload stop where it is, so that two digests may be compared."""

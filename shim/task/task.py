@@ -128,6 +128,7 @@ class Task:
     async def _settle(self) -> None:
         """Take runsc's word for whether the task is started and paused."""
         try:
+            await self._runsc.agree(self.ref.id)
             status = await self._runsc.status(self.ref.id)
         except CryoError as error:
             _log.warning("task %s: %s", self.ref, error)

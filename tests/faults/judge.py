@@ -32,15 +32,7 @@ class Judge:
 
     def assert_thawed(self, name: str = TASK) -> None:
         """Check that each process is running, goes on, and holds what it must hold."""
-        before = self.sim.status(self.inside, name).generations
-
-        def moved() -> bool:
-            now = self.sim.status(self.inside, name).generations
-            return all(now.get(pid, 0) > step for pid, step in before.items())
-
-        with contextlib.suppress(CryoError):
-            wait_until(moved, "progress", _SETTLE_S)
-        status = self.sim.verify(self.inside, name)
+        status = self.sim.verify(self.inside, name, moving=True)
         assert status.whole, status
         assert [p.state for p in status.processes] == ["running"] * PROCESSES
         assert not [p.misuse for p in status.processes if p.misuse], status
@@ -105,7 +97,7 @@ class Judge:
         self.know_fds()
         with contextlib.suppress(CryoError):
             wait_until(lambda: not self.fds() - self._fds, "the closing of files", _SETTLE_S)
-        assert not self.fds() - self._fds
+        assert not self.fds() - self._fds, self.fds() - self._fds
 
     def fds(self) -> Counter[str]:
         """Count the sidecar's open descriptors by what they are."""

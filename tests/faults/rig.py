@@ -26,6 +26,7 @@ from shim.model import (
     TaskRef,
     Verify,
 )
+from shim.simgpu.remote import Ran
 from shim.simgpu.simulation import Fault, Kind, Settings, environment, wait_until
 from shim.state import TaskState
 from tests.faults import trap
@@ -53,6 +54,7 @@ class Rig(Judge):
         self._numbers = itertools.count(1)
         self._pool = ThreadPoolExecutor(4)
         self._timeouts: dict[str, float] = {}
+        self._judged = False
 
     # Life.
 
@@ -96,13 +98,18 @@ class Rig(Judge):
         self.sim.limit(reserved_bytes=0)
         self.empty(self.sim.folder / "state", ROOM_BYTES)
         self.sim.halt_file.unlink(missing_ok=True)
-        if not self._fine():
+        judged, self._judged = self._judged, False
+        if not judged and not self._fine():
             self.remove(TASK)
             self.client.create(TASK, str(self.bundle(TASK)))
             self.client.start(TASK)
             self.sim.until_ready(self.inside, TASK)
         self.know_fds()
         self.sim.calls(clear=True)
+
+    def know_fine(self) -> None:
+        """Take the task as it is for the next one's: somebody has just looked at all of it."""
+        self._judged = True
 
     def renew(self, *, driver: int = 0) -> None:
         """Have a new task, with another driver if one is given."""
@@ -118,7 +125,8 @@ class Rig(Judge):
             status = self.sim.verify(self.inside, TASK)
         except CryoError:
             return False
-        return status.whole and len(status.processes) == PROCESSES
+        misused = any(process.misuse for process in status.processes)
+        return status.whole and len(status.processes) == PROCESSES and not misused
 
     def mend(self) -> None:
         """End a test, whatever became of it: nothing is halted or armed, and a sidecar is there."""
@@ -134,15 +142,16 @@ class Rig(Judge):
 
     def bundle(self, name: str) -> Path:
         """Write the bundle of the workload."""
-        settings = Settings(processes=PROCESSES, period_s=0.05)
+        settings = Settings(processes=PROCESSES, period_s=0.1)
         return self.sim.bundle(name, settings, inject_tool=False)
 
     def remove(self, name: str) -> None:
         """Kill and delete a task, if it is there."""
+        self._judged = self._judged and name != TASK
         with contextlib.suppress(NotFound):
             if self.state(name) is not TaskState.STOPPED:
                 self.client.kill(name, signal.SIGKILL)
-                self.client.wait(name)
+                wait_until(lambda: self.state(name) is TaskState.STOPPED, "its end", _END_S)
             self.client.delete(name)
 
     # What is asked of the product.
@@ -206,14 +215,21 @@ class Rig(Judge):
 
     def fill(self, disk: Path) -> None:
         """Let a small disk have no space left, by making it as small as what it holds."""
+        # Somebody may write to it in between, and then it cannot be made that small.
+        wait_until(lambda: self._shrink(disk), "the full disk", _END_S)
+
+    def _shrink(self, disk: Path) -> bool:
         ran = self.sim.remote.run(["stat", "-f", "-c", "%b %f %S", str(disk)])
         blocks, free, size = map(int, ran.out.split())
-        self.empty(disk, max(blocks - free, 1) * size)
+        return self._resize(disk, max(blocks - free, 1) * size).status == 0
 
     def empty(self, disk: Path, size_bytes: int) -> None:
         """Give a small disk another size."""
-        ran = self.sim.remote.run(["mount", "-o", f"remount,size={size_bytes}", str(disk)])
+        ran = self._resize(disk, size_bytes)
         assert ran.status == 0, ran.err
+
+    def _resize(self, disk: Path, size_bytes: int) -> Ran:
+        return self.sim.remote.run(["mount", "-o", f"remount,size={size_bytes}", str(disk)])
 
     def listing(self, folder: Path) -> list[str]:
         """List a folder as the namespace sees it."""

@@ -56,7 +56,8 @@ class Snare:
     def __init__(self, file: Path) -> None:
         self._file = file
         self._seen = 0
-        self._identity = 0
+        # A new file may get the inode of the one before.
+        self._identity = (0, 0)
 
     def reached(self, point: str) -> None:
         """Do what the trap says, if this is its moment."""
@@ -75,9 +76,10 @@ class Snare:
 
     def _trap(self) -> Trap | None:
         try:
-            identity, data = self._file.stat().st_ino, self._file.read_bytes()
+            found, data = self._file.stat(), self._file.read_bytes()
         except FileNotFoundError:
             return None
+        identity = (found.st_ino, found.st_mtime_ns)
         if identity != self._identity:
             self._identity, self._seen = identity, 0
         return msgspec.json.decode(data, type=Trap)

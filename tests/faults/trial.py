@@ -344,6 +344,7 @@ class Trial:
     def _judge_running(self) -> None:
         paused = self._plan.scene is Scene.PAUSED
         self._rig.assert_unharmed(TaskState.PAUSED if paused else TaskState.RUNNING, saved=False)
+        self._rig.know_fine()
         self._judge_image("runs, and an image", "runs")
 
     def _judge_image(self, with_image: str, without: str) -> None:

@@ -64,6 +64,9 @@ class FakeRunsc(Runsc):
         await self._do("resume")
         self.guest.paused = False
 
+    async def agree(self, task_id: str) -> None:
+        """Do nothing: the fake guest is never apart from what it is said to be."""
+
     async def wait_restore(self, task_id: str, timeout_s: float) -> None:
         await self._do("wait_restore")
 

@@ -138,6 +138,74 @@ async def test_one_that_had_no_number_yet_is_not_killed(
     assert [call[0] for call in commands(script)] == ["exec"]
 
 
+# `runsc exec` and the program part when runsc is killed, or finds no room for the program's number.
+KILLED = 'echo 33 >"${3#--internal-pid-file=}"; kill -9 $$'
+NO_ROOM = "echo writing internal pid file: no space left on device >&2; exit 128"
+# What `runsc ps` says for the first three times; after that there is nobody.
+THREE_TIMES = f"""
+    echo >>"$0.looks"
+    [ "$(wc -l <"$0.looks")" -gt 3 ] && set -- none
+    [ "$1" = none ] && echo "UID PID PPID C TTY STIME TIME CMD" || printf %s "{PS}"
+    exit 0
+"""
+
+
+@pytest.mark.parametrize("end", (KILLED, NO_ROOM), ids=("killed", "no room"))
+async def test_a_program_that_outlives_its_exec_is_waited_for(
+    script: Script, guest: ContainerGuest, end: str
+) -> None:
+    """Who goes on before it has ended moves a process while it does, too."""
+    script.on("exec", end)
+    script.on("ps", THREE_TIMES)
+
+    done = await guest.run(["/bin/tool"], timeout_s=60)
+
+    assert done.status in (-9, 128)
+    assert [call[0] for call in commands(script)] == ["exec", *["ps"] * 4]
+
+
+async def test_one_that_outlives_its_exec_too_long_is_killed(
+    script: Script, guest: ContainerGuest
+) -> None:
+    """It has the time that it was given, and no more."""
+    script.on("exec", KILLED)
+    script.prints("ps", out=PS)
+
+    await guest.run(["/bin/tool"], timeout_s=0.2)
+
+    assert commands(script)[-1] == ["kill", "--pid=33", "a+", "9"]
+
+
+async def test_one_whose_number_is_not_known_is_not_killed(
+    script: Script, guest: ContainerGuest
+) -> None:
+    """It may be somebody else's of that name; so the caller hears that something goes on."""
+    script.on("exec", NO_ROOM)
+    script.prints("ps", out=PS)
+
+    with pytest.raises(DeadlineExceeded, match="/bin/tool goes on"):
+        await guest.run(["/bin/tool"], timeout_s=0.2)
+
+    assert "kill" not in [call[0] for call in commands(script)]
+
+
+async def test_one_that_outlives_its_exec_ends_with_its_caller(
+    script: Script, guest: ContainerGuest
+) -> None:
+    """Cancelled while it waits, the caller leaves nobody behind."""
+    script.on("exec", KILLED)
+    script.prints("ps", out=PS)
+    work = asyncio.create_task(guest.run(["/bin/tool"], timeout_s=60))
+    while "ps" not in [call[0] for call in commands(script)]:  # noqa: ASYNC110 - the script writes it
+        await asyncio.sleep(0.01)
+
+    work.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await work
+
+    assert ["kill", "--pid=33", "a+", "9"] in commands(script)
+
+
 async def test_ending_one_that_is_gone(script: Script, guest: ContainerGuest) -> None:
     """Gone is what was wanted."""
     script.prints("kill", err="no such process with PID 77\n", status=128)
@@ -153,7 +221,7 @@ async def test_settling_pauses_and_resumes(script: Script, guest: ContainerGuest
     """The sentry does what it owes at the next resume."""
     await guest.settle()
 
-    assert commands(script) == [["pause", "a+"], ["resume", "a+"]]
+    assert commands(script) == [["state", "a+"], ["pause", "a+"], ["resume", "a+"]]
 
 
 # -- by whose numbers ----------------------------------------------------------------------------

@@ -23,6 +23,8 @@ from shim.simgpu.guest.driver import Allocation, Driver
 _REQUEST_MAX = 4096
 _LOSSES_MAX = 50
 _VERIFY_WAIT_S = 2.0
+_MOVE_WAIT_S = 20.0
+_MOVE_POLL_S = 0.01
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -206,6 +208,15 @@ class Worker:
             "stores": {n: {"key": s.key, "bytes": s.size} for n, s in self._stores.items()},
         }
 
+    def verify_moving(self) -> dict[str, Any]:
+        """Wait for the next step first."""
+        before, until = self._generation, time.monotonic() + _MOVE_WAIT_S
+        while self._generation == before:
+            if time.monotonic() > until or self._losses:
+                return {**self.status(), "digests": {}, "stuck": True}
+            time.sleep(_MOVE_POLL_S)
+        return self.verify()
+
     def verify(self) -> dict[str, Any]:
         """Read everything back between two steps and compare; digests are of what was read."""
         if not self._stepping.acquire(timeout=_VERIFY_WAIT_S):
@@ -254,6 +265,8 @@ class Worker:
         word, _, argument = question.partition(" ")
         if word == "stop-after":
             return self.stop_after(int(argument))
+        if question == "verify moving":
+            return self.verify_moving()
         answers = {"verify": self.verify, "hold": self.hold, "go": self.go}
         return answers.get(word, self.status)()
 

@@ -1,0 +1,76 @@
+"""Whether a sandbox's kernel is paused, which runsc and the sentry may disagree about.
+
+`runsc pause` asks the sentry and then writes its own state file, likewise `runsc resume`. One that
+ends in between leaves a sandbox that stands still and is said to run, or the reverse, and neither
+can be mended by runsc: it refuses, or the sentry, which counts pauses, panics at one resume too
+many (pkg/sentry/kernel/task_stop.go). The sentry has no method that tells; its stacks do.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+from shim.errors import Unavailable
+from shim.runsc import urpc
+
+_TASK = "/sentry/kernel.(*Task).run("
+_STOPPED = "/sentry/kernel.(*Task).doStop("
+_CALL = "/urpc.(*Server).handleOne("
+# What asks us just now, and what lasts as long as a process: neither pauses anything.
+_IDLE_CALLS = ("(*debug).Stacks(", "(*containerManager).Wait")
+_SAVING = "/boot.(*Loader).save("
+_POLL_S = 0.1
+# A signal stops everything for microseconds: it takes two looks to believe it.
+_LOOKS = 2
+
+
+def read(stacks: str) -> bool | None:
+    """Tell from the sentry's stacks whether its tasks stand still; None while that may change.
+
+    Tasks that are all stopped by signals look the same; with so much as one other they do not.
+    """
+    blocks = stacks.split("\n\n")
+    calls = [b for b in blocks if _CALL in b and not any(idle in b for idle in _IDLE_CALLS)]
+    if calls or any(_SAVING in block for block in blocks):
+        return None
+    tasks = [block for block in blocks if _TASK in block]
+    return bool(tasks) and all(_STOPPED in block for block in tasks)
+
+
+async def is_paused(socket: Path, *, timeout_s: float) -> bool:
+    """Tell whether a kernel is paused, once nobody is about to change that.
+
+    Raises:
+        Unavailable: the sentry does not answer, or is at something for longer than that.
+    """
+    looks: list[bool | None] = []
+    try:
+        async with asyncio.timeout(timeout_s):
+            while len(looks) < _LOOKS or None in looks or len(set(looks)) > 1:
+                if looks:
+                    await asyncio.sleep(_POLL_S)
+                now = read(str(await urpc.call(socket, "debug.Stacks", None)))
+                looks = [*looks, now][-_LOOKS:]
+    except TimeoutError as error:
+        message = f"the sentry is at something for more than {timeout_s:g} s"
+        raise Unavailable(message, remedy="look at the sandbox's log") from error
+    return bool(looks[-1])
+
+
+async def pause(socket: Path) -> None:
+    """Pause a kernel behind runsc's back.
+
+    Raises:
+        Unavailable: the sentry does not answer.
+    """
+    await urpc.call(socket, "containerManager.Pause", None)
+
+
+async def resume(socket: Path, *, timeout_s: float) -> None:
+    """Let a kernel that is paused go on; it runs the CUDA steps that it still owes.
+
+    Raises:
+        Unavailable: the sentry does not answer.
+    """
+    await urpc.call(socket, "containerManager.Resume", None, timeout_s=timeout_s)
