@@ -98,9 +98,13 @@ def _topics(rig: Rig, name: str) -> list[str]:
     return re.findall(rf"/tasks/([a-z-]+) {re.escape(name)} ", text)
 
 
-def _killed(rig: Rig) -> int:
-    """Tell how a container ends whose code the kernel killed: the old runsc knows no signal."""
-    return 137 if rig.build.name == "new" else 1
+def _killed(rig: Rig) -> set[int]:
+    """Tell how a container may end of which the kernel kills a process.
+
+    That is the sentry or one with the guest's code, as the kernel likes, and of the latter's end
+    the old runsc knows no signal.
+    """
+    return {137} if rig.build.name == "new" else {1, 137}
 
 
 def test_figures_are_those_of_the_cgroup(rig: Rig) -> None:
@@ -142,7 +146,7 @@ def test_out_of_memory_is_told_before_the_exit(rig: Rig) -> None:
     """The kernel ends a container that eats too much: one event says so, and then the exit."""
     _eater(rig, "greedy")
 
-    assert _eat_all(rig, "greedy") == _killed(rig)
+    assert _eat_all(rig, "greedy") in _killed(rig)
 
     assert _topics(rig, "greedy") == ["create", "start", "oom", "exit"]
 
@@ -156,7 +160,7 @@ def test_out_of_memory_is_told_after_a_restore(rig: Rig) -> None:
     rig.restore("back", made.image_path)
 
     assert rig.client.stats("back").memory_limit_bytes == _LIMIT_BYTES
-    assert _eat_all(rig, "back") == _killed(rig)
+    assert _eat_all(rig, "back") in _killed(rig)
     assert _topics(rig, "back")[-2:] == ["oom", "exit"]
     assert "oom" not in _topics(rig, "saved")
 
@@ -166,7 +170,7 @@ def test_out_of_memory_is_told_by_the_next_sidecar(rig: Rig) -> None:
     _eater(rig, "kept")
     rig.crash()
 
-    assert _eat_all(rig, "kept") == _killed(rig)
+    assert _eat_all(rig, "kept") in _killed(rig)
 
     assert _topics(rig, "kept")[-2:] == ["oom", "exit"]
 
