@@ -91,6 +91,7 @@ class Judge:
     def know_fds(self) -> None:
         """Take what the sidecar has open now for what it may have open."""
         if not self._fds:
+            self.client.list()  # our own connection is one of them
             self._fds = self.fds()
 
     def _assert_fds(self) -> None:
