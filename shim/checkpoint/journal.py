@@ -153,9 +153,16 @@ class Journal:
         return self._entry.staging if self._entry is not None else ""
 
     def close(self) -> None:
-        """End: nothing is left to undo."""
-        with points.around("journal.close"):
-            self.path.unlink(missing_ok=True)
+        """End: nothing is left to undo.
+
+        Raises:
+            CryoError: the file cannot be removed; whoever starts next finds nothing to undo.
+        """
+        try:
+            with points.around("journal.close"):
+                self.path.unlink(missing_ok=True)
+        except OSError as error:
+            raise typed(error, f"remove {self.path}") from error
         self._entry = None
 
     def forgive(self) -> None:

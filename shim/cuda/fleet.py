@@ -59,14 +59,14 @@ class Fleet:
             CudaError, DeadlineExceeded: as `freeze`.
         """
         await self._lock_all()
-        _raise_first(await self._moves(Action.CHECKPOINT, CudaState.LOCKED))
+        raise_first(await self._moves(Action.CHECKPOINT, CudaState.LOCKED))
         return not await self.find()
 
     async def _lock_all(self) -> None:
         for _ in range(_ROUNDS):
             for part in self.parts:
                 part.check_none_failed()
-            _raise_first(await self._moves(Action.LOCK, CudaState.RUNNING))
+            raise_first(await self._moves(Action.LOCK, CudaState.RUNNING))
             if not await self.find():
                 return
 
@@ -79,7 +79,7 @@ class Fleet:
         failures = await self.refresh()
         failures += await self._moves(Action.RESTORE, CudaState.CHECKPOINTED)
         failures += await self._moves(Action.UNLOCK, CudaState.LOCKED)
-        _raise_first([*failures, *(lost for part in self.parts for lost in part.lost())])
+        raise_first([*failures, *(lost for part in self.parts for lost in part.lost())])
 
     async def refresh(self) -> list[CryoError]:
         """Read every known process's state; return what went wrong."""
@@ -122,6 +122,7 @@ def _all(failures: list[list[CryoError]]) -> list[CryoError]:
     return [failure for some in failures for failure in some]
 
 
-def _raise_first(failures: list[CryoError]) -> None:
+def raise_first(failures: list[CryoError]) -> None:
+    """Raise the first of these, if there is any."""
     if failures:
         raise failures[0]

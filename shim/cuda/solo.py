@@ -7,7 +7,7 @@ to be locked in between: several containers are a plain `Fleet`.
 from __future__ import annotations
 
 from shim.cuda.batched import Batched
-from shim.cuda.fleet import Fleet
+from shim.cuda.fleet import Fleet, raise_first
 
 
 class Solo(Fleet):
@@ -24,7 +24,11 @@ class Solo(Fleet):
             CudaError, DeadlineExceeded: as `freeze`.
         """
         done = await self._only.freeze_at_once()
-        return await super().freeze_once() if done is None else done
+        if done is not None:
+            return done
+        # It may have moved them all, and only its word be lost.
+        raise_first(await self.refresh())
+        return await super().freeze_once()
 
     async def thaw(self) -> None:
         """Bring every known process back to running; one that cannot be does not stop the others.

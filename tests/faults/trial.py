@@ -288,7 +288,7 @@ class Trial:
             self.outcome = "not reached"
         self._judge_error()
         if self._is_restore:
-            self._judge_copy()
+            self._judge_copy(hit=hit)
         killed = hit and self._plan.what is What.SANDBOX and not self._is_restore
         wait_until(self._is_stopped if killed else self._is_quiet, "the end of it", _END_S)
         if self._rig.state() is TaskState.STOPPED:
@@ -315,12 +315,15 @@ class Trial:
     def _is_quiet(self) -> bool:
         return self._rig.state() not in (TaskState.CHECKPOINTING, TaskState.RESTORING)
 
-    def _judge_copy(self) -> None:
+    def _judge_copy(self, *, hit: bool) -> None:
         names = [view.id for view in self._rig.client.list()]
         if COPY not in names:
             self._say("copy gone")
             assert self._error is not None
             return
+        if self._plan.what is What.SANDBOX and hit:
+            # It may have been killed when all was done, and its end not yet have been heard of.
+            wait_until(lambda: self._rig.state(COPY) is TaskState.STOPPED, "its end", _END_S)
         state = self._rig.state(COPY)
         if state is TaskState.RUNNING:
             self._say("copy runs")
@@ -342,10 +345,21 @@ class Trial:
         self._judge_image("in its image", "ended")
 
     def _judge_running(self) -> None:
+        if self._plan.what is What.GPU_FULL and "is complete" in str(self._error):
+            self._judge_lost()
+            return
         paused = self._plan.scene is Scene.PAUSED
         self._rig.assert_unharmed(TaskState.PAUSED if paused else TaskState.RUNNING, saved=False)
         self._rig.know_fine()
         self._judge_image("runs, and an image", "runs")
+
+    def _judge_lost(self) -> None:
+        """Judge a task that the driver has no memory for: for ever, but it is in its image."""
+        assert self._rig.client.list()[0].warning
+        self._rig.remove(TASK)
+        self._rig.assert_clean()
+        assert self._has_image(), "it is lost, and there is no image"
+        self._judge_image("lost, in its image", "")
 
     def _judge_image(self, with_image: str, without: str) -> None:
         if not self._has_image():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 from pathlib import Path
 
 import msgspec
@@ -48,6 +49,18 @@ def test_what_is_written_is_read(journal: Journal, tmp_path: Path) -> None:
         CudaProcess(pid=8, name="é"),
     ]
     assert (found.phase, found.save_pid, found.outsiders) == (Phase.SAVE, 77, (4, 5))
+
+
+def test_a_file_that_cannot_be_removed(journal: Journal, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The error is typed, and names the file."""
+
+    def fail(*_: object, **__: object) -> None:
+        raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr(Path, "unlink", fail)
+
+    with pytest.raises(CryoError, match=rf"remove .*{journals.NAME}: Input/output error"):
+        journal.close()
 
 
 def test_whether_the_task_was_to_end_is_kept(tmp_path: Path) -> None:
