@@ -132,6 +132,7 @@ class Trial:
         self._image = self._room / "trial"
         self._error: BaseException | None = None
         self._stopped: list[int] = []
+        self._killed: list[int] = []
         self.outcome = ""
 
     @property
@@ -211,7 +212,8 @@ class Trial:
     def _strike(self, what: What) -> None:
         rig = self._rig
         if what is What.SANDBOX:
-            self._kill(self._sandbox(), signal.SIGKILL)
+            self._killed = self._sandbox()  # none yet, early in a restore
+            self._kill(self._killed, signal.SIGKILL)
         elif what in (What.RUNSC, What.STUCK):
             number = signal.SIGKILL if what is What.RUNSC else signal.SIGSTOP
             pids = rig.commands()
@@ -288,8 +290,8 @@ class Trial:
             self.outcome = "not reached"
         self._judge_error()
         if self._is_restore:
-            self._judge_copy(hit=hit)
-        killed = hit and self._plan.what is What.SANDBOX and not self._is_restore
+            self._judge_copy()
+        killed = self._killed and not self._is_restore
         wait_until(self._is_stopped if killed else self._is_quiet, "the end of it", _END_S)
         if self._rig.state() is TaskState.STOPPED:
             self._judge_stopped()
@@ -315,13 +317,13 @@ class Trial:
     def _is_quiet(self) -> bool:
         return self._rig.state() not in (TaskState.CHECKPOINTING, TaskState.RESTORING)
 
-    def _judge_copy(self, *, hit: bool) -> None:
+    def _judge_copy(self) -> None:
         names = [view.id for view in self._rig.client.list()]
         if COPY not in names:
             self._say("copy gone")
             assert self._error is not None
             return
-        if self._plan.what is What.SANDBOX and hit:
+        if self._killed:
             # It may have been killed when all was done, and its end not yet have been heard of.
             wait_until(lambda: self._rig.state(COPY) is TaskState.STOPPED, "its end", _END_S)
         state = self._rig.state(COPY)
