@@ -20,6 +20,7 @@ from shim.runsc.argv import CheckpointArgs, CreateArgs, ExecArgs, Global, Restor
 from shim.runsc.failure import failure, last_error_line, last_log_error
 from shim.runsc.probe import Capabilities
 from shim.runsc.run import Completed, Started, run, to_its_end
+from shim.runsc.statefile import StateFile
 
 _log = logging.getLogger(__name__)
 
@@ -187,7 +188,10 @@ class Runsc:
 
     def exists(self, task_id: str) -> bool:
         """Whether runsc knows exactly this container."""
-        return any(self.root.glob(f"{runsc_id(task_id)}_sandbox:*.state"))
+        return bool(self._state_files(task_id))
+
+    def _state_files(self, task_id: str) -> list[Path]:
+        return [*self.root.glob(f"{runsc_id(task_id)}_sandbox:*.state")]
 
     def _must_exist(self, task_id: str) -> None:
         if not self.exists(task_id):
@@ -245,9 +249,12 @@ class Runsc:
         await self._turn(task_id, self._call(task_id, "resume", argv.simple(task_id), timeout_s))
 
     async def _turn(self, task_id: str, work: Awaitable[Completed]) -> None:
+        kept = [StateFile(path) for path in self._state_files(task_id)]
         try:
             await work
         except BaseException:
+            for file in kept:
+                file.mend()
             await to_its_end(self.agree(task_id))
             raise
 

@@ -10,7 +10,7 @@ from typing import Any, Self
 
 import pytest
 
-from shim.errors import DeadlineExceeded, Unavailable
+from shim.errors import DeadlineExceeded, RunscError, Unavailable
 from shim.runsc import kernel
 from shim.runsc.client import Runsc
 from shim.runsc.kernel import read
@@ -181,6 +181,35 @@ async def test_a_command_that_breaks_off(runsc: Runsc, command: str) -> None:
             await getattr(runsc, command)("a")
 
     assert sentry.asked == ["Resume"]
+
+
+@pytest.mark.parametrize("left", ("", "x", '{"a":'), ids=("nothing", "noise", "half"))
+async def test_a_state_file_that_was_cut_off(runsc: Runsc, left: str) -> None:
+    """Killed while it writes its file, runsc could not use it again; so it is put back."""
+    [path] = runsc.root.glob("a+_sandbox:*.state")
+    path.write_text('{"status": 2}')
+    path.chmod(0o640)
+    script = says(runsc, "running")
+    script.on("pause", f"printf %s '{left}' >'{path}'; kill -9 $$")
+
+    with pytest.raises(RunscError):
+        await runsc.pause("a")
+
+    assert path.read_text() == '{"status": 2}'
+    assert path.stat().st_mode & 0o777 == 0o640
+    assert [*runsc.root.iterdir()] == [path]
+
+
+async def test_a_state_file_that_is_whole(runsc: Runsc) -> None:
+    """What runsc has written to its end stays."""
+    [path] = runsc.root.glob("a+_sandbox:*.state")
+    path.write_text('{"status": 2}')
+    says(runsc, "paused").on("pause", f"printf %s '{{}}' >'{path}'; kill -9 $$")
+
+    with pytest.raises(RunscError):
+        await runsc.pause("a")
+
+    assert path.read_text() == "{}"
 
 
 async def test_a_sentry_that_does_not_answer(runsc: Runsc) -> None:
