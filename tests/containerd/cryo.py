@@ -29,12 +29,10 @@ FLAGS = {"network": "none", "overlay2": "root:memory"}
 GPU_FLAGS = {**FLAGS, "nvproxy-driver-version": "latest", "host-uds": "open"}
 # Counts in a file, slowly: a process that is made costs much in a sandbox.
 COUNT = "i=0; while true; do i=$((i+1)); echo $i > /count; sleep 0.1; done"
-# Waits until the count goes on, and tells from where.
+# Waits until the count goes on, and tells from where; the file is empty while it is written.
 COUNTS = """
-read_count() { cat /count 2>/dev/null; }
-until [ "$(read_count)" ]; do sleep 0.02; done
-was=$(read_count)
-until [ "$(read_count)" ] && [ "$(read_count)" -gt "$was" ]; do sleep 0.02; done
+until was=$(cat /count 2>/dev/null) && [ "$was" ]; do sleep 0.02; done
+until now=$(cat /count 2>/dev/null) && [ "$now" ] && [ "$now" -gt "$was" ]; do sleep 0.02; done
 echo "$was"
 """
 _AT_ONCE = 8

@@ -12,7 +12,7 @@ import pytest
 from shim.simgpu.simulation import Fault, Kind, Settings, Simulation
 from tests.containerd import gpu
 from tests.containerd.beside import Beside, serving
-from tests.containerd.cryo import COUNT, RUNTIME, Cryo
+from tests.containerd.cryo import COUNT, COUNTS, RUNTIME, Cryo
 
 
 @pytest.fixture(scope="module")
@@ -74,7 +74,7 @@ def test_a_checkpoint_that_ends(cryo: Cryo, beside: Beside) -> None:
         cryo.until_status(name, "STOPPED")
         beside("tasks", "restore", "--image-path", str(path), again)
         try:
-            assert int(beside("tasks", "exec", again, "cat", "/count").out) >= counted
+            assert int(beside("tasks", "exec", again, "sh", "-c", COUNTS).out) >= counted
         finally:
             beside("tasks", "kill", "--signal", "KILL", again, check=False)
             beside("tasks", "wait", again, check=False)
