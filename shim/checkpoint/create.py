@@ -57,6 +57,9 @@ _WATCH_S = 0.2
 _STATE_FILE = "checkpoint.img"
 _TOGGLE = "cuda-checkpoint --toggle"
 _FULL_BYTES = 1 << 20
+# How often a save may meet a newcomer, and what runsc says of it.
+_NEWCOMERS = 3
+_UNWRITABLE = "encoding error"
 
 
 class Checkpoint:
@@ -87,6 +90,7 @@ class Checkpoint:
         self._unthawed: CryoError | None = None
         self._complete = False
         self._answered = False
+        self._again = _NEWCOMERS
         self._tcp: tuple[str, ...] = ()
         self._expected_bytes = 0
         self._saved: tuple[CudaProcess, ...] = ()
@@ -136,17 +140,8 @@ class Checkpoint:
         self._staging = store.begin(final)
         staging = self._staging.path
         self._journal.note(staging=str(staging))
-        if self._steps is not None:
-            with self._in(Phase.FREEZE):
-                await self._freeze(self._steps)
-            self._check_connections(again=True)
-        self._check_members()
-        # Before the save: what exits after it is in the image all the same.
-        self._saved = self._found()
-        with self._in(Phase.SAVE):
-            await self._save(staging)
-            if self._steps is not None:
-                await self._steps.engine.check()
+        while not await self._freeze_and_save(self._staging):
+            self._again -= 1
         self._check_members()
         if not self._options.exit:
             await self._give_back()
@@ -318,6 +313,38 @@ class Checkpoint:
 
     # -- the steps -----------------------------------------------------------------------------
 
+    async def _freeze_and_save(self, staging: Staging) -> bool:
+        """Bring the image into the staging folder; return False where it is worth another try."""
+        if self._steps is not None:
+            with self._in(Phase.FREEZE):
+                await self._freeze(self._steps)
+            self._check_connections(again=True)
+        self._check_members()
+        # Before the save: what exits after it is in the image all the same.
+        self._saved = self._found()
+        try:
+            with self._in(Phase.SAVE):
+                await self._save(staging.path)
+                if self._steps is not None:
+                    await self._steps.engine.check()
+        except RunscError as error:
+            if not self._met_a_newcomer(error):
+                raise
+            await asyncio.to_thread(staging.empty)
+            self._report(Progress(phase=Phase.SAVE, message=f"{error.message}; once more"))
+            return False
+        return True
+
+    def _met_a_newcomer(self, error: RunscError) -> bool:
+        """Whether the save may have failed on a process that began to use the GPU meanwhile.
+
+        No look can come so late that none begins after it. What such a one holds the sentry cannot
+        write, and 20240729 dereferences nil in it; it goes on, and the next freeze finds the
+        process.
+        """
+        phased = self._steps is not None and not self._steps.engine.save_path
+        return phased and self._again > 0 and self._answered and _UNWRITABLE in error.line
+
     async def _freeze(self, steps: Steps) -> None:
         self._touched = True
         await steps.engine.freeze()
@@ -326,6 +353,7 @@ class Checkpoint:
     async def _save(self, staging: Path) -> None:
         """Write the image; once begun it is waited for, for the sentry cannot be told to stop."""
         self._touched = True
+        self._answered = False
         args = CheckpointArgs(
             id=self._subject.ref.id,
             image_path=str(staging),

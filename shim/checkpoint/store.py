@@ -50,6 +50,11 @@ class Staging:
             os.close(self._fd)
             self._fd = -1
 
+    def empty(self) -> None:
+        """Remove what a save has left in it: runsc writes no file that is there."""
+        for path in self.path.iterdir():
+            path.unlink()
+
     def discard(self) -> None:
         """Remove it, and the folders that were made on the way to it."""
         with points.around("image.discard"):

@@ -55,6 +55,8 @@ class FakeRunsc(Runsc):
         self.saving = asyncio.Event()
         # Whether the command says how the save ended, and was not killed.
         self.answers = True
+        # What happens when a save fails.
+        self.failing: Callable[[], None] = lambda: None
 
     async def pause(self, task_id: str) -> None:
         await self._do("pause")
@@ -92,8 +94,9 @@ class FakeRunsc(Runsc):
         (Path(args.image_path) / "checkpoint.img").write_bytes(self.half)
         if self.answers and answered is not None:
             answered()
-        if "checkpoint" in self.fails:
-            raise self.fails["checkpoint"]
+        if failure := self.fails.get("checkpoint"):
+            self.failing()
+            raise failure
         (Path(args.image_path) / "pages.img").write_bytes(b"pages" * 1000)
         if "resume toggles" not in self.fails:
             self._toggle(CudaState.CHECKPOINTED, CudaState.RUNNING, args)

@@ -472,6 +472,45 @@ async def test_another_crash_of_runsc_stays_what_it_is(make: Make) -> None:
     assert scene.as_before()
 
 
+def unwritable() -> RunscError:
+    """Give what runsc says of state that cannot be saved."""
+    return RunscError("checkpoint", 128, "encoding error: nvproxy.frontendFD is not saveable")
+
+
+async def test_a_save_that_meets_a_newcomer(make: Make) -> None:
+    """Who begins to use the GPU between the last look and the save is frozen for another one."""
+    scene = make(Cuda(7, "train"))
+    scene.runsc.fails["checkpoint"] = unwritable()
+
+    def appears() -> None:
+        scene.guest.appears(20)()
+        scene.runsc.fails.clear()
+
+    scene.runsc.failing = appears
+
+    result = await scene.checkpoint(engine=EngineName.PHASED)
+
+    assert scene.events == ["save checkpointed", "save checkpointed checkpointed", "saved"]
+    assert any("once more" in news.message for news in scene.news)
+    assert [process.pid for process in result.processes] == [7, 20]
+    assert scene.guest.states == [RUNNING, RUNNING]
+    assert image_is_whole(scene, result.image_path)
+
+
+@pytest.mark.parametrize("answers", (True, False))
+async def test_a_save_that_never_works(make: Make, *, answers: bool) -> None:
+    """It is tried a few times, but only once where the sentry may still be at it."""
+    scene = make(Cuda(7))
+    scene.runsc.fails["checkpoint"] = unwritable()
+    scene.runsc.answers = answers
+
+    error = await scene.error(engine=EngineName.PHASED)
+
+    assert "not saveable" in error.message
+    assert len(scene.runsc.saves) == (4 if answers else 1)
+    assert scene.as_before()
+
+
 async def test_a_thaw_that_fails_once_is_tried_the_other_way(make: Make) -> None:
     """The image is good and the task comes back: that is a success."""
     scene = make()
