@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,6 +20,8 @@ class Look:
     """What was there at one moment."""
 
     processes: dict[str, str]
+    # Those of `processes` that only wait to fork shims.
+    nurseries: list[str]
     mounts: list[str]
     files: list[str]
     cgroups: list[str]
@@ -26,15 +29,24 @@ class Look:
 
     def more_than(self, before: Look) -> list[str]:
         """Return a line for each thing that was not there before."""
-        lines = [
-            f"process {pid}: {command}"
-            for pid, command in self.processes.items()
-            if pid not in before.processes
-        ]
+        lines = [f"process {pid}: {command}" for pid, command in self._new_processes(before)]
         for kind in ("mounts", "files", "cgroups"):
             new = set(getattr(self, kind)) - set(getattr(before, kind))
             lines += [f"{kind}: {item}" for item in sorted(new)]
         return lines + self._more_open(before)
+
+    def _new_processes(self, before: Look) -> Iterator[tuple[str, str]]:
+        """Give what was not there; a nursery that had nothing to do may have left its place."""
+        heirs = Counter(
+            before.processes[pid] for pid in before.nurseries if pid not in self.processes
+        )
+        for pid, command in self.processes.items():
+            if pid in before.processes:
+                continue
+            if pid in self.nurseries and heirs[command] > 0:
+                heirs[command] -= 1
+                continue
+            yield pid, command
 
     def _more_open(self, before: Look) -> list[str]:
         return [

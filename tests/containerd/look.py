@@ -49,6 +49,13 @@ def command_of(pid: int) -> str:
         words = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
         if text := b" ".join(words).decode("utf-8", "replace").strip():
             return text
+        return comm_of(pid)
+    return ""
+
+
+def comm_of(pid: int | str) -> str:
+    """Return a process's name, or nothing when it is gone."""
+    with contextlib.suppress(OSError):
         return Path(f"/proc/{pid}/comm").read_text("utf-8").strip()
     return ""
 
@@ -120,6 +127,7 @@ def look(folder: str, cgroup: str) -> dict[str, object]:
     roots = (f"{folder}/state", f"{folder}/tmp", f"{folder}/bundles", "/run")
     return {
         "processes": others,
+        "nurseries": [pid for pid in others if comm_of(pid) == "cryo-nursery"],
         "mounts": mounts(folder),
         "files": files(roots),
         "cgroups": cgroups(cgroup),
