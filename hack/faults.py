@@ -2,6 +2,7 @@
 
     make faults N=1000 SEED=1
     python -m hack.faults --case old-phased -n 100 --seed 7 --report docs/faults.md
+    python -m hack.faults --case old-phased -n 1000 --seed 7 --skip 400 --add first-400.log
     python -m hack.faults --case new-phased --replay '{"scene": ...}'
 
 Everything is real but the GPU: runsc, the sidecar, disks, signals. The same seed makes the same
@@ -14,6 +15,7 @@ import argparse
 import contextlib
 import itertools
 import random
+import re
 import sys
 import time
 import traceback
@@ -44,6 +46,12 @@ CASES = {
 _TRIALS_PER_MACHINE = 100
 
 Traces = dict[Scene, Counter[str]]
+# Point, fault, scene and outcome.
+Rows = Counter[tuple[str, str, str, str]]
+# A line that tells of a trial.
+_TOLD = re.compile(
+    r" *\S+ +[\d.]+ s  (?P<scene>[^:]+): (?P<what>.+) at (?P<point>\S+) \d+: (?P<outcome>.+)"
+)
 
 
 class Bench:
@@ -100,15 +108,15 @@ class Run:
     def __init__(self, case: Case, seed: int) -> None:
         self._case = case
         self._seed = seed
-        self.rows: Counter[tuple[str, str, str, str]] = Counter()
+        self.rows: Rows = Counter()
         self.failures: list[str] = []
         self._traces: Traces = {}
 
-    def go(self, count: int) -> None:
-        """Carry out this many trials."""
-        todo = iter(range(count))
-        left = count
-        while left:
+    def go(self, count: int, skip: int = 0) -> None:
+        """Carry out this many trials of the seed, without the first so many."""
+        todo = iter(range(skip, count))
+        left = count - skip
+        while left > 0:
             with bench(self._case) as made:
                 self._traces = self._traces or made.traces()
                 for number in itertools.islice(todo, _TRIALS_PER_MACHINE):
@@ -145,7 +153,16 @@ class Run:
         print(f"{text}\nagain: {again}", flush=True)
 
 
-def table(rows: Counter[tuple[str, str, str, str]]) -> Iterator[str]:
+def told_in(log: Path) -> Rows:
+    """Count the trials of which an earlier run has told."""
+    return Counter(
+        (found["point"], found["what"], found["scene"], found["outcome"])
+        for line in log.read_text("utf-8").splitlines()
+        if (found := _TOLD.fullmatch(line))
+    )
+
+
+def table(rows: Rows) -> Iterator[str]:
     """Write the table: point, fault, times, outcomes."""
     grouped: dict[tuple[str, str], Counter[str]] = {}
     for (point, what, _scene, outcome), count in rows.items():
@@ -165,6 +182,10 @@ def main() -> int:
     )
     parser.add_argument("-n", type=int, default=100, help="how many trials")
     parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--skip", type=int, default=0, help="how many of each case were done")
+    parser.add_argument(
+        "--add", type=Path, action="append", default=[], help="count the trials in this output too"
+    )
     parser.add_argument("--report", type=Path, help="write the table there")
     parser.add_argument("--replay", help="one trial, as a failure has printed it")
     given = parser.parse_args()
@@ -177,8 +198,8 @@ def main() -> int:
             with bench(case) as made:
                 run.attempt(made, Plan.parse(given.replay), "again")
         else:
-            run.go((given.n + len(cases) - 1 - at) // len(cases))
-    rows: Counter[tuple[str, str, str, str]] = Counter()
+            run.go((given.n + len(cases) - 1 - at) // len(cases), given.skip)
+    rows = sum(map(told_in, given.add), Rows())
     for run in runs:
         rows += run.rows
     failures = [line for run in runs for line in run.failures]
