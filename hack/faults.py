@@ -27,9 +27,9 @@ from pathlib import Path
 from shim.model import EngineName
 from tests.builds import find
 from tests.faults import trap
-from tests.faults.judge import TASK
+from tests.faults.judge import COPY, TASK
 from tests.faults.machine import Case, Halting
-from tests.faults.rig import COPY, Rig
+from tests.faults.rig import Rig
 from tests.faults.trap import Deed, Trap
 from tests.faults.trial import Plan, Scene, Trial, choose
 

@@ -15,7 +15,7 @@ from shim.config import Config
 from shim.errors import CryoError, DeadlineExceeded, NotFound, RunscError, Unavailable
 from shim.host import procs
 from shim.model import Stats, Value
-from shim.runsc import argv, kernel, urpc
+from shim.runsc import argv, control, kernel, urpc
 from shim.runsc.argv import CheckpointArgs, CreateArgs, ExecArgs, Global, RestoreArgs, runsc_id
 from shim.runsc.failure import failure, last_error_line, last_log_error
 from shim.runsc.probe import Capabilities
@@ -273,7 +273,7 @@ class Runsc:
         said = await self.status(task_id)
         if said not in ("running", "paused") or await self._sibling_is_paused(task_id):
             return
-        socket = self.root / f"runsc-{self._containers()[runsc_id(task_id)]}.sock"
+        socket = self._control_socket(task_id)
         paused = await kernel.is_paused(socket, timeout_s=self._timeouts.command)
         if paused and said == "running":
             await kernel.resume(socket, timeout_s=self._timeouts.thaw)
@@ -291,6 +291,11 @@ class Runsc:
         found = (path.stem.partition("_sandbox:") for path in self.root.glob("*_sandbox:*.state"))
         return {name: sandbox for name, _, sandbox in found}
 
+    def _control_socket(self, task_id: str) -> Path:
+        name = runsc_id(task_id)
+        sandbox = self._containers().get(name, name)
+        return control.control_socket(self.root, sandbox, self._state_files(task_id))
+
     async def status(self, task_id: str) -> str:
         """Say whether the container is `created`, `running`, `paused` or `stopped`.
 
@@ -303,7 +308,7 @@ class Runsc:
     async def ps(self, task_id: str) -> list[GuestProcess]:
         """List the processes of the container: by a question to the sentry, else by the command."""
         self._must_exist(task_id)
-        socket = self.root / f"runsc-{runsc_id(task_id)}.sock"
+        socket = self._control_socket(task_id)
         try:
             with points.around("runsc.ps"):
                 rows = await urpc.call(socket, "containerManager.Processes", runsc_id(task_id))
@@ -327,10 +332,10 @@ class Runsc:
 
     async def delete(self, task_id: str) -> None:
         """Remove the container, running or not; one that is not there is fine."""
-        if not self.exists(task_id):
-            return
-        with contextlib.suppress(NotFound):
-            await self._call(task_id, "delete", argv.delete(task_id))
+        if self.exists(task_id):
+            with contextlib.suppress(NotFound):
+                await self._call(task_id, "delete", argv.delete(task_id))
+        control.remove_dead(self.root, runsc_id(task_id))
 
     async def checkpoint(
         self,

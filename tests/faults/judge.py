@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import re
 from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
 
 from shim.client import Client
 from shim.errors import CryoError
@@ -12,8 +15,10 @@ from shim.state import TaskState
 from tests.faults.machine import Halting, Inside, command_lines, descriptors
 
 TASK = "job"
+COPY = "copy"
 PROCESSES = 3
 _SETTLE_S = 60.0
+_CGROUPS = Path("/sys/fs/cgroup")
 _RUNSC = ("boot", "gofer", "create", "restore", "checkpoint", "exec", "wait", "delete", "resume")
 
 
@@ -25,6 +30,7 @@ class Judge:
         self.inside = Inside(sim)
         self.client = Client(sim.address)
         self._fds: Counter[str] = Counter()
+        self._mounts: set[str] = set()
 
     def state(self, name: str = TASK) -> TaskState:
         """Return a task's state."""
@@ -46,6 +52,9 @@ class Judge:
             self._assert_no_tools(name)
         self._assert_processes(len(tasks))
         self._assert_fds()
+        assert self._of_others(tasks) == []
+        assert self.mounts() == self._mounts
+        assert {path.name for path in self.cgroups()} == {self.cgroup(name) for name in tasks}
 
     def stagings(self) -> list[str]:
         """List the staging folders, as the namespace sees them."""
@@ -56,6 +65,27 @@ class Judge:
         """List the open journals."""
         argv = ["find", str(self.sim.folder / "state"), "-name", "journal.*"]
         return self.sim.remote.run(argv).out.split()
+
+    def _of_others(self, tasks: Sequence[str]) -> list[str]:
+        """List the files and sockets of tasks that are not there; runsc keeps a lock file."""
+        names = "|".join(sorted({TASK, COPY} - set(tasks)))
+        argv = ["find", str(self.sim.folder / "state"), "-not", "-name", "*.lock"]
+        found = self.sim.remote.run(argv).out.splitlines()
+        return [path for path in found if names and re.search(rf"/(runsc-)?({names})\b", path)]
+
+    def mounts(self) -> set[str]:
+        """List the mount points of this machine but for the disks that trials make."""
+        lines = self.sim.remote.run(["cat", "/proc/self/mountinfo"]).out.splitlines()
+        points = {line.split()[4] for line in lines}
+        return {point for point in points if not point.startswith(f"{self.sim.folder}/images/disk")}
+
+    def cgroup(self, name: str) -> str:
+        """Name the cgroup of a task."""
+        return f"{self.sim.folder.name}-{name}"
+
+    def cgroups(self) -> list[Path]:
+        """List the cgroups of the tasks, in every hierarchy that the host has."""
+        return list(_CGROUPS.glob(f"**/{self.cgroup('*')}"))
 
     def _assert_no_tools(self, name: str) -> None:
         own = {1, *self.sim.status(self.inside, name).pids}
@@ -90,6 +120,7 @@ class Judge:
 
     def know_fds(self) -> None:
         """Take what the sidecar has open now for what it may have open."""
+        self._mounts = self._mounts or self.mounts()
         if not self._fds:
             self.client.list()  # our own connection is one of them
             self._fds = self.fds()

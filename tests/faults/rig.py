@@ -31,12 +31,12 @@ from shim.simgpu.simulation import Fault, Kind, Settings, environment, wait_unti
 from shim.state import TaskState
 from tests.faults import trap
 from tests.faults.cases import EVERYTHING
-from tests.faults.judge import PROCESSES, TASK, Judge
+from tests.faults.judge import COPY, PROCESSES, TASK, Judge
 from tests.faults.machine import Case, Halting, state_of
+from tests.faults.memory import Memory, limits
 from tests.faults.sidecar import ENV, Point
 from tests.faults.wire import Wire
 
-COPY = "copy"
 ROOM_BYTES = 1 << 29
 # Long enough for two busy cores; what hangs on purpose gets less in its own test.
 TIMEOUTS = {"detect": 60.0, "lock": 60.0, "freeze": 60.0, "thaw": 60.0, "rollback": 120.0}
@@ -83,7 +83,9 @@ class Rig(Judge):
         """Start the sidecar, as whoever keeps it running does after a crash."""
         os.environ[ENV] = str(self.sim.halt_file)
         os.environ[trap.ENV] = str(self.sim.trap_file)
-        self.sim.start_sidecar(timeouts=self._timeouts)
+        # Each sandbox in a cgroup of its own, as under containerd.
+        flags = {"ignore-cgroups": "false"}
+        self.sim.start_sidecar(timeouts=self._timeouts, runsc__flags=flags)
         self.reconnect()
 
     def reconnect(self) -> None:
@@ -143,7 +145,12 @@ class Rig(Judge):
     def bundle(self, name: str) -> Path:
         """Write the bundle of the workload."""
         settings = Settings(processes=PROCESSES, period_s=0.1)
-        return self.sim.bundle(name, settings, inject_tool=False)
+        folder = self.sim.bundle(name, settings, inject_tool=False)
+        spec = folder / "config.json"
+        content = json.loads(spec.read_text("utf-8"))
+        content["linux"]["cgroupsPath"] = f"/{self.cgroup(name)}"
+        spec.write_text(json.dumps(content), "utf-8")
+        return folder
 
     def remove(self, name: str) -> None:
         """Kill and delete a task, if it is there."""
@@ -222,6 +229,20 @@ class Rig(Judge):
         ran = self.sim.remote.run(["stat", "-f", "-c", "%b %f %S", str(disk)])
         blocks, free, size = map(int, ran.out.split())
         return self._resize(disk, max(blocks - free, 1) * size).status == 0
+
+    def starve(self, name: str) -> None:
+        """Let a task have no more memory than it cannot do without now."""
+        for memory in self._memory_of(name):
+            memory.starve()
+
+    def feed(self, name: str) -> int:
+        """Give a task its memory back; return how often the kernel has killed for want of it."""
+        kills = [memory.feed() for memory in self._memory_of(name)]
+        return sum(kills)
+
+    def _memory_of(self, name: str) -> list[Memory]:
+        paths = [path for path in self.cgroups() if path.name == self.cgroup(name)]
+        return [Memory(path) for path in paths if limits(path)]
 
     def empty(self, disk: Path, size_bytes: int) -> None:
         """Give a small disk another size."""

@@ -19,8 +19,8 @@ from tests.faults.cases import (
     pairs,
     spread,
 )
-from tests.faults.judge import TASK
-from tests.faults.rig import COPY, Rig
+from tests.faults.judge import COPY, TASK
+from tests.faults.rig import Rig
 
 pytestmark = pytest.mark.timeout(600)
 

@@ -24,9 +24,9 @@ from tests.faults.cases import (
     pairs,
     spread,
 )
-from tests.faults.judge import TASK
+from tests.faults.judge import COPY, TASK
 from tests.faults.machine import Case
-from tests.faults.rig import COPY, Rig
+from tests.faults.rig import Rig
 
 pytestmark = pytest.mark.timeout(600)
 

@@ -23,6 +23,7 @@ FIXED = (
     (NEW_PHASED, Scene.RESTORE, What.KILL, "event.create:before", 1),
     (NEW_PHASED, Scene.RESTORE, What.KILL, "journal.close:after", 1),
     (OLD_PHASED, Scene.RUN_ON, What.SANDBOX, "image.name:after", 1),
+    (NEW_PHASED, Scene.EXIT, What.STARVED, "runsc.checkpoint:begun", 1),
 )
 TRACES = {scene: Counter({"journal.note:before": 3, "runsc.exec:begun": 2}) for scene in Scene}
 

@@ -20,9 +20,9 @@ from shim.simgpu.fault import Fault, Kind
 from shim.simgpu.simulation import wait_until
 from shim.state import TaskState
 from tests.faults import trap
-from tests.faults.judge import TASK
+from tests.faults.judge import COPY, TASK
 from tests.faults.machine import state_of
-from tests.faults.rig import COPY, ROOM_BYTES, Rig
+from tests.faults.rig import ROOM_BYTES, Rig
 from tests.faults.trap import Deed, Trap
 
 _END_S = 150.0
@@ -51,6 +51,7 @@ class What(enum.StrEnum):
     IMAGES_FULL = "image disk full"
     STATE_FULL = "state disk full"
     GPU_FULL = "GPU memory full"
+    STARVED = "memory limit hit"
     SLOW = "the step is slow"
     CLOCK = "clock jumps"
     TOOL_FAILS = "cuda-checkpoint fails"
@@ -133,6 +134,9 @@ class Trial:
         self._error: BaseException | None = None
         self._stopped: list[int] = []
         self._killed: list[int] = []
+        self._starved: list[int] = []
+        # The kernel has killed a process of the workload, and not the sandbox.
+        self._wounded = False
         self.outcome = ""
 
     @property
@@ -174,8 +178,12 @@ class Trial:
         trap.put(self._rig.sim.trap_file, Trap(deed=deed, point=plan.point, nth=plan.nth))
 
     @property
+    def _name(self) -> str:
+        return COPY if self._is_restore else TASK
+
+    @property
     def _task(self) -> str:
-        return f"{COPY}+" if self._is_restore else f"{TASK}+"
+        return f"{self._name}+"
 
     def _begin(self) -> Future[Any]:
         if self._plan.what is What.LEAVE:
@@ -220,13 +228,16 @@ class Trial:
             self._kill(pids, number)
             self._stopped = pids if what is What.STUCK else []
         elif what is What.TOOL:
-            rig.kill_tools(self._task.removesuffix("+"))
+            rig.kill_tools(self._name)
         elif what is What.LEAVE:
             self._leave()
         elif what is What.IMAGES_FULL:
             rig.fill(self._room)
         elif what is What.STATE_FULL:
             rig.fill(rig.sim.folder / "state")
+        elif what is What.STARVED:
+            self._starved = self._sandbox()
+            rig.starve(self._name)
         elif what is What.GPU_FULL:
             used = rig.sim.device()["used_bytes"]
             rig.sim.limit(reserved_bytes=rig.sim.capacity_bytes - used)
@@ -272,6 +283,8 @@ class Trial:
         self._kill(self._stopped, signal.SIGCONT)
         rig.sim.faults()
         rig.sim.limit(reserved_bytes=0)
+        if self._starved:
+            self._feed()
         rig.empty(rig.sim.folder / "state", ROOM_BYTES)
         if self._needs_disk:
             rig.empty(self._room, ROOM_BYTES)
@@ -282,6 +295,12 @@ class Trial:
             # What could not be undone while the cause lasted, the next owner undoes.
             rig.crash()
             rig.serve_again()
+
+    def _feed(self) -> None:
+        """Give the memory back, and see whom the kernel has killed."""
+        kills = self._rig.feed(self._name)
+        self._killed = [pid for pid in self._starved if state_of(pid) in ("", "Z")]
+        self._wounded = kills > 0 and not self._killed
 
     # -- what must hold ------------------------------------------------------------------------
 
@@ -327,19 +346,21 @@ class Trial:
             # It may have been killed when all was done, and its end not yet have been heard of.
             wait_until(lambda: self._rig.state(COPY) is TaskState.STOPPED, "its end", _END_S)
         state = self._rig.state(COPY)
-        if state is TaskState.RUNNING:
+        if self._wounded:
+            self._say("copy lost a process")
+        elif state is TaskState.RUNNING:
             self._say("copy runs")
             self._rig.assert_thawed(COPY)
         else:
             # Killed from outside after its restore had succeeded.
-            assert (state, self._plan.what) == (TaskState.STOPPED, What.SANDBOX), state
+            assert (state, bool(self._killed)) == (TaskState.STOPPED, True), state
             self._say("copy ended")
         self._rig.remove(COPY)
 
     def _judge_stopped(self) -> None:
         """Judge a task that has ended: with its sandbox, or as it was told, in an image."""
         assert self._rig.client.state(TASK).exit is not None
-        killed = self._plan.what is What.SANDBOX and not self._is_restore
+        killed = self._killed and not self._is_restore
         if self._plan.scene is Scene.EXIT and not killed:
             assert self._has_image(), "it was stopped, and there is no image"
         self._rig.client.delete(TASK)
@@ -349,6 +370,9 @@ class Trial:
     def _judge_running(self) -> None:
         if self._plan.what is What.GPU_FULL and "is complete" in str(self._error):
             self._judge_lost()
+            return
+        if self._wounded and not self._is_restore:
+            self._judge_wounded()
             return
         paused = self._plan.scene is Scene.PAUSED
         self._rig.assert_unharmed(TaskState.PAUSED if paused else TaskState.RUNNING, saved=False)
@@ -362,6 +386,15 @@ class Trial:
         self._rig.assert_clean()
         assert self._has_image(), "it is lost, and there is no image"
         self._judge_image("lost, in its image", "")
+
+    def _judge_wounded(self) -> None:
+        """Judge a task that has lost a process, which its image may have lost as well."""
+        self._rig.remove(TASK)
+        self._rig.assert_clean()
+        self._say("lost a process")
+        if self._has_image():
+            self._rig.client.verify(str(self._image), Verify.FULL)
+            self._rig.client.remove(str(self._image))
 
     def _judge_image(self, with_image: str, without: str) -> None:
         if not self._has_image():

@@ -1,0 +1,59 @@
+"""Where a sandbox's control socket is.
+
+runsc puts it into its root; where that has no room for it, or its path is longer than a socket's
+may be, as with the ids of Kubernetes, into a folder that all roots of the host share. Which it was
+is in its state file. Source: createControlSocket and Sandbox in runsc/sandbox/sandbox.go.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import socket
+from collections.abc import Iterable
+from pathlib import Path
+
+from shim.errors import CryoError
+from shim.host.files import read_bounded
+
+_STATE_LIMIT_BYTES = 16 << 20
+_PROBE_S = 1.0
+
+
+def control_socket(root: Path, sandbox: str, state_files: Iterable[Path]) -> Path:
+    """Return where a sandbox listens, by the state file of one of its containers."""
+    told = (_told(path) for path in state_files)
+    return next((path for path in told if path), _usual(root, sandbox))
+
+
+def remove_dead(root: Path, sandbox: str) -> None:
+    """Remove the socket of a sandbox that was never whole: a runsc that is killed leaves it.
+
+    The next one of that name would have to go elsewhere. In the folders that all share nothing is
+    removed: who has just bound its socket there does not listen yet.
+    """
+    path = _usual(root, sandbox)
+    if path.is_socket() and not _listens(path):
+        with contextlib.suppress(OSError):
+            path.unlink()
+
+
+def _usual(root: Path, sandbox: str) -> Path:
+    return root / f"runsc-{sandbox}.sock"
+
+
+def _told(state_file: Path) -> Path | None:
+    try:
+        state = json.loads(read_bounded(state_file, _STATE_LIMIT_BYTES))
+        told = state["sandbox"]["controlSocketPath"]
+        return Path(told) if told else None
+    except (CryoError, ValueError, RecursionError, LookupError, TypeError):
+        return None
+
+
+def _listens(path: Path) -> bool:
+    with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX) as probe:
+        probe.settimeout(_PROBE_S)
+        probe.connect(str(path))
+        return True
+    return False
