@@ -1,8 +1,8 @@
 """Where a sandbox's control socket is.
 
-runsc puts it into its root; where that has no room for it, or its path is longer than a socket's
-may be, as with the ids of Kubernetes, into a folder that all roots of the host share. Which it was
-is in its state file. Source: createControlSocket and Sandbox in runsc/sandbox/sandbox.go.
+runsc puts it into its root, or where that has no room for it into a folder that all roots of the
+host share. Which it was is in its state file. Source: createControlSocket and Sandbox in
+runsc/sandbox/sandbox.go.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from pathlib import Path
 
 from shim.errors import CryoError
 from shim.host.files import read_bounded
+from shim.runsc import urpc
 
 _STATE_LIMIT_BYTES = 16 << 20
 _PROBE_S = 1.0
@@ -52,8 +53,12 @@ def _told(state_file: Path) -> Path | None:
 
 
 def _listens(path: Path) -> bool:
-    with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX) as probe:
+    with (
+        contextlib.suppress(OSError),
+        urpc.reachable(path) as address,
+        socket.socket(socket.AF_UNIX) as probe,
+    ):
         probe.settimeout(_PROBE_S)
-        probe.connect(str(path))
+        probe.connect(address)
         return True
     return False

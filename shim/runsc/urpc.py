@@ -8,7 +8,10 @@ is not as expected makes the caller use the command instead.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
+import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +19,6 @@ from shim.errors import Unavailable
 
 _TIMEOUT_S = 2.0
 _LIMIT_BYTES = 4 << 20
-# What a unix socket's address holds; runsc puts its socket elsewhere when the path is longer.
-_PATH_LIMIT = 107
 
 
 async def call(path: Path, method: str, argument: object, *, timeout_s: float = _TIMEOUT_S) -> Any:
@@ -26,9 +27,6 @@ async def call(path: Path, method: str, argument: object, *, timeout_s: float = 
     Raises:
         Unavailable: no socket, no answer in time, an error, or an answer of another form.
     """
-    if len(str(path)) > _PATH_LIMIT:
-        message = f"{path} is too long for a socket"
-        raise Unavailable(message)
     try:
         async with asyncio.timeout(timeout_s):
             return await _exchange(path, {"method": method, "arg": argument})
@@ -37,8 +35,22 @@ async def call(path: Path, method: str, argument: object, *, timeout_s: float = 
         raise Unavailable(message) from error
 
 
+@contextlib.contextmanager
+def reachable(path: Path) -> Iterator[str]:
+    """Name a socket by a descriptor: an address must fit in 108 bytes, a path need not.
+
+    With the ids of Kubernetes it does not; runsc itself goes by a descriptor then.
+    """
+    fd = os.open(path, os.O_PATH | os.O_CLOEXEC)
+    try:
+        yield f"/proc/self/fd/{fd}"
+    finally:
+        os.close(fd)
+
+
 async def _exchange(path: Path, request: dict[str, object]) -> Any:
-    reader, writer = await asyncio.open_unix_connection(path, limit=_LIMIT_BYTES)
+    with reachable(path) as address:
+        reader, writer = await asyncio.open_unix_connection(address, limit=_LIMIT_BYTES)
     try:
         writer.write(json.dumps(request).encode())
         await writer.drain()
