@@ -63,7 +63,7 @@ runsc: $(stamp)
 tools: $(stamp) ## obtain runsc, containerd and Docker, into the cache; RETRY=1 asks again after a recent no
 	@$(bin)/python -m hack.tools $(if $(CRYO_REQUIRE_REAL),--require) $(if $(RETRY),--retry)
 
-faults: tools native ## break things at N random moments, SEED by SEED, with the runsc of CASE (new, old)
+faults: tools native ## break things at N random moments, SEED by SEED, with CASE (new, old, new-phased ...)
 	@$(bin)/python -m hack.faults --case $(CASE) -n $(N) --seed $(SEED)
 
 fuzz: $(stamp) ## feed N mutated frames, requests, files and outputs to all that reads them

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import functools
 import itertools
 import random
 import re
@@ -20,28 +21,22 @@ import sys
 import time
 import traceback
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Protocol
 
 from shim.model import EngineName
 from tests.builds import find
 from tests.faults import trap
+from tests.faults.contained import Contained, ContainedTrial, contained, traces
 from tests.faults.judge import COPY, TASK
 from tests.faults.machine import Case, Halting
+from tests.faults.plan import OF_SIDECAR, UNDER_CONTAINERD, Plan, Scene, What, choose
 from tests.faults.rig import Rig
 from tests.faults.trap import Deed, Trap
-from tests.faults.trial import Plan, Scene, Trial, choose
+from tests.faults.trial import Trial
 
-CASES = {
-    str(case): case
-    for case in (
-        Case("new", EngineName.PHASED),
-        Case("new", EngineName.BUILTIN),
-        Case("old", EngineName.PHASED),
-        Case("new", EngineName.PHASED, helper=False),
-    )
-}
 # A machine is renewed now and then, so that what one gathers over time is seen and bounded.
 _TRIALS_PER_MACHINE = 100
 
@@ -54,29 +49,56 @@ _TOLD = re.compile(
 )
 
 
-class Bench:
-    """A machine with its task, an image for restores, and what its operations pass through."""
+class Carried(Protocol):
+    """One trial."""
 
-    def __init__(self, rig: Rig) -> None:
-        self.rig = rig
-        rig.serve()
-        rig.have_task()
-        self.base = rig.new_image()
-        rig.checkpoint(self.base)
+    outcome: str
+
+    def run(self) -> None:
+        """Carry it out; raise where something does not hold."""
+
+
+class Bench(Protocol):
+    """A machine for many trials."""
+
+    whats: Sequence[What]
 
     def traces(self) -> Traces:
         """Let each operation run once, undisturbed, and see which points it reaches how often."""
+
+    def trial(self, plan: Plan) -> Carried:
+        """Make a trial."""
+
+
+class OfSidecar:
+    """A machine with a sidecar and its task, and an image for restores."""
+
+    whats: Sequence[What] = OF_SIDECAR
+
+    def __init__(self, rig: Rig) -> None:
+        self._rig = rig
+        rig.serve()
+        rig.have_task()
+        self._base = rig.new_image()
+        rig.checkpoint(self._base)
+
+    def trial(self, plan: Plan) -> Trial:
+        """Make a trial of one of its operations."""
+        return Trial(self._rig, plan, self._base)
+
+    def traces(self) -> Traces:
+        """Run each operation once."""
         return {scene: self._trace(scene) for scene in Scene}
 
     def _trace(self, scene: Scene) -> Counter[str]:
-        rig, file = self.rig, self.rig.sim.trap_file
+        rig, file = self._rig, self._rig.sim.trap_file
         rig.have_task()
         image = rig.new_image()
         if scene is Scene.PAUSED:
             rig.client.pause(TASK)
         trap.put(file, Trap(deed=Deed.NONE))
         if scene is Scene.RESTORE:
-            rig.restore(self.base)
+            rig.restore(self._base)
         else:
             rig.checkpoint(image, exit=scene is Scene.EXIT)
         found = Counter(trap.trace_of(file).read_text("ascii").split())
@@ -90,22 +112,60 @@ class Bench:
         return found
 
 
+class UnderContainerd:
+    """A machine with a containerd whose tasks are our shim's."""
+
+    whats: Sequence[What] = UNDER_CONTAINERD
+
+    def __init__(self, made: Contained) -> None:
+        self._made = made
+
+    def trial(self, plan: Plan) -> ContainedTrial:
+        """Make a trial of what containerd asks for."""
+        return ContainedTrial(self._made, plan)
+
+    def traces(self) -> Traces:
+        """Run each operation once."""
+        return traces(self._made)
+
+
 @contextlib.contextmanager
-def bench(case: Case) -> Iterator[Bench]:
-    """Give a machine, and end it."""
+def of_sidecar(case: Case) -> Iterator[Bench]:
+    """Give a machine of a case, and end it."""
     with Halting(find(case.version).path, helper=case.helper) as sim:
         rig = Rig(sim, case)
         rig.mount_state()
         try:
-            yield Bench(rig)
+            yield OfSidecar(rig)
         finally:
             rig.close()
+
+
+@contextlib.contextmanager
+def under_containerd(version: str) -> Iterator[Bench]:
+    """Give a machine with containerd, and end it."""
+    with contained(find(version)) as made:
+        yield UnderContainerd(made)
+
+
+CASES: dict[str, Callable[[], contextlib.AbstractContextManager[Bench]]] = {
+    **{
+        str(case): functools.partial(of_sidecar, case)
+        for case in (
+            Case("new", EngineName.PHASED),
+            Case("new", EngineName.BUILTIN),
+            Case("old", EngineName.PHASED),
+            Case("new", EngineName.PHASED, helper=False),
+        )
+    },
+    "new-containerd": functools.partial(under_containerd, "new"),
+}
 
 
 class Run:
     """The trials of one seed on one case."""
 
-    def __init__(self, case: Case, seed: int) -> None:
+    def __init__(self, case: str, seed: int) -> None:
         self._case = case
         self._seed = seed
         self.rows: Rows = Counter()
@@ -117,22 +177,22 @@ class Run:
         todo = iter(range(skip, count))
         left = count - skip
         while left > 0:
-            with bench(self._case) as made:
+            with CASES[self._case]() as made:
                 self._traces = self._traces or made.traces()
                 for number in itertools.islice(todo, _TRIALS_PER_MACHINE):
                     left -= 1
                     if not self._try(made, number, self._traces):
                         break
 
-    def _try(self, made: Bench, number: int, traces: Traces) -> bool:
+    def _try(self, made: Bench, number: int, found: Traces) -> bool:
         rng = random.Random(f"{self._seed}:{number}")  # noqa: S311 - no secret
-        plan = choose(rng, traces)
+        plan = choose(rng, found, made.whats)
         return self.attempt(made, plan, str(number + 1))
 
     def attempt(self, made: Bench, plan: Plan, name: str) -> bool:
         """Carry out one; False when the machine should not be used for another."""
         began = time.monotonic()
-        trial = Trial(made.rig, plan, made.base)
+        trial = made.trial(plan)
         outcome, well = "", True
         try:
             trial.run()
@@ -189,13 +249,13 @@ def main() -> int:
     parser.add_argument("--report", type=Path, help="write the table there")
     parser.add_argument("--replay", help="one trial, as a failure has printed it")
     given = parser.parse_args()
-    cases = [CASES[n] for n in CASES if given.case in (n, n.partition("-")[0])]
+    cases = [n for n in CASES if given.case in (n, n.partition("-")[0])]
     began, runs = datetime.now(UTC), []
     for at, case in enumerate(cases):
         run = Run(case, given.seed)
         runs.append(run)
         if given.replay:
-            with bench(case) as made:
+            with CASES[case]() as made:
                 run.attempt(made, Plan.parse(given.replay), "again")
         else:
             run.go((given.n + len(cases) - 1 - at) // len(cases), given.skip)

@@ -137,9 +137,10 @@ class Checkpoint:
     async def _forward(self, final: Path) -> CheckpointResult:
         with self._in(Phase.PREFLIGHT):
             await self._preflight(final)
-        self._staging = store.begin(final)
-        staging = self._staging.path
+        staging = store.name_staging(final)
+        # Before it is made: whoever finds this journal knows of it then.
         self._journal.note(staging=str(staging))
+        self._staging = store.begin(staging)
         while not await self._freeze_and_save(self._staging):
             self._again -= 1
         self._check_members()

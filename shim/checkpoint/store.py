@@ -109,8 +109,13 @@ def resolve_existing(requested: str, images: Path) -> Path:
     return path
 
 
-def begin(final: Path) -> Staging:
-    """Make and lock a staging folder beside `final`, on the same filesystem.
+def name_staging(final: Path) -> Path:
+    """Name a staging folder beside `final`, on the same filesystem, that nobody has."""
+    return final.with_name(f"{STAGING_PREFIX}{secrets.token_hex(8)}")
+
+
+def begin(path: Path) -> Staging:
+    """Make and lock a staging folder of this name, and the folders on the way to it.
 
     Raises:
         PermissionDenied: it cannot be written there.
@@ -119,11 +124,11 @@ def begin(final: Path) -> Staging:
     made: list[Path] = []
     try:
         with points.around("image.begin"):
-            _make_parents(final.parent, made)
-            path, fd = _make_locked(final.parent)
+            _make_parents(path.parent, made)
+            fd = _make_locked(path)
     except OSError as error:
         _unmake(made)
-        raise typed(error, f"begin an image in {final.parent}") from error
+        raise typed(error, f"begin an image in {path.parent}") from error
     return Staging(path, tuple(made), fd)
 
 
@@ -217,11 +222,9 @@ def _make_parents(folder: Path, made: list[Path]) -> None:
             made.append(place)
 
 
-def _make_locked(folder: Path) -> tuple[Path, int]:
+def _make_locked(path: Path) -> int:
     """Make a folder that has its final name only once it is locked: it is never seen as stale."""
-    token = secrets.token_hex(8)
-    unlocked = folder / f"{_UNLOCKED_PREFIX}{token}"
-    path = folder / f"{STAGING_PREFIX}{token}"
+    unlocked = path.with_name(path.name.replace(STAGING_PREFIX, _UNLOCKED_PREFIX))
     unlocked.mkdir(mode=0o700)
     fd = os.open(unlocked, _DIR)
     try:
@@ -231,7 +234,7 @@ def _make_locked(folder: Path) -> tuple[Path, int]:
         os.close(fd)
         unlocked.rmdir()
         raise
-    return path, fd
+    return fd
 
 
 def _is_empty(path: Path) -> bool:

@@ -8,8 +8,9 @@ from collections import Counter
 import pytest
 
 from tests.faults.cases import NEW_BUILTIN, NEW_PHASED, NEW_STEPS, OLD_PHASED, on
+from tests.faults.plan import Plan, Scene, What, choose
 from tests.faults.rig import Rig
-from tests.faults.trial import Plan, Scene, Trial, What, choose
+from tests.faults.trial import Trial
 
 pytestmark = pytest.mark.timeout(600)
 

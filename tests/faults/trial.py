@@ -3,62 +3,26 @@
 from __future__ import annotations
 
 import contextlib
-import enum
-import random
 import signal
-from collections import Counter
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
 
-import msgspec
-
 from shim.errors import CryoError
-from shim.model import Value, Verify
+from shim.model import Verify
 from shim.simgpu.fault import Fault, Kind
 from shim.simgpu.simulation import wait_until
 from shim.state import TaskState
 from tests.faults import trap
 from tests.faults.judge import COPY, TASK
 from tests.faults.machine import state_of
+from tests.faults.plan import Plan, Scene, What
 from tests.faults.rig import ROOM_BYTES, Rig
 from tests.faults.trap import Deed, Trap
 
 _END_S = 150.0
 _QUICK = {"detect": 4.0, "lock": 4.0, "freeze": 4.0, "thaw": 4.0, "command": 6.0, "save": 10.0}
-
-
-class Scene(enum.StrEnum):
-    """Which operation is under way."""
-
-    RUN_ON = "checkpoint"
-    EXIT = "checkpoint --exit"
-    PAUSED = "checkpoint of a paused task"
-    RESTORE = "restore"
-
-
-class What(enum.StrEnum):
-    """What goes wrong."""
-
-    ERROR = "the step fails"
-    KILL = "sidecar killed"
-    SANDBOX = "sandbox killed"
-    RUNSC = "runsc killed"
-    STUCK = "runsc hangs"
-    TOOL = "cuda-checkpoint killed"
-    LEAVE = "caller leaves"
-    IMAGES_FULL = "image disk full"
-    STATE_FULL = "state disk full"
-    GPU_FULL = "GPU memory full"
-    STARVED = "memory limit hit"
-    SLOW = "the step is slow"
-    CLOCK = "clock jumps"
-    TOOL_FAILS = "cuda-checkpoint fails"
-    TOOL_FAILS_AFTER = "cuda-checkpoint fails after all was done"
-    TOOL_HANGS = "cuda-checkpoint hangs"
-    TOOL_HANGS_AFTER = "cuda-checkpoint hangs after all was done"
-    TOOL_LIES = "cuda-checkpoint says yes and does nothing"
 
 
 _OF_TOOL = {
@@ -76,49 +40,6 @@ _BY_ITSELF = {
 }
 _HARMLESS = (What.SLOW, What.CLOCK)
 _NEEDS_DEADLINES = (What.STUCK, What.TOOL_HANGS, What.TOOL_HANGS_AFTER)
-_ACTIONS = ("lock", "checkpoint", "restore", "unlock")
-# Publishing an event cannot fail; reading /proc of a dead sandbox is another matter.
-_CANNOT_FAIL = ("event.",)
-
-
-class Plan(Value):
-    """What a trial does; `point` is a fault point with its side, or an action of the tool."""
-
-    scene: Scene
-    what: What
-    point: str
-    nth: int
-
-    def line(self) -> str:
-        """Write it for people, and for `--replay`."""
-        return msgspec.json.encode(self).decode()
-
-    @staticmethod
-    def parse(line: str) -> Plan:
-        """Read what `line` wrote."""
-        return msgspec.json.decode(line, type=Plan)
-
-
-def choose(rng: random.Random, traces: dict[Scene, Counter[str]]) -> Plan:
-    """Choose an operation, a fault, and one of the moments at which it makes sense."""
-    while True:
-        scene, what = rng.choice(list(Scene)), rng.choice(list(What))
-        points = _points(what, traces[scene])
-        if points:
-            point = rng.choice(sorted(points))
-            return Plan(scene=scene, what=what, point=point, nth=rng.randint(1, points[point]))
-
-
-def _points(what: What, trace: Counter[str]) -> dict[str, int]:
-    if what in _OF_TOOL:
-        return dict.fromkeys(_ACTIONS, 3)
-    if what in (What.RUNSC, What.STUCK):
-        return {point: n for point, n in trace.items() if point.endswith(":begun")}
-    if what is What.TOOL:
-        return {point: n for point, n in trace.items() if point == "runsc.exec:begun"}
-    if what is What.ERROR:
-        return {point: n for point, n in trace.items() if not point.startswith(_CANNOT_FAIL)}
-    return dict(trace)
 
 
 class Trial:

@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 
-from shim.checkpoint import quiet
+from shim import points
+from shim.checkpoint import quiet, store
 from shim.checkpoint.journal import Entry
 from shim.checkpoint.ledger import Ledger
 from shim.checkpoint.verify import verify
@@ -475,6 +476,23 @@ async def test_another_crash_of_runsc_stays_what_it_is(make: Make) -> None:
 def unwritable() -> RunscError:
     """Give what runsc says of state that cannot be saved."""
     return RunscError("checkpoint", 128, "encoding error: nvproxy.frontendFD is not saveable")
+
+
+async def test_the_staging_folder_is_known_before_it_is_made(make: Make) -> None:
+    """Whoever comes after a crash removes it, also where nobody looks for such folders."""
+    scene, told = make(), []
+
+    def look(point: str) -> None:
+        if point == "image.begin:before" and (entry := scene.on_disk()):
+            told.append(entry.staging)
+
+    points.arm(look)
+    try:
+        await scene.checkpoint()
+    finally:
+        points.arm(None)
+
+    assert [Path(path).name.startswith(store.STAGING_PREFIX) for path in told] == [True]
 
 
 async def test_a_save_that_meets_a_newcomer(make: Make) -> None:

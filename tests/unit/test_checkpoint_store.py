@@ -185,7 +185,7 @@ def test_an_unnamed_image_is_refused(images: Path) -> None:
 def test_a_staging_folder_lies_beside_the_image_and_is_private(images: Path) -> None:
     """Same filesystem, so that a rename is enough; nobody else may look in."""
     final = images / "ns" / "t1" / "x"
-    staging = store.begin(final)
+    staging = store.begin(store.name_staging(final))
 
     assert staging.path.parent == final.parent
     assert staging.path.name.startswith(store.STAGING_PREFIX)
@@ -195,7 +195,7 @@ def test_a_staging_folder_lies_beside_the_image_and_is_private(images: Path) -> 
 
 def test_a_discarded_image_leaves_no_trace(images: Path) -> None:
     """The folders made on the way go too, and discarding twice is fine."""
-    staging = store.begin(images / "ns" / "t1" / "x")
+    staging = store.begin(store.name_staging(images / "ns" / "t1" / "x"))
     (staging.path / "pages.img").touch()
 
     staging.discard()
@@ -207,8 +207,8 @@ def test_a_discarded_image_leaves_no_trace(images: Path) -> None:
 def test_folders_of_others_stay(images: Path) -> None:
     """What was there before, or is used by now, is not removed."""
     (images / "ns").mkdir()
-    first = store.begin(images / "ns" / "t1" / "x")
-    second = store.begin(images / "ns" / "t1" / "y")
+    first = store.begin(store.name_staging(images / "ns" / "t1" / "x"))
+    second = store.begin(store.name_staging(images / "ns" / "t1" / "y"))
 
     first.discard()
     second.discard()
@@ -227,13 +227,13 @@ def test_a_failed_beginning_leaves_no_folders(
     monkeypatch.setattr(store, "_make_locked", locked)
 
     with pytest.raises(CryoError, match="No space"):
-        store.begin(images / "ns" / "t1" / "x")
+        store.begin(store.name_staging(images / "ns" / "t1" / "x"))
     assert list(images.iterdir()) == []
 
 
 def test_a_staging_folder_is_stale_once_nobody_holds_it(images: Path) -> None:
     """While its maker lives it is not listed as a leftover."""
-    staging = store.begin(images / "ns" / "t1" / "x")
+    staging = store.begin(store.name_staging(images / "ns" / "t1" / "x"))
 
     assert store.stale_stagings(images) == []
     staging.close()
@@ -257,7 +257,7 @@ def test_images_are_listed_newest_first(images: Path) -> None:
     sealed(images / "top", created_at=NOW - timedelta(days=1))
     (images / "ns" / "link").symlink_to("t1")
     (images / "ns" / "t1" / "file").touch()
-    staging = store.begin(images / "ns" / "t1" / "x")
+    staging = store.begin(store.name_staging(images / "ns" / "t1" / "x"))
     sealed(staging.path / "sub")
 
     found = store.list_images(images)
@@ -316,7 +316,7 @@ def test_only_images_below_the_folder_are_removed(images: Path, tmp_path: Path) 
 def test_the_whole_way_of_an_image(images: Path) -> None:
     """Begun, sealed, named, listed, removed."""
     final = store.resolve_new("", images, REF, NOW)
-    staging = store.begin(final)
+    staging = store.begin(store.name_staging(final))
     sealed(staging.path)
     seal.commit(staging.path, final)
     staging.close()

@@ -1,0 +1,51 @@
+"""A few of the random trials of `make faults CASE=new-containerd`, at fixed moments."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from hack.tools.running import NotHere
+from tests.builds import RunscBuild, excuse
+from tests.containerd.builds import LINES, find_containerd
+from tests.faults.contained import Contained, ContainedTrial, contained
+from tests.faults.plan import Plan, Scene, What
+
+pytestmark = pytest.mark.timeout(300)
+
+FIXED = (
+    (Scene.RUN_ON, What.SHIM, "runsc.checkpoint:after", "gone"),
+    (Scene.EXIT, What.SHIM, "image.name:after", "gone, and an image"),
+    (Scene.EXIT, What.CONTAINERD, "image.ledger:before", "stopped, and an image"),
+    (Scene.RUN_ON, What.CONTAINERD, "cuda.restore:after", "runs"),
+    (Scene.RESTORE, What.CONTAINERD, "journal.close:after", "runs"),
+    (Scene.RUN_ON, What.SANDBOX, "journal.close:before", "stopped, and an image"),
+)
+
+
+@pytest.fixture(scope="module")
+def bench(runsc_new: RunscBuild) -> Iterator[Contained]:
+    """Give a containerd whose shims look for traps."""
+    try:
+        find_containerd(LINES[-1])
+    except NotHere as no:
+        excuse(str(no))
+    with contained(runsc_new) as made:
+        yield made
+
+
+@pytest.mark.parametrize(
+    ("scene", "what", "point", "outcome"),
+    FIXED,
+    ids=[f"{what}-at-{point}-{scene}".replace(" ", "-") for scene, what, point, _ in FIXED],
+)
+def test_what_must_hold(
+    bench: Contained, scene: Scene, what: What, point: str, outcome: str
+) -> None:
+    """After this fault the task runs, has ended with its killed sandbox, or is in its image."""
+    trial = ContainedTrial(bench, Plan(scene=scene, what=what, point=point, nth=1))
+
+    trial.run()
+
+    assert trial.outcome == outcome

@@ -1,0 +1,321 @@
+"""Faults of an operation that containerd asks a shim for: the shim, containerd or the sandbox dies.
+
+The shim steps into its traps by itself: every process that forks shims arms them.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+from collections import Counter
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+
+import grpc
+
+from shim.errors import CryoError, Unavailable
+from shim.simgpu.simulation import Settings, Simulation, wait_until
+from shim.simgpu.waiting import PACKAGE_ROOT
+from tests.builds import RunscBuild
+from tests.containerd import gpu
+from tests.containerd.api import Api
+from tests.containerd.beside import Beside, serving
+from tests.containerd.builds import LINES, find_containerd
+from tests.containerd.cryo import GPU_FLAGS, Cryo, comm
+from tests.faults import trap
+from tests.faults.judge import COPY, PROCESSES, TASK
+from tests.faults.machine import state_of
+from tests.faults.plan import Plan, Scene, What
+from tests.faults.trap import Deed, Trap
+
+_END_S = 120.0
+_SETTLE_S = 20.0
+SCENES = (Scene.RUN_ON, Scene.EXIT, Scene.RESTORE)
+WHATS = (What.SHIM, What.CONTAINERD, What.SANDBOX)
+# Python imports this module by itself, if it finds one.
+_ARMING = """
+import sys
+
+if "shim.entry.shimbin.nursery" in sys.orig_argv:
+    from tests.faults import trap
+
+    trap.arm()
+"""
+
+
+class Contained:
+    """A containerd whose shims look for traps, and a client of it."""
+
+    def __init__(self, sim: Simulation, cryo: Cryo, beside: Beside) -> None:
+        self.sim = sim
+        self.cryo = cryo
+        self.guest = gpu.CtrGuest(cryo)
+        self.images = cryo.folder / "images"
+        self.trap_file = trap_file(sim)
+        self.base = self.images / "base"
+        self._beside = beside
+        self._pool = ThreadPoolExecutor(1)
+        self.have_task()
+        self.checkpoint(self.base)
+        self.clear()
+        cryo.know()
+
+    # What is asked of containerd.
+
+    def have_task(self, *, exit_: bool = False) -> None:
+        """Have the task, whose checkpoints end it or not, as its annotation says."""
+        wanted = {"io.cryo.exit": "true"} if exit_ else {}
+        spec = gpu.write_spec(
+            self.sim, self.cryo, TASK, Settings(processes=PROCESSES, period_s=0.1), wanted
+        )
+        with Api(self.cryo) as api:
+            api.container(TASK, json.loads(spec.read_text("utf-8")))
+            api.create(TASK)
+            api.start(TASK)
+        self.sim.until_ready(self.guest, TASK)
+
+    def checkpoint(self, image: Path) -> None:
+        """Have containerd ask the task's shim for an image."""
+        self.cryo.ctr("tasks", "checkpoint", "--image-path", str(image), TASK)
+
+    def restore(self, image: Path) -> None:
+        """Have containerd ask a new shim for a task of an image."""
+        spec = gpu.write_spec(
+            self.sim, self.cryo, COPY, Settings(processes=PROCESSES, period_s=0.1)
+        )
+        with Api(self.cryo) as api:
+            api.container(COPY, json.loads(spec.read_text("utf-8")))
+            api.create(COPY, image_path=str(image))
+            api.start(COPY)
+
+    def begin(self, scene: Scene, image: Path) -> Future[None]:
+        """Begin the operation of a scene."""
+        if scene is Scene.RESTORE:
+            return self._pool.submit(self.restore, self.base)
+        return self._pool.submit(self.checkpoint, image)
+
+    def verify(self, image: Path) -> None:
+        """Have our client read an image, every byte of it."""
+        self._beside("checkpoints", "verify", str(image))
+
+    # What is seen from outside.
+
+    def has(self, path: Path) -> bool:
+        """Whether the place has this path."""
+        return self.cryo.place.remote.run(["test", "-e", str(path)]).status == 0
+
+    def shims(self) -> list[int]:
+        """List the shims."""
+        forks = self.cryo.processes(r"shim\.entry\.shimbin\.nursery")
+        return [pid for pid in forks if comm_or_none(pid) == "cryo-shim"]
+
+    def halted(self) -> list[int]:
+        """List the shims that have halted."""
+        return [pid for pid in self.shims() if state_of(pid) == "T"]
+
+    def sandboxes(self) -> list[int]:
+        """List the sandboxes."""
+        return self.cryo.processes(r"^runsc-sandbox ")
+
+    def clear(self) -> None:
+        """Have no task, whatever has become of those that there were."""
+        for name in (TASK, COPY):
+            self.cryo.remove(name)
+
+    def assert_clean(self) -> None:
+        """Check that nothing is left of any task."""
+        argv = ["find", str(self.images), "-name", ".cryo-*"]
+
+        def left() -> list[str]:
+            return self.cryo.place.remote.run(argv).out.split()
+
+        # containerd forgets a task whose shim has died before it has had its leftovers removed.
+        with contextlib.suppress(CryoError):
+            wait_until(lambda: not left(), "the end of staging folders", _SETTLE_S)
+        assert left() == []
+        self.cryo.expect_nothing_new()
+
+    def remove(self, image: Path) -> None:
+        """Remove an image, if it is there."""
+        self.cryo.place.remote.run(["rm", "-rf", str(image)])
+
+
+class ContainedTrial:
+    """Carries out a plan under containerd."""
+
+    def __init__(self, bench: Contained, plan: Plan) -> None:
+        self._bench = bench
+        self._plan = plan
+        self._image = bench.images / "trial"
+        self._name = COPY if plan.scene is Scene.RESTORE else TASK
+        self._error: BaseException | None = None
+        self.outcome = ""
+
+    def run(self) -> None:
+        """Do it, let containerd and the next of us do their work, and check everything.
+
+        Raises:
+            AssertionError: something does not hold.
+        """
+        bench, plan = self._bench, self._plan
+        if plan.scene is not Scene.RESTORE:
+            bench.have_task(exit_=plan.scene is Scene.EXIT)
+        deed = Deed.KILL if plan.what is What.SHIM else Deed.HALT
+        trap.put(bench.trap_file, Trap(deed=deed, point=plan.point, nth=plan.nth))
+        future = bench.begin(plan.scene, self._image)
+        if deed is Deed.HALT:
+            self._strike(future)
+        self._error = future.exception(_END_S)
+        hit = trap.hit_of(bench.trap_file).exists()
+        trap.remove(bench.trap_file)
+        if not hit:
+            self.outcome = "not reached"
+        self._judge(hit=hit)
+
+    def _strike(self, future: Future[None]) -> None:
+        bench = self._bench
+        wait_until(lambda: bool(bench.halted()) or future.done(), "the halt", _END_S)
+        halted = bench.halted()
+        if self._plan.what is What.SANDBOX and halted:
+            for pid in bench.sandboxes():
+                _send(pid, signal.SIGKILL)
+        elif halted:
+            bench.cryo.kill()
+        for pid in halted:
+            _send(pid, signal.SIGCONT)
+        if self._plan.what is What.CONTAINERD and halted:
+            bench.cryo.start()
+
+    def _judge(self, *, hit: bool) -> None:
+        bench, killed = self._bench, hit and self._plan.what is not What.CONTAINERD
+        if killed:
+            wait_until(self._is_over, f"the end of {self._name}", _END_S)
+        under_way = ("UNKNOWN", "PAUSING")
+        wait_until(lambda: bench.cryo.status(self._name) not in under_way, "a status", _END_S)
+        status = bench.cryo.status(self._name)
+        if status in ("RUNNING", "PAUSED"):
+            self._judge_running()
+        else:
+            self._judge_ended(status, killed=killed)
+        bench.clear()
+        image = bench.has(self._image)
+        self.outcome += ", and an image" if image else ""
+        self._judge_error(image=image)
+        bench.assert_clean()
+        if image:
+            self._judge_image()
+
+    def _is_over(self) -> bool:
+        """Whether it has ended, or a trap of its own shim's was sprung before it was there."""
+        return self._bench.cryo.status(self._name) in ("", "STOPPED") or not self._touched()
+
+    def _touched(self) -> bool:
+        """Whether the sandbox that was to die has been one."""
+        return self._plan.what is What.SHIM or not self._bench.sandboxes()
+
+    def _judge_running(self) -> None:
+        bench = self._bench
+        self._say("runs")
+        wait_until(self._works, "its work", _END_S)
+        status = bench.sim.verify(bench.guest, self._name)
+        assert status.whole, status
+        assert [p.state for p in status.processes] == ["running"] * PROCESSES
+
+    def _works(self) -> bool:
+        bench = self._bench
+        if bench.cryo.status(self._name) == "PAUSED":
+            # By ctr, which pauses a task before it has it saved, and could not resume it.
+            assert self._plan.what is What.CONTAINERD
+            bench.cryo.ctr("tasks", "resume", self._name, check=False)
+        with contextlib.suppress(Unavailable):
+            return bench.sim.works(bench.guest, self._name)
+        return False
+
+    def _judge_ended(self, status: str, *, killed: bool) -> None:
+        """Judge a task that is gone: it was killed, was not made, or is in its image."""
+        self._say("gone" if status == "" else status.lower())
+        told = self._plan.scene is Scene.EXIT and self._bench.has(self._image)
+        allowed = killed or told or self._plan.scene is Scene.RESTORE
+        assert allowed, f"it is {status or 'gone'}, and has no image"
+
+    def _judge_error(self, *, image: bool) -> None:
+        if self._error is None:
+            assert image or self._plan.scene is Scene.RESTORE, "it said yes, and there is no image"
+            return
+        # What ctr and grpc say of a call that failed.
+        assert isinstance(self._error, AssertionError | grpc.RpcError | CryoError), self._error
+        assert str(self._error)
+
+    def _judge_image(self) -> None:
+        bench = self._bench
+        bench.verify(self._image)
+        bench.restore(self._image)
+        assert bench.sim.works(bench.guest, COPY)
+        assert bench.sim.verify(bench.guest, COPY).whole
+        bench.clear()
+        bench.remove(self._image)
+
+    def _say(self, outcome: str) -> None:
+        self.outcome = ", ".join(filter(None, (self.outcome, outcome)))
+
+
+def trap_file(sim: Simulation) -> Path:
+    """Name the file in which a simulation's shims look for a trap."""
+    return sim.folder / "trap.json"
+
+
+def traces(bench: Contained) -> dict[Scene, Counter[str]]:
+    """Let each operation run once, undisturbed, and see which points it reaches how often."""
+    found = {}
+    for scene in SCENES:
+        if scene is not Scene.RESTORE:
+            bench.have_task(exit_=scene is Scene.EXIT)
+        trap.put(bench.trap_file, Trap(deed=Deed.NONE))
+        bench.begin(scene, bench.images / "trace").result(_END_S)
+        found[scene] = Counter(trap.trace_of(bench.trap_file).read_text("ascii").split())
+        trap.remove(bench.trap_file)
+        bench.clear()
+        bench.remove(bench.images / "trace")
+    return found
+
+
+@contextlib.contextmanager
+def contained(build: RunscBuild) -> Iterator[Contained]:
+    """Give the newest containerd on a machine with a simulated GPU, whose shims look for traps."""
+    with Simulation(build.path) as sim:
+        arming = sim.folder / "arming"
+        arming.mkdir()
+        (arming / "sitecustomize.py").write_text(_ARMING, "utf-8")
+        env = {
+            trap.ENV: str(trap_file(sim)),
+            "PYTHONPATH": os.pathsep.join((str(arming), str(PACKAGE_ROOT))),
+        }
+        settings = {"cuda": sim.settings_of_cuda()}
+        place = gpu.place_of(sim)
+        with (
+            Cryo(
+                find_containerd(LINES[-1]),
+                place,
+                build.path,
+                flags=GPU_FLAGS,
+                settings=settings,
+                env=env,
+            ) as cryo,
+            serving(cryo) as beside,
+        ):
+            yield Contained(sim, cryo, beside)
+
+
+def comm_or_none(pid: int) -> str:
+    """Return the name of a process, or nothing when it has just ended."""
+    with contextlib.suppress(OSError):
+        return comm(pid)
+    return ""
+
+
+def _send(pid: int, number: signal.Signals) -> None:
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(pid, number)

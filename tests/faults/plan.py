@@ -1,0 +1,102 @@
+"""What a trial does: an operation, a fault, and the moment of it."""
+
+from __future__ import annotations
+
+import enum
+import random
+from collections import Counter
+from collections.abc import Sequence
+
+import msgspec
+
+from shim.model import Value
+
+
+class Scene(enum.StrEnum):
+    """Which operation is under way."""
+
+    RUN_ON = "checkpoint"
+    EXIT = "checkpoint --exit"
+    PAUSED = "checkpoint of a paused task"
+    RESTORE = "restore"
+
+
+class What(enum.StrEnum):
+    """What goes wrong."""
+
+    ERROR = "the step fails"
+    KILL = "sidecar killed"
+    SANDBOX = "sandbox killed"
+    RUNSC = "runsc killed"
+    STUCK = "runsc hangs"
+    TOOL = "cuda-checkpoint killed"
+    LEAVE = "caller leaves"
+    IMAGES_FULL = "image disk full"
+    STATE_FULL = "state disk full"
+    GPU_FULL = "GPU memory full"
+    STARVED = "memory limit hit"
+    SLOW = "the step is slow"
+    CLOCK = "clock jumps"
+    TOOL_FAILS = "cuda-checkpoint fails"
+    TOOL_FAILS_AFTER = "cuda-checkpoint fails after all was done"
+    TOOL_HANGS = "cuda-checkpoint hangs"
+    TOOL_HANGS_AFTER = "cuda-checkpoint hangs after all was done"
+    TOOL_LIES = "cuda-checkpoint says yes and does nothing"
+    SHIM = "shim killed"
+    CONTAINERD = "containerd killed"
+
+
+UNDER_CONTAINERD = (What.SHIM, What.CONTAINERD, What.SANDBOX)
+OF_SIDECAR = tuple(what for what in What if what not in (What.SHIM, What.CONTAINERD))
+OF_TOOL = (
+    What.TOOL_FAILS,
+    What.TOOL_FAILS_AFTER,
+    What.TOOL_HANGS,
+    What.TOOL_HANGS_AFTER,
+    What.TOOL_LIES,
+)
+_ACTIONS = ("lock", "checkpoint", "restore", "unlock")
+# Publishing an event cannot fail; reading /proc of a dead sandbox is another matter.
+_CANNOT_FAIL = ("event.",)
+
+
+class Plan(Value):
+    """What a trial does; `point` is a fault point with its side, or an action of the tool."""
+
+    scene: Scene
+    what: What
+    point: str
+    nth: int
+
+    def line(self) -> str:
+        """Write it for people, and for `--replay`."""
+        return msgspec.json.encode(self).decode()
+
+    @staticmethod
+    def parse(line: str) -> Plan:
+        """Read what `line` wrote."""
+        return msgspec.json.decode(line, type=Plan)
+
+
+def choose(
+    rng: random.Random, traces: dict[Scene, Counter[str]], whats: Sequence[What] = OF_SIDECAR
+) -> Plan:
+    """Choose an operation, a fault, and one of the moments at which it makes sense."""
+    while True:
+        scene, what = rng.choice(list(traces)), rng.choice(whats)
+        points = _points(what, traces[scene])
+        if points:
+            point = rng.choice(sorted(points))
+            return Plan(scene=scene, what=what, point=point, nth=rng.randint(1, points[point]))
+
+
+def _points(what: What, trace: Counter[str]) -> dict[str, int]:
+    if what in OF_TOOL:
+        return dict.fromkeys(_ACTIONS, 3)
+    if what in (What.RUNSC, What.STUCK):
+        return {point: n for point, n in trace.items() if point.endswith(":begun")}
+    if what is What.TOOL:
+        return {point: n for point, n in trace.items() if point == "runsc.exec:begun"}
+    if what is What.ERROR:
+        return {point: n for point, n in trace.items() if not point.startswith(_CANNOT_FAIL)}
+    return dict(trace)
