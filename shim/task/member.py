@@ -90,6 +90,14 @@ class Member(Task):
         """Ask runsc, which tells its containers apart: the cgroup is that of all of them."""
         return await self._runsc.stats(self.ref.id)
 
+    async def end_without_sentry(self, error: CryoError) -> None:
+        """Do nothing: the sandbox is not this container's alone.
+
+        Raises:
+            CryoError: `error`.
+        """
+        raise error
+
     async def stop(self) -> None:
         """Kill the container, not the sandbox, and wait for its end."""
         if self.record.started:

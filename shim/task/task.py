@@ -388,9 +388,25 @@ class Task:
             if self.state is TaskState.CREATED:
                 await self._kill_created(signal)
                 return
-            if self.state is TaskState.PAUSED:
-                await self._resume()
-            await self._runsc.kill(self.ref.id, signal, everyone=everyone)
+            try:
+                if self.state is TaskState.PAUSED:
+                    await self._resume()
+                await self._runsc.kill(self.ref.id, signal, everyone=everyone)
+            except CryoError as error:
+                if signal != _KILL:
+                    raise
+                await self.end_without_sentry(error)
+
+    async def end_without_sentry(self, error: CryoError) -> None:
+        """Kill what the sentry did not kill: it may hang, and KILL is the last resort of a caller.
+
+        Raises:
+            CryoError: `error`, where it cannot be done without it, or has been done.
+        """
+        if not procs.is_alive(self.record.pid, self.record.start):
+            raise error
+        _log.warning("task %s: its sandbox is killed, for it did not kill: %s", self.ref, error)
+        procs.kill(self.record.pid, self.record.start, _KILL)
 
     def _check_alive(self) -> None:
         if self.state is TaskState.STOPPED:

@@ -16,7 +16,8 @@ from shim.errors import CryoError, IllegalState, Unavailable
 from shim.model import Mount
 from shim.simgpu.simulation import environment, wait_until
 from shim.state import TaskState
-from tests.real.helpers_rig import WAIT_S, Output, Rig, refused
+from tests.builds import RunscBuild
+from tests.real.helpers_rig import WAIT_S, Output, Rig, machine_with, refused
 
 pytestmark = pytest.mark.timeout(120)
 MANY = 20
@@ -47,6 +48,23 @@ def keeper(rig: Rig) -> int:
 def descriptors(pid: int) -> int:
     """Count what a process has open."""
     return len(list(Path(f"/proc/{pid}/fd").iterdir()))
+
+
+# The sandbox hangs.
+
+
+def test_a_sandbox_that_hangs_is_killed(runsc: RunscBuild) -> None:
+    """KILL ends a task whose sentry answers nobody, once runsc's time for it is over."""
+    with machine_with(runsc, timeouts={"command": 2.0}) as rig:
+        rig.sleeper("hangs")
+        sandbox = rig.client.state("hangs").pid
+        os.kill(sandbox, signal.SIGSTOP)
+
+        rig.client.kill("hangs", signal.SIGKILL)
+
+        assert rig.client.wait("hangs").status == 137
+        rig.client.delete("hangs")
+        assert rig.leftovers() == []
 
 
 # The sidecar dies.

@@ -173,6 +173,22 @@ async def test_a_paused_task_is_killed_all_the_same(owner: Owner) -> None:
     assert owner.topics == ["create", "start", "paused", "exit"]
 
 
+@pytest.mark.parametrize("signal", (9, 15))
+async def test_a_sentry_that_does_not_kill(owner: Owner, signal: int) -> None:
+    """KILL ends the sandbox all the same; any other signal is the program's to hear."""
+    await owner.running()
+    owner.script.prints("kill", err="deadline exceeded\n", status=128)
+
+    if signal == 9:
+        await owner.tasks.kill(owner.ref(), signal)
+        assert (await owner.tasks.wait(owner.ref())).status == 137
+        assert owner.topics[-1] == "exit"
+    else:
+        with pytest.raises(RunscError, match="deadline exceeded"):
+            await owner.tasks.kill(owner.ref(), signal)
+        assert (await owner.tasks.state(owner.ref())).state is TaskState.RUNNING
+
+
 async def test_pause_and_resume(owner: Owner) -> None:
     """There and back, each told."""
     await owner.running()
