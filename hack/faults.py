@@ -21,7 +21,7 @@ import sys
 import time
 import traceback
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Protocol
@@ -39,6 +39,8 @@ from tests.faults.trial import Trial
 
 # A machine is renewed now and then, so that what one gathers over time is seen and bounded.
 _TRIALS_PER_MACHINE = 100
+
+_LOST = "NOT WELL"
 
 Traces = dict[Scene, Counter[str]]
 # Point, fault, scene and outcome.
@@ -168,12 +170,19 @@ class Run:
     def __init__(self, case: str, seed: int) -> None:
         self._case = case
         self._seed = seed
+        self.heads: list[str] = []
         self.rows: Rows = Counter()
         self.failures: list[str] = []
         self._traces: Traces = {}
 
     def go(self, count: int, skip: int = 0) -> None:
         """Carry out this many trials of the seed, without the first so many."""
+        if count <= skip:
+            return
+        day = f"{datetime.now(UTC):%Y-%m-%d}"
+        head = f"run of {self._case}, seed {self._seed}, trials {skip + 1} to {count}, {day}"
+        self.heads.append(head)
+        print(head, flush=True)
         todo = iter(range(skip, count))
         left = count - skip
         while left > 0:
@@ -198,7 +207,7 @@ class Run:
             trial.run()
             outcome = trial.outcome
         except Exception as error:  # noqa: BLE001 - whatever it is, it is this trial's result
-            well, outcome = False, "NOT WELL"
+            well, outcome = False, _LOST
             self._fail(plan, error)
         self.rows[plan.point, plan.what, plan.scene, outcome] += 1
         spent = time.monotonic() - began
@@ -213,13 +222,23 @@ class Run:
         print(f"{text}\nagain: {again}", flush=True)
 
 
-def told_in(log: Path) -> Rows:
-    """Count the trials of which an earlier run has told."""
-    return Counter(
+def told_in(log: Path) -> tuple[list[str], Rows]:
+    """Read what an earlier run has told: its heads, and how many trials went how."""
+    lines = log.read_text("utf-8").splitlines()
+    rows = Counter(
         (found["point"], found["what"], found["scene"], found["outcome"])
-        for line in log.read_text("utf-8").splitlines()
+        for line in lines
         if (found := _TOLD.fullmatch(line))
     )
+    return [line for line in lines if line.startswith("run of ")], rows
+
+
+def report(heads: Iterable[str], rows: Rows) -> Iterator[str]:
+    """Write the document."""
+    lost = sum(count for (*_, outcome), count in rows.items() if outcome == _LOST)
+    yield from ("# What faults did", "")
+    yield f"{sum(rows.values())} faults, after {lost} of which something did not hold."
+    yield from ("", *(f"- {head}" for head in heads), "", *table(rows))
 
 
 def table(rows: Rows) -> Iterator[str]:
@@ -246,11 +265,11 @@ def main() -> int:
     parser.add_argument(
         "--add", type=Path, action="append", default=[], help="count the trials in this output too"
     )
-    parser.add_argument("--report", type=Path, help="write the table there")
+    parser.add_argument("--report", type=Path, help="write what all of it came to there")
     parser.add_argument("--replay", help="one trial, as a failure has printed it")
     given = parser.parse_args()
     cases = [n for n in CASES if given.case in (n, n.partition("-")[0])]
-    began, runs = datetime.now(UTC), []
+    runs = []
     for at, case in enumerate(cases):
         run = Run(case, given.seed)
         runs.append(run)
@@ -259,15 +278,14 @@ def main() -> int:
                 run.attempt(made, Plan.parse(given.replay), "again")
         else:
             run.go((given.n + len(cases) - 1 - at) // len(cases), given.skip)
-    rows = sum(map(told_in, given.add), Rows())
-    for run in runs:
-        rows += run.rows
+    rows, heads = Rows(), []
+    for more, counted in (*map(told_in, given.add), *((run.heads, run.rows) for run in runs)):
+        heads += more
+        rows += counted
     failures = [line for run in runs for line in run.failures]
-    head = f"{sum(rows.values())} faults, seed {given.seed}, {given.case}, {began:%Y-%m-%d}"
-    lines = [head, "", *table(rows)]
     if given.report:
-        given.report.write_text("\n".join(lines) + "\n", "utf-8")
-    print("\n".join(lines))
+        given.report.write_text("\n".join(report(heads, rows)) + "\n", "utf-8")
+    print(f"{sum(rows.values())} faults", "", *table(rows), sep="\n")
     print(f"\n{len(failures)} failed", *failures, sep="\n")
     return 1 if failures else 0
 
