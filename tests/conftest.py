@@ -2,10 +2,19 @@
 
 from __future__ import annotations
 
+import signal
+
 import pytest
 
 from hack.tools.running import NotHere
 from tests.builds import RunscBuild, can_run_runsc, excuse, find
+
+
+@pytest.fixture(scope="session", autouse=True)
+def interruptible() -> None:
+    """Hear of SIGINT also where whoever started us ignores it, as a shell does with a job."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session", params=("new", "old"))

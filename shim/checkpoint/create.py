@@ -22,7 +22,7 @@ from shim.checkpoint.quiet import until_quiet
 from shim.checkpoint.steps import Steps, choose, engine_for, fleet_for, late_rollback, tools_of
 from shim.checkpoint.store import Staging
 from shim.checkpoint.subject import Subject
-from shim.checkpoint.worker import in_thread, metered, settled
+from shim.checkpoint.worker import in_thread, metered, settled, unbroken
 from shim.cuda import driver, inventory
 from shim.cuda.engine import Builtin, explain
 from shim.cuda.fleet import Fleet
@@ -151,7 +151,8 @@ class Checkpoint:
             self._commit(staging, final, manifest)
         if self._options.exit:
             with self._in(Phase.STOP):
-                await stop_all(self._subject)
+                # The image has its name: a caller who leaves now gets what he asked for.
+                await unbroken(stop_all(self._subject))
         if self._broken is not None:
             raise _lost(self._broken, final) from self._broken
         return self._result(final, manifest)

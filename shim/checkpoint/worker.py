@@ -6,8 +6,8 @@ import asyncio
 import contextlib
 import threading
 import time
-from collections.abc import Callable
-from typing import TypeVar
+from collections.abc import Callable, Coroutine
+from typing import Any, TypeVar
 
 from shim.checkpoint.folder import Tick
 from shim.errors import Cancelled
@@ -87,3 +87,14 @@ def metered(report: Report, phase: Phase, total_bytes: int) -> Tick:
 async def settled(work: asyncio.Future[T]) -> None:
     """Wait for the end of work that must not be broken off; its result is left in it."""
     await _ended(work)
+
+
+async def unbroken(work: Coroutine[Any, Any, None]) -> None:
+    """Do work to its end though the caller is cancelled meanwhile, and only then be cancelled."""
+    task = asyncio.ensure_future(work)
+    try:
+        await asyncio.shield(task)
+    except asyncio.CancelledError:
+        await settled(task)
+        task.result()
+        raise

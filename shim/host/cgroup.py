@@ -6,7 +6,8 @@ Source: cgroups(7), the kernel's admin-guide/cgroup-v1 and cgroup-v2, proc_pid_m
 from __future__ import annotations
 
 import errno
-from collections.abc import Iterator, Mapping
+import time
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
@@ -21,6 +22,8 @@ _LIMIT_BYTES = 1 << 20
 _NO_LIMIT = 1 << 62
 _NS_PER_US = 1000
 _DEVICE_WORDS = 3
+_EMPTY_S = 2.0
+_POLL_S = 0.02
 
 
 class Cgroup(NamedTuple):
@@ -92,6 +95,30 @@ def _mounts(proc: Path) -> dict[str, tuple[str, Path]]:
             for controller in options.split(","):
                 found.setdefault(controller, (fields[3], Path(fields[4])))
     return found
+
+
+def places(path: str, proc: Path = _PROC) -> list[Path]:
+    """List the folders that a spec's cgroupsPath means; none for a relative one, or systemd's."""
+    if not path.startswith("/"):
+        return []
+    tops = {mounted for root, mounted in _mounts(proc).values() if root == "/"}
+    return sorted(top / path.lstrip("/") for top in tops)
+
+
+def remove_empty(folders: Iterable[Path]) -> None:
+    """Remove these cgroups, where nobody is in them; who has just died leaves soon."""
+    until = time.monotonic() + _EMPTY_S
+    for folder in folders:
+        while not _removed(folder) and time.monotonic() < until:
+            time.sleep(_POLL_S)
+
+
+def _removed(folder: Path) -> bool:
+    try:
+        folder.rmdir()
+    except OSError as error:
+        return error.errno != errno.EBUSY
+    return True
 
 
 def measure(cgroup: Cgroup) -> Stats:

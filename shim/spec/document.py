@@ -51,7 +51,8 @@ class _SpecNamespace(Value):
     path: str = ""
 
 
-class _Linux(Value):
+class _Linux(Value, rename="camel"):
+    cgroups_path: str | None = None
     devices: tuple[Device, ...] | None = None
     namespaces: tuple[_SpecNamespace, ...] | None = None
 
@@ -109,6 +110,11 @@ class Spec(Value):
     def devices(self) -> tuple[Device, ...]:
         """Give the device nodes."""
         return (self.view.linux and self.view.linux.devices) or ()
+
+    @property
+    def cgroups_path(self) -> str:
+        """Give the path of the cgroup; empty when not said."""
+        return (self.view.linux and self.view.linux.cgroups_path) or ""
 
     @property
     def shares_pids(self) -> bool:

@@ -75,6 +75,7 @@ class Task:
         self._streams = ProcessStreams(context.keeper, record.ref, "", record.stdio, self._folder)
         self._watching: asyncio.Task[None] | None = None
         self._oom: OomWatch | None = None
+        self._new_cgroups: list[Path] = []
         self.record = record
         self.state = TaskState.CREATED
         self.journal = Journal(self._folder)
@@ -238,6 +239,7 @@ class Task:
                 await self._create_container()
 
     async def _create_container(self) -> None:
+        self._note_cgroups()
         args = CreateArgs(
             id=self.ref.id,
             bundle=str(self.bundle),
@@ -254,6 +256,11 @@ class Task:
             )
         self._born(born)
         await self._streams.connect()
+
+    def _note_cgroups(self) -> None:
+        """Know the cgroups that runsc will make: one that is killed leaves them behind."""
+        path = document.load(self.bundle, restoring=True).cgroups_path
+        self._new_cgroups = [one for one in cgroup.places(path) if not one.exists()]
 
     def _streams_at_create(self) -> AbstractAsyncContextManager[Streams]:
         """Open what the container gets when its sandbox is made."""
@@ -607,6 +614,7 @@ class Task:
         if self._watching is not None and self.state is not TaskState.STOPPED:
             await self.stop()
         await self._runsc.delete(self.ref.id)
+        await asyncio.to_thread(cgroup.remove_empty, self._new_cgroups)
         await self._streams.close()
         if self.record.mounts:
             mounts.unmount(Path(self.record.rootfs))
@@ -663,6 +671,7 @@ class Task:
 
     async def load_image(self, options: RestoreOptions) -> int:
         """Run `runsc restore` with the task's bundle and streams; return the sandbox's pid."""
+        self._note_cgroups()
         args = RestoreArgs(
             id=self.ref.id,
             bundle=str(self.bundle),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -82,7 +83,8 @@ def state_of(pid: int) -> str:
 def descriptors(pid: int) -> list[str]:
     """List what a process's open descriptors are."""
     found = [_target(entry) for entry in Path(f"/proc/{pid}/fd").iterdir()]
-    return [kind.split(":[")[0] for kind in found if kind]
+    # A socket or a pipe has its number here, anything else that has no path what it is.
+    return [re.sub(r":\[\d+\]$", "", kind) for kind in found if kind]
 
 
 def command_lines() -> Iterator[tuple[int, list[str]]]:

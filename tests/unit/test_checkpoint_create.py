@@ -912,6 +912,8 @@ async def test_cancelled_while_it_is_being_stopped(make: Make) -> None:
     with pytest.raises(asyncio.CancelledError):
         await work
 
+    assert scene.events[-1] == "stop"
+
     (manifest,) = scene.images.rglob("cryo.json")
     assert image_is_whole(scene, str(manifest.parent))
     assert scene.sandbox.wait(5) == -9

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from pathlib import Path
 
@@ -158,3 +159,40 @@ def test_only_part_of_the_hierarchy_is_mounted(tmp_path: Path) -> None:
 def test_this_very_process_is_found_or_has_none() -> None:
     """The real /proc of whatever host this is can be read."""
     assert cgroup.find(os.getpid()) is None
+
+
+def test_places_that_a_spec_means(tmp_path: Path) -> None:
+    """One folder in each hierarchy; what is relative or systemd's has no place that we know."""
+    (tmp_path / "self").mkdir()
+    (tmp_path / "self/mountinfo").write_text(
+        "1 2 0:1 / /cg/memory rw - cgroup cgroup rw,memory\n"
+        "1 2 0:1 / /cg/cpu rw - cgroup cgroup rw,cpu,cpuacct\n"
+        "1 2 0:1 /part /cg/pids rw - cgroup cgroup rw,pids\n"
+        "1 2 0:1 / /cg/unified rw - cgroup2 cgroup2 rw\n"
+    )
+
+    found = cgroup.places("/pods/a", tmp_path)
+
+    assert found == [Path(f"/cg/{kind}/pods/a") for kind in ("cpu", "memory", "unified")]
+    assert [cgroup.places(path, tmp_path) for path in ("", "a", "a.slice:cri:b")] == [[], [], []]
+
+
+def test_only_what_is_empty_is_removed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever has just died is waited for, who lives on is not harmed."""
+    busy = {tmp_path / "dies": 2, tmp_path / "lives": 1 << 20}
+    plain = Path.rmdir
+
+    def rmdir(folder: Path) -> None:
+        if busy.get(folder, 0) > 0:
+            busy[folder] -= 1
+            raise OSError(errno.EBUSY, "busy")
+        plain(folder)
+
+    for name in ("free", "dies", "lives"):
+        (tmp_path / name).mkdir()
+    monkeypatch.setattr(Path, "rmdir", rmdir)
+    monkeypatch.setattr(cgroup, "_EMPTY_S", 0.2)
+
+    cgroup.remove_empty([tmp_path / name for name in ("none", "free", "dies", "lives")])
+
+    assert [path.name for path in tmp_path.iterdir()] == ["lives"]
