@@ -55,7 +55,7 @@ class Judge:
         if tasks or self._fds:
             self._assert_fds()
         assert self._of_others(tasks) == []
-        assert self.mounts() == self._mounts
+        assert not self.mounts() - self._mounts
         assert {path.name for path in self.cgroups()} == {self.cgroup(name) for name in tasks}
 
     def stagings(self) -> list[str]:
