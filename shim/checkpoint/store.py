@@ -53,7 +53,7 @@ class Staging:
     def empty(self) -> None:
         """Remove what a save has left in it: runsc writes no file that is there."""
         for path in self.path.iterdir():
-            path.unlink()
+            files.remove_tree(path)
 
     def discard(self) -> None:
         """Remove it, and the folders that were made on the way to it."""

@@ -99,7 +99,7 @@ def _mounts(proc: Path) -> dict[str, tuple[str, Path]]:
 
 def places(path: str, proc: Path = _PROC) -> list[Path]:
     """List the folders that a spec's cgroupsPath means; none for a relative one, or systemd's."""
-    if not path.startswith("/"):
+    if not path.startswith("/") or ".." in Path(path).parts:
         return []
     tops = {mounted for root, mounted in _mounts(proc).values() if root == "/"}
     return sorted(top / path.lstrip("/") for top in tops)

@@ -161,6 +161,9 @@ def test_this_very_process_is_found_or_has_none() -> None:
     assert cgroup.find(os.getpid()) is None
 
 
+ELSEWHERE = ("", "a", "a.slice:cri:b", "/a/../../b")
+
+
 def test_places_that_a_spec_means(tmp_path: Path) -> None:
     """One folder in each hierarchy; what is relative or systemd's has no place that we know."""
     (tmp_path / "self").mkdir()
@@ -174,7 +177,7 @@ def test_places_that_a_spec_means(tmp_path: Path) -> None:
     found = cgroup.places("/pods/a", tmp_path)
 
     assert found == [Path(f"/cg/{kind}/pods/a") for kind in ("cpu", "memory", "unified")]
-    assert [cgroup.places(path, tmp_path) for path in ("", "a", "a.slice:cri:b")] == [[], [], []]
+    assert [cgroup.places(path, tmp_path) for path in ELSEWHERE] == [[]] * 4
 
 
 def test_only_what_is_empty_is_removed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
