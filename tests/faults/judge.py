@@ -12,13 +12,13 @@ from shim.client import Client
 from shim.errors import CryoError
 from shim.simgpu.simulation import wait_until
 from shim.state import TaskState
+from tests import cgroups
 from tests.faults.machine import Halting, Inside, command_lines, descriptors
 
 TASK = "job"
 COPY = "copy"
 PROCESSES = 3
 _SETTLE_S = 60.0
-_CGROUPS = Path("/sys/fs/cgroup")
 _RUNSC = ("boot", "gofer", "create", "restore", "checkpoint", "exec", "wait", "delete", "resume")
 
 
@@ -87,7 +87,7 @@ class Judge:
 
     def cgroups(self) -> list[Path]:
         """List the cgroups of the tasks, in every hierarchy that the host has."""
-        return list(_CGROUPS.glob(f"**/{self.cgroup('*')}"))
+        return cgroups.starting(self.cgroup(""))
 
     def _assert_no_tools(self, name: str) -> None:
         own = {1, *self.sim.status(self.inside, name).pids}

@@ -14,6 +14,7 @@ from shim.errors import NotFound
 from shim.model import Stats
 from shim.simgpu import tools
 from shim.simgpu.waiting import wait_until
+from tests import cgroups
 from tests.builds import RunscBuild
 from tests.real.helpers_rig import WAIT_S, Output, Rig, machine_with, refused
 
@@ -55,7 +56,7 @@ def rig(machine: Rig) -> Iterator[Rig]:
     finally:
         machine.clear()
     assert machine.leftovers() == []
-    assert list(Path("/sys/fs/cgroup").glob(f"**/{_cgroup(machine, '*')}")) == []
+    assert cgroups.starting(_cgroup(machine, "")) == []
 
 
 def _cgroup(rig: Rig, name: str) -> str:
