@@ -32,7 +32,17 @@ from tests.faults import trap
 from tests.faults.contained import Contained, ContainedTrial, contained, traces
 from tests.faults.judge import COPY, TASK
 from tests.faults.machine import Case, Halting
-from tests.faults.plan import OF_SIDECAR, UNDER_CONTAINERD, Plan, Scene, What, choose
+from tests.faults.parked import ParkTrial
+from tests.faults.plan import (
+    OF_IMAGES,
+    OF_SIDECAR,
+    UNDER_CONTAINERD,
+    WHILE_PARKING,
+    Plan,
+    Scene,
+    What,
+    choose,
+)
 from tests.faults.rig import Rig
 from tests.faults.trap import Deed, Trap
 from tests.faults.trial import Trial
@@ -90,7 +100,7 @@ class OfSidecar:
 
     def traces(self) -> Traces:
         """Run each operation once."""
-        return {scene: self._trace(scene) for scene in Scene}
+        return {scene: self._trace(scene) for scene in OF_IMAGES}
 
     def _trace(self, scene: Scene) -> Counter[str]:
         rig, file = self._rig, self._rig.sim.trap_file
@@ -114,6 +124,35 @@ class OfSidecar:
         return found
 
 
+class OfParking:
+    """A machine with a sidecar and a task that gives its GPU memory back when it is paused."""
+
+    whats: Sequence[What] = WHILE_PARKING
+
+    def __init__(self, rig: Rig) -> None:
+        self._rig = rig
+        rig.parks = True
+        rig.serve()
+
+    def trial(self, plan: Plan) -> ParkTrial:
+        """Make a trial of the way there or back."""
+        return ParkTrial(self._rig, plan, Path())
+
+    def traces(self) -> Traces:
+        """Go there and back once."""
+        self._rig.have_task()
+        ways = {Scene.PARK: self._rig.client.pause, Scene.UNPARK: self._rig.client.resume}
+        return {scene: self._trace(way) for scene, way in ways.items()}
+
+    def _trace(self, way: Callable[[str], None]) -> Counter[str]:
+        file = self._rig.sim.trap_file
+        trap.put(file, Trap(deed=Deed.NONE))
+        way(TASK)
+        found = Counter(trap.trace_of(file).read_text("ascii").split())
+        trap.remove(file)
+        return found
+
+
 class UnderContainerd:
     """A machine with a containerd whose tasks are our shim's."""
 
@@ -132,13 +171,13 @@ class UnderContainerd:
 
 
 @contextlib.contextmanager
-def of_sidecar(case: Case) -> Iterator[Bench]:
+def of_sidecar(case: Case, kind: Callable[[Rig], Bench] = OfSidecar) -> Iterator[Bench]:
     """Give a machine of a case, and end it."""
     with Halting(find(case.version).path, helper=case.helper) as sim:
         rig = Rig(sim, case)
         rig.mount_state()
         try:
-            yield OfSidecar(rig)
+            yield kind(rig)
         finally:
             rig.close()
 
@@ -160,6 +199,7 @@ CASES: dict[str, Callable[[], contextlib.AbstractContextManager[Bench]]] = {
             Case("new", EngineName.PHASED, helper=False),
         )
     },
+    "new-park": functools.partial(of_sidecar, Case("new", EngineName.PHASED), OfParking),
     "new-containerd": functools.partial(under_containerd, "new"),
 }
 

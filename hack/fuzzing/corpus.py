@@ -190,7 +190,11 @@ def parsers(folder: Path) -> list[Parser]:
         Parser("runsc.json", [b"{}"], files.known),
         Parser("guest's /proc", [_SCAN], _text(detect.parse_scan)),
         Parser("lsof", _LSOF, _text(detect.parse_lsof)),
-        Parser("nvidia-smi", [b"7, 1024\n8, [N/A]\n"], _text(inventory.parse_apps)),
+        Parser(
+            "nvidia-smi",
+            [b"7, GPU-1, 1024\n8, GPU-1, [N/A]\n"],
+            _text(lambda text: (inventory.parse_apps(text, 7), inventory.parse_gpus(text))),
+        ),
         Parser("driver", [b"Model: H200\nDevice Minor: 0\n"], _text(inventory.parse_gpu)),
         Parser("cuda-checkpoint", [b"Could not lock process 7: out of memory\n"], _said),
         Parser("cryo-cuda", [_BATCH], _batch),

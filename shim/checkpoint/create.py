@@ -8,18 +8,26 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import msgspec
 
-from shim.checkpoint import hostfacts, preflight, seal, store
+from shim.checkpoint import hostfacts, memory, preflight, seal, store
 from shim.checkpoint.builds import runsc_build
 from shim.checkpoint.journal import Operation
 from shim.checkpoint.ledger import Ledger
 from shim.checkpoint.manifest import Manifest, Member
 from shim.checkpoint.quiet import until_quiet
-from shim.checkpoint.steps import Steps, choose, engine_for, fleet_for, late_rollback, tools_of
+from shim.checkpoint.steps import (
+    Steps,
+    choose,
+    engine_for,
+    fleet_for,
+    late_rollback,
+    look,
+    tools_of,
+)
 from shim.checkpoint.store import Staging
 from shim.checkpoint.subject import Subject
 from shim.checkpoint.worker import in_thread, metered, settled, unbroken
@@ -31,11 +39,9 @@ from shim.errors import (
     CudaError,
     DeadlineExceeded,
     IllegalState,
-    NotFound,
     Refused,
     ResourceExhausted,
     RunscError,
-    Unavailable,
 )
 from shim.host import files, procs
 from shim.model import (
@@ -50,7 +56,6 @@ from shim.model import (
 )
 from shim.runsc.argv import CheckpointArgs
 from shim.runsc.failure import failure
-from shim.runsc.run import run
 from shim.spec import document
 
 _WATCH_S = 0.2
@@ -229,18 +234,10 @@ class Checkpoint:
         if not self._with_gpu:
             return 0
         try:
-            used = await inventory.device_bytes(self._config.cuda.nvidia_smi, self._ask)
+            return sum((await memory.held(self._subject)).values())
         except CryoError as error:
             self._warn(f"GPU memory is not counted in the image's size beforehand: {error}")
             return 0
-        return used.get(self._subject.sandbox.pid, 0)
-
-    async def _ask(self, argv: list[str]) -> str:
-        done = await run(argv, timeout_s=self._config.timeouts.command)
-        if done.status != 0:
-            message = f"{argv[0]} ended with status {done.status}"
-            raise Unavailable(message)
-        return done.stdout.decode("utf-8", "replace")
 
     def _wants_cuda(self) -> bool:
         mode, gpu = self._mode, bool(self._with_gpu)
@@ -260,7 +257,7 @@ class Checkpoint:
         facts = driver.capabilities(self._inventory.driver)
         preflight.check_namespaces(self._with_gpu)
         fleet = fleet_for([(one, ()) for one in self._with_gpu], facts, self._report)
-        await self._look(fleet.find)
+        await look(fleet, otherwise="--cuda ignore goes past this")
         self._judge(fleet)
         if not fleet.known:
             self._no_cuda_found()
@@ -278,17 +275,6 @@ class Checkpoint:
             self._warn(*preflight.check_bystanders(self._subject, part.bystanders))
         scans = [part.last_scan for part in fleet.parts if part.last_scan]
         self._tcp = tuple(dict.fromkeys(peer for scan in scans for peer in scan.tcp))
-
-    async def _look(self, find: Callable[[], Awaitable[object]]) -> None:
-        try:
-            await find()
-        except NotFound as error:
-            message = f"cuda-checkpoint is not in the container: {error.message}"
-            raise Refused(
-                message,
-                remedy="install it on the host (cuda.tool in config.toml) and create the task "
-                "again, or put it into the image; --cuda ignore goes past this",
-            ) from error
 
     def _no_cuda_found(self) -> None:
         if self._mode is CudaMode.REQUIRE:

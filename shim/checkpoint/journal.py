@@ -31,6 +31,7 @@ class Operation(enum.StrEnum):
 
     CHECKPOINT = "checkpoint"
     RESTORE = "restore"
+    PARK = "park"
 
 
 class ProcessEntry(Value):
@@ -46,7 +47,11 @@ def key(pid: int, container: str = "") -> str:
 
 
 class Entry(Value):
-    """The whole journal. `committed` is set once the image has its final name."""
+    """The whole journal. `committed` is set once the image has its final name.
+
+    That of a park stays open, committed, for as long as the task is parked: it names who is frozen,
+    and in `gpu_bytes` what they held on each GPU.
+    """
 
     operation: Operation
     image_path: str
@@ -62,6 +67,7 @@ class Entry(Value):
     save_start: int = 0
     outsiders: tuple[int, ...] = ()
     processes: dict[str, ProcessEntry] = {}
+    gpu_bytes: dict[str, int] = {}
 
     def cuda_processes(self, container: str = "") -> list[CudaProcess]:
         """List the CUDA processes of a container that the operation had taken in hand."""
@@ -151,6 +157,12 @@ class Journal:
     def staging(self) -> str:
         """Name the staging folder of an operation that is still open; empty when there is none."""
         return self._entry.staging if self._entry is not None else ""
+
+    @property
+    def parked(self) -> bool:
+        """Whether what is open is a park that was brought to its end."""
+        entry = self._entry
+        return entry is not None and entry.operation is Operation.PARK and entry.committed
 
     def close(self) -> None:
         """End: nothing is left to undo.

@@ -17,7 +17,7 @@ from shim.cuda.processes import Processes
 from shim.cuda.solo import Solo
 from shim.cuda.toggle import ToggleTool
 from shim.cuda.tool import CudaTool, Tool
-from shim.errors import DeadlineExceeded, Unimplemented
+from shim.errors import DeadlineExceeded, NotFound, Refused, Unimplemented
 from shim.model import CudaProcess, EngineName, Report
 
 
@@ -119,6 +119,24 @@ def late_rollback(timeout_s: float, held_up: str) -> DeadlineExceeded:
         f"{message}: {held_up}" if held_up else message,
         remedy="look at those processes; a new start of the sidecar tries again",
     )
+
+
+async def look(fleet: Fleet, *, otherwise: str) -> None:
+    """Find the CUDA processes; `otherwise` is what else can be done without cuda-checkpoint.
+
+    Raises:
+        Refused: the container has a GPU and no cuda-checkpoint.
+        CryoError: the look did not end well.
+    """
+    try:
+        await fleet.find()
+    except NotFound as error:
+        message = f"cuda-checkpoint is not in the container: {error.message}"
+        raise Refused(
+            message,
+            remedy="install it on the host (cuda.tool in config.toml) and create the task "
+            f"again, or put it into the image; {otherwise}",
+        ) from error
 
 
 def choose(subject: Subject, wanted: EngineName, fleet: Fleet, facts: DriverFacts) -> EngineName:

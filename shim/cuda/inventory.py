@@ -43,13 +43,19 @@ def read(nvidia_proc: str) -> Inventory:
     return Inventory(driver=_driver(root), gpus=_gpus(root))
 
 
-async def device_bytes(nvidia_smi: str, spawn: Spawn) -> dict[int, int]:
-    """Ask nvidia-smi how many bytes of GPU memory each host process holds, all its GPUs together.
+async def bytes_by_gpu(nvidia_smi: str, spawn: Spawn, pid: int) -> dict[str, int]:
+    """Ask nvidia-smi how many bytes a host process holds on each GPU, by UUID.
 
-    Processes whose use the driver does not tell are left out.
+    What the driver does not tell is left out.
     """
-    query = "--query-compute-apps=pid,used_gpu_memory"
-    return parse_apps(await spawn([nvidia_smi, query, "--format=csv,noheader,nounits"]))
+    query = "--query-compute-apps=pid,gpu_uuid,used_gpu_memory"
+    return parse_apps(await spawn([nvidia_smi, query, "--format=csv,noheader,nounits"]), pid)
+
+
+async def free_bytes(nvidia_smi: str, spawn: Spawn) -> dict[str, int]:
+    """Ask nvidia-smi how many bytes are free on each GPU, by UUID."""
+    query = "--query-gpu=uuid,memory.free"
+    return parse_gpus(await spawn([nvidia_smi, query, "--format=csv,noheader,nounits"]))
 
 
 def visible(gpus: Iterable[Gpu], devices: Iterable[Device]) -> tuple[Gpu, ...]:
@@ -58,14 +64,29 @@ def visible(gpus: Iterable[Gpu], devices: Iterable[Device]) -> tuple[Gpu, ...]:
     return tuple(gpu for gpu in gpus if gpu.minor in minors)
 
 
-def parse_apps(text: str) -> dict[int, int]:
-    """Read lines of `pid, MiB`, adding up the lines of one process."""
-    used: dict[int, int] = {}
-    for line in text.splitlines():
-        pid, _, mib = (part.strip() for part in line.partition(","))
-        if _number(pid) and _number(mib):
-            used[int(pid)] = used.get(int(pid), 0) + int(mib) * _MIB
-    return used
+def parse_apps(text: str, pid: int) -> dict[str, int]:
+    """Read lines of `pid, UUID, MiB`, adding up those of one process on one GPU."""
+    rows = (_fields(line) for line in text.splitlines())
+    return _summed(row[1:] for row in rows if row[0] == str(pid))
+
+
+def parse_gpus(text: str) -> dict[str, int]:
+    """Read lines of `UUID, MiB`."""
+    return _summed(_fields(line) for line in text.splitlines())
+
+
+def _fields(line: str) -> list[str]:
+    return [field.strip() for field in line.split(",")]
+
+
+def _summed(pairs: Iterable[list[str]]) -> dict[str, int]:
+    """Add up the MiB of each name, in bytes."""
+    sums: dict[str, int] = {}
+    for pair in pairs:
+        match pair:
+            case [name, mib] if name and _number(mib):
+                sums[name] = sums.get(name, 0) + int(mib) * _MIB
+    return sums
 
 
 def parse_driver(text: str) -> str:

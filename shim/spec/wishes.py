@@ -37,6 +37,7 @@ class Wishes(Value, forbid_unknown_fields=True):
     direct: bool | None = None
     verify: Verify | None = None
     background: bool | None = None
+    park: bool | None = None
 
 
 def read(spec: Spec) -> Wishes:

@@ -10,6 +10,7 @@ from shim.checkpoint.recover import discard, recover
 from shim.errors import CryoError
 from shim.host import procs
 from shim.model import Progress, TaskRef
+from shim.state import TaskState
 from shim.task import record as records
 from shim.task.context import Context
 from shim.task.member import task_of
@@ -66,26 +67,39 @@ async def close_journal(pod: Pod, say: Say) -> list[Task]:
         for one in gone:
             await one.clear()
         return gone
-    await _undo_checkpoint(pod, entry, say)
+    if task.journal.parked and task.state is TaskState.PAUSED:
+        return []
+    await _undo(pod, entry, say)
     return []
 
 
-async def _undo_checkpoint(pod: Pod, entry: Entry, say: Say) -> None:
+async def _undo(pod: Pod, entry: Entry, say: Say) -> None:
     task = pod.own
-    alive = procs.is_alive(task.record.pid, task.record.start)
     try:
-        if alive:
-            done = await recover(await pod.subject(), entry, _log_progress)
-        else:
-            done = discard(await task.subject(), entry)
+        done = await _brought_back(pod, entry)
     except (CryoError, TimeoutError) as error:
         text = str(error) or "it did not end in time"
-        done = f"could not undo its checkpoint: {text}"
+        done = f"could not undo its {entry.operation}: {text}"
         task.note(warning=done)
     else:
         task.note(warning="")
     say(f"task {task.ref}: {done}")
 
 
-def _log_progress(progress: Progress) -> None:
-    _log.info("recovery: %s %s %s", progress.phase, progress.message, progress.pid_state)
+async def _brought_back(pod: Pod, entry: Entry) -> str:
+    task = pod.own
+    alive = procs.is_alive(task.record.pid, task.record.start)
+    if entry.operation is Operation.PARK:
+        if alive:
+            await pod.recover_parking(log_progress)
+            return "brought it back to running: its park was interrupted"
+        task.journal.close()
+        return "it ended while it was parked"
+    if alive:
+        return await recover(await pod.subject(), entry, log_progress)
+    return discard(await task.subject(), entry)
+
+
+def log_progress(progress: Progress) -> None:
+    """Write news that nobody else hears into the log."""
+    _log.info("%s %s %s", progress.phase, progress.message, progress.pid_state)

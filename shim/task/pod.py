@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import contextlib
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 
 from shim.checkpoint.create import Checkpoint
+from shim.checkpoint.park import Parking
 from shim.checkpoint.subject import Subject, whole
-from shim.errors import CryoError, Refused
+from shim.errors import CryoError, IllegalState, Refused
 from shim.model import CheckpointOptions, CheckpointResult, Report
 from shim.spec import wishes
 from shim.spec.pod import CONTAINER_NAME
@@ -40,6 +41,7 @@ class Pod:
             Busy, IllegalState: one of them is in a state that does not allow it; none was touched.
         """
         async with self._held(*LIVE, verb="checkpoint") as tasks:
+            self._check_not_parked()
             subject = await self.subject()
             _check_names(subject)
             before = [task.state for task in tasks]
@@ -58,6 +60,58 @@ class Pod:
         for task in tasks:
             task.tell_checkpoint(result.image_path)
         return result
+
+    def _check_not_parked(self) -> None:
+        if self.own.journal.parked:
+            message = f"task {self.own.ref} is parked: its GPU memory is not where a save finds it"
+            raise IllegalState(message, remedy="resume it first")
+
+    async def park(self, report: Report) -> None:
+        """Pause the sandbox's one task, with its GPU memory given back.
+
+        Raises:
+            Refused: others share the sandbox, whom a pause would stop as well.
+            CryoError: why it was not done; the task runs as before.
+        """
+        async with self._held(TaskState.RUNNING, verb="pause") as tasks:
+            if len(tasks) > 1:
+                others = ", ".join(task.ref.id for task in tasks[1:])
+                message = f"{others} would be stopped as well: they share {self.own.ref}'s sandbox"
+                raise Refused(message, remedy="leave out io.cryo.park in pods")
+            await self._parked(lambda parking: parking.park(), report)
+        self.own.tell_paused()
+
+    async def unpark(self, report: Report) -> None:
+        """Let a parked task go on with its GPU memory; where it cannot, it stays parked.
+
+        Raises:
+            CryoError: why it stays.
+        """
+        async with self._held(TaskState.PAUSED, verb="resume"):
+            await self._parked(lambda parking: parking.unpark(), report)
+            self.own.note_recovered()
+        self.own.tell_resumed()
+
+    async def recover_parking(self, report: Report) -> None:
+        """Bring the task back whose park, or its end, the last owner did not live to end.
+
+        Raises:
+            CryoError: it cannot be brought back; its journal stays open.
+        """
+        async with self._held(*LIVE, verb="bring back"):
+            await self._parked(lambda parking: parking.recover(), report)
+
+    async def _parked(self, do: Callable[[Parking], Awaitable[None]], report: Report) -> None:
+        own = self.own
+        subject = await own.subject()
+        own.move(TaskState.CHECKPOINTING)
+        try:
+            await do(Parking(subject, report, pause=own.halt, resume=own.go_on))
+        except CryoError as error:
+            own.note_damage(error)
+            raise
+        finally:
+            own.back_to_record()
 
     @contextlib.asynccontextmanager
     async def _held(self, *allowed: TaskState, verb: str) -> AsyncIterator[tuple[Task, ...]]:

@@ -42,7 +42,7 @@ from shim.model import (
 from shim.runsc.argv import CreateArgs, RestoreArgs, runsc_id
 from shim.runsc.client import Born, Runsc, Streams
 from shim.runsc.guest import ContainerGuest
-from shim.spec import document
+from shim.spec import document, wishes
 from shim.spec.document import Spec
 from shim.spec.pod import SANDBOX_ID
 from shim.state import TaskState, move, require
@@ -435,25 +435,45 @@ class Task:
     async def pause(self) -> None:
         """Stop all processes of the task."""
         async with self.holding(TaskState.RUNNING, verb="pause"):
-            self.note(unsettled=True)
-            async with self._changing():
-                await self._runsc.pause(self.ref.id)
-            self._note_kindly(paused=True, unsettled=False)
+            await self.halt()
             self.move(TaskState.PAUSED)
-            self._context.tell("/tasks/paused", self.ref)
+            self.tell_paused()
+
+    async def halt(self) -> None:
+        """Pause what the caller holds; the state is for the caller to change."""
+        self.note(unsettled=True)
+        async with self._changing():
+            await self._runsc.pause(self.ref.id)
+        self._note_kindly(paused=True, unsettled=False)
+
+    def tell_paused(self) -> None:
+        """Tell that the task is paused."""
+        self._context.tell("/tasks/paused", self.ref)
 
     async def resume(self) -> None:
         """Let a paused task go on."""
         async with self.holding(TaskState.PAUSED, verb="resume"):
             await self._resume()
-            self._context.tell("/tasks/resumed", self.ref)
+            self.tell_resumed()
 
     async def _resume(self) -> None:
+        await self.go_on()
+        self.move(TaskState.RUNNING)
+
+    async def go_on(self) -> None:
+        """Resume what the caller holds, if it is paused; the state is for the caller to change."""
+        if self.record.unsettled:
+            await self._settle()
+        if not self.record.paused:
+            return
         self._note_kindly(unsettled=True)
         async with self._changing():
             await self._runsc.resume(self.ref.id)
         self._note_kindly(paused=False, unsettled=False)
-        self.move(TaskState.RUNNING)
+
+    def tell_resumed(self) -> None:
+        """Tell that the task goes on."""
+        self._context.tell("/tasks/resumed", self.ref)
 
     async def pids(self) -> list[int]:
         """List the container's processes; an ended task had one."""
@@ -650,8 +670,20 @@ class Task:
 
     def note_damage(self, error: CryoError) -> None:
         """Keep in the record what could not be undone: then the journal is still open."""
-        if self.journal.path.exists() and not self.record.warning:
+        if self.is_undone and not self.record.warning:
             self._note_kindly(warning=str(error))
+
+    @property
+    def is_undone(self) -> bool:
+        """Whether something was begun with the task that is neither done nor undone."""
+        return self.journal.path.exists() and not self.journal.parked
+
+    @property
+    def parks(self) -> bool:
+        """Whether a pause of the task is to give its GPU memory back."""
+        return bool(
+            self.record.gpu and wishes.read(document.load(self.bundle, restoring=True)).park
+        )
 
     def note_recovered(self) -> None:
         """Take back what the record warned of."""
@@ -662,6 +694,10 @@ class Task:
         """Leave a checkpoint, unless the task has ended in it."""
         if self.state is TaskState.CHECKPOINTING:
             self.move(before)
+
+    def back_to_record(self) -> None:
+        """Leave a park or its end: running or paused, whichever was noted."""
+        self.back_to(self._state_of_record())
 
     def tell_checkpoint(self, image_path: str) -> None:
         """Tell that the task is in an image."""

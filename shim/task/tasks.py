@@ -9,6 +9,7 @@ import platform
 from collections.abc import AsyncIterator, Coroutine, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
+from signal import SIGKILL
 from typing import Any, TypeVar
 
 import msgspec
@@ -52,7 +53,7 @@ from shim.model import (
 from shim.runsc.prober import Prober
 from shim.state import TaskState
 from shim.task import record as records
-from shim.task.adopt import adopt, close_journal
+from shim.task.adopt import adopt, close_journal, log_progress
 from shim.task.context import Context, Publish
 from shim.task.gathering import Gathering
 from shim.task.house import House, SidecarHouse
@@ -181,7 +182,7 @@ class Tasks:
     @property
     def undone(self) -> list[TaskRef]:
         """List the tasks that could not be brought back: their journals are still open."""
-        return [ref for ref, task in self._tasks.items() if task.journal.path.exists()]
+        return [ref for ref, task in self._tasks.items() if task.is_undone]
 
     @property
     def empty(self) -> bool:
@@ -368,6 +369,8 @@ class Tasks:
     ) -> None:
         """Send a signal."""
         task = self._task(ref)
+        if task.journal.parked and signal != SIGKILL:
+            await self.resume(ref)  # it is to react to it, and may need the GPU for that
         if exec_id:
             await task.exec(exec_id).kill(signal)
         elif task.state is TaskState.RESTORING and await self._kill_waiting(task, signal):
@@ -400,12 +403,20 @@ class Tasks:
         return await self._task(ref).pids()
 
     async def pause(self, ref: TaskRef) -> None:
-        """Stop the task's processes where they are."""
-        await self._task(ref).pause()
+        """Stop the task's processes where they are; io.cryo.park gives their GPU memory back."""
+        task = self._task(ref)
+        if task.parks:
+            await self._kept(self._pod(self._own(task)).park(log_progress))
+        else:
+            await task.pause()
 
     async def resume(self, ref: TaskRef) -> None:
-        """Let a paused task go on."""
-        await self._task(ref).resume()
+        """Let a paused task go on, with its GPU memory."""
+        task = self._task(ref)
+        if task.journal.parked:
+            await self._kept(self._pod(task).unpark(log_progress))
+        else:
+            await task.resume()
 
     async def update(self, ref: TaskRef, resources: Mapping[str, Any]) -> None:
         """Apply OCI LinuxResources."""

@@ -19,6 +19,12 @@ class Scene(enum.StrEnum):
     EXIT = "checkpoint --exit"
     PAUSED = "checkpoint of a paused task"
     RESTORE = "restore"
+    PARK = "park"
+    UNPARK = "unpark"
+
+
+OF_IMAGES = (Scene.RUN_ON, Scene.EXIT, Scene.PAUSED, Scene.RESTORE)
+OF_PARKING = (Scene.PARK, Scene.UNPARK)
 
 
 class What(enum.StrEnum):
@@ -48,6 +54,8 @@ class What(enum.StrEnum):
 
 UNDER_CONTAINERD = (What.SHIM, What.CONTAINERD, What.SANDBOX)
 OF_SIDECAR = tuple(what for what in What if what not in (What.SHIM, What.CONTAINERD))
+# No image is made, and a call without a stream is left by its deadline alone.
+WHILE_PARKING = tuple(w for w in OF_SIDECAR if w not in (What.IMAGES_FULL, What.LEAVE))
 OF_TOOL = (
     What.TOOL_FAILS,
     What.TOOL_FAILS_AFTER,

@@ -55,6 +55,8 @@ class Rig(Judge):
         self._pool = ThreadPoolExecutor(4)
         self._timeouts: dict[str, float] = {}
         self._judged = False
+        # Whether a pause of the task gives its GPU memory back.
+        self.parks = False
 
     # Life.
 
@@ -149,6 +151,8 @@ class Rig(Judge):
         spec = folder / "config.json"
         content = json.loads(spec.read_text("utf-8"))
         content["linux"]["cgroupsPath"] = f"/{self.cgroup(name)}"
+        if self.parks:
+            content["annotations"] = {"io.cryo.park": "true"}
         spec.write_text(json.dumps(content), "utf-8")
         return folder
 

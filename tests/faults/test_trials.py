@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import random
 from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
 from tests.faults.cases import NEW_BUILTIN, NEW_PHASED, NEW_STEPS, OLD_PHASED, on
+from tests.faults.parked import ParkTrial
 from tests.faults.plan import Plan, Scene, What, choose
 from tests.faults.rig import Rig
 from tests.faults.trial import Trial
@@ -25,6 +28,14 @@ FIXED = (
     (NEW_PHASED, Scene.RESTORE, What.KILL, "journal.close:after", 1),
     (OLD_PHASED, Scene.RUN_ON, What.SANDBOX, "image.name:after", 1),
     (NEW_PHASED, Scene.EXIT, What.STARVED, "runsc.checkpoint:begun", 1),
+)
+PARKED = (
+    (Scene.PARK, What.KILL, "cuda.checkpoint:after", 1),
+    (Scene.PARK, What.KILL, "runsc.pause:after", 1),
+    (Scene.PARK, What.ERROR, "runsc.pause:after", 1),
+    (Scene.UNPARK, What.KILL, "runsc.resume:after", 1),
+    (Scene.UNPARK, What.TOOL_FAILS, "restore", 2),
+    (Scene.UNPARK, What.GPU_FULL, "runsc.resume:after", 1),
 )
 TRACES = {scene: Counter({"journal.note:before": 3, "runsc.exec:begun": 2}) for scene in Scene}
 
@@ -52,6 +63,36 @@ def test_what_must_hold(rig: Rig, plan: Plan) -> None:
 
     assert "not reached" not in trial.outcome
     rig.client.remove(str(base))
+
+
+@pytest.fixture
+def parking(rig: Rig) -> Iterator[Rig]:
+    """Give that machine with a task that is parked when it is paused."""
+    rig.parks = True
+    rig.renew()
+    yield rig
+    rig.parks = False
+    rig.renew()
+
+
+@on(NEW_PHASED)
+@pytest.mark.parametrize(
+    "plan",
+    [
+        pytest.param(
+            Plan(scene=scene, what=what, point=point, nth=nth),
+            id=f"{what}-at-{point}-{scene}".replace(" ", "-"),
+        )
+        for scene, what, point, nth in PARKED
+    ],
+)
+def test_what_must_hold_of_a_parked_task(parking: Rig, plan: Plan) -> None:
+    """After this fault the task is parked, or runs, or is said to have been given up."""
+    trial = ParkTrial(parking, plan, Path())
+
+    trial.run()
+
+    assert "not reached" not in trial.outcome
 
 
 @on(NEW_BUILTIN)

@@ -76,8 +76,7 @@ class Trial:
         """
         self._rig.serve(**(_QUICK if self._plan.what in _NEEDS_DEADLINES else {}))
         self._rig.have_task()
-        if self._plan.scene is Scene.PAUSED:
-            self._rig.client.pause(TASK)
+        self._prepare()
         self._arm()
         future = self._begin()
         self._happen(future)
@@ -87,6 +86,10 @@ class Trial:
         self._judge(hit=hit)
 
     # -- the operation and its fault -----------------------------------------------------------
+
+    def _prepare(self) -> None:
+        if self._plan.scene is Scene.PAUSED:
+            self._rig.client.pause(TASK)
 
     def _arm(self) -> None:
         plan = self._plan

@@ -337,7 +337,7 @@ async def test_gpu_memory_counts(make: Make, monkeypatch: pytest.MonkeyPatch) ->
     """What the GPU holds goes through host memory to the disk."""
     scene = make()
     smi = scene.folder / "smi"
-    smi.write_text(f"#!/bin/sh\necho '{scene.sandbox.pid}, 4096'\necho '1, 99999'\n")
+    smi.write_text(f"#!/bin/sh\necho '{scene.sandbox.pid}, A, 4096'\necho '1, A, 99999'\n")
     smi.chmod(0o755)
     scene.nvidia_smi = str(smi)
     monkeypatch.setattr(files, "free_bytes", lambda _path: 1 << 30)

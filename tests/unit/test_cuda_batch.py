@@ -37,7 +37,7 @@ from tests.builds import excuse
 from tests.unit.fakes_guest import TOOL, Cuda, FakeGuest
 from tests.unit.fakes_native import Ground, ground, missing
 
-QUICK = Timeouts(detect=2, lock=0.3, freeze=0.5, thaw=0.5)
+QUICK = Timeouts(detect=20, lock=0.3, freeze=0.5, thaw=0.5)
 RUNNING, LOCKED, FROZEN = CudaState.RUNNING, CudaState.LOCKED, CudaState.CHECKPOINTED
 SIDES = (points.BEFORE, points.AFTER)
 HEAD = {"cryo_cuda": VERSION, "verb": "find"}

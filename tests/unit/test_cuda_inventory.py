@@ -54,7 +54,8 @@ def test_any_text_is_read_without_an_error(text: str) -> None:
     """Whatever the kernel or nvidia-smi says, reading it does not fail."""
     inventory.parse_driver(text)
     inventory.parse_gpu(text)
-    inventory.parse_apps(text)
+    inventory.parse_apps(text, 7)
+    inventory.parse_gpus(text)
 
 
 def test_a_host_is_read_in_bus_order(tmp_path: Path) -> None:
@@ -89,15 +90,25 @@ def test_the_gpus_of_a_container() -> None:
     assert inventory.visible(gpus, devices) == (gpus[2],)
 
 
-async def test_device_bytes() -> None:
+async def test_bytes_by_gpu() -> None:
     """The lines of a process are added up; what the driver does not tell is left out."""
     asked: list[list[str]] = []
 
     async def spawn(argv: list[str]) -> str:
         asked.append(argv)
-        return "12, 100\n12, 28\n13, [N/A]\n\nnonsense\n14, 0\n"
+        return "12, A, 100\n12, A, 28\n12, B, 1\n12, C, [N/A]\n\nnonsense\n13, A, 7\n12\n"
 
-    used = await inventory.device_bytes("/x/nvidia-smi", spawn)
+    held = await inventory.bytes_by_gpu("/x/nvidia-smi", spawn, 12)
 
-    assert used == {12: 128 << 20, 14: 0}
+    assert held == {"A": 128 << 20, "B": 1 << 20}
     assert asked[0][0] == "/x/nvidia-smi"
+
+
+async def test_free_bytes() -> None:
+    """Each GPU has its own."""
+
+    async def spawn(argv: list[str]) -> str:
+        assert argv[1] == "--query-gpu=uuid,memory.free"
+        return "A, 100\nB, 0\nC, [N/A]\n"
+
+    assert await inventory.free_bytes("nvidia-smi", spawn) == {"A": 100 << 20, "B": 0}

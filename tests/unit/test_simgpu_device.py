@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -303,14 +304,22 @@ def test_product_reads_the_simulated_driver(tmp_path: Path) -> None:
 def test_product_reads_the_simulated_nvidia_smi(
     machine: Machine, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Used memory is told per host process, in MiB."""
+    """Used memory is told per host process and GPU, free memory per GPU, in MiB."""
     client = DeviceClient(machine.socket)
     client.alloc("k", 16 * SLOT, 0)
-    query = ["--query-compute-apps=pid,used_gpu_memory", "--format=csv,noheader,nounits"]
-    assert nvidia_smi.main(machine.socket, query) == 0
+    stats, _ = client.call({"op": "stats"})
+    [pid] = {one["sandbox"] for one in stats["clients"] if one["bytes"]}
+
+    async def ask(argv: list[str]) -> str:
+        assert nvidia_smi.main(machine.socket, argv[1:]) == 0
+        return capsys.readouterr().out
+
+    held = asyncio.run(inventory.bytes_by_gpu("nvidia-smi", ask, pid))
+    free = asyncio.run(inventory.free_bytes("nvidia-smi", ask))
     client.close()
 
-    assert list(inventory.parse_apps(capsys.readouterr().out).values()) == [1 << 20]
+    assert held == {gpu.UUID: 1 << 20}
+    assert free == {gpu.UUID: stats["capacity_bytes"] - (1 << 20)}
 
 
 def test_device_that_is_gone_is_lost(machine: Machine, tmp_path: Path) -> None:

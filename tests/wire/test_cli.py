@@ -35,6 +35,7 @@ from shim.model import (
     TaskRef,
     Verify,
 )
+from shim.simgpu.waiting import wait_until
 from tests.wire.conftest import Sidecar
 from tests.wire.fakes import MANIFEST, FakeTask, every_error, failing
 
@@ -594,6 +595,13 @@ def all_commands(command: click.Command) -> Iterator[click.Command]:
         yield from all_commands(below)
 
 
+def _is_pending(pid: int, number: signal.Signals) -> bool:
+    """Whether a signal waits for its delivery, where another one of it would be lost."""
+    lines = Path(f"/proc/{pid}/status").read_text("ascii").splitlines()
+    waiting = [int(line.split()[1], 16) for line in lines if line.startswith(("SigPnd", "ShdPnd"))]
+    return any(mask >> (number - 1) & 1 for mask in waiting)
+
+
 def test_ctrl_c_before_the_start(sidecar: Sidecar, spawn: Spawn) -> None:
     """A start that hangs can be given up, and nothing is left of the task."""
     core = sidecar.core
@@ -607,9 +615,10 @@ def test_ctrl_c_before_the_start(sidecar: Sidecar, spawn: Spawn) -> None:
     core.start = hang  # type: ignore[method-assign]  # one test's own fault
     cryo = spawn("run", "--bundle", "/b", "a")
     sidecar.wait_for(starting)
-    while cryo.poll() is None:
+    # No more than are needed: one that comes when its handler is gone would kill it.
+    for _ in range(3):
         cryo.send_signal(signal.SIGINT)
-        time.sleep(0.1)
+        wait_until(lambda: not _is_pending(cryo.pid, signal.SIGINT), "its delivery", 60)
     _, err = cryo.communicate(timeout=120)
 
     assert cryo.returncode == 7

@@ -180,13 +180,18 @@ class Story:
         self._clear()
         if outcome.proofs:
             self._say("\n  The same moment in the life of each process, before and after:\n")
-        for pid in dict.fromkeys(proof.pid for proof in outcome.proofs):
+        moments = dict.fromkeys((proof.pid, proof.generation) for proof in outcome.proofs)
+        for pid, generation in sorted(moments):
             mine = sorted(
-                (proof for proof in outcome.proofs if proof.pid == pid),
+                (
+                    proof
+                    for proof in outcome.proofs
+                    if (proof.pid, proof.generation) == (pid, generation)
+                ),
                 key=lambda proof: list(KINDS).index(proof.kind),
             )
             told = "   ".join(self._proof(proof) for proof in mine)
-            self._say(f"    process {pid:<4} step {mine[0].generation:<5} {told}")
+            self._say(f"    process {pid:<4} step {generation:<5} {told}")
         self._say("")
         for line in verdict(outcome):
             paint = self._style.good if outcome.passed else self._style.bad

@@ -8,6 +8,7 @@ There both must hold the same bytes, which are also computed from the pattern al
 from __future__ import annotations
 
 import contextlib
+import json
 import signal
 import time
 from collections.abc import Iterator
@@ -26,6 +27,7 @@ from shim.simgpu.hardware import Hardware
 from shim.simgpu.machine import Machine
 from shim.simgpu.simulation import Settings, Simulation
 from shim.simgpu.status import Status
+from shim.spec import document
 
 NAMESPACE = "selftest"
 _ORIGINAL = "original"
@@ -108,6 +110,7 @@ class Trial:
         name = _ORIGINAL
         for number in range(1, self._plan.rounds + 1):
             name = self._round(sim, client, guest, bundle, name, number)
+        self._park(sim, client, guest, name)
         client.kill(name, signal.SIGKILL)
         client.wait(name)
         client.delete(name)
@@ -172,8 +175,11 @@ class Trial:
         if isinstance(sim, Simulation):
             # The real cuda-checkpoint of this host, if any, would be found in the rootfs first.
             real_one = tools.host_has_cuda_checkpoint()
-            return sim.bundle(_ORIGINAL, settings, inject_tool=real_one)
-        return sim.bundle(_ORIGINAL, settings)
+            bundle = sim.bundle(_ORIGINAL, settings, inject_tool=real_one)
+        else:
+            bundle = sim.bundle(_ORIGINAL, settings)
+        _annotate(bundle, "io.cryo.park", "true")
+        return bundle
 
     def _checkpoint(self, client: Client, name: str, image: str) -> None:
         options = CheckpointOptions(image_path=image, engine=self._plan.engine)
@@ -224,6 +230,17 @@ class Trial:
             details.append(f"exit {client.wait(name).status}")
             client.delete(name)
 
+    def _park(self, sim: Machine, client: Client, guest: TaskGuest, name: str) -> None:
+        """Pause with the GPU memory given back, go on, and compare at the same generation."""
+        sim.hold(guest, name)
+        before = sim.verify(guest, name)
+        with self._step("park", "paused, its GPU memory given back"):
+            client.pause(name)
+        with self._step("unpark", "it goes on with its GPU memory"):
+            client.resume(name)
+        self.outcome.proofs += compare(before, sim.verify(guest, name))
+        self._works_on(sim, guest, name)
+
     def _works_on(self, sim: Machine, guest: TaskGuest, name: str) -> None:
         with self._step("work on", "every process takes up its work"):
             sim.go(guest, name)
@@ -236,6 +253,13 @@ class Trial:
         if not self.outcome.passed:
             with contextlib.suppress(OSError):
                 self.outcome.log = sim.sidecar_log.read_text("utf-8", "replace")[-_LOG_TAIL:]
+
+
+def _annotate(bundle: Path, name: str, value: str) -> None:
+    path = bundle / document.CONFIG
+    content = json.loads(path.read_text("utf-8"))
+    content.setdefault("annotations", {})[name] = value
+    path.write_text(json.dumps(content), "utf-8")
 
 
 class _Hearing:

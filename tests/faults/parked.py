@@ -1,0 +1,53 @@
+"""Faults while a task is parked, or brought back from there."""
+
+from __future__ import annotations
+
+from concurrent.futures import Future
+from typing import Any
+
+from shim.state import TaskState
+from tests.faults.judge import TASK
+from tests.faults.plan import Scene, What
+from tests.faults.trial import Trial
+
+
+class ParkTrial(Trial):
+    """A trial whose task is parked or runs when all is over, and never anything between."""
+
+    def _prepare(self) -> None:
+        if self._plan.scene is Scene.UNPARK:
+            self._rig.client.pause(TASK)
+
+    def _begin(self) -> Future[Any]:
+        client = self._rig.client
+        do = client.pause if self._plan.scene is Scene.PARK else client.resume
+        return self._rig.run(lambda: do(TASK))
+
+    def _judge_running(self) -> None:
+        if self._wounded:
+            self._judge_wounded()
+            return
+        if self._plan.what is What.GPU_FULL and self._rig.client.list()[0].warning:
+            self._judge_given_up()
+            return
+        asked = TaskState.PAUSED if self._plan.scene is Scene.PARK else TaskState.RUNNING
+        found = self._rig.state()
+        if self._error is None:
+            assert found is asked, found
+        self._say("parked" if found is TaskState.PAUSED else "runs")
+        if found is TaskState.PAUSED:
+            assert self._held() == 0, "it is said to be parked, and holds GPU memory"
+            self._rig.client.resume(TASK)
+        self._rig.assert_unharmed(saved=False)
+        self._rig.know_fine()
+
+    def _judge_given_up(self) -> None:
+        """Judge a task whose GPU memory went to another between the look at it and its thaw."""
+        assert self._plan.scene is Scene.UNPARK
+        assert self._error is not None
+        self._rig.remove(TASK)
+        self._rig.assert_clean()
+        self._say("given up by the driver, and told")
+
+    def _held(self) -> int:
+        return sum(client["bytes"] for client in self._rig.sim.device()["clients"])

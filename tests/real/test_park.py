@@ -1,0 +1,135 @@
+"""A pause that gives GPU memory back, for tasks that ask for it by an annotation."""
+
+from __future__ import annotations
+
+import signal
+from functools import partial
+
+import pytest
+
+from shim.errors import CudaError, IllegalState, InvalidArgument, ResourceExhausted
+from shim.simgpu.simulation import Fault, Kind
+from shim.state import TaskState
+from tests.real.helpers_rig import Rig, refused
+
+pytestmark = pytest.mark.timeout(120)
+
+
+def workload(rig: Rig, name: str, *, park: str = "true") -> None:
+    """Start a workload that parks when it is paused."""
+    bundle = rig.sim.bundle(name, rig.settings(processes=2), inject_tool=False)
+    with rig.edited(bundle) as spec:
+        spec["annotations"] = {"io.cryo.park": park}
+    rig.client.create(name, str(bundle))
+    rig.client.start(name)
+    rig.sim.until_ready(rig.guest, name)
+
+
+def used(rig: Rig) -> int:
+    """Return how much GPU memory tasks hold."""
+    return sum(client["bytes"] for client in rig.sim.device()["clients"])
+
+
+def test_gpu_memory_is_given_back(rig: Rig) -> None:
+    """While it is paused the task holds no GPU memory; then it works on, with every byte."""
+    workload(rig, "job")
+    before = used(rig)
+
+    rig.client.pause("job")
+
+    assert (before > 0, used(rig)) == (True, 0)
+    assert rig.client.state("job").state is TaskState.PAUSED
+    rig.client.resume("job")
+    assert used(rig) == before
+    assert rig.fine("job")
+
+
+def test_two_tasks_take_turns(rig: Rig) -> None:
+    """Of two tasks that do not fit beside each other, one works while the other is parked."""
+    workload(rig, "a")
+    one = used(rig)
+    rig.client.pause("a")
+    rig.sim.limit(reserved_bytes=rig.sim.capacity_bytes - one)
+    workload(rig, "b")
+
+    for going, waiting in (("b", "a"), ("a", "b"), ("b", "a")):
+        error = refused(ResourceExhausted, partial(rig.client.resume, waiting))
+        assert "MiB free" in error.message
+        assert rig.client.state(waiting).state is TaskState.PAUSED
+        assert rig.fine(going)
+        rig.client.pause(going)
+        rig.client.resume(waiting)
+
+    assert rig.fine("a")
+
+
+def test_without_the_annotation_a_pause_keeps_the_gpu_memory(rig: Rig) -> None:
+    """Nobody is parked who has not asked for it."""
+    workload(rig, "job", park="false")
+    before = used(rig)
+
+    rig.client.pause("job")
+
+    assert used(rig) == before
+    assert [call.action for call in rig.sim.calls() if call.action == "lock"] == []
+
+
+def test_a_mistake_in_the_annotation_is_told_at_once(rig: Rig) -> None:
+    """The task is not created with it."""
+    refused(InvalidArgument, lambda: workload(rig, "job", park="perhaps"))
+
+
+def test_parked_tasks_survive_the_sidecar(rig: Rig) -> None:
+    """After kill -9 it is still parked, nothing is reported as undone, and it goes on when told."""
+    workload(rig, "job")
+    rig.client.pause("job")
+
+    rig.crash()
+
+    [view] = rig.client.list()
+    assert (view.state, view.warning, used(rig)) == (TaskState.PAUSED, "", 0)
+    rig.client.resume("job")
+    assert rig.fine("job")
+
+
+def test_what_cannot_be_done_with_a_parked_task(rig: Rig) -> None:
+    """A checkpoint says what to do first; afterwards it is made."""
+    workload(rig, "job")
+    rig.client.pause("job")
+
+    error = refused(IllegalState, lambda: rig.checkpoint("job"))
+
+    assert "parked" in error.message
+    rig.client.resume("job")
+    rig.restore("copy", rig.checkpoint("job").image_path)
+    assert rig.fine("copy")
+
+
+@pytest.mark.parametrize(
+    ("number", "status", "thawed"), ((signal.SIGKILL, 137, 0), (signal.SIGTERM, 0, 2))
+)
+def test_a_parked_task_can_be_killed(
+    rig: Rig, number: signal.Signals, status: int, thawed: int
+) -> None:
+    """KILL ends it at once; any other signal reaches a task that has its GPU again."""
+    workload(rig, "job")
+    rig.client.pause("job")
+    rig.sim.calls(clear=True)
+
+    rig.client.kill("job", number)
+
+    assert rig.client.wait("job").status == status
+    assert [call.action for call in rig.sim.calls()].count("restore") == thawed
+    rig.client.delete("job")
+    assert rig.leftovers() == []
+
+
+def test_a_freeze_that_fails(rig: Rig) -> None:
+    """The pause fails, and the task runs as before."""
+    workload(rig, "job")
+    rig.sim.faults(Fault(action="checkpoint", kind=Kind.FAIL, nth=2))
+
+    refused(CudaError, lambda: rig.client.pause("job"))
+
+    assert rig.client.state("job").state is TaskState.RUNNING
+    assert rig.fine("job")
