@@ -8,10 +8,12 @@ from pathlib import Path
 
 import pytest
 
+from shim.cuda.inventory import Gpu, Inventory
 from shim.entry import selftest
 from shim.entry.trial.outcome import Outcome, Span, Step, compare
 from shim.entry.trial.spans import Spans
 from shim.entry.trial.tell import Plain, Silent, Story, Style, duration, size, verdict
+from shim.entry.trial.trial import other_gpus
 from shim.model import Phase, Progress
 from shim.simgpu.guest import pattern
 from shim.simgpu.status import ProcessStatus, Status
@@ -99,6 +101,26 @@ def test_spans_follow_the_news() -> None:
         ("freeze", 0.5, 0.6, ""),
         ("save", 0.6, 0.7, "3.0 MiB, all in one"),
     ]
+
+
+A, B, C = (Gpu(uuid=f"GPU-{name}") for name in "abc")
+
+
+@pytest.mark.parametrize(
+    ("gpus", "version", "wanted"),
+    (
+        ((A, B), "580.65.06", {A.uuid: B.uuid, B.uuid: A.uuid}),
+        ((A, B, C), "580.65.06", {A.uuid: B.uuid, B.uuid: C.uuid, C.uuid: A.uuid}),
+        ((A,), "580.65.06", {}),
+        ((A, B), "570.124.06", {}),
+        ((), "", {}),
+    ),
+)
+def test_a_restore_goes_to_another_gpu(
+    gpus: tuple[Gpu, ...], version: str, wanted: dict[str, str]
+) -> None:
+    """Where there are several GPUs and the driver can be told, each has its work on the next."""
+    assert other_gpus(Inventory(driver=version, gpus=gpus)) == wanted
 
 
 STEP = Step("checkpoint", 1.0, 2.0, "engine phased", (Span("save", 0.25, 0.75, "3.0 MiB"),))

@@ -16,7 +16,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
+from shim import config
 from shim.client.blocking import Client
+from shim.cuda import driver, inventory
+from shim.cuda.inventory import Inventory
 from shim.entry.trial.guest import TaskGuest
 from shim.entry.trial.outcome import Outcome, Span, Step, compare
 from shim.entry.trial.spans import Spans
@@ -195,8 +198,13 @@ class Trial:
                 spans.explain(Phase.SAVE, "lock and freeze included")
 
     def _restore(self, client: Client, name: str, bundle: Path, image: str) -> None:
-        options = RestoreOptions(image_path=image, bundle=str(bundle))
-        with self._operation("restore", "as a new container") as (spans, _):
+        phased = self.outcome.engine == EngineName.PHASED
+        other = other_gpus(inventory.read(config.Cuda().nvidia_proc)) if self._plan.real else {}
+        device_map = other if phased else {}
+        options = RestoreOptions(image_path=image, bundle=str(bundle), device_map=device_map)
+        with self._operation("restore", "as a new container") as (spans, details):
+            if device_map:
+                details.append(f"on the next of {len(device_map)} GPUs")
             result = client.restore(name, options, self._hear(spans))
             self.outcome.warnings += result.warnings
 
@@ -253,6 +261,14 @@ class Trial:
         if not self.outcome.passed:
             with contextlib.suppress(OSError):
                 self.outcome.log = sim.sidecar_log.read_text("utf-8", "replace")[-_LOG_TAIL:]
+
+
+def other_gpus(found: Inventory) -> dict[str, str]:
+    """Give each GPU's work to the next one; empty where there is no other, or no way to say so."""
+    uuids = [gpu.uuid for gpu in found.gpus]
+    if not uuids[1:] or not driver.capabilities(found.driver).device_map:
+        return {}
+    return dict(zip(uuids, (*uuids[1:], uuids[0]), strict=True))
 
 
 def _annotate(bundle: Path, name: str, value: str) -> None:
