@@ -10,7 +10,6 @@ from shim.checkpoint.recover import discard, recover
 from shim.errors import CryoError
 from shim.host import procs
 from shim.model import Progress, TaskRef
-from shim.state import TaskState
 from shim.task import record as records
 from shim.task.context import Context
 from shim.task.member import task_of
@@ -67,7 +66,7 @@ async def close_journal(pod: Pod, say: Say) -> list[Task]:
         for one in gone:
             await one.clear()
         return gone
-    if task.journal.parked and task.state is TaskState.PAUSED:
+    if task.is_parked:
         return []
     await _undo(pod, entry, say)
     return []

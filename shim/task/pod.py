@@ -62,7 +62,7 @@ class Pod:
         return result
 
     def _check_not_parked(self) -> None:
-        if self.own.journal.parked:
+        if self.own.is_parked:
             message = f"task {self.own.ref} is parked: its GPU memory is not where a save finds it"
             raise IllegalState(message, remedy="resume it first")
 

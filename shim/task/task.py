@@ -679,6 +679,11 @@ class Task:
         return self.journal.path.exists() and not self.journal.parked
 
     @property
+    def is_parked(self) -> bool:
+        """Whether the task is paused with its GPU memory given back."""
+        return self.state is TaskState.PAUSED and self.journal.parked
+
+    @property
     def parks(self) -> bool:
         """Whether a pause of the task is to give its GPU memory back."""
         return bool(

@@ -369,7 +369,7 @@ class Tasks:
     ) -> None:
         """Send a signal."""
         task = self._task(ref)
-        if task.journal.parked and signal != SIGKILL:
+        if task.is_parked and signal != SIGKILL:
             await self.resume(ref)  # it is to react to it, and may need the GPU for that
         if exec_id:
             await task.exec(exec_id).kill(signal)
@@ -413,7 +413,7 @@ class Tasks:
     async def resume(self, ref: TaskRef) -> None:
         """Let a paused task go on, with its GPU memory."""
         task = self._task(ref)
-        if task.journal.parked:
+        if task.is_parked:
             await self._kept(self._pod(task).unpark(log_progress))
         else:
             await task.resume()

@@ -82,6 +82,27 @@ def test_a_task_without_an_image(cryo: Cryo, simulation: Simulation, guest: gpu.
         assert simulation.verify(guest, name).whole
 
 
+def test_a_pause_gives_gpu_memory_back(
+    cryo: Cryo, simulation: Simulation, guest: gpu.CtrGuest
+) -> None:
+    """With the annotation `ctr tasks pause` parks a container; `resume` brings it back whole."""
+    name = cryo.fresh("parks")
+    spec = gpu.write_spec(simulation, cryo, name, _TWO, {"io.cryo.park": "true"})
+    with cryo.removing(name):
+        cryo.ctr("run", "--detach", "--runtime", RUNTIME, "--config", str(spec), name)
+        simulation.until_ready(guest, name)
+        before = simulation.device()["used_bytes"]
+
+        cryo.ctr("tasks", "pause", name)
+
+        assert (cryo.status(name), before > 0) == ("PAUSED", True)
+        assert simulation.device()["used_bytes"] == 0
+        cryo.ctr("tasks", "resume", name)
+        assert simulation.device()["used_bytes"] == before
+        assert simulation.works(guest, name)
+        assert simulation.verify(guest, name).whole
+
+
 def test_a_freeze_that_fails(
     cryo: Cryo, simulation: Simulation, guest: gpu.CtrGuest, job: str
 ) -> None:

@@ -7,7 +7,7 @@ from functools import partial
 
 import pytest
 
-from shim.errors import CudaError, IllegalState, InvalidArgument, ResourceExhausted
+from shim.errors import CudaError, IllegalState, InvalidArgument, NotFound, ResourceExhausted
 from shim.simgpu.simulation import Fault, Kind
 from shim.state import TaskState
 from tests.real.helpers_rig import Rig, refused
@@ -120,6 +120,7 @@ def test_a_parked_task_can_be_killed(
 
     assert rig.client.wait("job").status == status
     assert [call.action for call in rig.sim.calls()].count("restore") == thawed
+    refused(NotFound, lambda: rig.client.kill("job", signal.SIGTERM))
     rig.client.delete("job")
     assert rig.leftovers() == []
 
