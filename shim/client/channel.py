@@ -33,6 +33,9 @@ OPTIONS = (
     ("grpc.initial_reconnect_backoff_ms", 100),
     ("grpc.min_reconnect_backoff_ms", 100),
     ("grpc.max_reconnect_backoff_ms", 1000),
+    # Clients of one address would share a connection, and a new one begin with that which an older
+    # has lost with its sidecar and not yet noticed.
+    ("grpc.use_local_subchannel_pool", 1),
 )
 
 # Without an ErrorInfo these come from gRPC: a server that stops cancels what it had not begun.

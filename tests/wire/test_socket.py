@@ -17,7 +17,7 @@ from shim.errors import AlreadyExists, InvalidArgument, PermissionDenied, Unavai
 from shim.wire import endpoint
 from shim.wire.endpoint import Endpoint
 from shim.wire.server import Server
-from tests.wire.conftest import GRACE_S, serving
+from tests.wire.conftest import GRACE_S, Sidecar, serving
 from tests.wire.fakes import FakeTasks
 
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="changing a group needs root")
@@ -171,6 +171,23 @@ async def test_two_clients_at_once(server: Server, address: str, core: FakeTasks
         assert await two.images()
         core.release.set()
         await checkpoint
+
+
+def test_each_client_has_a_connection_of_its_own(sidecar: Sidecar) -> None:
+    """A new one does not begin with what an older has lost and not yet noticed."""
+    path = str(endpoint.parse(sidecar.address))
+
+    def connections() -> int:
+        lines = Path("/proc/net/unix").read_text("utf-8", "replace").splitlines()
+        # Type, state (3 is connected) and, at the end of the line, the path.
+        fields = [line.split() for line in lines]
+        return len([one for one in fields if one[-1] == path and one[5] == "03"])
+
+    with Client(sidecar.address) as first, Client(sidecar.address) as second:
+        first.list()
+        assert connections() == 1
+        second.list()
+        assert connections() == 2
 
 
 async def test_a_client_finds_a_sidecar_that_was_started_again(address: str) -> None:
