@@ -55,9 +55,11 @@ _LOST = "NOT WELL"
 Traces = dict[Scene, Counter[str]]
 # Point, fault, scene and outcome.
 Rows = Counter[tuple[str, str, str, str]]
+_HEAD = re.compile(r"(?P<run>run of \S+, seed \d+), trials \d+ to \d+, (?P<day>\S+)")
 # A line that tells of a trial.
 _TOLD = re.compile(
-    r" *\S+ +[\d.]+ s  (?P<scene>[^:]+): (?P<what>.+) at (?P<point>\S+) \d+: (?P<outcome>.+)"
+    r" *(?P<name>\S+) +[\d.]+ s  (?P<scene>[^:]+): (?P<what>.+) at (?P<point>\S+) \d+: "
+    r"(?P<outcome>.+)"
 )
 
 
@@ -263,14 +265,17 @@ class Run:
 
 
 def told_in(log: Path) -> tuple[list[str], Rows]:
-    """Read what an earlier run has told: its heads, and how many trials went how."""
-    lines = log.read_text("utf-8").splitlines()
-    rows = Counter(
-        (found["point"], found["what"], found["scene"], found["outcome"])
-        for line in lines
-        if (found := _TOLD.fullmatch(line))
-    )
-    return [line for line in lines if line.startswith("run of ")], rows
+    """Read what an earlier run has told: which trials it came to, and how many went how."""
+    rows, heads, head, first = Rows(), [""], "", ""
+    for line in log.read_text("utf-8").splitlines():
+        if found := _HEAD.fullmatch(line):
+            head, first = f"{found['run']}, trials {{}} to {{}}, {found['day']}", ""
+            heads.append("")
+        elif found := _TOLD.fullmatch(line):
+            first = first or found["name"]
+            heads[-1] = head.format(first, found["name"])
+            rows[found["point"], found["what"], found["scene"], found["outcome"]] += 1
+    return [told for told in heads if told], rows
 
 
 def report(heads: Iterable[str], rows: Rows) -> Iterator[str]:
