@@ -210,7 +210,7 @@ class Checkpoint:
         outsiders = tuple(row.pid for rows in listed for row in preflight.outsiders(rows))
         self._journal.note(outsiders=outsiders)
         self._expected_bytes = preflight.check_disk(self._subject, final.parent, device_bytes)
-        preflight.check_memory(device_bytes)
+        preflight.check_memory(self._subject, device_bytes)
         if self._wants_cuda():
             await self._find_cuda()
         self._check_connections(again=False)

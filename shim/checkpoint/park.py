@@ -99,7 +99,7 @@ class Parking:
         self._journal.note(outsiders=tuple(row.pid for row in preflight.outsiders(rows)))
         held = await self._told(memory.held(self._subject)) or {}
         self._journal.note(gpu_bytes=held)
-        preflight.check_memory(sum(held.values()))
+        preflight.check_memory(self._subject, sum(held.values()))
         await look(fleet, otherwise=_WITHOUT)
         self._journal.note(engine=EngineName.PHASED, phase=Phase.FREEZE)
         self._journal.processes(fleet.known)

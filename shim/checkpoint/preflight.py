@@ -7,7 +7,7 @@ from pathlib import Path
 from shim.checkpoint.subject import Subject
 from shim.cuda.detect import Holder
 from shim.errors import Refused, ResourceExhausted
-from shim.host import files, peers, procs
+from shim.host import cgroup, files, peers, procs
 from shim.host.peers import Connection
 from shim.model import Connections
 from shim.runsc.client import GuestProcess
@@ -36,12 +36,22 @@ def _existing(path: Path) -> Path:
     return next(folder for folder in (path, *path.parents) if folder.is_dir())
 
 
-def check_memory(device_bytes: int) -> None:
+def check_memory(subject: Subject, device_bytes: int) -> None:
     """Check that GPU memory fits into host memory, where the freeze copies it first.
+
+    It becomes memory of the sandbox, which the kernel kills when that is more than its limit.
 
     Raises:
         ResourceExhausted: it does not.
     """
+    own = cgroup.find(subject.sandbox.pid)
+    left = cgroup.room(own) if own else None
+    if left is not None and device_bytes > left:
+        message = (
+            f"freezing copies {_mib(device_bytes)} of GPU memory into the sandbox, whose memory "
+            f"limit leaves {_mib(left)}"
+        )
+        raise ResourceExhausted(message, remedy="raise the memory limit of the container or pod")
     free = available_bytes()
     if device_bytes > free:
         message = (

@@ -20,6 +20,8 @@ _PROC = Path("/proc")
 _LIMIT_BYTES = 1 << 20
 # Where no limit is set version 1 says the largest number of whole pages.
 _NO_LIMIT = 1 << 62
+_ROOM_V1 = ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_")
+_ROOM_V2 = ("memory.max", "memory.current", "")
 _NS_PER_US = 1000
 _DEVICE_WORDS = 3
 _EMPTY_S = 2.0
@@ -184,6 +186,26 @@ def _measure_v2(folder: Path) -> Stats:
         pids_limit=_limit(folder / "pids.max"),
         io=_io_v2(folder / "io.stat"),
     )
+
+
+def room(cgroup: Cgroup) -> int | None:
+    """Return how many bytes more it may take before the kernel kills; None where nothing limits it.
+
+    Those above it, such as a pod's, limit it as well. File pages do not count: they are dropped
+    first; a sandbox's own memory is not of files in that sense (memory.stat in cgroup-v2).
+    """
+    folder = cgroup.file("memory", "")
+    if folder is None:
+        return None
+    names = _ROOM_V2 if cgroup.unified else _ROOM_V1
+    rooms = [_room(one, *names) for one in (folder, *folder.parents) if (one / names[0]).exists()]
+    return min((one for one in rooms if one is not None), default=None)
+
+
+def _room(folder: Path, limit: str, used: str, prefix: str) -> int | None:
+    most, memory = _limit(folder / limit), _table(folder / "memory.stat")
+    dropped = sum(memory.get(f"{prefix}{kind}_file", 0) for kind in ("inactive", "active"))
+    return max(0, most - _number(folder / used) + dropped) if most else None
 
 
 def oom_kills(cgroup: Cgroup) -> int:

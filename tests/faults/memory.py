@@ -40,6 +40,11 @@ class Memory:
                 self._limit.write_text(f"{wanted}", "ascii")
                 wanted = int(wanted * _LESS)
 
+    def leave(self, count: int) -> None:
+        """Set the limit so that this many bytes more may be used."""
+        wanted = int(self._usage.read_text("ascii")) + count
+        self._limit.write_text(f"{wanted}", "ascii")
+
     def feed(self) -> int:
         """Lift the limit; return how often the kernel has killed because of one."""
         self._limit.write_text(self._none, "ascii")

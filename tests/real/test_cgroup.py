@@ -10,12 +10,13 @@ from pathlib import Path
 
 import pytest
 
-from shim.errors import NotFound
+from shim.errors import NotFound, ResourceExhausted
 from shim.model import Stats
 from shim.simgpu import tools
 from shim.simgpu.waiting import wait_until
 from tests import cgroups
 from tests.builds import RunscBuild
+from tests.faults.memory import Memory, limits
 from tests.real.helpers_rig import WAIT_S, Output, Rig, machine_with, refused
 
 pytestmark = pytest.mark.timeout(120)
@@ -91,6 +92,28 @@ def _eat_all(rig: Rig, name: str) -> int:
     """Have a container eat until the kernel ends it; return its exit status."""
     rig.client.kill(name, signal.SIGUSR2)
     return rig.client.wait(name).status
+
+
+def test_gpu_memory_that_the_limit_has_no_room_for(rig: Rig) -> None:
+    """A checkpoint whose freeze would get the sandbox killed is refused; with room it is made."""
+    bundle = rig.sim.bundle("job", rig.settings(device_bytes=48 * _MIB), inject_tool=False)
+    with rig.edited(bundle) as spec:
+        spec["linux"]["cgroupsPath"] = f"/{_cgroup(rig, 'job')}"
+        spec["annotations"] = {"io.cryo.park": "true"}
+    rig.client.create("job", str(bundle))
+    rig.client.start("job")
+    rig.sim.until_ready(rig.guest, "job")
+    [memory] = [Memory(path) for path in cgroups.starting(_cgroup(rig, "job")) if limits(path)]
+
+    memory.leave(24 * _MIB)
+
+    error = refused(ResourceExhausted, lambda: rig.checkpoint("job"))
+    assert "memory limit" in error.message
+    assert "memory limit" in refused(ResourceExhausted, lambda: rig.client.pause("job")).message
+    assert rig.fine("job")
+    memory.feed()
+    rig.checkpoint("job")
+    assert rig.fine("job")
 
 
 def _topics(rig: Rig, name: str) -> list[str]:

@@ -13,7 +13,8 @@ import pytest
 from shim.checkpoint import preflight
 from shim.cuda.detect import Holder
 from shim.errors import Refused, ResourceExhausted
-from shim.host import files, procs
+from shim.host import cgroup, files, procs
+from shim.host.cgroup import Cgroup
 from shim.model import Connections
 from shim.runsc.client import GuestProcess
 from shim.spec import document
@@ -89,13 +90,26 @@ def test_the_disk_of_the_image_is_asked(scene: Scene, monkeypatch: pytest.Monkey
     assert asked == [scene.folder]
 
 
-def test_gpu_memory_goes_through_host_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_gpu_memory_goes_through_host_memory(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
     """A freeze that would bring the kernel's killer is refused."""
     monkeypatch.setattr(preflight, "available_bytes", lambda: 1 << 30)
 
-    preflight.check_memory(1 << 30)
+    preflight.check_memory(scene.subject, 1 << 30)
     with pytest.raises(ResourceExhausted, match="1025 MiB of GPU memory to a host with 1024 MiB"):
-        preflight.check_memory((1 << 30) + (1 << 20))
+        preflight.check_memory(scene.subject, (1 << 30) + (1 << 20))
+
+
+def test_gpu_memory_becomes_memory_of_the_sandbox(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A freeze that its limit does not leave room for is refused, for it would be killed."""
+    own = Cgroup(unified=True, folders={})
+    monkeypatch.setattr(cgroup, "find", lambda _pid: own)
+    monkeypatch.setattr(cgroup, "room", lambda found: (1 << 20) if found is own else None)
+
+    preflight.check_memory(scene.subject, 1 << 20)
+    with pytest.raises(ResourceExhausted, match="limit leaves 1 MiB"):
+        preflight.check_memory(scene.subject, 2 << 20)
 
 
 def test_this_host_has_memory() -> None:

@@ -199,3 +199,42 @@ def test_only_what_is_empty_is_removed(tmp_path: Path, monkeypatch: pytest.Monke
     cgroup.remove_empty([tmp_path / name for name in ("none", "free", "dies", "lives")])
 
     assert [path.name for path in tmp_path.iterdir()] == ["lives"]
+
+
+# -- how much more it may take -------------------------------------------------------------------
+
+
+def limit(tree: Tree, path: str, text: str) -> None:
+    """Set a cgroup's limit."""
+    found = tree.cgroup(path)
+    name = "memory.max" if found.unified else "memory.limit_in_bytes"
+    file = found.file("memory", name)
+    assert file is not None
+    file.write_text(f"{text}\n", "ascii")
+
+
+def test_room_is_what_the_limit_leaves(tree: Tree) -> None:
+    """File pages are dropped before anybody is killed."""
+    tree.write("/a")
+
+    assert cgroup.room(tree.cgroup("/a")) == 4096 - 1000 + 200
+
+
+@pytest.mark.parametrize(("own", "pod", "wanted"), ((9999, 2000, 1200), (2000, 9999, 1200)))
+def test_room_is_the_least_of_all_above(tree: Tree, own: int, pod: int, wanted: int) -> None:
+    """The limit of a pod is not that of its container's cgroup."""
+    for path, most in (("/kubepods/pod", pod), ("/kubepods/pod/a", own)):
+        tree.write(path)
+        limit(tree, path, str(most))
+
+    assert cgroup.room(tree.cgroup("/kubepods/pod/a")) == wanted
+
+
+def test_no_limit_leaves_room_for_all(tree: Tree) -> None:
+    """Neither version's way to say so is taken for a number; nor is a full one below nothing."""
+    tree.write("/a")
+    limit(tree, "/a", "max" if tree.cgroup("/a").unified else "9223372036854771712")
+    assert cgroup.room(tree.cgroup("/a")) is None
+
+    limit(tree, "/a", "1")
+    assert cgroup.room(tree.cgroup("/a")) == 0
