@@ -20,7 +20,7 @@ from shim.runsc.argv import CheckpointArgs, CreateArgs, ExecArgs, Global, Restor
 from shim.runsc.failure import failure, last_error_line, last_log_error
 from shim.runsc.probe import Capabilities
 from shim.runsc.run import Completed, Started, run, to_its_end
-from shim.runsc.statefile import StateFile
+from shim.runsc.statefile import StateFile, forget_ended
 
 _log = logging.getLogger(__name__)
 
@@ -333,6 +333,8 @@ class Runsc:
     async def delete(self, task_id: str) -> None:
         """Remove the container, running or not; one that is not there is fine."""
         if self.exists(task_id):
+            for path in self._state_files(task_id):
+                forget_ended(path)
             with contextlib.suppress(NotFound):
                 await self._call(task_id, "delete", argv.delete(task_id))
         control.remove_dead(self.root, runsc_id(task_id))

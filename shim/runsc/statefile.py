@@ -1,19 +1,23 @@
-"""runsc's own file about a container, which a runsc that is killed while it writes leaves cut off.
+"""runsc's own file about a container, and what it is not careful with.
 
-runsc empties the file and then writes it (runsc/container/state_file.go). Cut off in between, no
-command can be used on the container any more, though it runs.
+It empties the file and then writes it (runsc/container/state_file.go). Cut off in between, no
+command can be used on the container any more, though it runs. And it believes the process numbers
+in it for ever, whoever has them by now.
 """
 
 from __future__ import annotations
 
 import json
 import logging
+from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 from shim.errors import CryoError
 from shim.host.files import read_bounded, write_atomic
 
 _LIMIT_BYTES = 16 << 20
+_PROC = Path("/proc")
 _log = logging.getLogger(__name__)
 
 
@@ -34,6 +38,48 @@ class StateFile:
             write_atomic(self._path, self._before, self._mode)
         except CryoError as error:
             _log.warning("%s cannot be put back: %s", self._path, error)
+
+
+def forget_ended(path: Path, proc: Path = _PROC) -> None:
+    """Take the numbers of processes that have ended out of a file, before `runsc delete`.
+
+    That one sends SIGKILL to each number without a look at who has it (Sandbox.destroy and
+    Container.stop in runsc), and on a busy host this is soon somebody else: another's sandbox.
+    """
+    try:
+        state = json.loads(_read(path))
+    except (ValueError, RecursionError):
+        return
+    if not isinstance(state, dict):
+        return
+    ended = [(at, name) for at, name in _numbers(state) if not _is_ours(at[name], state, proc)]
+    if not ended:
+        return
+    for at, name in ended:
+        at[name] = 0
+    try:
+        write_atomic(path, json.dumps(state).encode(), _mode(path))
+    except CryoError as error:
+        _log.warning("%s has numbers of ended processes: %s", path, error)
+
+
+def _numbers(state: dict[str, Any]) -> list[tuple[dict[str, Any], str]]:
+    """List where the numbers stand that a delete kills; a member's sandbox is not one of them."""
+    places = [(state, "goferPid")]
+    sandbox = state.get("sandbox")
+    if isinstance(sandbox, dict) and sandbox.get("id") == state.get("id"):
+        places.append((sandbox, "pid"))
+    return [(at, name) for at, name in places if at.get(name)]
+
+
+def _is_ours(pid: object, state: dict[str, Any], proc: Path) -> bool:
+    """Whether a process was started for this container, by the bundle that it was given."""
+    try:
+        raw = (proc / str(pid) / "cmdline").read_bytes()
+    except OSError:
+        return False
+    words, bundle = raw.decode("utf-8", "replace").split("\0"), str(state.get("bundleDir"))
+    return f"--bundle={bundle}" in words or ("--bundle", bundle) in pairwise(words)
 
 
 def _read(path: Path) -> bytes:

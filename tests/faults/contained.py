@@ -231,7 +231,7 @@ class ContainedTrial:
             assert self._plan.what is What.CONTAINERD
             bench.cryo.ctr("tasks", "resume", self._name, check=False)
         with contextlib.suppress(Unavailable):
-            return bench.sim.works(bench.guest, self._name)
+            return bench.sim.works(bench.guest, self._name, _SETTLE_S)
         return False
 
     def _judge_ended(self, status: str, *, killed: bool) -> None:
@@ -253,7 +253,7 @@ class ContainedTrial:
         bench = self._bench
         bench.verify(self._image)
         bench.restore(self._image)
-        assert bench.sim.works(bench.guest, COPY)
+        assert bench.sim.works(bench.guest, COPY, _SETTLE_S)
         assert bench.sim.verify(bench.guest, COPY).whole
         bench.clear()
         bench.remove(self._image)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import signal
+import subprocess
 import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -65,6 +67,28 @@ def test_a_sandbox_that_hangs_is_killed(runsc: RunscBuild) -> None:
         assert rig.client.wait("hangs").status == 137
         rig.client.delete("hangs")
         assert rig.leftovers() == []
+
+
+# Others have its process numbers by now.
+
+
+def test_nobody_else_is_killed_by_a_late_delete(rig: Rig) -> None:
+    """On a busy host a process number is soon another's; runsc kills whoever has it."""
+    rig.sleeper("ended")
+    rig.client.kill("ended", signal.SIGKILL)
+    rig.client.wait("ended")
+    [path] = (rig.sim.folder / "state" / "runsc" / "default").glob("ended+_*.state")
+    with subprocess.Popen(["/bin/sleep", "1000"]) as innocent:
+        state = json.loads(path.read_text("utf-8"))
+        assert state["goferPid"] > 0
+        state["goferPid"] = state["sandbox"]["pid"] = innocent.pid
+        path.write_text(json.dumps(state), "utf-8")
+
+        rig.client.delete("ended")
+
+        assert innocent.poll() is None
+        innocent.kill()
+    assert rig.leftovers() == []
 
 
 # The sidecar dies.

@@ -25,7 +25,8 @@ from shim.entry.shimbin import places
 from shim.entry.shimbin.flags import Flags
 from shim.errors import CryoError
 from shim.host import exact, files, mounts
-from shim.runsc.argv import Global, delete
+from shim.runsc import statefile
+from shim.runsc.argv import Global, delete, runsc_id
 
 _KILLED = 137
 _UNKNOWN = 255
@@ -101,6 +102,8 @@ def _remove(record: dict[str, Any], folder: Path, flags: Flags) -> None:
         binary=shutil.which(_settings().get("runsc", {}).get("binary", "runsc")) or "runsc",
         root=str(folder.parents[2] / "runsc" / flags.namespace),
     )
+    for path in Path(runsc.root).glob(f"{runsc_id(flags.id)}_sandbox:*.state"):
+        statefile.forget_ended(path)
     with contextlib.suppress(OSError, subprocess.TimeoutExpired):
         subprocess.run(
             runsc.argv("delete", *delete(flags.id)),
