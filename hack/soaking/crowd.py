@@ -24,7 +24,8 @@ class Member:
         self._name = name
         self._rng = rng
         self._image = sim.image(f"crowd-{name}")
-        settings = Settings(gpu=gpu, period_s=0.5, memory_bytes=1 << 16, file_bytes=1 << 16)
+        # Slow: two hundred that are busy would leave the machine no time for the operations.
+        settings = Settings(gpu=gpu, period_s=4.0, memory_bytes=1 << 16, file_bytes=1 << 16)
         self._bundle = sim.bundle(name, settings, inject_tool=False)
         self._saved = False
 
