@@ -31,7 +31,9 @@ OPTIONS = (
     ("grpc.default_authority", "localhost"),
     # A sidecar that was started again is found at once, not after gRPC's minute.
     ("grpc.initial_reconnect_backoff_ms", 100),
-    ("grpc.min_reconnect_backoff_ms", 100),
+    # How long one attempt to connect may take, in spite of its name; a busy host needs more than
+    # the backoff above.
+    ("grpc.min_reconnect_backoff_ms", 20_000),
     ("grpc.max_reconnect_backoff_ms", 1000),
     # Clients of one address would share a connection, and a new one begin with that which an older
     # has lost with its sidecar and not yet noticed.

@@ -8,6 +8,8 @@ import grp
 import os
 import socket
 import stat
+import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -188,6 +190,51 @@ def test_each_client_has_a_connection_of_its_own(sidecar: Sidecar) -> None:
         assert connections() == 1
         second.list()
         assert connections() == 2
+
+
+class Slow:
+    """A way to a server on which nothing arrives before some time is over."""
+
+    def __init__(self, folder: Path, server: str, delay_s: float) -> None:
+        self.path = folder / "slow.sock"
+        self._server = server
+        self._delay_s = delay_s
+        self._listener = socket.socket(socket.AF_UNIX)
+        self._listener.bind(str(self.path))
+        self._listener.listen()
+        self._threads = [threading.Thread(target=self._accept)]
+        self._threads[0].start()
+
+    def _accept(self) -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                here, _ = self._listener.accept()
+                there = socket.socket(socket.AF_UNIX)
+                there.connect(self._server)
+                for pair in ((here, there), (there, here)):
+                    self._threads.append(threading.Thread(target=self._carry, args=pair))
+                    self._threads[-1].start()
+
+    def _carry(self, source: socket.socket, target: socket.socket) -> None:
+        time.sleep(self._delay_s)
+        with source, contextlib.suppress(OSError):
+            while data := source.recv(1 << 16):
+                target.sendall(data)
+            target.shutdown(socket.SHUT_WR)
+
+    def close(self) -> None:
+        """Take no more connections, and wait for the end of those that there are."""
+        self._listener.shutdown(socket.SHUT_RDWR)
+        self._listener.close()
+        for thread in self._threads:
+            thread.join(20)
+
+
+def test_a_busy_sidecar_is_waited_for(sidecar: Sidecar, tmp_path: Path) -> None:
+    """One that needs a second to greet a client is not said to be missing."""
+    slow = Slow(tmp_path, str(endpoint.parse(sidecar.address)), 1.0)
+    with contextlib.closing(slow), Client(f"unix://{slow.path}") as client:
+        assert client.list() == []
 
 
 async def test_a_client_finds_a_sidecar_that_was_started_again(address: str) -> None:
