@@ -51,6 +51,12 @@ from tests.faults.trial import Trial
 _TRIALS_PER_MACHINE = 100
 
 _LOST = "NOT WELL"
+_ABOUT = """\
+Each is a real checkpoint or restore of a task with three live processes on a simulated GPU, by real
+runsc, that is broken once: there, and in that way. Recovery does its work, and then everything is
+looked at (`tests/faults/judge.py`): each process goes on with its data right, or the task has ended
+and its image restores; and no process, file, mount, socket, descriptor, cgroup or journal is left.
+`make faults N=1000 SEED=1 CASE=new` does those of `new` with seed 1 again.""".splitlines()
 
 Traces = dict[Scene, Counter[str]]
 # Point, fault, scene and outcome.
@@ -281,7 +287,7 @@ def told_in(log: Path) -> tuple[list[str], Rows]:
 def report(heads: Iterable[str], rows: Rows) -> Iterator[str]:
     """Write the document."""
     lost = sum(count for (*_, outcome), count in rows.items() if outcome == _LOST)
-    yield from ("# What faults did", "")
+    yield from ("# What faults did", "", *_ABOUT, "")
     yield f"{sum(rows.values())} faults, after {lost} of which something did not hold."
     yield from ("", *(f"- {head}" for head in heads), "", *table(rows))
 

@@ -26,12 +26,12 @@ def test_what_an_earlier_run_has_told(tmp_path: Path) -> None:
 
     lines = list(report(*told_in(log)))
 
-    assert lines[2] == "3 faults, after 1 of which something did not hold."
-    assert lines[4:6] == [
+    assert lines[8] == "3 faults, after 1 of which something did not hold."
+    assert lines[10:12] == [
         "- run of new-phased, seed 1, trials 1 to 2, 2026-11-26",
         "- run of new-steps, seed 1, trials 40 to 40, 2026-11-26",
     ]
-    assert lines[9:] == [
+    assert lines[15:] == [
         "| event.create:before | sidecar killed | 2 | NOT WELL 1; copy gone, runs 1 |",
         "| image.begin:before | the step is slow | 1 | runs, and an image 1 |",
     ]
