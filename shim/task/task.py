@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import json
 import logging
+import os
 from collections.abc import AsyncIterator, Awaitable, Mapping
 from contextlib import AbstractAsyncContextManager
 from pathlib import Path
@@ -476,9 +477,14 @@ class Task:
         self._context.tell("/tasks/resumed", self.ref)
 
     async def pids(self) -> list[int]:
-        """List the container's processes; an ended task had one."""
+        """List the container's processes; an ended task had one.
+
+        Before its restore a shim's task has the shim alone: a containerd that is started again
+        takes a shim without any process for one that was left behind, and forgets it.
+        """
         if self.state not in LIVE:
-            return [self.record.pid] if self.record.pid else []
+            pid = self.record.pid or (os.getpid() if self.record.owner else 0)
+            return [pid] if pid else []
         return [row.pid for row in await self.guest.ps()]
 
     async def stats(self) -> Stats:

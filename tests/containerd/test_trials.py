@@ -20,6 +20,7 @@ FIXED = (
     (Scene.EXIT, What.CONTAINERD, "image.ledger:before", "stopped, and an image"),
     (Scene.RUN_ON, What.CONTAINERD, "cuda.restore:after", "runs"),
     (Scene.RESTORE, What.CONTAINERD, "journal.close:after", "runs"),
+    (Scene.RESTORE, What.CONTAINERD, "runsc.restore:begun", "stopped"),
     (Scene.RUN_ON, What.SANDBOX, "journal.close:before", "stopped, and an image"),
 )
 
