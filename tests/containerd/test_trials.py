@@ -17,6 +17,7 @@ pytestmark = pytest.mark.timeout(300)
 FIXED = (
     (Scene.RUN_ON, What.SHIM, "runsc.checkpoint:after", "gone"),
     (Scene.EXIT, What.SHIM, "image.name:after", "gone, and an image"),
+    (Scene.RESTORE, What.SHIM, "record.save:before", "gone"),
     (Scene.EXIT, What.CONTAINERD, "image.ledger:before", "stopped, and an image"),
     (Scene.RUN_ON, What.CONTAINERD, "cuda.restore:after", "runs"),
     (Scene.RESTORE, What.CONTAINERD, "journal.close:after", "runs"),

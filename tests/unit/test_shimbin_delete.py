@@ -32,8 +32,18 @@ def test_a_task_of_the_sidecar_stays(
     assert (bundle / bundle_files.LINK).is_symlink()
 
 
-def test_the_settings_that_start_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where the runtime options named a settings file, that one says where the task is."""
+@pytest.mark.parametrize(
+    ("record", "stays"),
+    ((json.dumps({"pid": 0, "owner": "shim"}), False), ("", False), ("damaged", True)),
+    ids=("a record", "none", "a damaged one"),
+)
+def test_the_settings_that_start_used(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, record: str, stays: bool
+) -> None:
+    """Where the runtime options named a settings file, that one says where the task is.
+
+    A shim that was killed early has left no record there; what cannot be read may be anybody's.
+    """
     monkeypatch.setenv("CRYO_CONFIG", str(tmp_path / "usual.toml"))
     config, bundle = tmp_path / "other.toml", tmp_path / "bundle"
     bundle.mkdir()
@@ -43,9 +53,24 @@ def test_the_settings_that_start_used(tmp_path: Path, monkeypatch: pytest.Monkey
     monkeypatch.setenv("CRYO_CONFIG", str(tmp_path / "usual.toml"))
     folder = Path(places.of_containerd(f"{tmp_path}/state", "/a")) / "tasks/n/one"
     folder.mkdir(parents=True)
-    (folder / "task.json").write_text(json.dumps({"pid": 0, "owner": "shim"}), "utf-8")
+    if record:
+        (folder / "task.json").write_text(record, "utf-8")
     argv = ["-namespace", "n", "-id", "one", "-address", "/a", "-bundle", str(bundle), "delete"]
 
     delete.run(command_line.parse(argv))
 
-    assert not folder.exists()
+    assert folder.exists() is stays
+
+
+def test_no_task_is_not_all_tasks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without an id nothing of a namespace is removed."""
+    monkeypatch.setenv("CRYO_CONFIG", str(tmp_path / "config.toml"))
+    (tmp_path / "config.toml").write_text(f'[paths]\nstate = "{tmp_path}/state"\n', "utf-8")
+    (tmp_path / "bundle").mkdir()
+    folder = Path(places.of_containerd(f"{tmp_path}/state", "/a")) / "tasks/n/one"
+    folder.mkdir(parents=True)
+    argv = ["-namespace", "n", "-address", "/a", "-bundle", str(tmp_path / "bundle"), "delete"]
+
+    delete.run(command_line.parse(argv))
+
+    assert folder.exists()

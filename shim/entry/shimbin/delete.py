@@ -32,6 +32,7 @@ _KILLED = 137
 _UNKNOWN = 255
 _RUNSC_S = 3.0
 _DEAD_S = 1.0
+_RECORD = "task.json"
 _RECORD_LIMIT = 1 << 20
 
 
@@ -49,6 +50,10 @@ def run(flags: Flags) -> None:
     _kill(record)
     if record:
         _remove(record, folder, flags)
+    elif flags.id and not (folder / _RECORD).exists():
+        # A shim that was killed before it could write down what it was at.
+        with contextlib.suppress(CryoError):
+            files.remove_tree(folder)
     with contextlib.suppress(CryoError):
         mounts.unmount(bundle / "rootfs", lazy=True)
     for path in {record.get("owner", ""), places.socket_of(str(bundle))}:
@@ -74,7 +79,7 @@ def _folder(flags: Flags) -> Path:
 
 def _record(folder: Path) -> dict[str, Any]:
     try:
-        found = json.loads(files.read_bounded(folder / "task.json", _RECORD_LIMIT))
+        found = json.loads(files.read_bounded(folder / _RECORD, _RECORD_LIMIT))
     except (CryoError, ValueError, RecursionError):
         return {}
     return found if isinstance(found, dict) else {}
