@@ -338,6 +338,10 @@ class Runsc:
             with contextlib.suppress(NotFound):
                 await self._call(task_id, "delete", argv.delete(task_id))
         control.remove_dead(self.root, runsc_id(task_id))
+        if not self.exists(task_id):
+            # Of a runsc that was killed before it had written its state.
+            for path in self.root.glob(f"{runsc_id(task_id)}_sandbox:*.lock"):
+                path.unlink(missing_ok=True)
 
     async def checkpoint(
         self,

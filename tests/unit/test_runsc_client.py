@@ -118,6 +118,19 @@ async def test_delete_of_what_is_not_there_runs_nothing(script: Script) -> None:
     assert script.calls == []
 
 
+async def test_delete_takes_the_lock_of_what_never_was(script: Script) -> None:
+    """A runsc that was killed before it wrote its state has left it; others' stay."""
+    runsc = client(script)
+    known(runsc, "b")
+    locks = [runsc.root / f"{name}+_sandbox:{name}+.lock" for name in ("a", "ab", "b")]
+    for lock in locks:
+        lock.touch()
+
+    await runsc.delete("a")
+
+    assert [lock.exists() for lock in locks] == [False, True, True]
+
+
 async def test_delete_runs_once(script: Script) -> None:
     """What is there is removed by force; that it went meanwhile is fine."""
     runsc = client(script)
