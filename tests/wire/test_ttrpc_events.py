@@ -272,7 +272,8 @@ async def test_the_oldest_are_given_up(
     async with serving(containerd.services(), path):
         await publisher.close(SOON_S)
 
-    assert containerd.ids() == [str(number) for number in range(50, 150)]
+    # One whose answer was late is sent again.
+    assert list(dict.fromkeys(containerd.ids())) == [str(number) for number in range(50, 150)]
     assert "giving up the oldest of 100 events" in caplog.text
 
 
