@@ -44,7 +44,6 @@ from tests.faults.plan import (
     choose,
 )
 from tests.faults.rig import Rig
-from tests.faults.trap import Deed, Trap
 from tests.faults.trial import Trial
 
 # A machine is renewed now and then, so that what one gathers over time is seen and bounded.
@@ -111,18 +110,16 @@ class OfSidecar:
         return {scene: self._trace(scene) for scene in OF_IMAGES}
 
     def _trace(self, scene: Scene) -> Counter[str]:
-        rig, file = self._rig, self._rig.sim.trap_file
+        rig = self._rig
         rig.have_task()
         image = rig.new_image()
         if scene is Scene.PAUSED:
             rig.client.pause(TASK)
-        trap.put(file, Trap(deed=Deed.NONE))
-        if scene is Scene.RESTORE:
-            rig.restore(self._base)
-        else:
-            rig.checkpoint(image, exit=scene is Scene.EXIT)
-        found = Counter(trap.trace_of(file).read_text("ascii").split())
-        trap.remove(file)
+        with trap.traced(rig.sim.trap_file) as found:
+            if scene is Scene.RESTORE:
+                rig.restore(self._base)
+            else:
+                rig.checkpoint(image, exit=scene is Scene.EXIT)
         if scene is Scene.RESTORE:
             rig.remove(COPY)
         else:
@@ -153,11 +150,8 @@ class OfParking:
         return {scene: self._trace(way) for scene, way in ways.items()}
 
     def _trace(self, way: Callable[[str], None]) -> Counter[str]:
-        file = self._rig.sim.trap_file
-        trap.put(file, Trap(deed=Deed.NONE))
-        way(TASK)
-        found = Counter(trap.trace_of(file).read_text("ascii").split())
-        trap.remove(file)
+        with trap.traced(self._rig.sim.trap_file) as found:
+            way(TASK)
         return found
 
 

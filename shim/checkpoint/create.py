@@ -23,6 +23,7 @@ from shim.checkpoint.steps import (
     Steps,
     choose,
     engine_for,
+    failed_rollback,
     fleet_for,
     late_rollback,
     look,
@@ -541,8 +542,7 @@ class Checkpoint:
         if self._staging is not None:
             await asyncio.to_thread(self._staging.discard)
         if failed is not None:
-            message = f"{str(cause) or 'cancelled'}; and then the rollback failed: {failed.message}"
-            raise CudaError(message, remedy=failed.remedy) from failed
+            raise failed_rollback(cause, failed) from failed
         self._journal.close()
 
     async def _keep(self, staging: Path, failed: CryoError) -> None:

@@ -14,7 +14,7 @@ from typing import TypeVar
 from shim.checkpoint import memory, preflight
 from shim.checkpoint.journal import Operation
 from shim.checkpoint.quiet import until_quiet
-from shim.checkpoint.steps import fleet_for, late_rollback, look
+from shim.checkpoint.steps import failed_rollback, fleet_for, late_rollback, look
 from shim.checkpoint.subject import Subject
 from shim.checkpoint.worker import settled, unbroken
 from shim.cuda import driver, inventory
@@ -96,9 +96,9 @@ class Parking:
 
     async def _freeze(self, fleet: Fleet) -> None:
         rows = await self._subject.guest.ps()
-        self._journal.note(outsiders=tuple(row.pid for row in preflight.outsiders(rows)))
         held = await self._told(memory.held(self._subject)) or {}
-        self._journal.note(gpu_bytes=held)
+        outsiders = tuple(row.pid for row in preflight.outsiders(rows))
+        self._journal.note(outsiders=outsiders, gpu_bytes=held)
         preflight.check_memory(self._subject, sum(held.values()))
         await look(fleet, otherwise=_WITHOUT)
         self._journal.note(engine=EngineName.PHASED, phase=Phase.FREEZE)
@@ -138,8 +138,7 @@ class Parking:
         try:
             work.result()
         except CryoError as failed:
-            message = f"{str(cause) or 'cancelled'}; and then the rollback failed: {failed.message}"
-            raise CudaError(message, remedy=failed.remedy) from failed
+            raise failed_rollback(cause, failed) from failed
 
     async def _bring_back(self, fleet: Fleet, limit_s: float) -> None:
         """Resume and thaw, whatever state it was left in, and close the journal."""

@@ -17,7 +17,14 @@ from shim.cuda.processes import Processes
 from shim.cuda.solo import Solo
 from shim.cuda.toggle import ToggleTool
 from shim.cuda.tool import CudaTool, Tool
-from shim.errors import DeadlineExceeded, NotFound, Refused, Unimplemented
+from shim.errors import (
+    CryoError,
+    CudaError,
+    DeadlineExceeded,
+    NotFound,
+    Refused,
+    Unimplemented,
+)
 from shim.model import CudaProcess, EngineName, Report
 
 
@@ -119,6 +126,12 @@ def late_rollback(timeout_s: float, held_up: str) -> DeadlineExceeded:
         f"{message}: {held_up}" if held_up else message,
         remedy="look at those processes; a new start of the sidecar tries again",
     )
+
+
+def failed_rollback(cause: BaseException, failed: CryoError) -> CudaError:
+    """Say why something was undone, and why that did not go well."""
+    message = f"{str(cause) or 'cancelled'}; and then the rollback failed: {failed.message}"
+    return CudaError(message, remedy=failed.remedy)
 
 
 async def look(fleet: Fleet, *, otherwise: str) -> None:

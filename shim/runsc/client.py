@@ -15,12 +15,12 @@ from shim.config import Config
 from shim.errors import CryoError, DeadlineExceeded, NotFound, RunscError, Unavailable
 from shim.host import procs
 from shim.model import Stats, Value
-from shim.runsc import argv, control, kernel, urpc
+from shim.runsc import argv, control, kernel, statefile, urpc
 from shim.runsc.argv import CheckpointArgs, CreateArgs, ExecArgs, Global, RestoreArgs, runsc_id
 from shim.runsc.failure import failure, last_error_line, last_log_error
 from shim.runsc.probe import Capabilities
 from shim.runsc.run import Completed, Started, run, to_its_end
-from shim.runsc.statefile import StateFile, forget_ended
+from shim.runsc.statefile import StateFile
 
 _log = logging.getLogger(__name__)
 
@@ -191,7 +191,7 @@ class Runsc:
         return bool(self._state_files(task_id))
 
     def _state_files(self, task_id: str) -> list[Path]:
-        return [*self.root.glob(f"{runsc_id(task_id)}_sandbox:*.state")]
+        return statefile.files_of(self.root, runsc_id(task_id))
 
     def _must_exist(self, task_id: str) -> None:
         if not self.exists(task_id):
@@ -333,15 +333,11 @@ class Runsc:
     async def delete(self, task_id: str) -> None:
         """Remove the container, running or not; one that is not there is fine."""
         if self.exists(task_id):
-            for path in self._state_files(task_id):
-                forget_ended(path)
+            statefile.before_delete(self.root, runsc_id(task_id))
             with contextlib.suppress(NotFound):
                 await self._call(task_id, "delete", argv.delete(task_id))
         control.remove_dead(self.root, runsc_id(task_id))
-        if not self.exists(task_id):
-            # Of a runsc that was killed before it had written its state.
-            for path in self.root.glob(f"{runsc_id(task_id)}_sandbox:*.lock"):
-                path.unlink(missing_ok=True)
+        statefile.remove_lock(self.root, runsc_id(task_id))
 
     async def checkpoint(
         self,

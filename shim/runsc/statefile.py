@@ -21,6 +21,21 @@ _PROC = Path("/proc")
 _log = logging.getLogger(__name__)
 
 
+def files_of(root: Path, name: str) -> list[Path]:
+    """List the files of exactly the container that runsc knows by this name: one, or none."""
+    return [*root.glob(f"{name}_sandbox:*.state")]
+
+
+def remove_lock(root: Path, name: str) -> None:
+    """Remove the lock of a container that is not there.
+
+    A runsc that was killed before it had written its state leaves it.
+    """
+    if not files_of(root, name):
+        for path in root.glob(f"{name}_sandbox:*.lock"):
+            path.unlink(missing_ok=True)
+
+
 class StateFile:
     """What the file says before a command that writes it."""
 
@@ -38,6 +53,12 @@ class StateFile:
             write_atomic(self._path, self._before, self._mode)
         except CryoError as error:
             _log.warning("%s cannot be put back: %s", self._path, error)
+
+
+def before_delete(root: Path, name: str) -> None:
+    """Make a container's file ready for `runsc delete`."""
+    for path in files_of(root, name):
+        forget_ended(path)
 
 
 def forget_ended(path: Path, proc: Path = _PROC) -> None:

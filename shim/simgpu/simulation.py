@@ -195,6 +195,10 @@ class Simulation(Machine):
         """Return what the device holds: used_bytes, clients, allocations with their digests."""
         return self._ask_device(op="stats", detail=True)
 
+    def held_bytes(self) -> int:
+        """Return how much device memory containers hold, without what another tenant has."""
+        return sum(client["bytes"] for client in self.device()["clients"])
+
     def _device_answers(self) -> bool:
         try:
             self._ask_device(op="stats")

@@ -269,14 +269,12 @@ def trap_file(sim: Simulation) -> Path:
 
 def traces(bench: Contained) -> dict[Scene, Counter[str]]:
     """Let each operation run once, undisturbed, and see which points it reaches how often."""
-    found = {}
+    found: dict[Scene, Counter[str]] = {}
     for scene in SCENES:
         if scene is not Scene.RESTORE:
             bench.have_task(exit_=scene is Scene.EXIT)
-        trap.put(bench.trap_file, Trap(deed=Deed.NONE))
-        bench.begin(scene, bench.images / "trace").result(_END_S)
-        found[scene] = Counter(trap.trace_of(bench.trap_file).read_text("ascii").split())
-        trap.remove(bench.trap_file)
+        with trap.traced(bench.trap_file) as found[scene]:
+            bench.begin(scene, bench.images / "trace").result(_END_S)
         bench.clear()
         bench.remove(bench.images / "trace")
     return found

@@ -36,7 +36,7 @@ class ParkTrial(Trial):
             assert found is asked, found
         self._say("parked" if found is TaskState.PAUSED else "runs")
         if found is TaskState.PAUSED:
-            assert self._held() == 0, "it is said to be parked, and holds GPU memory"
+            assert self._rig.sim.held_bytes() == 0, "it is said to be parked, and holds GPU memory"
             self._rig.client.resume(TASK)
         self._rig.assert_unharmed(saved=False)
         self._rig.know_fine()
@@ -48,6 +48,3 @@ class ParkTrial(Trial):
         self._rig.remove(TASK)
         self._rig.assert_clean()
         self._say("given up by the driver, and told")
-
-    def _held(self) -> int:
-        return sum(client["bytes"] for client in self._rig.sim.device()["clients"])

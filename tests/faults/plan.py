@@ -24,7 +24,6 @@ class Scene(enum.StrEnum):
 
 
 OF_IMAGES = (Scene.RUN_ON, Scene.EXIT, Scene.PAUSED, Scene.RESTORE)
-OF_PARKING = (Scene.PARK, Scene.UNPARK)
 
 
 class What(enum.StrEnum):

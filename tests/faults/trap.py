@@ -13,6 +13,8 @@ import os
 import signal
 import sys
 import time
+from collections import Counter
+from collections.abc import Iterator
 from datetime import datetime, timedelta
 from pathlib import Path
 
@@ -107,6 +109,16 @@ def remove(file: Path) -> None:
     """Remove a trap and its traces."""
     for path in (file, trace_of(file), hit_of(file)):
         path.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def traced(file: Path) -> Iterator[Counter[str]]:
+    """Count the points that are reached meanwhile; the counts are there when it is left."""
+    put(file, Trap(deed=Deed.NONE))
+    found: Counter[str] = Counter()
+    yield found
+    found.update(trace_of(file).read_text("ascii").split())
+    remove(file)
 
 
 def _do(deed: Deed, point: str) -> None:

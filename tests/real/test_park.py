@@ -25,29 +25,24 @@ def workload(rig: Rig, name: str, *, park: str = "true") -> None:
     rig.sim.until_ready(rig.guest, name)
 
 
-def used(rig: Rig) -> int:
-    """Return how much GPU memory tasks hold."""
-    return sum(client["bytes"] for client in rig.sim.device()["clients"])
-
-
 def test_gpu_memory_is_given_back(rig: Rig) -> None:
     """While it is paused the task holds no GPU memory; then it works on, with every byte."""
     workload(rig, "job")
-    before = used(rig)
+    before = rig.sim.held_bytes()
 
     rig.client.pause("job")
 
-    assert (before > 0, used(rig)) == (True, 0)
+    assert (before > 0, rig.sim.held_bytes()) == (True, 0)
     assert rig.client.state("job").state is TaskState.PAUSED
     rig.client.resume("job")
-    assert used(rig) == before
+    assert rig.sim.held_bytes() == before
     assert rig.fine("job")
 
 
 def test_two_tasks_take_turns(rig: Rig) -> None:
     """Of two tasks that do not fit beside each other, one works while the other is parked."""
     workload(rig, "a")
-    one = used(rig)
+    one = rig.sim.held_bytes()
     rig.client.pause("a")
     rig.sim.limit(reserved_bytes=rig.sim.capacity_bytes - one)
     workload(rig, "b")
@@ -66,11 +61,11 @@ def test_two_tasks_take_turns(rig: Rig) -> None:
 def test_without_the_annotation_a_pause_keeps_the_gpu_memory(rig: Rig) -> None:
     """Nobody is parked who has not asked for it."""
     workload(rig, "job", park="false")
-    before = used(rig)
+    before = rig.sim.held_bytes()
 
     rig.client.pause("job")
 
-    assert used(rig) == before
+    assert rig.sim.held_bytes() == before
     assert [call.action for call in rig.sim.calls() if call.action == "lock"] == []
 
 
@@ -87,7 +82,7 @@ def test_parked_tasks_survive_the_sidecar(rig: Rig) -> None:
     rig.crash()
 
     [view] = rig.client.list()
-    assert (view.state, view.warning, used(rig)) == (TaskState.PAUSED, "", 0)
+    assert (view.state, view.warning, rig.sim.held_bytes()) == (TaskState.PAUSED, "", 0)
     rig.client.resume("job")
     assert rig.fine("job")
 

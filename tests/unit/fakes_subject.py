@@ -15,7 +15,8 @@ import msgspec
 from shim.checkpoint.create import Checkpoint
 from shim.checkpoint.journal import Entry, Journal
 from shim.checkpoint.subject import Subject
-from shim.config import Config, Cuda, Paths, Timeouts
+from shim.config import Config, Paths, Timeouts
+from shim.config import Cuda as CudaSettings
 from shim.errors import CryoError
 from shim.host import procs
 from shim.model import CheckpointOptions, CheckpointResult, CudaState, Progress, TaskRef
@@ -23,7 +24,7 @@ from shim.runsc.argv import CheckpointArgs
 from shim.runsc.client import Born, Runsc
 from shim.runsc.run import Started
 from shim.spec import document
-from tests.unit.fakes_guest import TOOL, FakeGuest
+from tests.unit.fakes_guest import TOOL, Cuda, FakeGuest
 from tests.unit.fakes_runsc import capabilities
 
 QUICK = Timeouts(detect=5, lock=5, freeze=5, thaw=5, rollback=5, checkpoint=20)
@@ -146,7 +147,7 @@ class Scene:
     def config(self) -> Config:
         return Config(
             paths=Paths(images=str(self.images), verified=str(self.folder / "verified")),
-            cuda=Cuda(nvidia_proc=str(self.nvidia), nvidia_smi=self.nvidia_smi),
+            cuda=CudaSettings(nvidia_proc=str(self.nvidia), nvidia_smi=self.nvidia_smi),
             timeouts=self.timeouts,
         )
 
@@ -249,6 +250,9 @@ class Scene:
         )
 
 
+Make = Callable[..., Scene]
+
+
 @contextmanager
 def sleeping() -> Iterator[subprocess.Popen[bytes]]:
     """Run a process that does nothing, for as long as the test."""
@@ -257,6 +261,18 @@ def sleeping() -> Iterator[subprocess.Popen[bytes]]:
             yield process
         finally:
             process.kill()
+
+
+@contextmanager
+def in_states(folder: Path) -> Iterator[Make]:
+    """Give a maker of tasks whose CUDA processes, from number 7 on, are in given states."""
+    with sleeping() as process:
+
+        def scene(*states: CudaState, **more: Any) -> Scene:
+            guest = FakeGuest([Cuda(pid, f"p{pid}", s) for pid, s in enumerate(states, 7)])
+            return Scene(folder, process, guest, **more)
+
+        yield scene
 
 
 def replaced(options: CheckpointOptions, **changes: Any) -> CheckpointOptions:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,24 +21,18 @@ from shim.errors import (
     RunscError,
 )
 from shim.model import CudaState
-from tests.unit.fakes_guest import Cuda, FakeGuest, Fault, failed
-from tests.unit.fakes_subject import Scene, sleeping
+from tests.unit.fakes_guest import Fault, failed
+from tests.unit.fakes_subject import Make, Scene, in_states
 
 RUNNING, LOCKED, FROZEN = CudaState.RUNNING, CudaState.LOCKED, CudaState.CHECKPOINTED
-Make = Callable[..., Scene]
 BROKEN = RunscError("pause", 128, "broken")
 
 
 @pytest.fixture
 def make(tmp_path: Path) -> Iterator[Make]:
     """Give a maker of tasks whose CUDA processes are in these states."""
-    with sleeping() as process:
-
-        def scene(*states: CudaState, **more: Any) -> Scene:
-            guest = FakeGuest([Cuda(pid, f"p{pid}", s) for pid, s in enumerate(states, 7)])
-            return Scene(tmp_path, process, guest, **more)
-
-        yield scene
+    with in_states(tmp_path) as made:
+        yield made
 
 
 def parking(scene: Scene) -> Parking:

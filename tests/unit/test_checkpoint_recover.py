@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,24 +16,18 @@ from shim.errors import CudaError
 from shim.host import procs
 from shim.model import CudaProcess, CudaState, EngineName, Phase
 from shim.runsc.client import GuestProcess
-from tests.unit.fakes_guest import TOOL, Cuda, FakeGuest, Fault, failed
-from tests.unit.fakes_subject import Scene, sleeping
+from tests.unit.fakes_guest import TOOL, Fault, failed
+from tests.unit.fakes_subject import Make, Scene, in_states, sleeping
 from tests.unit.image_helpers import sealed
 
 RUNNING, LOCKED, FROZEN = CudaState.RUNNING, CudaState.LOCKED, CudaState.CHECKPOINTED
-Make = Callable[..., Scene]
 
 
 @pytest.fixture
 def make(tmp_path: Path) -> Iterator[Make]:
     """Give a maker of tasks whose CUDA processes are in these states."""
-    with sleeping() as process:
-
-        def scene(*states: CudaState, **more: Any) -> Scene:
-            guest = FakeGuest([Cuda(pid, f"p{pid}", s) for pid, s in enumerate(states, 7)])
-            return Scene(tmp_path, process, guest, **more)
-
-        yield scene
+    with in_states(tmp_path) as made:
+        yield made
 
 
 def begun(scene: Scene, phase: Phase, **more: Any) -> Entry:

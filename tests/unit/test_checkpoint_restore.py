@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -26,23 +26,21 @@ from shim.errors import (
     Unimplemented,
 )
 from shim.model import CudaProcess, CudaState, EngineName, RestoreOptions, Verify
-from tests.unit.fakes_guest import Cuda, FakeGuest, Fault, failed
+from tests.unit.fakes_guest import Fault, failed
 from tests.unit.fakes_runsc import capabilities
-from tests.unit.fakes_subject import Scene, sleeping
+from tests.unit.fakes_subject import Make, Scene, in_states
 from tests.unit.image_helpers import manifest, sealed
 
 RUNNING, FROZEN = CudaState.RUNNING, CudaState.CHECKPOINTED
-Make = Callable[..., Scene]
 
 
 @pytest.fixture
 def make(tmp_path: Path) -> Iterator[Make]:
     """Give a maker of tasks that were just loaded, with a restore open."""
-    with sleeping() as process:
+    with in_states(tmp_path) as plain:
 
         def scene(*states: CudaState, **more: Any) -> Scene:
-            guest = FakeGuest([Cuda(pid, f"p{pid}", s) for pid, s in enumerate(states, 7)])
-            made = Scene(tmp_path, process, guest, **more)
+            made = plain(*states, **more)
             made.journal.open(Operation.RESTORE, "/i")
             return made
 

@@ -107,8 +107,7 @@ def _remove(record: dict[str, Any], folder: Path, flags: Flags) -> None:
         binary=shutil.which(_settings().get("runsc", {}).get("binary", "runsc")) or "runsc",
         root=str(folder.parents[2] / "runsc" / flags.namespace),
     )
-    for path in Path(runsc.root).glob(f"{runsc_id(flags.id)}_sandbox:*.state"):
-        statefile.forget_ended(path)
+    statefile.before_delete(Path(runsc.root), runsc_id(flags.id))
     with contextlib.suppress(OSError, subprocess.TimeoutExpired):
         subprocess.run(
             runsc.argv("delete", *delete(flags.id)),

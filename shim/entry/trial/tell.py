@@ -6,6 +6,7 @@ import json
 import os
 import sys
 from dataclasses import dataclass
+from itertools import groupby
 from typing import TextIO
 
 from shim.entry.trial.outcome import KINDS, Outcome, Proof, Span, Step
@@ -180,16 +181,9 @@ class Story:
         self._clear()
         if outcome.proofs:
             self._say("\n  The same moment in the life of each process, before and after:\n")
-        moments = dict.fromkeys((proof.pid, proof.generation) for proof in outcome.proofs)
-        for pid, generation in sorted(moments):
-            mine = sorted(
-                (
-                    proof
-                    for proof in outcome.proofs
-                    if (proof.pid, proof.generation) == (pid, generation)
-                ),
-                key=lambda proof: list(KINDS).index(proof.kind),
-            )
+        kinds = list(KINDS)
+        proofs = sorted(outcome.proofs, key=lambda p: (*_moment(p), kinds.index(p.kind)))
+        for (pid, generation), mine in groupby(proofs, _moment):
             told = "   ".join(self._proof(proof) for proof in mine)
             self._say(f"    process {pid:<4} step {generation:<5} {told}")
         self._say("")
@@ -214,6 +208,10 @@ class Story:
 
     def _say(self, line: str) -> None:
         print(line, file=self._stream, flush=True)
+
+
+def _moment(proof: Proof) -> tuple[int, int]:
+    return proof.pid, proof.generation
 
 
 def verdict(outcome: Outcome) -> list[str]:

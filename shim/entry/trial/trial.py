@@ -198,9 +198,9 @@ class Trial:
                 spans.explain(Phase.SAVE, "lock and freeze included")
 
     def _restore(self, client: Client, name: str, bundle: Path, image: str) -> None:
-        phased = self.outcome.engine == EngineName.PHASED
-        other = other_gpus(inventory.read(config.Cuda().nvidia_proc)) if self._plan.real else {}
-        device_map = other if phased else {}
+        mappable = self._plan.real and self.outcome.engine == EngineName.PHASED
+        found = inventory.read(config.Cuda().nvidia_proc) if mappable else Inventory()
+        device_map = other_gpus(found)
         options = RestoreOptions(image_path=image, bundle=str(bundle), device_map=device_map)
         with self._operation("restore", "as a new container") as (spans, details):
             if device_map:
