@@ -5,6 +5,9 @@ from __future__ import annotations
 from concurrent.futures import Future
 from typing import Any
 
+import pytest
+
+from shim.errors import CudaError, ResourceExhausted
 from shim.state import TaskState
 from tests.faults.judge import TASK
 from tests.faults.plan import Scene, What
@@ -27,7 +30,7 @@ class ParkTrial(Trial):
         if self._wounded:
             self._judge_wounded()
             return
-        if self._plan.what is What.GPU_FULL and self._rig.client.list()[0].warning:
+        if self._plan.what is What.GPU_FULL and self._error is not None:
             self._judge_given_up()
             return
         asked = TaskState.PAUSED if self._plan.scene is Scene.PARK else TaskState.RUNNING
@@ -42,9 +45,15 @@ class ParkTrial(Trial):
         self._rig.know_fine()
 
     def _judge_given_up(self) -> None:
-        """Judge a task whose GPU memory went to another between the look at it and its thaw."""
+        """Judge a task whose GPU memory went to another between the look at it and its thaw.
+
+        The driver has given a process up, for ever; each resume says so.
+        """
         assert self._plan.scene is Scene.UNPARK
-        assert self._error is not None
+        assert isinstance(self._error, ResourceExhausted), self._error
+        assert self._rig.state() is TaskState.PAUSED
+        with pytest.raises(CudaError, match="could not restore process"):
+            self._rig.client.resume(TASK)
         self._rig.remove(TASK)
         self._rig.assert_clean()
         self._say("given up by the driver, and told")
