@@ -22,6 +22,9 @@ from tests.containerd.builds import find_program
 
 ROOT = Path(__file__).parents[2]
 _LIMIT_S = 600
+# Those of the distributions that have a Python which we run on.
+_GLIBCS = range(17, 43)
+_HERE = f"{sys.version_info.major}.{sys.version_info.minor}"
 _PIN = re.compile(r"^([a-z0-9-]+)==([^\s;\\]+)", re.MULTILINE | re.IGNORECASE)
 
 
@@ -44,14 +47,27 @@ def pip(*arguments: str) -> None:
         raise NotHere(message)
 
 
-def put_wheels(folder: Path) -> None:
+def foreign(python: str) -> list[str]:
+    """Return what tells pip to fetch for another Python, on x86-64; nothing for this one.
+
+    pip takes a platform's name as it is, so all that its glibc may be are named.
+    """
+    if python == _HERE:
+        return []
+    names = [f"manylinux_2_{minor}_x86_64" for minor in _GLIBCS] + ["manylinux2014_x86_64"]
+    chosen = [f"--platform={name}" for name in names]
+    return ["--only-binary=:all:", f"--python-version={python}", *chosen]
+
+
+def put_wheels(folder: Path, python: str) -> None:
     """Build our wheel, and fetch those that it needs, at the versions of the lock."""
     folder.mkdir()
     pip("wheel", "--no-deps", "--no-build-isolation", "--wheel-dir", str(folder), str(ROOT))
     constraints = folder / "constraints.txt"
     constraints.write_text("\n".join(pins()) + "\n", "utf-8")
     ours = next(folder.glob("cryoshim-*.whl"))
-    pip("download", "--dest", str(folder), "--constraint", str(constraints), str(ours))
+    arguments = ["--dest", str(folder), "--constraint", str(constraints), *foreign(python)]
+    pip("download", *arguments, str(ours))
 
 
 def put_runsc(folder: Path, runsc: Path) -> None:
@@ -62,11 +78,11 @@ def put_runsc(folder: Path, runsc: Path) -> None:
         shutil.copytree(runsc.parent / "gvisor-bin", folder / "gvisor-bin")
 
 
-def make(folder: Path, runsc: Path) -> None:
+def make(folder: Path, runsc: Path, python: str) -> None:
     """Make the folder, which must not be there yet."""
     folder.mkdir(parents=True)
     put_runsc(folder / "runsc", runsc)
-    put_wheels(folder / "wheels")
+    put_wheels(folder / "wheels", python)
     # The benchmark is not in the wheel.
     shutil.copytree(ROOT / "hack", folder / "source" / "hack", ignore=_no_caches)
     shutil.copy2(Path(__file__).with_name("run.sh"), folder / "run.sh")
@@ -83,10 +99,11 @@ def main() -> int:
     )
     parser.add_argument("folder", type=Path, help="where to make it")
     parser.add_argument("--runsc", type=Path, help="the newest that `make tools` found")
+    parser.add_argument("--python", default=_HERE, help="the version that the GPU machine has")
     given = parser.parse_args()
     try:
         runsc = given.runsc or find_program("runsc-new")
-        make(given.folder.absolute(), runsc.resolve())
+        make(given.folder.absolute(), runsc.resolve(), given.python)
     except (NotHere, FileExistsError) as error:
         print(f"hack.gpu: {error}", file=sys.stderr)
         return 1

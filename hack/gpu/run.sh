@@ -1,6 +1,6 @@
 #!/bin/bash
-# On a bare GPU machine: run.sh [--dry-run] REPORT. Needs root, Python 3.11, NVIDIA's driver, and no
-# network. Each step leaves a file in REPORT; one that fails does not stop the others.
+# On a bare GPU machine: run.sh [--dry-run] REPORT. Needs root, the Python that the kit was made for
+# with its pip, NVIDIA's driver, and no network. Each step leaves a file in REPORT; one that fails does not stop the others.
 set -euo pipefail
 here=$(cd "$(dirname "$0")" && pwd)
 
@@ -47,8 +47,9 @@ export -f machine
 
 : >"$report/steps"
 step machine bash -c machine
-step venv python3 -m venv "$venv"
-step install "$venv/bin/python" -m pip install --no-index --find-links "$here/wheels" \
+# Without a pip of its own: Debian's Python has no ensurepip unless one more package is there.
+step venv python3 -m venv --without-pip "$venv"
+step install python3 -m pip --python "$venv/bin/python" install --no-index --find-links "$here/wheels" \
 	--constraint "$here/wheels/constraints.txt" cryoshim
 step cryo "$venv/bin/cryo" version
 step runsc "$here/runsc/runsc" --version

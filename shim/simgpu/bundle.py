@@ -13,7 +13,16 @@ from shim.simgpu import tools
 from shim.simgpu.guest import names
 from shim.simgpu.guest.worker import Settings
 
-__all__ = ["CONTROL", "Settings", "foreign_mounts", "spec", "workload_argv", "write"]
+__all__ = [
+    "CONTROL",
+    "Settings",
+    "bind",
+    "foreign_mounts",
+    "mount_point",
+    "spec",
+    "workload_argv",
+    "write",
+]
 
 # What the spec of a container with a GPU has; gVisor replaces it by its own.
 CONTROL = {
@@ -33,7 +42,8 @@ def workload_argv(*arguments: str) -> list[str]:
     return [tools.interpreter(), "-ISB", f"{names.CODE_DIR}/workload.py", *arguments]
 
 
-def _bind(source: Path | str, destination: str, *options: str) -> dict[str, Any]:
+def bind(source: Path | str, destination: str, *options: str) -> dict[str, Any]:
+    """Return a bind mount, read only where no options say otherwise."""
     chosen = ["bind", *(options or ("ro",))]
     return {"destination": destination, "type": "bind", "source": str(source), "options": chosen}
 
@@ -47,11 +57,12 @@ def foreign_mounts() -> list[str]:
     needed |= {os.path.realpath(path) for path in ("/usr", "/lib", "/lib64") if Path(path).exists()}
     needed.add(str(Path(tools.interpreter()).parent))
     hidden = {path for path in needed if path.startswith("/tmp/")}  # noqa: S108  # a tmpfs there
-    points = {_mount_point(path) for path in needed - hidden}
+    points = {mount_point(path) for path in needed - hidden}
     return sorted((points | hidden) - {"/"})
 
 
-def _mount_point(path: str) -> str:
+def mount_point(path: str) -> str:
+    """Return the mount that a path of this host is on."""
     while not os.path.ismount(path):
         path = str(Path(path).parent)
     return path
@@ -72,12 +83,12 @@ def spec(
         {"destination": "/proc", "type": "proc", "source": "proc"},
         {"destination": "/dev", "type": "tmpfs", "source": "tmpfs"},
         {"destination": "/tmp", "type": "tmpfs", "source": "tmpfs"},  # noqa: S108  # the guest's
-        _bind(code, names.CODE_DIR),
-        _bind(device, names.DEVICE_DIR, "rw"),
+        bind(code, names.CODE_DIR),
+        bind(device, names.DEVICE_DIR, "rw"),
     ]
-    mounts += [_bind(point, point) for point in foreign_mounts()]
+    mounts += [bind(point, point) for point in foreign_mounts()]
     if tool is not None:
-        mounts.append(_bind(tool, names.TOOL))
+        mounts.append(bind(tool, names.TOOL))
     return {
         "ociVersion": "1.0.2",
         "hostname": hostname,

@@ -5,14 +5,26 @@ Not tried yet: no GPU was at hand when this was written.
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any, ClassVar
 
+from shim.simgpu import bundle
 from shim.simgpu.bundle import Settings
 from shim.simgpu.machine import Machine
 
 _NODE = Path("/dev/nvidia0")
 _DRIVER = Path("/proc/driver/nvidia/version")
+_LIBRARY_PATH = "LD_LIBRARY_PATH"
+_LOAD_S = 30
+# The loader knows more places than can be guessed: it is asked what it took.
+_LOAD = """
+import ctypes
+ctypes.CDLL("libcuda.so.1")
+print(next(line.split(None, 5)[5] for line in open("/proc/self/maps") if "/libcuda.so" in line))
+"""
 _ENVIRONMENT = ("NVIDIA_VISIBLE_DEVICES=all", "NVIDIA_DRIVER_CAPABILITIES=compute,utility")
 
 
@@ -28,6 +40,16 @@ def why_not(*, tool: bool) -> str:
     return ""
 
 
+def library() -> Path | None:
+    """Return the file that programs of this host get for libcuda.so.1, None where they get none."""
+    argv = [sys.executable, "-ISc", _LOAD]
+    try:
+        ran = subprocess.run(argv, capture_output=True, text=True, timeout=_LOAD_S, check=False)
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return None if ran.returncode else Path(ran.stdout.strip())
+
+
 class Hardware(Machine):
     """The product finds GPU, driver and cuda-checkpoint by itself, as for any container."""
 
@@ -37,3 +59,14 @@ class Hardware(Machine):
         """Ask for the GPUs in the way that images do."""
         del settings
         content["process"]["env"] += _ENVIRONMENT
+        if found := library():
+            _add_library(content, found)
+
+
+def _add_library(content: dict[str, Any], found: Path) -> None:
+    """Let the container load the host's libcuda.so.1, also where it is on a mount of its own."""
+    folders = [str(found.parent), *filter(None, os.environ.get(_LIBRARY_PATH, "").split(":"))]
+    content["process"]["env"].append(f"{_LIBRARY_PATH}={':'.join(dict.fromkeys(folders))}")
+    point = bundle.mount_point(str(found.parent))
+    if point not in {"/", *(mount["destination"] for mount in content["mounts"])}:
+        content["mounts"].append(bundle.bind(point, point))
