@@ -194,7 +194,10 @@ class CudaProcess(Value, omit_defaults=True):
 
 
 class Progress(Value):
-    """One step of news: a phase begins, bytes move, a process changes, or a warning."""
+    """One step of news: a phase begins, bytes move, a process changes, or a warning.
+
+    `took_s` is how long the change of a process took, where that was measured beside it.
+    """
 
     phase: Phase
     message: str = ""
@@ -205,6 +208,7 @@ class Progress(Value):
     container: str = ""
     warning: bool = False
     elapsed_s: float = 0.0
+    took_s: float = 0.0
 
 
 Report = Callable[[Progress], None]

@@ -20,8 +20,10 @@ step() {
 	[ "$status" -eq 0 ] || failed=1
 }
 
-# What follows may touch the device: a dry run only says what it would do.
+# What follows may touch the device: a dry run only says what it would do. CRYO_GPU_ONLY is a regular
+# expression for the names of those to do.
 device_step() {
+	[[ $1 =~ ${CRYO_GPU_ONLY:-.} ]] || return 0
 	if [ -n "$dry" ]; then
 		printf '%-24s %s\n' "$1" "not run: ${*:2}" | tee -a "$report/steps"
 	else
@@ -61,12 +63,25 @@ device_step nvidia-smi nvidia-smi -q
 for engine in phased builtin; do
 	selftest "selftest-$engine" --engine "$engine" --rounds 2 --processes 2 --gpu-mib 256
 done
+for engine in phased builtin; do
+	selftest "pytorch-$engine" --pytorch --engine "$engine" --processes 1 --gpu-mib 1024
+done
+selftest pytorch-4 --pytorch --engine phased --processes 4 --gpu-mib 1024
 for processes in 1 4 8; do
 	selftest "processes-$processes" --engine phased --processes "$processes" --gpu-mib 64
 done
-for mib in 1024 4096 16384; do
+for mib in 1024 8192 32768; do
 	selftest "size-$mib" --engine phased --processes 1 --gpu-mib "$mib"
 done
+selftest size-8192-builtin --engine builtin --processes 1 --gpu-mib 8192
+if command -v cuda-checkpoint >/dev/null; then
+	for engine in phased builtin; do
+		selftest "nvidia-$engine" --helper never --engine "$engine" --processes 2 --gpu-mib 256
+	done
+	selftest nvidia-size-8192 --helper never --engine phased --processes 1 --gpu-mib 8192
+fi
+# Without a sandbox: what the driver alone takes.
+device_step driver-alone env PYTHONPATH="$here/source" "$venv/bin/python" -m hack.gpu.alone 1024 8192
 # The benchmark simulates its GPU: it says how fast this machine is beside the figures of README.
 # It needs the private /dev and root, as everything here does.
 device_step bench env PYTHONPATH="$here/source" "$venv/bin/python" -m hack.bench \

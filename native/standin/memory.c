@@ -1,6 +1,6 @@
 /* The memory, streams and kernels of a libcuda.so.1 that has no GPU behind it: device memory is
  * memory of this process, and every call is done when it returns. It is for testing programs that
- * call the driver's API: it checks what they hand over and does what the one kernel would.
+ * call the driver's API: it checks what they hand over and does what their kernels would.
  */
 
 #define _GNU_SOURCE
@@ -135,25 +135,77 @@ int cuModuleLoadData(void **module, const char *image)
 	return strstr(image, ".entry") && strstr(image, ".target") ? make(module, "module") : 218;
 }
 
-int cuModuleGetFunction(void **function, void *module, const char *name)
+/* -- the kernels of shim/simgpu/guest/libcuda.py, a thread for each word of eight bytes --------- */
+
+static uint64_t number(void **parameters, int at)
 {
-	if (!of(module, "module") || strcmp(name, "move") != 0)
-		return NOT_FOUND;
-	return make(function, "function");
+	return *(uint64_t *)parameters[at];
 }
 
-/* The one kernel: move(to, from, count) copies `count` words of eight bytes, a thread each. */
+static uint64_t *words_at(void **parameters, int at)
+{
+	return (uint64_t *)(uintptr_t)number(parameters, at);
+}
+
+/* As pattern.Weights has it. */
+static uint64_t mixed(uint64_t seed, uint64_t index)
+{
+	uint64_t value = seed + (index + 1) * 0x9E3779B97F4A7C15;
+	value = (value ^ value >> 30) * 0xBF58476D1CE4E5B9;
+	value = (value ^ value >> 27) * 0x94D049BB133111EB;
+	return value ^ value >> 31;
+}
+
+static void move(size_t threads, void **parameters)
+{
+	size_t count = *(unsigned *)parameters[2];
+	memmove(words_at(parameters, 0), words_at(parameters, 1),
+		8 * (threads < count ? threads : count));
+}
+
+static void fill(size_t threads, void **parameters)
+{
+	for (size_t at = 0; at < threads && at < number(parameters, 2); at++)
+		words_at(parameters, 0)[at] = mixed(number(parameters, 1), at);
+}
+
+static void wrong(size_t threads, void **parameters)
+{
+	for (size_t at = 0; at < threads && at < number(parameters, 2); at++)
+		if (words_at(parameters, 0)[at] != mixed(number(parameters, 1), at))
+			++*words_at(parameters, 3);
+}
+
+static const struct kernel {
+	const char *name;
+	void (*run)(size_t threads, void **parameters);
+} kernels[] = {{"move", move}, {"fill", fill}, {"wrong", wrong}};
+
+enum { KERNELS = sizeof kernels / sizeof *kernels };
+
+int cuModuleGetFunction(void **function, void *module, const char *name)
+{
+	if (!of(module, "module"))
+		return NOT_FOUND;
+	for (size_t at = 0; at < KERNELS; at++)
+		if (strcmp(kernels[at].name, name) == 0)
+			return make(function, kernels[at].name);
+	return NOT_FOUND;
+}
+
 int cuLaunchKernel(void *function, unsigned grid_x, unsigned grid_y, unsigned grid_z,
 		   unsigned block_x, unsigned block_y, unsigned block_z, unsigned shared,
 		   void *stream, void **parameters, void **extra)
 {
-	if (!of(function, "function") || !of(stream, "stream") || extra || shared)
+	if (!of(stream, "stream") || extra || shared)
 		return INVALID;
 	if (grid_y != 1 || grid_z != 1 || block_y != 1 || block_z != 1 || block_x > 1024)
 		return INVALID;
-	address to = *(address *)parameters[0], from = *(address *)parameters[1];
-	size_t threads = (size_t)grid_x * block_x, count = *(unsigned *)parameters[2];
-	memmove((void *)(uintptr_t)to, (void *)(uintptr_t)from,
-		8 * (threads < count ? threads : count));
-	return 0;
+	for (size_t at = 0; at < KERNELS; at++) {
+		if (of(function, kernels[at].name)) {
+			kernels[at].run((size_t)grid_x * block_x, parameters);
+			return 0;
+		}
+	}
+	return INVALID;
 }

@@ -22,6 +22,7 @@ _PRINTABLE = re.compile(r"[^\x20-\x7e]+")
 _MAX_PID = 1 << 22
 _HOLDERS_MAX = 4096
 _TEXT_MAX = 200
+_TOOK_MAX_MS = 1 << 32  # untrusted, and must fit into a Duration
 # What the program gets on top of its own deadlines, for its start and what it prints.
 _GRACE_S = 10.0
 _REMEDY = 'set cuda.helper = "never" to use cuda-checkpoint in its place'
@@ -37,6 +38,7 @@ class Line(Value):
     state: str = ""
     late: bool = False
     gone: bool = False
+    ms: int = -1
     text: str = ""
     comm: str = ""
     device: str = ""
@@ -48,7 +50,8 @@ class Move(Value):
     """What became of one move, or of one look at a state.
 
     `state` is None where it could not be read. `late` is a call that had not ended at its
-    deadline, `gone` a process that is not there any more, `words` what the driver said.
+    deadline, `gone` a process that is not there any more, `words` what the driver said, `took_s`
+    how long the call and the look that follows it took.
     """
 
     step: str
@@ -58,6 +61,7 @@ class Move(Value):
     late: bool = False
     gone: bool = False
     words: str = ""
+    took_s: float = 0.0
 
 
 class Found(Value):
@@ -137,6 +141,7 @@ def _move(line: Line) -> Move:
         late=line.late,
         gone=line.gone,
         words=_clean(line.text) or "no reason was given",
+        took_s=min(max(line.ms, 0), _TOOK_MAX_MS) / 1000,
     )
 
 

@@ -213,7 +213,7 @@ class Batched(Processes):
             if move.pid not in self.known:
                 continue
             if move.state is not None:
-                self._see(move.pid, move.state, move.step)
+                self._see(move, move.state)
             error = self._judge(move)
             if error is None:
                 continue
@@ -223,11 +223,18 @@ class Batched(Processes):
             failures.append(self._named(move.pid, error))
         return failures
 
-    def _see(self, pid: int, state: CudaState, step: str) -> None:
-        phase = Phase.DETECT if step == _LOOK else PHASE[Action(step)]
-        self.states[pid] = state
-        self._write_down(pid, state)
-        self._report(Progress(phase=phase, pid=pid, pid_state=state, container=self.container))
+    def _see(self, move: Move, state: CudaState) -> None:
+        self.states[move.pid] = state
+        self._write_down(move.pid, state)
+        self._report(
+            Progress(
+                phase=Phase.DETECT if move.step == _LOOK else PHASE[Action(move.step)],
+                pid=move.pid,
+                pid_state=state,
+                container=self.container,
+                took_s=0.0 if move.step == _LOOK else move.took_s,
+            )
+        )
 
     def _judge(self, move: Move) -> CryoError | None:
         """Return what is wrong with a move, None when nothing is."""

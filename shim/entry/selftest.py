@@ -25,7 +25,8 @@ from shim.model import EngineName
 CANNOT_RUN = 77
 _PROCESSES_MAX = 64
 _ROUNDS_MAX = 10
-_MIB_MAX = 1 << 14
+_MIB_MAX = 1 << 18
+_SIMULATED_MIB_MAX = 1 << 14
 _TRY_S = 30.0
 
 
@@ -84,6 +85,19 @@ def why_not(runsc: Path | None) -> str:
     return f"{runsc} cannot run a container here: {lines[0][:300]}" if ran.status else ""
 
 
+def _why_not_so(*, real: bool, mib: int, torch: bool) -> str:
+    """Return why what is wanted of the GPU cannot be had, empty when it can."""
+    from shim.simgpu import pytorch
+
+    if not real and torch:
+        return "PyTorch needs a real GPU"
+    if not real and mib > _SIMULATED_MIB_MAX:
+        return f"a simulated GPU has at most {_SIMULATED_MIB_MAX} MiB for a process"
+    if torch and pytorch.find() is None:
+        return "no Python here has PyTorch: put one first on PATH"
+    return ""
+
+
 def selftest(
     *,
     runsc: Path | None = None,
@@ -95,6 +109,8 @@ def selftest(
     gpu: str = "auto",
     rounds: int = 1,
     gpu_mib: int = 1,
+    pytorch: bool = False,
+    helper: str = "auto",
 ) -> int:
     """Run the selftest and tell of it on standard output; return the exit status."""
     from shim.entry.trial import tell
@@ -103,12 +119,13 @@ def selftest(
 
     found = find_runsc(runsc)
     no_gpu = "" if gpu == "simulated" else hardware.why_not(tool=_has_tool())
-    reason = (no_gpu if gpu == "real" else "") or why_not(found)
+    real = gpu != "simulated" and not no_gpu
+    reason = (no_gpu if gpu == "real" else "") or _why_not_so(real=real, mib=gpu_mib, torch=pytorch)
+    reason = reason or why_not(found)
     if reason or found is None:
         print(f"cryo selftest: cannot run here: {reason}", file=sys.stderr)
         return CANNOT_RUN
     image = keep_image.absolute() if keep_image else None
-    real = gpu != "simulated" and not no_gpu
     plan = Plan(
         runsc=found,
         engine=engine,
@@ -117,6 +134,8 @@ def selftest(
         rounds=rounds,
         gpu_mib=gpu_mib,
         keep_image=image,
+        pytorch=pytorch,
+        helper=helper,
     )
     teller = tell.for_terminal(story=story, as_json=as_json, simulated=not real)
     outcome = Trial(plan, teller).run()
@@ -158,6 +177,13 @@ def selftest(
     show_default=True,
     help="GPU memory of each process",
 )
+@click.option("--pytorch", is_flag=True, help="a workload in PyTorch, not on the driver alone")
+@click.option(
+    "--helper",
+    type=click.Choice(("auto", "never")),
+    default="auto",
+    help="never: on a real GPU NVIDIA's cuda-checkpoint does all the CUDA steps",
+)
 @click.option("--json", "as_json", is_flag=True, help="print a report to attach to a bug")
 @click.option("--story", is_flag=True, help="tell it with a timeline")
 @click.option("--keep-image", type=click.Path(path_type=Path), help="leave the image there")
@@ -168,7 +194,9 @@ def command(
     processes: int,
     rounds: int,
     gpu_mib: int,
-    as_json: bool,  # noqa: FBT001  # click passes every option by name
+    pytorch: bool,  # noqa: FBT001  # click passes every option by name
+    helper: str,
+    as_json: bool,  # noqa: FBT001  # see above
     story: bool,  # noqa: FBT001  # see above
     keep_image: Path | None,
     runsc: Path | None,
@@ -188,6 +216,8 @@ def command(
         gpu=gpu,
         rounds=rounds,
         gpu_mib=gpu_mib,
+        pytorch=pytorch,
+        helper=helper,
     )
     raise SystemExit(status)
 

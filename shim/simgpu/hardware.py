@@ -1,6 +1,6 @@
-"""A machine with the host's own GPU: the same workload on the CUDA driver API.
+"""A machine with the host's own GPU: the same workload on the CUDA driver API, or on PyTorch.
 
-Not tried yet: no GPU was at hand when this was written.
+docs/gpu-results.md says on which GPUs it ran.
 """
 
 from __future__ import annotations
@@ -11,7 +11,8 @@ import sys
 from pathlib import Path
 from typing import Any, ClassVar
 
-from shim.simgpu import bundle
+from shim.errors import FailedPrecondition
+from shim.simgpu import bundle, pytorch
 from shim.simgpu.bundle import Settings
 from shim.simgpu.machine import Machine
 
@@ -55,18 +56,50 @@ class Hardware(Machine):
 
     host_dev: ClassVar[bool] = True
 
+    def __init__(self, runsc: Path, *, helper: str = "auto") -> None:
+        """Take the runsc to use, and whether cryo-cuda does the CUDA steps (`config.Cuda`)."""
+        super().__init__(runsc)
+        self._helper = helper
+
+    def settings_of_cuda(self) -> dict[str, Any]:
+        """Leave everything to be found but what was chosen."""
+        return {"helper": self._helper}
+
     def hardware(self, content: dict[str, Any], settings: Settings) -> None:
-        """Ask for the GPUs in the way that images do."""
-        del settings
+        """Ask for the GPUs in the way that images do.
+
+        Raises:
+            FailedPrecondition: PyTorch is wanted, and no Python here has it.
+        """
         content["process"]["env"] += _ENVIRONMENT
         if found := library():
             _add_library(content, found)
+        if settings.pytorch:
+            _use_pytorch(content)
 
 
 def _add_library(content: dict[str, Any], found: Path) -> None:
     """Let the container load the host's libcuda.so.1, also where it is on a mount of its own."""
     folders = [str(found.parent), *filter(None, os.environ.get(_LIBRARY_PATH, "").split(":"))]
     content["process"]["env"].append(f"{_LIBRARY_PATH}={':'.join(dict.fromkeys(folders))}")
-    point = bundle.mount_point(str(found.parent))
+    _show(content, str(found.parent))
+
+
+def _use_pytorch(content: dict[str, Any]) -> None:
+    """Run the workload by a Python that has PyTorch, in place of ours."""
+    found = pytorch.find()
+    if found is None:
+        message = "no Python on this host has PyTorch"
+        raise FailedPrecondition(message, remedy="put one first on PATH, or leave out --pytorch")
+    for place in found.places:
+        _show(content, place)
+    # -S would hide what a virtual environment has.
+    content["process"]["args"][:2] = [str(found.python), "-IB"]
+    content["process"]["env"].append(f"HOME={content['process']['cwd']}")
+
+
+def _show(content: dict[str, Any], place: str) -> None:
+    """Mount what a folder is on, where that is not the rootfs."""
+    point = bundle.mount_point(place)
     if point not in {"/", *(mount["destination"] for mount in content["mounts"])}:
         content["mounts"].append(bundle.bind(point, point))

@@ -6,7 +6,7 @@ import json
 from dataclasses import dataclass, field
 from typing import Any
 
-from shim.simgpu.guest import pattern
+from shim.simgpu.guest import names, pattern
 
 
 @dataclass(frozen=True)
@@ -34,6 +34,8 @@ class ProcessStatus:
     def expected(self, kind: str) -> str:
         """Compute the digest that a store must have at this generation."""
         store = self.stores[kind]
+        if kind == names.WEIGHTS:
+            return pattern.Weights(store["key"], store["bytes"]).expected_digest()
         return pattern.expected_digest(store["key"], store["bytes"], self.generation)
 
     def _as_expected(self) -> list[bool]:

@@ -367,6 +367,7 @@ def to_progress(progress: Progress) -> cryo_pb2.Progress:
         container=progress.container,
         warning=progress.warning,
         elapsed=to_duration(progress.elapsed_s),
+        took=to_duration(progress.took_s),
     )
 
 
@@ -382,6 +383,7 @@ def from_progress(message: cryo_pb2.Progress) -> Progress:
         container=message.container,
         warning=message.warning,
         elapsed_s=from_duration(message.elapsed),
+        took_s=from_duration(message.took),
     )
 
 

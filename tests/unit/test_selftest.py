@@ -103,6 +103,20 @@ def test_spans_follow_the_news() -> None:
     ]
 
 
+def test_a_phase_that_is_told_of_late_lasted_as_long_as_it_took() -> None:
+    """What one run of a helper did is told of when all is done: each with its own time."""
+    times = iter((10.0, 10.0, 11.0, 11.0, 11.0, 11.0, 11.1, 11.6))
+    spans = Spans(lambda: next(times))
+    spans.hear(Progress(phase=Phase.LOCK))
+    spans.hear(Progress(phase=Phase.LOCK, pid=3, pid_state="locked", took_s=0.01))
+    spans.hear(Progress(phase=Phase.FREEZE, pid=3, pid_state="checkpointed", took_s=0.5))
+    spans.hear(Progress(phase=Phase.FREEZE, pid=4, pid_state="checkpointed", took_s=0.75))
+    spans.hear(Progress(phase=Phase.SAVE))
+    found = [(s.phase, round(s.began_s, 3), round(s.ended_s, 3)) for s in spans.end()]
+
+    assert found == [("lock", 0.0, 0.25), ("freeze", 0.25, 1.1), ("save", 1.1, 1.6)]
+
+
 A, B, C = (Gpu(uuid=f"GPU-{name}") for name in "abc")
 
 

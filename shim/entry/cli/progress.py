@@ -102,7 +102,8 @@ def _said(progress: Progress) -> str:
         return f"warning: {progress.message}"
     if progress.pid and progress.pid_state:
         where = f" of {progress.container}" if progress.container else ""
-        return f"process {progress.pid}{where} {progress.pid_state}"
+        took = f" in {progress.took_s:.2f} s" if progress.took_s else ""
+        return f"process {progress.pid}{where} {progress.pid_state}{took}"
     return progress.message
 
 

@@ -6,11 +6,13 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from shim import __version__
+from shim.simgpu.guest.names import WEIGHTS
 from shim.simgpu.status import Status
 
 FORMAT = 1
 _MOVING = ("freeze", "save", "load", "thaw")
-KINDS = {"gpu": "GPU memory", "cpu": "CPU memory", "file": "file"}
+ON_GPU = ("gpu", WEIGHTS)
+KINDS = {"gpu": "GPU memory", WEIGHTS: "GPU weights", "cpu": "CPU memory", "file": "file"}
 
 
 @dataclass(frozen=True)
@@ -86,17 +88,17 @@ class Outcome:
         fine = bool(self.proofs) and all(proof.same for proof in self.proofs)
         return fine and not self.losses and not self.error
 
-    def total_bytes(self, kind: str) -> int:
-        """Return how many bytes of a kind were compared."""
-        return sum(proof.size_bytes for proof in self.proofs if proof.kind == kind)
+    def total_bytes(self, *kinds: str) -> int:
+        """Return how many bytes of some kinds were compared."""
+        return sum(proof.size_bytes for proof in self.proofs if proof.kind in kinds)
 
     def rates(self) -> list[dict[str, Any]]:
         """Return how fast each phase was that moves GPU memory: bytes, seconds, GB/s.
 
         With the built-in engine the save holds the freeze, and the load no thaw.
         """
-        moved = {(p.pid, p.size_bytes) for p in self.proofs if p.kind == "gpu"}
-        total = sum(size for _, size in moved)
+        moved = {(p.pid, p.kind): p.size_bytes for p in self.proofs if p.kind in ON_GPU}
+        total = sum(moved.values())
         return [
             {
                 "step": step.name,

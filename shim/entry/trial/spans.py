@@ -33,7 +33,17 @@ class Spans:
         if progress.phase != self._phase:
             self._close()
             self._phase = progress.phase
+        self._reach_back(progress.took_s)
         self._bytes = max(self._bytes, progress.bytes_total)
+
+    def _reach_back(self, took_s: float) -> None:
+        """Let the phase begin that long ago: several are told of at once, when all are done."""
+        began_s = self._clock() - self._zero - took_s if took_s else self._began_s
+        if began_s >= self._began_s or not self._done:
+            return
+        last = self._done.pop()
+        self._began_s = max(began_s, last.began_s)
+        self._done.append(replace(last, ended_s=self._began_s))
 
     def explain(self, phase: str, words: str) -> None:
         """Add some words to what is told of a phase."""

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from itertools import groupby
 from typing import TextIO
 
-from shim.entry.trial.outcome import KINDS, Outcome, Proof, Span, Step
+from shim.entry.trial.outcome import KINDS, ON_GPU, Outcome, Proof, Span, Step
 from shim.model import Progress
 
 _BAR = 44
@@ -217,7 +217,8 @@ def _moment(proof: Proof) -> tuple[int, int]:
 def verdict(outcome: Outcome) -> list[str]:
     """Return the last words: what came back, or what did not."""
     if outcome.passed:
-        parts = [f"{size(outcome.total_bytes(k))} of {KINDS[k]}" for k in ("gpu", "cpu")]
+        kinds = {"GPU memory": ON_GPU, "CPU memory": ("cpu",)}
+        parts = [f"{size(outcome.total_bytes(*k))} of {name}" for name, k in kinds.items()]
         files = sum(1 for proof in outcome.proofs if proof.kind == "file")
         everything = f"{', '.join(parts)} and {files} files"
         lines = [

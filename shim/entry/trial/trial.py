@@ -39,6 +39,10 @@ _RESTORED = "restored"
 _STEPS = 120
 _PERIOD_S = 0.01
 _RESIDENT_MIB = 16
+# What a workload changes all the time and compares on the CPU; what is more is compared on the GPU.
+_CHANGING_MIB = 64
+# The import of PyTorch reads gigabytes, in every process.
+_READY_S = 240.0
 _LOG_TAIL = 4000
 
 
@@ -52,6 +56,8 @@ class Plan:
     real: bool = False
     rounds: int = 1
     gpu_mib: int = 1
+    pytorch: bool = False
+    helper: str = "auto"
     keep_image: Path | None = None
 
 
@@ -145,7 +151,7 @@ class Trial:
     def _machine(self, stack: contextlib.ExitStack) -> Machine:
         if self._plan.real:
             with self._step("machine", "the GPU of this host"):
-                return stack.enter_context(Hardware(self._plan.runsc))
+                return stack.enter_context(Hardware(self._plan.runsc, helper=self._plan.helper))
         with self._step("machine", "a simulated GPU in a private /dev"):
             return stack.enter_context(Simulation(self._plan.runsc))
 
@@ -158,19 +164,22 @@ class Trial:
             return client
 
     def _container(self, sim: Machine, client: Client, guest: TaskGuest) -> Path:
+        weights_mib = max(0, self._plan.gpu_mib - _CHANGING_MIB) if self._plan.real else 0
         settings = Settings(
             processes=self._plan.processes,
             period_s=_PERIOD_S,
             resident_mib=_RESIDENT_MIB,
             real=self._plan.real,
-            device_bytes=self._plan.gpu_mib << 20,
+            pytorch=self._plan.pytorch,
+            device_bytes=(self._plan.gpu_mib - weights_mib) << 20,
+            weights_bytes=weights_mib << 20,
         )
         with self._step("container", f"{settings.processes} processes with GPU memory") as details:
             bundle = self._bundle(sim, settings)
             log = f"file://{sim.folder}/workload.log"
             client.create(_ORIGINAL, str(bundle), stdio=Stdio(stdout=log, stderr=log))
             client.start(_ORIGINAL)
-            pids = sim.until_ready(guest, _ORIGINAL).pids
+            pids = sim.until_ready(guest, _ORIGINAL, _READY_S).pids
             details.append(f"pids {' '.join(map(str, pids))}")
         return bundle
 

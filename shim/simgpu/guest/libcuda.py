@@ -3,7 +3,7 @@
 Each step of the work goes the way of a real program: pinned host memory, an asynchronous copy on a
 stream, a kernel (PTX, which the driver compiles: no toolkit is needed), and an event to wait for.
 
-Tried against a stand-in for libcuda.so.1; not yet on a GPU.
+docs/gpu-results.md says on which GPUs it ran.
 """
 
 from __future__ import annotations
@@ -17,7 +17,8 @@ from shim.simgpu.guest.client import DeviceError
 from shim.simgpu.guest.driver import Allocation
 
 _LIBRARY = "libcuda.so.1"
-_WORDS = pattern.SLOT // 8
+_WORD = 8
+_WORDS = pattern.SLOT // _WORD
 _BLOCK = 256
 _NON_BLOCKING = 1
 
@@ -50,7 +51,66 @@ PTX = b"""
 DONE:
     ret;
 }
-"""
+.visible .entry fill(.param .u64 to, .param .u64 seed, .param .u64 count)
+{
+    .reg .pred %p<2>;
+    .reg .b32 %r<4>;
+    .reg .b64 %d<9>;
+    ld.param.u64 %d1, [to];
+    ld.param.u64 %d2, [seed];
+    ld.param.u64 %d3, [count];
+    MIX
+    st.global.u64 [%d6], %d4;
+DONE:
+    ret;
+}
+.visible .entry wrong(.param .u64 from, .param .u64 seed, .param .u64 count, .param .u64 total)
+{
+    .reg .pred %p<3>;
+    .reg .b32 %r<4>;
+    .reg .b64 %d<11>;
+    ld.param.u64 %d1, [from];
+    ld.param.u64 %d2, [seed];
+    ld.param.u64 %d3, [count];
+    MIX
+    ld.global.u64 %d8, [%d6];
+    setp.eq.u64 %p2, %d8, %d4;
+    @%p2 bra DONE;
+    ld.param.u64 %d9, [total];
+    cvta.to.global.u64 %d10, %d9;
+    red.global.add.u64 [%d10], 1;
+DONE:
+    ret;
+}
+""".replace(
+    b"MIX",
+    # In: the memory in d1, the seed in d2, how many words in d3. Out: this thread's word as
+    # `pattern.Weights` has it in d4, its place in d6. Threads with no word end.
+    b"""
+    mov.u32 %r1, %ctaid.x;
+    mov.u32 %r2, %ntid.x;
+    mov.u32 %r3, %tid.x;
+    mul.wide.u32 %d4, %r1, %r2;
+    cvt.u64.u32 %d5, %r3;
+    add.u64 %d4, %d4, %d5;
+    setp.ge.u64 %p1, %d4, %d3;
+    @%p1 bra DONE;
+    cvta.to.global.u64 %d5, %d1;
+    shl.b64 %d6, %d4, 3;
+    add.u64 %d6, %d5, %d6;
+    add.u64 %d4, %d4, 1;
+    mul.lo.u64 %d4, %d4, 0x9E3779B97F4A7C15;
+    add.u64 %d4, %d4, %d2;
+    shr.u64 %d7, %d4, 30;
+    xor.b64 %d4, %d4, %d7;
+    mul.lo.u64 %d4, %d4, 0xBF58476D1CE4E5B9;
+    shr.u64 %d7, %d4, 27;
+    xor.b64 %d4, %d4, %d7;
+    mul.lo.u64 %d4, %d4, 0x94D049BB133111EB;
+    shr.u64 %d7, %d4, 31;
+    xor.b64 %d4, %d4, %d7;
+""",
+)
 
 
 class Cuda:
@@ -71,9 +131,13 @@ class Cuda:
         self._stream = self._made("cuStreamCreate", _NON_BLOCKING)
         self._event = self._made("cuEventCreate", 0)
         self._module = self._made("cuModuleLoadData", ctypes.c_char_p(PTX))
-        self._kernel = self._made("cuModuleGetFunction", self._module, ctypes.c_char_p(b"move"))
+        self._kernels = {name: self._kernel(name) for name in (b"move", b"fill", b"wrong")}
         self._pinned = self._made("cuMemAllocHost_v2", ctypes.c_size_t(pattern.SLOT))
         self._staging = self._take(pattern.SLOT)
+        self._total = self._take(_WORD)
+
+    def _kernel(self, name: bytes) -> ctypes.c_void_p:
+        return self._made("cuModuleGetFunction", self._module, ctypes.c_char_p(name))
 
     def alloc(self, key: str, data: bytearray) -> Allocation:
         """Take device memory and fill it."""
@@ -90,20 +154,36 @@ class Cuda:
         ctypes.memmove(self._pinned, data, len(data))
         staging, size = ctypes.c_uint64(self._staging), ctypes.c_size_t(len(data))
         self._call("cuMemcpyHtoDAsync_v2", staging, self._pinned, size, self._stream)
-        self._move(allocation.handle + slot * pattern.SLOT)
-        self._call("cuEventRecord", self._event, self._stream)
-        self._call("cuEventSynchronize", self._event)
+        to = ctypes.c_uint64(allocation.handle + slot * pattern.SLOT)
+        self._run(b"move", _WORDS, to, ctypes.c_uint64(self._staging), ctypes.c_uint32(_WORDS))
         allocation.generation = generation
         return generation
 
-    def _move(self, to: int) -> None:
-        """Launch the kernel that moves one slot from where it was copied to."""
-        values = (ctypes.c_uint64(to), ctypes.c_uint64(self._staging), ctypes.c_uint32(_WORDS))
+    def load(self, weights: pattern.Weights) -> Allocation:
+        """Take device memory and let the device fill it."""
+        address = self._take(weights.size)
+        self._run(b"fill", weights.words, *_arguments(address, weights))
+        return Allocation(weights.key, weights.size, 0, handle=address)
+
+    def wrong(self, allocation: Allocation, weights: pattern.Weights) -> int:
+        """Let the device count the words that are not what they must be."""
+        total, size = ctypes.c_uint64(self._total), ctypes.c_size_t(_WORD)
+        self._call("cuMemcpyHtoD_v2", total, bytes(_WORD), size)
+        self._run(b"wrong", weights.words, *_arguments(allocation.handle, weights), total)
+        found = ctypes.c_uint64()
+        self._call("cuMemcpyDtoH_v2", ctypes.byref(found), total, size)
+        return found.value
+
+    def _run(self, kernel: bytes, words: int, *values: Any) -> None:
+        """Run a kernel, a thread for each word, and wait for its end."""
         pointers = [ctypes.cast(ctypes.byref(value), ctypes.c_void_p) for value in values]
         parameters = (ctypes.c_void_p * len(pointers))(*pointers)
-        grid, block = (_WORDS // _BLOCK, 1, 1), (_BLOCK, 1, 1)
+        grid, block = (-(-words // _BLOCK), 1, 1), (_BLOCK, 1, 1)
         shape = [ctypes.c_uint(number) for number in (*grid, *block, 0)]
-        self._call("cuLaunchKernel", self._kernel, *shape, self._stream, parameters, None)
+        function = self._kernels[kernel]
+        self._call("cuLaunchKernel", function, *shape, self._stream, parameters, None)
+        self._call("cuEventRecord", self._event, self._stream)
+        self._call("cuEventSynchronize", self._event)
 
     def read(self, allocation: Allocation, offset: int, size: int) -> bytearray:
         """Copy device memory out."""
@@ -134,3 +214,7 @@ class Cuda:
             message = f"{name} returned {result}"
             self._on_loss(message)
             raise DeviceError(message)
+
+
+def _arguments(address: int, weights: pattern.Weights) -> tuple[Any, ...]:
+    return tuple(ctypes.c_uint64(value) for value in (address, weights.seed, weights.words))

@@ -8,6 +8,8 @@ DEVICE_DIR = "/dev/simgpu/device"
 DEVICE_SOCKET = f"{DEVICE_DIR}/device.sock"
 CONTROL_NODE = "/dev/nvidiactl"
 TOOL = "/dev/cryo/cuda-checkpoint"
+# The store of a worker that is memory of a real GPU and stays as it is.
+WEIGHTS = "weights"
 
 # Sockets on the guest's own tmpfs survive a save, and no other container sees them.
 RUN_DIR = "/tmp/.simgpu"  # noqa: S108  # the guest's private tmpfs

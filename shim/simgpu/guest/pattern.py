@@ -59,6 +59,58 @@ def digest(pieces: Iterable[bytes | bytearray]) -> str:
     return total.hexdigest()
 
 
+def _seed(key: str) -> int:
+    return int.from_bytes(hashlib.blake2b(key.encode(), digest_size=8).digest(), "little")
+
+
+class Weights:
+    """Memory that stays as it was filled, as a model's weights do: the words of splitmix64.
+
+    A GPU can fill and compare it by itself, so it may be as large as a GPU; some of it is read
+    back and compared here too. `seed` and the words are unsigned numbers of eight bytes.
+    Source of the mixing: Steele, Lea and Flood, "Fast splittable pseudorandom number generators",
+    2014.
+    """
+
+    STEP = 0x9E3779B97F4A7C15
+    FACTORS = (0xBF58476D1CE4E5B9, 0x94D049BB133111EB)
+    SHIFTS = (30, 27, 31)
+    _MASK = (1 << 64) - 1
+
+    def __init__(self, key: str, size: int) -> None:
+        self.key = key
+        self.size = size
+        self.seed = _seed(key)
+        self.words = slots(size) * (SLOT // 8)
+
+    def word(self, index: int) -> int:
+        """Return what the word at an index must be."""
+        mixed = (self.seed + (index + 1) * self.STEP) & self._MASK
+        for shift, factor in zip(self.SHIFTS, (*self.FACTORS, 1), strict=True):
+            mixed = ((mixed ^ mixed >> shift) * factor) & self._MASK
+        return mixed
+
+    def slot(self, number: int) -> bytes:
+        """Return what a slot must hold."""
+        first = number * (SLOT // 8)
+        return b"".join(
+            self.word(at).to_bytes(8, "little") for at in range(first, first + SLOT // 8)
+        )
+
+    def sample(self) -> list[int]:
+        """Return the slots to read back: the first, the middle one, the last."""
+        last = slots(self.size) - 1
+        return sorted({0, last // 2, last})
+
+    def digest(self, wrong: int, pieces: Iterable[bytes]) -> str:
+        """Return the name of what was found: how many words are wrong, and the sample."""
+        return digest([str(wrong).encode(), *pieces])
+
+    def expected_digest(self) -> str:
+        """Return the digest that they must have at any time."""
+        return self.digest(0, map(self.slot, self.sample()))
+
+
 def expected_digest(key: str, size: int, generation: int) -> str:
     """Return the digest that a whole memory must have at a generation.
 

@@ -29,14 +29,20 @@ _MOVE_POLL_S = 0.01
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
-    """What a workload is made of; sizes are multiples of 64 KiB."""
+    """What a workload is made of; sizes are multiples of 64 KiB.
+
+    `real` is a GPU by the driver's API, with `pytorch` by PyTorch. Only there can be
+    `weights_bytes`, device memory beside `device_bytes` that stays as it is.
+    """
 
     key: str = "k"
     processes: int = 1
     gpu: bool = True
     real: bool = False
     nvml_only: int = 0
+    pytorch: bool = False
     device_bytes: int = 1 << 20
+    weights_bytes: int = 0
     memory_bytes: int = 1 << 18
     file_bytes: int = 1 << 17
     resident_mib: int = 0
@@ -61,6 +67,16 @@ class AnyDriver(Protocol):
 
     def read(self, allocation: Allocation, offset: int, size: int) -> bytearray:
         """Copy device memory out."""
+
+
+class RealDriver(AnyDriver, Protocol):
+    """What has a real GPU, or a library that does as if."""
+
+    def load(self, weights: pattern.Weights) -> Allocation:
+        """Take device memory and let the device fill it."""
+
+    def wrong(self, allocation: Allocation, weights: pattern.Weights) -> int:
+        """Let the device count the words that are not what they must be."""
 
 
 class FileStore:
@@ -118,6 +134,29 @@ class Gpu:
         return bytes(self.driver.read(self._allocation, slot * pattern.SLOT, pattern.SLOT))
 
 
+class Weights:
+    """Device memory that stays as it is, as a model's weights."""
+
+    def __init__(self, driver: RealDriver, key: str, size: int) -> None:
+        self.key = key
+        self.size = size
+        self._driver = driver
+        self._weights = pattern.Weights(key, size)
+        self._allocation = driver.load(self._weights)
+
+    def digest(self) -> str:
+        """Let the device compare all of it, and read some of it back."""
+        wrong = self._driver.wrong(self._allocation, self._weights)
+        return self._weights.digest(wrong, map(self._read, self._weights.sample()))
+
+    def expected_digest(self) -> str:
+        """Return what `digest` must be."""
+        return self._weights.expected_digest()
+
+    def _read(self, slot: int) -> bytes:
+        return bytes(self._driver.read(self._allocation, slot * pattern.SLOT, pattern.SLOT))
+
+
 class Worker:
     """Everything that one process of the workload holds and does."""
 
@@ -132,17 +171,28 @@ class Worker:
         self._stop_at = 0
         self._go = threading.Event()
         self._go.set()
+        self._weights: Weights | None = None
         self._driver = self._make_driver() if settings.gpu else None
         self._stores = self._make_stores()
 
     def _make_driver(self) -> AnyDriver:
         if self._settings.real:
-            from shim.simgpu.guest.libcuda import Cuda  # noqa: PLC0415  # only where there is one
-
-            return Cuda(on_loss=self.lose)
+            real = self._real_driver()
+            if size := self._settings.weights_bytes:
+                self._weights = Weights(real, f"{self._key}.{names.WEIGHTS}", size)
+            return real
         driver = Driver(f"worker{self._index}", on_loss=self.lose)
         driver.listen()
         return driver
+
+    def _real_driver(self) -> RealDriver:
+        if self._settings.pytorch:
+            from shim.simgpu.guest.pytorch import Torch  # noqa: PLC0415  # only where there is one
+
+            return Torch(on_loss=self.lose)
+        from shim.simgpu.guest.libcuda import Cuda  # noqa: PLC0415  # as above
+
+        return Cuda(on_loss=self.lose)
 
     def _make_stores(self) -> dict[str, MemoryStore | FileStore | Gpu]:
         s, key = self._settings, self._key
@@ -205,8 +255,11 @@ class Worker:
             "stop_at": self._stop_at,
             "losses": list(self._losses),
             "misuse": list(driver.misuse) if driver else [],
-            "stores": {n: {"key": s.key, "bytes": s.size} for n, s in self._stores.items()},
+            "stores": {n: {"key": s.key, "bytes": s.size} for n, s in self._all().items()},
         }
+
+    def _all(self) -> dict[str, Any]:
+        return self._stores | ({names.WEIGHTS: self._weights} if self._weights else {})
 
     def verify_moving(self) -> dict[str, Any]:
         """Wait for the next step first."""
@@ -230,11 +283,19 @@ class Worker:
                 digests[name] = found
                 if found != pattern.expected_digest(store.key, store.size, self._generation):
                     self.lose(f"{name} is not what generation {self._generation} made")
+            if self._weights is not None:
+                digests[names.WEIGHTS] = self._verify_weights(self._weights)
             return {**self.status(), "digests": digests}
         except (DeviceLost, DeviceError):
             return {**self.status(), "digests": {}}
         finally:
             self._stepping.release()
+
+    def _verify_weights(self, weights: Weights) -> str:
+        found = weights.digest()
+        if found != weights.expected_digest():
+            self.lose("the weights are not what was loaded")
+        return found
 
     def hold(self) -> dict[str, Any]:
         """Stop after the present step; the process keeps everything that it has."""

@@ -446,6 +446,7 @@ class Progress(_message.Message):
     WARNING_FIELD_NUMBER: _builtins.int
     ELAPSED_FIELD_NUMBER: _builtins.int
     CONTAINER_FIELD_NUMBER: _builtins.int
+    TOOK_FIELD_NUMBER: _builtins.int
     phase: Global___Phase.ValueType
     message: _builtins.str
     bytes_done: _builtins.int
@@ -462,6 +463,10 @@ class Progress(_message.Message):
     def elapsed(self) -> _duration_pb2.Duration:
         """Since the operation began."""
 
+    @_builtins.property
+    def took(self) -> _duration_pb2.Duration:
+        """How long the change of the process took, where that was measured beside it."""
+
     def __init__(
         self,
         *,
@@ -474,10 +479,11 @@ class Progress(_message.Message):
         warning: _builtins.bool = ...,
         elapsed: _duration_pb2.Duration | None = ...,
         container: _builtins.str = ...,
+        took: _duration_pb2.Duration | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["elapsed", b"elapsed"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["elapsed", b"elapsed", "took", b"took"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["bytes_done", b"bytes_done", "bytes_total", b"bytes_total", "container", b"container", "elapsed", b"elapsed", "message", b"message", "phase", b"phase", "pid", b"pid", "pid_state", b"pid_state", "warning", b"warning"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["bytes_done", b"bytes_done", "bytes_total", b"bytes_total", "container", b"container", "elapsed", b"elapsed", "message", b"message", "phase", b"phase", "pid", b"pid", "pid_state", b"pid_state", "took", b"took", "warning", b"warning"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -1,0 +1,134 @@
+"""Device memory by PyTorch, as most programs have it: its allocator, streams, graphs, cuBLAS.
+
+Each step goes by pinned host memory, an asynchronous copy on a stream, a kernel and an event; and
+a CUDA graph that was captured once multiplies two matrices, whose product is known.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from shim.simgpu.guest import pattern
+from shim.simgpu.guest.client import DeviceError
+from shim.simgpu.guest.driver import Allocation
+
+# No dependency of ours, and its types are not needed.
+torch: Any = importlib.import_module("torch")
+
+_DEVICE = "cuda:0"
+_SIDE = 256
+# Small enough that no product of the matrices is rounded, whatever a tensor core does.
+_LARGEST = 8
+# Eight bytes a word; the mixing needs a few times as much beside it.
+_CHUNK = 1 << 24
+
+
+class Torch:
+    """One process's PyTorch on the first GPU."""
+
+    # The real driver tells its state to cuda-checkpoint alone.
+    state = ""
+
+    def __init__(self, *, on_loss: Callable[[str], None]) -> None:
+        self.misuse: list[str] = []
+        self._on_loss = on_loss
+        self._tensors: list[Any] = []
+        self._stream = torch.cuda.Stream(_DEVICE)
+        self._event = torch.cuda.Event()
+        self._pinned = torch.empty(pattern.SLOT, dtype=torch.uint8, pin_memory=True)
+        self._staging = torch.empty(pattern.SLOT, dtype=torch.uint8, device=_DEVICE)
+        self._capture()
+
+    def _capture(self) -> None:
+        """Capture the product of two matrices in a graph, after one run that makes cuBLAS ready."""
+        numbers = torch.arange(_SIDE * _SIDE, dtype=torch.float32) % _LARGEST
+        one = numbers.reshape(_SIDE, _SIDE)
+        self._factors = (one.to(_DEVICE), one.t().contiguous().to(_DEVICE))
+        self._wanted = (one.double() @ one.t().double()).float().to(_DEVICE)
+        with torch.cuda.stream(self._stream):
+            torch.mm(*self._factors)
+        self._stream.synchronize()
+        self._graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(self._graph, stream=self._stream):
+            self._product = torch.mm(*self._factors)
+
+    def alloc(self, key: str, data: bytearray) -> Allocation:
+        """Take device memory and fill it."""
+        tensor = torch.frombuffer(data, dtype=torch.uint8).to(_DEVICE)
+        return self._keep(key, tensor)
+
+    def _keep(self, key: str, tensor: Any) -> Allocation:
+        torch.cuda.synchronize()
+        self._tensors.append(tensor)
+        size = tensor.numel() * tensor.element_size()
+        return Allocation(key, size, 0, handle=len(self._tensors) - 1)
+
+    def launch(self, allocation: Allocation) -> int:
+        """Make the next generation of the memory; return its number."""
+        generation = allocation.generation + 1
+        slot = pattern.slot_of(allocation.size, generation)
+        data = bytearray(pattern.block(allocation.key, slot, generation))
+        self._pinned.copy_(torch.frombuffer(data, dtype=torch.uint8))
+        first = slot * pattern.SLOT
+        with self._reported("a step"), torch.cuda.stream(self._stream):
+            self._staging.copy_(self._pinned, non_blocking=True)
+            # A kernel: a plain copy would be another one by the copy engine.
+            into = self._tensors[allocation.handle][first : first + pattern.SLOT]
+            torch.bitwise_or(self._staging, 0, out=into)
+            self._graph.replay()
+            self._event.record()
+            self._event.synchronize()
+            if not torch.equal(self._product, self._wanted):
+                self._on_loss("the graph's product of matrices is wrong")
+        allocation.generation = generation
+        return generation
+
+    def read(self, allocation: Allocation, offset: int, size: int) -> bytearray:
+        """Copy device memory out."""
+        with self._reported("a copy"):
+            tensor = self._tensors[allocation.handle].view(torch.uint8)
+            return bytearray(tensor[offset : offset + size].cpu().numpy().tobytes())
+
+    def load(self, weights: pattern.Weights) -> Allocation:
+        """Take device memory and let the device fill it."""
+        with self._reported("the weights"):
+            tensor = torch.empty(weights.words, dtype=torch.int64, device=_DEVICE)
+            for first in range(0, weights.words, _CHUNK):
+                tensor[first : first + _CHUNK] = _mixed(weights, first)
+            return self._keep(weights.key, tensor)
+
+    def wrong(self, allocation: Allocation, weights: pattern.Weights) -> int:
+        """Let the device count the words that are not what they must be."""
+        tensor = self._tensors[allocation.handle]
+        with self._reported("the weights"):
+            return sum(
+                int((tensor[first : first + _CHUNK] != _mixed(weights, first)).sum())
+                for first in range(0, weights.words, _CHUNK)
+            )
+
+    @contextlib.contextmanager
+    def _reported(self, what: str) -> Iterator[None]:
+        """Turn PyTorch's errors into a loss, and into what the worker knows."""
+        try:
+            yield
+        except RuntimeError as error:
+            message = f"{what}: {str(error).splitlines()[0]}"
+            self._on_loss(message)
+            raise DeviceError(message) from error
+
+
+def _mixed(weights: pattern.Weights, first: int) -> Any:
+    """Compute a chunk of words on the device; PyTorch's are signed: a shift brings in the sign."""
+    count = min(_CHUNK, weights.words - first)
+    words = torch.arange(first + 1, first + 1 + count, dtype=torch.int64, device=_DEVICE)
+    words = words * _signed(weights.STEP) + _signed(weights.seed)
+    for shift, factor in zip(weights.SHIFTS, (*weights.FACTORS, 1), strict=True):
+        words = (words ^ ((words >> shift) & ((1 << (64 - shift)) - 1))) * _signed(factor)
+    return words
+
+
+def _signed(value: int) -> int:
+    return value - (1 << 64) if value >> 63 else value
