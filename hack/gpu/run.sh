@@ -82,6 +82,9 @@ if command -v cuda-checkpoint >/dev/null; then
 fi
 # Without a sandbox: what the driver alone takes.
 device_step driver-alone env PYTHONPATH="$here/source" "$venv/bin/python" -m hack.gpu.alone 1024 8192
+# What goes wrong, on purpose.
+device_step trials env PYTHONPATH="$here/source" "$venv/bin/python" -m hack.gpu.trials \
+	--runsc "$here/runsc/runsc" --gpu-mib 1024
 # The benchmark simulates its GPU: it says how fast this machine is beside the figures of README.
 # It needs the private /dev and root, as everything here does.
 device_step bench env PYTHONPATH="$here/source" "$venv/bin/python" -m hack.bench \

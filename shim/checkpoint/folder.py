@@ -6,25 +6,20 @@ import contextlib
 import errno
 import os
 import stat
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import NoReturn
 
-import blake3
-
+from shim.checkpoint import hashing
+from shim.checkpoint.hashing import Tick, no_tick
 from shim.errors import ImageCorrupt, NotFound
 from shim.host.oserror import typed
 from shim.model import Value
 
-# Large enough that BLAKE3 spreads a piece over the cores, small enough to stop soon when cancelled.
-CHUNK_BYTES = 8 << 20
 REMEDY = "copy the image again from where it is whole, or use another one"
 _DIR = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC | os.O_NOFOLLOW
 # Non-blocking, so that a fifo in the place of a file is refused and not waited for.
 _FILE = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY
-
-Tick = Callable[[int], None]
-"""Called with the number of bytes that were just done; it may raise to stop the work."""
 
 
 class Identity(Value):
@@ -79,7 +74,7 @@ class Folder:
             ImageCorrupt: it changed while it was read.
         """
         before = identity(fd)
-        digest, size_bytes = _hash(fd, before.size_bytes, tick)
+        digest, size_bytes = hashing.digest(fd, before.size_bytes, tick)
         if size_bytes != before.size_bytes or identity(fd) != before:
             self.refuse(f"{name} changed while it was read")
         return digest
@@ -131,22 +126,6 @@ def hash_file(path: Path) -> str:
     """Hash any readable file, such as a program: BLAKE3, in hexadecimal."""
     try:
         with path.open("rb", buffering=0) as file:
-            return _hash(file.fileno(), os.fstat(file.fileno()).st_size, no_tick)[0]
+            return hashing.digest(file.fileno(), os.fstat(file.fileno()).st_size, no_tick)[0]
     except OSError as error:
         raise typed(error, f"read {path}") from error
-
-
-def no_tick(_count: int) -> None:
-    """Take no notice."""
-
-
-def _hash(fd: int, expected_bytes: int, tick: Tick) -> tuple[str, int]:
-    """Hash until the end, or until it is plain that the file has grown, perhaps for ever."""
-    hasher = blake3.blake3(max_threads=blake3.blake3.AUTO)
-    buffer = memoryview(bytearray(min(CHUNK_BYTES, expected_bytes + 1)))
-    at = 0
-    while at <= expected_bytes and (count := os.preadv(fd, [buffer], at)):
-        hasher.update(buffer[:count])
-        at += count
-        tick(count)
-    return hasher.hexdigest(), at

@@ -12,7 +12,8 @@ import msgspec
 
 from shim import points
 from shim.checkpoint import manifest as manifests
-from shim.checkpoint.folder import Folder, Tick, no_tick, open_folder
+from shim.checkpoint.folder import Folder, open_folder
+from shim.checkpoint.hashing import Tick, no_tick
 from shim.checkpoint.manifest import ImageFile, Manifest
 from shim.errors import AlreadyExists
 from shim.host import files

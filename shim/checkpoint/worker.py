@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Coroutine
 from typing import Any, TypeVar
 
-from shim.checkpoint.folder import Tick
+from shim.checkpoint.hashing import Tick
 from shim.errors import Cancelled
 from shim.model import Phase, Progress, Report
 

@@ -1,0 +1,362 @@
+"""What goes wrong on a real GPU, done on purpose: each trial ends with every byte compared.
+
+    python3 -m hack.gpu.trials --runsc /usr/local/bin/runsc
+    python3 -m hack.gpu.trials --runsc ... --simulated       # those that need no real GPU
+
+Prints a line of JSON for each trial: what was seen, and whether that is what must be.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+
+from shim.client.blocking import Client
+from shim.entry.trial.guest import TaskGuest
+from shim.errors import CryoError, DeadlineExceeded, ResourceExhausted
+from shim.model import CheckpointOptions, EngineName, Phase, Progress, RestoreOptions, Stdio
+from shim.simgpu.guest import names
+from shim.simgpu.hardware import Hardware
+from shim.simgpu.machine import Machine
+from shim.simgpu.simulation import Settings, Simulation
+from shim.simgpu.waiting import wait_until
+from shim.spec import document
+from shim.state import TaskState
+
+_READY_S = 120.0
+_LOCK_S = 3.0
+
+# A kernel that does not end before the file is there, beside memory that is compared afterwards.
+_SPIN = """
+import ctypes, os, sys, time
+sys.path.insert(0, CODE)
+from shim.simgpu.guest import pattern
+from shim.simgpu.guest.libcuda import Cuda
+
+cuda = Cuda(on_loss=print)
+weights = pattern.Weights("spin", 1 << 26)
+held = cuda.load(weights)
+flag = cuda._made("cuMemAllocHost_v2", ctypes.c_size_t(8))
+ctypes.memset(flag, 0, 8)
+stream = cuda._made("cuStreamCreate", 1)
+image = b'''
+.version 6.0
+.target sm_70
+.address_size 64
+.visible .entry spin(.param .u64 flag)
+{
+    .reg .pred %p<2>;
+    .reg .b32 %r<2>;
+    .reg .b64 %d<3>;
+    ld.param.u64 %d1, [flag];
+    cvta.to.global.u64 %d2, %d1;
+AGAIN:
+    ld.volatile.global.u32 %r1, [%d2];
+    setp.eq.u32 %p1, %r1, 0;
+    @%p1 bra AGAIN;
+    ret;
+}
+'''
+module = cuda._made("cuModuleLoadData", ctypes.c_char_p(image))
+spin = cuda._made("cuModuleGetFunction", module, ctypes.c_char_p(b"spin"))
+argument = ctypes.c_uint64(flag.value)
+parameters = (ctypes.c_void_p * 1)(ctypes.cast(ctypes.byref(argument), ctypes.c_void_p))
+shape = [ctypes.c_uint(number) for number in (1, 1, 1, 1, 1, 1, 0)]
+cuda._call("cuLaunchKernel", spin, *shape, stream, parameters, None)
+print("ready", flush=True)
+while not os.path.exists("/tmp/stop"):
+    time.sleep(0.05)
+ctypes.memset(flag, 1, 8)
+cuda._call("cuStreamSynchronize", stream)
+print("wrong", cuda.wrong(held, weights), flush=True)
+time.sleep(1000)
+"""
+# Managed memory, which the driver moves between the GPU and the CPU by itself.
+_MANAGED = """
+import ctypes, os, sys, time
+sys.path.insert(0, CODE)
+from shim.simgpu.guest.libcuda import Cuda
+
+cuda = Cuda(on_loss=print)
+size, address = 1 << 24, ctypes.c_uint64()
+cuda._call("cuMemAllocManaged", ctypes.byref(address), ctypes.c_size_t(size), ctypes.c_uint(1))
+wanted = bytes(range(256)) * (size // 256)
+ctypes.memmove(address.value, wanted, size)
+cuda._call("cuMemcpyDtoD_v2", address, address, ctypes.c_size_t(size // 2))
+print("ready", flush=True)
+while not os.path.exists("/tmp/stop"):
+    time.sleep(0.05)
+print("wrong", int(ctypes.string_at(address.value, size) != wanted), flush=True)
+time.sleep(1000)
+"""
+# Takes all device memory but some MiB, outside of any sandbox, until its standard input ends.
+_HOG = """
+import ctypes, sys
+from shim.simgpu.guest.libcuda import Cuda
+
+cuda = Cuda(on_loss=print)
+free, total = ctypes.c_size_t(), ctypes.c_size_t()
+cuda._call("cuMemGetInfo_v2", ctypes.byref(free), ctypes.byref(total))
+cuda._take(free.value - (int(sys.argv[1]) << 20))
+print("ready", flush=True)
+sys.stdin.read()
+"""
+
+
+Seen = dict[str, object]
+
+
+class Stand:
+    """A machine with a sidecar, and what every trial does with them."""
+
+    def __init__(self, sim: Machine, client: Client, *, gpu_mib: int, real: bool) -> None:
+        self.sim = sim
+        self.client = client
+        self.guest = TaskGuest(client, sim.folder)
+        self.real = real
+        changing = min(gpu_mib, 64)
+        self._settings = Settings(
+            processes=2,
+            period_s=0.01,
+            resident_mib=16,
+            real=real,
+            device_bytes=changing << 20,
+            weights_bytes=(gpu_mib - changing << 20) if real else 0,
+        )
+        self.gpu_mib = gpu_mib
+
+    def bundle(self, name: str, script: str = "", **annotations: str) -> Path:
+        """Write the bundle of the workload, or of a script in its place."""
+        bundle = self.sim.bundle(name, self._settings)
+        path = bundle / document.CONFIG
+        content = json.loads(path.read_text("utf-8"))
+        content["annotations"] = {f"io.cryo.{key}": value for key, value in annotations.items()}
+        if script:
+            text = script.replace("CODE", repr(names.CODE_DIR))
+            content["process"]["args"][2:] = ["-c", text]
+        path.write_text(json.dumps(content), "utf-8")
+        return bundle
+
+    def start(self, name: str, script: str = "", **annotations: str) -> Path:
+        """Start a task and wait until it works."""
+        bundle = self.bundle(name, script, **annotations)
+        log = f"file://{self.log(name)}"
+        self.client.create(name, str(bundle), stdio=Stdio(stdout=log, stderr=log))
+        self.client.start(name)
+        if script:
+            self.until_said(name, "ready")
+        else:
+            self.sim.until_ready(self.guest, name, _READY_S)
+        return bundle
+
+    def log(self, name: str) -> Path:
+        """Return where a task's output goes."""
+        return self.sim.folder / f"{name}.log"
+
+    def until_said(self, name: str, word: str) -> str:
+        """Wait until a task has printed a line that begins so; return it."""
+
+        def said() -> list[str]:
+            path = self.log(name)
+            text = path.read_text("utf-8", "replace") if path.exists() else ""
+            return [line for line in text.splitlines() if line.startswith(word)]
+
+        wait_until(lambda: bool(said()), f"{word!r} from {name}: {self.log(name)}", _READY_S)
+        return said()[0]
+
+    def fine(self, name: str) -> bool:
+        """Whether a task makes steps, and holds what it must."""
+        works = self.sim.works(self.guest, name, 30.0)
+        return works and self.sim.verify(self.guest, name, moving=True).whole
+
+    def end(self, *tasks: str) -> None:
+        """Kill and delete."""
+        for name in tasks:
+            self.client.kill(name, 9)
+            self.client.wait(name)
+            self.client.delete(name)
+
+    def checkpoint(self, name: str, image: str, report: Callable[[Progress], None] | None) -> Any:
+        """Make an image by the phased engine, with a short deadline for the lock."""
+        path = str(self.sim.image(image))
+        options = CheckpointOptions(image_path=path, engine=EngineName.PHASED)
+        return self.client.checkpoint(name, options, report)
+
+    def crash(self) -> None:
+        """End the sidecar as a crash would, and start the next one."""
+        self.sim.kill_sidecar()
+        self.sim.start_sidecar(timeouts={"lock": _LOCK_S})
+
+    @contextmanager
+    def full(self, left_mib: int) -> Iterator[None]:
+        """Have all GPU memory but some taken by somebody else."""
+        if isinstance(self.sim, Simulation):
+            held = self.sim.held_bytes()
+            spare = self.sim.capacity_bytes - held - (left_mib << 20)
+            self.sim.limit(reserved_bytes=spare)
+            yield
+            self.sim.limit(reserved_bytes=0)
+            return
+        argv = [sys.executable, "-c", _HOG, str(left_mib)]
+        with subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as hog:
+            if not hog.stdout or not hog.stdout.readline():
+                message = "the GPU memory could not be taken"
+                raise ResourceExhausted(message)
+            yield
+            hog.communicate()
+
+
+def sidecar_killed(stand: Stand) -> Seen:
+    """Kill the sidecar while GPU memory is being copied: the next one undoes it."""
+    stand.start("job")
+    freezing = threading.Event()
+
+    def hear(progress: Progress) -> None:
+        if progress.phase in {Phase.LOCK, Phase.FREEZE}:
+            freezing.set()
+
+    failed: list[str] = []
+
+    def attempt() -> None:
+        try:
+            stand.checkpoint("job", "broken", hear)
+        except CryoError as error:
+            failed.append(str(error))
+
+    thread = threading.Thread(target=attempt)
+    thread.start()
+    freezing.wait(30.0)
+    time.sleep(0.5)
+    stand.crash()
+    thread.join()
+    [view] = [view for view in stand.client.list() if view.id == "job"]
+    fine = stand.fine("job")
+    stand.checkpoint("job", "whole", None)
+    stand.end("job")
+    told = {"call": failed, "state": view.state, "warning": view.warning, "fine": fine}
+    return {**told, "ok": bool(failed) and fine and view.state is TaskState.RUNNING}
+
+
+def copies(stand: Stand) -> Seen:
+    """Restore three copies of one image at once, beside the original."""
+    bundle = stand.start("job")
+    image = stand.checkpoint("job", "seed", None).image_path
+    options = RestoreOptions(image_path=image, bundle=str(bundle))
+    tasks = [f"copy-{number}" for number in range(3)]
+    began = time.monotonic()
+    with ThreadPoolExecutor() as pool:
+        list(pool.map(lambda name: stand.client.restore(name, options, None), tasks))
+    seconds = round(time.monotonic() - began, 2)
+    fine = {name: stand.fine(name) for name in ("job", *tasks)}
+    stand.end("job", *tasks)
+    return {"seconds": seconds, "fine": fine, "ok": all(fine.values())}
+
+
+def full_gpu(stand: Stand) -> Seen:
+    """Resume a parked task whose GPU memory somebody else has: refused, unharmed, fine later."""
+    stand.start("job", park="true")
+    stand.client.pause("job")
+    refusal = ""
+    with stand.full(stand.gpu_mib):
+        try:
+            stand.client.resume("job")
+        except ResourceExhausted as error:
+            refusal = str(error)
+        state = stand.client.state("job").state
+    stand.client.resume("job")
+    fine = stand.fine("job")
+    stand.end("job")
+    ok = bool(refusal) and state is TaskState.PAUSED and fine
+    return {"refusal": refusal, "state": state, "fine": fine, "ok": ok}
+
+
+def endless_kernel(stand: Stand) -> Seen:
+    """Lock a kernel that does not end: given up in time, by name, and the task works on."""
+    stand.start("job", _SPIN)
+    refusal, began = "", time.monotonic()
+    try:
+        stand.checkpoint("job", "spin", None)
+    except DeadlineExceeded as error:
+        refusal = str(error)
+    seconds = round(time.monotonic() - began, 2)
+    said = _release(stand)
+    stand.end("job")
+    ok = bool(refusal) and said == "wrong 0"
+    return {"refusal": refusal, "seconds": seconds, "said": said, "ok": ok}
+
+
+def managed_memory(stand: Stand) -> Seen:
+    """Try managed memory: whether it is saved or refused, the task has it afterwards."""
+    stand.start("job", _MANAGED)
+    outcome = "saved"
+    try:
+        stand.checkpoint("job", "managed", None)
+    except CryoError as error:
+        outcome = str(error)
+    state = stand.client.state("job").state
+    said = _release(stand)
+    stand.end("job")
+    return {"outcome": outcome, "state": state, "said": said, "ok": said == "wrong 0"}
+
+
+def _release(stand: Stand) -> str:
+    stand.guest.exec("job", ["/usr/bin/touch", "/tmp/stop"])  # noqa: S108  # the guest's own
+    return stand.until_said("job", "wrong")
+
+
+Trial = Callable[[Stand], Seen]
+ANYWHERE: tuple[Trial, ...] = (copies, sidecar_killed, full_gpu)
+REAL: tuple[Trial, ...] = (endless_kernel, managed_memory)
+
+
+def try_one(trial: Trial, make: Callable[[ExitStack], Stand]) -> bool:
+    """Do one trial on a machine of its own and print what was seen."""
+    began = time.monotonic()
+    log = ""
+    with ExitStack() as stack:
+        stand = make(stack)
+        try:
+            seen = trial(stand)
+        except CryoError as error:
+            seen = {"ok": False, "error": str(error)}
+        if not seen["ok"]:
+            log = stand.sim.sidecar_log.read_text("utf-8", "replace")[-3000:]
+    took = round(time.monotonic() - began, 1)
+    print(json.dumps({"trial": trial.__name__, **seen, "took_s": took, "log": log}), flush=True)
+    return bool(seen["ok"])
+
+
+def main() -> int:
+    """Be the command."""
+    parser = argparse.ArgumentParser(prog="python3 -m hack.gpu.trials")
+    parser.add_argument("--runsc", type=Path, required=True)
+    parser.add_argument("--simulated", action="store_true", help="without a real GPU")
+    parser.add_argument("--gpu-mib", type=int, default=4, help="of each of two processes")
+    parser.add_argument("--only", default="", help="the names of trials, with commas")
+    given = parser.parse_args()
+
+    def make(stack: ExitStack) -> Stand:
+        real = not given.simulated
+        sim: Machine = Hardware(given.runsc) if real else Simulation(given.runsc)
+        stack.enter_context(sim)
+        sim.start_sidecar(timeouts={"lock": _LOCK_S})
+        client = stack.enter_context(Client(sim.address, "trials"))
+        return Stand(sim, client, gpu_mib=given.gpu_mib, real=real)
+
+    trials = ANYWHERE if given.simulated else ANYWHERE + REAL
+    chosen = [t for t in trials if not given.only or t.__name__ in given.only.split(",")]
+    fine = [try_one(trial, make) for trial in chosen]
+    return 0 if all(fine) else 1
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
