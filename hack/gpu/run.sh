@@ -9,6 +9,8 @@ dry=
 report=${1:?run.sh [--dry-run] REPORT}
 mkdir -p "$report"
 report=$(cd "$report" && pwd)
+# A checkout around it would be imported in place of what is installed.
+cd "$here"
 venv=${CRYO_GPU_VENV:-$here/venv}
 failed=0
 
