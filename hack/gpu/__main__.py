@@ -18,7 +18,7 @@ import sys
 from pathlib import Path
 
 from hack.tools.running import NotHere
-from tests.containerd.builds import find_program
+from tests.containerd.builds import LINES, find_containerd, find_program
 
 ROOT = Path(__file__).parents[2]
 _LIMIT_S = 600
@@ -78,13 +78,23 @@ def put_runsc(folder: Path, runsc: Path) -> None:
         shutil.copytree(runsc.parent / "gvisor-bin", folder / "gvisor-bin")
 
 
+def put_containerd(folder: Path) -> None:
+    """Copy the newest containerd that `make tools` found, and a busybox for an image."""
+    folder.mkdir()
+    for program in ("containerd", "ctr", "containerd-shim-runc-v2"):
+        shutil.copy2(find_containerd(LINES[-1]).folder / program, folder)
+    shutil.copy2(find_program("busybox"), folder)
+
+
 def make(folder: Path, runsc: Path, python: str) -> None:
     """Make the folder, which must not be there yet."""
     folder.mkdir(parents=True)
     put_runsc(folder / "runsc", runsc)
     put_wheels(folder / "wheels", python)
-    # The benchmark is not in the wheel.
-    shutil.copytree(ROOT / "hack", folder / "source" / "hack", ignore=_no_caches)
+    put_containerd(folder / "containerd")
+    # The benchmark and the trials are not in the wheel.
+    for name in ("hack", "tests"):
+        shutil.copytree(ROOT / name, folder / "source" / name, ignore=_no_caches)
     shutil.copy2(Path(__file__).with_name("run.sh"), folder / "run.sh")
 
 

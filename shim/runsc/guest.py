@@ -190,6 +190,6 @@ class _PidFile:
 
 def _refusal(program: str, said: bytes) -> CryoError:
     if any(sign in said for sign in _NO_PROGRAM):
-        message = f"the image has no program {program}"
+        message = f"the image has no {'program ' + program if program else 'such program'}"
         return NotFound(message)
     return failure("exec", _RUNSC_FAILED, last_error_line(said.decode("utf-8", "replace")))

@@ -12,6 +12,7 @@ from typing import Any
 from shim.simgpu import bundle, tools
 from shim.simgpu.bundle import Settings
 from shim.simgpu.guest import names
+from shim.simgpu.machine import Machine
 from shim.simgpu.remote import Ran
 from shim.simgpu.simulation import Simulation
 from tests.containerd.daemon import numbers
@@ -59,7 +60,7 @@ def write_spec(
     return path
 
 
-def image_flags(sim: Simulation) -> tuple[str, ...]:
+def image_flags(sim: Machine) -> tuple[str, ...]:
     """Return the flags of `ctr run` that let a workload run in a container of the small image.
 
     For what needs an image and a snapshot, such as `ctr containers checkpoint --image`. The host's
