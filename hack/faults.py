@@ -144,10 +144,19 @@ class OfParking:
         return ParkTrial(self._rig, plan, Path())
 
     def traces(self) -> Traces:
-        """Go there and back once."""
+        """Go there, make an image there, and go back."""
         self._rig.have_task()
-        ways = {Scene.PARK: self._rig.client.pause, Scene.UNPARK: self._rig.client.resume}
+        ways = {
+            Scene.PARK: self._rig.client.pause,
+            Scene.SAVE_PARKED: self._save,
+            Scene.UNPARK: self._rig.client.resume,
+        }
         return {scene: self._trace(way) for scene, way in ways.items()}
+
+    def _save(self, _task: str) -> None:
+        image = self._rig.new_image()
+        self._rig.checkpoint(image)
+        self._rig.client.remove(str(image))
 
     def _trace(self, way: Callable[[str], None]) -> Counter[str]:
         with trap.traced(self._rig.sim.trap_file) as found:

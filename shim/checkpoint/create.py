@@ -33,7 +33,7 @@ from shim.checkpoint.store import Staging
 from shim.checkpoint.subject import Subject
 from shim.checkpoint.worker import in_thread, metered, settled, unbroken
 from shim.cuda import driver, inventory
-from shim.cuda.engine import Builtin, explain
+from shim.cuda.engine import Builtin, Parked, explain
 from shim.cuda.fleet import Fleet
 from shim.errors import (
     CryoError,
@@ -50,6 +50,7 @@ from shim.model import (
     CheckpointResult,
     CudaMode,
     CudaProcess,
+    EngineName,
     Phase,
     Progress,
     Report,
@@ -83,6 +84,7 @@ class Checkpoint:
         self._tell = report
         self._config = subject.config
         self._journal = subject.journal
+        self._from_park = subject.journal.parked
         self._phase = Phase.PREFLIGHT
         self._began = time.monotonic()
         self._timings: dict[str, float] = {}
@@ -117,12 +119,7 @@ class Checkpoint:
             utcnow(),
             fill=self._options.fill,
         )
-        self._journal.open(
-            Operation.CHECKPOINT,
-            str(final),
-            was_paused=bool(self._subject.paused_ids),
-            exit=self._options.exit,
-        )
+        self._open(final)
         total_s = self._options.timeout_s or self._config.timeouts.checkpoint
         try:
             async with asyncio.timeout(total_s):
@@ -137,8 +134,39 @@ class Checkpoint:
         except BaseException as error:  # a mistake of ours must not leave a process frozen either
             await self._undo(error)
             raise
-        self._journal.close()
+        self._close()
         return result
+
+    def _open(self, final: Path) -> None:
+        leaves = self._options.exit
+        if self._from_park:
+            self._check_parked_options()
+            self._journal.open_from_park(str(final), exit=leaves)
+            return
+        paused = bool(self._subject.paused_ids)
+        self._journal.open(Operation.CHECKPOINT, str(final), was_paused=paused, exit=leaves)
+
+    def _close(self) -> None:
+        """Leave nothing to undo; a task that was parked is so again, while it is there."""
+        sandbox = self._subject.sandbox
+        if self._from_park and procs.is_alive(sandbox.pid, sandbox.start):
+            self._journal.park_again()
+        else:
+            self._journal.close()
+
+    def _check_parked_options(self) -> None:
+        """See that a parked task can be saved as it is wanted.
+
+        Raises:
+            IllegalState: only after a resume.
+        """
+        parked = f"task {self._subject.ref} is parked"
+        if self._engine is EngineName.BUILTIN:
+            message = f"{parked}: runsc's own engine would look for processes that are frozen"
+            raise IllegalState(message, remedy="leave out --engine builtin, or resume it first")
+        if self._mode is CudaMode.IGNORE:
+            message = f"{parked}: its GPU processes are frozen, which an image must know"
+            raise IllegalState(message, remedy="leave out --cuda ignore, or resume it first")
 
     async def _forward(self, final: Path) -> CheckpointResult:
         with self._in(Phase.PREFLIGHT):
@@ -212,7 +240,9 @@ class Checkpoint:
         self._journal.note(outsiders=outsiders)
         self._expected_bytes = preflight.check_disk(self._subject, final.parent, device_bytes)
         preflight.check_memory(self._subject, device_bytes)
-        if self._wants_cuda():
+        if self._from_park:
+            self._take_parked()
+        elif self._wants_cuda():
             await self._find_cuda()
         self._check_connections(again=False)
 
@@ -250,6 +280,15 @@ class Checkpoint:
             message = f"task {self._subject.ref} has no GPU, and --cuda require insists on one"
             raise Refused(message, remedy="leave out --cuda require")
         return gpu
+
+    def _take_parked(self) -> None:
+        """Take the processes that are noted as frozen; nobody could find them."""
+        self._inventory = inventory.read(self._config.cuda.nvidia_proc)
+        facts = driver.capabilities(self._inventory.driver)
+        known = self._journal.entry.cuda_processes()
+        fleet = fleet_for([(self._subject, known)], facts, self._report)
+        if known:
+            self._steps = Steps(engine=Parked(fleet), processes=fleet)
 
     async def _find_cuda(self) -> None:
         """Find the CUDA processes and choose the engine; none found leaves a plain checkpoint."""
@@ -305,8 +344,9 @@ class Checkpoint:
     async def _freeze_and_save(self, staging: Staging) -> bool:
         """Bring the image into the staging folder; return False where it is worth another try."""
         if self._steps is not None:
-            with self._in(Phase.FREEZE):
-                await self._freeze(self._steps)
+            if not self._from_park:
+                with self._in(Phase.FREEZE):
+                    await self._freeze(self._steps)
             self._check_connections(again=True)
         self._check_members()
         # Before the save: what exits after it is in the image all the same.
@@ -418,7 +458,7 @@ class Checkpoint:
 
     async def _give_back(self) -> None:
         """Let the task go on, before the image is read again for its seal."""
-        if self._steps is not None:
+        if self._steps is not None and not self._from_park:
             with self._in(Phase.THAW):
                 await self._thaw(self._steps)
         await self._pause_again()
@@ -532,7 +572,7 @@ class Checkpoint:
             # The image is complete and has its name; what was left is the stop, or, where a
             # process is beyond thawing, another try by whoever starts next.
             if self._broken is None:
-                self._journal.close()
+                self._close()
             return
         self._report(Progress(phase=Phase.ROLLBACK, message=str(cause)))
         failed = await self._bring_back()
@@ -543,7 +583,7 @@ class Checkpoint:
             await asyncio.to_thread(self._staging.discard)
         if failed is not None:
             raise failed_rollback(cause, failed) from failed
-        self._journal.close()
+        self._close()
 
     async def _keep(self, staging: Path, failed: CryoError) -> None:
         """Finish the image of a task that cannot be thawed.

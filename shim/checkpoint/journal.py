@@ -50,7 +50,8 @@ class Entry(Value):
     """The whole journal. `committed` is set once the image has its final name.
 
     That of a park stays open, committed, for as long as the task is parked: it names who is frozen,
-    and in `gpu_bytes` what they held on each GPU.
+    and in `gpu_bytes` what they held on each GPU. A checkpoint of a parked task is `from_park`: it
+    carries that along, and leaves the task as it was.
     """
 
     operation: Operation
@@ -63,6 +64,7 @@ class Entry(Value):
     exit: bool = False
     was_paused: bool = False
     committed: bool = False
+    from_park: bool = False
     save_pid: int = 0
     save_start: int = 0
     outsiders: tuple[int, ...] = ()
@@ -116,6 +118,49 @@ class Journal:
                 began_at=utcnow(),
                 was_paused=was_paused,
                 exit=exit,
+            )
+        )
+
+    def open_from_park(self, image_path: str, *, exit: bool) -> None:
+        """Begin a checkpoint of a parked task; `park_again` ends it.
+
+        Raises:
+            CryoError: it cannot be written; the task stays parked.
+        """
+        self._forgiving = False
+        self._write(
+            msgspec.structs.replace(
+                self.entry,
+                operation=Operation.CHECKPOINT,
+                image_path=image_path,
+                began_at=utcnow(),
+                phase=Phase.PREFLIGHT,
+                was_paused=True,
+                exit=exit,
+                committed=False,
+                from_park=True,
+            )
+        )
+
+    def park_again(self) -> None:
+        """End a checkpoint of a parked task: what is open is the park again.
+
+        Raises:
+            CryoError: it cannot be written; whoever starts next does it.
+        """
+        self._write(
+            msgspec.structs.replace(
+                self.entry,
+                operation=Operation.PARK,
+                image_path="",
+                staging="",
+                phase=Phase.FREEZE,
+                was_paused=False,
+                exit=False,
+                committed=True,
+                from_park=False,
+                save_pid=0,
+                save_start=0,
             )
         )
 

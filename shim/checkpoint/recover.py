@@ -43,6 +43,8 @@ async def recover(subject: Subject, entry: Entry, report: Report) -> str:
     """
     subject.journal.forgive()
     report(Progress(phase=Phase.ROLLBACK, message=f"found a checkpoint in phase {entry.phase}"))
+    if entry.from_park:
+        return await _recover_parked(subject, entry)
     steps = _steps(subject, entry, report)
     await _save_over(subject, entry, steps)
     if committed(entry) and entry.exit:
@@ -59,6 +61,19 @@ async def recover(subject: Subject, entry: Entry, report: Report) -> str:
         raise late_rollback(limit_s, steps.processes.unfinished() if steps else "") from error
     done = discard(subject, entry)
     return f"brought it back to {'paused' if entry.was_paused else 'running'}; {done}"
+
+
+async def _recover_parked(subject: Subject, entry: Entry) -> str:
+    """Bring a task out of a checkpoint that found it parked and touched no process of it."""
+    await _save_over(subject, entry, None)
+    if committed(entry) and entry.exit:
+        await stop_all(subject)
+        subject.journal.close()
+        return f"stopped it: its image {entry.image_path} is complete"
+    await until_quiet(subject, entry.staging, entry.outsiders)
+    done = _tidy(entry)
+    subject.journal.park_again()
+    return f"it is parked as before; {done}"
 
 
 def _steps(subject: Subject, entry: Entry, report: Report) -> Steps | None:
@@ -78,10 +93,15 @@ async def _undo(subject: Subject, entry: Entry, steps: Steps | None) -> None:
 
 def discard(subject: Subject, entry: Entry) -> str:
     """Remove what an unfinished image left, close the journal, and say which it was."""
+    done = _tidy(entry)
+    subject.journal.close()
+    return done
+
+
+def _tidy(entry: Entry) -> str:
     finished = committed(entry)
     if entry.staging and not finished:
         files.remove_tree(Path(entry.staging))
-    subject.journal.close()
     return f"its image {entry.image_path} is " + ("complete" if finished else "gone")
 
 

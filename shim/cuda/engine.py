@@ -87,6 +87,19 @@ class Phased:
         await self._processes.thaw()
 
 
+class Parked(Phased):
+    """A task that is frozen already, and stays so: an image of it touches no process."""
+
+    async def freeze(self) -> None:
+        """Do nothing: it was done when the task was parked."""
+
+    async def thaw(self) -> None:
+        """Do nothing: its GPU may be another's by now."""
+
+    async def undo(self) -> None:
+        """Do nothing: nothing was done."""
+
+
 class Builtin:
     """runsc runs cuda-checkpoint itself, inside the save and after the restore."""
 

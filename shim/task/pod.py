@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from shim.checkpoint.create import Checkpoint
 from shim.checkpoint.park import Parking
 from shim.checkpoint.subject import Subject, whole
-from shim.errors import CryoError, IllegalState, Refused
+from shim.errors import CryoError, Refused
 from shim.model import CheckpointOptions, CheckpointResult, Report
 from shim.spec import wishes
 from shim.spec.pod import CONTAINER_NAME
@@ -41,7 +41,6 @@ class Pod:
             Busy, IllegalState: one of them is in a state that does not allow it; none was touched.
         """
         async with self._held(*LIVE, verb="checkpoint") as tasks:
-            self._check_not_parked()
             subject = await self.subject()
             _check_names(subject)
             before = [task.state for task in tasks]
@@ -60,11 +59,6 @@ class Pod:
         for task in tasks:
             task.tell_checkpoint(result.image_path)
         return result
-
-    def _check_not_parked(self) -> None:
-        if self.own.is_parked:
-            message = f"task {self.own.ref} is parked: its GPU memory is not where a save finds it"
-            raise IllegalState(message, remedy="resume it first")
 
     async def park(self, report: Report) -> None:
         """Pause the sandbox's one task, with its GPU memory given back.

@@ -89,13 +89,17 @@ def start_on_image(
     runtime: str,
     settings: Settings | None = None,
     reference: str = REFERENCE,
+    annotations: Mapping[str, str] | None = None,
 ) -> None:
     """Run a workload in a container of the small image, which has a snapshot too.
 
     Not with `ctr run --device`: it would take the number of the simulated node, and gVisor knows
     NVIDIA's by theirs.
     """
-    how = ("--runtime", runtime, "--snapshotter", "native", *image_flags(sim))
+    how = ["--runtime", runtime, "--snapshotter", "native", *image_flags(sim)]
+    how += [
+        word for item in (annotations or {}).items() for word in ("--annotation", "=".join(item))
+    ]
     containerd.ctr("containers", "create", *how, reference, name, *workload(settings))
     edit_spec(containerd.address, containerd.namespace, name, give_gpu)
     containerd.ctr("tasks", "start", "--detach", name)

@@ -103,6 +103,26 @@ def test_a_pause_gives_gpu_memory_back(
         assert simulation.verify(guest, name).whole
 
 
+def test_ctr_saves_a_container_that_parks(
+    cryo: Cryo, simulation: Simulation, guest: gpu.CtrGuest
+) -> None:
+    """`ctr containers checkpoint` pauses first, which parks: it is saved so, and works on after."""
+    name, twin = cryo.fresh("parks"), cryo.fresh("twin")
+    with cryo.removing(name, twin):
+        parks = {"io.cryo.park": "true"}
+        gpu.start_on_image(
+            simulation, cryo, name, runtime=RUNTIME, settings=_TWO, annotations=parks
+        )
+        simulation.until_ready(guest, name)
+
+        reference = cryo.save(name, "--rw")
+
+        cryo.bring_back(reference, twin, "--rw")
+        for one in (name, twin):
+            assert simulation.works(guest, one)
+            assert simulation.verify(guest, one).whole
+
+
 def test_a_freeze_that_fails(
     cryo: Cryo, simulation: Simulation, guest: gpu.CtrGuest, job: str
 ) -> None:

@@ -18,10 +18,12 @@ class ParkTrial(Trial):
     """A trial whose task is parked or runs when all is over, and never anything between."""
 
     def _prepare(self) -> None:
-        if self._plan.scene is Scene.UNPARK:
+        if self._plan.scene is not Scene.PARK:
             self._rig.client.pause(TASK)
 
     def _begin(self) -> Future[Any]:
+        if self._plan.scene is Scene.SAVE_PARKED:
+            return self._rig.begin(self._image, exit=False)
         client = self._rig.client
         do = client.pause if self._plan.scene is Scene.PARK else client.resume
         return self._rig.run(lambda: do(TASK))
@@ -33,16 +35,30 @@ class ParkTrial(Trial):
         if self._plan.what is What.GPU_FULL and self._error is not None:
             self._judge_given_up()
             return
+        if self._plan.scene is Scene.SAVE_PARKED:
+            self._judge_saved()
+            return
         asked = TaskState.PAUSED if self._plan.scene is Scene.PARK else TaskState.RUNNING
         found = self._rig.state()
         if self._error is None:
             assert found is asked, found
         self._say("parked" if found is TaskState.PAUSED else "runs")
         if found is TaskState.PAUSED:
-            assert self._rig.sim.held_bytes() == 0, "it is said to be parked, and holds GPU memory"
-            self._rig.client.resume(TASK)
+            self._go_on()
         self._rig.assert_unharmed(saved=False)
         self._rig.know_fine()
+
+    def _go_on(self) -> None:
+        assert self._rig.sim.held_bytes() == 0, "it is said to be parked, and holds GPU memory"
+        self._rig.client.resume(TASK)
+
+    def _judge_saved(self) -> None:
+        """Judge a parked task of which an image was to be made: it is parked as before."""
+        assert self._rig.state() is TaskState.PAUSED
+        self._go_on()
+        self._rig.assert_unharmed(saved=False)
+        self._rig.know_fine()
+        self._judge_image("parked, and an image", "parked")
 
     def _judge_given_up(self) -> None:
         """Judge a task whose GPU memory went to another between the look at it and its thaw.

@@ -21,6 +21,7 @@ class Scene(enum.StrEnum):
     RESTORE = "restore"
     PARK = "park"
     UNPARK = "unpark"
+    SAVE_PARKED = "checkpoint of a parked task"
 
 
 OF_IMAGES = (Scene.RUN_ON, Scene.EXIT, Scene.PAUSED, Scene.RESTORE)

@@ -36,6 +36,10 @@ PARKED = (
     (Scene.UNPARK, What.KILL, "runsc.resume:after", 1),
     (Scene.UNPARK, What.TOOL_FAILS, "restore", 2),
     (Scene.UNPARK, What.GPU_FULL, "runsc.resume:after", 1),
+    (Scene.SAVE_PARKED, What.KILL, "runsc.checkpoint:begun", 1),
+    (Scene.SAVE_PARKED, What.KILL, "image.name:after", 1),
+    (Scene.SAVE_PARKED, What.ERROR, "image.hash:before", 1),
+    (Scene.SAVE_PARKED, What.RUNSC, "runsc.checkpoint:begun", 1),
 )
 TRACES = {scene: Counter({"journal.note:before": 3, "runsc.exec:begun": 2}) for scene in Scene}
 

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import signal
 from functools import partial
+from typing import Any
 
 import pytest
 
 from shim.errors import CudaError, IllegalState, InvalidArgument, NotFound, ResourceExhausted
+from shim.model import CudaMode, EngineName
 from shim.simgpu.simulation import Fault, Kind
 from shim.state import TaskState
 from tests.real.helpers_rig import Rig, refused
@@ -87,17 +89,47 @@ def test_parked_tasks_survive_the_sidecar(rig: Rig) -> None:
     assert rig.fine("job")
 
 
-def test_what_cannot_be_done_with_a_parked_task(rig: Rig) -> None:
-    """A checkpoint says what to do first; afterwards it is made."""
+def test_a_parked_task_is_saved_as_it_is(rig: Rig) -> None:
+    """No GPU process is touched for the image, for its GPU may be another's; it stays parked."""
+    workload(rig, "job")
+    rig.client.pause("job")
+    rig.sim.calls(clear=True)
+
+    image = rig.checkpoint("job").image_path
+
+    assert (rig.sim.calls(), rig.sim.held_bytes()) == ([], 0)
+    assert rig.client.state("job").state is TaskState.PAUSED
+    rig.crash()
+    rig.client.resume("job")
+    rig.restore("copy", image)
+    assert (rig.fine("job"), rig.fine("copy")) == (True, True)
+
+
+def test_a_parked_task_is_saved_and_stopped(rig: Rig) -> None:
+    """With exit it is in its image and nowhere else."""
     workload(rig, "job")
     rig.client.pause("job")
 
-    error = refused(IllegalState, lambda: rig.checkpoint("job"))
+    image = rig.checkpoint("job", exit=True).image_path
 
-    assert "parked" in error.message
-    rig.client.resume("job")
-    rig.restore("copy", rig.checkpoint("job").image_path)
+    assert rig.client.wait("job").status == 137
+    rig.client.delete("job")
+    assert rig.leftovers() == []
+    rig.restore("copy", image)
     assert rig.fine("copy")
+
+
+@pytest.mark.parametrize("how", ({"engine": EngineName.BUILTIN}, {"cuda": CudaMode.IGNORE}))
+def test_how_a_parked_task_cannot_be_saved(rig: Rig, how: dict[str, Any]) -> None:
+    """What would make an image without its GPU processes is refused, and changes nothing."""
+    workload(rig, "job")
+    rig.client.pause("job")
+
+    error = refused(IllegalState, lambda: rig.checkpoint("job", **how))
+
+    assert ("parked" in error.message, "resume it first" in error.remedy) == (True, True)
+    rig.client.resume("job")
+    assert rig.fine("job")
 
 
 @pytest.mark.parametrize(
