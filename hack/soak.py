@@ -131,7 +131,8 @@ def main() -> int:
         title = f"{given.tasks} tasks, {sum(made.done.values())} random operations"
         plots["crowd"] = svg(gauge.samples, title)
         grown = gauge.left()
-        lines += _section("crowd", title, gauge, "With all removed, against the begin", grown)
+        what = "With all removed, against the begin, and memory from the middle third to the last"
+        lines += _section("crowd", title, gauge, what, grown)
         said += complaints(grown)
         lines += [", ".join(f"{count} {name}" for name, count in sorted(made.done.items())), ""]
     command = f"python -m hack.soak --cycles {given.cycles} --minutes {given.minutes:g}"

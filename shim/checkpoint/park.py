@@ -48,6 +48,8 @@ class Parking:
         self._tell = report
         self._pause = pause
         self._resume = resume
+        # Whether an unpark has begun to move processes.
+        self.began = False
         self._facts = driver.capabilities(inventory.read(subject.config.cuda.nvidia_proc).driver)
 
     async def park(self) -> None:
@@ -77,6 +79,7 @@ class Parking:
         fleet = self._noted()
         await self._check_room()
         # From here on whoever takes over brings it back.
+        self.began = True
         self._journal.note(committed=False)
         # A caller who leaves has asked for what is under way.
         await unbroken(self._wake(fleet))

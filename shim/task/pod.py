@@ -82,9 +82,18 @@ class Pod:
             CryoError: why it stays.
         """
         async with self._held(TaskState.PAUSED, verb="resume"):
-            await self._parked(lambda parking: parking.unpark(), report)
+            await self._parked(self._unpark, report)
             self.own.note_recovered()
         self.own.tell_resumed()
+
+    async def _unpark(self, parking: Parking) -> None:
+        try:
+            await parking.unpark()
+        except CryoError as error:
+            # Parked it is, but perhaps with a process that the driver has given up.
+            if parking.began:
+                self.own.warn(f"it could not go on: {error}")
+            raise
 
     async def recover_parking(self, report: Report) -> None:
         """Bring the task back whose park, or its end, the last owner did not live to end.

@@ -674,6 +674,10 @@ class Task:
         procs.kill(self.record.pid, self.record.start, _KILL)
         await self._exit.get()
 
+    def warn(self, text: str) -> None:
+        """Say in the record what its users should know, until something goes well."""
+        self._note_kindly(warning=text)
+
     def note_damage(self, error: CryoError) -> None:
         """Keep in the record what could not be undone: then the journal is still open."""
         if self.is_undone and not self.record.warning:

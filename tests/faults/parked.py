@@ -68,6 +68,8 @@ class ParkTrial(Trial):
         assert self._plan.scene is Scene.UNPARK
         assert isinstance(self._error, ResourceExhausted), self._error
         assert self._rig.state() is TaskState.PAUSED
+        [view] = self._rig.client.list()
+        assert "could not go on" in view.warning
         with pytest.raises(CudaError, match="could not restore process"):
             self._rig.client.resume(TASK)
         self._rig.remove(TASK)

@@ -19,6 +19,7 @@ from shim.simgpu.guest import pattern
 from shim.simgpu.status import ProcessStatus, Status
 
 SIZE = pattern.SLOT
+THAW = Span("thaw", 3, 4)
 
 
 def status(*, generation: int = 7, digest: str = "", pid: int = 3) -> Status:
@@ -101,6 +102,24 @@ def test_spans_follow_the_news() -> None:
         ("freeze", 0.5, 0.6, ""),
         ("save", 0.6, 0.7, "3.0 MiB, all in one"),
     ]
+
+
+@pytest.mark.parametrize(
+    ("engine", "wanted"),
+    (
+        ("phased", [("checkpoint", "freeze"), ("checkpoint", "save"), ("restore", "thaw")]),
+        ("builtin", [("checkpoint", "save"), ("restore", "thaw")]),
+    ),
+)
+def test_a_rate_is_of_what_moves_memory(engine: str, wanted: list[tuple[str, str]]) -> None:
+    """With the built-in engine the freeze is in the save; our phase of that name only looks."""
+    found = outcome(status(), status())
+    found.engine = engine
+    saved = (Span("preflight", 0, 1), Span("freeze", 1, 2), Span("save", 2, 3))
+    found.steps = [Step("checkpoint", 0, 3, spans=saved), Step("restore", 3, 4, spans=(THAW,))]
+
+    assert [(rate["step"], rate["phase"]) for rate in found.rates()] == wanted
+    assert {rate["gpu_bytes"] for rate in found.rates()} == {SIZE}
 
 
 def test_a_phase_that_is_told_of_late_lasted_as_long_as_it_took() -> None:

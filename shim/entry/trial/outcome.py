@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from shim import __version__
+from shim.model import EngineName, Phase
 from shim.simgpu.guest.names import WEIGHTS
 from shim.simgpu.status import Status
 
@@ -95,7 +96,7 @@ class Outcome:
     def rates(self) -> list[dict[str, Any]]:
         """Return how fast each phase was that moves GPU memory: bytes, seconds, GB/s.
 
-        With the built-in engine the save holds the freeze, and the load no thaw.
+        With the built-in engine a save holds the freeze and the thaw after it.
         """
         moved = {(p.pid, p.kind): p.size_bytes for p in self.proofs if p.kind in ON_GPU}
         total = sum(moved.values())
@@ -109,8 +110,13 @@ class Outcome:
             }
             for step in self.steps
             for span in step.spans
-            if span.phase in _MOVING
+            if span.phase in _MOVING and not self._is_in_save(step, span)
         ]
+
+    def _is_in_save(self, step: Step, span: Span) -> bool:
+        """Whether what a phase is called for is done elsewhere, and it only looks."""
+        looks = step.name == "checkpoint" and span.phase in {Phase.FREEZE, Phase.THAW}
+        return looks and self.engine == EngineName.BUILTIN
 
     def as_json(self) -> dict[str, Any]:
         """Return the report."""
