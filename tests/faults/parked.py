@@ -28,6 +28,17 @@ class ParkTrial(Trial):
         do = client.pause if self._plan.scene is Scene.PARK else client.resume
         return self._rig.run(lambda: do(TASK))
 
+    def _judge_image(self, with_image: str, without: str) -> None:
+        """Judge the image of a checkpoint. What moves in memory alone has none.
+
+        Its task may be killed from outside when all was done, and nothing is there to be told.
+        """
+        if self._plan.scene is Scene.SAVE_PARKED:
+            super()._judge_image(with_image, without)
+            return
+        assert not self._has_image()
+        self._say(without)
+
     def _judge_running(self) -> None:
         if self._wounded:
             self._judge_wounded()
