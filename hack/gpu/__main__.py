@@ -79,11 +79,19 @@ def put_runsc(folder: Path, runsc: Path) -> None:
 
 
 def put_containerd(folder: Path) -> None:
-    """Copy the newest containerd that `make tools` found, and a busybox for an image."""
+    """Copy the newest containerd that `make tools` found, and a busybox for an image.
+
+    Where it found none the kit goes without.
+    """
+    try:
+        found, busybox = find_containerd(LINES[-1]).folder, find_program("busybox")
+    except NotHere as error:
+        print(f"hack.gpu: going on without containerd: {error}", file=sys.stderr)
+        return
     folder.mkdir()
     for program in ("containerd", "ctr", "containerd-shim-runc-v2"):
-        shutil.copy2(find_containerd(LINES[-1]).folder / program, folder)
-    shutil.copy2(find_program("busybox"), folder)
+        shutil.copy2(found / program, folder)
+    shutil.copy2(busybox, folder)
 
 
 def make(folder: Path, runsc: Path, python: str) -> None:

@@ -88,8 +88,11 @@ device_step driver-alone env PYTHONPATH="$here/source" "$venv/bin/python" -m hac
 device_step trials env PYTHONPATH="$here/source" "$venv/bin/python" -m hack.gpu.trials \
 	--runsc "$here/runsc/runsc" --gpu-mib 1024
 # By ctr's own commands.
-device_step containerd env PYTHONPATH="$here/source" "$venv/bin/python" -m hack.gpu.containerd \
-	--runsc "$here/runsc/runsc" --containerd "$here/containerd" --busybox "$here/containerd/busybox"
+if [ -d "$here/containerd" ]; then
+	device_step containerd env PYTHONPATH="$here/source" "$venv/bin/python" -m hack.gpu.containerd \
+		--runsc "$here/runsc/runsc" --containerd "$here/containerd" \
+		--busybox "$here/containerd/busybox"
+fi
 # The benchmark simulates its GPU: it says how fast this machine is beside the figures of README.
 # It needs the private /dev and root, as everything here does.
 device_step bench env PYTHONPATH="$here/source" "$venv/bin/python" -m hack.bench \

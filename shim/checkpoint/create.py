@@ -140,7 +140,7 @@ class Checkpoint:
     def _open(self, final: Path) -> None:
         leaves = self._options.exit
         if self._from_park:
-            self._check_parked_options()
+            self._check_not_ignored()
             self._journal.open_from_park(str(final), exit=leaves)
             return
         paused = bool(self._subject.paused_ids)
@@ -154,18 +154,14 @@ class Checkpoint:
         else:
             self._journal.close()
 
-    def _check_parked_options(self) -> None:
-        """See that a parked task can be saved as it is wanted.
+    def _check_not_ignored(self) -> None:
+        """See that the image of a parked task will know who is frozen.
 
         Raises:
-            IllegalState: only after a resume.
+            IllegalState: it would not.
         """
-        parked = f"task {self._subject.ref} is parked"
-        if self._engine is EngineName.BUILTIN:
-            message = f"{parked}: runsc's own engine would look for processes that are frozen"
-            raise IllegalState(message, remedy="leave out --engine builtin, or resume it first")
         if self._mode is CudaMode.IGNORE:
-            message = f"{parked}: its GPU processes are frozen, which an image must know"
+            message = f"task {self._subject.ref} is parked: an image must know who is frozen"
             raise IllegalState(message, remedy="leave out --cuda ignore, or resume it first")
 
     async def _forward(self, final: Path) -> CheckpointResult:
@@ -289,6 +285,8 @@ class Checkpoint:
         fleet = fleet_for([(self._subject, known)], facts, self._report)
         if known:
             self._steps = Steps(engine=Parked(fleet), processes=fleet)
+        if self._engine is EngineName.BUILTIN:
+            self._warn("the task is parked: what is frozen already is saved as by engine phased")
 
     async def _find_cuda(self) -> None:
         """Find the CUDA processes and choose the engine; none found leaves a plain checkpoint."""

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
+from hack.tools.running import NotHere
 from tests.builds import RunscBuild, excuse
+from tests.containerd.builds import LINES, find_containerd, find_program
 
 ROOT = Path(__file__).parents[2]
 pytestmark = pytest.mark.timeout(600)
@@ -31,6 +34,35 @@ def test_a_dry_run(runsc_new: RunscBuild, tmp_path: Path) -> None:
     done = [name for name, status in steps.items() if status == "0"]
     assert done == ["machine", "venv", "install", "cryo", "runsc", "helper", "bench-loads"]
     assert all(status == "0" or status.startswith("not run") for status in steps.values())
-    assert {"selftest-phased", "selftest-builtin", "bench"} < set(steps)
+    assert {"selftest-phased", "selftest-builtin", "pytorch-phased"} < set(steps)
+    assert {"driver-alone", "trials", "containerd", "bench"} < set(steps)
     assert (report / "helper.out").read_text().strip().endswith("bin/cryo-cuda")
     assert (tmp_path / "report.tar.gz").exists()
+
+
+def test_the_trials_on_a_simulated_gpu(runsc_new: RunscBuild) -> None:
+    """What is done to a real GPU's workload on purpose can be done to a simulated one."""
+    argv = [sys.executable, "-m", "hack.gpu.trials", "--simulated", "--runsc", str(runsc_new.path)]
+    ran = subprocess.run(argv, cwd=ROOT, capture_output=True, text=True, check=False)
+
+    assert ran.returncode == 0, ran.stdout + ran.stderr
+    seen = [json.loads(line) for line in ran.stdout.splitlines()]
+    assert [(one["trial"], one["ok"]) for one in seen] == [
+        ("copies", True),
+        ("sidecar_killed", True),
+        ("full_gpu", True),
+    ]
+
+
+def test_the_trial_under_containerd_without_a_gpu(runsc_new: RunscBuild) -> None:
+    """The same steps of ctr do with a container that has none."""
+    try:
+        folder, busybox = find_containerd(LINES[-1]).folder, find_program("busybox")
+    except NotHere as error:
+        excuse(str(error))
+    argv = [sys.executable, "-m", "hack.gpu.containerd", "--no-gpu", "--runsc", str(runsc_new.path)]
+    argv += ["--containerd", str(folder), "--busybox", str(busybox)]
+    ran = subprocess.run(argv, cwd=ROOT, capture_output=True, text=True, check=False)
+
+    assert ran.returncode == 0, ran.stdout + ran.stderr
+    assert json.loads(ran.stdout)["fine"] == {"resumed": True, "saved": True, "restored": True}

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import signal
 from functools import partial
-from typing import Any
 
 import pytest
 
@@ -119,17 +118,29 @@ def test_a_parked_task_is_saved_and_stopped(rig: Rig) -> None:
     assert rig.fine("copy")
 
 
-@pytest.mark.parametrize("how", ({"engine": EngineName.BUILTIN}, {"cuda": CudaMode.IGNORE}))
-def test_how_a_parked_task_cannot_be_saved(rig: Rig, how: dict[str, Any]) -> None:
-    """What would make an image without its GPU processes is refused, and changes nothing."""
+def test_how_a_parked_task_cannot_be_saved(rig: Rig) -> None:
+    """What would make an image that knows of no GPU processes is refused, and changes nothing."""
     workload(rig, "job")
     rig.client.pause("job")
 
-    error = refused(IllegalState, lambda: rig.checkpoint("job", **how))
+    error = refused(IllegalState, lambda: rig.checkpoint("job", cuda=CudaMode.IGNORE))
 
     assert ("parked" in error.message, "resume it first" in error.remedy) == (True, True)
     rig.client.resume("job")
     assert rig.fine("job")
+
+
+def test_the_engine_of_a_parked_task(rig: Rig) -> None:
+    """Where the built-in one is asked for, nothing is left for it to do, and a warning says so."""
+    workload(rig, "job")
+    rig.client.pause("job")
+
+    result = rig.checkpoint("job", EngineName.BUILTIN)
+
+    assert result.engine == EngineName.PHASED
+    assert any("parked" in warning for warning in result.warnings)
+    rig.restore("copy", result.image_path)
+    assert rig.fine("copy")
 
 
 @pytest.mark.parametrize(
