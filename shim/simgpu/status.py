@@ -8,6 +8,8 @@ from typing import Any
 
 from shim.simgpu.guest import names, pattern
 
+WEIGHTS = names.WEIGHTS
+
 
 @dataclass(frozen=True)
 class ProcessStatus:
@@ -34,7 +36,7 @@ class ProcessStatus:
     def expected(self, kind: str) -> str:
         """Compute the digest that a store must have at this generation."""
         store = self.stores[kind]
-        if kind == names.WEIGHTS:
+        if kind == WEIGHTS:
             return pattern.Weights(store["key"], store["bytes"]).expected_digest()
         return pattern.expected_digest(store["key"], store["bytes"], self.generation)
 

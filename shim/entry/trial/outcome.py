@@ -7,8 +7,7 @@ from typing import Any
 
 from shim import __version__
 from shim.model import EngineName, Phase
-from shim.simgpu.guest.names import WEIGHTS
-from shim.simgpu.status import Status
+from shim.simgpu.status import WEIGHTS, Status
 
 FORMAT = 1
 _MOVING = ("freeze", "save", "load", "thaw")

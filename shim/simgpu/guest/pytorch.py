@@ -15,9 +15,6 @@ from shim.simgpu.guest import pattern
 from shim.simgpu.guest.client import DeviceError
 from shim.simgpu.guest.driver import Allocation
 
-# No dependency of ours, and its types are not needed.
-torch: Any = importlib.import_module("torch")
-
 _DEVICE = "cuda:0"
 _SIDE = 256
 # Small enough that no product of the matrices is rounded, whatever a tensor core does.
@@ -33,6 +30,9 @@ class Torch:
     state = ""
 
     def __init__(self, *, on_loss: Callable[[str], None]) -> None:
+        # No dependency of ours: loaded where it is wanted alone, and its types are not needed.
+        self._torch: Any = importlib.import_module("torch")
+        torch = self._torch
         self.misuse: list[str] = []
         self._on_loss = on_loss
         self._tensors: list[Any] = []
@@ -44,24 +44,24 @@ class Torch:
 
     def _capture(self) -> None:
         """Capture the product of two matrices in a graph, after one run that makes cuBLAS ready."""
-        numbers = torch.arange(_SIDE * _SIDE, dtype=torch.float32) % _LARGEST
+        numbers = self._torch.arange(_SIDE * _SIDE, dtype=self._torch.float32) % _LARGEST
         one = numbers.reshape(_SIDE, _SIDE)
         self._factors = (one.to(_DEVICE), one.t().contiguous().to(_DEVICE))
         self._wanted = (one.double() @ one.t().double()).float().to(_DEVICE)
-        with torch.cuda.stream(self._stream):
-            torch.mm(*self._factors)
+        with self._torch.cuda.stream(self._stream):
+            self._torch.mm(*self._factors)
         self._stream.synchronize()
-        self._graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(self._graph, stream=self._stream):
-            self._product = torch.mm(*self._factors)
+        self._graph = self._torch.cuda.CUDAGraph()
+        with self._torch.cuda.graph(self._graph, stream=self._stream):
+            self._product = self._torch.mm(*self._factors)
 
     def alloc(self, key: str, data: bytearray) -> Allocation:
         """Take device memory and fill it."""
-        tensor = torch.frombuffer(data, dtype=torch.uint8).to(_DEVICE)
+        tensor = self._torch.frombuffer(data, dtype=self._torch.uint8).to(_DEVICE)
         return self._keep(key, tensor)
 
     def _keep(self, key: str, tensor: Any) -> Allocation:
-        torch.cuda.synchronize()
+        self._torch.cuda.synchronize()
         self._tensors.append(tensor)
         size = tensor.numel() * tensor.element_size()
         return Allocation(key, size, 0, handle=len(self._tensors) - 1)
@@ -71,17 +71,17 @@ class Torch:
         generation = allocation.generation + 1
         slot = pattern.slot_of(allocation.size, generation)
         data = bytearray(pattern.block(allocation.key, slot, generation))
-        self._pinned.copy_(torch.frombuffer(data, dtype=torch.uint8))
+        self._pinned.copy_(self._torch.frombuffer(data, dtype=self._torch.uint8))
         first = slot * pattern.SLOT
-        with self._reported("a step"), torch.cuda.stream(self._stream):
+        with self._reported("a step"), self._torch.cuda.stream(self._stream):
             self._staging.copy_(self._pinned, non_blocking=True)
             # A kernel: a plain copy would be another one by the copy engine.
             into = self._tensors[allocation.handle][first : first + pattern.SLOT]
-            torch.bitwise_or(self._staging, 0, out=into)
+            self._torch.bitwise_or(self._staging, 0, out=into)
             self._graph.replay()
             self._event.record()
             self._event.synchronize()
-            if not torch.equal(self._product, self._wanted):
+            if not self._torch.equal(self._product, self._wanted):
                 self._on_loss("the graph's product of matrices is wrong")
         allocation.generation = generation
         return generation
@@ -89,15 +89,15 @@ class Torch:
     def read(self, allocation: Allocation, offset: int, size: int) -> bytearray:
         """Copy device memory out."""
         with self._reported("a copy"):
-            tensor = self._tensors[allocation.handle].view(torch.uint8)
+            tensor = self._tensors[allocation.handle].view(self._torch.uint8)
             return bytearray(tensor[offset : offset + size].cpu().numpy().tobytes())
 
     def load(self, weights: pattern.Weights) -> Allocation:
         """Take device memory and let the device fill it."""
         with self._reported("the weights"):
-            tensor = torch.empty(weights.words, dtype=torch.int64, device=_DEVICE)
+            tensor = self._torch.empty(weights.words, dtype=self._torch.int64, device=_DEVICE)
             for first in range(0, weights.words, _CHUNK):
-                tensor[first : first + _CHUNK] = _mixed(weights, first)
+                tensor[first : first + _CHUNK] = _mixed(self._torch, weights, first)
             return self._keep(weights.key, tensor)
 
     def wrong(self, allocation: Allocation, weights: pattern.Weights) -> int:
@@ -105,7 +105,7 @@ class Torch:
         tensor = self._tensors[allocation.handle]
         with self._reported("the weights"):
             return sum(
-                int((tensor[first : first + _CHUNK] != _mixed(weights, first)).sum())
+                int((tensor[first : first + _CHUNK] != _mixed(self._torch, weights, first)).sum())
                 for first in range(0, weights.words, _CHUNK)
             )
 
@@ -120,7 +120,7 @@ class Torch:
             raise DeviceError(message) from error
 
 
-def _mixed(weights: pattern.Weights, first: int) -> Any:
+def _mixed(torch: Any, weights: pattern.Weights, first: int) -> Any:
     """Compute a chunk of words on the device; PyTorch's are signed: a shift brings in the sign."""
     count = min(_CHUNK, weights.words - first)
     words = torch.arange(first + 1, first + 1 + count, dtype=torch.int64, device=_DEVICE)
