@@ -20,6 +20,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
+from hack.gpu import guests
 from shim.client.blocking import Client
 from shim.entry.trial.guest import TaskGuest
 from shim.errors import CryoError, DeadlineExceeded, ResourceExhausted
@@ -27,90 +28,16 @@ from shim.model import CheckpointOptions, EngineName, Phase, Progress, RestoreOp
 from shim.simgpu.guest import names
 from shim.simgpu.hardware import Hardware
 from shim.simgpu.machine import Machine
-from shim.simgpu.simulation import Settings, Simulation
+from shim.simgpu.simulation import Fault, Kind, Settings, Simulation
 from shim.simgpu.waiting import wait_until
 from shim.spec import document
 from shim.state import TaskState
 
 _READY_S = 120.0
 _LOCK_S = 3.0
-
-# A kernel that does not end before the file is there, beside memory that is compared afterwards.
-_SPIN = """
-import ctypes, os, sys, time
-sys.path.insert(0, CODE)
-from shim.simgpu.guest import pattern
-from shim.simgpu.guest.libcuda import Cuda
-
-cuda = Cuda(on_loss=print)
-weights = pattern.Weights("spin", 1 << 26)
-held = cuda.load(weights)
-flag = cuda._made("cuMemAllocHost_v2", ctypes.c_size_t(8))
-ctypes.memset(flag, 0, 8)
-stream = cuda._made("cuStreamCreate", 1)
-image = b'''
-.version 6.0
-.target sm_70
-.address_size 64
-.visible .entry spin(.param .u64 flag)
-{
-    .reg .pred %p<2>;
-    .reg .b32 %r<2>;
-    .reg .b64 %d<3>;
-    ld.param.u64 %d1, [flag];
-    cvta.to.global.u64 %d2, %d1;
-AGAIN:
-    ld.volatile.global.u32 %r1, [%d2];
-    setp.eq.u32 %p1, %r1, 0;
-    @%p1 bra AGAIN;
-    ret;
-}
-'''
-module = cuda._made("cuModuleLoadData", ctypes.c_char_p(image))
-spin = cuda._made("cuModuleGetFunction", module, ctypes.c_char_p(b"spin"))
-argument = ctypes.c_uint64(flag.value)
-parameters = (ctypes.c_void_p * 1)(ctypes.cast(ctypes.byref(argument), ctypes.c_void_p))
-shape = [ctypes.c_uint(number) for number in (1, 1, 1, 1, 1, 1, 0)]
-cuda._call("cuLaunchKernel", spin, *shape, stream, parameters, None)
-print("ready", flush=True)
-while not os.path.exists("/tmp/stop"):
-    time.sleep(0.05)
-ctypes.memset(flag, 1, 8)
-cuda._call("cuStreamSynchronize", stream)
-print("wrong", cuda.wrong(held, weights), flush=True)
-time.sleep(1000)
-"""
-# Managed memory, which the driver moves between the GPU and the CPU by itself.
-_MANAGED = """
-import ctypes, os, sys, time
-sys.path.insert(0, CODE)
-from shim.simgpu.guest.libcuda import Cuda
-
-cuda = Cuda(on_loss=print)
-size, address = 1 << 24, ctypes.c_uint64()
-cuda._call("cuMemAllocManaged", ctypes.byref(address), ctypes.c_size_t(size), ctypes.c_uint(1))
-wanted = bytes(range(256)) * (size // 256)
-ctypes.memmove(address.value, wanted, size)
-cuda._call("cuMemcpyDtoD_v2", address, address, ctypes.c_size_t(size // 2))
-print("ready", flush=True)
-while not os.path.exists("/tmp/stop"):
-    time.sleep(0.05)
-print("wrong", int(ctypes.string_at(address.value, size) != wanted), flush=True)
-time.sleep(1000)
-"""
-# Takes all device memory but some MiB, outside of any sandbox, until its standard input ends.
-_HOG = """
-import ctypes, sys
-from shim.simgpu.guest.libcuda import Cuda
-
-cuda = Cuda(on_loss=print)
-free, total = ctypes.c_size_t(), ctypes.c_size_t()
-cuda._call("cuMemGetInfo_v2", ctypes.byref(free), ctypes.byref(total))
-cuda._take(free.value - (int(sys.argv[1]) << 20))
-print("ready", flush=True)
-sys.stdin.read()
-"""
-
+# The driver says nothing while it copies a GiB; a simulated one is made to take its time.
+_INTO_FREEZE_S = 0.5
+_SLOW_FREEZE_S = 3.0
 
 Seen = dict[str, object]
 
@@ -206,7 +133,7 @@ class Stand:
             yield
             self.sim.limit(reserved_bytes=0)
             return
-        argv = [sys.executable, "-c", _HOG, str(left_mib)]
+        argv = [sys.executable, "-c", guests.HOG, str(left_mib)]
         with subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as hog:
             if not hog.stdout or not hog.stdout.readline():
                 message = "the GPU memory could not be taken"
@@ -233,11 +160,15 @@ def sidecar_killed(stand: Stand) -> Seen:
             failed.append(str(error))
 
     thread = threading.Thread(target=attempt)
+    if isinstance(stand.sim, Simulation):
+        stand.sim.faults(Fault(action="checkpoint", kind=Kind.SLOW, seconds=_SLOW_FREEZE_S))
     thread.start()
     freezing.wait(30.0)
-    time.sleep(0.5)
+    time.sleep(_INTO_FREEZE_S)
     stand.crash()
     thread.join()
+    if isinstance(stand.sim, Simulation):
+        stand.sim.faults()
     [view] = [view for view in stand.client.list() if view.id == "job"]
     fine = stand.fine("job")
     stand.checkpoint("job", "whole", None)
@@ -281,7 +212,7 @@ def full_gpu(stand: Stand) -> Seen:
 
 def endless_kernel(stand: Stand) -> Seen:
     """Lock a kernel that does not end: given up in time, by name, and the task works on."""
-    stand.start("job", _SPIN)
+    stand.start("job", guests.SPIN)
     refusal, began = "", time.monotonic()
     try:
         stand.checkpoint("job", "spin", None)
@@ -296,7 +227,7 @@ def endless_kernel(stand: Stand) -> Seen:
 
 def managed_memory(stand: Stand) -> Seen:
     """Try managed memory: whether it is saved or refused, the task has it afterwards."""
-    stand.start("job", _MANAGED)
+    stand.start("job", guests.MANAGED)
     outcome = "saved"
     try:
         stand.checkpoint("job", "managed", None)
