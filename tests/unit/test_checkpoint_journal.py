@@ -193,6 +193,32 @@ def test_fields_of_a_newer_version_are_passed_over(journal: Journal) -> None:
     assert Journal(journal.path.parent).load() == journal.entry
 
 
+def test_a_checkpoint_of_what_is_parked(tmp_path: Path) -> None:
+    """It carries along who is frozen, is no park while it lasts, and leaves the park as it was."""
+    journal = Journal(tmp_path)
+    journal.open(Operation.PARK, "")
+    journal.processes([CudaProcess(pid=7, name="train")])
+    journal.note(engine=EngineName.PHASED, phase=Phase.FREEZE, gpu_bytes={"GPU-a": 5})
+    journal.note(outsiders=(1,), committed=True)
+    before = journal.entry
+
+    journal.open_from_park("/images/a", exit=True)
+    journal.note(staging="/images/.x", save_pid=7, save_start=8, phase=Phase.COMMIT, committed=True)
+
+    found = Journal(tmp_path).load()
+    assert found is not None
+    assert (found.operation, found.from_park, found.exit) == (Operation.CHECKPOINT, True, True)
+    assert (found.processes, found.gpu_bytes) == (before.processes, before.gpu_bytes)
+    assert not journal.parked
+
+    journal.park_again()
+
+    again = Journal(tmp_path).load()
+    assert again is not None
+    assert msgspec.structs.replace(again, began_at=before.began_at) == before
+    assert journal.parked
+
+
 def test_processes_of_several_containers(tmp_path: Path) -> None:
     """A process is a container and a number; those of one container alone are numbers."""
     journal = Journal(tmp_path)

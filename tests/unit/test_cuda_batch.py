@@ -95,6 +95,18 @@ def test_a_state_that_is_none() -> None:
     assert len(caught.value.message) < 400
 
 
+@pytest.mark.parametrize(
+    ("ms", "took_s"), ((0, 0.0), (514, 0.514), (-1, 0.0), (1 << 62, (1 << 32) / 1000))
+)
+def test_how_long_a_move_took(ms: int, took_s: float) -> None:
+    """It is told in seconds, and what a stranger makes of it stays in bounds."""
+    line = {"step": "lock", "pid": 3, "ok": True, "state": "locked", "ms": ms}
+
+    [move] = parse(printed(HEAD, INIT, line, END)).moves
+
+    assert move.took_s == took_s
+
+
 @given(st.binary(max_size=300))
 def test_any_bytes(noise: bytes) -> None:
     """Whatever is printed makes an answer or a typed error."""

@@ -72,6 +72,7 @@ def test_lines_for_a_log() -> None:
     report = Lines(out)
     for progress in (
         Progress(phase=Phase.LOCK, pid=7, pid_state="locked", elapsed_s=0.25),
+        Progress(phase=Phase.FREEZE, pid=7, pid_state="checkpointed", took_s=0.514, elapsed_s=0.8),
         SAVE,
         SAVE,
         Progress(phase=Phase.SAVE, message="cut", warning=True, elapsed_s=2.0),
@@ -81,6 +82,7 @@ def test_lines_for_a_log() -> None:
 
     assert out.getvalue().splitlines() == [
         "[   0.25s] lock      process 7 locked",
+        "[   0.80s] freeze    process 7 checkpointed in 0.51 s",
         "[   1.00s] save",
         "[   2.00s] save      warning: cut",
     ]
