@@ -30,7 +30,7 @@ from shim.errors import (
     NotFound,
     Unavailable,
 )
-from shim.host import files
+from shim.host import files, hugepages
 from shim.model import (
     CheckpointOptions,
     CheckpointResult,
@@ -563,6 +563,7 @@ class Tasks:
             "engines": ", ".join(engines),
             "driver": found.driver or "none",
             "gpus": ", ".join(f"{gpu.model} ({gpu.uuid})" for gpu in found.gpus) or "none",
+            "huge_pages": hugepages.described(),
             "images": self._config.paths.images,
             "state": self._config.paths.state,
             "time": datetime.now(UTC).isoformat(),

@@ -253,13 +253,14 @@ def test_wrong_moments(rig: Rig) -> None:
 
 
 def test_information_names_what_is_used(rig: Rig) -> None:
-    """`info` tells the runsc, its engines, the driver and the GPU."""
+    """`info` tells the runsc, its engines, the driver, the GPU, and what makes it slow."""
     info = rig.client.info()
 
     assert info["runsc"] == str(rig.build.path)
     assert ("builtin" in info["engines"]) == rig.build.has_builtin
     assert info["driver"] == "570.195.03"
     assert "Simulated" in info["gpus"]
+    assert "shmem_enabled" in info["huge_pages"]
 
 
 # Ids.

@@ -1,0 +1,47 @@
+"""What is said of huge pages, by the settings of the kernel."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from shim.host import hugepages
+
+SHMEM = "always within_size advise never deny force"
+DEFRAG = "always defer defer+madvise madvise never"
+
+
+def settings(folder: Path, shmem: str, defrag: str) -> Path:
+    """Write both settings as the kernel shows them."""
+    for name, words, chosen in (("shmem_enabled", SHMEM, shmem), ("defrag", DEFRAG, defrag)):
+        shown = " ".join(f"[{word}]" if word == chosen else word for word in words.split())
+        (folder / name).write_text(shown + "\n", "utf-8")
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("shmem", "defrag", "used"),
+    (
+        ("advise", "never", True),
+        ("advise", "defer", True),
+        ("advise", "madvise", False),
+        ("advise", "defer+madvise", False),
+        ("always", "madvise", True),
+        ("force", "madvise", True),
+        ("never", "always", False),
+        ("deny", "always", False),
+    ),
+)
+def test_whether_they_are_used(tmp_path: Path, shmem: str, defrag: str, *, used: bool) -> None:
+    """Both settings count, as they do for runsc, and both are named."""
+    told = hugepages.described(settings(tmp_path, shmem, defrag))
+
+    assert told.startswith("on (" if used else "off, ")
+    assert f"(shmem_enabled {shmem}, defrag {defrag})" in told
+
+
+def test_a_kernel_without_them(tmp_path: Path) -> None:
+    """What is not there is off, and no error."""
+    assert "off" in hugepages.described(tmp_path)
+    assert "shmem_enabled unknown" in hugepages.described(tmp_path)
