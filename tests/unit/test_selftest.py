@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,8 @@ from shim.entry import selftest
 from shim.entry.trial.outcome import Outcome, Span, Step, compare
 from shim.entry.trial.spans import Spans
 from shim.entry.trial.tell import Plain, Silent, Story, Style, duration, size, verdict
-from shim.entry.trial.trial import other_gpus
+from shim.entry.trial.trial import check_begun, other_gpus
+from shim.errors import FailedPrecondition
 from shim.model import Phase, Progress
 from shim.simgpu.guest import pattern
 from shim.simgpu.status import ProcessStatus, Status
@@ -134,6 +136,20 @@ def test_a_phase_that_is_told_of_late_lasted_as_long_as_it_took() -> None:
     found = [(s.phase, round(s.began_s, 3), round(s.ended_s, 3)) for s in spans.end()]
 
     assert found == [("lock", 0.0, 0.25), ("freeze", 0.25, 1.1), ("save", 1.1, 1.6)]
+
+
+def test_a_workload_that_cannot_begin_says_why(tmp_path: Path) -> None:
+    """A process that found no memory has ended, with its last words in the log."""
+    log = tmp_path / "workload.log"
+    begun = status()
+    check_begun(begun, log)
+    ended = replace(begun, processes=(), ended=({"pid": 4, "status": 1},))
+    with pytest.raises(FailedPrecondition, match="said nothing"):
+        check_begun(ended, log)
+    log.write_text("first\nsimgpu: process 4: cuMemAlloc_v2 returned 2\n", "utf-8")
+
+    with pytest.raises(FailedPrecondition, match=r"process 4 ended with 1: .*returned 2"):
+        check_begun(ended, log)
 
 
 A, B, C = (Gpu(uuid=f"GPU-{name}") for name in "abc")

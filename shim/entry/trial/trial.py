@@ -44,6 +44,7 @@ _CHANGING_MIB = 64
 # The import of PyTorch reads gigabytes, in every process.
 _READY_S = 240.0
 _LOG_TAIL = 4000
+_WORDS_MAX = 300
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -176,11 +177,13 @@ class Trial:
         )
         with self._step("container", f"{settings.processes} processes with GPU memory") as details:
             bundle = self._bundle(sim, settings)
-            log = f"file://{sim.folder}/workload.log"
-            client.create(_ORIGINAL, str(bundle), stdio=Stdio(stdout=log, stderr=log))
+            log = sim.folder / "workload.log"
+            stdio = Stdio(stdout=f"file://{log}", stderr=f"file://{log}")
+            client.create(_ORIGINAL, str(bundle), stdio=stdio)
             client.start(_ORIGINAL)
-            pids = sim.until_ready(guest, _ORIGINAL, _READY_S).pids
-            details.append(f"pids {' '.join(map(str, pids))}")
+            status = sim.until_ready(guest, _ORIGINAL, _READY_S)
+            check_begun(status, log)
+            details.append(f"pids {' '.join(map(str, status.pids))}")
         return bundle
 
     def _bundle(self, sim: Machine, settings: Settings) -> Path:
@@ -270,6 +273,20 @@ class Trial:
         if not self.outcome.passed:
             with contextlib.suppress(OSError):
                 self.outcome.log = sim.sidecar_log.read_text("utf-8", "replace")[-_LOG_TAIL:]
+
+
+def check_begun(status: Status, log: Path) -> None:
+    """See that every process of the workload could take what it is to hold.
+
+    Raises:
+        FailedPrecondition: one could not; the last that it printed says why.
+    """
+    if not status.losses:
+        return
+    said = log.read_text("utf-8", "replace").strip().splitlines() if log.exists() else []
+    why = said[-1][:_WORDS_MAX] if said else "it said nothing"
+    message = f"the workload could not begin: {status.losses[0]}: {why}"
+    raise FailedPrecondition(message, remedy="ask for less GPU memory, or see whose it is now")
 
 
 def other_gpus(found: Inventory) -> dict[str, str]:
