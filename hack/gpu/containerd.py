@@ -74,8 +74,7 @@ class Trial:
 
     def look(self, when: str, name: str) -> None:
         """Note whether a container works and holds what it must."""
-        works = self._sim.works(self._guest, name, 30.0)
-        self.fine[when] = works and self._sim.verify(self._guest, name, moving=True).whole
+        self.fine[when] = self._sim.fine(self._guest, name, 30.0)
 
     def run(self) -> None:
         """Go the whole way."""

@@ -25,6 +25,7 @@ from shim.client.blocking import Client
 from shim.entry.trial.guest import TaskGuest
 from shim.errors import CryoError, DeadlineExceeded, ResourceExhausted
 from shim.model import CheckpointOptions, EngineName, Phase, Progress, RestoreOptions, Stdio
+from shim.simgpu.bundle import shares
 from shim.simgpu.guest import names
 from shim.simgpu.hardware import Hardware
 from shim.simgpu.machine import Machine
@@ -49,28 +50,27 @@ class Stand:
         self.sim = sim
         self.client = client
         self.guest = TaskGuest(client, sim.folder)
-        self.real = real
-        changing = min(gpu_mib, 64)
+        changing, weights = shares(gpu_mib << 20, real=real)
         self._settings = Settings(
             processes=2,
             period_s=0.01,
             resident_mib=16,
             real=real,
-            device_bytes=changing << 20,
-            weights_bytes=(gpu_mib - changing << 20) if real else 0,
+            device_bytes=changing,
+            weights_bytes=weights,
         )
         self.gpu_mib = gpu_mib
 
     def bundle(self, name: str, script: str = "", **annotations: str) -> Path:
         """Write the bundle of the workload, or of a script in its place."""
-        bundle = self.sim.bundle(name, self._settings)
-        path = bundle / document.CONFIG
-        content = json.loads(path.read_text("utf-8"))
-        content["annotations"] = {f"io.cryo.{key}": value for key, value in annotations.items()}
+        ours = {f"io.cryo.{key}": value for key, value in annotations.items()}
+        bundle = self.sim.bundle(name, self._settings, annotations=ours)
         if script:
+            path = bundle / document.CONFIG
+            content = json.loads(path.read_text("utf-8"))
             text = script.replace("CODE", repr(names.CODE_DIR))
             content["process"]["args"][2:] = ["-c", text]
-        path.write_text(json.dumps(content), "utf-8")
+            path.write_text(json.dumps(content), "utf-8")
         return bundle
 
     def start(self, name: str, script: str = "", **annotations: str) -> Path:
@@ -102,8 +102,7 @@ class Stand:
 
     def fine(self, name: str) -> bool:
         """Whether a task makes steps, and holds what it must."""
-        works = self.sim.works(self.guest, name, 30.0)
-        return works and self.sim.verify(self.guest, name, moving=True).whole
+        return self.sim.fine(self.guest, name, 30.0)
 
     def end(self, *tasks: str) -> None:
         """Kill and delete."""
@@ -113,7 +112,7 @@ class Stand:
             self.client.delete(name)
 
     def checkpoint(self, name: str, image: str, report: Callable[[Progress], None] | None) -> Any:
-        """Make an image by the phased engine, with a short deadline for the lock."""
+        """Make an image by the phased engine."""
         path = str(self.sim.image(image))
         options = CheckpointOptions(image_path=path, engine=EngineName.PHASED)
         return self.client.checkpoint(name, options, report)

@@ -128,19 +128,8 @@ class Journal:
             CryoError: it cannot be written; the task stays parked.
         """
         self._forgiving = False
-        self._write(
-            msgspec.structs.replace(
-                self.entry,
-                operation=Operation.CHECKPOINT,
-                image_path=image_path,
-                began_at=utcnow(),
-                phase=Phase.PREFLIGHT,
-                was_paused=True,
-                exit=exit,
-                committed=False,
-                from_park=True,
-            )
-        )
+        kept = self._kept_of_park(Operation.CHECKPOINT, image_path)
+        self._write(msgspec.structs.replace(kept, was_paused=True, exit=exit, from_park=True))
 
     def park_again(self) -> None:
         """End a checkpoint of a parked task: what is open is the park again.
@@ -148,20 +137,20 @@ class Journal:
         Raises:
             CryoError: it cannot be written; whoever starts next does it.
         """
-        self._write(
-            msgspec.structs.replace(
-                self.entry,
-                operation=Operation.PARK,
-                image_path="",
-                staging="",
-                phase=Phase.FREEZE,
-                was_paused=False,
-                exit=False,
-                committed=True,
-                from_park=False,
-                save_pid=0,
-                save_start=0,
-            )
+        kept = self._kept_of_park(Operation.PARK, "")
+        self._write(msgspec.structs.replace(kept, phase=Phase.FREEZE, committed=True))
+
+    def _kept_of_park(self, operation: Operation, image_path: str) -> Entry:
+        """Begin an entry with what is known of a parked task, and nothing else of the present."""
+        now = self.entry
+        return Entry(
+            operation=operation,
+            image_path=image_path,
+            began_at=utcnow(),
+            engine=now.engine,
+            outsiders=now.outsiders,
+            processes=now.processes,
+            gpu_bytes=now.gpu_bytes,
         )
 
     def note(self, **changes: object) -> None:

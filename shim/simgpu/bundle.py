@@ -19,6 +19,7 @@ __all__ = [
     "bind",
     "foreign_mounts",
     "mount_point",
+    "shares",
     "spec",
     "workload_argv",
     "write",
@@ -34,7 +35,17 @@ CONTROL = {
     "uid": 0,
     "gid": 0,
 }
+_CHANGING_BYTES = 64 << 20
 _NAMESPACES = ("pid", "mount", "ipc", "uts", "network")
+
+
+def shares(gpu_bytes: int, *, real: bool) -> tuple[int, int]:
+    """Share out a process's GPU memory: what it changes all the time, and what stays as it is.
+
+    The first is compared on the CPU, so on a real GPU the rest is the second, which that compares.
+    """
+    changing = min(gpu_bytes, _CHANGING_BYTES) if real else gpu_bytes
+    return changing, gpu_bytes - changing
 
 
 def workload_argv(*arguments: str) -> list[str]:

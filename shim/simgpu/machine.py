@@ -7,6 +7,7 @@ import shutil
 import signal
 import socket
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from tempfile import mkdtemp
 from types import TracebackType
@@ -109,6 +110,7 @@ class Machine(Questions):
         *,
         tool: Path | None = None,
         readonly: bool = True,
+        annotations: Mapping[str, str] | None = None,
     ) -> Path:
         """Write the bundle of a workload; `tool` is mounted as its cuda-checkpoint."""
         chosen = settings or Settings()
@@ -123,6 +125,8 @@ class Machine(Questions):
         )
         if chosen.gpu or chosen.nvml_only:
             self.hardware(content, chosen)
+        if annotations:
+            content["annotations"] = dict(annotations)
         return bundle.write(self.folder / "bundles" / name, content)
 
     def sandbox(self) -> Sandbox:

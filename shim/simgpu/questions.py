@@ -98,6 +98,10 @@ class Questions:
         wait_until(ready, f"the workload of {name}", timeout_s)
         return found[0]
 
+    def fine(self, guest: Guest, name: str, timeout_s: float = 5.0) -> bool:
+        """Whether every process goes on, and after one more step holds what it must."""
+        return self.works(guest, name, timeout_s) and self.verify(guest, name, moving=True).whole
+
     def works(self, guest: Guest, name: str, timeout_s: float = 5.0) -> bool:
         """Whether every process goes on making steps without a loss."""
         before = self.status(guest, name)

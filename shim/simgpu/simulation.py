@@ -28,6 +28,7 @@ from __future__ import annotations
 
 import contextlib
 import sys
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -126,6 +127,7 @@ class Simulation(Machine):
         *,
         tool: Path | None = None,
         readonly: bool = True,
+        annotations: Mapping[str, str] | None = None,
         inject_tool: bool = True,
     ) -> Path:
         """Write the bundle of a workload.
@@ -135,7 +137,7 @@ class Simulation(Machine):
         chosen = settings or Settings()
         if inject_tool and (chosen.gpu or chosen.nvml_only):
             tool = tool or self.tool
-        return super().bundle(name, chosen, tool=tool, readonly=readonly)
+        return super().bundle(name, chosen, tool=tool, readonly=readonly, annotations=annotations)
 
     # The host.
 

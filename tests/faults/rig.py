@@ -147,12 +147,11 @@ class Rig(Judge):
     def bundle(self, name: str) -> Path:
         """Write the bundle of the workload."""
         settings = Settings(processes=PROCESSES, period_s=0.1)
-        folder = self.sim.bundle(name, settings, inject_tool=False)
+        parks = {"io.cryo.park": "true"} if self.parks else None
+        folder = self.sim.bundle(name, settings, inject_tool=False, annotations=parks)
         spec = folder / "config.json"
         content = json.loads(spec.read_text("utf-8"))
         content["linux"]["cgroupsPath"] = f"/{self.cgroup(name)}"
-        if self.parks:
-            content["annotations"] = {"io.cryo.park": "true"}
         spec.write_text(json.dumps(content), "utf-8")
         return folder
 

@@ -96,10 +96,14 @@ def _eat_all(rig: Rig, name: str) -> int:
 
 def test_gpu_memory_that_the_limit_has_no_room_for(rig: Rig) -> None:
     """A checkpoint whose freeze would get the sandbox killed is refused; with room it is made."""
-    bundle = rig.sim.bundle("job", rig.settings(device_bytes=48 * _MIB), inject_tool=False)
+    bundle = rig.sim.bundle(
+        "job",
+        rig.settings(device_bytes=48 * _MIB),
+        inject_tool=False,
+        annotations={"io.cryo.park": "true"},
+    )
     with rig.edited(bundle) as spec:
         spec["linux"]["cgroupsPath"] = f"/{_cgroup(rig, 'job')}"
-        spec["annotations"] = {"io.cryo.park": "true"}
     rig.client.create("job", str(bundle))
     rig.client.start("job")
     rig.sim.until_ready(rig.guest, "job")

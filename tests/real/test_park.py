@@ -18,9 +18,12 @@ pytestmark = pytest.mark.timeout(120)
 
 def workload(rig: Rig, name: str, *, park: str = "true") -> None:
     """Start a workload that parks when it is paused."""
-    bundle = rig.sim.bundle(name, rig.settings(processes=2), inject_tool=False)
-    with rig.edited(bundle) as spec:
-        spec["annotations"] = {"io.cryo.park": park}
+    bundle = rig.sim.bundle(
+        name,
+        rig.settings(processes=2),
+        inject_tool=False,
+        annotations={"io.cryo.park": park},
+    )
     rig.client.create(name, str(bundle))
     rig.client.start(name)
     rig.sim.until_ready(rig.guest, name)

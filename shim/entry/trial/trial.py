@@ -8,7 +8,6 @@ There both must hold the same bytes, which are also computed from the pattern al
 from __future__ import annotations
 
 import contextlib
-import json
 import signal
 import time
 from collections.abc import Iterator
@@ -26,11 +25,11 @@ from shim.entry.trial.spans import Spans
 from shim.errors import CryoError, FailedPrecondition
 from shim.model import CheckpointOptions, EngineName, Phase, Progress, RestoreOptions, Stdio
 from shim.simgpu import tools
+from shim.simgpu.bundle import shares
 from shim.simgpu.hardware import Hardware
 from shim.simgpu.machine import Machine
 from shim.simgpu.simulation import Settings, Simulation
 from shim.simgpu.status import Status
-from shim.spec import document
 
 NAMESPACE = "selftest"
 _ORIGINAL = "original"
@@ -39,10 +38,9 @@ _RESTORED = "restored"
 _STEPS = 120
 _PERIOD_S = 0.01
 _RESIDENT_MIB = 16
-# What a workload changes all the time and compares on the CPU; what is more is compared on the GPU.
-_CHANGING_MIB = 64
 # The import of PyTorch reads gigabytes, in every process.
 _READY_S = 240.0
+_PARKS = {"io.cryo.park": "true"}
 _LOG_TAIL = 4000
 _WORDS_MAX = 300
 
@@ -165,15 +163,15 @@ class Trial:
             return client
 
     def _container(self, sim: Machine, client: Client, guest: TaskGuest) -> Path:
-        weights_mib = max(0, self._plan.gpu_mib - _CHANGING_MIB) if self._plan.real else 0
+        changing, weights = shares(self._plan.gpu_mib << 20, real=self._plan.real)
         settings = Settings(
             processes=self._plan.processes,
             period_s=_PERIOD_S,
             resident_mib=_RESIDENT_MIB,
             real=self._plan.real,
             pytorch=self._plan.pytorch,
-            device_bytes=(self._plan.gpu_mib - weights_mib) << 20,
-            weights_bytes=weights_mib << 20,
+            device_bytes=changing,
+            weights_bytes=weights,
         )
         with self._step("container", f"{settings.processes} processes with GPU memory") as details:
             bundle = self._bundle(sim, settings)
@@ -190,11 +188,8 @@ class Trial:
         if isinstance(sim, Simulation):
             # The real cuda-checkpoint of this host, if any, would be found in the rootfs first.
             real_one = tools.host_has_cuda_checkpoint()
-            bundle = sim.bundle(_ORIGINAL, settings, inject_tool=real_one)
-        else:
-            bundle = sim.bundle(_ORIGINAL, settings)
-        _annotate(bundle, "io.cryo.park", "true")
-        return bundle
+            return sim.bundle(_ORIGINAL, settings, inject_tool=real_one, annotations=_PARKS)
+        return sim.bundle(_ORIGINAL, settings, annotations=_PARKS)
 
     def _checkpoint(self, client: Client, name: str, image: str) -> None:
         options = CheckpointOptions(image_path=image, engine=self._plan.engine)
@@ -295,13 +290,6 @@ def other_gpus(found: Inventory) -> dict[str, str]:
     if not uuids[1:] or not driver.capabilities(found.driver).device_map:
         return {}
     return dict(zip(uuids, (*uuids[1:], uuids[0]), strict=True))
-
-
-def _annotate(bundle: Path, name: str, value: str) -> None:
-    path = bundle / document.CONFIG
-    content = json.loads(path.read_text("utf-8"))
-    content.setdefault("annotations", {})[name] = value
-    path.write_text(json.dumps(content), "utf-8")
 
 
 class _Hearing:
