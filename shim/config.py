@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 import msgspec
 
 from shim.errors import InvalidArgument
-from shim.model import Connections, CudaMode, EngineName
+from shim.model import Connections, CudaMode, EngineName, FromEnvironment
 
 DEFAULT_CONFIG = Path("/etc/cryo/config.toml")
 DEFAULT_ADDRESS = "unix:///run/cryo/cryo.sock"
@@ -53,13 +53,14 @@ class Cuda(_Section, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Where the host's GPU things are. An empty `tool` means: search PATH for cuda-checkpoint.
 
     `helper` is whether our own cryo-cuda may do the CUDA steps, where it was built and the driver
-    has the calls that it makes.
+    has the calls that it makes. `from_environment` is whose NVIDIA_VISIBLE_DEVICES counts.
     """
 
     tool: str = ""
     guest_tool: str = "/dev/cryo/cuda-checkpoint"
     helper: Literal["auto", "never"] = "auto"
     guest_helper: str = "/dev/cryo/cryo-cuda"
+    from_environment: FromEnvironment = FromEnvironment.ALWAYS
     nvidia_proc: str = "/proc/driver/nvidia"
     nvidia_smi: str = "nvidia-smi"
     cdi_dirs: tuple[str, ...] = ("/etc/cdi", "/var/run/cdi")

@@ -148,6 +148,14 @@ class Connections(enum.StrEnum):
     REFUSE = "refuse"
 
 
+class FromEnvironment(enum.StrEnum):
+    """Whose NVIDIA_VISIBLE_DEVICES counts as a request for GPUs."""
+
+    ALWAYS = "always"
+    PRIVILEGED = "privileged"
+    NEVER = "never"
+
+
 class Verify(enum.StrEnum):
     """How much of an image is read again before a restore."""
 

@@ -18,14 +18,13 @@ from shim.errors import HostMismatch, InvalidArgument, Refused
 from shim.model import Value
 from shim.spec.document import Spec, SpecMount
 from shim.spec.edits import BindMount, DeviceNode, Edits, apply
-from shim.spec.gpu import VISIBLE, GpuRequest
+from shim.spec.gpu import GPU_KIND, VISIBLE, GpuRequest
 from shim.spec.rootfs import find_program
 
 TOOL = "cuda-checkpoint"
 _LIBRARY = re.compile(
     r"(?P<stem>/.*/lib(?:cuda|nvidia-ml|nvidia-ptxjitcompiler|cudadebugger))\.so\.[0-9]+\.[0-9.]+"
 )
-_KIND = "nvidia.com/gpu"
 _CONTROL = ("/dev/nvidiactl", "/dev/nvidia-uvm")
 _OPTIONAL = ("/dev/nvidia-uvm-tools",)
 _USUAL = (
@@ -112,7 +111,7 @@ def prepare(
         HostMismatch: the image needs a tool of the host, and there is none.
     """
     if not gpu.wanted:
-        return PreparedSpec(spec=spec)
+        return PreparedSpec(spec=spec, warnings=(gpu.ignored,) if gpu.ignored else ())
     edits, warnings = _gpu_edits(gpu, cuda, stat)
     with_gpu = apply(spec, edits)
     if not with_gpu.has_nvidia_devices:
@@ -139,9 +138,9 @@ def _gpu_edits(gpu: GpuRequest, cuda: Cuda, stat: Stat) -> tuple[Edits, tuple[st
     if gpu.source == "cdi":
         return _from_cdi(registry, gpu.devices)
     gpus = inventory.read(cuda.nvidia_proc).gpus
-    if known := registry.names(_KIND):
+    if known := registry.names(GPU_KIND):
         wanted = _cdi_names(gpu.devices, known, gpus)
-        return _from_cdi(registry, tuple(f"{_KIND}={name}" for name in wanted))
+        return _from_cdi(registry, tuple(f"{GPU_KIND}={name}" for name in wanted))
     return _from_host(gpu.devices, gpus, stat)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import stat
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from shim.spec import canonical
 
 CONFIG = "config.json"
 MAX_SPEC_BYTES = 8 << 20
+_NUL = re.compile(rb"(?<!\\)(?:\\\\)*\\u0000")
 
 
 class Device(Value):
@@ -35,10 +37,15 @@ class SpecMount(Value):
     options: tuple[str, ...] | None = None
 
 
+class _Capabilities(Value):
+    bounding: tuple[str, ...] | None = None
+
+
 class _Process(Value):
     args: tuple[str, ...] | None = None
     env: tuple[str, ...] | None = None
     terminal: bool = False
+    capabilities: _Capabilities | None = None
 
 
 class _Root(Value):
@@ -90,6 +97,11 @@ class Spec(Value):
     def terminal(self) -> bool:
         """Whether the first process has a terminal."""
         return self._process.terminal
+
+    @property
+    def bounding_capabilities(self) -> frozenset[str]:
+        """Give the capabilities that the container may have at most."""
+        return frozenset((self._process.capabilities or _Capabilities()).bounding or ())
 
     @property
     def hostname(self) -> str:
@@ -184,11 +196,14 @@ def parse(data: Any, bundle: Path, *, restoring: bool = False) -> Spec:
         message = f"{where} is not a JSON object"
         raise InvalidBundle(message, remedy="write an OCI runtime spec")
     try:
-        canonical.encode(data)
+        encoded = canonical.encode(data)
         spec = Spec(bundle=bundle, data=data, view=msgspec.convert(data, _View))
     except (ValueError, msgspec.ValidationError) as error:
         message = f"{where}: {error}"
         raise InvalidBundle(message, remedy="correct the spec") from error
+    if _NUL.search(encoded):
+        message = f"{where} has a NUL character, which no path, argument or variable can have"
+        raise InvalidBundle(message, remedy="remove \\u0000 from the file")
     if missing := _missing(spec, restoring=restoring):
         message = f"{where} has no {missing}"
         raise InvalidBundle(message, remedy=f"set {missing} in the spec")

@@ -60,7 +60,7 @@ def plan(
         message = f"the root filesystem {spec.rootfs} is not there"
         raise InvalidBundle(message, remedy="mount it, or correct root.path in config.json")
     wishes.read(spec)  # a mistake in them is told now, not when the container shall be saved
-    wish = gpu_request(spec)
+    wish = gpu_request(spec, config.cuda.from_environment)
     was = _spec_of(saved) if saved else None
     ready = prepare(
         spec,

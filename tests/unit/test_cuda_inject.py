@@ -14,6 +14,7 @@ from shim.cuda import native
 from shim.cuda.cdi import NodeNumbers
 from shim.cuda.inject import PreparedSpec, find_helper, find_tool, helper_in, prepare
 from shim.errors import HostMismatch, InvalidArgument
+from shim.model import FromEnvironment
 from shim.spec import document
 from shim.spec.document import Spec
 from shim.spec.gpu import GpuRequest, gpu_request
@@ -117,6 +118,17 @@ def test_nodes_that_are_there_get_the_tool(host: Host) -> None:
     assert paths(done) == ["/dev/nvidiactl"]
     assert [(m.destination, m.source) for m in done.spec.mounts] == [(GUEST, host.tool)]
     assert "ro" in (done.spec.mounts[0].options or ())
+
+
+def test_a_request_that_settings_forbid_is_told(host: Host) -> None:
+    """The container runs without a GPU, and a warning says which setting it was."""
+    spec = host.spec("NVIDIA_VISIBLE_DEVICES=all")
+
+    done = host.prepare(spec, gpu=gpu_request(spec, FromEnvironment.NEVER))
+
+    assert not done.gpu_wanted
+    assert done.spec is spec
+    assert "cuda.from_environment" in done.warnings[0]
 
 
 @pytest.mark.parametrize("cdi", (True, False))

@@ -196,3 +196,18 @@ def test_half_of_a_pair_is_no_text(text: str) -> None:
 def test_a_whole_pair_is_text() -> None:
     """A character beyond the first plane may be written as its two halves."""
     assert canonical.decode(b'"\\ud83d\\ude00"') == "\U0001f600"
+
+
+@pytest.mark.parametrize("text", ("/a\0b", "\0", "a\\\0"))
+def test_a_nul_is_refused_wherever_it_stands(tmp_path: Path, text: str) -> None:
+    """No path, argument or variable can have a NUL, so a spec that has one is refused by name."""
+    for part in ({"env": [f"PATH={text}"]}, {"args": [text]}, {"cwd": text}):
+        data = minimal(process={"args": ["x"], **part})
+
+        with pytest.raises(InvalidBundle, match="NUL"):
+            document.parse(data, tmp_path)
+
+
+def test_the_letters_of_an_escape_are_no_nul(tmp_path: Path) -> None:
+    """A backslash and the letters u0000 are text as any other."""
+    document.parse(minimal(process={"args": ["\\u0000"]}), tmp_path)

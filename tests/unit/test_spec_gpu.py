@@ -10,19 +10,27 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from shim.errors import InvalidArgument
+from shim.model import FromEnvironment
 from shim.spec import document
 from shim.spec.document import Spec
 from shim.spec.gpu import GpuRequest, gpu_request
 
 
 def spec(
-    *env: str, devices: tuple[str, ...] = (), annotations: dict[str, str] | None = None
+    *env: str,
+    devices: tuple[str, ...] = (),
+    annotations: dict[str, str] | None = None,
+    privileged: bool = False,
 ) -> Spec:
     """Make a spec that asks for GPUs in some way."""
     nodes = [{"path": path, "type": "c", "major": 195, "minor": 0} for path in devices]
     data: dict[str, Any] = {
         "ociVersion": "1.1.0",
-        "process": {"args": ["x"], "env": list(env)},
+        "process": {
+            "args": ["x"],
+            "env": list(env),
+            "capabilities": {"bounding": ["CAP_KILL", *(["CAP_SYS_ADMIN"] if privileged else [])]},
+        },
         "root": {"path": "rootfs"},
         "annotations": annotations or {},
         "linux": {"devices": nodes},
@@ -74,6 +82,52 @@ def test_the_variable_may_hold_cdi_names() -> None:
     found = gpu_request(spec("NVIDIA_VISIBLE_DEVICES=nvidia.com/gpu=0"))
 
     assert found == GpuRequest(wanted=True, devices=("nvidia.com/gpu=0",), source="cdi")
+
+
+@pytest.mark.parametrize(
+    "name",
+    (
+        "acme.io/claim=tenant-b",
+        "k8s.gpu.nvidia.com/claim=uid-1",
+        "nvidia.com/mig=0",
+        "notnvidia.com/gpu=0",
+    ),
+)
+def test_the_variable_names_nvidia_gpus_alone(name: str) -> None:
+    """An image cannot have another vendor's device, nor a claim of somebody else's."""
+    with pytest.raises(InvalidArgument, match=r"is no nvidia\.com/gpu") as caught:
+        gpu_request(spec(f"NVIDIA_VISIBLE_DEVICES=nvidia.com/gpu=0,{name}"))
+
+    assert "annotation" in caught.value.remedy
+
+
+@pytest.mark.parametrize(
+    ("setting", "privileged", "counts"),
+    (
+        ("always", False, True),
+        ("always", True, True),
+        ("privileged", False, False),
+        ("privileged", True, True),
+        ("never", False, False),
+        ("never", True, False),
+    ),
+)
+@pytest.mark.parametrize("value", ("all", "0", "nvidia.com/gpu=0"))
+def test_whose_variable_counts(setting: str, privileged: bool, counts: bool, value: str) -> None:
+    """A request by the variable counts as cuda.from_environment says, and is named where not."""
+    asking = spec(f"NVIDIA_VISIBLE_DEVICES={value}", privileged=privileged)
+
+    found = gpu_request(asking, FromEnvironment(setting))
+
+    assert found.wanted is counts
+    assert ("cuda.from_environment" in found.ignored) is not counts
+
+
+@pytest.mark.parametrize("setting", FromEnvironment)
+def test_other_requests_always_count(setting: FromEnvironment) -> None:
+    """Devices and annotations come from who runs the container, not from its image."""
+    assert gpu_request(spec(devices=("/dev/nvidia0",)), setting).wanted
+    assert gpu_request(spec(annotations={"cdi.k8s.io/a": "nvidia.com/gpu=0"}), setting).wanted
 
 
 @pytest.mark.parametrize("value", ("MIG-5c1c-11", "0:1", "0,MIG-1"))
