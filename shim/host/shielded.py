@@ -1,0 +1,85 @@
+"""Work that runs to its end although its caller is cancelled, with a deadline that always fires."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Coroutine
+from typing import Any, TypeVar
+
+from shim.errors import DeadlineExceeded
+
+T = TypeVar("T")
+_log = logging.getLogger(__name__)
+
+# How long work that was cancelled at its deadline may take to clean up.
+GRACE_S = 5.0
+
+# Work that outlived its grace: kept here so that it is not collected while it still runs.
+_left: set[asyncio.Future[Any]] = set()
+
+
+async def shielded(
+    work: Coroutine[Any, Any, T] | asyncio.Future[T],
+    *,
+    deadline_s: float | None,
+    doing: str = "",
+    grace_s: float = GRACE_S,
+) -> T:
+    """Run work to its end, however often the caller is cancelled meanwhile; return its result.
+
+    A cancellation is raised again once the work has ended. An error of the work is raised in its
+    place: it tells what has happened. At the deadline the work itself is cancelled. `doing` names
+    the work in messages; without it the name of the coroutine is used.
+
+    Raises:
+        DeadlineExceeded: the work did not end in `deadline_s`.
+        asyncio.CancelledError: the caller was cancelled, and the work has ended.
+    """
+    name = doing or getattr(work, "__qualname__", "") or str(work)
+    task = asyncio.ensure_future(work)
+    cancelled = await _wait(task, deadline_s)
+    if not task.done():
+        task.cancel()
+        cancelled = await _wait(task, grace_s) or cancelled
+        raise _late(task, name, deadline_s) from cancelled
+    if cancelled is not None and not task.cancelled() and task.exception() is None:
+        raise cancelled
+    return task.result()
+
+
+async def _wait(
+    task: asyncio.Future[Any], timeout_s: float | None
+) -> asyncio.CancelledError | None:
+    """Wait for the end of a task or of the time; return the last cancellation of the caller."""
+    loop = asyncio.get_running_loop()
+    until_s = None if timeout_s is None else loop.time() + timeout_s
+    cancelled: asyncio.CancelledError | None = None
+    while not task.done():
+        left_s = None if until_s is None else until_s - loop.time()
+        if left_s is not None and left_s <= 0:
+            break
+        try:
+            await asyncio.wait({task}, timeout=left_s)
+        except asyncio.CancelledError as error:
+            cancelled = error
+    return cancelled
+
+
+def _late(task: asyncio.Future[Any], name: str, deadline_s: float | None) -> DeadlineExceeded:
+    """Make the error of work that was too slow; what still runs is watched to its end."""
+    message = f"{name} did not end in {deadline_s:g} s"
+    if task.done():
+        _log_error(task, name)
+        return DeadlineExceeded(message)
+    _left.add(task)
+    task.add_done_callback(_left.discard)
+    task.add_done_callback(lambda ended: _log_error(ended, name))
+    _log.error("%s, and goes on although it was cancelled", message)
+    return DeadlineExceeded(f"{message}, and goes on although it was cancelled")
+
+
+def _log_error(task: asyncio.Future[Any], name: str) -> None:
+    """Log how work ended whose caller has been answered already."""
+    if not task.cancelled() and (error := task.exception()) is not None:
+        _log.warning("%s failed after its deadline: %s", name, error)
