@@ -40,6 +40,13 @@ _BAD_IMAGE = re.compile(
     re.IGNORECASE,
 )
 
+# What runsc says of a hook: why it failed, and all that it printed.
+_HOOK = re.compile(
+    r'(?:failure|timeout) executing hook "(?P<path>[^"]*)"(?:, err: (?P<why>[^\n]*))?'
+    r"\nstdout: (?P<out>.*)\nstderr: (?P<err>.*)",
+    re.DOTALL,
+)
+
 # What the request or the bundle is to blame for, and how it is put right.
 _REQUESTS: tuple[tuple[re.Pattern[str], type[CryoError], str], ...] = (
     (
@@ -61,6 +68,8 @@ _REQUESTS: tuple[tuple[re.Pattern[str], type[CryoError], str], ...] = (
 
 def last_error_line(text: str) -> str:
     """Return the line of a command's stderr that says why, never one of a goroutine dump."""
+    if hook := _HOOK.search(text):
+        return _of_hook(hook)[:_LINE_LIMIT]
     useful: list[str] = []
     for raw in text.splitlines():
         if _DUMP.match(raw):
@@ -70,6 +79,14 @@ def last_error_line(text: str) -> str:
             useful.append(line)
     chosen = useful[-1] if useful else ""
     return chosen.rstrip(": ")[:_LINE_LIMIT]
+
+
+def _of_hook(found: re.Match[str]) -> str:
+    """Say which hook failed, how it ended, and the last that it printed."""
+    said = [line.strip() for line in (found["err"] or found["out"]).splitlines() if line.strip()]
+    name = found["path"].rpartition("/")[2]
+    whole = ": ".join((f"hook {name} failed", found["why"] or "timeout", *said[-1:]))
+    return " ".join(whole.split())
 
 
 def last_log_error(log: str) -> str:

@@ -17,7 +17,7 @@ from shim.config import Config
 from shim.errors import InvalidArgument
 from shim.model import Progress
 from shim.runsc.probe import Capabilities
-from shim.spec import document, wishes
+from shim.spec import wishes
 from shim.state import TaskState
 from shim.task.revive import Revival
 from shim.task.task import Task
@@ -32,7 +32,7 @@ class Gathering:
         self, own: Task, config: Config, capabilities: Capabilities, over: Callable[[], None]
     ) -> None:
         """Take the sandbox's own task, and whom to tell when it is over, well or not."""
-        said = wishes.read(document.load(own.bundle, restoring=True))
+        said = wishes.read(own.spec)
         options = wishes.for_restore(own.record.image_path, said)
         self._own = own
         self._capabilities = capabilities

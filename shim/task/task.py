@@ -45,6 +45,7 @@ from shim.runsc.client import Born, Runsc, Streams
 from shim.runsc.guest import ContainerGuest
 from shim.spec import document, wishes
 from shim.spec.document import Spec
+from shim.spec.hooks import Names, wrapped
 from shim.spec.pod import SANDBOX_ID
 from shim.state import TaskState, move, require
 from shim.task import record as records
@@ -260,7 +261,7 @@ class Task:
 
     def _note_cgroups(self) -> None:
         """Know the cgroups that runsc will make: one that is killed leaves them behind."""
-        path = document.load(self.bundle, restoring=True).cgroups_path
+        path = self.spec.cgroups_path
         self._new_cgroups = [one for one in cgroup.places(path) if not one.exists()]
 
     def _streams_at_create(self) -> AbstractAsyncContextManager[Streams]:
@@ -271,11 +272,26 @@ class Task:
         self.note(maker_pid=pid, maker_start=start)
 
     def _write_bundle(self, spec: Spec) -> None:
+        """Write the prepared spec, and the copy of it that runsc reads."""
         data = {**spec.data, "root": {**spec.data["root"], "path": str(spec.rootfs)}}
-        if sandbox := spec.annotations.get(SANDBOX_ID):
+        (self._folder / document.CONFIG).write_text(json.dumps(data), "utf-8")
+        sandbox = spec.annotations.get(SANDBOX_ID, "")
+        if sandbox:
             # runsc finds a pod's sandbox by this, under the id that we gave it.
             data["annotations"] = {**spec.annotations, SANDBOX_ID: runsc_id(sandbox)}
+        if hooks := data.get("hooks"):
+            names = Names(task=self.ref.id, bundle=self.record.bundle, sandbox=sandbox)
+            data["hooks"], links = wrapped(hooks, names, self.bundle)
+            for link, target in links.items():
+                link.unlink(missing_ok=True)
+                link.symlink_to(target)
         (self.bundle / document.CONFIG).write_text(json.dumps(data), "utf-8")
+
+    @property
+    def spec(self) -> Spec:
+        """Read the prepared spec: as the caller gave it, with the GPU's parts added."""
+        whole = (self._folder / document.CONFIG).exists()  # made by an earlier release: runsc's
+        return document.load(self._folder if whole else self.bundle, restoring=True)
 
     def _mount_rootfs(self) -> None:
         if self.record.mounts:
@@ -658,7 +674,7 @@ class Task:
             runsc=self._runsc,
             guest=self.guest,
             sandbox=self._sandbox,
-            spec=document.load(self.bundle, restoring=True),
+            spec=self.spec,
             bundle=Path(self.record.bundle),
             guest_tool=self.record.guest_tool,
             gpu=self.record.gpu,
@@ -696,9 +712,7 @@ class Task:
     @property
     def parks(self) -> bool:
         """Whether a pause of the task is to give its GPU memory back."""
-        return bool(
-            self.record.gpu and wishes.read(document.load(self.bundle, restoring=True)).park
-        )
+        return bool(self.record.gpu and wishes.read(self.spec).park)
 
     def note_recovered(self) -> None:
         """Take back what the record warned of."""

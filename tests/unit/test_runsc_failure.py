@@ -190,6 +190,29 @@ def test_a_silent_failure_tells_its_status() -> None:
     assert (error.command, error.status) == ("pause", 137)
 
 
+@pytest.mark.parametrize(
+    ("ended", "printed", "line"),
+    (
+        (
+            ", err: exit status 3",
+            "\nstdout: \nstderr: a\nno network\n",
+            "exit status 3: no network",
+        ),
+        (", err: exit status 1", "\nstdout: said so\nstderr: ", "exit status 1: said so"),
+        (", err: signal: killed", "\nstdout: \nstderr: ", "signal: killed"),
+        ("", "\nstdout: \nstderr: waiting", "timeout: waiting"),
+    ),
+)
+def test_a_hook_that_failed_is_named(ended: str, printed: str, line: str) -> None:
+    """Which hook, how it ended, and the last line that it printed."""
+    verb = "failure" if ended else "timeout"
+    text = (
+        f'creating container: {verb} executing hook "/t/bundle/createRuntime-0-cni"{ended}{printed}'
+    )
+
+    assert last_error_line(text) == f"hook createRuntime-0-cni failed: {line}"
+
+
 @given(text=st.text(max_size=3000))
 def test_any_text_gives_one_short_line(text: str) -> None:
     """Whatever stands in stderr: one line, bounded, and never one of a dump."""
