@@ -27,7 +27,8 @@ def run(config: Config) -> list[str]:
 async def _recover(config: Config) -> list[str]:
     tasks = Tasks(config)
     try:
-        done = await tasks.recover()
+        await tasks.recover()
+        done = await tasks.tidy()
         if undone := tasks.undone:
             message = "; ".join(done)
             names = ", ".join(ref.id for ref in undone)

@@ -90,6 +90,10 @@ class Relay:
         """Take over our own tasks; those of shims need nobody."""
         await self._own.recover()
 
+    async def tidy(self) -> None:
+        """Remove what interrupted checkpoints left among the images."""
+        await self._own.tidy()
+
     async def close(self) -> None:
         """Hang up on the shims, and close our own tasks."""
         for client in self._clients.values():

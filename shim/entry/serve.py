@@ -79,6 +79,9 @@ class Core(TaskService, Protocol):
     async def recover(self) -> object:
         """Take over what runs and undo what was interrupted."""
 
+    async def tidy(self) -> object:
+        """Remove what was left behind; calls are served meanwhile."""
+
     async def close(self) -> None:
         """Finish or roll back what is under way; the tasks run on."""
 
@@ -108,10 +111,20 @@ class Sidecar:
             await self._tasks.recover()
             await self._listen()
             notify("READY=1")
+            tidying = asyncio.create_task(self._tidy(), name="tidy")
             await self._stop.wait()
             notify("STOPPING=1")
+            tidying.cancel()
             await self._leave()
+            await asyncio.wait([tidying])
             _log.info("stopped; the tasks run on")
+
+    async def _tidy(self) -> None:
+        """Clean up beside the calls; what fails in it ends nothing else."""
+        try:
+            await self._tasks.tidy()
+        except Exception:  # noqa: BLE001 - a clean-up may end nothing else
+            _log.exception("the clean-up failed")
 
     def _tell(self, event: Event) -> None:
         """Tell the log, and containerd where there is one, what happened."""

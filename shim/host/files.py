@@ -8,8 +8,20 @@ import secrets
 import stat
 from pathlib import Path
 
-from shim.errors import FailedPrecondition, InvalidArgument, PermissionDenied
+from shim.errors import InvalidArgument, PermissionDenied
 from shim.host.oserror import typed
+from shim.host.removal import mount_id, remove_tree
+
+__all__ = (
+    "free_bytes",
+    "fsync_dir",
+    "make_folders",
+    "mount_id",
+    "private_dir",
+    "read_bounded",
+    "remove_tree",
+    "write_atomic",
+)
 
 _DIR = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 _READ = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY
@@ -81,14 +93,25 @@ def _read_regular(fd: int, path: Path, limit_bytes: int) -> bytes:
     return b"".join(chunks)
 
 
+def make_folders(path: Path, mode: int = 0o755) -> None:
+    """Make a folder and those on the way to it, each that is missing with this mode."""
+    missing = [place for place in (path, *path.parents) if not os.path.lexists(place)]
+    try:
+        for place in reversed(missing):
+            with contextlib.suppress(FileExistsError):  # somebody was quicker
+                place.mkdir(mode=mode)
+    except OSError as error:
+        raise typed(error, f"make {path}") from error
+
+
 def private_dir(path: Path, mode: int = 0o700) -> Path:
     """Make the directory (and its parents), and insist that it is ours.
 
     Raises:
         PermissionDenied: it is a link, no directory, or belongs to another user.
     """
+    make_folders(path.parent)
     try:
-        path.parent.mkdir(parents=True, exist_ok=True, mode=0o755)
         with contextlib.suppress(FileExistsError):
             path.mkdir(mode=mode)
         found = path.lstat()
@@ -100,58 +123,6 @@ def private_dir(path: Path, mode: int = 0o700) -> Path:
     if stat.S_IMODE(found.st_mode) != mode:
         path.chmod(mode)
     return path
-
-
-def remove_tree(path: Path) -> None:
-    """Remove a file, link or directory tree; follow no link, cross no mount, accept its absence.
-
-    Raises:
-        FailedPrecondition: something inside is a mount point; what is on it was not touched.
-    """
-    try:
-        parent = os.open(path.parent, _DIR)
-    except FileNotFoundError:
-        return
-    except OSError as error:
-        raise typed(error, f"open {path.parent}") from error
-    try:
-        _remove(parent, path.name, path)
-    except OSError as error:
-        raise typed(error, f"remove {path}") from error
-    finally:
-        os.close(parent)
-
-
-def _remove(parent: int, name: str, path: Path) -> None:
-    with contextlib.suppress(FileNotFoundError):
-        if not stat.S_ISDIR(os.stat(name, dir_fd=parent, follow_symlinks=False).st_mode):
-            os.unlink(name, dir_fd=parent)
-            return
-        fd = os.open(name, _DIR | os.O_NOFOLLOW, dir_fd=parent)
-        try:
-            _empty(parent, fd, path)
-        finally:
-            os.close(fd)
-        os.rmdir(name, dir_fd=parent)
-
-
-def _empty(parent: int, fd: int, path: Path) -> None:
-    # A rootfs that is still mounted here may be the host's own `/`: same device, other mount id.
-    if mount_id(fd) != mount_id(parent):
-        message = f"cannot remove {path}: it is a mount point"
-        raise FailedPrecondition(message, remedy=f"umount {path}")
-    with os.scandir(fd) as entries:
-        names = [entry.name for entry in entries]
-    for name in names:
-        _remove(fd, name, path / name)
-
-
-def mount_id(fd: int) -> str:
-    """Tell which mount a descriptor is on, as an opaque word. Source: proc_pid_fdinfo(5)."""
-    for line in Path(f"/proc/self/fdinfo/{fd}").read_text("ascii").splitlines():
-        if line.startswith("mnt_id:"):
-            return line
-    return ""
 
 
 def free_bytes(path: Path) -> int:

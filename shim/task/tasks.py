@@ -115,6 +115,15 @@ class Tasks:
             await asyncio.gather(*(self._adopt(ref) for ref in layout.found()))
             own = [task for task in self._tasks.values() if not task.record.sandbox_id]
             await asyncio.gather(*(self._undo(task) for task in own))
+        return self._recovered
+
+    async def tidy(self) -> list[str]:
+        """Remove what interrupted checkpoints left among the images, once tasks are recovered.
+
+        It takes long where there are many images, and changes nothing that a call depends on, so
+        it may run while calls are served. Returns what was done since the start, a line each.
+        """
+        if self._house.adopts:
             await asyncio.to_thread(self._remove_stale)
         return self._recovered
 
@@ -127,30 +136,42 @@ class Tasks:
 
         What an open journal names stays: it may hold what could not be thawed.
         """
-        kept = {task.journal.staging() for task in self._tasks.values()}
+        kept = {task.journal.staging() for task in list(self._tasks.values())}
         for path in store.stale_stagings(self._images):
+            if self._closing:
+                return
             if str(path) in kept:
                 continue
             self._say(f"removing {path}: nobody is at it")
-            files.remove_tree(path)
+            try:
+                files.remove_tree(path)
+            except (CryoError, OSError) as error:
+                self._say(f"{path} stays for now: {error}")
 
     async def _adopt(self, ref: TaskRef) -> None:
         """Take over one task; one that cannot be keeps its id, for its sandbox may still run."""
         try:
             task = await adopt(self._ready, ref, self._say)
-        except (CryoError, OSError) as error:
-            self._say(f"task {ref} cannot be taken over: {error}")
+        except Exception as error:  # noqa: BLE001 - no task may keep the others from their owner
+            self._say_failed(ref, error)
             self._claimed.add(ref)
             return
         if task is not None:
             self._tasks[ref] = task
 
+    def _say_failed(self, ref: TaskRef, error: Exception) -> None:
+        """Report a task that could not be taken over, with a traceback where it is a fault."""
+        if not isinstance(error, CryoError | OSError):
+            _log.error("task %s cannot be taken over", ref, exc_info=error)
+        self._say(f"task {ref} cannot be taken over: {str(error) or type(error).__name__}")
+
     async def _undo(self, own: Task) -> None:
         """Bring a sandbox's tasks out of what the last owner did not live to end."""
         try:
             gone = await close_journal(self._pod(own), self._say)
-        except (CryoError, OSError) as error:
-            self._say(f"task {own.ref} cannot be taken over: {error}")
+        except Exception as error:  # noqa: BLE001 - no task may keep the others from their owner
+            self._say_failed(own.ref, error)
+            own.warn(f"it could not be taken over: {error}")
             return
         for task in gone:
             self._tasks.pop(task.ref, None)

@@ -187,6 +187,7 @@ class Owner:
             await self.tasks.close()
         self.tasks = self._new()
         await self.tasks.recover()
+        await self.tasks.tidy()
         return self.tasks
 
     def ref(self, name: str = "a") -> TaskRef:

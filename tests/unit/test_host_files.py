@@ -158,3 +158,16 @@ def test_remove_tree_crosses_no_mount(tmp_path: Path) -> None:
 def test_free_bytes_of_a_path_yet_to_be_made(tmp_path: Path) -> None:
     """The filesystem that would hold the path is measured."""
     assert files.free_bytes(tmp_path / "x" / "y") > 0
+
+
+def test_umask_is_not_asked(tmp_path: Path) -> None:
+    """Folders made on the way are closed to others, whatever the umask is."""
+    before = os.umask(0)
+    try:
+        files.make_folders(tmp_path / "a" / "b")
+        files.private_dir(tmp_path / "c" / "d")
+    finally:
+        os.umask(before)
+
+    modes = {path: (tmp_path / path).stat().st_mode & 0o777 for path in ("a", "a/b", "c", "c/d")}
+    assert modes == {"a": 0o755, "a/b": 0o755, "c": 0o755, "c/d": 0o700}

@@ -115,6 +115,9 @@ class FakeTasks:
     async def recover(self) -> None:
         self.recovered = True
 
+    async def tidy(self) -> None:
+        self._begin("tidy")
+
     async def close(self) -> None:
         self.closed = True
 

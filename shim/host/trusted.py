@@ -1,0 +1,176 @@
+"""Whose a path is: root or we own every folder on the way, and nobody else can write to one.
+
+The same rule as StrictModes of sshd. A folder with the sticky bit, such as /tmp, may be on the way:
+what lies in it can be replaced by its owner alone, so a link in it must be root's or ours too.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import stat
+from collections.abc import Iterator
+from pathlib import Path
+
+from shim.errors import PermissionDenied
+from shim.host.oserror import typed
+
+_FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
+_LOOK = os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC
+_MAX_LINKS = 40
+_OTHERS_WRITE = stat.S_IWGRP | stat.S_IWOTH
+REMEDY = "choose a folder that only root can write to"
+
+
+def check(path: Path) -> None:
+    """Check a folder and every one on the way to it; what is not there yet will be made by us.
+
+    Raises:
+        PermissionDenied: somebody else could put something else in its place.
+    """
+    try:
+        os.close(_walk(path, missing_ok=True))
+    except OSError as error:
+        raise typed(error, f"open {path}") from error
+
+
+def open_folder(path: Path, *, alone: bool = False) -> int:
+    """Open a folder to which nobody else can lead; the caller closes the descriptor.
+
+    With `alone` nobody else may put anything into it either, so that its own sticky bit is not
+    enough.
+
+    Raises:
+        NotFound: it is not there, or is no folder.
+        PermissionDenied: somebody else could put something else in its place.
+    """
+    try:
+        found = _walk(path)
+        try:
+            if alone:
+                _check_mode(os.fstat(found), path, sticky_ok=False)
+            return os.open(".", _FOLDER, dir_fd=found)
+        finally:
+            os.close(found)
+    except OSError as error:
+        raise typed(error, f"open {path}") from error
+
+
+@contextlib.contextmanager
+def opened(path: Path, *, alone: bool = False) -> Iterator[int]:
+    """Open a folder as `open_folder` does, for as long as the block lasts."""
+    fd = open_folder(path, alone=alone)
+    try:
+        yield fd
+    finally:
+        os.close(fd)
+
+
+def open_file(path: Path, flags: int, mode: int = 0o600) -> int:
+    """Open a file in such a folder, by no link; the caller closes the descriptor.
+
+    Raises:
+        PermissionDenied: somebody else owns it, or could have put it there.
+        InvalidArgument: it is a link.
+    """
+    with opened(path.parent) as folder:
+        try:
+            fd = os.open(path.name, flags | os.O_NOFOLLOW | os.O_CLOEXEC, mode, dir_fd=folder)
+        except OSError as error:
+            raise typed(error, f"open {path}") from error
+    try:
+        check_file(os.fstat(fd), path)
+    except BaseException:
+        os.close(fd)
+        raise
+    return fd
+
+
+def check_file(found: os.stat_result, path: Path) -> None:
+    """Check that root or we own a file, under one name alone, and that nobody else can write to it.
+
+    Raises:
+        PermissionDenied: otherwise.
+    """
+    _check_owner(found, path)
+    _check_mode(found, path, sticky_ok=False)
+    if stat.S_ISREG(found.st_mode) and found.st_nlink > 1:
+        message = f"{path} has {found.st_nlink} names: it is the same file as another one"
+        raise PermissionDenied(message, remedy="put a copy in its place")
+
+
+def _walk(path: Path, *, missing_ok: bool = False) -> int:
+    """Go from the root to a folder, checking each one; return a descriptor that only names it."""
+    todo = list(reversed(path.parts[1:]))
+    shown = Path("/")
+    fd = _root()
+    links = 0
+    try:
+        while todo:
+            name = todo.pop()
+            try:
+                found = os.open(name, _LOOK, dir_fd=fd)
+            except FileNotFoundError:
+                if missing_ok:
+                    return fd
+                raise
+            what = os.fstat(found)
+            _check_owner_of(found, what, shown / name)
+            if not stat.S_ISLNK(what.st_mode):
+                os.close(fd)
+                fd, shown = found, shown / name
+                _check_step(what, shown)
+                continue
+            links += 1
+            target = _target(found, links)
+            if target.startswith("/"):
+                os.close(fd)
+                fd, shown = _root(), Path("/")
+            todo.extend(word for word in reversed(target.split("/")) if word)
+    except BaseException:
+        os.close(fd)
+        raise
+    return fd
+
+
+def _root() -> int:
+    fd = os.open("/", _LOOK | os.O_DIRECTORY)
+    _check_owner_of(fd, os.fstat(fd), Path("/"))
+    return fd
+
+
+def _check_owner_of(fd: int, found: os.stat_result, path: Path) -> None:
+    try:
+        _check_owner(found, path)
+    except PermissionDenied:
+        os.close(fd)
+        raise
+
+
+def _target(link: int, count: int) -> str:
+    try:
+        if count > _MAX_LINKS:
+            raise OSError(errno.ELOOP, os.strerror(errno.ELOOP))
+        return os.readlink("", dir_fd=link)
+    finally:
+        os.close(link)
+
+
+def _check_step(found: os.stat_result, path: Path) -> None:
+    if not stat.S_ISDIR(found.st_mode):
+        raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR))
+    _check_mode(found, path, sticky_ok=True)
+
+
+def _check_owner(found: os.stat_result, path: Path) -> None:
+    if found.st_uid not in {0, os.geteuid()}:
+        message = f"{path} belongs to user {found.st_uid}, who can replace what is there"
+        raise PermissionDenied(message, remedy=f"{REMEDY}, or chown it to root")
+
+
+def _check_mode(found: os.stat_result, path: Path, *, sticky_ok: bool) -> None:
+    mode = found.st_mode
+    if mode & _OTHERS_WRITE and not (sticky_ok and mode & stat.S_ISVTX):
+        message = f"others may write to {path} (mode {stat.S_IMODE(mode):04o})"
+        raise PermissionDenied(message, remedy=f"{REMEDY}, or run chmod go-w {path}")
