@@ -1,0 +1,128 @@
+"""Background tasks have an owner: crashes are reported, and nothing outlives its supervisor."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+
+import pytest
+
+from shim.host.supervisor import Supervisor
+
+
+async def crash() -> None:
+    """Fail as a bug does."""
+    message = "a bug"
+    raise ZeroDivisionError(message)
+
+
+async def test_a_result_is_returned() -> None:
+    """Whoever starts work may await it; it is owned only while it runs."""
+    supervisor = Supervisor()
+
+    task = supervisor.start(asyncio.sleep(0, 7), name="seven")
+    assert supervisor.names == ["seven"]
+
+    assert await task == 7
+    await asyncio.sleep(0)
+    assert supervisor.names == []
+
+
+async def test_a_crash_is_logged_and_reported(caplog: pytest.LogCaptureFixture) -> None:
+    """The log has the traceback, and on_crash is called with the exception."""
+    supervisor, heard = Supervisor(), asyncio.get_running_loop().create_future()
+
+    supervisor.start(crash(), name="watch of a", on_crash=heard.set_result)
+
+    assert isinstance(await asyncio.wait_for(heard, 60), ZeroDivisionError)
+    (entry,) = caplog.records
+    assert entry.levelno == logging.ERROR
+    assert "watch of a" in entry.message
+    assert entry.exc_info is not None
+    assert supervisor.names == []
+
+
+async def test_a_report_that_fails(caplog: pytest.LogCaptureFixture) -> None:
+    """It is logged as well, and the event loop goes on."""
+    supervisor = Supervisor()
+
+    def fail(_: BaseException) -> None:
+        message = "the second"
+        raise KeyError(message)
+
+    task = supervisor.start(crash(), name="one", on_crash=fail)
+    await asyncio.wait({task})
+    await asyncio.sleep(0)
+
+    assert [entry.exc_info[0] for entry in caplog.records if entry.exc_info] == [
+        ZeroDivisionError,
+        KeyError,
+    ]
+
+
+async def test_a_cancelled_task_is_no_crash(caplog: pytest.LogCaptureFixture) -> None:
+    """Neither logged nor reported."""
+    supervisor = Supervisor()
+    heard: list[BaseException] = []
+    task = supervisor.start(asyncio.Event().wait(), name="waits", on_crash=heard.append)
+    await asyncio.sleep(0)
+
+    task.cancel()
+    await asyncio.wait({task})
+    await asyncio.sleep(0)
+
+    assert heard == []
+    assert caplog.records == []
+    assert supervisor.names == []
+
+
+async def test_closing_cancels_and_waits() -> None:
+    """Each task has run its clean-up when aclose returns, and nothing can be started after it."""
+    supervisor = Supervisor()
+    cleaned: list[int] = []
+
+    async def work(number: int) -> None:
+        try:
+            await asyncio.Event().wait()
+        finally:
+            await asyncio.sleep(0)
+            cleaned.append(number)
+
+    for number in range(3):
+        supervisor.start(work(number), name=f"work {number}")
+    await asyncio.sleep(0)
+    await supervisor.aclose()
+
+    assert sorted(cleaned) == [0, 1, 2]
+    with pytest.raises(RuntimeError, match="late"):
+        supervisor.start(crash(), name="late")
+
+
+async def test_closing_does_not_wait_without_bound(caplog: pytest.LogCaptureFixture) -> None:
+    """A task that does not end when it is cancelled is named."""
+    supervisor, released = Supervisor(), asyncio.Event()
+
+    async def stubborn() -> None:
+        while not released.is_set():
+            try:
+                await released.wait()
+            except asyncio.CancelledError:
+                continue
+
+    task = supervisor.start(stubborn(), name="stubborn")
+    await asyncio.sleep(0)
+    await supervisor.aclose(timeout_s=0.01)
+
+    assert "stubborn" in caplog.text
+    released.set()
+    await task
+
+
+async def test_a_task_may_close_its_own_supervisor() -> None:
+    """It does not wait for itself."""
+    supervisor = Supervisor()
+    other = supervisor.start(asyncio.Event().wait(), name="other")
+
+    await asyncio.wait_for(supervisor.start(supervisor.aclose(), name="closing"), 60)
+
+    assert other.cancelled()
