@@ -56,6 +56,7 @@ from shim.model import (
     Report,
     utcnow,
 )
+from shim.runsc import settings
 from shim.runsc.argv import CheckpointArgs
 from shim.runsc.failure import failure
 from shim.spec import document
@@ -502,6 +503,7 @@ class Checkpoint:
             namespace=subject.ref.namespace,
             task=subject.ref.id,
             runsc=await runsc_build(subject.runsc.capabilities),
+            runsc_flags=settings.recorded(subject.runsc.flags),
             arch=host.arch,
             kernel=host.kernel,
             cpu_features=host.cpu_features,

@@ -6,7 +6,7 @@ import functools
 import os
 import re
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from shim.checkpoint.manifest import Build, Manifest
@@ -14,6 +14,7 @@ from shim.cuda.inventory import Inventory
 from shim.errors import HostMismatch
 from shim.host import files
 from shim.model import Value
+from shim.runsc import settings
 from shim.runsc.probe import UNVERSIONED
 
 _MAX_CPUINFO_BYTES = 16 << 20
@@ -68,13 +69,19 @@ def parse_features(cpuinfo: str) -> tuple[str, ...]:
     return tuple(sorted(word for word in common if not x86 or _PROGRAMS_SEE.fullmatch(word)))
 
 
-def check_host(manifest: Manifest, host: HostFacts, inventory: Inventory, runsc: Build) -> None:
+def check_host(
+    manifest: Manifest,
+    host: HostFacts,
+    inventory: Inventory,
+    runsc: Build,
+    flags: Mapping[str, str],
+) -> None:
     """Check that this host can bring the image back.
 
     Raises:
         HostMismatch: it cannot; every difference is named, with what to do about each.
     """
-    found = differences(manifest, host, inventory, runsc)
+    found = (*differences(manifest, host, inventory, runsc), *_flags(manifest, flags))
     if not found:
         return
     message = f"task {manifest.task} cannot be restored here: " + "; ".join(map(str, found))
@@ -100,6 +107,18 @@ def _runsc(image: Build, host: Build) -> Iterator[Difference]:
     names = (_build(image), _build(host)) if unversioned else (image.version, host.version)
     remedy = f"use runsc {names[0]}: an image can only be read by the runsc that wrote it"
     yield Difference(what="runsc", image=names[0], host=names[1], remedy=remedy)
+
+
+def _flags(manifest: Manifest, flags: Mapping[str, str]) -> Iterator[Difference]:
+    if not manifest.runsc_flags:
+        return
+    for one in settings.mismatches(manifest.runsc_flags, flags, manifest.specs):
+        yield Difference(
+            what=f"runsc flag {one.flag} ({one.why})",
+            image=one.saved,
+            host=one.given,
+            remedy=one.remedy,
+        )
 
 
 def _build(build: Build) -> str:

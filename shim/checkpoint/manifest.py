@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from datetime import datetime
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -11,7 +12,8 @@ import msgspec
 from shim.cuda.inventory import Gpu
 from shim.errors import HostMismatch, ImageCorrupt, InvalidArgument
 from shim.model import CheckpointOptions, CudaProcess, Value
-from shim.spec import canonical
+from shim.spec import canonical, document
+from shim.spec.document import Spec
 
 NAME = "cryo.json"
 FORMAT = 1
@@ -54,6 +56,7 @@ class Manifest(Value):
 
     What is said of one container is said of the sandbox's own, which `members` share.
 
+    `runsc_flags` are the top-level flags on which a restore depends; an older image has none.
     `gpus` are those that the container could use; `driver` is empty where there is no real one.
     `digest` covers all the rest, and through `files` the image.
     """
@@ -67,6 +70,7 @@ class Manifest(Value):
     cpu_features: tuple[str, ...]
     spec: dict[str, Any]
     spec_digest: str
+    runsc_flags: dict[str, str] = msgspec.field(default_factory=dict)
     bundle: str = ""
     rootfs: str = ""
     driver: str = ""
@@ -118,6 +122,18 @@ class Manifest(Value):
             guest_tool=self.guest_tool,
             gpu=bool(self.processes),
             processes=self.processes,
+        )
+
+    @property
+    def specs(self) -> tuple[Spec, ...]:
+        """Give the prepared spec of every container.
+
+        Raises:
+            InvalidBundle: one is no spec.
+        """
+        return tuple(
+            document.parse(one.spec, Path(one.bundle), restoring=True)
+            for one in (self.own, *self.members)
         )
 
     def member(self, name: str) -> Member:

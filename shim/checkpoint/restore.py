@@ -42,7 +42,7 @@ async def check_host(manifest: Manifest, config: Config, capabilities: Capabilit
     """
     found = inventory.read(config.cuda.nvidia_proc)
     build = await runsc_build(capabilities)
-    hostfacts.check_host(manifest, hostfacts.read_host(), found, build)
+    hostfacts.check_host(manifest, hostfacts.read_host(), found, build, config.runsc.flags)
 
 
 def check_options(manifest: Manifest, options: RestoreOptions, capabilities: Capabilities) -> None:

@@ -184,6 +184,11 @@ class Runsc:
         self._timeouts = config.timeouts
         self._nursery = nursery
 
+    @property
+    def flags(self) -> dict[str, str]:
+        """Give a copy of the top-level flags that every command gets."""
+        return dict(self._flags)
+
     # -- what exists ---------------------------------------------------------------------------
 
     def exists(self, task_id: str) -> bool:

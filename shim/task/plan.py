@@ -10,9 +10,19 @@ from shim.cuda.inject import find_helper, find_tool, helper_in, prepare
 from shim.errors import InvalidArgument, InvalidBundle
 from shim.model import CreateRequest, Value
 from shim.spec import document, pod, wishes
-from shim.spec.compare import check_same
+from shim.spec.compare import check_same, describe, differences
 from shim.spec.document import Spec
 from shim.spec.gpu import gpu_request
+from shim.spec.restorable import fitted, restorable
+
+# What can be done about a bundle that does not fit an image, by who named the bundle.
+_REMEDY_OF_RESTORE = (
+    "leave out --bundle to restore with the saved spec, or give these the saved values "
+    "('cryo checkpoints inspect' shows them)"
+)
+_REMEDY_OF_CREATE = (
+    "create the container with the saved values of these ('cryo checkpoints inspect' shows them)"
+)
 
 
 class Plan(Value):
@@ -39,10 +49,12 @@ def plan(
     *,
     own_bundle: bool = True,
     joining: Joining | None = None,
+    one_call: bool = False,
 ) -> Plan:
     """Read the bundle's spec, or without `own_bundle` the image's, and prepare it.
 
-    Which container of the image it is, its annotations say where `joining` does not.
+    Which container of the image it is, its annotations say where `joining` does not. `one_call` is
+    whether the caller asked for a restore, rather than for a container to be created from an image.
 
     Raises:
         InvalidBundle: config.json is missing or broken, or the root filesystem is not there.
@@ -72,15 +84,27 @@ def plan(
         recorded_helper=helper_in(was) if was else None,
         deadlines=config.timeouts,
     )
+    final = restorable(ready.spec)
+    warnings = ready.warnings
     if was is not None and request.checkpoint:
-        check_same(was, ready.spec)
+        final = fitted(final, was)
+        warnings += _compare(was, final, config, one_call=one_call)
     return Plan(
-        spec=ready.spec,
+        spec=final,
         gpu=ready.gpu_wanted,
         guest_tool=ready.guest_tool,
         sandbox_id=pod.sandbox_of(spec),
-        warnings=ready.warnings,
+        warnings=warnings,
     )
+
+
+def _compare(saved: Spec, given: Spec, config: Config, *, one_call: bool) -> tuple[str, ...]:
+    """Compare as strictly as runsc is set up to; return what is worth a warning."""
+    was, policy = restorable(saved), config.runsc.flags.get("restore-spec-validation", "enforce")
+    if policy == "enforce":
+        check_same(was, given, remedy=_REMEDY_OF_RESTORE if one_call else _REMEDY_OF_CREATE)
+    found = differences(was, given) if policy == "warning" else ()
+    return (f"the bundle differs from the image: {describe(found)}",) if found else ()
 
 
 def _in_place(spec: Spec, request: CreateRequest, joining: Joining | None) -> Spec:

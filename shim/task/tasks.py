@@ -283,7 +283,13 @@ class Tasks:
         self._claimed.add(ref)
         try:
             prepared = await asyncio.to_thread(
-                plan, self._config, request, manifest, own_bundle=own_bundle, joining=joining
+                plan,
+                self._config,
+                request,
+                manifest,
+                own_bundle=own_bundle,
+                joining=joining,
+                one_call=one_call,
             )
             task = await self._begin(context, request, prepared, one_call=one_call)
             self._tasks[ref] = task

@@ -46,6 +46,7 @@ class FakeRunsc(Runsc):
 
     def __init__(self, guest: FakeGuest, events: list[str], *, new: bool = True) -> None:
         self.capabilities = capabilities(new=new)
+        self._flags = {"overlay2": "root:memory"}
         self.guest = guest
         self.events = events
         self.saves: list[CheckpointArgs] = []

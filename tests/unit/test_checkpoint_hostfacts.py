@@ -34,7 +34,7 @@ def found(
 def test_the_same_host_fits() -> None:
     """An image restores where it was made."""
     assert found() == []
-    check_host(IMAGE, HOST, HERE, IMAGE.runsc)
+    check_host(IMAGE, HOST, HERE, IMAGE.runsc, {})
 
 
 def test_another_kernel_and_more_features_fit() -> None:
@@ -100,11 +100,21 @@ def test_everything_is_said_at_once() -> None:
     host = HostFacts(arch="aarch64", kernel="", cpu_features=())
 
     with pytest.raises(HostMismatch) as caught:
-        check_host(IMAGE, host, Inventory(), Build(version="other"))
+        check_host(IMAGE, host, Inventory(), Build(version="other"), {})
 
     for word in ("runsc", "release-20260905.0", "other", "x86_64", "580.65.06", "1 x H100"):
         assert word in str(caught.value)
     assert caught.value.remedy.count(";") == 3
+
+
+def test_flags_of_runsc_that_do_not_fit() -> None:
+    """A flag on which the load depends is named with both values and what to set."""
+    spec = {"ociVersion": "1.1.0", "root": {"path": "/r"}}
+    image = manifest(spec=spec, runsc_flags={"overlay2": "root:memory"}, processes=())
+
+    check_host(image, HOST, HERE, image.runsc, {"overlay2": "root:memory"})
+    with pytest.raises(HostMismatch, match=r"overlay2.*needs root:memory, this host has root:self"):
+        check_host(image, HOST, HERE, image.runsc, {})
 
 
 def test_the_features_that_are_lacking_are_named() -> None:

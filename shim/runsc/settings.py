@@ -1,0 +1,93 @@
+"""The top-level flags of runsc that an image depends on, and whether two sets of them fit.
+
+Measured on the builds of 2024-07-29 and 2026-09-05, each flag in both directions. What is not here
+made no difference: file-access, file-access-mounts, host-uds, host-fifo, net-raw, oci-seccomp,
+allow-suid, character-device-policy, fuse, app-huge-pages, and the folder of `root:dir=`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+
+from shim.model import Value
+from shim.spec.document import Spec, SpecMount
+
+# What both builds use where nothing is set (`runsc flags`).
+_DEFAULTS = {
+    "directfs": "true",
+    "file-access": "exclusive",
+    "network": "sandbox",
+    "overlay2": "root:self",
+    "platform": "systrap",
+}
+_TRUE = frozenset({"1", "t", "T", "true", "TRUE", "True"})
+_IN_MEMORY = "memory"
+
+
+class Mismatch(Value):
+    """A flag whose value at the restore does not fit the one at the save, why, and what to set."""
+
+    flag: str
+    saved: str
+    given: str
+    why: str
+
+    @property
+    def remedy(self) -> str:
+        """Say what the flag must be; for an overlay on disk any folder will do."""
+        if "dir=" in self.saved:
+            where = self.saved.partition(":")[0]
+            return f'set {self.flag} = "{where}:dir=FOLDER" under [runsc.flags], with any FOLDER'
+        return f'set {self.flag} = "{self.saved}" under [runsc.flags], as it was at the save'
+
+
+def recorded(flags: Mapping[str, str]) -> dict[str, str]:
+    """Give the values in effect of the flags that a manifest records."""
+    return {name: flags.get(name, default) for name, default in _DEFAULTS.items()}
+
+
+def mismatches(
+    saved: Mapping[str, str], flags: Mapping[str, str], specs: Iterable[Spec]
+) -> tuple[Mismatch, ...]:
+    """List the flags with which runsc would not restore; an older image records none."""
+    if not saved:
+        return ()
+    old, new = recorded(saved), recorded(flags)
+    return tuple(
+        Mismatch(flag=name, saved=old[name], given=new[name], why=why)
+        for name, why in _reasons(old, new, tuple(specs))
+        if old[name] != new[name]
+    )
+
+
+def _reasons(
+    old: Mapping[str, str], new: Mapping[str, str], specs: tuple[Spec, ...]
+) -> Iterator[tuple[str, str]]:
+    if _on_disk(old["overlay2"], specs) != _on_disk(new["overlay2"], specs):
+        yield "overlay2", "files of the overlay are in memory for one and on disk for the other"
+    if (old["network"] == "host") != (new["network"] == "host"):
+        yield "network", "the network stack is the host's for one and gVisor's for the other"
+    if (old["directfs"] in _TRUE) != (new["directfs"] in _TRUE):
+        yield "directfs", "open files are reached in another way"
+    if new["platform"] == "ptrace":
+        yield "platform", "programs end with SIGILL"
+
+
+def _on_disk(overlay2: str, specs: tuple[Spec, ...]) -> tuple[bool, bool]:
+    """Tell whether any overlay's files lie on disk: those of root filesystems, those of mounts.
+
+    Only what can be written has an overlay. Which folder it is does not matter to runsc.
+    """
+    where, _, medium = overlay2.partition(":")
+    if not medium or medium.partition(",")[0] == _IN_MEMORY:
+        return False, False
+    roots = any(not spec.readonly for spec in specs)
+    mounts = any(_is_writable_bind(mount) for spec in specs for mount in spec.mounts)
+    return roots, where == "all" and mounts
+
+
+def _is_writable_bind(mount: SpecMount) -> bool:
+    options = mount.options or ()
+    return (mount.type == "bind" or not {"bind", "rbind"}.isdisjoint(options)) and (
+        "ro" not in options
+    )
