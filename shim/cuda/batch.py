@@ -5,7 +5,6 @@ What it prints is untrusted: JSON objects, one a line, version 1 of `native/batc
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Mapping, Sequence
 
 import msgspec
@@ -18,7 +17,6 @@ from shim.runsc.run import Completed
 
 VERSION = 1
 PIDS_MAX = 256
-_PRINTABLE = re.compile(r"[^\x20-\x7e]+")
 _MAX_PID = 1 << 22
 _HOLDERS_MAX = 4096
 _TEXT_MAX = 200
@@ -92,7 +90,7 @@ def parse(done: Completed) -> Found:
         raise Unavailable(message, remedy=_REMEDY)
     begun = [line for line in lines if line.step == "init"]
     if begun and not begun[0].ok:
-        message = f"cryo-cuda found no usable driver in the container: {_clean(begun[0].text)}"
+        message = f"cryo-cuda found no usable driver in the container: {_bounded(begun[0].text)}"
         raise Unavailable(message, remedy=_REMEDY)
     if lines[-1].step != "end" or not lines[-1].ok:
         message = f"cryo-cuda broke off in the container: {_said(done)}"
@@ -113,11 +111,11 @@ def _lines(done: Completed) -> list[Line]:
 
 def _said(done: Completed) -> str:
     text = done.stderr.decode("utf-8", "replace").strip().splitlines()
-    return _clean(text[0]) if text else f"exit status {done.status}"
+    return _bounded(text[0]) if text else f"exit status {done.status}"
 
 
-def _clean(text: str) -> str:
-    return _PRINTABLE.sub("?", text)[:_TEXT_MAX]
+def _bounded(text: str) -> str:
+    return text[:_TEXT_MAX]
 
 
 def _is_move(line: Line) -> bool:
@@ -131,7 +129,7 @@ def _is_pid(pid: int) -> bool:
 def _move(line: Line) -> Move:
     known = {state.value: state for state in CudaState}
     if line.state and line.state not in known:
-        message = f"cryo-cuda gave no state for process {line.pid} but {_clean(line.state)!r}"
+        message = f"cryo-cuda gave no state for process {line.pid} but {_bounded(repr(line.state))}"
         raise CudaError(message, pid=line.pid, remedy="check that the driver is one we know")
     return Move(
         step=line.step,
@@ -140,7 +138,7 @@ def _move(line: Line) -> Move:
         state=known.get(line.state),
         late=line.late,
         gone=line.gone,
-        words=_clean(line.text) or "no reason was given",
+        words=_bounded(line.text) or "no reason was given",
         took_s=min(max(line.ms, 0), _TOOK_MAX_MS) / 1000,
     )
 
@@ -153,8 +151,8 @@ def _holders(lines: Sequence[Line]) -> tuple[Holder, ...]:
     return tuple(
         Holder(
             pid=pid,
-            name=_clean(line.comm)[:64],
-            devices=frozenset({_clean(line.device)[:64]}),
+            name=_bounded(line.comm)[:64],
+            devices=frozenset({_bounded(line.device)[:64]}),
             driver_thread=line.thread,
         )
         for pid, line in sorted(found.items())

@@ -22,7 +22,7 @@ _MAX_PID = 1 << 22
 _PID = re.compile(r"[1-9][0-9]{0,6}")
 _MAX_HOLDERS = 4096
 _MAX_DEVICES = 256
-_PRINTABLE = re.compile(r"[^\x20-\x7e]")
+_TEXT_MAX = 64
 
 
 class Holder(Value):
@@ -47,9 +47,8 @@ def _pid(text: str) -> int | None:
     return int(text) if _PID.fullmatch(text) and int(text) < _MAX_PID else None
 
 
-def _clean(text: str) -> str:
-    """Make untrusted text fit for a message."""
-    return _PRINTABLE.sub("?", text)[:64]
+def _bounded(text: str) -> str:
+    return text[:_TEXT_MAX]
 
 
 def parse_address(text: str) -> str:
@@ -97,11 +96,11 @@ class _Reader:
 
     def _process(self, kind: str, pid: int, text: str) -> None:
         if kind in ("F", "M"):
-            self._hold(pid, _clean(text) or "mapping")
+            self._hold(pid, _bounded(text) or "mapping")
         elif kind == "C":
             self.threads.add(pid)
         elif kind == "N":
-            self.names[pid] = _clean(text)
+            self.names[pid] = _bounded(text)
 
     def _hold(self, pid: int, device: str) -> None:
         held = self.devices.setdefault(pid, set())
@@ -186,7 +185,7 @@ async def _by_lsof(guest: Guest, timeout_s: float) -> Scan | None:
 async def _by_asking(guest: Guest) -> Scan:
     """Take every process as a holder: cuda-checkpoint then says which have CUDA state."""
     rows = await guest.ps()
-    holders = tuple(Holder(pid=row.pid, name=_clean(row.command)) for row in rows)
+    holders = tuple(Holder(pid=row.pid, name=_bounded(row.command)) for row in rows)
     return Scan(method="ask", holders=holders, pids=frozenset(row.pid for row in rows))
 
 

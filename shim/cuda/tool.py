@@ -12,7 +12,6 @@ from shim.errors import CryoError, CudaError, DeadlineExceeded, ResourceExhauste
 from shim.model import CudaState
 from shim.runsc.run import Completed
 
-_PRINTABLE = re.compile(r"[^\x20-\x7e]+")
 _MEMORY = re.compile(r"out of memory", re.IGNORECASE)
 # CUDA_ERROR_NOT_READY: the driver gave up a lock at its own timeout.
 _NOT_READY = re.compile(r"not ready", re.IGNORECASE)
@@ -45,10 +44,10 @@ _UNUSABLE = "see that libcuda.so.1 is found in the container; --cuda ignore goes
 
 
 def said(done: Completed) -> str:
-    """Return the tool's last line, made fit for a message."""
+    """Return the tool's last line, cut to a bounded length."""
     text = (done.stderr.strip() or done.stdout.strip()).decode("utf-8", "replace")
     last = text.splitlines()[-1] if text else f"exit status {done.status} and no message"
-    return _PRINTABLE.sub(" ", last)[:_SAID_LIMIT]
+    return last[:_SAID_LIMIT]
 
 
 def refusal(action: Action, pid: int, words: str, *, tool: str = "cuda-checkpoint") -> CryoError:
@@ -104,8 +103,7 @@ class Tool:
         try:
             return CudaState(word)
         except ValueError as error:
-            shown = _PRINTABLE.sub(" ", word)[:_SAID_LIMIT]
-            message = f"cuda-checkpoint gave no state for process {pid} but {shown!r}"
+            message = f"cuda-checkpoint gave no state for process {pid} but {word!r:.{_SAID_LIMIT}}"
             raise CudaError(message, pid=pid, remedy="check the tool that is injected") from error
 
     async def act(

@@ -1,12 +1,33 @@
-"""How the sidecar writes its log: lines for people, or one JSON object a line for collectors."""
+"""How a log is written: lines for people, JSON for collectors, or the pairs of containerd's."""
 
 from __future__ import annotations
 
 import json
 import logging
 from datetime import UTC, datetime
+from types import TracebackType
 
-PLAIN = "%(asctime)s %(levelname)s %(name)s: %(message)s"
+from shim.host.text import printable
+
+_ExcInfo = tuple[type[BaseException], BaseException, TracebackType | None] | tuple[None, None, None]
+_PLAIN = "%(asctime)s %(levelname)s %(name)s: %(message)s"
+
+
+class Plain(logging.Formatter):
+    """A line for each record, and indented ones for its traceback: none of these looks like one."""
+
+    def __init__(self) -> None:
+        super().__init__(_PLAIN)
+
+    def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 - logging's name
+        """Write a record without its traceback."""
+        record.message = printable(record.message)
+        return super().formatMessage(record)
+
+    def formatException(self, ei: _ExcInfo) -> str:  # noqa: N802 - logging's name
+        """Write a traceback."""
+        lines = super().formatException(ei).split("\n")
+        return "\n".join(f"  {printable(line)}" for line in lines)
 
 
 class Json(logging.Formatter):
@@ -25,8 +46,21 @@ class Json(logging.Formatter):
         return json.dumps(fields)
 
 
+class Pairs(logging.Formatter):
+    """What containerd reads from a shim: name=value pairs on one line, a traceback included."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Write a record on one line."""
+        text = record.getMessage()
+        if record.exc_info:
+            text = f"{text} | {self.formatException(record.exc_info)}"
+        message = json.dumps(printable(text.replace("\n", " | ")), ensure_ascii=False)
+        time, level = self.formatTime(record), record.levelname
+        return f'time="{time}" level={level} msg={message} runtime=cryo'
+
+
 def set_up(level: str, style: str) -> None:
     """Send everything of at least `level` to stderr, as `plain` lines or as `json`."""
     handler = logging.StreamHandler()
-    handler.setFormatter(Json() if style == "json" else logging.Formatter(PLAIN))
+    handler.setFormatter(Json() if style == "json" else Plain())
     logging.basicConfig(level=level.upper(), handlers=[handler])

@@ -20,6 +20,7 @@ import click
 
 from shim import config
 from shim.errors import CryoError
+from shim.host.text import printable
 from shim.model import EngineName
 
 CANNOT_RUN = 77
@@ -123,7 +124,7 @@ def selftest(
     reason = (no_gpu if gpu == "real" else "") or _why_not_so(real=real, mib=gpu_mib, torch=pytorch)
     reason = reason or why_not(found)
     if reason or found is None:
-        print(f"cryo selftest: cannot run here: {reason}", file=sys.stderr)
+        print(printable(f"cryo selftest: cannot run here: {reason}"), file=sys.stderr)
         return CANNOT_RUN
     image = keep_image.absolute() if keep_image else None
     plan = Plan(

@@ -20,6 +20,7 @@ from shim.api.containerd.task.v3 import shim_pb2
 from shim.api.containerd.types import mount_pb2, task_pb2
 from shim.api.cryo.v1 import cryo_pb2
 from shim.errors import InvalidArgument
+from shim.host.text import printable
 from shim.model import (
     CheckpointOptions,
     CheckpointResult,
@@ -51,6 +52,7 @@ RESOURCES_TYPE = "types.containerd.io/opencontainers/runtime-spec/1/LinuxResourc
 # protobuf's Duration ends here; also keeps a nonsense number from overflowing a timer.
 _TIMEOUT_MAX_S = 365 * 86400.0
 _JSON_MAX = 1 << 20
+_TEXT_MAX = 4096
 
 _Key = TypeVar("_Key")
 _Number = TypeVar("_Number")
@@ -331,7 +333,7 @@ def to_task(view: TaskView) -> cryo_pb2.TaskInfo:
         gpu=view.gpu,
         exit=None if ended is None else cryo_pb2.Exit(status=ended.status, at=to_time(ended.at)),
         execs=view.execs,
-        warning=view.warning,
+        warning=printable(view.warning, _TEXT_MAX),
     )
 
 
@@ -359,7 +361,7 @@ def to_progress(progress: Progress) -> cryo_pb2.Progress:
     """Write one step of news."""
     return cryo_pb2.Progress(
         phase=_PHASES[progress.phase],
-        message=progress.message,
+        message=printable(progress.message, _TEXT_MAX),
         bytes_done=progress.bytes_done,
         bytes_total=progress.bytes_total,
         pid=progress.pid,
@@ -502,7 +504,7 @@ def to_checkpoint_result(result: CheckpointResult) -> cryo_pb2.CheckpointResult:
         engine=result.engine,
         processes=[_to_cuda(process) for process in result.processes],
         members=result.members,
-        warnings=result.warnings,
+        warnings=_texts(result.warnings),
         timings_s=result.timings_s,
     )
 
@@ -528,7 +530,7 @@ def to_restore_result(result: RestoreResult) -> cryo_pb2.RestoreResult:
         engine=result.engine,
         processes=[_to_cuda(process) for process in result.processes],
         members=result.members,
-        warnings=result.warnings,
+        warnings=_texts(result.warnings),
         timings_s=result.timings_s,
     )
 
@@ -545,8 +547,13 @@ def from_restore_result(message: cryo_pb2.RestoreResult) -> RestoreResult:
     )
 
 
+def _texts(texts: tuple[str, ...]) -> list[str]:
+    return [printable(text, _TEXT_MAX) for text in texts]
+
+
 def _to_cuda(process: CudaProcess) -> cryo_pb2.CudaProcess:
-    return cryo_pb2.CudaProcess(pid=process.pid, name=process.name, container=process.container)
+    name = printable(process.name, _TEXT_MAX)
+    return cryo_pb2.CudaProcess(pid=process.pid, name=name, container=process.container)
 
 
 def _from_cuda(message: cryo_pb2.CudaProcess) -> CudaProcess:

@@ -13,7 +13,7 @@ from shim.api.cryo.v1 import cryo_pb2, cryo_pb2_grpc
 from shim.errors import Cancelled, CryoError
 from shim.model import CheckpointOptions, RestoreOptions, TaskRef, check_id
 from shim.task.port import TaskService
-from shim.wire import convert
+from shim.wire import convert, status
 from shim.wire.edge import Context
 from shim.wire.operation import Operation, Operations
 from shim.wire.task_methods import DEFAULT_NAMESPACE
@@ -135,5 +135,5 @@ async def _outcome(operation: Operation[Any]) -> cryo_pb2.CancelResponse:
     except Cancelled:
         return _OUTCOME(outcome=_OUTCOME.OUTCOME_CANCELLED)
     except CryoError as error:
-        return _OUTCOME(outcome=_OUTCOME.OUTCOME_FAILED, message=error.message)
+        return _OUTCOME(outcome=_OUTCOME.OUTCOME_FAILED, message=status.details_of(error))
     return _OUTCOME(outcome=_OUTCOME.OUTCOME_COMPLETED)

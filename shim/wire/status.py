@@ -14,6 +14,7 @@ from google.protobuf.message import DecodeError
 from shim import errors
 from shim.api.cryo.v1 import cryo_pb2
 from shim.errors import CryoError, CudaError, RunscError
+from shim.host.text import printable
 from shim.wire.code import Code
 
 ERROR_KEY = "cryo-error-bin"
@@ -99,6 +100,4 @@ def _unpack(packed: bytes | None) -> cryo_pb2.ErrorInfo | None:
 
 
 def _clip(text: str) -> str:
-    # A path that is no UTF-8 must not keep its own error from being told.
-    text = text.encode("utf-8", "replace").decode("utf-8")
-    return text if len(text) <= _TEXT_MAX else text[: _TEXT_MAX - 3] + "..."
+    return printable(text, _TEXT_MAX)

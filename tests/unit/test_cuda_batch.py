@@ -72,7 +72,7 @@ def test_what_is_no_helper(done: Completed) -> None:
     with pytest.raises(Unavailable) as caught:
         parse(done)
 
-    assert caught.value.message.isprintable()
+    assert len(caught.value.message) < 400
     assert caught.value.remedy
 
 
@@ -115,7 +115,7 @@ def test_any_bytes(noise: bytes) -> None:
         try:
             parse(Completed(status=0, stdout=text, stderr=noise))
         except CryoError as error:
-            assert error.message.isprintable()  # noqa: PT017  # either way is fine
+            assert len(error.message) < 400  # noqa: PT017  # either way is fine
 
 
 # -- the program itself --------------------------------------------------------------------------

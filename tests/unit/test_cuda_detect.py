@@ -119,14 +119,14 @@ def test_what_is_no_pid_is_passed_over(pid: str) -> None:
     assert parse_lsof(f"{pid}\tx\t/dev/nvidia0\n").holders == ()
 
 
-def test_names_are_made_fit_for_messages() -> None:
-    """Escape sequences and long names do not reach a terminal."""
+def test_names_are_bounded() -> None:
+    """A long name is cut; what it has in it is made safe where it is shown."""
     scan = parse_scan("N 7 \x1b[31mred\x07" + "x" * 500 + "\nF 7 /dev/nvidia0\x1b\nE\n")
 
     assert scan is not None
-    assert scan.holders[0].name.startswith("?[31mred?x")
+    assert scan.holders[0].name.startswith("\x1b[31mred\x07x")
     assert len(scan.holders[0].name) == 64
-    assert scan.holders[0].devices == {"/dev/nvidia0?"}
+    assert scan.holders[0].devices == {"/dev/nvidia0\x1b"}
 
 
 def test_the_number_of_holders_is_bounded() -> None:
@@ -248,14 +248,13 @@ LINE = st.one_of(
 
 @given(lines=st.lists(LINE, max_size=30))
 def test_whatever_a_container_prints(lines: list[str]) -> None:
-    """Every output is an answer or none, with sane pids and printable, short names."""
+    """Every output is an answer or none, with sane pids and short names."""
     text = "\n".join(lines)
     for scan in (parse_scan(text), parse_scan(text + "\nE"), parse_lsof(text)):
         for holder in scan.holders if scan else ():
             assert 0 < holder.pid < 1 << 22
             assert holder.devices
             assert len(holder.name) <= 64
-            assert holder.name.isprintable()
 
 
 @given(raw=st.binary(max_size=200))

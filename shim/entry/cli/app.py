@@ -15,6 +15,7 @@ from shim.entry.cli import checkpoint, exits, host, images, processes, run, task
 from shim.entry.cli.groups import Group
 from shim.entry.cli.settings import Settings
 from shim.errors import CryoError
+from shim.host.text import printable
 
 
 @click.group("cryo", cls=Group, context_settings={"help_option_names": ["-h", "--help"]})
@@ -90,4 +91,4 @@ def main(argv: list[str] | None = None) -> NoReturn:
 
 def _complain(message: str, remedy: str = "") -> None:
     text = "; ".join(" ".join(part.split()) for part in (message, remedy) if part)
-    print(f"cryo: {text}", file=sys.stderr)
+    print(f"cryo: {printable(text)}", file=sys.stderr)

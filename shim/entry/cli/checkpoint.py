@@ -10,6 +10,7 @@ from shim.entry.cli.params import DEVICE_MAP, DURATION, PATH, PLACE, RENAME
 from shim.entry.cli.progress import Renderer
 from shim.entry.cli.settings import Settings, pass_settings
 from shim.entry.cli.table import size
+from shim.host.text import printable
 from shim.model import (
     CheckpointOptions,
     CheckpointResult,
@@ -172,11 +173,11 @@ def _summary(result: CheckpointResult | RestoreResult, text: str, shown: set[str
     noun = "process" if count == 1 else "processes"
     gpu = f", {count} GPU {noun} by engine {result.engine}" if count else ""
     pod = f", with {', '.join(result.members)}" if result.members else ""
-    print(f"{text}{pod}{gpu}, {took_s:.2f} s", file=sys.stderr)
+    print(printable(f"{text}{pod}{gpu}, {took_s:.2f} s"), file=sys.stderr)
     for warning in result.warnings:
         if warning in shown:
             continue
-        print(f"warning: {warning}", file=sys.stderr)
+        print(printable(f"warning: {warning}"), file=sys.stderr)
 
 
 COMMANDS = (checkpoint, restore)

@@ -10,6 +10,7 @@ import click
 from shim import __version__
 from shim.entry.cli.settings import Settings, pass_settings
 from shim.entry.cli.table import table
+from shim.host.text import printable
 
 
 @click.command("info")
@@ -59,7 +60,7 @@ def recover(settings: Settings, config_path: Path | None, state: str) -> None:
     from shim.entry import serve as sidecar
 
     done = recovery.run(sidecar.settings(config_path, sidecar.Overrides(state=state)))
-    settings.show(done, "\n".join(done))
+    settings.show(done, "\n".join(map(printable, done)))
 
 
 @click.command("serve")

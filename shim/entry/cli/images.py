@@ -10,6 +10,7 @@ from shim.entry.cli.params import PATH
 from shim.entry.cli.progress import Renderer
 from shim.entry.cli.settings import Settings, pass_settings
 from shim.entry.cli.table import size, table
+from shim.host.text import printable
 from shim.model import Verify
 
 _HEAD = ("IMAGE", "TASK", "CREATED", "SIZE", "ENGINE", "PROCESSES")
@@ -33,7 +34,7 @@ def ls(settings: Settings, *, quiet: bool) -> None:
         )
         for image in found
     ]
-    text = "\n".join(image.path for image in found) if quiet else table(_HEAD, rows)
+    text = "\n".join(printable(image.path) for image in found) if quiet else table(_HEAD, rows)
     settings.show(found, text)
 
 
@@ -61,7 +62,7 @@ def verify(settings: Settings, mode: str, path: str) -> None:
     """Check that an image is whole and that this host fits it."""
     with settings.client() as client, Renderer() as renderer:
         manifest = client.verify(path, Verify(mode), renderer.report)
-    settings.show(manifest, f"{path}: good")
+    settings.show(manifest, f"{printable(path)}: good")
 
 
 @click.command("delete")

@@ -9,6 +9,7 @@ from types import TracebackType
 from typing import Self, TextIO
 
 from shim.entry.cli.table import size
+from shim.host.text import printable
 from shim.model import Phase, Progress
 
 _BAR = 24
@@ -98,6 +99,10 @@ def _line(progress: Progress, text: str) -> str:
 
 
 def _said(progress: Progress) -> str:
+    return printable(_told(progress))
+
+
+def _told(progress: Progress) -> str:
     if progress.warning:
         return f"warning: {progress.message}"
     if progress.pid and progress.pid_state:

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 import click
 import msgspec
 
+from shim.host.text import printable_lines
+
 if TYPE_CHECKING:
     from shim.client import AsyncClient, Client
 
@@ -39,7 +41,7 @@ class Settings:
         if self.as_json:
             print(json.dumps(msgspec.to_builtins(value), indent=2))
         elif text:
-            print(text)
+            print(printable_lines(text))
 
 
 pass_settings = click.make_pass_decorator(Settings)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
+from shim.host.text import printable
+
 _GAP = "    "
 _UNITS = ("B", "KiB", "MiB", "GiB", "TiB")
 _STEP = 1024
@@ -23,7 +25,7 @@ def _line(row: Sequence[str], widths: Sequence[int]) -> str:
 
 def _cell(value: object) -> str:
     """Give a value on one line; nothing is a dash, so that columns can be counted."""
-    return " ".join(str(value).split()) or "-"
+    return printable(" ".join(str(value).split())) or "-"
 
 
 def size(count: float) -> str:

@@ -6,7 +6,7 @@ import logging
 import os
 from pathlib import Path
 
-_LINE_LIMIT = 4000
+_LINE_BYTES = 4000
 
 
 class FifoHandler(logging.Handler):
@@ -19,7 +19,7 @@ class FifoHandler(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         """Write one line, opening the fifo anew when its reader went away."""
-        line = self.format(record).replace("\n", " | ")[:_LINE_LIMIT].encode() + b"\n"
+        line = _cut(self.format(record).encode("utf-8", "replace")) + b"\n"
         for _ in range(2):
             try:
                 if self._fd < 0:
@@ -36,3 +36,8 @@ class FifoHandler(logging.Handler):
         if self._fd >= 0:
             os.close(self._fd)
             self._fd = -1
+
+
+def _cut(line: bytes) -> bytes:
+    """Keep a line whole in one write to a pipe, which takes no more than 4096 bytes at once."""
+    return line[:_LINE_BYTES].decode("utf-8", "ignore").encode()

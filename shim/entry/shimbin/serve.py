@@ -17,6 +17,7 @@ from typing import NamedTuple
 
 from shim import config as configs
 from shim.config import Config
+from shim.entry import logs
 from shim.entry.shimbin import flags as command_line
 from shim.entry.shimbin import places
 from shim.entry.shimbin.flags import Flags
@@ -144,12 +145,9 @@ def _detach(bundle: Path, *, debug: bool) -> None:
     os.close(null)
     os.chdir("/")
     handler = FifoHandler(bundle / "log")
-    logging.basicConfig(
-        level=logging.DEBUG if debug else logging.INFO,
-        handlers=[handler],
-        format='time="%(asctime)s" level=%(levelname)s msg="%(message)s" runtime=cryo',
-        force=True,
-    )
+    handler.setFormatter(logs.Pairs())
+    level = logging.DEBUG if debug else logging.INFO
+    logging.basicConfig(level=level, handlers=[handler], force=True)
     # Without CAP_SYS_RESOURCE it may not be lowered, which is no reason not to run.
     with contextlib.suppress(OSError):
         Path("/proc/self/oom_score_adj").write_text(_OOM_SCORE, "ascii")

@@ -10,6 +10,7 @@ from itertools import groupby
 from typing import TextIO
 
 from shim.entry.trial.outcome import KINDS, ON_GPU, Outcome, Proof, Span, Step
+from shim.host.text import printable
 from shim.model import Progress
 
 _BAR = 44
@@ -125,7 +126,7 @@ class Plain:
             self._say(line)
 
     def _say(self, line: str) -> None:
-        print(line, file=self._stream, flush=True)
+        print(printable(line), file=self._stream, flush=True)
 
 
 class Story:
@@ -158,7 +159,7 @@ class Story:
     def end(self, step: Step) -> None:
         """Tell the step and draw its phases."""
         style = self._style
-        what = ", ".join(filter(None, (self._what, step.detail)))
+        what = printable(", ".join(filter(None, (self._what, step.detail))))
         began = style.dim(f"{step.began_s:6.2f} s")
         took = duration(step.ended_s - step.began_s)
         self._clear()
@@ -174,7 +175,8 @@ class Story:
         bar = " " * before + self._style.paint("36", glyph * length)
         rest = " " * (_BAR - before - length)
         name = self._style.dim(f"{span.phase:<{_NAME - 1}}")
-        return f"{'':12}{name}{bar}{rest} {duration(span.seconds):>8}  {span.detail}".rstrip()
+        told = f"{duration(span.seconds):>8}  {printable(span.detail)}"
+        return f"{'':12}{name}{bar}{rest} {told}".rstrip()
 
     def outcome(self, outcome: Outcome) -> None:
         """Show the comparison and the verdict."""
@@ -189,7 +191,7 @@ class Story:
         self._say("")
         for line in verdict(outcome):
             paint = self._style.good if outcome.passed else self._style.bad
-            self._say(f"  {paint(line)}")
+            self._say(f"  {paint(printable(line))}")
         self._say("")
 
     def _proof(self, proof: Proof) -> str:
@@ -199,7 +201,7 @@ class Story:
 
     def _live(self, text: str) -> None:
         if self._style.live:
-            self._stream.write(f"\r\x1b[K{self._style.dim(text[:96])}")
+            self._stream.write(f"\r\x1b[K{self._style.dim(printable(text[:96]))}")
             self._stream.flush()
 
     def _clear(self) -> None:

@@ -1,0 +1,229 @@
+"""Text of a container or an image, at every place where text leaves this project."""
+
+from __future__ import annotations
+
+import io
+import logging
+import sys
+import unicodedata
+from collections.abc import Callable
+from datetime import UTC, datetime
+from typing import Any
+
+import msgspec
+import pytest
+from google.protobuf.message import Message
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from shim.entry import logs
+from shim.entry.cli import app
+from shim.entry.cli.checkpoint import _summary
+from shim.entry.cli.progress import Bar, Lines
+from shim.entry.cli.settings import Settings
+from shim.entry.cli.table import table
+from shim.entry.shimbin.logfifo import _cut
+from shim.entry.trial.outcome import Outcome, Step
+from shim.entry.trial.tell import Plain, Story, Style
+from shim.errors import CryoError, CudaError, RunscError
+from shim.model import (
+    CheckpointResult,
+    CudaProcess,
+    Phase,
+    Progress,
+    RestoreResult,
+    TaskView,
+)
+from shim.state import TaskState
+from shim.wire import convert, status
+
+FORGED = "\nERROR cryo: forged\r\n"
+CORPUS = (
+    "\x1b[31mred",
+    "\x1b]52;c;aGk=\x07",
+    "\x1b]0;title\x9c",
+    "\x9b2J",
+    "\u202egnp.exe",
+    "\u2066\u2069",
+    "\r",
+    "\x08\x08",
+    "\u2028",
+    "\udcff",
+    "\x00",
+    FORGED,
+)
+ACTING = frozenset({"Cc", "Cf", "Cs", "Co", "Zl", "Zp"})
+HOSTILE = st.lists(
+    st.sampled_from(CORPUS) | st.text(min_size=1, max_size=8), min_size=1, max_size=6
+).map("x".join)
+Edge = Callable[[str], str]
+
+
+def progress(text: str, *, warning: bool = False) -> Progress:
+    """Make a step of news."""
+    return Progress(phase=Phase.SAVE, message=text, warning=warning)
+
+
+def by(teller: Callable[[Any], Any], *news: Progress) -> str:
+    """Return what a teller of news writes, without the codes that are its own."""
+    out = io.StringIO()
+    told = teller(out)
+    for one in news:
+        told(one)
+    return out.getvalue().replace("\r\x1b[K", "\n")
+
+
+def printed(act: Callable[[], object]) -> str:
+    """Return what is printed to stdout and stderr."""
+    out = io.StringIO()
+    before = sys.stdout, sys.stderr
+    sys.stdout = sys.stderr = out
+    try:
+        act()
+    finally:
+        sys.stdout, sys.stderr = before
+    return out.getvalue()
+
+
+def logged(formatter: logging.Formatter, text: str, *, raised: bool = False) -> str:
+    """Return a record as a log has it."""
+    info = None
+    if raised:
+        error = ValueError(text)
+        info = type(error), error, None
+    record = logging.LogRecord("cryo", logging.INFO, "", 0, "said: %s", (text,), info)
+    return formatter.format(record)
+
+
+def told(teller: Plain | Story, text: str) -> str:
+    """Return what a selftest tells."""
+    step = Step(name="save", began_s=0, ended_s=1, detail=text)
+    teller.begin("save", text)
+    teller.progress(progress(text))
+    teller.progress(progress(text, warning=True))
+    teller.end(step)
+    teller.outcome(Outcome(error=text, remedy=text))
+    stream = teller._stream
+    assert isinstance(stream, io.StringIO)
+    return stream.getvalue()
+
+
+def checkpointed(text: str) -> CheckpointResult:
+    """Make the outcome of a checkpoint."""
+    return CheckpointResult(
+        image_path="/i",
+        size_bytes=1,
+        digest="",
+        engine=text,
+        processes=(CudaProcess(pid=1, name=text),),
+        warnings=(text,),
+        timings_s={},
+    )
+
+
+def texts(message: Message) -> str:
+    """Return every text of a message, each on a line of its own."""
+    found = []
+    for field, value in message.ListFields():
+        values = value if field.is_repeated else [value]
+        found += [one for one in values if isinstance(one, str) and field.name != "image_path"]
+        found += [texts(one) for one in values if isinstance(one, Message)]
+    return "\n".join(found)
+
+
+def complaint(text: str) -> str:
+    """Return what the command line prints of an error."""
+    return printed(lambda: app._complain(text, text))
+
+
+def summary(text: str) -> str:
+    """Return what the command line prints of a checkpoint."""
+    return printed(lambda: _summary(checkpointed(text), text, set()))
+
+
+def task(text: str) -> TaskView:
+    """Make a line of the listing of tasks."""
+    return TaskView(
+        namespace="n",
+        id="t",
+        bundle="/b",
+        pid=1,
+        state=TaskState.RUNNING,
+        created_at=datetime.now(UTC),
+        warning=text,
+    )
+
+
+def fifo_line(text: str) -> str:
+    """Return a line of a shim's log as containerd reads it."""
+    return _cut(logged(logs.Pairs(), text, raised=True).encode("utf-8", "replace")).decode()
+
+
+EDGES: dict[str, Edge] = {
+    "error of the command line": complaint,
+    "summary of the command line": summary,
+    "cell of a table": lambda text: table(("A", "B"), [(text, 1), (2, text)]),
+    "result of the command line": lambda text: printed(
+        lambda: Settings("", "", as_json=False).show(None, table(("A",), [(text,)]))
+    ),
+    "JSON of the command line": lambda text: printed(
+        lambda: Settings("", "", as_json=True).show({"a": text}, "")
+    ),
+    "line of news": lambda text: by(Lines, progress(text), progress(text, warning=True)),
+    "bar of news": lambda text: by(Bar, progress(text), progress(text, warning=True)),
+    "plain log": lambda text: logged(logs.Plain(), text),
+    "JSON log": lambda text: logged(logs.Json(), text, raised=True),
+    "log of a shim": lambda text: logged(logs.Pairs(), text, raised=True),
+    "fifo of a shim's log": fifo_line,
+    "status of a call": lambda text: status.details_of(CryoError(text, remedy=text)),
+    "error of a call": lambda text: texts(status.info_of(CudaError(text, pid=1, remedy=text))),
+    "error of runsc": lambda text: texts(status.info_of(RunscError("create", 1, text))),
+    "news over the wire": lambda text: texts(convert.to_progress(progress(text))),
+    "task over the wire": lambda text: texts(convert.to_task(task(text))),
+    "selftest in lines": lambda text: told(Plain(io.StringIO()), text),
+    "selftest as a story": lambda text: told(Story(io.StringIO(), Style(live=True)), text),
+}
+
+
+@pytest.mark.parametrize("edge", EDGES.values(), ids=EDGES.keys())
+@given(text=HOSTILE)
+@settings(max_examples=60, suppress_health_check=[HealthCheck.too_slow], deadline=None)
+def test_no_text_acts_on_a_terminal_or_forges_a_line(edge: Edge, text: str) -> None:
+    """Hostile text comes out with as many lines as harmless text, and none of its codes acts."""
+    shown = edge(text).replace("\r\x1b[K", "\n")
+    harmless = edge("x").replace("\r\x1b[K", "\n")
+
+    left = {unicodedata.category(c) for c in shown if c != "\n"} & ACTING
+    assert not left
+    assert len(shown.splitlines()) == len(harmless.splitlines())
+    shown.encode("utf-8")
+
+
+@pytest.mark.parametrize("text", CORPUS)
+def test_results_over_the_wire(text: str) -> None:
+    """Warnings and names of a checkpoint or a restore are made safe, and can be sent at all."""
+    made = checkpointed(text)
+    back = RestoreResult(pid=1, engine="phased", processes=made.processes, warnings=made.warnings)
+
+    for message in (
+        convert.to_checkpoint_result(msgspec.structs.replace(made, engine="phased")),
+        convert.to_restore_result(back),
+    ):
+        shown = texts(message)
+        assert not {unicodedata.category(c) for c in shown if c != "\n"} & ACTING
+        assert "\nERROR" not in shown
+
+
+def test_a_traceback_in_a_plain_log_is_indented() -> None:
+    """A line of a traceback cannot be taken for a record of its own."""
+    lines = logged(logs.Plain(), FORGED, raised=True).split("\n")
+
+    assert "cryo: said:  ERROR cryo: forged" in lines[0]
+    assert all(line.startswith("  ") for line in lines[1:])
+
+
+def test_the_pairs_of_a_shim_cannot_be_forged() -> None:
+    """A quote in a message ends no value: level and runtime are the record's own."""
+    line = logged(logs.Pairs(), 'x" level=error msg="forged')
+
+    assert line.endswith('msg="said: x\\" level=error msg=\\"forged" runtime=cryo')
