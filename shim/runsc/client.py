@@ -6,14 +6,15 @@ import asyncio
 import contextlib
 import json
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 from shim import points
 from shim.config import Config
 from shim.errors import CryoError, DeadlineExceeded, NotFound, RunscError, Unavailable
 from shim.host import procs
+from shim.host.keeper.port import KeeperPort, Spawned
 from shim.model import Stats, Value
 from shim.runsc import argv, control, kernel, statefile, urpc
 from shim.runsc.argv import CheckpointArgs, CreateArgs, ExecArgs, Global, RestoreArgs, runsc_id
@@ -47,26 +48,6 @@ class Born(Value):
 
     pid: int
     start: int
-
-
-class Nursery(Protocol):
-    """Who starts what outlives us and knows how it ended: `shim.host.keeper.client.Keeper`."""
-
-    async def spawn(
-        self,
-        argv: Sequence[str],
-        *,
-        stdin: int,
-        stdout: int,
-        stderr: int,
-        cwd: str = "/",
-        env: Mapping[str, str] | None = None,
-        pass_fds: Sequence[int] = (),
-    ) -> Any:
-        """Start a process as a child of the keeper; the answer has `pid` and `start`."""
-
-    async def wait(self, pid: int, start: int) -> Any:
-        """Wait for the end of a process; the answer has `status` and `at`."""
 
 
 class GuestProcess(Value):
@@ -176,13 +157,13 @@ class Runsc:
     """The runsc of one namespace: binary, root directory, flags and deadlines."""
 
     def __init__(
-        self, config: Config, capabilities: Capabilities, root: Path, nursery: Nursery
+        self, config: Config, capabilities: Capabilities, root: Path, keeper: KeeperPort
     ) -> None:
         self.capabilities = capabilities
         self.root = root
         self._flags = dict(config.runsc.flags)
         self._timeouts = config.timeouts
-        self._nursery = nursery
+        self._keeper = keeper
 
     @property
     def flags(self) -> dict[str, str]:
@@ -423,9 +404,9 @@ class Runsc:
         return self._born(making.command, Path(making.pid_file))
 
     @contextlib.asynccontextmanager
-    async def _spawned(self, whole: list[str], streams: Streams) -> AsyncIterator[Any]:
-        """Start through the nursery; leaving early kills the command and what it has begun."""
-        child = await self._nursery.spawn(
+    async def _spawned(self, whole: list[str], streams: Streams) -> AsyncIterator[Spawned]:
+        """Start through the keeper; leaving early kills the command and what it has begun."""
+        child = await self._keeper.spawn(
             whole, stdin=streams.stdin, stdout=streams.stdout, stderr=streams.stderr
         )
         try:
@@ -433,17 +414,17 @@ class Runsc:
         except BaseException:  # failed, cancelled, or it could not be written down
             # The sandbox has its pid written down by the command, at the end: it would be lost.
             procs.kill_tree(child.pid, child.start)
-            await asyncio.shield(self._nursery.wait(child.pid, child.start))
+            await asyncio.shield(self._keeper.wait(child.pid, child.start))
             raise
 
-    async def _ended(self, child: Any, command: str, timeout_s: float) -> int:
+    async def _ended(self, child: Spawned, command: str, timeout_s: float) -> int:
         try:
             async with asyncio.timeout(timeout_s):
-                ended = await self._nursery.wait(child.pid, child.start)
+                ended = await self._keeper.wait(child.pid, child.start)
         except TimeoutError as error:
             message = f"runsc {command} did not end in {timeout_s:g} s"
             raise DeadlineExceeded(message) from error
-        return int(ended.status)
+        return ended.status
 
     def _born(self, command: str, pid_file: Path) -> Born:
         try:
@@ -466,7 +447,7 @@ class Runsc:
     async def wait_spawn(self, task_id: str, streams: Streams) -> Born:
         """Start a `runsc wait`, which prints how the container ended when it has."""
         self._must_exist(task_id)
-        child = await self._nursery.spawn(
+        child = await self._keeper.spawn(
             self._global().argv("wait", runsc_id(task_id)),
             stdin=streams.stdin,
             stdout=streams.stdout,
@@ -477,7 +458,7 @@ class Runsc:
     async def exec_spawn(self, args: ExecArgs, streams: Streams, log: Path) -> Born:
         """Start an attached exec; the runsc process lives as long and ends with its exit status."""
         self._must_exist(args.id)
-        child = await self._nursery.spawn(
+        child = await self._keeper.spawn(
             self._global().argv("exec", *args.args(), log=str(log)),
             stdin=streams.stdin,
             stdout=streams.stdout,

@@ -84,6 +84,8 @@ class Script:
 class FakeNursery:
     """Starts `program` whatever it is asked to start, as a child of the test, and waits for it."""
 
+    closed = False
+
     program: list[str] = field(default_factory=lambda: ["/bin/true"])
     spawned: list[list[str]] = field(default_factory=list)
     children: dict[int, asyncio.subprocess.Process] = field(default_factory=dict)
@@ -95,7 +97,6 @@ class FakeNursery:
         stdin: int,
         stdout: int,
         stderr: int,
-        cwd: str = "/",
         env: Mapping[str, str] | None = None,
         pass_fds: Sequence[int] = (),
     ) -> Spawned:
@@ -107,6 +108,18 @@ class FakeNursery:
     async def wait(self, pid: int, start: int) -> Exited:
         status = await self.children[pid].wait()
         return Exited(status if status >= 0 else 128 - status, datetime.now(UTC))
+
+    async def hold(self, name: str, fd: int) -> None:
+        raise NotImplementedError
+
+    async def fetch(self, name: str) -> int | None:
+        raise NotImplementedError
+
+    async def drop(self, name: str) -> None:
+        raise NotImplementedError
+
+    async def close(self) -> None:
+        raise NotImplementedError
 
 
 def client(script: Script, *, new: bool = True, timeouts: Timeouts | None = None) -> Runsc:

@@ -59,7 +59,6 @@ class FakeKeeper:
         stdin: int,
         stdout: int,
         stderr: int,
-        cwd: str = "/",
         env: Mapping[str, str] | None = None,
         pass_fds: Sequence[int] = (),
     ) -> Spawned:

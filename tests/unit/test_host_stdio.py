@@ -15,7 +15,7 @@ from shim.errors import DeadlineExceeded, FailedPrecondition, InvalidArgument, N
 from shim.host import procs, stdio
 from shim.host.keeper.client import Keeper, Spawned
 from shim.model import Stdio, TaskRef
-from tests.unit.test_host_keeper import children, end_keeper
+from tests.unit.helpers_keeper import children, end_keeper
 
 REF = TaskRef(namespace="n", id="t")
 

@@ -43,10 +43,15 @@ def shell_status(code: int) -> int:
 class Exits:
     """What is remembered: every spawned child's end until asked for, and the newest others."""
 
-    def __init__(self) -> None:
-        """Begin with nothing."""
+    def __init__(self, others_max: int = _ANYBODY_MAX) -> None:
+        """Begin with nothing; `others_max` is how many ends are kept that were asked for."""
+        self._others_max = others_max
         self._unasked: dict[Key, End | None] = {}
         self._ended: dict[Key, End] = {}
+
+    def __len__(self) -> int:
+        """Count the processes of which something is remembered."""
+        return len(self._unasked) + len(self._ended)
 
     def expect(self, key: Key) -> None:
         """Remember this child's end until somebody asks, however many others end meanwhile."""
@@ -71,7 +76,7 @@ class Exits:
 
     def _remember(self, key: Key, end: End) -> None:
         self._ended[key] = end
-        if len(self._ended) > _ANYBODY_MAX:
+        if len(self._ended) > self._others_max:
             del self._ended[next(iter(self._ended))]
 
     def dump(self) -> list[list[float]]:
@@ -96,8 +101,16 @@ def reap_one() -> tuple[Key, End] | None:
         return None
     # While it is not reaped its number cannot be reused, and /proc still tells when it started.
     start = procstat.start_time(found.si_pid) or 0
-    _, code = os.waitpid(found.si_pid, 0)
-    return Key(found.si_pid, start), End(shell_status(code), time.time())
+    return Key(found.si_pid, start), reap(found.si_pid)
+
+
+def reap(pid: int) -> End:
+    """Reap a child that has ended."""
+    try:
+        _, code = os.waitpid(pid, 0)
+    except ChildProcessError:  # somebody else has
+        return unseen()
+    return End(shell_status(code), time.time())
 
 
 def _reaped_code(pidfd: int) -> int | None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 
-# All names together must fit in one reply.
 _NAMES_MAX = 1024
 _NAME_MAX = 128
 
@@ -41,6 +40,7 @@ class Held:
         if fd is not None:
             os.close(fd)
 
-    def names(self) -> list[str]:
-        """List what is held."""
-        return list(self._fds)
+    @property
+    def empty(self) -> bool:
+        """Tell whether nothing is held."""
+        return not self._fds

@@ -1,11 +1,32 @@
-"""What the rooms above need of a keeper, the separate process or the one inside a shim."""
+"""What the layers above need of a keeper: the separate process, or the one inside a shim."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Protocol
+from datetime import UTC, datetime
+from typing import NamedTuple, Protocol, Self
 
-from shim.host.keeper.client import Exited, Spawned
+from shim.host.keeper.exits import End
+
+
+class Spawned(NamedTuple):
+    """A process, exactly: `start` is in clock ticks since boot."""
+
+    pid: int
+    start: int
+
+
+class Exited(NamedTuple):
+    """How a process ended. Not `known`: it is over, and nobody saw how; the status is 255."""
+
+    status: int
+    at: datetime
+    known: bool = True
+
+    @classmethod
+    def of(cls, end: End) -> Self:
+        """Take what the keeper's own books have."""
+        return cls(end.status, datetime.fromtimestamp(end.at, UTC), end.known)
 
 
 class KeeperPort(Protocol):
@@ -13,7 +34,7 @@ class KeeperPort(Protocol):
 
     @property
     def closed(self) -> bool:
-        """Tell whether it can no longer be asked."""
+        """Tell whether it was closed, so that it can no longer be asked."""
 
     async def spawn(
         self,
@@ -22,20 +43,31 @@ class KeeperPort(Protocol):
         stdin: int,
         stdout: int,
         stderr: int,
-        cwd: str = "/",
         env: Mapping[str, str] | None = None,
         pass_fds: Sequence[int] = (),
     ) -> Spawned:
-        """Start a program in a session of its own."""
+        """Start a program in a session of its own, in the folder `/`, with default signals.
+
+        The descriptors stay the caller's, who may close them at once; `pass_fds` are 3, 4, 5...
+        in the program. A terminal as stdin becomes its controlling terminal. No `env` means this
+        process's own.
+
+        Raises:
+            NotFound: no such program.
+            InvalidArgument: a NUL in an argument, or a variable that is none.
+        """
 
     async def wait(self, pid: int, start: int) -> Exited:
-        """Return how a process ended, when it has."""
+        """Return how a process ended, when it has: a child, an orphan, or any other process.
+
+        Many may wait for one process; a wait may be cancelled and asked again.
+        """
 
     async def hold(self, name: str, fd: int) -> None:
-        """Keep a copy of `fd` open under `name`."""
+        """Keep a copy of `fd` open under `name`, in place of an earlier one."""
 
     async def fetch(self, name: str) -> int | None:
-        """Return a copy of what is held under `name`."""
+        """Return a copy of what is held under `name`, which is then the caller's to close."""
 
     async def drop(self, name: str) -> None:
         """Close what is held under `name`; nothing there is fine."""

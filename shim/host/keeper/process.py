@@ -33,7 +33,11 @@ def become_subreaper() -> None:
     if libc.prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0):
         number = ctypes.get_errno()
         raise OSError(number, os.strerror(number))
-    libc.prctl(_PR_SET_NAME, NAME, 0, 0, 0)
+
+
+def take_name() -> None:
+    """Be called `NAME` in ps and top."""
+    ctypes.CDLL(None).prctl(_PR_SET_NAME, NAME, 0, 0, 0)
 
 
 def signal_pipe() -> int:

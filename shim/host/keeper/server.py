@@ -42,6 +42,8 @@ class Server:
     def __init__(self, path: str, idle_s: float = _IDLE_S) -> None:
         """Become subreaper and listen at `path`; from here on clients may connect."""
         process.become_subreaper()
+        process.take_name()
+        spawn.close_on_exec()
         self._path = path
         self._idle_s = idle_s
         self._limit = spawn.raise_limit()
@@ -64,12 +66,10 @@ class Server:
             "hold": self._hold,
             "fetch": self._fetch,
             "drop": self._drop,
-            "names": self._names,
-            "quit": self._quit,
         }
 
     def run(self) -> None:
-        """Serve until told to quit, or until nobody has needed us for a while."""
+        """Serve until told to end, or until nobody has needed us for a while."""
         while self._running:
             ready = self._selector.select(self._idle_s if self._idle() else None)
             for key, mask in ready:
@@ -78,7 +78,7 @@ class Server:
                 self._running = not self._retire()
 
     def _idle(self) -> bool:
-        return not (self._peers or self._held.names() or exits.has_children())
+        return self._held.empty and not (self._peers or exits.has_children())
 
     def _watch_fd(self, fd: int | socket.socket, then: Callable[[int], None]) -> None:
         self._selector.register(fd, selectors.EVENT_READ, then)
@@ -224,7 +224,7 @@ class Server:
         argv, env = _texts(message, "argv"), _strings(message, "env")
         if not argv or len(fds) < 3:  # noqa: PLR2004 - stdin, stdout, stderr
             raise Refusal(errno.EINVAL, "a program needs a name and three descriptors")
-        program = spawn.Program(argv, env, _text(message, "cwd"), fds)
+        program = spawn.Program(argv, env, fds)
         try:
             pid = spawn.spawn(program, self._limit)
         except OSError as error:
@@ -255,20 +255,8 @@ class Server:
         self._held.drop(_text(message, "name"))
         return {}, []
 
-    def _names(self, _peer: Peer, _message: wire.Message, _fds: list[int]) -> _Answer:
-        return {"names": self._held.names()}, []
-
     def _hello(self, _peer: Peer, _message: wire.Message, _fds: list[int]) -> _Answer:
         return {"version": wire.VERSION, "pid": os.getpid()}, []
-
-    def _quit(self, _peer: Peer, _message: wire.Message, _fds: list[int]) -> _Answer:
-        self._reap()
-        if exits.has_children():
-            raise Refusal(errno.EBUSY, "it has children")
-        if not self._retire():
-            raise Refusal(errno.EBUSY, "a client is just connecting")
-        self._running = False
-        return {}, []
 
     # Endings
 

@@ -1,21 +1,29 @@
-"""Start a program as a child of the keeper: fork, arrange, exec. Single-threaded callers only."""
+"""Start a program as a child of this process: the one way for the keeper and for a shim.
+
+posix_spawn runs nothing of ours between fork and exec, so a process with threads may call it too.
+"""
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import fcntl
 import os
 import resource
 import signal
-import struct
-import termios
-from typing import NamedTuple, NoReturn
-
-_ERRNO = struct.Struct("=i")
-
+from typing import NamedTuple
 
 _Limit = tuple[int, int]
+_FIRST_OTHER = 3
+# The rest cannot be changed; 32 and 33 belong to the C library, which leaves them out itself.
+_RESET = signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP}
+
+
+class Program(NamedTuple):
+    """What to start. `fds` become 0, 1, 2, 3... in that order; nothing else stays open."""
+
+    argv: list[str]
+    env: dict[str, str]
+    fds: list[int]
 
 
 def raise_limit() -> _Limit:
@@ -25,90 +33,94 @@ def raise_limit() -> _Limit:
     return before
 
 
-class Program(NamedTuple):
-    """What to start. `fds` become 0, 1, 2, 3... in that order; nothing else stays open."""
+def close_on_exec() -> None:
+    """Keep what this process was started with to itself: its own descriptors are so already."""
+    for name in os.listdir("/proc/self/fd"):  # noqa: PTH208 - no pathlib here
+        number = int(name)
+        if number >= _FIRST_OTHER and _is_open(number):
+            os.set_inheritable(number, False)
 
-    argv: list[str]
-    env: dict[str, str]
-    cwd: str
-    fds: list[int]
+
+def _is_open(number: int) -> bool:
+    try:
+        fcntl.fcntl(number, fcntl.F_GETFD)
+    except OSError:
+        return False  # the one by which the folder was read
+    return True
 
 
-def spawn(program: Program, limit: _Limit) -> int:
-    """Start the program in a session of its own and return its pid.
+def spawn(program: Program, limit: _Limit | None = None) -> int:
+    """Start the program in a session of its own, in this process's folder, and return its pid.
+
+    It gets the default action for every signal and none blocked. Where its stdin is a terminal
+    that no other session has, it is its controlling terminal: `runsc exec` passes on what is typed
+    there (Ctrl-C) as the signal that only the terminal's own session gets.
+
+    `limit` is the program's RLIMIT_NOFILE where it is not this process's; a process with threads
+    that open files at the same time must not ask for one.
 
     Raises:
-        OSError: fork, chdir or exec failed; no child is left.
+        OSError: it cannot be started; no child is left.
     """
-    reader, writer = os.pipe2(os.O_CLOEXEC)
-    with open(reader, "rb") as report:  # noqa: PTH123 - a descriptor, not a path
-        try:
-            pid = _fork()
-            if pid == 0:
-                _become(program, limit, writer)
-        finally:
-            os.close(writer)
-        failed = report.read(_ERRNO.size)
-    if len(failed) == _ERRNO.size:
-        os.waitpid(pid, 0)
-        number = _ERRNO.unpack(failed)[0]
-        raise OSError(number, os.strerror(number))
-    return pid
-
-
-def _fork() -> int:
-    # Blocked: a signal to the young child would be noted in the pipe that it shares with us.
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
-    pid = -1
+    path = _found(program)
+    copies = _above(program.fds)
     try:
-        pid = os.fork()
-    finally:
-        if pid != 0:
-            signal.pthread_sigmask(signal.SIG_SETMASK, before)
-    return pid
-
-
-def _become(program: Program, limit: _Limit, report: int) -> NoReturn:
-    """Turn the forked child into the program, or report why not."""
-    try:
-        os.setsid()
-        report = _place(program.fds, report)
-        _take_terminal()
-        _reset_signals()
+        if limit is None:
+            return _start(path, program, copies)
+        own = resource.getrlimit(resource.RLIMIT_NOFILE)
         resource.setrlimit(resource.RLIMIT_NOFILE, limit)
-        os.chdir(program.cwd)
-        os.execvpe(program.argv[0], program.argv, program.env)
-    except OSError as error:
-        os.write(report, _ERRNO.pack(error.errno or errno.EINVAL))
-    except ValueError:  # a NUL, or text that no file name can hold
-        os.write(report, _ERRNO.pack(errno.EINVAL))
+        try:
+            return _start(path, program, copies)
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, own)
+    except ValueError as error:  # a NUL, or text that no file name can hold
+        raise OSError(errno.EINVAL, os.strerror(errno.EINVAL)) from error
     finally:
-        os._exit(127)
+        for fd in copies:
+            os.close(fd)
 
 
-def _place(fds: list[int], report: int) -> int:
-    # Out of the way first: a source must not be overwritten by another one's destination.
-    base = len(fds)
-    report = fcntl.fcntl(report, fcntl.F_DUPFD_CLOEXEC, base)
-    moved = [fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, base) for fd in fds]
-    for number, fd in enumerate(moved):
-        os.dup2(fd, number, inheritable=True)
-    os.closerange(base, report)
-    os.closerange(report + 1, os.sysconf("SC_OPEN_MAX"))
-    return report
+def _start(path: str, program: Program, copies: list[int]) -> int:
+    actions: list[tuple[int, ...] | tuple[int, int, str, int, int]] = []
+    if copies and os.isatty(copies[0]):
+        # The first of a new session to open a terminal has it (tty(4)); opened again below.
+        actions.append((os.POSIX_SPAWN_OPEN, 0, f"/proc/self/fd/{copies[0]}", os.O_RDWR, 0))
+    actions += [(os.POSIX_SPAWN_DUP2, fd, place) for place, fd in enumerate(copies)]
+    return os.posix_spawn(
+        path,
+        program.argv,
+        program.env,
+        file_actions=actions,
+        setsid=True,
+        setsigmask=(),
+        setsigdef=_RESET,
+    )
 
 
-def _take_terminal() -> None:
-    # `runsc exec` forwards what is typed as a signal (Ctrl-C), which only a terminal's own session
-    # gets. One that is another's stays so.
-    if os.isatty(0):
-        with contextlib.suppress(OSError):
-            fcntl.ioctl(0, termios.TIOCSCTTY, 0)
+def _above(fds: list[int]) -> list[int]:
+    """Copy descriptors to numbers above their places, so that none is overwritten."""
+    copies: list[int] = []
+    try:
+        above = max(len(fds), _FIRST_OTHER)
+        copies.extend(fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, above) for fd in fds)
+    except OSError:
+        for fd in copies:
+            os.close(fd)
+        raise
+    return copies
 
 
-def _reset_signals() -> None:
-    # exec keeps what is ignored, and Python ignores SIGPIPE.
-    for number in signal.valid_signals():
-        if number not in {signal.SIGKILL, signal.SIGSTOP}:
-            signal.signal(number, signal.SIG_DFL)
-    signal.pthread_sigmask(signal.SIG_SETMASK, [])
+def _found(program: Program) -> str:
+    """Find a program without a slash on the PATH that it is given.
+
+    Raises:
+        FileNotFoundError: it is not there.
+    """
+    name = program.argv[0]
+    if "/" in name:
+        return name
+    for folder in os.get_exec_path(program.env):
+        path = f"{folder}/{name}"
+        if os.path.isfile(path) and os.access(path, os.X_OK):  # noqa: PTH113 - no pathlib here
+            return path
+    raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), name)

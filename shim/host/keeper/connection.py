@@ -1,0 +1,195 @@
+"""One connection to a keeper process, from asyncio: requests, answers, and its end."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import socket
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from shim.errors import CryoError, InvalidArgument, Unavailable
+from shim.host import procs
+from shim.host.keeper import starter, wire
+from shim.host.keeper.exits import End
+from shim.host.keeper.peer import Peer
+from shim.host.keeper.port import Spawned
+from shim.host.oserror import typed_number
+
+_ANSWER_S = 30.0
+
+
+class Answer(NamedTuple):
+    """What a request brought: plain data, and descriptors that are the caller's."""
+
+    fields: dict[str, Any]
+    fds: list[int]
+
+
+class Connection:
+    """A connection to the keeper. All methods raise Unavailable once it is over.
+
+    `pid` is the keeper's own. `on_lost` is called once when the keeper is gone.
+    """
+
+    def __init__(self, sock: socket.socket, on_lost: Callable[[], None]) -> None:
+        """Take over a connected socket; use `open` instead."""
+        self._peer = Peer(sock)
+        self.pid = self._peer.credentials().pid
+        self._on_lost = on_lost
+        self._loop = asyncio.get_running_loop()
+        self._pending: dict[int, asyncio.Future[Answer]] = {}
+        self._waits: dict[Spawned, asyncio.Future[Answer]] = {}
+        self._number = 0
+        self._gone: CryoError | None = None
+        self._loop.add_reader(sock, self._read)
+
+    @classmethod
+    async def open(cls, state_dir: Path, idle_s: float, on_lost: Callable[[], None]) -> Connection:
+        """Reach the keeper of `state_dir`; start it when there is none.
+
+        Raises:
+            Unavailable: it does not start or does not answer.
+        """
+        loop = asyncio.get_running_loop()
+        dialled = loop.run_in_executor(None, starter.connect, state_dir, idle_s)
+        try:
+            sock = await asyncio.shield(dialled)
+        except asyncio.CancelledError:
+            dialled.add_done_callback(_close_result)
+            raise
+        return cls(sock, on_lost)
+
+    @property
+    def closed(self) -> bool:
+        """Tell whether the connection is over."""
+        return self._gone is not None
+
+    async def ask(self, op: str, fields: dict[str, Any], fds: list[int], *, doing: str) -> Answer:
+        """Send a request and return its answer; whoever is cancelled meanwhile leaves nothing.
+
+        Raises:
+            CryoError: the keeper refused.
+            Unavailable: it is gone, or did not answer in time.
+        """
+        number = self._send(op, fields, fds)
+        future = self._pending[number]
+        try:
+            async with asyncio.timeout(_ANSWER_S):
+                answer = await future
+        except TimeoutError as error:
+            message = f"the keeper did not {doing} within {_ANSWER_S:.0f} s"
+            raise Unavailable(message, remedy="look at its process, cryo-keeper") from error
+        except asyncio.CancelledError:
+            # The answer may have come in the same turn of the loop as the cancellation.
+            if future.done() and not future.cancelled() and future.exception() is None:
+                _give_up(future.result())
+            raise
+        finally:
+            self._pending.pop(number, None)
+        if "errno" in answer.fields:
+            raise _refusal(answer.fields, doing)
+        return answer
+
+    async def wait(self, process: Spawned) -> End:
+        """Return how a process ended, when it has; waits for one process share a request."""
+        future = self._waits.get(process)
+        if future is None:
+            number = self._send("wait", {"pid": process.pid, "start": process.start}, [])
+            future = self._waits[process] = self._pending[number]
+            future.add_done_callback(lambda done: self._waited(process, done))
+        fields = (await asyncio.shield(future)).fields
+        return End(fields["status"], fields["at"], fields["known"])
+
+    def close(self) -> None:
+        """Leave; the keeper stays."""
+        self._end(Unavailable("the connection to the keeper was closed"))
+
+    def _send(self, op: str, fields: dict[str, Any], fds: list[int]) -> int:
+        if self._gone is not None:
+            raise self._gone
+        self._number += 1
+        try:
+            self._peer.send({"n": self._number, "op": op, **fields}, fds)
+        except ValueError as error:
+            raise InvalidArgument(str(error), remedy="pass less, or in a file") from error
+        except OSError as error:
+            self._lose()
+            raise _lost() from error
+        if self._peer.pending:
+            self._loop.add_writer(self._peer.sock, self._flush)
+        self._pending[self._number] = self._loop.create_future()
+        return self._number
+
+    def _flush(self) -> None:
+        try:
+            self._peer.flush()
+        except OSError:
+            self._lose()
+            return
+        if not self._peer.pending:
+            self._loop.remove_writer(self._peer.sock)
+
+    def _read(self) -> None:
+        try:
+            received = wire.receive(self._peer.sock)
+        except BlockingIOError:
+            return
+        except (OSError, wire.BadMessage):
+            received = None
+        if received is None:
+            self._lose()
+        else:
+            self._deliver(*received)
+
+    def _deliver(self, message: wire.Message, fds: list[int]) -> None:
+        answer = Answer(message.get("ok", message), fds)
+        future = self._pending.pop(message.get("n", 0), None)
+        if future is None or future.done():
+            _give_up(answer)
+        else:
+            future.set_result(answer)
+
+    def _waited(self, process: Spawned, done: asyncio.Future[Answer]) -> None:
+        self._waits.pop(process, None)
+        if not done.cancelled():
+            done.exception()  # it may be that nobody waits any more
+
+    def _lose(self) -> None:
+        if self._gone is None:
+            self._end(_lost())
+            self._on_lost()
+
+    def _end(self, why: CryoError) -> None:
+        if self._gone is not None:
+            return
+        self._gone = why
+        self._loop.remove_reader(self._peer.sock)
+        self._loop.remove_writer(self._peer.sock)
+        self._peer.close()
+        pending, self._pending = self._pending, {}
+        for future in pending.values():
+            if not future.done():
+                future.set_exception(type(why)(why.message, remedy=why.remedy))
+
+
+def _lost() -> Unavailable:
+    return Unavailable("the keeper is gone", remedy="try again: another one is started")
+
+
+def _refusal(fields: dict[str, Any], doing: str) -> CryoError:
+    error = typed_number(fields["errno"], doing)
+    return type(error)(f"cannot {doing}: {fields['error']}", remedy=error.remedy)
+
+
+def _give_up(answer: Answer) -> None:
+    """Undo what nobody waits for any longer: close descriptors, end a process just started."""
+    wire.close_all(answer.fds)
+    if "pid" in answer.fields:
+        procs.kill(answer.fields["pid"], answer.fields["start"], signal.SIGKILL)
+
+
+def _close_result(dialled: asyncio.Future[socket.socket]) -> None:
+    if not dialled.cancelled() and dialled.exception() is None:
+        dialled.result().close()

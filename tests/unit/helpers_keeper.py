@@ -1,0 +1,56 @@
+"""What the tests of both keepers share: looking at processes, and ending a keeper."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import select
+import signal
+import socket
+import sys
+from pathlib import Path
+
+from shim.host.keeper import starter
+from shim.host.keeper.port import Exited, KeeperPort, Spawned
+
+
+def names(path: Path | str) -> list[str]:
+    """List a folder."""
+    return [each.name for each in Path(path).iterdir()]
+
+
+def children(pid: int) -> list[int]:
+    """List the children of a process."""
+    return [int(each) for each in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+
+def end_keeper(state_dir: Path) -> None:
+    """End the keeper of a state folder with all its children, if one is there."""
+    sock = starter._dial(state_dir)
+    if sock is None:
+        return
+    with sock:
+        credentials = sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12)
+    pid = int.from_bytes(credentials[:4], sys.byteorder)
+    fd = os.pidfd_open(pid)
+    try:
+        for child in children(pid):
+            os.kill(child, signal.SIGKILL)
+        os.kill(pid, signal.SIGKILL)
+        assert select.select([fd], [], [], 10)[0], "the keeper did not die"
+    finally:
+        os.close(fd)
+
+
+async def ended(keeper: KeeperPort, process: Spawned) -> Exited:
+    """Wait, but not for ever."""
+    async with asyncio.timeout(60):
+        return await keeper.wait(*process)
+
+
+def assert_as_known_as_can_be(found: Exited) -> None:
+    """Check the end by SIGTERM of a process that the keeper could not reap."""
+    version = tuple(int(each) for each in os.uname().release.split(".")[:2])
+    if version >= (6, 15):
+        assert found.known
+    assert found.status == (143 if found.known else 255)

@@ -1,0 +1,427 @@
+"""What every keeper does, the process of its own and the one inside a shim: one contract."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import ctypes
+import json
+import os
+import resource
+import signal
+import sys
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from shim.errors import InvalidArgument, NotFound, Unavailable
+from shim.host import procs
+from shim.host.keeper import exits
+from shim.host.keeper.client import Keeper
+from shim.host.keeper.local import LocalKeeper
+from shim.host.keeper.port import Exited, KeeperPort, Spawned
+from tests.unit.helpers_keeper import (
+    assert_as_known_as_can_be,
+    children,
+    end_keeper,
+    ended,
+    names,
+)
+
+Start = Callable[..., Coroutine[Any, Any, Spawned]]
+_PR_SET_CHILD_SUBREAPER = 36
+
+
+@contextlib.asynccontextmanager
+async def a_process(folder: Path) -> AsyncIterator[Keeper]:
+    """Give a keeper that is a process of its own, and end it with its children."""
+    keeper = await Keeper.connect(folder)
+    try:
+        yield keeper
+    finally:
+        await keeper.close()
+        await asyncio.to_thread(end_keeper, folder)
+
+
+@contextlib.asynccontextmanager
+async def a_shims(_folder: Path) -> AsyncIterator[LocalKeeper]:
+    """Give a shim's keeper, which is this very process, and end what was started."""
+    before = set(children(os.getpid()))
+    keeper = LocalKeeper(before.__contains__)
+    try:
+        yield keeper
+    finally:
+        for pid in set(children(os.getpid())) - before:
+            start = procs.start_time(pid) or 0
+            procs.kill_tree(pid, start)
+            await keeper.wait(pid, start)
+        await keeper.close()
+        ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 0, 0, 0, 0)
+
+
+@pytest.fixture(params=(a_process, a_shims), ids=("process", "shim"))
+async def keeper(
+    request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> AsyncIterator[KeeperPort]:
+    """Give each kind of keeper."""
+    monkeypatch.chdir("/")  # where a shim is
+    async with request.param(tmp_path / "state") as made:
+        yield made
+
+
+@pytest.fixture
+def parent(keeper: KeeperPort) -> int:
+    """Give the process whose children the keeper's are."""
+    return keeper.pid if isinstance(keeper, Keeper) else os.getpid()
+
+
+@pytest.fixture
+def null() -> Iterator[int]:
+    """Give /dev/null."""
+    fd = os.open("/dev/null", os.O_RDWR)
+    try:
+        yield fd
+    finally:
+        os.close(fd)
+
+
+@pytest.fixture
+def start(keeper: KeeperPort, null: int) -> Start:
+    """Start a program with null streams."""
+
+    async def run(*argv: str, **more: Any) -> Spawned:
+        streams = {"stdin": null, "stdout": null, "stderr": null, **more}
+        return await keeper.spawn(argv, **streams)
+
+    return run
+
+
+@pytest.mark.parametrize(
+    ("script", "status"), (("exit 7", 7), ("kill -9 $$", 137), ("kill -15 $$", 143), ("true", 0))
+)
+async def test_exit_status_is_shell_style(
+    keeper: KeeperPort, start: Start, script: str, status: int
+) -> None:
+    """A code is itself and a signal is 128 and its number."""
+    found = await ended(keeper, await start("sh", "-c", script))
+
+    assert (found.status, found.known) == (status, True)
+
+
+async def test_wait_after_the_end_and_again(keeper: KeeperPort, start: Start) -> None:
+    """The end is told to whoever asks later, as often as asked."""
+    first = await start("sh", "-c", "exit 3")
+    second = await start("sh", "-c", "exit 4")
+
+    assert (await ended(keeper, second)).status == 4
+    assert (await ended(keeper, first)).status == 3
+    assert (await ended(keeper, first)).status == 3
+
+
+async def test_many_wait_for_one_and_some_give_up(keeper: KeeperPort, start: Start) -> None:
+    """Concurrent waits share an end; a cancelled one takes nothing from the others."""
+    process = await start("sleep", "60")
+    waits = [asyncio.create_task(ended(keeper, process)) for _ in range(10)]
+    await asyncio.sleep(0)
+    waits[0].cancel()
+    procs.kill(*process, signal.SIGTERM)
+
+    results = await asyncio.gather(*waits, return_exceptions=True)
+
+    assert isinstance(results[0], asyncio.CancelledError)
+    assert {each.status for each in results[1:] if isinstance(each, Exited)} == {143}
+
+
+async def spawn_orphan(start: Start, tmp_path: Path, then: str) -> Spawned:
+    """Start a process whose parent ends at once, and name it."""
+    note = tmp_path / "orphan"
+    os.mkfifo(note)
+    fd = os.open(note, os.O_RDWR)
+    try:
+        script = f'trap "exit 9" USR1; echo $$ > "$1"; {then}'
+        await start("sh", "-c", 'setsid sh -c "$2" sh "$1" & exit 0', "sh", str(note), script)
+        loop = asyncio.get_running_loop()
+        line = await asyncio.wait_for(loop.run_in_executor(None, os.read, fd, 100), 60)
+    finally:
+        os.close(fd)
+    pid = int(line)
+    return Spawned(pid, procs.start_time(pid) or 0)
+
+
+async def test_orphan_is_adopted_and_its_end_told(
+    keeper: KeeperPort, start: Start, tmp_path: Path
+) -> None:
+    """A process that was forked twice becomes the keeper's, which tells how it ended."""
+    process = await spawn_orphan(start, tmp_path, "sleep 60 & wait")
+    waiting = asyncio.create_task(ended(keeper, process))
+    await asyncio.sleep(0)
+    procs.kill(*process, signal.SIGUSR1)
+
+    assert (await waiting).status == 9
+
+
+async def test_orphan_that_ended_before_anybody_asked(
+    keeper: KeeperPort, start: Start, tmp_path: Path
+) -> None:
+    """The end of an adopted process is remembered with no one waiting."""
+    process = await spawn_orphan(start, tmp_path, "exec sleep 60")
+    procs.kill(*process, signal.SIGTERM)
+    await procs.wait_pidfd(*process)
+
+    found = await ended(keeper, process)
+
+    assert (found.status, found.known) == (143, True)
+
+
+async def test_grandchild_whose_parent_lives(
+    keeper: KeeperPort, start: Start, tmp_path: Path
+) -> None:
+    """A process that the keeper cannot reap is watched; its end is told, known or not."""
+    note = tmp_path / "pid"
+    os.mkfifo(note)
+    script = f"sleep 60 & echo $! > {note}; wait; exec sleep 60"
+    parent = await start("sh", "-c", script)
+    line = await asyncio.to_thread(note.read_text)
+    pid = int(line)
+    process = Spawned(pid, procs.start_time(pid) or 0)
+    waiting = asyncio.create_task(ended(keeper, process))
+    await asyncio.sleep(0)  # the question goes out
+    await keeper.fetch("nothing")  # answered in order: by now the keeper watches
+    os.kill(pid, signal.SIGTERM)
+
+    found = await waiting
+
+    assert_as_known_as_can_be(found)
+    assert procs.is_alive(*parent)
+
+
+async def test_process_that_never_was(keeper: KeeperPort) -> None:
+    """A process that nobody knows has an end that nobody knows."""
+    found = await ended(keeper, Spawned(os.getpid(), 1))
+
+    assert (found.status, found.known) == (exits.UNKNOWN, False)
+
+
+async def test_program_gets_what_it_was_given(keeper: KeeperPort, start: Start) -> None:
+    """Streams, folder, environment, session and extra descriptors arrive, and nothing else."""
+    reader, writer = os.pipe()
+    extra = os.memfd_create("extra")
+    os.write(extra, b"hello")
+    os.lseek(extra, 0, os.SEEK_SET)
+    script = (
+        "import os, sys, json, signal, resource\n"
+        "print(json.dumps({'fds': sorted(int(f) for f in os.listdir('/proc/self/fd'))[:-1],"
+        " 'cwd': os.getcwd(), 'env': os.environ.get('A'), 'three': os.read(3, 9).decode(),"
+        " 'sid': os.getsid(0) == os.getpid(), 'blocked': len(signal.pthread_sigmask(0, [])),"
+        " 'ignored': [l.split()[1] for l in open('/proc/self/status') if 'SigIgn' in l],"
+        " 'files': resource.getrlimit(resource.RLIMIT_NOFILE)}))\n"
+    )
+    process = await start(
+        sys.executable, "-c", script,
+        stdout=writer, env={"A": "b c=d"}, pass_fds=[extra, reader],
+    )  # fmt: skip
+    os.close(writer)
+    os.close(extra)
+    with os.fdopen(reader) as output:
+        said = json.loads(await asyncio.to_thread(output.read))
+
+    assert (await ended(keeper, process)).status == 0
+    assert said["fds"] == [0, 1, 2, 3, 4]
+    assert (said["cwd"], said["env"], said["three"]) == ("/", "b c=d", "hello")
+    assert (said["sid"], said["blocked"]) == (True, 0)
+    # The child is Python, which ignores two itself; of 32 and 33 only the C library may dispose.
+    allowed = {signal.SIGPIPE, signal.SIGXFSZ, 32, 33}
+    assert int(said["ignored"][0], 16) & ~sum(1 << (number - 1) for number in allowed) == 0
+    assert tuple(said["files"]) == resource.getrlimit(resource.RLIMIT_NOFILE)
+
+
+async def test_program_does_not_ignore_sigpipe(keeper: KeeperPort, start: Start) -> None:
+    """A program dies of a broken pipe as it would under a shell."""
+    reader, writer = os.pipe()
+    os.close(reader)
+    process = await start("sh", "-c", "echo x; echo x", stdout=writer)
+    os.close(writer)
+
+    assert (await ended(keeper, process)).status == 128 + signal.SIGPIPE
+
+
+@pytest.mark.parametrize(
+    ("argv", "more", "error"),
+    (
+        (["/no/such/program"], {}, NotFound),
+        (["no-such-program"], {}, NotFound),
+        (["/"], {}, Exception),
+        (["true", "a\0b"], {}, InvalidArgument),
+        (["true"], {"env": {"A=B": "c"}}, InvalidArgument),
+        (["true"], {"env": {"A": "\ud800"}}, InvalidArgument),
+        (["true", "x" * 200_000], {}, InvalidArgument),
+    ),
+)
+async def test_program_that_cannot_start(
+    keeper: KeeperPort,
+    start: Start,
+    parent: int,
+    argv: list[str],
+    more: dict[str, Any],
+    error: type[Exception],
+) -> None:
+    """What cannot be started is a typed error; no child is left and the keeper goes on."""
+    before = children(parent)
+    with pytest.raises(error, match=r"cannot|too large"):
+        await start(*argv, **more)
+
+    assert children(parent) == before
+    assert (await ended(keeper, await start("true"))).status == 0
+
+
+async def test_two_hundred_quick_children(keeper: KeeperPort, start: Start, parent: int) -> None:
+    """No zombie and no descriptor is left of many children that end at once."""
+    fds = f"/proc/{parent}/fd"
+    others = children(parent)
+    before = (len(names(fds)), len(names("/proc/self/fd")))
+    processes = [await start("true") for _ in range(200)]
+
+    results = await asyncio.gather(*(ended(keeper, each) for each in processes))
+
+    assert {each.status for each in results} == {0}
+    assert children(parent) == others
+    # What others had left open before may have been closed since.
+    assert len(names(fds)) <= before[0]
+    assert len(names("/proc/self/fd")) <= before[1]
+
+
+async def test_held_stdin_is_what_keeps_it_open(keeper: KeeperPort, start: Start) -> None:
+    """A reader sees the end only when the held write end is dropped."""
+    stdin, held = os.pipe()
+    process = await start("cat", stdin=stdin)
+    await keeper.hold("a", held)
+    os.close(held)
+    os.close(stdin)
+    waiting = asyncio.create_task(ended(keeper, process))
+    await asyncio.sleep(0.05)
+    assert not waiting.done()
+
+    await keeper.drop("a")
+
+    assert (await waiting).status == 0
+    assert await keeper.fetch("a") is None
+
+
+async def test_hold_replaces(keeper: KeeperPort, null: int, parent: int) -> None:
+    """A name holds one descriptor, until it is dropped."""
+    fds = f"/proc/{parent}/fd"
+    before = len(names(fds))
+    for _ in range(5):
+        await keeper.hold("a", null)
+
+    assert len(names(fds)) == before + 1
+    await keeper.drop("a")
+    await keeper.drop("a")
+    assert len(names(fds)) == before
+
+
+async def output_of(keeper: KeeperPort, start: Start, *argv: str) -> str:
+    """Run a program to its end and return what it wrote."""
+    reader, writer = os.pipe()
+    process = await start(*argv, stdout=writer)
+    os.close(writer)
+    with os.fdopen(reader) as output:
+        text = await asyncio.to_thread(output.read)
+    assert (await ended(keeper, process)).status == 0
+    return text
+
+
+async def test_program_begins_with_default_signals(keeper: KeeperPort, start: Start) -> None:
+    """No signal is ignored or blocked in a program, whatever its parent ignores and blocks."""
+    number = signal.SIGUSR2
+    before, action = signal.pthread_sigmask(signal.SIG_BLOCK, {number}), signal.getsignal(number)
+    signal.signal(number, signal.SIG_IGN)
+    try:
+        said = await output_of(keeper, start, "grep", "-E", "SigIgn|SigBlk", "/proc/self/status")
+    finally:
+        signal.signal(number, action)
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+    # Of 32 and 33 only the C library may dispose.
+    own = 1 << 31 | 1 << 32
+    assert [int(line.split()[1], 16) & ~own for line in said.splitlines()] == [0, 0]
+
+
+@contextlib.contextmanager
+def a_terminal() -> Iterator[tuple[int, int]]:
+    """Give both ends of a terminal."""
+    master, slave = os.openpty()
+    try:
+        yield master, slave
+    finally:
+        os.close(master)
+        os.close(slave)
+
+
+async def test_interrupt_character_reaches_a_program_on_a_terminal(
+    keeper: KeeperPort, start: Start
+) -> None:
+    """Ctrl-C typed into the terminal that a program was given ends it by SIGINT."""
+    with a_terminal() as (master, slave):
+        streams = {"stdin": slave, "stdout": slave, "stderr": slave}
+        process = await start("sh", "-c", "echo up; exec sleep 60", **streams)
+        assert b"up" in await asyncio.to_thread(os.read, master, 100)
+
+        os.write(master, b"\x03")
+
+        assert (await ended(keeper, process)).status == 128 + signal.SIGINT
+
+
+async def test_terminal_of_another_session_stays_with_it(keeper: KeeperPort, start: Start) -> None:
+    """A program that is given somebody else's controlling terminal does not take it away."""
+    with a_terminal() as (master, slave):
+        streams = {"stdin": slave, "stdout": slave, "stderr": slave}
+        owner = await start("sh", "-c", "echo up; exec sleep 60", **streams)
+        assert b"up" in await asyncio.to_thread(os.read, master, 100)
+
+        guest = await start("true", stdin=slave)
+
+        assert (await ended(keeper, guest)).status == 0
+        os.write(master, b"\x03")
+        assert (await ended(keeper, owner)).status == 128 + signal.SIGINT
+
+
+async def test_wait_ends_when_the_keeper_is_closed(keeper: KeeperPort, start: Start) -> None:
+    """Whoever waits for a process hears that the keeper was closed, and so does whoever asks."""
+    process = await start("sleep", "60")
+    waiting = asyncio.create_task(ended(keeper, process))
+    await asyncio.sleep(0)
+
+    await keeper.close()
+
+    with pytest.raises(Unavailable):
+        await waiting
+    assert keeper.closed
+    procs.kill(*process, signal.SIGKILL)
+
+
+async def test_name_may_be_as_long_as_ids_are(keeper: KeeperPort, null: int) -> None:
+    """A descriptor is held under the longest ids of containers and execs, and told apart."""
+    task, one, other = "k8s.io/" + "a" * 76, "b" * 75 + "1", "b" * 75 + "2"
+    await keeper.hold(f"{task}/{one}/stdin", null)
+
+    found = await keeper.fetch(f"{task}/{one}/stdin")
+
+    assert found is not None
+    os.close(found)
+    assert await keeper.fetch(f"{task}/{other}/stdin") is None
+
+
+async def test_books_do_not_grow_with_what_has_ended(tmp_path: Path, null: int) -> None:
+    """A shim remembers a bounded number of ends, and watches only what runs: execs come and go."""
+    async with a_shims(tmp_path) as keeper:
+        sizes = []
+        for _ in range(2):
+            for _ in range(300):
+                one = await keeper.spawn(["true"], stdin=null, stdout=null, stderr=null)
+                await ended(keeper, one)
+            sizes.append(keeper.books)
+
+    assert sizes[0] == sizes[1] == {"held": 0, "exits": 256, "waits": 0}
