@@ -250,7 +250,12 @@ class MemberOptions(Value):
 
 
 class RestoreOptions(Value):
-    """What a caller may say about a restore; `members` are those of a pod that are to differ."""
+    """What a caller may say about a restore; `members` are those of a pod that are to differ.
+
+    With `image_hooks` the hooks of an image's own specs run. With `untrusted_folder` the image may
+    lie where somebody else can change it. `digest`, where it is said, is that of the only manifest
+    that will do.
+    """
 
     image_path: str
     bundle: str = ""
@@ -261,6 +266,9 @@ class RestoreOptions(Value):
     timeout_s: float = 0.0
     device_map: dict[str, str] = {}
     members: tuple[MemberOptions, ...] = ()
+    image_hooks: bool = False
+    untrusted_folder: bool = False
+    digest: str = ""
 
 
 class CheckpointResult(Value):

@@ -18,7 +18,7 @@ from shim.checkpoint.worker import in_thread
 from shim.config import Config
 from shim.cuda import driver, inventory
 from shim.cuda.engine import explain
-from shim.errors import CryoError, InvalidArgument, Unimplemented
+from shim.errors import CryoError, ImageCorrupt, InvalidArgument, Unimplemented
 from shim.model import EngineName, Report, RestoreOptions, Verify
 from shim.runsc.probe import Capabilities
 
@@ -49,9 +49,13 @@ def check_options(manifest: Manifest, options: RestoreOptions, capabilities: Cap
     """Check that this runsc, engine and image can do what was asked.
 
     Raises:
+        ImageCorrupt: it is another image than was asked for.
         Unimplemented: they cannot.
         InvalidArgument: a device map without GPU state.
     """
+    if options.digest and options.digest != manifest.digest:
+        message = f"image {options.image_path} has digest {manifest.digest}, not {options.digest}"
+        raise ImageCorrupt(message, remedy="it was replaced by another one: see which is yours")
     if options.background and not capabilities.background:
         message = "this runsc cannot restore in the background"
         raise Unimplemented(message, remedy="leave out --background, or use runsc from 20240930 on")

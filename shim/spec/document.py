@@ -135,6 +135,12 @@ class Spec(Value):
         return any(space.type == "pid" and space.path for space in spaces)
 
     @property
+    def joined_namespaces(self) -> tuple[str, ...]:
+        """List the paths of the namespaces that the container joins."""
+        spaces = (self.view.linux and self.view.linux.namespaces) or ()
+        return tuple(space.path for space in spaces if space.path)
+
+    @property
     def readonly(self) -> bool:
         """Whether the root filesystem is read-only."""
         return self._root.readonly

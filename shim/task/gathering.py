@@ -12,6 +12,8 @@ import logging
 from collections.abc import Callable
 from pathlib import Path
 
+import msgspec
+
 from shim.checkpoint.verify import read_manifest
 from shim.config import Config
 from shim.errors import InvalidArgument
@@ -33,7 +35,9 @@ class Gathering:
     ) -> None:
         """Take the sandbox's own task, and whom to tell when it is over, well or not."""
         said = wishes.read(own.spec)
-        options = wishes.for_restore(own.record.image_path, said)
+        options = msgspec.structs.replace(
+            wishes.for_restore(own.record.image_path, said), digest=own.record.image_digest
+        )
         self._own = own
         self._capabilities = capabilities
         self._revival = Revival(own, config, options, _silent)

@@ -9,7 +9,7 @@ from shim.config import Config
 from shim.cuda.inject import find_helper, find_tool, helper_in, prepare
 from shim.errors import InvalidArgument, InvalidBundle
 from shim.model import CreateRequest, Value
-from shim.spec import document, pod, wishes
+from shim.spec import document, host_access, pod, wishes
 from shim.spec.compare import check_same, describe, differences
 from shim.spec.document import Spec
 from shim.spec.gpu import gpu_request
@@ -50,8 +50,11 @@ def plan(
     own_bundle: bool = True,
     joining: Joining | None = None,
     one_call: bool = False,
+    image_hooks: bool = False,
 ) -> Plan:
     """Read the bundle's spec, or without `own_bundle` the image's, and prepare it.
+
+    Hooks of the image's spec are left out unless `image_hooks` asks for them.
 
     Which container of the image it is, its annotations say where `joining` does not. `one_call` is
     whether the caller asked for a restore, rather than for a container to be created from an image.
@@ -65,6 +68,8 @@ def plan(
     if saved is None and manifest is not None and not own_bundle:
         saved = manifest.own
     spec = _spec(request, None if own_bundle else saved)
+    if not own_bundle and not image_hooks:
+        spec = host_access.without_hooks(spec)
     if manifest is not None:
         saved = saved or _meant(manifest, spec)
         spec = _in_place(spec, request, joining)

@@ -34,6 +34,8 @@ class TaskRecord(Value):
     `pid` and `start` name its sandbox process, 0 while there is none; `maker_pid` and
     `maker_start` the runsc that makes it; `owner` is the socket of the shim that owns it, empty
     for the sidecar's own. While `unsettled` only runsc knows whether it is started or paused.
+    `image_digest` is that of the manifest by which it was made; where its spec came `from_image`,
+    `bundle` is an image's word and no folder of ours.
     `one_call` tells a task that one call makes and restores from one whose restore a Start begins.
     """
 
@@ -46,6 +48,8 @@ class TaskRecord(Value):
     gpu: bool = False
     guest_tool: str = ""
     image_path: str = ""
+    image_digest: str = ""
+    from_image: bool = False
     one_call: bool = False
     sandbox_id: str = ""
     owner: str = ""

@@ -223,7 +223,10 @@ class Task:
 
     @property
     def _is_marked(self) -> bool:
+        """Whether the bundle is one of containerd's; what an image names is no folder of ours."""
         record = self.record
+        if record.from_image:
+            return False
         return bool(record.owner) or bundle_files.is_containerds(record.bundle)
 
     @property
@@ -385,6 +388,8 @@ class Task:
 
     async def drop_unpacked(self) -> None:
         """Remove the image where containerd has unpacked it for us alone."""
+        if self.record.from_image:
+            return
         if bundle_files.is_unpacked(self.record.bundle, self.record.image_path):
             await asyncio.to_thread(files.remove_tree, Path(self.record.image_path))
 

@@ -18,6 +18,7 @@ from shim import __version__
 from shim.bundle import is_unpacked
 from shim.checkpoint import manifest as manifests
 from shim.checkpoint import restore, store
+from shim.checkpoint.contents import described, host_access
 from shim.checkpoint.ledger import Ledger
 from shim.checkpoint.verify import read_manifest
 from shim.checkpoint.worker import settled
@@ -39,7 +40,9 @@ from shim.model import (
     Exit,
     ImageView,
     MemberOptions,
+    Phase,
     ProcessView,
+    Progress,
     Report,
     RestoreOptions,
     RestoreResult,
@@ -274,6 +277,7 @@ class Tasks:
         *,
         own_bundle: bool = True,
         joining: Joining | None = None,
+        image_hooks: bool = False,
         one_call: bool = False,
     ) -> Task:
         context, ref = self._ready, request.ref
@@ -290,8 +294,11 @@ class Tasks:
                 own_bundle=own_bundle,
                 joining=joining,
                 one_call=one_call,
+                image_hooks=image_hooks,
             )
-            task = await self._begin(context, request, prepared, one_call=one_call)
+            record = self._record(request, prepared, manifest)
+            record = msgspec.structs.replace(record, from_image=not own_bundle, one_call=one_call)
+            task = await self._begin(context, record, prepared)
             self._tasks[ref] = task
         finally:
             self._claimed.discard(ref)
@@ -306,13 +313,11 @@ class Tasks:
         )
         return task
 
-    async def _begin(
-        self, context: Context, request: CreateRequest, prepared: Plan, *, one_call: bool
-    ) -> Task:
-        """Write the record before the first side effect; take everything back on failure."""
-        ref = request.ref
-        record = TaskRecord(
-            ref=ref,
+    def _record(
+        self, request: CreateRequest, prepared: Plan, manifest: manifests.Manifest | None
+    ) -> TaskRecord:
+        return TaskRecord(
+            ref=request.ref,
             bundle=request.bundle,
             stdio=request.stdio,
             created_at=utcnow(),
@@ -321,10 +326,14 @@ class Tasks:
             gpu=prepared.gpu,
             guest_tool=prepared.guest_tool,
             image_path=request.checkpoint,
-            one_call=one_call,
+            image_digest=manifest.digest if manifest is not None else "",
             sandbox_id=prepared.sandbox_id,
             owner=self._house.address,
         )
+
+    async def _begin(self, context: Context, record: TaskRecord, prepared: Plan) -> Task:
+        """Write the record before the first side effect; take everything back on failure."""
+        ref = record.ref
         task = task_of(context, await context.runsc(ref.namespace), record)
         try:
             task.mark()
@@ -492,17 +501,23 @@ class Tasks:
         image = store.resolve_existing(options.image_path, self._images)
         manifest = await asyncio.to_thread(read_manifest, image)
         wanted = members_wanted(manifest, ref, options)
-        revival_options = msgspec.structs.replace(options, image_path=str(image))
+        # What the tasks are made of is what is verified and loaded later, or nothing is.
+        digest = options.digest or manifest.digest
+        said = msgspec.structs.replace(options, image_path=str(image), digest=digest)
+        warnings = self._image_warnings(manifest, options)
+        for text in warnings:
+            report(Progress(phase=Phase.VERIFY, message=text, warning=True))
         made: list[Task] = []
         try:
             own = MemberOptions(saved=manifest.task, bundle=options.bundle, stdio=options.stdio)
-            made.append(await self._made(ref, manifest.own, own, image, manifest))
+            made.append(await self._made(ref, manifest.own, own, said, manifest))
             for saved, member in zip(manifest.members, wanted, strict=True):
                 one = TaskRef(namespace=ref.namespace, id=member.id)
                 joining = Joining(name=saved.name, sandbox_id=ref.id)
-                made.append(await self._made(one, saved, member, image, manifest, joining))
+                made.append(await self._made(one, saved, member, said, manifest, joining))
             names = [saved.name for saved in manifest.members]
-            return await self._revive(made, names, revival_options, report)
+            result = await self._revive(made, names, said, report)
+            return msgspec.structs.replace(result, warnings=(*warnings, *result.warnings))
         except BaseException:  # a fault of ours must leave nothing either
             for task in made:
                 await settled(asyncio.ensure_future(self._forget(task)))
@@ -513,7 +528,7 @@ class Tasks:
         ref: TaskRef,
         saved: manifests.Member,
         wanted: MemberOptions,
-        image: Path,
+        options: RestoreOptions,
         manifest: manifests.Manifest,
         joining: Joining | None = None,
     ) -> Task:
@@ -522,10 +537,27 @@ class Tasks:
             ref=ref,
             bundle=wanted.bundle or saved.bundle,
             stdio=wanted.stdio,
-            checkpoint=str(image),
+            checkpoint=options.image_path,
         )
         return await self._make(
-            request, manifest, own_bundle=bool(wanted.bundle), joining=joining, one_call=True
+            request,
+            manifest,
+            own_bundle=bool(wanted.bundle),
+            joining=joining,
+            image_hooks=options.image_hooks,
+            one_call=True,
+        )
+
+    @staticmethod
+    def _image_warnings(manifest: manifests.Manifest, options: RestoreOptions) -> tuple[str, ...]:
+        """Name the hooks of the image that will not run."""
+        if options.bundle or options.image_hooks:
+            return ()
+        return tuple(
+            f"hooks of the image are left out for {one.task}, and run with --image-hooks only: "
+            + ", ".join(map(str, one.hooks))
+            for one in host_access(manifest)
+            if one.hooks
         )
 
     async def _revive(
@@ -562,14 +594,14 @@ class Tasks:
     async def inspect(self, image_path: str) -> dict[str, Any]:
         """Return an image's manifest as plain data."""
         image = store.resolve_existing(image_path, self._images)
-        return manifests.to_plain(await asyncio.to_thread(read_manifest, image))
+        return described(await asyncio.to_thread(read_manifest, image))
 
     async def verify(self, image_path: str, mode: Verify, report: Report) -> dict[str, Any]:
         """Check an image whole and against this host."""
         image = store.resolve_existing(image_path, self._images)
         manifest = await restore.check_image(image, mode, self._config, report)
         await restore.check_host(manifest, self._config, await self._ready.capabilities())
-        return manifests.to_plain(manifest)
+        return described(manifest)
 
     async def remove(self, image_path: str) -> None:
         """Delete an image that lies under the configured folder."""

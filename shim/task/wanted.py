@@ -15,7 +15,8 @@ def members_wanted(
     """Give each member of the image its new id, in the image's order.
 
     Raises:
-        InvalidArgument: an id is of no member of the image, is no id, or would be there twice.
+        InvalidArgument: an id is of no member of the image, is no id, or would be there twice; or
+            some containers have a bundle of the caller's and some have not.
     """
     asked = {one.saved: one for one in options.members}
     there = {one.task for one in manifest.members}
@@ -26,7 +27,28 @@ def members_wanted(
         _with_id(asked.get(one.task, MemberOptions(saved=one.task))) for one in manifest.members
     )
     _check_once([ref.id, *(one.id for one in wanted)])
+    _check_bundles(options, wanted)
     return wanted
+
+
+def _check_bundles(options: RestoreOptions, wanted: tuple[MemberOptions, ...]) -> None:
+    """See that all specs are the caller's or all the image's: his own is no word for the others'.
+
+    An image can have members that the caller knows nothing of, and gives each what it likes.
+    """
+    without = [one.saved for one in wanted if not one.bundle]
+    if options.bundle and without:
+        message = (
+            f"the image has other containers, which would bring config.json files of its own "
+            f"beside your bundle: {', '.join(without)}"
+        )
+        raise InvalidArgument(
+            message, remedy="give each a bundle with --member-bundle, or leave out --bundle"
+        )
+    if not options.bundle and len(without) < len(wanted):
+        given = ", ".join(one.saved for one in wanted if one.bundle)
+        message = f"{given} would have a bundle of yours, and the image's own task would not"
+        raise InvalidArgument(message, remedy="give --bundle too, or leave out --member-bundle")
 
 
 def _with_id(one: MemberOptions) -> MemberOptions:

@@ -443,6 +443,9 @@ def to_restore(
         device_map=options.device_map,
         operation=operation,
         members=[_to_member(member) for member in options.members],
+        image_hooks=options.image_hooks,
+        untrusted_folder=options.untrusted_folder,
+        digest=options.digest,
     )
 
 
@@ -482,6 +485,9 @@ def from_restore(message: cryo_pb2.RestoreRequest) -> RestoreOptions:
         timeout_s=from_duration(message.timeout),
         device_map=dict(message.device_map),
         members=tuple(_from_member(member) for member in message.members),
+        image_hooks=message.image_hooks,
+        untrusted_folder=message.untrusted_folder,
+        digest=message.digest,
     )
 
 

@@ -103,3 +103,25 @@ def test_a_bundle_of_another(
 
     with pytest.raises(InvalidArgument, match=words):
         planned(written(tmp_path, data), image)
+
+
+HOOKS = {"createRuntime": [{"path": "/bin/sh", "args": ["sh", "-c", "id"]}]}
+
+
+def test_hooks_of_an_image_run_only_when_asked_for(tmp_path: Path) -> None:
+    """A spec that an image brings has no hooks; by name it keeps them."""
+    data = spec(tmp_path) | {"hooks": HOOKS}
+    image = manifest(spec=data, bundle=str(tmp_path))
+
+    assert "hooks" not in planned(tmp_path, image, own_bundle=False).spec.data
+    asked = planned(tmp_path, image, own_bundle=False, image_hooks=True)
+    assert asked.spec.data["hooks"] == HOOKS
+
+
+def test_hooks_of_the_callers_bundle_run(tmp_path: Path) -> None:
+    """What containerd or a caller of ours gives is his own word, and the image's is left aside."""
+    image = manifest(spec=spec(tmp_path) | {"hooks": {"poststop": []}}, bundle=str(tmp_path))
+
+    ready = planned(written(tmp_path, spec(tmp_path) | {"hooks": HOOKS}), image)
+
+    assert ready.spec.data["hooks"] == HOOKS

@@ -26,9 +26,36 @@ def test_what_is_not_said_is_as_in_the_image() -> None:
     """Each keeps its id, its bundle and no streams; what is said is taken, in the image's order."""
     assert [one.id for one in wanted()] == ["b", "c"]
 
-    changed = MemberOptions(saved="c", id="z", bundle="/z", stdio=Stdio(stdout="/o"))
+    changed = MemberOptions(saved="c", id="z", stdio=Stdio(stdout="/o"))
     assert wanted(changed) == (MemberOptions(saved="b", id="b"), changed)
-    assert wanted(MemberOptions(saved="c", bundle="/z"))[1].id == "c"
+    assert wanted(MemberOptions(saved="c", stdio=Stdio(stdin="/i")))[1].id == "c"
+
+
+def test_bundles_are_the_callers_for_all_containers() -> None:
+    """Who gives every container a bundle takes no spec from the image."""
+    given = tuple(MemberOptions(saved=one, id=one, bundle=f"/{one}") for one in ("b", "c"))
+
+    assert members_wanted(
+        POD, REF, RestoreOptions(image_path="/i", bundle="/a", members=given)
+    ) == (given)
+
+
+@pytest.mark.parametrize(
+    ("bundle", "given", "words"),
+    (
+        ("/a", (), "beside your bundle: b, c"),
+        ("/a", ("b",), "beside your bundle: c"),
+        ("", ("b",), "b would have a bundle of yours"),
+        ("", ("b", "c"), "b, c would have a bundle of yours"),
+    ),
+)
+def test_no_mixture_of_bundles_and_image(bundle: str, given: tuple[str, ...], words: str) -> None:
+    """A container for which the caller gave no bundle brings no spec beside his."""
+    members = tuple(MemberOptions(saved=one, bundle=f"/{one}") for one in given)
+
+    with pytest.raises(InvalidArgument, match=words) as caught:
+        members_wanted(POD, REF, RestoreOptions(image_path="/i", bundle=bundle, members=members))
+    assert "--member-bundle" in caught.value.remedy
 
 
 @pytest.mark.parametrize(

@@ -149,6 +149,9 @@ async def test_restore_streams_news(client: AsyncClient, core: FakeTasks) -> Non
         timeout_s=0.5,
         device_map={"GPU-1": "GPU-2"},
         members=(MemberOptions(saved="w", id="x", bundle="/c", stdio=STDIO),),
+        image_hooks=True,
+        untrusted_folder=True,
+        digest="00ff",
     )
     news: list[Progress] = []
     result = await client.restore("a", options, news.append)

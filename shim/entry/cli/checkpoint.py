@@ -112,6 +112,13 @@ def checkpoint(
     multiple=True,
     help="the bundle of a container of a pod, by its id in the image",
 )
+@click.option(
+    "--image-hooks", is_flag=True, help="without --bundle: run the hooks of the image's config.json"
+)
+@click.option(
+    "--untrusted-folder", is_flag=True, help="take an image that others than root can change"
+)
+@click.option("--digest", default="", help="the manifest's digest: refuse any other image")
 @click.option("--stdin", type=PATH, default="", help="file or fifo")
 @click.option("--stdout", type=PATH, default="", help="file or fifo")
 @click.option("--stderr", type=PATH, default="", help="file or fifo")
@@ -131,14 +138,18 @@ def restore(
     stdout: str,
     stderr: str,
     timeout_s: float,
+    digest: str,
     *,
     background: bool,
     direct: bool,
+    image_hooks: bool,
+    untrusted_folder: bool,
 ) -> None:
     """Bring an image back as the new running task TASK.
 
     The image of a pod brings all of its containers back: the sandbox as TASK, the others under
-    the ids that they had, or that --member gives.
+    the ids that they had, or that --member gives. With --bundle each of them needs a bundle of
+    yours; without, the image brings every config.json, and their hooks are left out.
 
     All or nothing: a failure, or Ctrl-C, leaves nothing behind, and the image as it was.
     """
@@ -152,6 +163,9 @@ def restore(
         timeout_s=timeout_s,
         device_map=device_map or {},
         members=_members(dict(members), dict(member_bundles)),
+        image_hooks=image_hooks,
+        untrusted_folder=untrusted_folder,
+        digest=digest,
     )
     with settings.client() as client, Renderer() as renderer:
         result = client.restore(task, options, renderer.report)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from typing import Any
 
 import click
 
@@ -59,10 +60,33 @@ def inspect(settings: Settings, path: str) -> None:
 @click.argument("path", type=PATH)
 @pass_settings
 def verify(settings: Settings, mode: str, path: str) -> None:
-    """Check that an image is whole and that this host fits it."""
+    """Check that an image is whole and that this host fits it.
+
+    Lists each container that it holds, with the hooks, mounts and devices of the host that a
+    restore without --bundle would give it (hooks with --image-hooks only).
+    """
     with settings.client() as client, Renderer() as renderer:
         manifest = client.verify(path, Verify(mode), renderer.report)
-    settings.show(manifest, f"{printable(path)}: good")
+    settings.show(manifest, "\n".join((f"{printable(path)}: good", *_access(manifest))))
+
+
+def _access(manifest: dict[str, Any]) -> list[str]:
+    """Say what a restore without --bundle would give each container of the host."""
+    lines: list[str] = []
+    for one in manifest.get("host_access", ()):
+        lines.append(f"{one['task']}: root filesystem {one['rootfs']}")
+        lines += [
+            f"  hook {hook['when']}: {' '.join(hook['args'] or [hook['path']])}"
+            for hook in one["hooks"]
+        ]
+        lines += [
+            f"  mount {mount['source']} at {mount['destination']}, "
+            + ("writable" if mount["writable"] else "read only")
+            for mount in one["mounts"]
+        ]
+        lines += [f"  device {path}" for path in one["devices"]]
+        lines += [f"  namespace {path}" for path in one["namespaces"]]
+    return [printable(line) for line in lines]
 
 
 @click.command("delete")

@@ -675,7 +675,7 @@ class RestoreMember(_message.Message):
     id: _builtins.str
     """Of the new task; empty is the one in the image."""
     bundle: _builtins.str
-    """Empty is the bundle that the image names."""
+    """Its bundle. Given for all containers of the image or for none: see RestoreRequest.bundle."""
     @_builtins.property
     def stdio(self) -> Global___Stdio: ...
     def __init__(
@@ -730,6 +730,9 @@ class RestoreRequest(_message.Message):
     DEVICE_MAP_FIELD_NUMBER: _builtins.int
     OPERATION_FIELD_NUMBER: _builtins.int
     MEMBERS_FIELD_NUMBER: _builtins.int
+    IMAGE_HOOKS_FIELD_NUMBER: _builtins.int
+    UNTRUSTED_FOLDER_FIELD_NUMBER: _builtins.int
+    DIGEST_FIELD_NUMBER: _builtins.int
     namespace: _builtins.str
     """Empty is "default"."""
     id: _builtins.str
@@ -737,7 +740,9 @@ class RestoreRequest(_message.Message):
     image_path: _builtins.str
     """Absolute."""
     bundle: _builtins.str
-    """Empty is the bundle that the image names."""
+    """The bundle of the image's task. With it every member needs a bundle too; without it each
+    container's config.json is the image's own.
+    """
     verify: Global___Verify.ValueType
     background: _builtins.bool
     """Let the task run while the rest of its memory still loads, where runsc can."""
@@ -745,6 +750,12 @@ class RestoreRequest(_message.Message):
     """Read past the page cache, where runsc can."""
     operation: _builtins.str
     """A token of the caller's choice for Cancel; empty when it will not be needed."""
+    image_hooks: _builtins.bool
+    """Run the hooks of config.json files that come from the image; otherwise they are left out."""
+    untrusted_folder: _builtins.bool
+    """Take an image that somebody else than root can change."""
+    digest: _builtins.str
+    """Of the manifest; another one is refused. Empty takes any."""
     @_builtins.property
     def stdio(self) -> Global___Stdio: ...
     @_builtins.property
@@ -774,10 +785,13 @@ class RestoreRequest(_message.Message):
         device_map: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
         operation: _builtins.str = ...,
         members: _abc.Iterable[Global___RestoreMember] | None = ...,
+        image_hooks: _builtins.bool = ...,
+        untrusted_folder: _builtins.bool = ...,
+        digest: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["stdio", b"stdio", "timeout", b"timeout"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["background", b"background", "bundle", b"bundle", "device_map", b"device_map", "direct", b"direct", "id", b"id", "image_path", b"image_path", "members", b"members", "namespace", b"namespace", "operation", b"operation", "stdio", b"stdio", "timeout", b"timeout", "verify", b"verify"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["background", b"background", "bundle", b"bundle", "device_map", b"device_map", "digest", b"digest", "direct", b"direct", "id", b"id", "image_hooks", b"image_hooks", "image_path", b"image_path", "members", b"members", "namespace", b"namespace", "operation", b"operation", "stdio", b"stdio", "timeout", b"timeout", "untrusted_folder", b"untrusted_folder", "verify", b"verify"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1048,7 +1062,9 @@ class InspectImageResponse(_message.Message):
 
     MANIFEST_JSON_FIELD_NUMBER: _builtins.int
     manifest_json: _builtins.str
-    """The manifest as JSON: its sizes are exact integers, which a Struct would not keep."""
+    """The manifest as JSON: its sizes are exact integers, which a Struct would not keep. Beside it
+    `host_access` lists what a restore from the image alone would give it of the host.
+    """
     def __init__(
         self,
         *,
@@ -1068,18 +1084,22 @@ class VerifyImageRequest(_message.Message):
 
     IMAGE_PATH_FIELD_NUMBER: _builtins.int
     MODE_FIELD_NUMBER: _builtins.int
+    UNTRUSTED_FOLDER_FIELD_NUMBER: _builtins.int
     image_path: _builtins.str
     """Absolute."""
     mode: Global___Verify.ValueType
+    untrusted_folder: _builtins.bool
+    """Check an image that somebody else than root can change."""
     def __init__(
         self,
         *,
         image_path: _builtins.str = ...,
         mode: Global___Verify.ValueType = ...,
+        untrusted_folder: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["image_path", b"image_path", "mode", b"mode"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["image_path", b"image_path", "mode", b"mode", "untrusted_folder", b"untrusted_folder"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1092,7 +1112,7 @@ class VerifyImageUpdate(_message.Message):
     PROGRESS_FIELD_NUMBER: _builtins.int
     MANIFEST_JSON_FIELD_NUMBER: _builtins.int
     manifest_json: _builtins.str
-    """Comes last: the manifest as JSON."""
+    """Comes last: the manifest as JSON, with `host_access` as InspectImage has it."""
     @_builtins.property
     def progress(self) -> Global___Progress: ...
     def __init__(

@@ -1,0 +1,140 @@
+"""What a hostile image can make of a restore: nothing that its operator did not ask for."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import blake3
+import pytest
+
+from shim.checkpoint.manifest import NAME
+from shim.errors import InvalidArgument
+from shim.model import MemberOptions, Progress, RestoreOptions
+from shim.spec import canonical
+from tests.real.helpers_rig import Rig
+from tests.real.test_pods import Pod
+
+pytestmark = pytest.mark.timeout(120)
+
+
+def forge(image: Path, change: Callable[[dict[str, Any]], None]) -> None:
+    """Change a manifest as who can write the image can: with a digest that is right for it."""
+    plain = json.loads((image / NAME).read_bytes())
+    change(plain)
+    del plain["digest"]
+    plain["digest"] = blake3.blake3(canonical.encode(plain)).hexdigest()
+    (image / NAME).write_bytes(canonical.encode_pretty(plain))
+
+
+def hook(mark: Path) -> dict[str, Any]:
+    """Make a hook that leaves a mark on the host."""
+    return {"createRuntime": [{"path": "/bin/touch", "args": ["touch", str(mark)]}]}
+
+
+@pytest.fixture
+def saved(rig: Rig, tmp_path: Path) -> Path:
+    """Give the image of a plain container."""
+    rig.sleeper("one")
+    image = Path(rig.checkpoint("one", image_path=str(tmp_path / "image")).image_path)
+    rig.end("one")
+    return image
+
+
+def test_a_forged_member_brings_no_spec_beside_the_operators_bundle(
+    rig: Rig, saved: Path, tmp_path: Path
+) -> None:
+    """With --bundle a container that the image has besides is refused by name; no hook runs."""
+    mark = tmp_path / "mark"
+
+    def add(plain: dict[str, Any]) -> None:
+        spec = {**plain["spec"], "hooks": hook(mark)}
+        one = {"task": "evil", "name": "evil", "spec": spec, "spec_digest": ""}
+        plain["members"] = [{**one, "bundle": plain["bundle"], "rootfs": plain["rootfs"]}]
+
+    forge(saved, add)
+    bundle = str(rig.bundle("one", ("/bin/sleep", "1000")))
+
+    with pytest.raises(InvalidArgument, match="beside your bundle: evil"):
+        rig.restore("two", saved, bundle=bundle)
+
+    assert not mark.exists()
+    assert rig.client.list() == []
+
+
+def test_hooks_of_an_image_run_only_when_asked_for(rig: Rig, saved: Path, tmp_path: Path) -> None:
+    """A restore from the image alone leaves its hooks out and says so; --image-hooks runs them."""
+    mark = tmp_path / "mark"
+    forge(saved, lambda plain: plain["spec"].update(hooks=hook(mark)))
+    news: list[Progress] = []
+
+    listed = rig.client.verify(str(saved))["host_access"][0]
+    result = rig.client.restore("two", RestoreOptions(image_path=str(saved)), news.append)
+    rig.end("two")
+
+    assert listed["hooks"] == [
+        {"when": "createRuntime", "path": "/bin/touch", "args": ["touch", str(mark)]}
+    ]
+    assert not mark.exists()
+    assert any("createRuntime /bin/touch" in one.message for one in news if one.warning)
+    assert any("createRuntime /bin/touch" in text for text in result.warnings)
+    rig.client.restore("three", RestoreOptions(image_path=str(saved), image_hooks=True))
+    rig.end("three")
+    assert mark.exists()
+
+
+def test_the_operators_own_hooks_run(rig: Rig, saved: Path, tmp_path: Path) -> None:
+    """Hooks in the operator's bundle run in a restore, and those of the image do not."""
+    theirs, ours = tmp_path / "theirs", tmp_path / "ours"
+    forge(saved, lambda plain: plain["spec"].update(hooks=hook(theirs)))
+    bundle = rig.bundle("one", ("/bin/sleep", "1000"))
+    with rig.edited(bundle) as spec:
+        spec["hooks"] = hook(ours)
+
+    rig.restore("two", saved, bundle=str(bundle))
+    rig.end("two")
+
+    assert ours.exists()
+    assert not theirs.exists()
+
+
+def test_nothing_is_unlinked_in_a_bundle_that_an_image_names(
+    rig: Rig, saved: Path, tmp_path: Path
+) -> None:
+    """A bundle of containerd's that an image names keeps the link to its own task."""
+    victim = tmp_path / "io.containerd.runtime.v2.task" / "default" / "victim"
+    victim.mkdir(parents=True)
+    (victim / "cryo").symlink_to("/run/cryo/shims/x/tasks/default/victim")
+    forge(saved, lambda plain: plain.update(bundle=str(victim)))
+
+    rig.client.restore("two", RestoreOptions(image_path=str(saved)))
+    rig.end("two")
+
+    assert (victim / "cryo").readlink() == Path("/run/cryo/shims/x/tasks/default/victim")
+
+
+def test_a_pod_comes_back_wholly_from_the_operators_bundles(rig: Rig, tmp_path: Path) -> None:
+    """With a bundle for each container a pod is restored, and no hook of its image runs."""
+    pod = Pod(rig)
+    pod.begin(train=1)
+    made = rig.checkpoint(pod.sandbox, image_path=str(tmp_path / "image"))
+    pod.remove()
+    mark = tmp_path / "mark"
+
+    def hooked(plain: dict[str, Any]) -> None:
+        for member in plain["members"]:
+            member["spec"]["hooks"] = hook(mark)
+
+    forge(Path(made.image_path), hooked)
+    bundles = {name: str(rig.sim.folder / "bundles" / name) for name in pod.ids}
+    members = tuple(MemberOptions(saved=name, bundle=bundles[name]) for name in pod.ids[1:])
+
+    with pytest.raises(InvalidArgument, match="beside your bundle: count"):
+        rig.restore(pod.sandbox, made.image_path, bundle=bundles[pod.sandbox], members=members[:1])
+    rig.restore(pod.sandbox, made.image_path, bundle=bundles[pod.sandbox], members=members)
+
+    assert pod.fine
+    assert not mark.exists()
+    pod.remove()
