@@ -36,6 +36,14 @@ _REMEDY = {
     TaskState.PAUSED: "resume it first",
     TaskState.STOPPED: "it has ended: delete it, and create or restore it anew",
 }
+# And where the operation that was asked for says more.
+_REMEDY_OF_VERB = {
+    ("delete", TaskState.RUNNING): "kill it first, then delete it",
+    ("delete", TaskState.PAUSED): "kill it first, then delete it",
+    ("start", TaskState.RUNNING): "it runs already",
+    ("resume", TaskState.RUNNING): "it runs already",
+    ("restore", TaskState.RUNNING): "choose another id, or kill and delete that task",
+}
 
 _BUSY = frozenset({TaskState.CHECKPOINTING, TaskState.RESTORING})
 
@@ -70,4 +78,5 @@ def require(task: str, state: TaskState, *allowed: TaskState, verb: str) -> None
         raise Busy(message, remedy="wait for that operation, or cancel it")
     wanted = " or ".join(allowed)
     message = f"cannot {verb} task {task}: it is {state}, not {wanted}"
-    raise IllegalState(message, remedy=_REMEDY.get(state, "see 'cryo tasks ls'"))
+    remedy = _REMEDY_OF_VERB.get((verb, state)) or _REMEDY.get(state, "see 'cryo tasks ls'")
+    raise IllegalState(message, remedy=remedy)

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from shim import points
 from shim.config import Config
 from shim.host.keeper.port import KeeperPort
+from shim.host.supervisor import Supervisor
 from shim.model import Event, TaskRef, utcnow
 from shim.runsc.client import Runsc
 from shim.runsc.probe import Capabilities
@@ -26,6 +27,7 @@ class Context:
     keeper: KeeperPort
     prober: Prober
     publish: Publish
+    supervisor: Supervisor = field(default_factory=Supervisor)
 
     async def capabilities(self) -> Capabilities:
         """Return what the configured runsc can do."""

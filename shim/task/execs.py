@@ -8,35 +8,35 @@ import json
 import logging
 from collections.abc import Mapping
 from datetime import datetime
+from functools import partial
 from pathlib import Path
+from signal import SIGKILL
 from typing import Any
 
 import msgspec
 
-from shim.checkpoint.worker import settled
 from shim.errors import (
     CryoError,
     DeadlineExceeded,
     IllegalState,
     InvalidArgument,
     NotFound,
-    Unavailable,
 )
 from shim.host import procs
+from shim.host.oserror import typed
+from shim.host.shielded import shielded
 from shim.model import Exit, ProcessView, Stdio, TaskRef, check_id, utcnow
 from shim.runsc.argv import ExecArgs
 from shim.runsc.client import Born, Runsc, last_error
 from shim.runsc.failure import failure
 from shim.state import TaskState
 from shim.task.context import Context
-from shim.task.once import Once
 from shim.task.pidpipe import PidPipe
+from shim.task.process import SIGKILL_STATUS, Process, exit_of, until_killed
 from shim.task.record import ExecRecord
 from shim.task.streams import ExecStreams
 
 _log = logging.getLogger(__name__)
-_KILL = 9
-_SIGKILL_STATUS = 137
 _LAST_SIGNAL = 64
 
 
@@ -68,20 +68,41 @@ class Exec:
         self._runsc = runsc
         self._ref = ref
         self._folder = folder
-        self._exit: Once[Exit] = Once()
-        self._watching: asyncio.Task[None] | None = None
-        self._told = asyncio.Event()
-        self._told.set()
+        # Start was called and has not failed before runsc ran; set before anything is awaited.
+        self._begun = False
+        self._aborted = asyncio.Event()
         self._spec = folder / f"exec-{exec_id}.json"
         self._log = folder / f"exec-{exec_id}.log"
         self.record = ExecRecord(id=exec_id, stdio=stdio)
         self.state = TaskState.CREATED
         self.streams = ExecStreams(context.keeper, ref, exec_id, stdio, folder)
+        self.process = Process(
+            f"process {exec_id} of task {ref}", context.supervisor, self.streams, self._publish
+        )
+
+    def _publish(self, exit_: Exit) -> None:
+        self.state = TaskState.STOPPED
+        self.record = msgspec.structs.replace(self.record, exit=exit_)
+        self._context.tell(
+            "/tasks/exit",
+            self._ref,
+            id=self.record.id,
+            pid=self.record.guest_pid,
+            exit_status=exit_.status,
+            exited_at=exit_.at,
+        )
 
     def write(self, process: Mapping[str, Any]) -> None:
-        """Keep the OCI process object for `start`."""
+        """Keep the OCI process object for `start`.
+
+        Raises:
+            CryoError: it cannot be written.
+        """
         data = {**process, "terminal": self.record.stdio.terminal}
-        self._spec.write_text(json.dumps(data), "utf-8")
+        try:
+            self._spec.write_text(json.dumps(data), "utf-8")
+        except OSError as error:
+            raise typed(error, f"write {self._spec}") from error
 
     def view(self, bundle: str) -> ProcessView:
         """Describe it."""
@@ -92,26 +113,35 @@ class Exec:
             pid=self.record.guest_pid,
             state=self.state,
             stdio=self.record.stdio,
-            exit=self._exit.value,
+            exit=self.process.exit.value,
         )
+
+    @property
+    def is_starting(self) -> bool:
+        """Whether a Start of it is under way."""
+        return self._begun and self.state is TaskState.CREATED
+
+    # -- start ---------------------------------------------------------------------------------
 
     async def start(self) -> int:
         """Run it; return its number in the container.
 
         Raises:
-            IllegalState: it was started before.
-            CryoError: runsc could not start the program; it counts as ended.
+            IllegalState: it was started before, or was killed meanwhile.
+            CryoError: runsc could not start the program; it counts as exited.
             DeadlineExceeded: runsc did not say in time that it has.
         """
-        if self.state is not TaskState.CREATED:
-            message = f"process {self.record.id} of task {self._ref} is {self.state}"
+        if self._begun or self.state is not TaskState.CREATED:
+            state = "being started" if self.is_starting else self.state
+            message = f"process {self.record.id} of task {self._ref} is {state}"
             raise IllegalState(message, remedy="add another with an exec id of its own")
-        # The news of the start comes before that of an exit, however soon that is.
-        self._told.clear()
+        self._begun = True
         try:
-            return await self._start()
-        finally:
-            self._told.set()
+            async with self.process.starting():
+                return await self._start()
+        except BaseException:  # refused, too late, killed, or the caller has left
+            await shielded(self._fail(), deadline_s=None)  # what it waits for is bounded
+            raise
 
     async def _start(self) -> int:
         with PidPipe(self._folder / f"exec-{self.record.id}.pid") as pipe:
@@ -123,131 +153,140 @@ class Exec:
             )
             async with self.streams.opened() as streams:
                 runner = await self._runsc.exec_spawn(args, streams, self._log)
-            self._watching = asyncio.create_task(self._watch(runner))
+                self._note_runner(runner)
             try:
-                pid = await self._first(pipe)
-            except BaseException:  # refused, too late, or the caller has left
-                self._told.set()
-                await settled(asyncio.ensure_future(self._abandon(runner, pipe)))
+                pid = await self._first_of(pipe)
+            except BaseException:
+                await shielded(self._abandon(runner, pipe), deadline_s=None)
                 raise
-        self.record = msgspec.structs.replace(
-            self.record, runner_pid=runner.pid, runner_start=runner.start, guest_pid=pid
-        )
+        self.record = msgspec.structs.replace(self.record, guest_pid=pid)
         self._context.tell("/tasks/exec-started", self._ref, exec_id=self.record.id, pid=pid)
+        if self.state is TaskState.CREATED:
+            self.state = TaskState.RUNNING
         return pid
 
-    async def _first(self, pipe: PidPipe) -> int:
-        """Wait for the program's number, or for runsc to end without one."""
-        reading = asyncio.create_task(pipe.read())
-        ending = asyncio.create_task(self._exit.get())
+    def _note_runner(self, runner: Born) -> None:
+        self.record = msgspec.structs.replace(
+            self.record, runner_pid=runner.pid, runner_start=runner.start
+        )
+        self.process.watch(partial(exit_of, self._context.keeper, runner))
+
+    async def _first_of(self, pipe: PidPipe) -> int:
+        """Wait for the program's number, for runsc's end without one, or for a kill."""
+        start, name = self._context.supervisor.start, self.process.name
+        number = start(pipe.read(), name=f"pid of {name}")
+        others = [
+            start(self.process.ended.get(), name=f"end of {name}"),
+            start(self._aborted.wait(), name=f"abort of {name}"),
+        ]
         timeout_s = self._context.config.timeouts.command
         try:
-            async with asyncio.timeout(timeout_s):
-                await asyncio.wait({reading, ending}, return_when=asyncio.FIRST_COMPLETED)
-            if reading.done() and (pid := reading.result()):
-                self.state = TaskState.RUNNING if self.state is TaskState.CREATED else self.state
+            await asyncio.wait(
+                {number, *others}, timeout=timeout_s, return_when=asyncio.FIRST_COMPLETED
+            )
+            if self._aborted.is_set():
+                message = f"process {self.record.id} of task {self._ref} was killed in its start"
+                raise IllegalState(message, remedy="delete it, and add another")
+            if number.done() and (pid := number.result()):
                 return pid
+            if self.process.ended.value is None and not number.done():
+                message = f"{self.process.name} did not start: {timeout_s:g} s"
+                raise DeadlineExceeded(message)
             raise self._refusal()
-        except TimeoutError as error:
-            message = f"process {self.record.id} of task {self._ref} did not start: {timeout_s:g} s"
-            raise DeadlineExceeded(message) from error
         finally:
-            reading.cancel()
-            ending.cancel()
+            for task in (number, *others):
+                task.cancel()
 
     async def _abandon(self, runner: Born, pipe: PidPipe) -> None:
-        """End what was begun, inside the container too: killing `runsc exec` leaves that behind."""
-        if self._exit.value is not None:
+        """End what was begun, in the container too: killing `runsc exec` leaves that running."""
+        known = pipe.take()
+        if known:
+            await self._kill_program(known)
+        if not procs.is_alive(runner.pid, runner.start):
             return
-        if number := pipe.take():
-            with contextlib.suppress(CryoError):  # it has ended by itself
-                await self._runsc.kill(self._ref.id, _KILL, pid=number)
-        procs.kill(runner.pid, runner.start, _KILL)
-        if self._watching is not None:
-            await self._watching
+        procs.kill(runner.pid, runner.start, SIGKILL)
+        with contextlib.suppress(DeadlineExceeded):  # it is watched on
+            timeout_s = self._context.config.timeouts.command
+            await until_killed(f"runsc exec of {self.process.name}", runner, timeout_s)
+        if not known and (number := pipe.take()):  # written in its last moment
+            await self._kill_program(number)
+
+    async def _kill_program(self, number: int) -> None:
+        with contextlib.suppress(CryoError):  # it has exited by itself, or its sandbox has
+            await self._runsc.kill(self._ref.id, SIGKILL, pid=number)
+
+    async def _fail(self) -> None:
+        """Leave a Start that failed: exited where runsc had been run, else as before it."""
+        if not self.record.runner_pid:
+            self._begun = False
+            await self.process.attempt(self.streams.close())
+            return
+        runner = Born(pid=self.record.runner_pid, start=self.record.runner_start)
+        with contextlib.suppress(DeadlineExceeded):  # it is watched on
+            await self.process.killed(runner, self._context.config.timeouts.command)
 
     def _refusal(self) -> CryoError:
-        status = self._exit.value.status if self._exit.value else 0
-        return failure("exec", status, last_error(self._log))
+        ended = self.process.ended.value
+        return failure("exec", ended.status if ended else 0, last_error(self._log))
 
-    async def _watch(self, runner: Born) -> None:
-        try:
-            ended = await self._context.keeper.wait(runner.pid, runner.start)
-        except Unavailable:
-            return  # the sandbox's own end will tell
-        await self._end(Exit(status=ended.status, at=ended.at))
-
-    async def _end(self, exit_: Exit) -> None:
-        """Note the end; its client sees the end of the output before it hears of it."""
-        if self.state is TaskState.STOPPED:
-            return
-        self.state = TaskState.STOPPED
-        self.record = msgspec.structs.replace(self.record, exit=exit_)
-        try:
-            await self.streams.close()
-        except (CryoError, OSError) as error:
-            _log.warning("process %s of %s: %s", self.record.id, self._ref, error)
-        self._exit.put(exit_)
-        await self._told.wait()
-        self._context.tell(
-            "/tasks/exit",
-            self._ref,
-            id=self.record.id,
-            pid=self.record.guest_pid,
-            exit_status=exit_.status,
-            exited_at=exit_.at,
-        )
+    # -- what else is done to it ---------------------------------------------------------------
 
     async def ended_with_sandbox(self, at: datetime) -> None:
-        """Note that it is over because everything is."""
-        if self.state is TaskState.RUNNING:
-            await self._end(Exit(status=_SIGKILL_STATUS, at=at))
-        await self.streams.close()
+        """Publish that it was killed with its sandbox."""
+        if self._begun:
+            await self.process.end(Exit(status=SIGKILL_STATUS, at=at))
 
     async def wait(self) -> Exit:
-        """Wait for its end."""
-        return await self._exit.get()
+        """Wait for its exit."""
+        return await self.process.exit.get()
 
     async def kill(self, signal: int) -> None:
-        """Signal it.
+        """Signal it; KILL ends its Start as well.
 
         Raises:
             NotFound: it is not running.
         """
+        check_signal(signal)
+        if self.is_starting and signal == SIGKILL:
+            self._aborted.set()
+            return
         if self.state is not TaskState.RUNNING:
             message = f"process {self.record.id} of task {self._ref} is not running"
             raise NotFound(message, remedy="delete it, or start it first")
-        check_signal(signal)
         await self._runsc.kill(self._ref.id, signal, pid=self.record.guest_pid)
 
     async def delete(self) -> None:
-        """Forget it.
+        """Remove what belongs to it.
 
         Raises:
-            IllegalState: it is running.
+            IllegalState: it is running, or being started.
         """
         if self.state is TaskState.RUNNING:
             message = f"process {self.record.id} of task {self._ref} is running"
             raise IllegalState(message, remedy="kill it first")
-        if self.state is TaskState.CREATED:
-            await self._end(Exit(status=0, at=utcnow()))
+        if self.is_starting and self.process.ended.value is None:
+            message = f"process {self.record.id} of task {self._ref} is being started"
+            raise IllegalState(message, remedy="wait for its start, or kill it with KILL first")
+        self._begun = True  # a Start from here on is refused
+        await self.process.end(Exit(status=0, at=utcnow()))
         await self.streams.close()
         for path in (self._spec, self._log):
             path.unlink(missing_ok=True)
 
-    def let_go(self) -> None:
+    def detach(self) -> None:
         """Stop watching: the owner ends, the process runs on."""
-        if self._watching is not None:
-            self._watching.cancel()
+        self.process.detach()
 
     async def adopt(self, record: ExecRecord) -> None:
         """Take over what an earlier owner had started."""
         self.record = record
         if record.exit is not None:
+            self._begun = True
             self.state = TaskState.STOPPED
-            self._exit.put(record.exit)
+            self.process.set_exited(record.exit)
         elif record.runner_pid:
+            self._begun = True
             self.state = TaskState.RUNNING
             await self.streams.adopt()
             runner = Born(pid=record.runner_pid, start=record.runner_start)
-            self._watching = asyncio.create_task(self._watch(runner))
+            self.process.watch(partial(exit_of, self._context.keeper, runner))

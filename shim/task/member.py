@@ -9,9 +9,14 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import logging
 import os
+from collections.abc import Collection
 from contextlib import AbstractAsyncContextManager
 from dataclasses import replace
+from functools import partial
+from signal import SIGKILL
+from typing import Any
 
 from shim.checkpoint.subject import Subject
 from shim.errors import CryoError, NotFound
@@ -20,13 +25,18 @@ from shim.host.cgroup import Cgroup
 from shim.model import Exit, Stats, utcnow
 from shim.runsc.client import Born, Runsc, Streams
 from shim.spec import pod
+from shim.state import TaskState
 from shim.task.context import Context
+from shim.task.process import SIGKILL_STATUS, UNKNOWN_STATUS, exit_of
 from shim.task.record import TaskRecord
 from shim.task.task import LIVE, Task
 
-_KILL = 9
-_WITH_SANDBOX = 137
+_log = logging.getLogger(__name__)
 _LIMIT_BYTES = 4096
+# Between one `runsc wait` that told nothing and the next.
+_RETRY_S = 1.0
+# What a `runsc wait` gets to write after its sandbox has gone.
+_LAST_WORDS_S = 5.0
 
 
 class Member(Task):
@@ -56,35 +66,62 @@ class Member(Task):
 
     async def attend_end(self) -> None:
         """Have a `runsc wait` write down how the container ends."""
+        waiter = await self._spawn_wait()
+        exit_of_container = partial(self._exit_of_container, waiter)
+        self._waiting = self._init.watch(exit_of_container, self._before_exit)
+
+    async def _spawn_wait(self) -> Born:
         path = self._folder / "wait.json"
         out = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
         try:
             async with self._streams.nothing() as null:
                 streams = Streams(stdin=null.stdin, stdout=out, stderr=null.stderr)
-                waiter = await self._runsc.wait_spawn(self.ref.id, streams)
+                return await self._runsc.wait_spawn(self.ref.id, streams)
         finally:
             os.close(out)
-        self._waiting = asyncio.create_task(self._hear(waiter))
 
-    async def _hear(self, waiter: Born) -> None:
-        ended = await self._context.keeper.wait(waiter.pid, waiter.start)
-        text = (self._folder / "wait.json").read_bytes()[:_LIMIT_BYTES]
+    async def _exit_of_container(self, waiter: Born) -> Exit | None:
+        """Wait for the container's exit; None where the sandbox has gone without telling it.
+
+        A `runsc wait` that ends without an answer (killed for want of memory, say) tells nothing
+        of the container: it is run again while the sandbox lives.
+        """
+        while True:
+            ended = await exit_of(self._context.keeper, waiter)
+            status = self._written_status()
+            if status is not None:
+                return Exit(status=status, at=ended.at)
+            if not procs.is_alive(self.record.pid, self.record.start):
+                return None
+            _log.warning("%s: runsc wait ended without an exit status", self._init.name)
+            if await self._is_gone():
+                return Exit(status=UNKNOWN_STATUS, at=utcnow())
+            await asyncio.sleep(_RETRY_S)
+            waiter = await self._spawn_wait()
+
+    def _written_status(self) -> int | None:
         try:
-            status = int(json.loads(text)["exitStatus"])
-        except (ValueError, KeyError, TypeError):
-            status = _WITH_SANDBOX
-        await self._ended_once(Exit(status=status, at=ended.at))
+            text = (self._folder / "wait.json").read_bytes()[:_LIMIT_BYTES]
+            return int(json.loads(text)["exitStatus"])
+        except (OSError, ValueError, KeyError, TypeError):
+            return None
 
-    async def _watch(self, born: Born) -> None:
-        """Take the sandbox's end for ours when nothing else was heard of it."""
-        ended = await self._context.keeper.wait(born.pid, born.start)
-        if self._waiting is not None:
-            await self._waiting
-        await self._ended_once(Exit(status=_WITH_SANDBOX, at=ended.at))
+    async def _is_gone(self) -> bool:
+        """Whether the container has stopped, or runsc knows of none."""
+        try:
+            return await self._runsc.status(self.ref.id) == "stopped"
+        except NotFound:
+            return True
+        except CryoError as error:
+            _log.warning("%s: %s", self._init.name, error)
+            return False
 
-    async def _ended_once(self, exit_: Exit) -> None:
-        if self._exit.value is None:
-            await self._ended(exit_)
+    async def _exit_of_sandbox(self, born: Born) -> Exit | None:
+        """Take the sandbox's end for the container's when nothing else was heard of that."""
+        ended = await exit_of(self._context.keeper, born)
+        if self._waiting is not None:  # it ends with the sandbox
+            await asyncio.wait({self._waiting}, timeout=_LAST_WORDS_S)
+        return Exit(status=SIGKILL_STATUS, at=ended.at)
 
     async def _measured_in(self, own: Cgroup) -> Stats:  # noqa: ARG002 - not ours alone
         """Ask runsc, which tells its containers apart: the cgroup is that of all of them."""
@@ -98,24 +135,35 @@ class Member(Task):
         """
         raise error
 
+    async def kill_interrupted(self, cancelled: Collection[asyncio.Task[Any]]) -> None:
+        """Kill the container whose sandbox's checkpoint or restore was cancelled for that.
+
+        The sandbox is not this container's alone, so the sentry is asked: at once, and where it
+        does not answer (it may be paused for a save) again when the rollback is over.
+        """
+        with contextlib.suppress(CryoError):
+            await self._kill_now(everyone=True)
+            return
+        await asyncio.wait(cancelled, timeout=self._context.config.timeouts.rollback)
+        if self.state is not TaskState.STOPPED:
+            await self._kill_now(everyone=True)
+
     async def stop(self) -> None:
-        """Kill the container, not the sandbox, and wait for its end."""
+        """Kill the container, not the sandbox, and wait for its end.
+
+        Raises:
+            DeadlineExceeded: it does not end.
+        """
         if self.record.started:
             try:
-                await self._runsc.kill(self.ref.id, _KILL, everyone=True)
+                await self._runsc.kill(self.ref.id, SIGKILL, everyone=True)
             except CryoError:
                 if procs.is_alive(self.record.pid, self.record.start):
                     raise  # else the sandbox has gone, and the container with it
         else:
             await self._runsc.delete(self.ref.id)
-            await self._ended_once(Exit(status=_WITH_SANDBOX, at=utcnow()))
-        await self._exit.get()
-
-    def let_go(self) -> None:
-        """Stop watching, so that nothing is noted while the owner ends; the task runs on."""
-        super().let_go()
-        if self._waiting is not None:
-            self._waiting.cancel()
+            await self._ended(Exit(status=SIGKILL_STATUS, at=utcnow()))
+        await self._init.killed(self._sandbox, self._context.config.timeouts.command)
 
 
 def task_of(context: Context, runsc: Runsc, record: TaskRecord) -> Task:

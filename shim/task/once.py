@@ -8,7 +8,7 @@ from typing import Generic, TypeVar
 T = TypeVar("T")
 
 
-class Once(Generic[T]):
+class SetOnce(Generic[T]):
     """Waiting before and after it is set is one code path."""
 
     def __init__(self) -> None:

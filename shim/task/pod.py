@@ -40,7 +40,7 @@ class Pod:
         Raises:
             Busy, IllegalState: one of them is in a state that does not allow it; none was touched.
         """
-        async with self._held(*LIVE, verb="checkpoint") as tasks:
+        async with self._held(*LIVE, verb="checkpoint", quiesce=True) as tasks:
             subject = await self.subject()
             _check_names(subject)
             before = [task.state for task in tasks]
@@ -67,7 +67,7 @@ class Pod:
             Refused: others share the sandbox, whom a pause would stop as well.
             CryoError: why it was not done; the task runs as before.
         """
-        async with self._held(TaskState.RUNNING, verb="pause") as tasks:
+        async with self._held(TaskState.RUNNING, verb="pause", quiesce=True) as tasks:
             if len(tasks) > 1:
                 others = ", ".join(task.ref.id for task in tasks[1:])
                 message = f"{others} would be stopped as well: they share {self.own.ref}'s sandbox"
@@ -117,19 +117,23 @@ class Pod:
             own.back_to_record()
 
     @contextlib.asynccontextmanager
-    async def _held(self, *allowed: TaskState, verb: str) -> AsyncIterator[tuple[Task, ...]]:
+    async def _held(
+        self, *allowed: TaskState, verb: str, quiesce: bool = False
+    ) -> AsyncIterator[tuple[Task, ...]]:
         """Hold all tasks for one operation; while the first is held nobody joins.
 
         Raises:
             Busy, IllegalState: one is in a state that is not allowed; the message names it.
         """
         async with contextlib.AsyncExitStack() as stack:
-            await stack.enter_async_context(self.own.holding(*allowed, verb=verb))
+            own = self.own.holding(*allowed, verb=verb, quiesce=quiesce)
+            await stack.enter_async_context(own)
             tasks = self.tasks
             for task in tasks:
                 require(task.ref.id, task.state, *allowed, verb=verb)
             for task in tasks[1:]:
-                await stack.enter_async_context(task.holding(*allowed, verb=verb))
+                held = task.holding(*allowed, verb=verb, quiesce=quiesce)
+                await stack.enter_async_context(held)
             yield tasks
 
 

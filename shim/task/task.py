@@ -7,9 +7,11 @@ import contextlib
 import json
 import logging
 import os
-from collections.abc import AsyncIterator, Awaitable, Mapping
+from collections.abc import AsyncIterator, Collection, Mapping
 from contextlib import AbstractAsyncContextManager
+from functools import partial
 from pathlib import Path
+from signal import SIGKILL, SIGTERM
 from typing import Any
 
 import msgspec
@@ -17,19 +19,19 @@ import msgspec
 from shim import bundle as bundle_files
 from shim.checkpoint.journal import Journal
 from shim.checkpoint.subject import Subject
-from shim.checkpoint.worker import settled
 from shim.errors import (
-    AlreadyExists,
     CryoError,
+    DeadlineExceeded,
     FailedPrecondition,
     NotFound,
     RunscError,
-    Unavailable,
     Unimplemented,
 )
-from shim.host import cgroup, cpu, files, mounts, procs
+from shim.host import cgroup, cpu, files, procs
 from shim.host.cgroup import Cgroup
 from shim.host.oom import OomWatch
+from shim.host.oserror import typed
+from shim.host.shielded import shielded
 from shim.model import (
     Exit,
     ProcessView,
@@ -49,18 +51,19 @@ from shim.spec.hooks import Names, wrapped
 from shim.spec.pod import SANDBOX_ID
 from shim.state import TaskState, move, require
 from shim.task import record as records
+from shim.task import rootfs
 from shim.task.context import Context
+from shim.task.exec_set import ExecSet
 from shim.task.execs import Exec, check_signal
-from shim.task.once import Once
+from shim.task.process import UNKNOWN_STATUS, Process, exit_of, until_killed
 from shim.task.record import TaskRecord
 from shim.task.streams import ProcessStreams
 
 _log = logging.getLogger(__name__)
-_KILL = 9
-_TERM = 15
 LIVE = (TaskState.RUNNING, TaskState.PAUSED)
 _STARTED = ("running", "paused", "stopped")
-_UNKNOWN_STATUS = 255
+# After this a KILL goes to the sandbox itself.
+_SENTRY_S = 10.0
 
 
 class Task:
@@ -71,11 +74,11 @@ class Task:
         self._runsc = runsc
         self._folder = context.layout.task(record.ref)
         self._lock = asyncio.Lock()
-        self._exit: Once[Exit] = Once()
-        self._told = asyncio.Event()
-        self._told.set()
         self._streams = ProcessStreams(context.keeper, record.ref, "", record.stdio, self._folder)
-        self._watching: asyncio.Task[None] | None = None
+        self._init = Process(
+            f"task {record.ref}", context.supervisor, self._streams, self._publish_exit
+        )
+        self._watched = False
         self._oom: OomWatch | None = None
         self._new_cgroups: list[Path] = []
         self.record = record
@@ -84,7 +87,9 @@ class Task:
         self.guest = ContainerGuest(
             runsc, record.ref.id, self._folder, member=bool(record.sandbox_id)
         )
-        self.execs: dict[str, Exec] = {}
+        self.execs = ExecSet(
+            context, runsc, record.ref, self._folder, lambda execs: self.note(execs=execs)
+        )
 
     # -- what it is ----------------------------------------------------------------------------
 
@@ -125,7 +130,8 @@ class Task:
         try:
             yield
         except BaseException:
-            await settled(asyncio.ensure_future(self._settle()))
+            # A few commands of runsc, each with its own deadline.
+            await shielded(self._settle(), deadline_s=4 * self._context.config.timeouts.command)
             raise
 
     async def _settle(self) -> None:
@@ -155,10 +161,14 @@ class Task:
         self.state = move(self.ref.id, self.state, new)
 
     @contextlib.asynccontextmanager
-    async def holding(self, *allowed: TaskState, verb: str) -> AsyncIterator[None]:
+    async def holding(
+        self, *allowed: TaskState, verb: str, quiesce: bool = False
+    ) -> AsyncIterator[None]:
         """Hold the task for one operation that needs one of these states.
 
-        Short operations wait for each other; a checkpoint or restore is not waited for.
+        Short operations wait for each other; a checkpoint or restore is not waited for. With
+        `quiesce` no added process is being started meanwhile: what stops the container would
+        stop its `runsc exec` in the middle.
 
         Raises:
             Busy: a checkpoint or restore is under way.
@@ -167,7 +177,9 @@ class Task:
         require(self.ref.id, self.state, *allowed, verb=verb)
         async with self._lock:
             require(self.ref.id, self.state, *allowed, verb=verb)
-            yield
+            async with self.execs.quiesced() if quiesce else contextlib.nullcontext():
+                require(self.ref.id, self.state, *allowed, verb=verb)
+                yield
 
     def view(self) -> TaskView:
         """Describe the task for a listing."""
@@ -181,8 +193,8 @@ class Task:
             created_at=record.created_at,
             restored_from=record.image_path,
             gpu=record.gpu,
-            exit=self._exit.value,
-            execs=tuple(sorted(self.execs)),
+            exit=self._init.exit.value,
+            execs=self.execs.ids,
             warning=record.warning,
         )
 
@@ -197,7 +209,7 @@ class Task:
             pid=self.record.pid,
             state=self.state,
             stdio=self.record.stdio,
-            exit=self._exit.value,
+            exit=self._init.exit.value,
         )
 
     def exec(self, exec_id: str) -> Exec:
@@ -206,10 +218,7 @@ class Task:
         Raises:
             NotFound: there is none of that id.
         """
-        if exec_id in self.execs:
-            return self.execs[exec_id]
-        message = f"task {self.ref} has no process {exec_id}"
-        raise NotFound(message, remedy="'cryo tasks ls' names those that it has")
+        return self.execs.get(exec_id)
 
     def mark(self) -> None:
         """Leave a link in containerd's bundle, by which `delete` finds us after a crash."""
@@ -239,7 +248,7 @@ class Task:
         """Make the container, not yet started; a task to be restored is made by `start`."""
         async with self._lock:
             self._write_bundle(spec)
-            self._mount_rootfs()
+            await self._mount_rootfs()
             if not self.record.image_path:
                 await self._create_container()
 
@@ -277,7 +286,7 @@ class Task:
     def _write_bundle(self, spec: Spec) -> None:
         """Write the prepared spec, and the copy of it that runsc reads."""
         data = {**spec.data, "root": {**spec.data["root"], "path": str(spec.rootfs)}}
-        (self._folder / document.CONFIG).write_text(json.dumps(data), "utf-8")
+        _write(self._folder / document.CONFIG, json.dumps(data))
         sandbox = spec.annotations.get(SANDBOX_ID, "")
         if sandbox:
             # runsc finds a pod's sandbox by this, under the id that we gave it.
@@ -288,7 +297,7 @@ class Task:
             for link, target in links.items():
                 link.unlink(missing_ok=True)
                 link.symlink_to(target)
-        (self.bundle / document.CONFIG).write_text(json.dumps(data), "utf-8")
+        _write(self.bundle / document.CONFIG, json.dumps(data))
 
     @property
     def spec(self) -> Spec:
@@ -296,9 +305,10 @@ class Task:
         whole = (self._folder / document.CONFIG).exists()  # made by an earlier release: runsc's
         return document.load(self._folder if whole else self.bundle, restoring=True)
 
-    def _mount_rootfs(self) -> None:
+    async def _mount_rootfs(self) -> None:
         if self.record.mounts:
-            mounts.mount_all(self.record.mounts, Path(self.record.rootfs))
+            timeout_s = self._context.config.timeouts.command
+            await rootfs.mount(self.record.mounts, Path(self.record.rootfs), timeout_s)
 
     def _born(self, born: Born, *, restored: bool = False) -> None:
         # What is restored runs before its restore is over, and before a note can say so.
@@ -306,8 +316,9 @@ class Task:
         self._attend(born)
 
     def _attend(self, born: Born) -> None:
-        """Listen for the sandbox's end, and for what the kernel kills for want of memory."""
-        self._watching = asyncio.create_task(self._watch(born))
+        """Watch for the sandbox's end, and for what the kernel kills for want of memory."""
+        self._watched = True
+        self._init.watch(partial(self._exit_of_sandbox, born), self._before_exit)
         try:
             if own := cgroup.find(born.pid):
                 self._oom = OomWatch(own, self._tell_oom)
@@ -321,24 +332,21 @@ class Task:
         if self._oom is not None:
             self._oom.close()
 
-    async def _watch(self, born: Born) -> None:
+    async def _exit_of_sandbox(self, born: Born) -> Exit | None:
         """Wait for the sandbox's end, which carries the init process's exit status."""
-        try:
-            ended = await self._context.keeper.wait(born.pid, born.start)
-            status, at = ended.status, ended.at
-        except Unavailable:
-            await procs.wait_pidfd(born.pid, born.start)
-            status, at = _UNKNOWN_STATUS, utcnow()
-        await self._ended(Exit(status=status, at=at))
+        return await exit_of(self._context.keeper, born)
 
     async def _ended(self, exit_: Exit) -> None:
-        await self._told.wait()
-        for one in self.execs.values():
-            await self._despite(one.ended_with_sandbox(exit_.at))
-        await self._despite(self._note_end(exit_))
-        await self._despite(self._streams.close())
-        await self._despite(self._last_look())
-        # In one step with the exit below: who sees a stopped task sees how it ended.
+        await self._init.end(exit_, self._before_exit)
+
+    async def _before_exit(self, exit_: Exit) -> None:
+        """Do what comes before the exit: the exits of the execs, the record, a lack of memory."""
+        await self._init.attempt(self.execs.end_with_sandbox(exit_.at))
+        await self._init.attempt(self._note_end(exit_))
+        await self._init.attempt(self._last_look())
+
+    def _publish_exit(self, exit_: Exit) -> None:
+        # The state and the exit change in one step: who sees a stopped task sees how it ended.
         self.state = TaskState.STOPPED
         self._context.tell(
             "/tasks/exit",
@@ -348,7 +356,6 @@ class Task:
             exit_status=exit_.status,
             exited_at=exit_.at,
         )
-        self._exit.put(exit_)
 
     async def _last_look(self) -> None:
         """Tell of a lack of memory before the exit that comes of it."""
@@ -361,26 +368,15 @@ class Task:
     async def _note_end(self, exit_: Exit) -> None:
         self.note(exit=exit_, paused=False)
 
-    async def _despite(self, part: Awaitable[None]) -> None:
-        """Do a part of the end whose failure must not keep anybody waiting for it."""
-        try:
-            await part
-        except (CryoError, OSError) as error:
-            _log.warning("task %s has ended, and then: %s", self.ref, error)
-
     async def start(self) -> int:
         """Start the created container; return its pid on the host."""
         async with self.holding(TaskState.CREATED, verb="start"):
-            # The news of the start comes before that of an exit, however soon that is.
-            self._told.clear()
             self.note(unsettled=True)
-            try:
+            async with self._init.starting():
                 async with self._changing():
                     await self._start_container()
                 self.note_start()
                 self.begin_to_run()
-            finally:
-                self._told.set()
             return self.record.pid
 
     async def _start_container(self) -> None:
@@ -407,24 +403,58 @@ class Task:
 
     async def wait(self) -> Exit:
         """Wait for the end of the init process."""
-        return await self._exit.get()
+        return await self._init.exit.get()
 
     async def kill(self, signal: int, *, everyone: bool) -> None:
         """Signal the init process or all; a paused task is resumed first, a created one ended."""
-        self._check_alive()
+        self.check_alive()
         check_signal(signal)
+        if signal == SIGKILL:
+            await self._kill_now(everyone=everyone)
+            return
         async with self.holding(TaskState.CREATED, *LIVE, verb="kill"):
             if self.state is TaskState.CREATED:
                 await self._kill_created(signal)
                 return
-            try:
-                if self.state is TaskState.PAUSED:
-                    await self._resume()
-                await self._runsc.kill(self.ref.id, signal, everyone=everyone)
-            except CryoError as error:
-                if signal != _KILL:
-                    raise
-                await self.end_without_sentry(error)
+            await self._signal(signal, everyone=everyone)
+
+    async def _signal(self, signal: int, *, everyone: bool) -> None:
+        if self.state is TaskState.PAUSED:
+            await self._resume()
+        await self._runsc.kill(self.ref.id, signal, everyone=everyone)
+
+    async def _kill_now(self, *, everyone: bool) -> None:
+        """Kill without the lock: whoever holds it may wait for what is to be killed."""
+        if self.state is TaskState.CREATED:
+            await self._kill_created(SIGKILL)
+            return
+        work = self._context.supervisor.start(
+            self._try_kill(everyone=everyone), name=f"kill of {self._init.name}"
+        )
+        await asyncio.wait({work}, timeout=_SENTRY_S)
+        if not work.done():
+            message = f"runsc kill of task {self.ref} did not end in {_SENTRY_S:g} s"
+            await self.end_without_sentry(DeadlineExceeded(message))
+        elif (error := work.result()) is not None:
+            await self.end_without_sentry(error)
+
+    async def _try_kill(self, *, everyone: bool) -> CryoError | None:
+        try:
+            await self._signal(SIGKILL, everyone=everyone)
+        except CryoError as error:
+            return error
+        return None
+
+    async def kill_interrupted(self, cancelled: Collection[asyncio.Task[Any]]) -> None:
+        """Kill a task whose checkpoint, restore or start was cancelled so that it can be killed.
+
+        The sandbox is killed and not asked: it may be in the middle of a save. `cancelled` are the
+        operations, which may still be rolling back; what they have not made yet is theirs to undo.
+        """
+        if not procs.is_alive(self.record.pid, self.record.start):
+            await asyncio.wait(cancelled, timeout=self._context.config.timeouts.command)
+        if self.record.pid:
+            procs.kill(self.record.pid, self.record.start, SIGKILL)
 
     async def end_without_sentry(self, error: CryoError) -> None:
         """Kill what the sentry did not kill: it may hang, and KILL is the last resort of a caller.
@@ -435,9 +465,14 @@ class Task:
         if not procs.is_alive(self.record.pid, self.record.start):
             raise error
         _log.warning("task %s: its sandbox is killed, for it did not kill: %s", self.ref, error)
-        procs.kill(self.record.pid, self.record.start, _KILL)
+        procs.kill(self.record.pid, self.record.start, SIGKILL)
 
-    def _check_alive(self) -> None:
+    def check_alive(self) -> None:
+        """Check that the task has not ended.
+
+        Raises:
+            NotFound: it has.
+        """
         if self.state is TaskState.STOPPED:
             raise self._gone()
 
@@ -456,7 +491,7 @@ class Task:
 
     async def pause(self) -> None:
         """Stop all processes of the task."""
-        async with self.holding(TaskState.RUNNING, verb="pause"):
+        async with self.holding(TaskState.RUNNING, verb="pause", quiesce=True):
             await self.halt()
             self.move(TaskState.PAUSED)
             self.tell_paused()
@@ -514,7 +549,7 @@ class Task:
         Raises:
             NotFound: it has ended, perhaps just now.
         """
-        self._check_alive()
+        self.check_alive()
         try:
             own = cgroup.find(self.record.pid)
             return await (self._measured_in(own) if own else self._measured())
@@ -548,7 +583,7 @@ class Task:
                 message = "this runsc has no update"
                 raise Unimplemented(message, remedy="use runsc from 2026-01 on")
             path = self._folder / "resources.json"
-            path.write_text(json.dumps(resources), "utf-8")
+            _write(path, json.dumps(resources))
             try:
                 await self._runsc.update(self.ref.id, str(path))
             except RunscError as error:
@@ -570,33 +605,26 @@ class Task:
 
     async def add_exec(self, exec_id: str, process: Mapping[str, Any], stdio: Stdio) -> None:
         """Add a process to the running task."""
-        async with self.holding(TaskState.RUNNING, verb="exec in"):
-            if exec_id in self.execs:
-                message = f"task {self.ref} has a process {exec_id} already"
-                raise AlreadyExists(message, remedy="choose another exec id, or delete that one")
-            added = self._exec(exec_id, stdio)
-            added.write(process)
-            self.execs[exec_id] = added
-            self._note_execs()
-            self._context.tell("/tasks/exec-added", self.ref, exec_id=exec_id)
+        require(self.ref.id, self.state, TaskState.RUNNING, verb="exec in")
+        self.execs.add(exec_id, process, stdio)
 
     async def start_exec(self, exec_id: str) -> int:
         """Run an added process; return its number in the container."""
-        async with self.holding(TaskState.RUNNING, verb="exec in"):
-            pid = await self.exec(exec_id).start()
+        require(self.ref.id, self.state, TaskState.RUNNING, verb="exec in")
+        try:
+            return await self.execs.start(exec_id)
+        finally:
             self._note_execs()
-            return pid
 
     async def delete_exec(self, exec_id: str) -> ProcessView:
-        """Forget an ended process."""
-        one = self.exec(exec_id)
-        await one.delete()
-        del self.execs[exec_id]
+        """Forget an exited process."""
+        last = await self.execs.delete(exec_id, self.record.bundle)
         self._note_execs()
-        return one.view(self.record.bundle)
+        return last
 
     def _note_execs(self) -> None:
-        self.note(execs={name: one.record for name, one in self.execs.items()})
+        if self.state is not TaskState.DELETED:
+            self._note_kindly(execs=self.execs.records())
 
     # -- delete --------------------------------------------------------------------------------
 
@@ -604,7 +632,7 @@ class Task:
         """Remove a task that is not running, and everything that it left."""
         async with self.holding(TaskState.CREATED, TaskState.STOPPED, verb="delete"):
             if self.state is TaskState.CREATED:
-                await self._kill_created(_KILL)
+                await self._kill_created(SIGKILL)
             await self.clear()
             self.move(TaskState.DELETED)
             last = self.process("")
@@ -620,20 +648,15 @@ class Task:
         record = self.record
         if record.exit is not None:
             self.state = TaskState.STOPPED
-            self._exit.put(record.exit)
+            self._init.set_exited(record.exit)
             return
         self.state = self._state_of_record()
         if record.unsettled:
             await self._settle()
-        for name, one in record.execs.items():
-            self.execs[name] = self._exec(name, one.stdio)
-            await self.execs[name].adopt(one)
+        await self.execs.adopt(record.execs)
         if record.pid:
             await self._streams.adopt()
             self._attend(self._sandbox)
-
-    def _exec(self, exec_id: str, stdio: Stdio) -> Exec:
-        return Exec(self._context, self._runsc, self.ref, exec_id, stdio, self._folder)
 
     async def _maker_over(self) -> None:
         """Wait for a runsc of a dead owner that still makes the sandbox, or end it."""
@@ -645,29 +668,38 @@ class Task:
                 await procs.wait_pidfd(pid, start)
         except TimeoutError:
             procs.kill_tree(pid, start)
-            await procs.wait_pidfd(pid, start)
+            timeout_s = self._context.config.timeouts.command
+            await until_killed(
+                f"runsc for {self._init.name}", Born(pid=pid, start=start), timeout_s
+            )
 
     def let_go(self) -> None:
         """Stop watching, so that nothing is noted while the owner ends; the task runs on."""
-        if self._watching is not None:
-            self._watching.cancel()
+        self._init.detach()
         self._end_oom()
-        for one in self.execs.values():
-            one.let_go()
+        self.execs.detach()
 
     async def clear(self) -> None:
         """Remove the container, its mounts and its folder; safe to repeat."""
         await self._maker_over()
-        if self._watching is not None and self.state is not TaskState.STOPPED:
+        if self._watched and self.state is not TaskState.STOPPED:
             await self.stop()
         await self._runsc.delete(self.ref.id)
         await asyncio.to_thread(cgroup.remove_empty, self._new_cgroups)
         await self._streams.close()
         if self.record.mounts:
-            mounts.unmount(Path(self.record.rootfs))
+            timeout_s = self._context.config.timeouts.command
+            await rootfs.unmount(Path(self.record.rootfs), timeout_s)
         await self.drop_unpacked()
         await asyncio.to_thread(files.remove_tree, self._folder)
         self._unmark()
+        self._wake()
+
+    def _wake(self) -> None:
+        """Let those go who wait for a process of a task that is no more."""
+        gone = Exit(status=UNKNOWN_STATUS, at=utcnow())
+        self.execs.wake(gone)
+        self._init.set_exited(gone)
 
     # -- checkpoint ----------------------------------------------------------------------------
 
@@ -684,20 +716,33 @@ class Task:
             guest_tool=self.record.guest_tool,
             gpu=self.record.gpu,
             paused=self.record.paused,
-            execs=tuple(sorted(self.execs)),
+            execs=self.execs.ids,
             journal=self.journal,
             stop=self.stop,
             ended=lambda: self.state is TaskState.STOPPED,
         )
 
     async def stop(self) -> None:
-        """Kill the sandbox and wait for its end."""
-        procs.kill(self.record.pid, self.record.start, _KILL)
-        await self._exit.get()
+        """Kill the sandbox and wait for its end.
+
+        Raises:
+            DeadlineExceeded: it does not end; the message names its process and says why.
+        """
+        procs.kill(self.record.pid, self.record.start, SIGKILL)
+        await self._init.killed(self._sandbox, self._context.config.timeouts.command)
 
     def warn(self, text: str) -> None:
         """Say in the record what its users should know, until something goes well."""
         self._note_kindly(warning=text)
+
+    def leave_behind(self, warning: str) -> None:
+        """Stay as a task that can be killed and deleted, after a making that could not be undone.
+
+        Whoever waits for its exit gets that of its sandbox.
+        """
+        self.warn(warning)
+        if self.state is TaskState.RESTORING:
+            self.state = TaskState.CREATED
 
     def note_damage(self, error: CryoError) -> None:
         """Keep in the record what could not be undone: then the journal is still open."""
@@ -722,7 +767,7 @@ class Task:
     def note_recovered(self) -> None:
         """Take back what the record warned of."""
         if self.record.warning:
-            self.note(warning="")
+            self._note_kindly(warning="")
 
     def back_to(self, before: TaskState) -> None:
         """Leave a checkpoint, unless the task has ended in it."""
@@ -773,12 +818,19 @@ class Task:
             await self.stop()
         await self._runsc.delete(self.ref.id)
         if self.state is TaskState.RESTORING:
-            await self._ended(Exit(status=_UNKNOWN_STATUS, at=utcnow()))
+            await self._ended(Exit(status=UNKNOWN_STATUS, at=utcnow()))
 
 
 def ends_created(signal: int) -> bool:
     """Whether a signal can end what does not run yet."""
-    return signal in (_KILL, _TERM)
+    return signal in (SIGKILL, SIGTERM)
+
+
+def _write(path: Path, text: str) -> None:
+    try:
+        path.write_text(text, "utf-8")
+    except OSError as error:
+        raise typed(error, f"write {path}") from error
 
 
 def _without_cgroup(task: str, error: RunscError) -> CryoError:

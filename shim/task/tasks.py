@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import logging
 import platform
-from collections.abc import AsyncIterator, Coroutine, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from signal import SIGKILL
@@ -21,17 +21,18 @@ from shim.checkpoint import restore, store
 from shim.checkpoint.contents import described, host_access
 from shim.checkpoint.ledger import Ledger
 from shim.checkpoint.verify import read_manifest
-from shim.checkpoint.worker import settled
 from shim.config import Config
 from shim.cuda import inventory
 from shim.errors import (
     AlreadyExists,
+    Busy,
     CryoError,
     FailedPrecondition,
     NotFound,
     Unavailable,
 )
 from shim.host import files, hugepages
+from shim.host.shielded import shielded
 from shim.model import (
     CheckpointOptions,
     CheckpointResult,
@@ -66,15 +67,29 @@ from shim.task.pod import Pod
 from shim.task.record import TaskRecord
 from shim.task.revive import Revival
 from shim.task.task import LIVE, Task, ends_created
+from shim.task.transactions import Transactions
 from shim.task.wanted import members_wanted
 
 _log = logging.getLogger(__name__)
 _T = TypeVar("_T")
+_Item = TypeVar("_Item")
+_ADOPTED_AT_ONCE = 4
 
 
 def log_event(event: Event) -> None:
     """Tell the log what happened."""
     _log.info("%s %s %s", event.topic, event.ref, event.fields)
+
+
+async def _each(do: Callable[[_Item], Awaitable[None]], items: Iterable[_Item]) -> None:
+    """Do it for each item, for a few of them at a time."""
+    slots = asyncio.Semaphore(_ADOPTED_AT_ONCE)
+
+    async def one(item: _Item) -> None:
+        async with slots:
+            await do(item)
+
+    await asyncio.gather(*(one(item) for item in items))
 
 
 class Tasks:
@@ -88,10 +103,13 @@ class Tasks:
         self._house = house or SidecarHouse(Path(config.paths.state))
         self._publish = publish
         self._tasks: dict[TaskRef, Task] = {}
+        # Records that cannot be read: their ids are not given away.
         self._claimed: set[TaskRef] = set()
+        # Tasks being created; set when that is over, well or not.
+        self._creating: dict[TaskRef, asyncio.Event] = {}
+        self._transactions = Transactions()
         self._context: Context | None = None
         self._gatherings: dict[TaskRef, Gathering] = {}
-        self._under_way: set[asyncio.Task[Any]] = set()
         self._recovered: list[str] = []
         self._closing = False
 
@@ -115,9 +133,10 @@ class Tasks:
         )
         await self._context.capabilities()
         if self._house.adopts:
-            await asyncio.gather(*(self._adopt(ref) for ref in layout.found()))
+            # A few at a time: each runs several commands of runsc.
+            await _each(self._adopt, layout.found())
             own = [task for task in self._tasks.values() if not task.record.sandbox_id]
-            await asyncio.gather(*(self._undo(task) for task in own))
+            await _each(self._undo, own)
         return self._recovered
 
     async def tidy(self) -> list[str]:
@@ -189,17 +208,13 @@ class Tasks:
     async def close(self) -> None:
         """Finish or roll back what is under way, and let go; the tasks run on."""
         self._closing = True
-        if self._under_way:
-            _, late = await asyncio.wait(self._under_way, timeout=self._config.timeouts.shutdown)
-            for work in late:
-                work.cancel()
-            for work in late:
-                await settled(work)
+        await self._transactions.finish(self._config.timeouts.shutdown)
         for waiting in self._gatherings.values():
             waiting.let_go()
         for task in self._tasks.values():
             task.let_go()
         if self._context is not None:
+            await self._context.supervisor.aclose()
             await self._context.keeper.close()
         self._house.leave()
 
@@ -211,11 +226,28 @@ class Tasks:
     @property
     def empty(self) -> bool:
         """Whether there is no task, nor one in the making."""
-        return not self._tasks and not self._claimed
+        return not self._tasks and not self._claimed and not self._creating
 
     def has(self, ref: TaskRef) -> bool:
         """Whether the task is ours, or being made."""
-        return ref in self._tasks or ref in self._claimed
+        return ref in self._tasks or ref in self._claimed or ref in self._creating
+
+    async def _created(self, ref: TaskRef) -> Task:
+        """Find a task; one that is being created is waited for.
+
+        Raises:
+            NotFound: there is none.
+            Busy: its creation takes too long.
+        """
+        timeout_s = self._config.timeouts.create
+        if ref in self._creating:
+            try:
+                async with asyncio.timeout(timeout_s):
+                    await self._creating[ref].wait()
+            except TimeoutError as error:
+                message = f"task {ref} is still being created after {timeout_s:g} s"
+                raise Busy(message, remedy="ask again when its creation is over") from error
+        return self._task(ref)
 
     def _task(self, ref: TaskRef) -> Task:
         self._ready  # noqa: B018 - raises while there is no context
@@ -246,6 +278,11 @@ class Tasks:
             message = f"the sandbox {task.record.sandbox_id} of task {task.ref} is no task of ours"
             raise NotFound(message, remedy="create a task for the sandbox first")
         return own
+
+    def _sandbox_ref(self, task: Task) -> TaskRef:
+        """Name a task's sandbox by its own task; that of a stranger's by the task itself."""
+        own = self._sandbox(task.ref.namespace, task.record.sandbox_id)
+        return own.ref if own is not None else task.ref
 
     def _sandbox(self, namespace: str, sandbox_id: str) -> Task | None:
         """Find a sandbox's own task; what a stranger's spec names need be no id at all."""
@@ -281,10 +318,10 @@ class Tasks:
         one_call: bool = False,
     ) -> Task:
         context, ref = self._ready, request.ref
-        if ref in self._tasks or ref in self._claimed:
+        if self.has(ref):
             message = f"task {ref.id} exists in namespace {ref.namespace}"
             raise AlreadyExists(message, remedy="choose another id, or delete that task")
-        self._claimed.add(ref)
+        created = self._creating[ref] = asyncio.Event()
         try:
             prepared = await asyncio.to_thread(
                 plan,
@@ -301,7 +338,8 @@ class Tasks:
             task = await self._begin(context, record, prepared)
             self._tasks[ref] = task
         finally:
-            self._claimed.discard(ref)
+            del self._creating[ref]
+            created.set()
         context.tell(
             "/tasks/create",
             ref,
@@ -341,9 +379,25 @@ class Tasks:
             async with self._joining(record):
                 await task.create(prepared.spec)
         except BaseException:  # a fault of ours must leave nothing either
-            await settled(asyncio.ensure_future(task.clear()))
+            await shielded(self._remove([task], "its creation"), deadline_s=None)
             raise
         return task
+
+    async def _remove(self, tasks: Iterable[Task], failed: str) -> None:
+        """Remove tasks whose making failed; what cannot be removed is listed, to be deleted.
+
+        Each step of a removal has a deadline of its own.
+        """
+        for task in tasks:
+            try:
+                await task.clear()
+            except Exception as error:  # noqa: BLE001 - the caller hears what failed before it
+                _log.exception("task %s could not be removed after %s failed", task.ref, failed)
+                task.leave_behind(f"{failed} failed, and it could not be removed: {error}")
+                self._tasks[task.ref] = task
+            else:
+                task.state = TaskState.DELETED
+                self._tasks.pop(task.ref, None)
 
     @contextlib.asynccontextmanager
     async def _joining(self, record: TaskRecord) -> AsyncIterator[None]:
@@ -367,7 +421,7 @@ class Tasks:
         task = self._task(ref)
         if exec_id:
             return await task.start_exec(exec_id)
-        return await self._kept(self._start(task))
+        return await self._interruptible(task, "start", self._start(task))
 
     async def _start(self, task: Task) -> int:
         if not task.record.image_path:
@@ -377,6 +431,8 @@ class Tasks:
 
     async def _gathering(self, task: Task) -> Gathering:
         """Find the restore that a Start is a part of; that of a sandbox's own task begins it."""
+        able = await self._ready.capabilities()
+        # From here to the insertion nothing is awaited: two Starts must find the same one.
         own = self._own(task)
         if own.ref in self._gatherings:
             return self._gatherings[own.ref]
@@ -387,37 +443,55 @@ class Tasks:
         def over() -> None:
             self._gatherings.pop(own.ref, None)
 
-        made = Gathering(own, self._config, await self._ready.capabilities(), over)
+        made = Gathering(own, self._config, able, over)
         self._gatherings[own.ref] = made
         return made
 
     async def state(self, ref: TaskRef, exec_id: str = "") -> ProcessView:
-        """Tell how a process is."""
-        return self._task(ref).process(exec_id)
+        """Tell how a process is.
+
+        A client that asks while its task is being created wants the answer, and no error: it
+        would take the task for gone.
+        """
+        return (await self._created(ref)).process(exec_id)
 
     async def wait(self, ref: TaskRef, exec_id: str = "") -> Exit:
         """Return when the process has ended."""
-        task = self._task(ref)
+        task = await self._created(ref)
         return await (task.exec(exec_id).wait() if exec_id else task.wait())
 
     async def kill(
         self, ref: TaskRef, signal: int, *, exec_id: str = "", everyone: bool = False
     ) -> None:
         """Send a signal."""
-        task = self._task(ref)
-        if task.is_parked and signal != SIGKILL:
-            await self.resume(ref)  # it is to react to it, and may need the GPU for that
+        task = await self._created(ref)
         if exec_id:
+            if task.is_parked and signal != SIGKILL:
+                await self.resume(ref)  # it is to react to it, and may need the GPU for that
             await task.exec(exec_id).kill(signal)
-        elif task.state is TaskState.RESTORING and await self._kill_waiting(task, signal):
-            return
+        elif signal == SIGKILL:
+            await self._kill_now(task, everyone=everyone)
         else:
-            await task.kill(signal, everyone=everyone)
+            if task.is_parked:
+                await self.resume(ref)
+            if not await self._end_gathering(task, signal):
+                await task.kill(signal, everyone=everyone)
 
-    async def _kill_waiting(self, task: Task, signal: int) -> bool:
+    async def _kill_now(self, task: Task, *, everyone: bool) -> None:
+        """Kill a task whatever is under way with it: that is cancelled, and its caller told so."""
+        task.check_alive()
+        cancelled = self._transactions.interrupt(self._sandbox_ref(task))
+        if cancelled:
+            await task.kill_interrupted(cancelled)
+        elif not await self._end_gathering(task, SIGKILL):
+            await task.kill(SIGKILL, everyone=everyone)
+
+    async def _end_gathering(self, task: Task, signal: int) -> bool:
         """End a pod's restore that waits for containers, where a signal means that."""
+        if task.state is not TaskState.RESTORING or not ends_created(signal):
+            return False
         gathering = self._gatherings.get(self._own(task).ref)
-        return gathering is not None and ends_created(signal) and await gathering.stop()
+        return gathering is not None and await gathering.stop()
 
     async def exec(
         self, ref: TaskRef, exec_id: str, process: Mapping[str, Any], stdio: Stdio
@@ -430,8 +504,11 @@ class Tasks:
         task = self._task(ref)
         if exec_id:
             return await task.delete_exec(exec_id)
-        last = await self._kept(task.delete())
-        self._tasks.pop(ref, None)
+        return await self._transactions.run(self._delete(task), "delete")
+
+    async def _delete(self, task: Task) -> ProcessView:
+        last = await task.delete()
+        self._tasks.pop(task.ref, None)
         return last
 
     async def pids(self, ref: TaskRef) -> list[int]:
@@ -442,7 +519,8 @@ class Tasks:
         """Stop the task's processes where they are; io.cryo.park gives their GPU memory back."""
         task = self._task(ref)
         if task.parks:
-            await self._kept(self._pod(self._own(task)).park(log_progress))
+            pod = self._pod(self._own(task))
+            await self._interruptible(task, "pause", pod.park(log_progress))
         else:
             await task.pause()
 
@@ -450,7 +528,7 @@ class Tasks:
         """Let a paused task go on, with its GPU memory."""
         task = self._task(ref)
         if task.is_parked:
-            await self._kept(self._pod(task).unpark(log_progress))
+            await self._interruptible(task, "resume", self._pod(task).unpark(log_progress))
         else:
             await task.resume()
 
@@ -464,36 +542,30 @@ class Tasks:
 
     async def close_io(self, ref: TaskRef, exec_id: str = "") -> None:
         """Close a process's stdin."""
-        await self._task(ref).close_io(exec_id)
+        await (await self._created(ref)).close_io(exec_id)
 
     async def resize_pty(self, ref: TaskRef, width: int, height: int, exec_id: str = "") -> None:
         """Tell a terminal its size."""
-        self._task(ref).resize(width, height, exec_id)
+        (await self._created(ref)).resize(width, height, exec_id)
 
     # -- checkpoint and restore ----------------------------------------------------------------
 
-    async def _kept(self, work: Coroutine[Any, Any, _T]) -> _T:
-        """Run what a graceful stop must wait for; cancelling the caller cancels it, and waits."""
-        task = asyncio.ensure_future(work)
-        self._under_way.add(task)
-        task.add_done_callback(self._under_way.discard)
-        try:
-            return await asyncio.shield(task)
-        except asyncio.CancelledError:
-            task.cancel()
-            await settled(task)
-            raise
+    async def _interruptible(self, task: Task, what: str, work: Coroutine[Any, Any, _T]) -> _T:
+        """Run what a graceful stop waits for, and a KILL of the task or its sandbox cancels."""
+        return await self._transactions.run(work, what, sandbox=self._sandbox_ref(task))
 
     async def checkpoint(
         self, ref: TaskRef, options: CheckpointOptions, report: Report
     ) -> CheckpointResult:
         """Freeze, save, seal, thaw or stop: the task and all that share its sandbox."""
-        pod = self._pod(self._own(self._task(ref)))
-        return await self._kept(pod.checkpoint(options, report))
+        task = self._task(ref)
+        pod = self._pod(self._own(task))
+        return await self._interruptible(task, "checkpoint", pod.checkpoint(options, report))
 
     async def restore(self, ref: TaskRef, options: RestoreOptions, report: Report) -> RestoreResult:
         """Bring an image back as a new running task, and all that shared its sandbox with it."""
-        return await self._kept(self._restore(ref, options, report))
+        work = self._restore(ref, options, report)
+        return await self._transactions.run(work, "restore", sandbox=ref)
 
     async def _restore(
         self, ref: TaskRef, options: RestoreOptions, report: Report
@@ -519,8 +591,7 @@ class Tasks:
             result = await self._revive(made, names, said, report)
             return msgspec.structs.replace(result, warnings=(*warnings, *result.warnings))
         except BaseException:  # a fault of ours must leave nothing either
-            for task in made:
-                await settled(asyncio.ensure_future(self._forget(task)))
+            await shielded(self._remove(made, "its restore"), deadline_s=None)
             raise
 
     async def _made(
@@ -575,11 +646,6 @@ class Tasks:
                 task.note_start()
                 task.begin_to_run()
         return result
-
-    async def _forget(self, task: Task) -> None:
-        await task.clear()
-        task.state = TaskState.DELETED
-        self._tasks.pop(task.ref, None)
 
     # -- images --------------------------------------------------------------------------------
 

@@ -16,7 +16,7 @@ from shim.errors import AlreadyExists, CryoError, InvalidArgument
 from shim.model import Exit, Mount, Stdio, TaskRef
 from shim.task import record as records
 from shim.task.layout import Layout
-from shim.task.once import Once
+from shim.task.once import SetOnce
 from shim.task.pidpipe import PidPipe
 from shim.task.record import ExecRecord, TaskRecord
 
@@ -45,7 +45,7 @@ RECORD = TaskRecord(
 
 async def test_waiting_before_and_after_is_the_same() -> None:
     """All who wait get the one value."""
-    once: Once[int] = Once()
+    once: SetOnce[int] = SetOnce()
     early = [asyncio.create_task(once.get()) for _ in range(3)]
     await asyncio.sleep(0)
     once.put(7)
@@ -58,7 +58,7 @@ async def test_waiting_before_and_after_is_the_same() -> None:
 
 async def test_a_waiter_may_leave() -> None:
     """The others are not disturbed."""
-    once: Once[int] = Once()
+    once: SetOnce[int] = SetOnce()
     first, second = asyncio.create_task(once.get()), asyncio.create_task(once.get())
     await asyncio.sleep(0)
     first.cancel()

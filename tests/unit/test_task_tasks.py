@@ -255,7 +255,7 @@ async def test_during_a_checkpoint(owner: Owner, monkeypatch: pytest.MonkeyPatch
     tasks, ref = owner.tasks, owner.ref()
     for refused in (
         tasks.resume(ref),
-        tasks.kill(ref, 9),
+        tasks.kill(ref, 15),
         tasks.delete(ref),
         tasks.exec(ref, "e", {}, Stdio()),
         tasks.checkpoint(ref, CheckpointOptions(), silent),

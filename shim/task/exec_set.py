@@ -1,0 +1,143 @@
+"""The processes added to one task. None of their operations takes the task's lock."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Callable, Mapping
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from shim.errors import AlreadyExists, Busy, NotFound
+from shim.model import Exit, ProcessView, Stdio, TaskRef
+from shim.runsc.client import Runsc
+from shim.task.context import Context
+from shim.task.execs import Exec
+from shim.task.record import ExecRecord
+
+Records = Mapping[str, ExecRecord]
+
+
+class ExecSet:
+    """Added processes by their ids."""
+
+    def __init__(
+        self,
+        context: Context,
+        runsc: Runsc,
+        ref: TaskRef,
+        folder: Path,
+        save: Callable[[dict[str, ExecRecord]], None],
+    ) -> None:
+        """Take what writes the records; it raises CryoError where they cannot be written."""
+        self._context = context
+        self._runsc = runsc
+        self._ref = ref
+        self._folder = folder
+        self._save = save
+        self._by_id: dict[str, Exec] = {}
+        self._starting = 0
+        self._barred = False
+        self._idle = asyncio.Event()
+        self._idle.set()
+
+    @property
+    def ids(self) -> tuple[str, ...]:
+        """List the ids."""
+        return tuple(sorted(self._by_id))
+
+    def get(self, exec_id: str) -> Exec:
+        """Find an added process.
+
+        Raises:
+            NotFound: there is none of that id.
+        """
+        if exec_id in self._by_id:
+            return self._by_id[exec_id]
+        message = f"task {self._ref} has no process {exec_id}"
+        raise NotFound(message, remedy="'cryo tasks ls' names those that it has")
+
+    def records(self) -> dict[str, ExecRecord]:
+        """Return what the record of the task says of them."""
+        return {name: one.record for name, one in self._by_id.items()}
+
+    def _make(self, exec_id: str, stdio: Stdio) -> Exec:
+        return Exec(self._context, self._runsc, self._ref, exec_id, stdio, self._folder)
+
+    def add(self, exec_id: str, process: Mapping[str, Any], stdio: Stdio) -> None:
+        """Add a process; where its record cannot be written, the id stays free.
+
+        Raises:
+            AlreadyExists: the id is taken.
+        """
+        if exec_id in self._by_id:
+            message = f"task {self._ref} has a process {exec_id} already"
+            raise AlreadyExists(message, remedy="choose another exec id, or delete that one")
+        added = self._make(exec_id, stdio)
+        added.write(process)
+        self._save({**self.records(), exec_id: added.record})
+        self._by_id[exec_id] = added
+        self._context.tell("/tasks/exec-added", self._ref, exec_id=exec_id)
+
+    async def start(self, exec_id: str) -> int:
+        """Run an added process; return its number in the container.
+
+        Raises:
+            Busy: a pause or checkpoint of the task is about to begin.
+        """
+        one = self.get(exec_id)
+        async with self._start_under_way(exec_id):
+            return await one.start()
+
+    @contextlib.asynccontextmanager
+    async def _start_under_way(self, exec_id: str) -> AsyncIterator[None]:
+        if self._barred:
+            message = f"cannot start process {exec_id}: task {self._ref} is about to be stopped"
+            raise Busy(message, remedy="try again when its pause or checkpoint is over")
+        self._starting += 1
+        self._idle.clear()
+        try:
+            yield
+        finally:
+            self._starting -= 1
+            if not self._starting:
+                self._idle.set()
+
+    @contextlib.asynccontextmanager
+    async def quiesced(self) -> AsyncIterator[None]:
+        """Refuse new starts, and wait for those under way, each of which has a deadline."""
+        self._barred = True
+        try:
+            await self._idle.wait()
+            yield
+        finally:
+            self._barred = False
+
+    async def delete(self, exec_id: str, bundle: str) -> ProcessView:
+        """Remove an exited process."""
+        one = self.get(exec_id)
+        await one.delete()
+        if self._by_id.get(exec_id) is one:
+            del self._by_id[exec_id]
+        return one.view(bundle)
+
+    async def end_with_sandbox(self, at: datetime) -> None:
+        """Publish the exits of all that ran when the sandbox exited, side by side."""
+        await asyncio.gather(*(one.ended_with_sandbox(at) for one in list(self._by_id.values())))
+
+    def wake(self, exit_: Exit) -> None:
+        """Let those go who wait for a process that was never started: its task is removed."""
+        for one in self._by_id.values():
+            one.process.set_exited(exit_)
+
+    def detach(self) -> None:
+        """Stop watching: the owner ends, the processes run on."""
+        for one in self._by_id.values():
+            one.detach()
+
+    async def adopt(self, records: Records) -> None:
+        """Take over what an earlier owner had added and started."""
+        for name, record in records.items():
+            one = self._by_id[name] = self._make(name, record.stdio)
+            await one.adopt(record)

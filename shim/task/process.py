@@ -1,0 +1,215 @@
+"""One process of a task, its init or an exec: its streams, its exit, and who waits for it.
+
+The order of what is published: the start, then the exit. The exit is published once, after what
+the process wrote has been passed on, and whatever else fails on the way.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
+from typing import Any
+
+from shim.errors import CryoError, DeadlineExceeded, Unavailable
+from shim.host import procs, procstat
+from shim.host.keeper.port import KeeperPort
+from shim.host.supervisor import Supervisor
+from shim.model import Exit, utcnow
+from shim.runsc.client import Born
+from shim.task.once import SetOnce
+from shim.task.streams import ProcessStreams
+
+_log = logging.getLogger(__name__)
+UNKNOWN_STATUS = 255
+SIGKILL_STATUS = 137
+# Longer than a terminal may take to pass its output on; a logger may take longer than this.
+_CLOSE_S = 12.0
+_RETRY_S = 1.0
+
+Publish = Callable[[Exit], None]
+"""Publishes an exit: changes the state and sends the event, in one step."""
+
+
+class Process:
+    """A process that is started at most once and ends once.
+
+    `ended` is set as soon as the process is known to be over, `exit` when that was published.
+    """
+
+    def __init__(
+        self, name: str, supervisor: Supervisor, streams: ProcessStreams, publish: Publish
+    ) -> None:
+        """Take the name for the log, and what publishes the exit."""
+        self.name = name
+        self.streams = streams
+        self.ended: SetOnce[Exit] = SetOnce()
+        self.exit: SetOnce[Exit] = SetOnce()
+        self._supervisor = supervisor
+        self._publish = publish
+        self._start_published = asyncio.Event()
+        self._start_published.set()
+        self._background: set[asyncio.Task[None]] = set()
+
+    @contextlib.asynccontextmanager
+    async def starting(self) -> AsyncIterator[None]:
+        """Hold the exit back until the start has been published, however soon the exit is."""
+        self._start_published.clear()
+        try:
+            yield
+        finally:
+            self._start_published.set()
+
+    # -- how it ends ---------------------------------------------------------------------------
+
+    def watch(
+        self,
+        exit_of: Callable[[], Awaitable[Exit | None]],
+        before: Callable[[Exit], Awaitable[None]] | None = None,
+    ) -> asyncio.Task[None]:
+        """Wait in the background for the exit, and publish it after `before`.
+
+        None for the exit means that somebody else publishes it.
+        """
+        return self.run(self._watch(exit_of, before), "exit")
+
+    async def _watch(
+        self,
+        exit_of: Callable[[], Awaitable[Exit | None]],
+        before: Callable[[Exit], Awaitable[None]] | None,
+    ) -> None:
+        exit_ = await exit_of()
+        if exit_ is not None:
+            await self.end(exit_, before)
+
+    def run(self, work: Coroutine[Any, Any, None], what: str) -> asyncio.Task[None]:
+        """Run work of this process in the background; a crash of it ends the wait for the exit."""
+        task = self._supervisor.start(work, name=f"{what} of {self.name}", on_crash=self._crashed)
+        self._background.add(task)
+        task.add_done_callback(self._background.discard)
+        return task
+
+    def _crashed(self, _error: BaseException) -> None:
+        # The log has the traceback. Whoever waits for an exit that nobody watches any more would
+        # wait without end.
+        self._end_now(Exit(status=UNKNOWN_STATUS, at=utcnow()))
+
+    async def end(
+        self, exit_: Exit, before: Callable[[Exit], Awaitable[None]] | None = None
+    ) -> None:
+        """Publish the exit once, after `before` and after the output; safe to call again."""
+        if self.ended.value is not None:
+            await self.exit.get()
+            return
+        self.ended.put(exit_)
+        try:
+            await self._start_published.wait()
+            await asyncio.gather(
+                self.attempt(self._close_streams()),
+                *([self.attempt(before(exit_))] if before is not None else []),
+            )
+        finally:
+            self._end_now(exit_)
+
+    def _end_now(self, exit_: Exit) -> None:
+        self.ended.put(exit_)
+        if self.exit.value is not None:
+            return
+        try:
+            self._publish(exit_)
+        except Exception:  # noqa: BLE001 - whoever waits for the exit must not wait for this
+            _log.exception("%s exited with %s, which was not published", self.name, exit_.status)
+        finally:
+            self.exit.put(exit_)
+
+    def set_exited(self, exit_: Exit) -> None:
+        """Take an exit without publishing it: an earlier owner did, or there is nothing to tell."""
+        self.ended.put(exit_)
+        self.exit.put(exit_)
+
+    async def attempt(self, step: Awaitable[None]) -> None:
+        """Do one step of the end; a failure is logged and does not hold up the exit."""
+        try:
+            await step
+        except (CryoError, OSError) as error:
+            _log.warning("%s exited, and then: %s", self.name, error)
+        except Exception:  # noqa: BLE001 - a bug in a step must not lose the exit either
+            _log.exception("%s exited, and a step of its end crashed", self.name)
+
+    async def _close_streams(self) -> None:
+        """Close the streams; what takes too long goes on in the background."""
+        closing = self.run(self.attempt(self.streams.close()), "streams")
+        _, late = await asyncio.wait({closing}, timeout=_CLOSE_S)
+        if late:
+            _log.warning("%s exited; its output is still being read", self.name)
+
+    async def killed(self, born: Born, timeout_s: float) -> Exit:
+        """Wait for the exit of what was sent SIGKILL.
+
+        Raises:
+            DeadlineExceeded: it has not ended in `timeout_s`, and is still watched.
+        """
+        try:
+            async with asyncio.timeout(timeout_s):
+                await self.ended.get()
+        except TimeoutError as error:
+            raise unkillable(self.name, born, timeout_s) from error
+        return await self.exit.get()
+
+    def detach(self) -> None:
+        """Stop watching: the owner ends, and the process runs on."""
+        for task in list(self._background):
+            task.cancel()
+
+
+async def exit_of(keeper: KeeperPort, born: Born) -> Exit:
+    """Wait for the exit of a process, with its status where the keeper can tell it."""
+    try:
+        ended = await keeper.wait(born.pid, born.start)
+    except Unavailable as error:
+        _log.warning("the exit status of process %s is lost: %s", born.pid, error)
+    except Exception:  # noqa: BLE001 - a bug there must not lose the exit
+        _log.exception("waiting for process %s failed; its exit status is lost", born.pid)
+    else:
+        return Exit(status=ended.status, at=ended.at)
+    await _until_gone(born)
+    return Exit(status=UNKNOWN_STATUS, at=utcnow())
+
+
+def unkillable(name: str, born: Born, timeout_s: float) -> DeadlineExceeded:
+    """Say of a process that was sent SIGKILL where it is, and when it will end."""
+    found = procstat.read(born.pid)
+    state = found.state if found is not None else "unknown"
+    sleeps = " in uninterruptible sleep" if state == "D" else ""
+    return DeadlineExceeded(
+        f"{name}: process {born.pid} was sent SIGKILL and has not exited in {timeout_s:g} s: "
+        f"it is{sleeps} in state {state}",
+        remedy="it exits when the device or filesystem that it waits for answers; "
+        f"/proc/{born.pid}/stack says where it waits",
+    )
+
+
+async def until_killed(name: str, born: Born, timeout_s: float) -> None:
+    """Wait for the end of a process of somebody else that was sent SIGKILL.
+
+    Raises:
+        DeadlineExceeded: it has not ended in `timeout_s`.
+    """
+    try:
+        async with asyncio.timeout(timeout_s):
+            await procs.wait_pidfd(born.pid, born.start)
+    except TimeoutError as error:
+        raise unkillable(name, born, timeout_s) from error
+
+
+async def _until_gone(born: Born) -> None:
+    """Wait without a keeper; where even that fails, as with no descriptor left, try again."""
+    while True:
+        try:
+            await procs.wait_pidfd(born.pid, born.start)
+        except CryoError as error:
+            _log.warning("process %s cannot be watched: %s", born.pid, error)
+            await asyncio.sleep(_RETRY_S)
+        else:
+            return
