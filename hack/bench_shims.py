@@ -161,7 +161,9 @@ def files() -> Iterator[tuple[dict[str, Path], Path, Path]]:
         ours.chmod(0o755)
         lines = [f'{key} = "{value}"' for key, value in FLAGS.items()]
         toml = folder / "cryo.toml"
-        paths = "".join(f'{key} = "{folder / key}"\n' for key in ("state", "images", "verified"))
+        paths = "".join(
+            f'{key} = "{folder / key}"\n' for key in ("state", "images", "verified", "scratch")
+        )
         flags = "\n".join(lines)
         toml.write_text(
             f'[paths]\n{paths}[runsc]\nbinary = "{runsc}"\n[runsc.flags]\n{flags}\n', "utf-8"

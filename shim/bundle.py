@@ -6,6 +6,9 @@ from __future__ import annotations
 # Without it there is nothing to clean up.
 LINK = "cryo"
 
+# A link of containerd's own, to a folder on disk that it removes with the bundle.
+WORK = "work"
+
 # The folder of bundles below containerd's state, in every release since 1.2.
 _BUNDLES = "io.containerd.runtime.v2.task"
 

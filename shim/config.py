@@ -22,11 +22,16 @@ class _Section(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
 
 
 class Paths(_Section, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Where things are kept."""
+    """Where things are kept.
+
+    `scratch` has what containers write to their root filesystems while they run, in files without
+    a name; for those of containerd it is containerd's own folder.
+    """
 
     state: str = "/run/cryo"
     images: str = "/var/lib/cryo/checkpoints"
     verified: str = "/var/lib/cryo/verified"
+    scratch: str = "/var/lib/cryo/scratch"
 
 
 class Server(_Section, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -16,7 +16,7 @@ from shim.errors import CryoError, DeadlineExceeded, NotFound, RunscError, Unava
 from shim.host import procs
 from shim.host.keeper.port import KeeperPort, Spawned
 from shim.model import Stats, Value
-from shim.runsc import argv, control, kernel, statefile, urpc
+from shim.runsc import argv, control, kernel, overlay, statefile, urpc
 from shim.runsc.argv import CheckpointArgs, CreateArgs, ExecArgs, Global, RestoreArgs, runsc_id
 from shim.runsc.failure import failure, last_error_line, last_log_error
 from shim.runsc.probe import Capabilities
@@ -184,8 +184,10 @@ class Runsc:
             message = f"task {task_id}: runsc has no such container"
             raise NotFound(message)
 
-    def _global(self, *, gpu: bool = False) -> Global:
+    def _global(self, *, gpu: bool = False, overlay2: str = "") -> Global:
         flags = dict(self._flags)
+        if overlay2:
+            flags.setdefault(overlay.FLAG, overlay2)
         if gpu and self.capabilities.nvproxy_flag:
             flags.setdefault("nvproxy", "true")
         return Global(binary=self.capabilities.binary, root=str(self.root), flags=flags)
@@ -371,12 +373,13 @@ class Runsc:
         *,
         gpu: bool,
         log: Path,
+        overlay2: str = "",
         started: Started | None = None,
     ) -> Born:
         """Create a container and return its sandbox process; `started` hears runsc's own."""
         timeout_s = self._timeouts.create
         making = _Making("create", args.args(), args.pid_file, log, timeout_s, started)
-        return await self._make(making, streams, gpu=gpu)
+        return await self._make(making, streams, self._global(gpu=gpu, overlay2=overlay2))
 
     async def restore(
         self,
@@ -386,15 +389,16 @@ class Runsc:
         gpu: bool,
         log: Path,
         timeout_s: float,
+        overlay2: str = "",
         started: Started | None = None,
     ) -> Born:
         """Make a container from an image; returns when it runs, CUDA not yet thawed."""
         making = _Making("restore", args.args(), args.pid_file, log, timeout_s, started)
-        return await self._make(making, streams, gpu=gpu)
+        return await self._make(making, streams, self._global(gpu=gpu, overlay2=overlay2))
 
-    async def _make(self, making: _Making, streams: Streams, *, gpu: bool) -> Born:
+    async def _make(self, making: _Making, streams: Streams, runsc: Global) -> Born:
         making.log.unlink(missing_ok=True)
-        whole = self._global(gpu=gpu).argv(making.command, *making.args, log=str(making.log))
+        whole = runsc.argv(making.command, *making.args, log=str(making.log))
         with points.around(f"runsc.{making.command}"):
             async with self._spawned(whole, streams) as child:
                 _noting(making.command, making.started)(child.pid, child.start)
@@ -433,12 +437,15 @@ class Runsc:
             raise RunscError(command, 0, "it left no pid file") from error
         return Born(pid=pid, start=procs.start_time(pid) or 0)
 
-    async def start_member(self, task_id: str, streams: Streams, log: Path) -> None:
+    async def start_member(
+        self, task_id: str, streams: Streams, log: Path, *, overlay2: str = ""
+    ) -> None:
         """Start a container that shares a sandbox: it gets its streams now, not at create."""
         self._must_exist(task_id)
         log.unlink(missing_ok=True)
         command = "start"
-        whole = self._global().argv(command, *argv.start(task_id), log=str(log))
+        runsc = self._global(overlay2=overlay2)
+        whole = runsc.argv(command, *argv.start(task_id), log=str(log))
         async with self._spawned(whole, streams) as child:
             status = await self._ended(child, command, self._timeouts.create)
         if status != 0:

@@ -23,15 +23,11 @@ from shim.simgpu.remote import Remote
 from shim.simgpu.sandbox import Sandbox
 from shim.simgpu.waiting import END_S, START_S, environment, wait_until
 
-_FOLDERS = ("rootfs", "code", "device", "bundles", "images", "state", "tools")
+_FOLDERS = ("rootfs", "code", "device", "bundles", "images", "state", "scratch", "tools")
+_PATHS = ("state", "images", "verified", "scratch")
 _TAIL = 2000
 
-FLAGS = {
-    "network": "none",
-    "ignore-cgroups": "true",
-    # The default would put a file into the root of the host's filesystem.
-    "overlay2": "root:memory",
-}
+FLAGS = {"network": "none", "ignore-cgroups": "true"}
 
 
 class Machine(Questions):
@@ -130,8 +126,12 @@ class Machine(Questions):
         return bundle.write(self.folder / "bundles" / name, content)
 
     def sandbox(self) -> Sandbox:
-        """Return raw runsc on this machine."""
-        return Sandbox(self.remote, self.runsc, self.folder / "runsc", self.flags)
+        """Return raw runsc on this machine.
+
+        Its own default would put a file into the root of the host's filesystem.
+        """
+        flags = {"overlay2": f"root:dir={self.folder}/scratch", **self.flags}
+        return Sandbox(self.remote, self.runsc, self.folder / "runsc", flags)
 
     def image(self, name: str) -> Path:
         """Return a path for an image that does not exist yet."""
@@ -170,7 +170,7 @@ class Machine(Questions):
     def write_config(self, **more: dict[str, Any]) -> Path:
         """Write config.toml for this machine; `more` adds to its tables, by name."""
         tables: toml.Tables = {
-            "paths": {name: str(self.folder / name) for name in ("state", "images", "verified")},
+            "paths": {name: str(self.folder / name) for name in _PATHS},
             "server": {"address": self.address},
             "runsc": {"binary": str(self.runsc)},
             "runsc.flags": dict(self.flags),

@@ -49,7 +49,9 @@ class Member(Task):
 
     async def _start_container(self) -> None:
         async with self._streams.opened() as streams:
-            await self._runsc.start_member(self.ref.id, streams, self._folder / "runsc.log")
+            log = self._folder / "runsc.log"
+            overlay2 = self.record.overlay2
+            await self._runsc.start_member(self.ref.id, streams, log, overlay2=overlay2)
         await self.attend_end()
 
     async def adopt(self) -> None:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from shim import bundle as bundle_files
 from shim.checkpoint.manifest import Manifest, Member
 from shim.config import Config
 from shim.cuda.inject import find_helper, find_tool, helper_in, prepare
 from shim.errors import InvalidArgument, InvalidBundle
 from shim.model import CreateRequest, Value
+from shim.runsc import overlay
 from shim.spec import document, host_access, pod, wishes
 from shim.spec.compare import check_same, describe, differences
 from shim.spec.document import Spec
@@ -26,12 +28,17 @@ _REMEDY_OF_CREATE = (
 
 
 class Plan(Value):
-    """A spec ready for runsc. `guest_tool` is cuda-checkpoint's path inside the container."""
+    """A spec ready for runsc.
+
+    `guest_tool` is cuda-checkpoint's path inside the container, `overlay2` the flag for its root
+    filesystem, empty where that is not ours to say.
+    """
 
     spec: Spec
     gpu: bool
     guest_tool: str
     sandbox_id: str = ""
+    overlay2: str = ""
     warnings: tuple[str, ...] = ()
 
 
@@ -99,8 +106,23 @@ def plan(
         gpu=ready.gpu_wanted,
         guest_tool=ready.guest_tool,
         sandbox_id=pod.sandbox_of(spec),
+        overlay2=_overlay2(config, request, manifest),
         warnings=warnings,
     )
+
+
+def _overlay2(config: Config, request: CreateRequest, manifest: Manifest | None) -> str:
+    """Choose where the container's changes to its root filesystem lie: never in it.
+
+    containerd has a folder on disk for each bundle, which goes with it; else it is ours. An image
+    whose operator had chosen another medium is restored with that one.
+    """
+    if overlay.is_set(config.runsc.flags):
+        return ""
+    work = Path(request.bundle) / bundle_files.WORK
+    theirs = bundle_files.is_containerds(request.bundle) and work.is_dir()
+    saved = manifest.runsc_flags.get(overlay.FLAG, "") if manifest else ""
+    return overlay.fitting(saved, str(work.resolve()) if theirs else config.paths.scratch)
 
 
 def _compare(saved: Spec, given: Spec, config: Config, *, one_call: bool) -> tuple[str, ...]:

@@ -36,6 +36,7 @@ class TaskRecord(Value):
     for the sidecar's own. While `unsettled` only runsc knows whether it is started or paused.
     `image_digest` is that of the manifest by which it was made; where its spec came `from_image`,
     `bundle` is an image's word and no folder of ours.
+    `overlay2` is the flag that runsc gets where the operator set none.
     `one_call` tells a task that one call makes and restores from one whose restore a Start begins.
     """
 
@@ -47,6 +48,7 @@ class TaskRecord(Value):
     mounts: tuple[Mount, ...] = ()
     gpu: bool = False
     guest_tool: str = ""
+    overlay2: str = ""
     image_path: str = ""
     image_digest: str = ""
     from_image: bool = False

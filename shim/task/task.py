@@ -42,6 +42,7 @@ from shim.model import (
     TaskView,
     utcnow,
 )
+from shim.runsc import overlay
 from shim.runsc.argv import CreateArgs, RestoreArgs, runsc_id
 from shim.runsc.client import Born, Runsc, Streams
 from shim.runsc.guest import ContainerGuest
@@ -248,6 +249,7 @@ class Task:
         """Make the container, not yet started; a task to be restored is made by `start`."""
         async with self._lock:
             self._write_bundle(spec)
+            self._make_scratch()
             await self._mount_rootfs()
             if not self.record.image_path:
                 await self._create_container()
@@ -266,6 +268,7 @@ class Task:
                 streams,
                 gpu=self.record.gpu,
                 log=self._folder / "runsc.log",
+                overlay2=self.record.overlay2,
                 started=self._note_maker,
             )
         self._born(born)
@@ -304,6 +307,11 @@ class Task:
         """Read the prepared spec: as the caller gave it, with the GPU's parts added."""
         whole = (self._folder / document.CONFIG).exists()  # made by an earlier release: runsc's
         return document.load(self._folder if whole else self.bundle, restoring=True)
+
+    def _make_scratch(self) -> None:
+        scratch = self._context.config.paths.scratch
+        if overlay.folder(self.record.overlay2) == scratch:
+            files.private_dir(Path(scratch))
 
     async def _mount_rootfs(self) -> None:
         if self.record.mounts:
@@ -802,6 +810,7 @@ class Task:
                 streams,
                 gpu=self.record.gpu,
                 log=self._folder / "runsc.log",
+                overlay2=self.record.overlay2,
                 timeout_s=self._context.config.timeouts.save,
                 started=self._note_maker,
             )

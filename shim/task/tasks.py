@@ -363,6 +363,7 @@ class Tasks:
             mounts=request.rootfs,
             gpu=prepared.gpu,
             guest_tool=prepared.guest_tool,
+            overlay2=prepared.overlay2,
             image_path=request.checkpoint,
             image_digest=manifest.digest if manifest is not None else "",
             sandbox_id=prepared.sandbox_id,

@@ -24,7 +24,7 @@ from tests.containerd.place import Place
 
 RUNTIME = "io.containerd.cryo.v1"
 LAUNCHER = "containerd-shim-cryo-v1"
-FLAGS = {"network": "none", "overlay2": "root:memory"}
+FLAGS = {"network": "none"}
 # What a machine with a GPU needs besides; nvproxy itself is the shim's to ask for.
 GPU_FLAGS = {**FLAGS, "nvproxy-driver-version": "latest", "host-uds": "open"}
 # Counts in a file, slowly: a process that is made costs much in a sandbox.
@@ -63,6 +63,7 @@ def write_config(folder: Path, runsc: Path, flags: Mapping[str, str], more: toml
             "state": f"/run/{folder.name}",
             "images": str(folder / "images"),
             "verified": str(folder / "verified"),
+            "scratch": str(folder / "scratch"),
         },
         "server": {"address": f"unix://{folder}/cryo.sock"},
         "runsc": {"binary": str(runsc)},

@@ -164,6 +164,7 @@ class Owner:
                 state=str(folder / "state"),
                 images=str(folder / "images"),
                 verified=str(folder / "verified"),
+                scratch=str(folder / "scratch"),
             ),
             runsc=Runsc(binary=str(self.script.path)),
             cuda=Cuda(nvidia_proc=str(folder / "none"), cdi_dirs=()),

@@ -82,7 +82,9 @@ async def _live(folder: Path) -> None:
 
 def _settings(folder: Path) -> Config:
     """Make settings with a runsc of which everything is known, so that it is not asked."""
-    config = Config(paths=Paths(state=str(folder)), runsc=Runsc(binary=_NO_RUNSC))
+    config = Config(
+        paths=Paths(state=str(folder), scratch=str(folder)), runsc=Runsc(binary=_NO_RUNSC)
+    )
     state = Path(places.of_containerd(config.paths.state, "nobody"))
     state.mkdir(parents=True, mode=0o700)
     binary, nothing = find_binary(_NO_RUNSC), frozenset[str]()
