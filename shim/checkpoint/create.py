@@ -503,7 +503,7 @@ class Checkpoint:
             namespace=subject.ref.namespace,
             task=subject.ref.id,
             runsc=await runsc_build(subject.runsc.capabilities),
-            runsc_flags=settings.recorded(subject.runsc.flags),
+            runsc_flags=settings.recorded(subject.flags),
             arch=host.arch,
             kernel=host.kernel,
             cpu_features=host.cpu_features,

@@ -20,6 +20,7 @@ from shim.cuda import driver, inventory
 from shim.cuda.engine import explain
 from shim.errors import CryoError, ImageCorrupt, InvalidArgument, Unimplemented
 from shim.model import EngineName, Report, RestoreOptions, Verify
+from shim.runsc import overlay
 from shim.runsc.probe import Capabilities
 
 
@@ -42,7 +43,9 @@ async def check_host(manifest: Manifest, config: Config, capabilities: Capabilit
     """
     found = inventory.read(config.cuda.nvidia_proc)
     build = await runsc_build(capabilities)
-    hostfacts.check_host(manifest, hostfacts.read_host(), found, build, config.runsc.flags)
+    # Where the operator has chosen no medium for the overlay, the image's is taken.
+    flags = overlay.with_medium(config.runsc.flags, manifest.runsc_flags.get(overlay.FLAG, ""))
+    hostfacts.check_host(manifest, hostfacts.read_host(), found, build, flags)
 
 
 def check_options(manifest: Manifest, options: RestoreOptions, capabilities: Capabilities) -> None:

@@ -10,6 +10,7 @@ from shim.checkpoint.journal import Journal
 from shim.config import Config
 from shim.cuda.guest import Guest
 from shim.model import TaskRef
+from shim.runsc import overlay
 from shim.runsc.client import Born, Runsc
 from shim.spec.document import Spec
 
@@ -21,7 +22,8 @@ class Subject:
     `guest_tool` is cuda-checkpoint's path inside the container, `gpu` whether it may hold CUDA
     state at all, `execs` our own live exec sessions, `stop` kills the task and waits for its end,
     `ended` tells whether it has. Of a member, `container` is its id and `name` the one by which
-    runsc finds it in an image; both are empty for the sandbox's own task.
+    runsc finds it in an image; both are empty for the sandbox's own task. `overlay2` is the flag
+    that it was made with where the operator had set none.
     """
 
     ref: TaskRef
@@ -40,12 +42,18 @@ class Subject:
     ended: Callable[[], bool] = lambda: False
     container: str = ""
     name: str = ""
+    overlay2: str = ""
     members: tuple[Subject, ...] = ()
 
     @property
     def containers(self) -> tuple[Subject, ...]:
         """Give all containers of the sandbox, its own task first."""
         return (self, *self.members)
+
+    @property
+    def flags(self) -> dict[str, str]:
+        """Give the top-level flags that runsc made the container with."""
+        return overlay.with_medium(self.runsc.flags, self.overlay2)
 
     @property
     def paused_ids(self) -> tuple[str, ...]:

@@ -185,9 +185,7 @@ class Runsc:
             raise NotFound(message)
 
     def _global(self, *, gpu: bool = False, overlay2: str = "") -> Global:
-        flags = dict(self._flags)
-        if overlay2:
-            flags.setdefault(overlay.FLAG, overlay2)
+        flags = overlay.with_medium(self._flags, overlay2)
         if gpu and self.capabilities.nvproxy_flag:
             flags.setdefault("nvproxy", "true")
         return Global(binary=self.capabilities.binary, root=str(self.root), flags=flags)

@@ -24,6 +24,11 @@ def is_set(flags: Mapping[str, str]) -> bool:
     return FLAG in flags or _OLD_FLAG in flags
 
 
+def with_medium(flags: Mapping[str, str], value: str) -> dict[str, str]:
+    """Return the flags, with a medium where there is one and the operator has chosen none."""
+    return dict(flags) if is_set(flags) or not value else {**flags, FLAG: value}
+
+
 def fitting(saved: str, folder: str) -> str:
     """Return the value of the flag for a container whose files may lie in `folder`.
 

@@ -723,6 +723,7 @@ class Task:
             bundle=Path(self.record.bundle),
             guest_tool=self.record.guest_tool,
             gpu=self.record.gpu,
+            overlay2=self.record.overlay2,
             paused=self.record.paused,
             execs=self.execs.ids,
             journal=self.journal,

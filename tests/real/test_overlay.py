@@ -73,20 +73,26 @@ def test_nothing_of_runsc_is_in_the_root_filesystem(rig: Rig) -> None:
     assert list((rig.sim.folder / "scratch").iterdir()) == []  # runsc unlinks its file at once
 
 
-def test_an_image_of_runscs_own_default_is_restored(other: Rig) -> None:
-    """What was saved with the file in the root filesystem comes back with it elsewhere."""
+@pytest.mark.parametrize("medium", ("root:self", "root:memory", "none"))
+def test_an_image_of_another_medium_is_restored(other: Rig, medium: str) -> None:
+    """What was saved with any medium comes back where the operator sets none, again and again."""
     other.sim.stop_sidecar()
-    other.sim.start_sidecar(runsc__flags={"overlay2": "root:self"})
+    other.sim.start_sidecar(runsc__flags={"overlay2": medium})
     own = writer(other, "job")
     digest = has_written(other, "job")
-    assert len(list(own.glob(FILESTORE))) == 1
-    image = other.checkpoint("job").image_path
+    assert len(list(own.glob(FILESTORE))) == (medium == "root:self")
+    first = other.checkpoint("job").image_path
     other.end("job")
     other.sim.stop_sidecar()
     other.start_sidecar()
 
-    other.restore("job", image)
+    other.restore("once", first)
+    second = other.checkpoint("once").image_path
+    other.restore("twice", second)
 
-    assert has_written(other, "job") == digest
+    assert has_written(other, "once") == has_written(other, "twice") == digest
     assert list(own.glob(FILESTORE)) == []
-    other.end("job")
+    kind = other.client.inspect(second)["runsc_flags"]["overlay2"].partition("=")[0]
+    assert kind == ("root:dir" if medium == "root:self" else medium)
+    for name in ("once", "twice"):
+        other.end(name)
