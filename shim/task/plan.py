@@ -106,23 +106,27 @@ def plan(
         gpu=ready.gpu_wanted,
         guest_tool=ready.guest_tool,
         sandbox_id=pod.sandbox_of(spec),
-        overlay2=_overlay2(config, request, manifest),
+        overlay2=_overlay2(config, manifest, _work(request) if own_bundle else ""),
         warnings=warnings,
     )
 
 
-def _overlay2(config: Config, request: CreateRequest, manifest: Manifest | None) -> str:
-    """Choose where the container's changes to its root filesystem lie: never in it.
+def _overlay2(config: Config, manifest: Manifest | None, work: str) -> str:
+    """Choose where the container's changes to its root filesystem lie: in `work`, else in ours.
 
-    containerd has a folder on disk for each bundle, which goes with it; else it is ours. An image
-    whose operator had chosen another medium is restored with that one.
+    An image whose operator had chosen another medium is restored with that one.
     """
     if overlay.is_set(config.runsc.flags):
         return ""
+    saved = manifest.runsc_flags.get(overlay.FLAG, "") if manifest else ""
+    return overlay.fitting(saved, work or config.paths.scratch)
+
+
+def _work(request: CreateRequest) -> str:
+    """Find the folder on disk that containerd has for a bundle of its own, and removes with it."""
     work = Path(request.bundle) / bundle_files.WORK
     theirs = bundle_files.is_containerds(request.bundle) and work.is_dir()
-    saved = manifest.runsc_flags.get(overlay.FLAG, "") if manifest else ""
-    return overlay.fitting(saved, str(work.resolve()) if theirs else config.paths.scratch)
+    return str(work.resolve()) if theirs else ""
 
 
 def _compare(saved: Spec, given: Spec, config: Config, *, one_call: bool) -> tuple[str, ...]:

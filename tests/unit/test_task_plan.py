@@ -6,10 +6,11 @@ import json
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 from shim.checkpoint.manifest import Manifest, Member
-from shim.config import Config, Cuda
+from shim.config import Config, Cuda, Paths, Runsc
 from shim.errors import InvalidArgument
 from shim.model import CreateRequest, TaskRef
 from shim.spec import pod
@@ -125,3 +126,46 @@ def test_hooks_of_the_callers_bundle_run(tmp_path: Path) -> None:
     ready = planned(written(tmp_path, spec(tmp_path) | {"hooks": HOOKS}), image)
 
     assert ready.spec.data["hooks"] == HOOKS
+
+
+def overlay_of(bundle: Path, image: Manifest | None = None, **flags: str) -> str:
+    """Plan a new task with a bundle and runsc's flags; return the overlay2 that runsc gets."""
+    ref = TaskRef(namespace="ns", id="new")
+    request = CreateRequest(ref=ref, bundle=str(bundle))
+    config = Config(
+        paths=Paths(scratch="/var/scratch"),
+        cuda=Cuda(nvidia_proc=str(bundle / "none"), cdi_dirs=()),
+        runsc=Runsc(flags=flags),
+    )
+    return plan(config, request, image).overlay2
+
+
+def test_the_overlay_lies_in_our_own_folder(tmp_path: Path) -> None:
+    """What a container writes is kept in paths.scratch where nothing else is said."""
+    assert overlay_of(written(tmp_path, spec(tmp_path))) == "root:dir=/var/scratch"
+
+
+def test_the_overlay_lies_in_containerds_folder(tmp_path: Path) -> None:
+    """A bundle of containerd's has a folder on disk that goes with it."""
+    bundle = tmp_path / "state/io.containerd.runtime.v2.task/ns/new"
+    bundle.mkdir(parents=True)
+    on_disk = tmp_path / "root"
+    on_disk.mkdir()
+    (bundle / "work").symlink_to(on_disk)
+
+    assert overlay_of(written(bundle, spec(bundle))) == f"root:dir={on_disk}"
+
+
+def test_the_operators_overlay_counts(tmp_path: Path) -> None:
+    """Where the operator has said how it is, nothing is added."""
+    bundle = written(tmp_path, spec(tmp_path))
+
+    assert overlay_of(bundle, overlay2="none") == ""
+
+
+def test_the_overlay_is_that_of_the_image(tmp_path: Path, image: Manifest) -> None:
+    """An image that was saved in memory is restored in memory."""
+    bundle = written(tmp_path, spec(tmp_path, "sandbox", arg="pause"))
+    saved = msgspec.structs.replace(image, runsc_flags={"overlay2": "root:memory"})
+
+    assert overlay_of(bundle, saved) == "root:memory"
