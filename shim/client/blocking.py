@@ -53,8 +53,9 @@ class Client:
     ) -> None:
         """Take where the sidecar is, the namespace of plain task ids, and how long a call may take.
 
-        The timeout is not for `wait`, nor for what the sidecar bounds itself: `checkpoint`,
-        `restore`, `verify` and `start`. Nothing is sent before the first call.
+        The timeout is for questions, SIGKILL, `close_io` and `resize_pty`. What changes a task or
+        an image is bounded by its owner's settings, and `wait` by nothing. Nothing is sent before
+        the first call.
         """
         self.address = address
         self.namespace = namespace

@@ -35,8 +35,11 @@ from shim.wire import convert, metrics
 
 _Value = TypeVar("_Value")
 
-# Start of a task that was created from an image is a whole restore, which the sidecar bounds.
-_START_S = 3600.0
+# What changes a task is bounded by who owns it, by the settings there: a Start may be a whole
+# restore, a Pause may park 80 GiB of GPU memory, a Kill or Delete brings a parked task back first,
+# and each may wait for the one before it. This is only for an owner that hangs.
+_OWNER_S = 3600.0
+_SIGKILL = 9
 
 _TASK = "/containerd.task.v3.Task/"
 _CRYO = "/cryo.v1.Cryo/"
@@ -78,6 +81,7 @@ def create(request: CreateRequest) -> Call[int]:
         response=shim_pb2.CreateTaskResponse,
         read=lambda answer: int(answer.pid),
         namespace=request.ref.namespace,
+        timeout_s=_OWNER_S,
     )
 
 
@@ -89,7 +93,7 @@ def start(ref: TaskRef, exec_id: str) -> Call[int]:
         response=shim_pb2.StartResponse,
         read=lambda answer: int(answer.pid),
         namespace=ref.namespace,
-        timeout_s=_START_S,
+        timeout_s=_OWNER_S,
     )
 
 
@@ -117,10 +121,9 @@ def wait(ref: TaskRef, exec_id: str) -> Call[Exit]:
 
 
 def kill(ref: TaskRef, signal: int, exec_id: str, *, everyone: bool) -> Call[None]:
-    """Send a signal."""
-    return _task(
-        "Kill", ref, shim_pb2.KillRequest(id=ref.id, exec_id=exec_id, signal=signal, all=everyone)
-    )
+    """Send a signal. SIGKILL waits for nothing; another one resumes a parked task before."""
+    request = shim_pb2.KillRequest(id=ref.id, exec_id=exec_id, signal=signal, all=everyone)
+    return _task("Kill", ref, request, None if signal == _SIGKILL else _OWNER_S)
 
 
 def exec_(ref: TaskRef, exec_id: str, process: Mapping[str, Any], stdio: Stdio) -> Call[None]:
@@ -137,6 +140,7 @@ def exec_(ref: TaskRef, exec_id: str, process: Mapping[str, Any], stdio: Stdio) 
             stderr=stdio.stderr,
             spec=convert.to_json(convert.PROCESS_TYPE, process),
         ),
+        _OWNER_S,
     )
 
 
@@ -148,6 +152,7 @@ def delete(ref: TaskRef, exec_id: str) -> Call[ProcessView]:
         response=shim_pb2.DeleteResponse,
         read=lambda answer: convert.from_delete(answer, ref.id, exec_id),
         namespace=ref.namespace,
+        timeout_s=_OWNER_S,
     )
 
 
@@ -164,18 +169,19 @@ def pids(ref: TaskRef) -> Call[list[int]]:
 
 def pause(ref: TaskRef) -> Call[None]:
     """Stop a task's processes where they are."""
-    return _task("Pause", ref, shim_pb2.PauseRequest(id=ref.id))
+    return _task("Pause", ref, shim_pb2.PauseRequest(id=ref.id), _OWNER_S)
 
 
 def resume(ref: TaskRef) -> Call[None]:
     """Let a paused task go on."""
-    return _task("Resume", ref, shim_pb2.ResumeRequest(id=ref.id))
+    return _task("Resume", ref, shim_pb2.ResumeRequest(id=ref.id), _OWNER_S)
 
 
 def update(ref: TaskRef, resources: Mapping[str, Any]) -> Call[None]:
     """Apply OCI LinuxResources."""
     packed = convert.to_json(convert.RESOURCES_TYPE, resources)
-    return _task("Update", ref, shim_pb2.UpdateTaskRequest(id=ref.id, resources=packed))
+    request = shim_pb2.UpdateTaskRequest(id=ref.id, resources=packed)
+    return _task("Update", ref, request, _OWNER_S)
 
 
 def stats(ref: TaskRef) -> Call[Stats]:
@@ -289,6 +295,7 @@ def remove(image_path: str) -> Call[None]:
         request=cryo_pb2.RemoveImageRequest(image_path=image_path),
         response=cryo_pb2.RemoveImageResponse,
         read=_nothing,
+        timeout_s=_OWNER_S,
     )
 
 
@@ -302,10 +309,17 @@ def info() -> Call[dict[str, str]]:
     )
 
 
-def _task(method: str, ref: TaskRef, request: Message) -> Call[None]:
+def _task(
+    method: str, ref: TaskRef, request: Message, timeout_s: float | None = None
+) -> Call[None]:
     """Make a call of the Task service that answers nothing."""
     return Call(
-        path=_TASK + method, request=request, response=Empty, read=_nothing, namespace=ref.namespace
+        path=_TASK + method,
+        request=request,
+        response=Empty,
+        read=_nothing,
+        namespace=ref.namespace,
+        timeout_s=timeout_s,
     )
 
 

@@ -9,14 +9,16 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
 from shim.client import calls
 from shim.client.calls import Call
-from shim.errors import AlreadyExists, CryoError, NotFound, Unavailable
+from shim.errors import AlreadyExists, Cancelled, CryoError, DeadlineExceeded, NotFound
 from shim.host import procs
+from shim.host.shielded import shielded
 from shim.model import (
     CheckpointOptions,
     CheckpointResult,
@@ -45,7 +47,11 @@ from shim.wire.ttrpc_task import NAMESPACE_KEY
 _T = TypeVar("_T")
 _log = logging.getLogger(__name__)
 _USUAL_S = 60.0
-_POLL_S = 0.1
+_CONNECT_S = 10.0
+# A shim says at once how its task is, or hangs.
+_LOOK_S = 5.0
+# Shims that are asked side by side: each takes a descriptor meanwhile.
+_AT_ONCE = 64
 
 
 class Relay:
@@ -56,7 +62,7 @@ class Relay:
         self._own = own
         self._shims = state / "shims"
         self._rollback_s = rollback_s
-        self._clients: dict[str, Client] = {}
+        self._asking = asyncio.Semaphore(_AT_ONCE)
 
     # -- finding -------------------------------------------------------------------------------
 
@@ -76,15 +82,9 @@ class Relay:
         record = self._record(ref)
         return record.owner if record else ""
 
-    async def _client(self, socket: str) -> Client:
-        known = self._clients.get(socket)
-        if known is None or known.closed:
-            known = self._clients[socket] = await Client.connect(socket)
-        return known
-
     async def _call(self, socket: str, call: Call[_T]) -> _T:
-        client = await self._client(socket)
-        return await _over(client, call)
+        async with _connected(socket) as client:
+            return await _over(client, call)
 
     async def recover(self) -> None:
         """Take over our own tasks; those of shims need nobody."""
@@ -95,10 +95,7 @@ class Relay:
         await self._own.tidy()
 
     async def close(self) -> None:
-        """Hang up on the shims, and close our own tasks."""
-        for client in self._clients.values():
-            await client.close()
-        self._clients.clear()
+        """Close our own tasks."""
         await self._own.close()
 
     # -- operations ----------------------------------------------------------------------------
@@ -210,7 +207,7 @@ class Relay:
     async def _forward_checkpoint(
         self, socket: str, ref: TaskRef, options: CheckpointOptions, report: Report
     ) -> CheckpointResult:
-        """Have the owning shim do it, over a connection whose end cancels it there."""
+        """Have the owning shim do it; a cancellation is passed on, and its outcome awaited."""
         report(Progress(phase=Phase.PREFLIGHT, message="by the shim that owns the task"))
         stream = calls.checkpoint(ref, options)
         once = Call(
@@ -221,25 +218,38 @@ class Relay:
             namespace=ref.namespace,
             timeout_s=float("inf"),
         )
-        client = await Client.connect(socket)
+        async with _connected(socket) as client:
+            asking = asyncio.ensure_future(_over(client, once))
+            try:
+                return await asyncio.shield(asking)
+            except asyncio.CancelledError:
+                cancelling = self._cancelled(socket, ref, stream.token, asking)
+                return await shielded(cancelling, deadline_s=None)
+            finally:
+                asking.cancel()
+
+    async def _cancelled(
+        self, socket: str, ref: TaskRef, token: str, asking: asyncio.Future[CheckpointResult]
+    ) -> CheckpointResult:
+        """Cancel the shim's checkpoint; return its result where it was complete by then.
+
+        Raises:
+            asyncio.CancelledError: it was rolled back.
+            DeadlineExceeded: the shim does not say.
+        """
         try:
-            return await _over(client, once)
-        except asyncio.CancelledError:
-            await client.close()
-            await asyncio.shield(self._rolled_back(socket, ref))
-            raise
-        finally:
-            await client.close()
-
-    async def _rolled_back(self, socket: str, ref: TaskRef) -> None:
-        """Wait until the shim has undone what was cancelled."""
-        async with asyncio.timeout(self._rollback_s):
-            while await self._checkpointing(socket, ref):  # noqa: ASYNC110 - another process's state
-                await asyncio.sleep(_POLL_S)
-
-    async def _checkpointing(self, socket: str, ref: TaskRef) -> bool:
-        view = await self._call(socket, calls.state(ref, ""))
-        return view.state is TaskState.CHECKPOINTING
+            with contextlib.suppress(CryoError):  # the wait below is bounded by itself
+                await self._call(socket, calls.cancel(token, _LOOK_S))
+            async with asyncio.timeout(self._rollback_s):
+                return await asyncio.shield(asking)
+        except Cancelled as error:
+            raise asyncio.CancelledError from error
+        except TimeoutError as error:
+            message = (
+                f"the checkpoint of task {ref} was cancelled, and its shim did not say within "
+                f"{self._rollback_s:g} s how it ended"
+            )
+            raise DeadlineExceeded(message, remedy="see 'cryo tasks ls'") from error
 
     async def restore(self, ref: TaskRef, options: RestoreOptions, report: Report) -> RestoreResult:
         """Bring an image back as a new task of our own."""
@@ -270,42 +280,74 @@ class Relay:
 
     async def _theirs(self, namespace: str) -> list[TaskView]:
         """List the tasks of shims; one that does not answer is listed as its record has it."""
-        views: list[TaskView] = []
-        for folder in sorted(self._shims.glob(f"*/tasks/{namespace}/*")):
-            with contextlib.suppress(CryoError):
-                record = records.load(folder)
-                if record is not None:
-                    views.append(await self._view(record))
-        return views
+        folders = sorted(self._shims.glob(f"*/tasks/{namespace}/*"))
+        views = await asyncio.gather(*(self._view(folder) for folder in folders))
+        return [view for view in views if view is not None]
 
-    async def _view(self, record: TaskRecord) -> TaskView:
-        warning, state, ended = "", TaskState.STOPPED, record.exit
+    async def _view(self, folder: Path) -> TaskView | None:
+        """Describe a shim's task; None when it is just being made or has been deleted."""
+        record = _record_in(folder)
+        if record is None:
+            return None
         try:
-            found = await self._call(record.owner, calls.state(record.ref, ""))
-            state, ended = found.state, found.exit
-        except (NotFound, Unavailable) as error:
-            alive = procs.is_alive(record.pid, record.start)
-            state = TaskState.RUNNING if alive else TaskState.STOPPED
-            warning = f"its shim does not answer: {error.message}"
-        return TaskView(
-            namespace=record.ref.namespace,
-            id=record.ref.id,
-            bundle=record.bundle,
-            pid=record.pid,
-            state=state,
-            created_at=record.created_at,
-            restored_from=record.image_path,
-            gpu=record.gpu,
-            exit=ended,
-            execs=tuple(sorted(record.execs)),
-            warning=warning or record.warning,
-        )
+            found = await self._look(record)
+        except NotFound:
+            return _seen(record, "its shim does not know it") if _record_in(folder) else None
+        except CryoError as error:
+            return _seen(record, f"its shim does not answer: {error.message}")
+        return _as_recorded(record, found.state, found.exit, record.warning)
+
+    async def _look(self, record: TaskRecord) -> ProcessView:
+        """Ask a shim how its task is, and give up soon: others are waiting to be listed."""
+        async with self._asking, _connected(record.owner, _LOOK_S) as client:
+            return await _over(client, replace(calls.state(record.ref, ""), timeout_s=_LOOK_S))
 
     # Last: below it, `list` in an annotation would mean this method.
     async def list(self, namespace: str) -> list[TaskView]:
         """List the namespace's tasks, by id, whoever owns them."""
         found = [*await self._own.list(namespace), *await self._theirs(namespace)]
         return sorted(found, key=lambda view: view.id)
+
+
+def _record_in(folder: Path) -> TaskRecord | None:
+    with contextlib.suppress(CryoError):
+        return records.load(folder)
+    return None
+
+
+def _seen(record: TaskRecord, warning: str) -> TaskView:
+    """Describe a task of which its owner says nothing, by its record and its process."""
+    alive = procs.is_alive(record.pid, record.start)
+    running = TaskState.PAUSED if record.paused else TaskState.RUNNING
+    return _as_recorded(record, running if alive else TaskState.STOPPED, record.exit, warning)
+
+
+def _as_recorded(
+    record: TaskRecord, state: TaskState, ended: Exit | None, warning: str
+) -> TaskView:
+    return TaskView(
+        namespace=record.ref.namespace,
+        id=record.ref.id,
+        bundle=record.bundle,
+        pid=record.pid,
+        state=state,
+        created_at=record.created_at,
+        restored_from=record.image_path,
+        gpu=record.gpu,
+        exit=ended,
+        execs=tuple(sorted(record.execs)),
+        warning=warning,
+    )
+
+
+@contextlib.asynccontextmanager
+async def _connected(socket: str, timeout_s: float = _CONNECT_S) -> AsyncIterator[Client]:
+    """Connect to a shim for one call: a connection that is kept outlives its shim."""
+    client = await Client.connect(socket, timeout_s)
+    try:
+        yield client
+    finally:
+        await client.close()
 
 
 async def _over(client: Client, call: Call[_T]) -> _T:

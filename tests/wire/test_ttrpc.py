@@ -25,7 +25,7 @@ from shim.errors import (
 )
 from shim.wire.code import Code
 from shim.wire.ttrpc import Client, Limits, Server, frame
-from shim.wire.ttrpc.listener import bind, inherited
+from shim.wire.ttrpc.listener import bind
 from tests.wire.fakes import every_error
 from tests.wire.helpers_ttrpc import SERVICE, Echo, Peer, ask, request, serving, until
 
@@ -383,12 +383,12 @@ def any_reader(server: Server) -> bool:
 
 
 async def test_a_socket_that_was_bound_before(echo: Echo, path: Path) -> None:
-    """A peer that connects before the server serves, on a socket handed over, is served."""
-    fd = bind(path).detach()
+    """A peer that connects before the server serves is served."""
+    listener = bind(path)
     peer = await Peer.connect(path)
     peer.send(1, request("echo"))
     server = Server(echo.services())
-    server.serve(inherited(fd))
+    server.serve(listener)
 
     assert await peer.code(1) == Code.OK
     await peer.leave()

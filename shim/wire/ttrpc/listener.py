@@ -49,13 +49,6 @@ def _bind(listener: socket.socket, path: Path) -> None:
         raise Unavailable(message, remedy="check the folder") from error
 
 
-def inherited(fd: int) -> socket.socket:
-    """Listen on a socket that another program bound, and handed over by its number."""
-    listener = socket.socket(fileno=fd)
-    listener.listen(_BACKLOG)
-    return listener
-
-
 def is_ours(connected: socket.socket) -> bool:
     """Tell whether the peer is root, or runs as the user that we run as."""
     raw = connected.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
