@@ -54,7 +54,7 @@ class ConsoleSocket:
                     await procs.readable(sender.fileno())
                     return _take_terminal(sender)
         except TimeoutError as error:
-            message = f"runsc sent no terminal within {timeout_s:.0f} s"
+            message = f"runsc sent no terminal within {timeout_s:g} s"
             raise DeadlineExceeded(message) from error
 
     def close(self) -> None:

@@ -19,7 +19,6 @@ from shim.host.keeper.port import KeeperPort
 from shim.model import Stdio, TaskRef
 from shim.runsc.client import Streams
 
-_TERMINAL_S = 30.0
 _DRAIN_S = 10.0
 
 
@@ -70,12 +69,16 @@ class ProcessStreams:
         finally:
             os.close(null)
 
-    async def connect(self) -> None:
-        """Take the terminal that runsc made and begin to pump it."""
+    async def connect(self, timeout_s: float) -> None:
+        """Take the terminal that runsc made and begin to pump it.
+
+        Raises:
+            DeadlineExceeded: runsc sent none in `timeout_s`.
+        """
         if self._socket is None:
             return
         try:
-            master = await self._socket.receive(_TERMINAL_S)
+            master = await self._socket.receive(timeout_s)
         finally:
             self._socket.close()
             self._socket = None

@@ -272,7 +272,7 @@ class Task:
                 started=self._note_maker,
             )
         self._born(born)
-        await self._streams.connect()
+        await self._streams.connect(self._context.config.timeouts.console)
 
     def _note_cgroups(self) -> None:
         """Know the cgroups that runsc will make: one that is killed leaves them behind."""
@@ -816,7 +816,7 @@ class Task:
                 started=self._note_maker,
             )
         self._born(born, restored=True)
-        await self._streams.connect()
+        await self._streams.connect(self._context.config.timeouts.console)
         return born.pid
 
     async def attend_end(self) -> None:

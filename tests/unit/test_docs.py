@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import importlib
 import re
 import shlex
@@ -70,6 +71,26 @@ def settings_shown() -> dict[str, Any]:
 def test_every_setting_is_told_with_its_default() -> None:
     """README shows each key of config.toml, and no other, with the value that it has unset."""
     assert settings_shown() == msgspec.json.decode(msgspec.json.encode(Config()))
+
+
+def settings_read() -> set[tuple[str, str]]:
+    """Return what the code reads of any section: `config.timeouts.save`, `self._timeouts.save`."""
+    found = set()
+    for path in (ROOT / "shim").rglob("*.py"):
+        if path.name != "config.py" and "api" not in path.parts:
+            for node in ast.walk(ast.parse(read(path))):
+                if isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Load):
+                    of = node.value
+                    name = str(getattr(of, "attr", "") or getattr(of, "id", ""))
+                    found.add((name.lstrip("_"), node.attr))
+    return found
+
+
+def test_every_setting_is_read() -> None:
+    """Each key of config.toml is read somewhere in the code, so that none is without effect."""
+    told = {(section, key) for section, keys in settings_shown().items() for key in keys}
+
+    assert told - settings_read() == set()
 
 
 def test_the_shown_settings_can_be_used() -> None:
