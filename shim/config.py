@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 import msgspec
 
 from shim.errors import InvalidArgument
-from shim.model import Connections, CudaMode, EngineName, FromEnvironment
+from shim.model import Connections, CudaMode, EngineName, ExecProcesses, FromEnvironment
 
 DEFAULT_CONFIG = Path("/etc/cryo/config.toml")
 DEFAULT_ADDRESS = "unix:///run/cryo/cryo.sock"
@@ -79,6 +79,7 @@ class Defaults(_Section, frozen=True, kw_only=True, forbid_unknown_fields=True):
     engine: EngineName = EngineName.AUTO
     cuda: CudaMode = CudaMode.AUTO
     connections: Connections = Connections.CUT
+    exec_processes: ExecProcesses = ExecProcesses.REFUSE
 
 
 class Timeouts(_Section, frozen=True, kw_only=True, forbid_unknown_fields=True):

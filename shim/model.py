@@ -156,6 +156,13 @@ class FromEnvironment(enum.StrEnum):
     NEVER = "never"
 
 
+class ExecProcesses(enum.StrEnum):
+    """What to do about a CUDA process that descends from an exec, which no restore brings back."""
+
+    REFUSE = "refuse"
+    DROP = "drop"
+
+
 class Verify(enum.StrEnum):
     """How much of an image is read again before a restore."""
 
@@ -193,12 +200,14 @@ class CudaState(enum.StrEnum):
 class CudaProcess(Value, omit_defaults=True):
     """A process that holds CUDA state. `pid` is its container's own number.
 
-    `container` is the task that it belongs to, where that shares a sandbox with others.
+    `container` is the task that it belongs to, where that shares a sandbox with others. One that
+    was `dropped` is in an image, and ends in its restore.
     """
 
     pid: int
     name: str = ""
     container: str = ""
+    dropped: bool = False
 
 
 class Progress(Value):
@@ -233,6 +242,7 @@ class CheckpointOptions(Value):
     engine: EngineName | None = None
     cuda: CudaMode | None = None
     connections: Connections | None = None
+    exec_processes: ExecProcesses | None = None
     timeout_s: float = 0.0
     seal: bool = True
     compress: bool = False

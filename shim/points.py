@@ -41,6 +41,7 @@ POINTS: dict[str, Holds] = {
     "image.ledger": Holds.SAVED,
     "image.discard": Holds.RUNS,
     "runsc.ps": Holds.SAVED,
+    "runsc.trace": Holds.RUNS,
     "runsc.state": Holds.KNOWN,
     "runsc.exec": Holds.SAVED,
     "runsc.pause": Holds.SAVED,

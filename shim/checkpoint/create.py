@@ -15,6 +15,7 @@ import msgspec
 
 from shim.checkpoint import hostfacts, memory, preflight, seal, store
 from shim.checkpoint.builds import runsc_build
+from shim.checkpoint.execs import ExecCheck
 from shim.checkpoint.journal import Operation
 from shim.checkpoint.ledger import Ledger
 from shim.checkpoint.manifest import Manifest, Member
@@ -79,9 +80,15 @@ class Checkpoint:
         self._engine = options.engine or defaults.engine
         self._mode = options.cuda or defaults.cuda
         self._policy = options.connections or defaults.connections
+        exec_policy = options.exec_processes or defaults.exec_processes
         self._options = msgspec.structs.replace(
-            options, engine=self._engine, cuda=self._mode, connections=self._policy
+            options,
+            engine=self._engine,
+            cuda=self._mode,
+            connections=self._policy,
+            exec_processes=exec_policy,
         )
+        self._execs = ExecCheck(subject, exec_policy, self._warn, exit=options.exit)
         self._tell = report
         self._config = subject.config
         self._journal = subject.journal
@@ -241,6 +248,8 @@ class Checkpoint:
             self._take_parked()
         elif self._wants_cuda():
             await self._find_cuda()
+        else:
+            await self._execs.look((), paused=bool(self._subject.paused_ids))
         self._check_connections(again=False)
 
     def _check_members(self) -> None:
@@ -284,6 +293,7 @@ class Checkpoint:
         facts = driver.capabilities(self._inventory.driver)
         known = self._journal.entry.cuda_processes()
         fleet = fleet_for([(self._subject, known)], facts, self._report)
+        self._execs.take_parked(fleet.known, self._journal.entry.execs)
         if known:
             self._steps = Steps(engine=Parked(fleet), processes=fleet)
         if self._engine is EngineName.BUILTIN:
@@ -298,15 +308,29 @@ class Checkpoint:
         fleet = fleet_for([(one, ()) for one in self._with_gpu], facts, self._report)
         await look(fleet, otherwise="--cuda ignore goes past this")
         self._judge(fleet)
+        await self._execs.look(fleet.known, paused=False)
         if not fleet.known:
             self._no_cuda_found()
             return
         self._warn(*facts.warnings)
-        name = choose(self._subject, self._engine, fleet, facts)
+        name = choose(self._subject, self._engine_for_drop(), fleet, facts)
         tool_path = next(iter(tools_of(self._subject, fleet)), "")
         self._journal.note(engine=name, tool_path=tool_path)
         self._journal.processes(fleet.known)
         self._steps = Steps(engine=engine_for(self._subject, name, fleet), processes=fleet)
+
+    def _engine_for_drop(self) -> EngineName:
+        """Say which engine is wanted: runsc's own thaws all that it finds, or fails the restore.
+
+        Raises:
+            Refused: that one was asked for, and a process is to be dropped.
+        """
+        if not self._execs.dropped:
+            return self._engine
+        if self._engine is EngineName.BUILTIN:
+            message = "runsc's own engine cannot leave out what an exec has started"
+            raise Refused(message, remedy="use --engine phased")
+        return EngineName.PHASED
 
     def _judge(self, fleet: Fleet) -> None:
         """Tell of what else the look into the containers has found."""
@@ -377,6 +401,8 @@ class Checkpoint:
         self._touched = True
         await steps.engine.freeze()
         self._journal.processes(steps.processes.known)
+        if not self._execs.covers(steps.processes.known):
+            await self._execs.look(steps.processes.known, paused=False)
 
     async def _save(self, staging: Path) -> None:
         """Write the image; once begun it is waited for, for the sentry cannot be told to stop."""
@@ -537,7 +563,8 @@ class Checkpoint:
         )
 
     def _found(self) -> tuple[CudaProcess, ...]:
-        return tuple(self._steps.processes.known) if self._steps else ()
+        known = self._steps.processes.known if self._steps else ()
+        return tuple(self._execs.marked(process) for process in known)
 
     def _saved_of(self, one: Subject) -> tuple[CudaProcess, ...]:
         """List what was saved of one container; whose it is, the manifest says by the place."""

@@ -51,7 +51,8 @@ class Entry(Value):
 
     That of a park stays open, committed, for as long as the task is parked: it names who is frozen,
     and in `gpu_bytes` what they held on each GPU. A checkpoint of a parked task is `from_park`: it
-    carries that along, and leaves the task as it was.
+    carries that along, and leaves the task as it was. `execs` are the CUDA processes that descend
+    from an exec, known only while it ran. `tracing` is set while the sentry has a trace session.
     """
 
     operation: Operation
@@ -68,6 +69,8 @@ class Entry(Value):
     save_pid: int = 0
     save_start: int = 0
     outsiders: tuple[int, ...] = ()
+    tracing: bool = False
+    execs: tuple[int, ...] = ()
     processes: dict[str, ProcessEntry] = {}
     gpu_bytes: dict[str, int] = {}
 
@@ -149,6 +152,7 @@ class Journal:
             began_at=utcnow(),
             engine=now.engine,
             outsiders=now.outsiders,
+            execs=now.execs,
             processes=now.processes,
             gpu_bytes=now.gpu_bytes,
         )

@@ -107,7 +107,7 @@ class Manifest(Value):
     @property
     def has_cuda(self) -> bool:
         """Whether there is GPU state to bring back."""
-        return bool(self.all_processes)
+        return any(not process.dropped for process in self.all_processes)
 
     @property
     def own(self) -> Member:

@@ -12,6 +12,7 @@ from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
 from shim.checkpoint import memory, preflight
+from shim.checkpoint.execs import cuda_execs
 from shim.checkpoint.journal import Operation
 from shim.checkpoint.quiet import until_quiet
 from shim.checkpoint.steps import failed_rollback, fleet_for, late_rollback, look
@@ -90,6 +91,9 @@ class Parking:
         Raises:
             CryoError: a process could not be brought back; the journal stays open.
         """
+        if self._journal.entry.tracing:
+            await self._subject.runsc.end_trace(self._subject.ref.id)
+            await self._subject.runsc.agree(self._subject.ref.id)
         await self._check_room()
         await self._bring_back(self._noted(), self._timeouts.rollback)
 
@@ -106,6 +110,7 @@ class Parking:
         await look(fleet, otherwise=_WITHOUT)
         self._journal.note(engine=EngineName.PHASED, phase=Phase.FREEZE)
         self._journal.processes(fleet.known)
+        self._journal.note(execs=await cuda_execs(self._subject, fleet.known))
         if fleet.known:
             await fleet.freeze()
 

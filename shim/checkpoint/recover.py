@@ -43,6 +43,9 @@ async def recover(subject: Subject, entry: Entry, report: Report) -> str:
     """
     subject.journal.forgive()
     report(Progress(phase=Phase.ROLLBACK, message=f"found a checkpoint in phase {entry.phase}"))
+    if entry.tracing:
+        await subject.runsc.end_trace(subject.ref.id)
+        await subject.runsc.agree(subject.ref.id)
     if entry.from_park:
         return await _recover_parked(subject, entry)
     steps = _steps(subject, entry, report)

@@ -18,8 +18,9 @@ from shim.checkpoint.worker import in_thread
 from shim.config import Config
 from shim.cuda import driver, inventory
 from shim.cuda.engine import explain
-from shim.errors import CryoError, ImageCorrupt, InvalidArgument, Unimplemented
-from shim.model import EngineName, Report, RestoreOptions, Verify
+from shim.cuda.processes import label
+from shim.errors import CryoError, CudaError, ImageCorrupt, InvalidArgument, Unimplemented
+from shim.model import CudaProcess, EngineName, Report, RestoreOptions, Verify
 from shim.runsc import overlay
 from shim.runsc.probe import Capabilities
 
@@ -99,11 +100,13 @@ async def wake(
         if not manifest.has_cuda:
             return
         facts = driver.capabilities(manifest.driver)
-        pairs = [(one, saved.processes) for one, saved in _pairs(subject, manifest)]
+        pairs = [(one, _expected(saved)) for one, saved in _pairs(subject, manifest)]
         seeds = [(one, found) for one, found in pairs if found]
         fleet = fleet_for(seeds, facts, report, device_map)
+        expected = fleet.known
         engine = engine_for(subject, EngineName(manifest.engine), fleet)
         await engine.wake(loaded=loaded)
+        _check_all_there(expected, fleet.known)
     except CryoError as error:
         known = [
             msgspec.structs.replace(process, container=one.container)
@@ -113,6 +116,31 @@ async def wake(
         if builtin:
             raise explain(error, hung=False, timeout_s=timeout_s, known=known) from error
         raise
+
+
+def _expected(saved: Member) -> tuple[CudaProcess, ...]:
+    """List the CUDA processes of a container that its image must bring back."""
+    return tuple(process for process in saved.processes if not process.dropped)
+
+
+def _check_all_there(expected: list[CudaProcess], found: list[CudaProcess]) -> None:
+    """Check that no process was found to be gone.
+
+    Raises:
+        CudaError: one was.
+    """
+    missing = [process for process in expected if process not in found]
+    if not missing:
+        return
+    names = ", ".join(label(process) for process in missing)
+    noun = "process" if len(missing) == 1 else "processes"
+    message = f"the image has the GPU {noun} {names}, and the restored task has not"
+    raise CudaError(
+        message,
+        pid=missing[0].pid,
+        remedy="if an exec had started it, checkpoint with it started from the container's own "
+        "command; else look at the task's output: it may have ended at once",
+    )
 
 
 def _pairs(subject: Subject, manifest: Manifest) -> list[tuple[Subject, Member]]:

@@ -21,9 +21,10 @@ class Subject:
 
     `guest_tool` is cuda-checkpoint's path inside the container, `gpu` whether it may hold CUDA
     state at all, `execs` our own live exec sessions, `stop` kills the task and waits for its end,
-    `ended` tells whether it has. Of a member, `container` is its id and `name` the one by which
-    runsc finds it in an image; both are empty for the sandbox's own task. `overlay2` is the flag
-    that it was made with where the operator had set none.
+    `ended` tells whether it has, `exec_ran` whether an exec was ever started in it. Of a member,
+    `container` is its id and `name` the one by which runsc finds it in an image; both are empty
+    for the sandbox's own task. `overlay2` is the flag that it was made with where the operator had
+    set none.
     """
 
     ref: TaskRef
@@ -40,6 +41,7 @@ class Subject:
     journal: Journal
     stop: Callable[[], Awaitable[None]]
     ended: Callable[[], bool] = lambda: False
+    exec_ran: bool = False
     container: str = ""
     name: str = ""
     overlay2: str = ""

@@ -205,7 +205,8 @@ def explain(
     message = f"cuda-checkpoint failed on process {who}: {_outcome_in(text)}"
     if "out of memory" in text.lower():
         return ResourceExhausted(message, remedy="free GPU memory, or use another GPU")
-    return CudaError(message, pid=pid)
+    remedy = "look at the output of the process; --engine phased tells the step that failed"
+    return CudaError(message, pid=pid, remedy=remedy)
 
 
 def _meant(text: str, pid: int, known: Iterable[CudaProcess]) -> CudaProcess:

@@ -23,6 +23,9 @@ class Guest(Protocol):
     async def ps(self) -> list[GuestProcess]:
         """List the container's processes, by the numbers of the sandbox."""
 
+    async def own_numbers(self, rows: list[GuestProcess]) -> dict[int, int] | None:
+        """Give the container's own number for each of `ps`; None where it cannot be told."""
+
     async def has(self, pid: int) -> bool:
         """Whether there is a process of this number, by the container's own counting."""
 

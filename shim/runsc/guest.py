@@ -33,6 +33,13 @@ _ROOM_BYTES = 64 << 10
 _POLL_S = 0.005
 _IS_THERE = ("/bin/sh", "-c", 'test -e "/proc/$0"')
 _ASK_S = 10.0
+# By the shell's own means, and without the shell itself.
+_LIST = (
+    "/bin/sh",
+    "-c",
+    """for p in /proc/[0-9]*; do if [ "$p" != "/proc/$$" ] && read -r n <"$p/comm"
+then echo "${p#/proc/} $n"; fi; done 2>/dev/null""",
+)
 # How long runsc may take until the program it starts has a number.
 _BEGIN_S = 2.0
 
@@ -81,6 +88,24 @@ class ContainerGuest:
     async def ps(self) -> list[GuestProcess]:
         """List the container's processes."""
         return await self._runsc.ps(self._id)
+
+    async def own_numbers(self, rows: list[GuestProcess]) -> dict[int, int] | None:
+        """Give the container's own number for each of `ps`; None where it cannot be told.
+
+        Both count in the order in which processes began, so that the first of the one is the first
+        of the other; their names must agree.
+        """
+        if not self._member:
+            return {row.pid: row.pid for row in rows}
+        try:
+            listed = await self.run(_LIST, timeout_s=_ASK_S)
+        except NotFound:
+            return None
+        own = _listed(listed.stdout.decode("utf-8", "replace"))
+        by_age = sorted(rows, key=lambda row: row.pid)
+        if [name for _, name in own] != [row.command for row in by_age]:
+            return None
+        return {row.pid: pid for row, (pid, _) in zip(by_age, own, strict=True)}
 
     async def has(self, pid: int) -> bool:
         """Whether there is a process of this number, by the container's own counting.
@@ -186,6 +211,12 @@ class _PidFile:
         except NotFound:
             return 0
         return int(text) if text.isascii() and text.isdigit() else 0
+
+
+def _listed(text: str) -> list[tuple[int, str]]:
+    """Read lines of a number and a name, in the order of the numbers."""
+    pairs = (line.partition(" ") for line in text.splitlines())
+    return sorted((int(pid), name) for pid, _, name in pairs if pid.isascii() and pid.isdigit())
 
 
 def _refusal(program: str, said: bytes) -> CryoError:

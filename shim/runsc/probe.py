@@ -60,6 +60,11 @@ class Capabilities(Value):
         return self.wait_restore
 
     @property
+    def ends_execs(self) -> bool:
+        """Whether a restore ends what descends from an exec (since 20250304)."""
+        return self.saves_execs
+
+    @property
     def saves_host_sockets(self) -> bool:
         """Whether a save cuts connections to host sockets; older builds refuse to save."""
         return self.wait_restore

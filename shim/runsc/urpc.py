@@ -11,7 +11,8 @@ import asyncio
 import contextlib
 import json
 import os
-from collections.abc import Iterator
+import socket
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,15 +22,22 @@ _TIMEOUT_S = 2.0
 _LIMIT_BYTES = 4 << 20
 
 
-async def call(path: Path, method: str, argument: object, *, timeout_s: float = _TIMEOUT_S) -> Any:
-    """Call a method of the sentry and return its result.
+async def call(
+    path: Path,
+    method: str,
+    argument: object,
+    *,
+    timeout_s: float = _TIMEOUT_S,
+    fds: Sequence[int] = (),
+) -> Any:
+    """Call a method of the sentry and return its result; it gets copies of the descriptors `fds`.
 
     Raises:
         Unavailable: no socket, no answer in time, an error, or an answer of another form.
     """
     try:
         async with asyncio.timeout(timeout_s):
-            return await _exchange(path, {"method": method, "arg": argument})
+            return await _exchange(path, {"method": method, "arg": argument}, fds)
     except (OSError, TimeoutError, ValueError, RecursionError) as error:
         message = f"the sentry does not answer {method}: {error}"
         raise Unavailable(message) from error
@@ -48,11 +56,19 @@ def reachable(path: Path) -> Iterator[str]:
         os.close(fd)
 
 
-async def _exchange(path: Path, request: dict[str, object]) -> Any:
-    with reachable(path) as address:
-        reader, writer = await asyncio.open_unix_connection(address, limit=_LIMIT_BYTES)
+async def _exchange(path: Path, request: dict[str, object], fds: Sequence[int]) -> Any:
+    data = json.dumps(request).encode()
+    connection = await _connect(path)
     try:
-        writer.write(json.dumps(request).encode())
+        if fds:  # they travel with the first byte
+            socket.send_fds(connection, [data[:1]], list(fds))
+            data = data[1:]
+        reader, writer = await asyncio.open_unix_connection(sock=connection, limit=_LIMIT_BYTES)
+    except BaseException:
+        connection.close()
+        raise
+    try:
+        writer.write(data)
         await writer.drain()
         answer = await _document(reader)
     finally:
@@ -61,6 +77,18 @@ async def _exchange(path: Path, request: dict[str, object]) -> Any:
         message = f"it answered {str(answer)[:200]}"
         raise ValueError(message)
     return answer.get("result")
+
+
+async def _connect(path: Path) -> socket.socket:
+    connection = socket.socket(socket.AF_UNIX)
+    connection.setblocking(False)
+    try:
+        with reachable(path) as address:
+            await asyncio.get_running_loop().sock_connect(connection, address)
+    except BaseException:
+        connection.close()
+        raise
+    return connection
 
 
 async def _document(reader: asyncio.StreamReader) -> Any:

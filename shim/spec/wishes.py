@@ -15,6 +15,7 @@ from shim.model import (
     Connections,
     CudaMode,
     EngineName,
+    ExecProcesses,
     RestoreOptions,
     Value,
     Verify,
@@ -24,12 +25,13 @@ from shim.spec.document import Spec
 PREFIX = "io.cryo."
 
 
-class Wishes(Value, forbid_unknown_fields=True):
+class Wishes(Value, forbid_unknown_fields=True, rename="kebab"):
     """The annotations, without their prefix; None is what is not said. `timeout` is in seconds."""
 
     engine: EngineName | None = None
     cuda: CudaMode | None = None
     connections: Connections | None = None
+    exec_processes: ExecProcesses | None = None
     timeout: Seconds | None = None
     exit: bool | None = None
     seal: bool | None = None
@@ -52,7 +54,8 @@ def read(spec: Spec) -> Wishes:
         return msgspec.convert(said, Wishes, strict=False)
     except msgspec.ValidationError as error:
         message = f"the annotations {PREFIX}*: {error}"
-        remedy = f"known are {', '.join(PREFIX + name for name in Wishes.__struct_fields__)}"
+        known = (PREFIX + field.encode_name for field in msgspec.structs.fields(Wishes))
+        remedy = f"known are {', '.join(known)}"
         raise InvalidArgument(message, remedy=remedy) from error
 
 
@@ -67,6 +70,7 @@ def for_checkpoint(options: CheckpointOptions, wishes: Wishes) -> CheckpointOpti
         engine=options.engine or wishes.engine,
         cuda=options.cuda or wishes.cuda,
         connections=options.connections or wishes.connections,
+        exec_processes=options.exec_processes or wishes.exec_processes,
         timeout_s=options.timeout_s or wishes.timeout or 0.0,
     )
     if not options.fill:

@@ -215,8 +215,9 @@ class Revival:
 def _now(subject: Subject, manifest: Manifest) -> tuple[CudaProcess, ...]:
     """List what was brought back, each process with its container's id of today."""
     ids = {one.name: one.container for one in subject.members}
-    return manifest.processes + tuple(
+    return tuple(process for process in manifest.processes if not process.dropped) + tuple(
         msgspec.structs.replace(process, container=ids[saved.name])
         for saved in manifest.members
         for process in saved.processes
+        if not process.dropped
     )

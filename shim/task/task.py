@@ -632,7 +632,8 @@ class Task:
 
     def _note_execs(self) -> None:
         if self.state is not TaskState.DELETED:
-            self._note_kindly(execs=self.execs.records())
+            execs = self.execs.records()
+            self._note_kindly(execs=execs, exec_ran=self.record.exec_ran or bool(execs))
 
     # -- delete --------------------------------------------------------------------------------
 
@@ -729,6 +730,7 @@ class Task:
             journal=self.journal,
             stop=self.stop,
             ended=lambda: self.state is TaskState.STOPPED,
+            exec_ran=self.record.exec_ran,
         )
 
     async def stop(self) -> None:

@@ -368,6 +368,7 @@ class Tasks:
             image_digest=manifest.digest if manifest is not None else "",
             sandbox_id=prepared.sandbox_id,
             owner=self._house.address,
+            exec_ran=False,
         )
 
     async def _begin(self, context: Context, record: TaskRecord, prepared: Plan) -> Task:

@@ -29,6 +29,7 @@ from shim.model import (
     CudaMode,
     CudaProcess,
     EngineName,
+    ExecProcesses,
     Exit,
     ImageView,
     MemberOptions,
@@ -61,6 +62,9 @@ _ENGINES = {name: cryo_pb2.Engine.Value(f"ENGINE_{name.name}") for name in Engin
 _MODES = {name: cryo_pb2.CudaMode.Value(f"CUDA_MODE_{name.name}") for name in CudaMode}
 _CONNECTIONS = {
     name: cryo_pb2.Connections.Value(f"CONNECTIONS_{name.name}") for name in Connections
+}
+_EXEC_PROCESSES = {
+    name: cryo_pb2.ExecProcesses.Value(f"EXEC_PROCESSES_{name.name}") for name in ExecProcesses
 }
 _VERIFY = {name: cryo_pb2.Verify.Value(f"VERIFY_{name.name}") for name in Verify}
 _PHASES = {name: cryo_pb2.Phase.Value(f"PHASE_{name.name}") for name in Phase}
@@ -401,6 +405,7 @@ def to_checkpoint(
         engine=_ENGINES[options.engine] if options.engine else None,
         cuda=_MODES[options.cuda] if options.cuda else None,
         connections=_CONNECTIONS[options.connections] if options.connections else None,
+        exec_processes=_EXEC_PROCESSES[options.exec_processes] if options.exec_processes else None,
         timeout=to_duration(options.timeout_s),
         no_seal=not options.seal,
         compress=options.compress,
@@ -418,6 +423,9 @@ def from_checkpoint(message: cryo_pb2.CheckpointRequest) -> CheckpointOptions:
         cuda=_named(_MODES, message.cuda, "CUDA mode") if message.HasField("cuda") else None,
         connections=_named(_CONNECTIONS, message.connections, "connections policy")
         if message.HasField("connections")
+        else None,
+        exec_processes=_named(_EXEC_PROCESSES, message.exec_processes, "exec processes policy")
+        if message.HasField("exec_processes")
         else None,
         timeout_s=from_duration(message.timeout),
         seal=not message.no_seal,
@@ -558,12 +566,21 @@ def _texts(texts: tuple[str, ...]) -> list[str]:
 
 
 def _to_cuda(process: CudaProcess) -> cryo_pb2.CudaProcess:
-    name = printable(process.name, _TEXT_MAX)
-    return cryo_pb2.CudaProcess(pid=process.pid, name=name, container=process.container)
+    return cryo_pb2.CudaProcess(
+        pid=process.pid,
+        name=printable(process.name, _TEXT_MAX),
+        container=process.container,
+        dropped=process.dropped,
+    )
 
 
 def _from_cuda(message: cryo_pb2.CudaProcess) -> CudaProcess:
-    return CudaProcess(pid=message.pid, name=message.name, container=message.container)
+    return CudaProcess(
+        pid=message.pid,
+        name=message.name,
+        container=message.container,
+        dropped=message.dropped,
+    )
 
 
 def to_image(view: ImageView) -> cryo_pb2.ImageInfo:

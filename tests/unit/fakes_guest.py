@@ -91,6 +91,8 @@ class FakeGuest:
     settled: int = 0
     hanging: asyncio.Event = field(default_factory=asyncio.Event)
     paused: bool = False
+    # Whether the container's own numbers can be had.
+    numbered: bool = True
     running_now: int = 0
     most_at_once: int = 0
 
@@ -137,6 +139,9 @@ class FakeGuest:
         rows = [GuestProcess(pid=1, parent=0, command="init")]
         rows += [GuestProcess(pid=p.pid, parent=p.parent, command=p.name) for p in self.processes]
         return [*{row.pid: row for row in [*rows, *self.execs]}.values()]
+
+    async def own_numbers(self, rows: list[GuestProcess]) -> dict[int, int] | None:
+        return {row.pid: row.pid for row in rows} if self.numbered else None
 
     async def has(self, pid: int) -> bool:
         return any(row.pid == pid for row in await self.ps())

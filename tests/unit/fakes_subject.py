@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -57,6 +57,8 @@ class FakeRunsc(Runsc):
         self.saving = asyncio.Event()
         # Whether the command says how the save ended, and was not killed.
         self.answers = True
+        # What the sentry tells of processes: whether each descends from an exec.
+        self.origins: dict[int, bool] | CryoError = {}
         # What happens when a save fails.
         self.failing: Callable[[], None] = lambda: None
 
@@ -73,6 +75,12 @@ class FakeRunsc(Runsc):
 
     async def wait_restore(self, task_id: str, timeout_s: float) -> None:
         await self._do("wait_restore")
+
+    async def exec_descendants(self, task_id: str, wanted: Collection[int]) -> dict[int, bool]:
+        await self._do("trace")
+        if isinstance(self.origins, CryoError):
+            raise self.origins
+        return {pid: self.origins[pid] for pid in wanted if pid in self.origins}
 
     async def delete(self, task_id: str) -> None:
         await self._do("delete")
@@ -126,6 +134,7 @@ class Scene:
     new: bool = True
     gpu: bool = True
     paused: bool = False
+    exec_ran: bool = False
     timeouts: Timeouts = QUICK
     driver: str = "580.65.06"
     nvidia_smi: str = "/bin/true"
@@ -168,6 +177,7 @@ class Scene:
             execs=(),
             journal=self.journal,
             stop=self._stop,
+            exec_ran=self.exec_ran,
             members=tuple(self._member(name, guest) for name, guest in self.others.items()),
         )
 

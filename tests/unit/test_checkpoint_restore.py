@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 from shim.checkpoint import restore
@@ -219,3 +220,31 @@ async def test_an_image_of_another_runsc_or_driver(make: Make) -> None:
         await restore.check_host(other, scene.config, capabilities())
     for word in ("runsc", "architecture", "mips", "1.2.3"):
         assert word in caught.value.message
+
+
+@pytest.mark.parametrize("engine", (EngineName.PHASED, EngineName.BUILTIN))
+async def test_a_process_that_is_gone_fails_the_restore(make: Make, engine: EngineName) -> None:
+    """Whoever is recorded must be there; the error names who is not."""
+    scene = make(*(FROZEN if engine is EngineName.PHASED else RUNNING for _ in range(2)))
+    saved = image(scene, engine)
+    scene.guest.gone(8)()
+
+    with pytest.raises(CudaError, match=r"process 8 \(p8\)") as caught:
+        await restore.wake(scene.subject, saved, scene.news.append, device_map={}, background=False)
+
+    assert caught.value.remedy
+
+
+async def test_a_dropped_process_is_passed_over(make: Make) -> None:
+    """It is not expected, so nobody looks whether it is there."""
+    scene = make(FROZEN, FROZEN)
+    first, second = image(scene).processes
+    saved = manifest(
+        engine="phased",
+        processes=(first, msgspec.structs.replace(second, dropped=True)),
+        driver="580.65.06",
+    )
+
+    await restore.wake(scene.subject, saved, scene.news.append, device_map={}, background=False)
+
+    assert scene.guest.states == [RUNNING, FROZEN]

@@ -141,6 +141,10 @@ class Here:
         alive = [p for p in self.ground.pids if Path(f"/proc/{p}/exe").exists()]
         return [GuestProcess(pid=pid, parent=1, command="sleep") for pid in alive]
 
+    async def own_numbers(self, rows: list[GuestProcess]) -> dict[int, int] | None:
+        """Give the numbers of this host, which are the ground's own."""
+        return {row.pid: row.pid for row in rows}
+
     async def has(self, pid: int) -> bool:
         """Whether it is one of the ground's and lives."""
         return any(row.pid == pid for row in await self.ps())

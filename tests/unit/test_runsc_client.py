@@ -39,9 +39,13 @@ UID       PID       PPID      PGID      C         TTY       STIME     TIME      
 0         1         0         1         1         ?         18:49     0s        sh
 0         2         1         1         0         ?         18:49     0s        my prog
 """
-ROWS = [
+ROWS_OLD = [
     GuestProcess(pid=1, parent=0, command="sh"),
     GuestProcess(pid=2, parent=1, command="my prog"),
+]
+ROWS = [
+    GuestProcess(pid=1, parent=0, command="sh", group=1),
+    GuestProcess(pid=2, parent=1, command="my prog", group=1),
 ]
 STATS = {
     "type": "stats",
@@ -244,10 +248,10 @@ async def test_flags_of_the_configuration_reach_runsc(script: Script) -> None:
 # -- ps ------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("text", (PS_OLD, PS_NEW))
-def test_the_table_of_both_versions(text: str) -> None:
+@pytest.mark.parametrize(("text", "rows"), ((PS_OLD, ROWS_OLD), (PS_NEW, ROWS)))
+def test_the_table_of_both_versions(text: str, rows: list[GuestProcess]) -> None:
     """Columns are found by the header; the command may have spaces in it."""
-    assert parse_ps(text) == ROWS
+    assert parse_ps(text) == rows
 
 
 def test_no_processes() -> None:
@@ -328,7 +332,9 @@ async def test_ps_by_the_sentry(script: Script, monkeypatch: pytest.MonkeyPatch,
     """The sentry's own socket is a hundred times faster than the command, so it comes first."""
     runsc = client(script)
     known(runsc, task)
-    rows = [{"uid": 0, "pid": r.pid, "ppid": r.parent, "cmd": r.command} for r in ROWS]
+    rows = [
+        {"uid": 0, "pid": r.pid, "ppid": r.parent, "pgid": r.group, "cmd": r.command} for r in ROWS
+    ]
     monkeypatch.chdir(runsc.root)
 
     # What does not fit into an address from the root of all paths does from here.
@@ -367,7 +373,7 @@ async def test_a_strange_answer_falls_back_to_the_command(script: Script, number
     script.prints("ps", out=PS_OLD)
 
     async with Sentry(runsc.root / "runsc-a+.sock", HOSTILE[number]):
-        assert await runsc.ps("a") == ROWS
+        assert await runsc.ps("a") == ROWS_OLD
 
 
 async def test_a_silent_sentry_is_not_waited_for(
@@ -386,7 +392,7 @@ async def test_a_silent_sentry_is_not_waited_for(
 
     server = await asyncio.start_unix_server(silent, runsc.root / "runsc-a+.sock")
     try:
-        assert await runsc.ps("a") == ROWS
+        assert await runsc.ps("a") == ROWS_OLD
     finally:
         gate.set()
         server.close()

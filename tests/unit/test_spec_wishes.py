@@ -12,6 +12,7 @@ from shim.model import (
     Connections,
     CudaMode,
     EngineName,
+    ExecProcesses,
     RestoreOptions,
     Verify,
 )
@@ -103,6 +104,15 @@ def test_a_call_comes_first() -> None:
 
     assert (filled.engine, filled.cuda) == (EngineName.BUILTIN, CudaMode.AUTO)
     assert (filled.connections, filled.timeout_s, filled.exit) == (Connections.CUT, 1.0, True)
+
+
+def test_a_name_of_two_words_has_a_dash() -> None:
+    """As the option has, and as annotations have by custom."""
+    said = wishes.read(spec(**{"exec-processes": "drop"}))
+
+    filled = wishes.for_checkpoint(CheckpointOptions(), said)
+
+    assert filled.exec_processes is ExecProcesses.DROP
 
 
 @pytest.mark.parametrize(

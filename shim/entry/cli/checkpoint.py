@@ -17,6 +17,7 @@ from shim.model import (
     Connections,
     CudaMode,
     EngineName,
+    ExecProcesses,
     MemberOptions,
     RestoreOptions,
     RestoreResult,
@@ -45,6 +46,12 @@ from shim.model import (
     type=click.Choice([policy.value for policy in Connections]),
     help="what to do when a save would cut a connection [default: as configured]",
 )
+@click.option(
+    "--exec-processes",
+    type=click.Choice([policy.value for policy in ExecProcesses]),
+    help="what to do about GPU processes that an exec has started: no restore brings them back "
+    "[default: as configured]",
+)
 @click.option("--no-seal", is_flag=True, help="leave the image without digests")
 @click.option("--compress", is_flag=True, help="a smaller image, more slowly")
 @click.option("--direct", is_flag=True, help="write past the page cache")
@@ -58,6 +65,7 @@ def checkpoint(
     engine: str | None,
     cuda: str | None,
     connections: str | None,
+    exec_processes: str | None,
     timeout_s: float,
     *,
     exit_: bool,
@@ -75,6 +83,7 @@ def checkpoint(
         engine=EngineName(engine) if engine else None,
         cuda=CudaMode(cuda) if cuda else None,
         connections=Connections(connections) if connections else None,
+        exec_processes=ExecProcesses(exec_processes) if exec_processes else None,
         timeout_s=timeout_s,
         seal=not no_seal,
         compress=compress,

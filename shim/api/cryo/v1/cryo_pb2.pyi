@@ -89,6 +89,26 @@ CONNECTIONS_REFUSE: Connections.ValueType  # 1
 """Refuse the checkpoint before touching anything."""
 Global___Connections: _TypeAlias = Connections  # noqa: Y015
 
+class _ExecProcesses:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _ExecProcessesEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ExecProcesses.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    EXEC_PROCESSES_REFUSE: _ExecProcesses.ValueType  # 0
+    """Refuse the checkpoint before touching anything."""
+    EXEC_PROCESSES_DROP: _ExecProcesses.ValueType  # 1
+    """Save without it: it runs on in the task, and is not expected in a restored one."""
+
+class ExecProcesses(_ExecProcesses, metaclass=_ExecProcessesEnumTypeWrapper):
+    """What to do about a CUDA process that descends from an exec, which no restore brings back."""
+
+EXEC_PROCESSES_REFUSE: ExecProcesses.ValueType  # 0
+"""Refuse the checkpoint before touching anything."""
+EXEC_PROCESSES_DROP: ExecProcesses.ValueType  # 1
+"""Save without it: it runs on in the task, and is not expected in a restored one."""
+Global___ExecProcesses: _TypeAlias = ExecProcesses  # noqa: Y015
+
 class _Verify:
     ValueType = _typing.NewType("ValueType", _builtins.int)
     V: _TypeAlias = ValueType  # noqa: Y015
@@ -312,21 +332,25 @@ class CudaProcess(_message.Message):
     PID_FIELD_NUMBER: _builtins.int
     NAME_FIELD_NUMBER: _builtins.int
     CONTAINER_FIELD_NUMBER: _builtins.int
+    DROPPED_FIELD_NUMBER: _builtins.int
     pid: _builtins.int
     """The container's own number."""
     name: _builtins.str
     container: _builtins.str
     """The task that it belongs to, where that shares its sandbox with others."""
+    dropped: _builtins.bool
+    """It is in the image, and ends in its restore: it descends from an exec."""
     def __init__(
         self,
         *,
         pid: _builtins.int = ...,
         name: _builtins.str = ...,
         container: _builtins.str = ...,
+        dropped: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["container", b"container", "name", b"name", "pid", b"pid"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["container", b"container", "dropped", b"dropped", "name", b"name", "pid", b"pid"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -505,6 +529,7 @@ class CheckpointRequest(_message.Message):
     COMPRESS_FIELD_NUMBER: _builtins.int
     DIRECT_FIELD_NUMBER: _builtins.int
     OPERATION_FIELD_NUMBER: _builtins.int
+    EXEC_PROCESSES_FIELD_NUMBER: _builtins.int
     namespace: _builtins.str
     """Empty is "default"."""
     id: _builtins.str
@@ -523,6 +548,7 @@ class CheckpointRequest(_message.Message):
     """Write past the page cache, where runsc can."""
     operation: _builtins.str
     """A token of the caller's choice for Cancel; empty when it will not be needed."""
+    exec_processes: Global___ExecProcesses.ValueType
     @_builtins.property
     def timeout(self) -> _duration_pb2.Duration:
         """Bounds the whole operation; absent is the configured one."""
@@ -542,10 +568,11 @@ class CheckpointRequest(_message.Message):
         compress: _builtins.bool = ...,
         direct: _builtins.bool = ...,
         operation: _builtins.str = ...,
+        exec_processes: Global___ExecProcesses.ValueType | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_connections", b"_connections", "_cuda", b"_cuda", "_engine", b"_engine", "connections", b"connections", "cuda", b"cuda", "engine", b"engine", "timeout", b"timeout"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_connections", b"_connections", "_cuda", b"_cuda", "_engine", b"_engine", "_exec_processes", b"_exec_processes", "connections", b"connections", "cuda", b"cuda", "engine", b"engine", "exec_processes", b"exec_processes", "timeout", b"timeout"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_connections", b"_connections", "_cuda", b"_cuda", "_engine", b"_engine", "compress", b"compress", "connections", b"connections", "cuda", b"cuda", "direct", b"direct", "engine", b"engine", "exit", b"exit", "id", b"id", "image_path", b"image_path", "namespace", b"namespace", "no_seal", b"no_seal", "operation", b"operation", "timeout", b"timeout"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_connections", b"_connections", "_cuda", b"_cuda", "_engine", b"_engine", "_exec_processes", b"_exec_processes", "compress", b"compress", "connections", b"connections", "cuda", b"cuda", "direct", b"direct", "engine", b"engine", "exec_processes", b"exec_processes", "exit", b"exit", "id", b"id", "image_path", b"image_path", "namespace", b"namespace", "no_seal", b"no_seal", "operation", b"operation", "timeout", b"timeout"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__connections: _TypeAlias = _typing.Literal["connections"]  # noqa: Y015
     _WhichOneofArgType__connections: _TypeAlias = _typing.Literal["_connections", b"_connections"]  # noqa: Y015
@@ -553,12 +580,16 @@ class CheckpointRequest(_message.Message):
     _WhichOneofArgType__cuda: _TypeAlias = _typing.Literal["_cuda", b"_cuda"]  # noqa: Y015
     _WhichOneofReturnType__engine: _TypeAlias = _typing.Literal["engine"]  # noqa: Y015
     _WhichOneofArgType__engine: _TypeAlias = _typing.Literal["_engine", b"_engine"]  # noqa: Y015
+    _WhichOneofReturnType__exec_processes: _TypeAlias = _typing.Literal["exec_processes"]  # noqa: Y015
+    _WhichOneofArgType__exec_processes: _TypeAlias = _typing.Literal["_exec_processes", b"_exec_processes"]  # noqa: Y015
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__connections) -> _WhichOneofReturnType__connections | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__cuda) -> _WhichOneofReturnType__cuda | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__engine) -> _WhichOneofReturnType__engine | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__exec_processes) -> _WhichOneofReturnType__exec_processes | None: ...
 
 Global___CheckpointRequest: _TypeAlias = CheckpointRequest  # noqa: Y015
 

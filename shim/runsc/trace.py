@@ -1,0 +1,155 @@
+"""Ask the sentry which processes descend from an exec.
+
+The sentry keeps with each task whether it, or an ancestor, came in by exec (TaskOrigin in
+pkg/sentry/kernel/task.go), and a restore kills those that did (runsc/boot/restore.go). Parents and
+sessions do not show it once a shell has ended and its child has a session of its own. Nothing
+prints it but a trace session, whose events carry `is_exec_session`: a pause and a resume make each
+process enter its system call again, and with that yield an event. Both take milliseconds, and a
+save does the same to every process.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket
+import struct
+from collections.abc import Collection, Iterator
+from pathlib import Path
+
+from shim.errors import Unavailable
+from shim.runsc import kernel, urpc
+
+# Only one session can exist, and only under this name.
+_SESSION = "Default"
+_FIELDS = ("group_id", "is_exec_session")
+# System calls that can block have lower numbers in every version and on every architecture.
+_SYSCALLS = 335
+# In ContextData of pkg/sentry/seccheck/points/common.proto.
+_CONTEXT, _GROUP_ID, _IS_EXEC = 1, 4, 11
+_BUFFER_BYTES = 4 << 20
+_MESSAGE_BYTES = 64 << 10
+_EVENTS_S = 0.25
+_RESUME_S = 30.0
+_SO_SNDBUFFORCE = 32  # asm-generic/socket.h
+
+
+def parse(message: bytes) -> tuple[int, bool] | None:
+    """Read an event: the number of its process, and whether that descends from an exec.
+
+    None where the message is of another form.
+    """
+    try:
+        (header,) = struct.unpack_from("<H", message)
+        context = dict(_fields(message[header:])).get(_CONTEXT)
+        if not isinstance(context, bytes):
+            return None
+        found = dict(_fields(context))
+        pid = found.get(_GROUP_ID, 0)
+        return (pid, bool(found.get(_IS_EXEC))) if isinstance(pid, int) and pid else None
+    except (struct.error, ValueError, IndexError):
+        return None
+
+
+def _fields(data: bytes) -> Iterator[tuple[int, int | bytes]]:
+    at = 0
+    while at < len(data):
+        key, at = _varint(data, at)
+        number, kind = key >> 3, key & 7
+        match kind:
+            case 0:
+                value, at = _varint(data, at)
+                yield number, value
+            case 2:
+                size, at = _varint(data, at)
+                yield number, data[at : at + size]
+                at += size
+            case _:
+                message = f"wire type {kind}"
+                raise ValueError(message)
+
+
+def _varint(data: bytes, at: int) -> tuple[int, int]:
+    value = shift = 0
+    while True:
+        byte = data[at]
+        value |= (byte & 0x7F) << shift
+        at, shift = at + 1, shift + 7
+        if byte < 0x80:  # noqa: PLR2004 - the bit that says that more follow
+            return value, at
+
+
+class _Events:
+    """The receiving end of a trace session."""
+
+    def __init__(self, wanted: Collection[int]) -> None:
+        self.found: dict[int, bool] = {}
+        self._wanted = frozenset(wanted)
+        self._complete = asyncio.Event()
+        self._own, self.far = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        for end in (self._own, self.far):
+            end.setblocking(False)
+        # The sentry drops what does not fit: the application must not wait for us.
+        with contextlib.suppress(OSError):
+            self.far.setsockopt(socket.SOL_SOCKET, _SO_SNDBUFFORCE, _BUFFER_BYTES)
+        asyncio.get_running_loop().add_reader(self._own, self._read)
+
+    def _read(self) -> None:
+        with contextlib.suppress(BlockingIOError, ConnectionError):
+            while message := self._own.recv(_MESSAGE_BYTES):
+                if event := parse(message):
+                    self.found[event[0]] = event[1]
+                    if self._wanted <= self.found.keys():
+                        self._complete.set()
+                        return
+
+    async def complete(self) -> None:
+        """Wait until every wanted process has been heard of, or for as long as that may take."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_EVENTS_S):
+                await self._complete.wait()
+
+    def close(self) -> None:
+        asyncio.get_running_loop().remove_reader(self._own)
+        self._own.close()
+        self.far.close()
+
+
+async def exec_descendants(path: Path, wanted: Collection[int]) -> dict[int, bool]:
+    """Tell of processes of a running sandbox whether they descend from an exec.
+
+    `path` is the sandbox's control socket, `wanted` are numbers of its root pid namespace. One
+    that was not heard of is missing in the answer: a stopped one, or one that makes no call.
+    Whoever calls this sees to it that the sandbox is not left paused when it fails.
+
+    Raises:
+        Unavailable: the sentry has no such trace, or it is somebody else's at the moment.
+    """
+    events = _Events(wanted)
+    try:
+        await _create(path, events.far)
+        try:
+            await kernel.pause(path)
+            await kernel.resume(path, timeout_s=_RESUME_S)
+            await events.complete()
+        finally:
+            await end(path)
+    finally:
+        events.close()
+    return events.found
+
+
+async def _create(path: Path, far: socket.socket) -> None:
+    points = [
+        {"name": f"syscall/sysno/{number}/enter", "context_fields": _FIELDS}
+        for number in range(_SYSCALLS)
+    ]
+    config = {"name": _SESSION, "points": points, "sinks": [{"name": "remote"}]}
+    argument = {"Config": config, "Force": False}
+    await urpc.call(path, "containerManager.CreateTraceSession", argument, fds=[far.fileno()])
+
+
+async def end(path: Path) -> None:
+    """Remove the trace session, where there is one: it would cost each system call some time."""
+    with contextlib.suppress(Unavailable):
+        await urpc.call(path, "containerManager.DeleteTraceSession", _SESSION)
