@@ -201,7 +201,7 @@ def parsers(folder: Path) -> list[Parser]:
         Parser("runsc ps", [_PS], _text(client.parse_ps)),
         Parser("runsc state", [state], _text(client.parse_status), json=True),
         Parser("runsc events", [stats], _text(client.parse_stats), json=True),
-        Parser("runsc log", [_LOG], _text(failure.last_log_error)),
-        Parser("runsc stderr", [_ERR], _text(failure.last_error_line)),
+        Parser("runsc log", [_LOG], _text(failure.log_error)),
+        Parser("runsc stderr", [_ERR], _text(failure.error_line)),
         Parser("runsc help", [_HELP], _text(probe.parse_flags)),
     ]

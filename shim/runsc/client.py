@@ -18,7 +18,7 @@ from shim.host.keeper.port import KeeperPort, Spawned
 from shim.model import Stats, Value
 from shim.runsc import argv, control, kernel, overlay, statefile, trace, urpc
 from shim.runsc.argv import CheckpointArgs, CreateArgs, ExecArgs, Global, RestoreArgs, runsc_id
-from shim.runsc.failure import failure, last_error_line, last_log_error
+from shim.runsc.failure import error_line, failure, log_error
 from shim.runsc.probe import Capabilities
 from shim.runsc.run import Completed, Started, run, to_its_end
 from shim.runsc.statefile import StateFile
@@ -64,7 +64,7 @@ class GuestProcess(Value):
 
 def _check(command: str, done: Completed) -> None:
     if done.status:
-        line = last_error_line(done.stderr.decode("utf-8", "replace"))
+        line = error_line(done.stderr.decode("utf-8", "replace"))
         raise failure(command, done.status, line)
 
 
@@ -526,7 +526,7 @@ def _noting(command: str, started: Started | None) -> Started:
 
 def last_error(log: Path) -> str:
     """Return the newest error of a runsc log file; empty when there is none."""
-    return last_log_error(_read_log(log))
+    return log_error(_read_log(log))
 
 
 def _read_log(log: Path) -> str:

@@ -2,22 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
+import signal
 from collections.abc import Iterator
 
-from shim.errors import (
-    CryoError,
-    ImageCorrupt,
-    InvalidArgument,
-    InvalidBundle,
-    NotFound,
-    ResourceExhausted,
-    RunscError,
-    Unavailable,
-)
+from shim.errors import CryoError, RunscError
+from shim.runsc.causes import CAUSES
 
 _LINE_LIMIT = 400
+_SIGNALED = 128
+_SEE_STDERR = "look at the kernel's log for a killed process, and at what runsc prints itself"
 # Each costs a look through the whole log.
 _BROKEN_MAX = 100
 _DUMP = re.compile(r"^(goroutine \d+ \[|\[signal |runtime: |panic: .*\[recovered\])")
@@ -26,70 +22,60 @@ _FRAME = re.compile(r"^(\t|\S+\(.*(0x[0-9a-f]+|\.\.\.|\{\}).*\)$|created by )")
 # Log lines of other levels, a spec that is shown whole, and Go's usage text: its title, its flags
 # and what they mean.
 _NOISE = re.compile(
-    r"^(WARNING:|W\d{4} |I\d{4} |D\d{4} |Usage of |[a-z-]+ \[flags\] |\s+-| +\t|\s*\{)"
+    r"^(WARNING:|W\d{4} |I\d{4} |D\d{4} |Usage of |[a-z-]+ \[flags\] |\s+-| +\t|\s*\{|\*\*\* )"
 )
 
-_NO_SPACE = re.compile(r"no space left on device|disk quota exceeded", re.IGNORECASE)
-_GONE = re.compile(r"(does not exist|file does not exist: .*_sandbox)", re.IGNORECASE)
-_REFUSED = re.compile(r"connect(ing|ion)?.*(refused|no such file)", re.IGNORECASE)
 _WENT_AWAY = re.compile(r"cannot read client sync file|waiting for sandbox to start")
 _BETWEEN = re.compile(r"[}\n]\s*\{")
-_BAD_IMAGE = re.compile(
-    r"(unexpected EOF|statefile cannot be empty|header error|bad magic|unknown header|"
-    r"error decoding|inconsistent private memory|not a checkpoint image)",
-    re.IGNORECASE,
-)
-
 # What runsc says of a hook: why it failed, and all that it printed.
 _HOOK = re.compile(
     r'(?:failure|timeout) executing hook "(?P<path>[^"]*)"(?:, err: (?P<why>[^\n]*))?'
     r"\nstdout: (?P<out>.*)\nstderr: (?P<err>.*)",
     re.DOTALL,
 )
-
-# What the request or the bundle is to blame for, and how it is put right.
-_REQUESTS: tuple[tuple[re.Pattern[str], type[CryoError], str], ...] = (
-    (
-        re.compile(r"failed to load |error finding executable "),
-        InvalidArgument,
-        "name a program that the image has",
-    ),
-    (
-        re.compile(r"failed to create process working directory"),
-        InvalidArgument,
-        "name a working directory that the image has",
-    ),
-    (re.compile(r"error unmarshaling spec"), InvalidBundle, "correct config.json"),
-    (re.compile(r"error setting up FS: "), InvalidBundle, "correct the spec's mounts"),
-    (re.compile(r"no such process"), NotFound, "it has ended"),
-    (_GONE, NotFound, "its sandbox is gone: delete the task"),
+_OF_HOOK = "hook "
+# Go's way of showing a value whole, and runsc's names for what has another outside: the container
+# of a spec without a name, and an id of ours with the end that it has inside.
+_PLAIN: tuple[tuple[re.Pattern[str], str], ...] = (
+    (re.compile(r"\{Destination:(\S+) Type:[^}]*\}"), r"\1"),
+    (re.compile(r",? (?:checkpoint )?&?(?:\[\])?specs\.\w+\{.*"), ""),
+    (re.compile(r" from &wire\.\w+\{.*?\}: "), ": "),
+    (re.compile(r"__no_name_\d+:(?=/)"), ""),
+    (re.compile(r'"([A-Za-z0-9_.-]+)\+"'), r'"\1"'),
 )
 
 
-def last_error_line(text: str) -> str:
-    """Return the line of a command's stderr that says why, never one of a goroutine dump."""
+def error_line(text: str) -> str:
+    """Return the line of a command's stderr that says why: the first that is no noise.
+
+    What follows it belongs to it: Go values over many lines, a usage text, a goroutine dump.
+    """
     if hook := _HOOK.search(text):
         return _of_hook(hook)[:_LINE_LIMIT]
-    useful: list[str] = []
     for raw in text.splitlines():
         if _DUMP.match(raw):
             break
         line = raw.strip()
         if line and not _NOISE.match(raw) and not _FRAME.match(raw):
-            useful.append(line)
-    chosen = useful[-1] if useful else ""
-    return chosen.rstrip(": ")[:_LINE_LIMIT]
+            return _plain(line).rstrip(": ")[:_LINE_LIMIT]
+    return ""
 
 
 def _of_hook(found: re.Match[str]) -> str:
     """Say which hook failed, how it ended, and the last that it printed."""
     said = [line.strip() for line in (found["err"] or found["out"]).splitlines() if line.strip()]
     name = found["path"].rpartition("/")[2]
-    whole = ": ".join((f"hook {name} failed", found["why"] or "timeout", *said[-1:]))
+    whole = ": ".join((f"{_OF_HOOK}{name} failed", found["why"] or "timeout", *said[-1:]))
     return " ".join(whole.split())
 
 
-def last_log_error(log: str) -> str:
+def _plain(line: str) -> str:
+    for pattern, instead in _PLAIN:
+        line = pattern.sub(instead, line)
+    return line
+
+
+def log_error(log: str) -> str:
     """Return the error of a runsc JSON log that says why, or an empty text.
 
     That is the newest, but for one that only tells that the sandbox went away: then the oldest,
@@ -103,7 +89,7 @@ def last_log_error(log: str) -> str:
 
 def _error_in(entry: object) -> str:
     if isinstance(entry, dict) and entry.get("level") in ("error", "fatal"):
-        return last_error_line(str(entry.get("msg", "")))
+        return error_line(str(entry.get("msg", "")))
     return ""
 
 
@@ -129,18 +115,20 @@ def _resume(log: str, at: int) -> int:
 
 def failure(command: str, status: int, line: str) -> CryoError:
     """Choose the typed error for what a runsc command said."""
-    said = line or f"exit status {status} and no message"
-    if _NO_SPACE.search(said):
-        message = f"runsc {command}: the disk is full"
-        return ResourceExhausted(message, remedy="free space, or choose another image path")
-    if _BAD_IMAGE.search(said):
-        message = f"runsc {command}: the image cannot be read: {said}"
-        return ImageCorrupt(message, remedy="check it with 'cryo checkpoints verify'")
-    for pattern, kind, remedy in _REQUESTS:
-        if pattern.search(said):
-            message = f"runsc {command}: {said}"
-            return kind(message, remedy=remedy)
-    if _REFUSED.search(said):
-        message = f"runsc {command}: the sandbox does not answer: {said}"
-        return Unavailable(message, remedy="it has ended; delete the task")
-    return RunscError(command, status, said)
+    # What a hook printed is not runsc's, whatever it looks like.
+    for cause in () if line.startswith(_OF_HOOK) else CAUSES:
+        if found := cause.explain(line):
+            said, remedy = found
+            return cause.kind(f"runsc {command}: {said}", remedy=remedy)
+    if _WENT_AWAY.search(line):
+        message = "the sandbox ended before it was set up, without a reason"
+        return RunscError(command, status, message, remedy=_SEE_STDERR)
+    if line:
+        return RunscError(command, status, line)
+    return RunscError(command, status, _silent(status), remedy=_SEE_STDERR)
+
+
+def _silent(status: int) -> str:
+    with contextlib.suppress(ValueError):
+        return f"it was killed by {signal.Signals(status - _SIGNALED).name} before it said why"
+    return f"exit status {status} and no message"

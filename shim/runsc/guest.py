@@ -15,7 +15,7 @@ from typing import Self
 from shim.errors import CryoError, DeadlineExceeded, NotFound
 from shim.host import files
 from shim.runsc.client import GuestProcess, Runsc
-from shim.runsc.failure import failure, last_error_line
+from shim.runsc.failure import error_line, failure
 from shim.runsc.run import Completed, to_its_end
 
 # runsc's own exit status for its own failures; a guest program may use it too.
@@ -223,4 +223,4 @@ def _refusal(program: str, said: bytes) -> CryoError:
     if any(sign in said for sign in _NO_PROGRAM):
         message = f"the image has no {'program ' + program if program else 'such program'}"
         return NotFound(message)
-    return failure("exec", _RUNSC_FAILED, last_error_line(said.decode("utf-8", "replace")))
+    return failure("exec", _RUNSC_FAILED, error_line(said.decode("utf-8", "replace")))

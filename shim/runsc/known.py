@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Mapping
 from pathlib import Path
 
 import msgspec
@@ -17,26 +18,31 @@ _LIMIT_BYTES = 64 << 10
 
 
 class _Known(Value):
-    """An answer, and who understood it so."""
+    """An answer, who understood it so, and the flags that were tried with this binary."""
 
     reader: str
     found: Capabilities
+    flags: dict[str, str] | None = None
 
 
-def recall(path: Path, binary: str, identity: tuple[int, ...]) -> Capabilities | None:
-    """Return what was kept of exactly this binary; None when there is nothing that can be used."""
+def recall(
+    path: Path, binary: str, identity: tuple[int, ...], flags: Mapping[str, str]
+) -> Capabilities | None:
+    """Return what was kept of exactly this binary and these flags; None where nothing fits."""
     with contextlib.suppress(CryoError, msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         known = msgspec.json.decode(files.read_bounded(path, _LIMIT_BYTES), type=_Known)
         found = known.found
-        if (known.reader, found.binary, found.identity) == (__version__, binary, identity):
+        asked = (known.reader, found.binary, found.identity, known.flags)
+        if asked == (__version__, binary, identity, dict(flags)):
             return found
     return None
 
 
-def keep(path: Path, found: Capabilities) -> None:
+def keep(path: Path, found: Capabilities, flags: Mapping[str, str]) -> None:
     """Keep an answer in place of any other.
 
     Raises:
         CryoError: it cannot be written; the next owner asks again.
     """
-    files.write_atomic(path, msgspec.json.encode(_Known(reader=__version__, found=found)))
+    known = _Known(reader=__version__, found=found, flags=dict(flags))
+    files.write_atomic(path, msgspec.json.encode(known))

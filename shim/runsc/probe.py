@@ -6,10 +6,14 @@ import asyncio
 import os
 import re
 import shutil
+import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 
-from shim.errors import Unavailable
+from shim.errors import InvalidArgument, Unavailable
 from shim.model import Value
+from shim.runsc.argv import Global
+from shim.runsc.failure import error_line
 from shim.runsc.run import run
 
 _FLAG = re.compile(r"(?:^|\s)-([a-z][a-z0-9-]*)(?:[ =]|$)", re.MULTILINE)
@@ -115,6 +119,21 @@ def identity(path: str) -> tuple[int, ...]:
 async def _ask(binary: str, *args: str) -> str:
     done = await run([binary, *args], timeout_s=_PROBE_TIMEOUT_S)
     return (done.stdout + b"\n" + done.stderr).decode("utf-8", "replace")
+
+
+async def check_flags(binary: str, flags: Mapping[str, str]) -> None:
+    """Try the configured top-level flags with a command that does nothing: some 15 ms.
+
+    Raises:
+        InvalidArgument: runsc does not take them; the message has its own line.
+    """
+    with tempfile.TemporaryDirectory(prefix="cryo-") as root:
+        whole = Global(binary=binary, root=root, flags=flags).argv("list")
+        done = await run(whole, timeout_s=_PROBE_TIMEOUT_S)
+    if done.status:
+        said = error_line(done.stderr.decode("utf-8", "replace")) or f"exit status {done.status}"
+        message = f"runsc does not take the flags under [runsc.flags]: {said}"
+        raise InvalidArgument(message, remedy="correct [runsc.flags] in config.toml")
 
 
 async def probe(name: str) -> Capabilities:

@@ -128,7 +128,7 @@ class Tasks:
             config=self._config,
             layout=layout,
             keeper=keeper,
-            prober=Prober(self._config.runsc.binary, layout.known_runsc),
+            prober=Prober(self._config.runsc.binary, layout.known_runsc, self._config.runsc.flags),
             publish=self._publish,
         )
         await self._context.capabilities()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -10,6 +11,8 @@ from hypothesis import strategies as st
 
 from shim.errors import (
     CryoError,
+    FailedPrecondition,
+    HostMismatch,
     ImageCorrupt,
     InvalidArgument,
     InvalidBundle,
@@ -18,7 +21,8 @@ from shim.errors import (
     RunscError,
     Unavailable,
 )
-from shim.runsc.failure import failure, last_error_line, last_log_error
+from shim.runsc.causes import CAUSES
+from shim.runsc.failure import error_line, failure, log_error
 
 NIL = """\
 checkpoint failed: checkpointing container "d+": runtime error: invalid memory address or nil \
@@ -57,7 +61,16 @@ checkpoint [flags] <container id> - save current state of container.
     \tignored
 
 """
-NEW_USAGE = USAGE + 'failed to parse flags for "checkpoint": flag provided but not defined: -x\n'
+NEW_USAGE = (
+    USAGE + 'failed to parse flags for "checkpoint": flag provided but not defined: -nonesuch\n'
+)
+OVERLAY = """\
+starting container: restoring container "f5+": inconsistent private memory files on restore: \
+savedMFOwners = [], mfmap = map[__no_name_0:/:x
+-   0: [0x0, 0xffffffffffffffff) => {}
+memAcct:
+]
+"""
 REFUSED = (
     'checkpointing container "d+": connecting to control server at PID 2962: connection refused'
 )
@@ -66,7 +79,9 @@ LINES = (
     (NIL, "invalid memory address or nil pointer dereference"),
     (TRUNCATED, "error decoding from 0x2: unexpected EOF"),
     (USAGE, "flag provided but not defined: -nonesuch"),
-    (NEW_USAGE, "flag provided but not defined: -x"),
+    (NEW_USAGE, "flag provided but not defined: -nonesuch"),
+    (OVERLAY, "inconsistent private memory files on restore: savedMFOwners = [], mfmap = map[/:x"),
+    ("*** Warning: no network\nthe error\n", "the error"),
     (f"checkpoint failed: {REFUSED}\n", "connection refused"),
     ('pause failed: cannot pause container "d+" in state paused\n', "in state paused"),
     (
@@ -83,7 +98,7 @@ LINES = (
 @pytest.mark.parametrize(("text", "end"), LINES)
 def test_the_line_that_says_why(text: str, end: str) -> None:
     """Out of stack dumps, usage and log noise comes the one line that a person can use."""
-    line = last_error_line(text)
+    line = error_line(text)
 
     assert line.endswith(end)
     assert bool(line) == bool(end)
@@ -94,8 +109,8 @@ def test_a_dump_in_the_log_is_cut_as_well(text: str) -> None:
     """Runsc writes the whole dump into its log's message; only its first line is taken."""
     log = json.dumps({"msg": text, "level": "error", "time": "t"}) + "\n"
 
-    assert last_log_error(log) == last_error_line(text)
-    assert "goroutine" not in last_log_error(log)
+    assert log_error(log) == error_line(text)
+    assert "goroutine" not in log_error(log)
 
 
 def test_the_newest_error_of_a_log_counts() -> None:
@@ -109,7 +124,7 @@ def test_the_newest_error_of_a_log_counts() -> None:
         "null",
     ]
 
-    assert last_log_error("\n".join(entries)) == "second"
+    assert log_error("\n".join(entries)) == "second"
 
 
 def test_entries_without_anything_between() -> None:
@@ -123,23 +138,23 @@ def test_entries_without_anything_between() -> None:
         )
     )
 
-    assert last_log_error(log) == "error setting up FS: mount failed: invalid argument"
-    assert last_log_error('x {"a": }' + log).startswith("error setting up FS")
+    assert log_error(log) == "error setting up FS: mount failed: invalid argument"
+    assert log_error('x {"a": }' + log).startswith("error setting up FS")
     newest = json.dumps({"msg": "the reason", "level": "error"})
-    assert last_log_error(log[3:] + newest) == "the reason"
+    assert log_error(log[3:] + newest) == "the reason"
 
 
 def test_a_spec_in_the_log_is_not_what_went_wrong() -> None:
     """Runsc shows a spec that it cannot read whole, below the reason."""
     said = 'FetchSpec failed: json: bad uid\n {"ociVersion":"1.0.2","process":{}}\n'
 
-    assert last_log_error(json.dumps({"msg": said, "level": "error"})) == said.splitlines()[0]
+    assert log_error(json.dumps({"msg": said, "level": "error"})) == said.splitlines()[0]
 
 
 @pytest.mark.parametrize("log", ("", "\n", "{", '{"level":"error"}', "[" * 200_000, "1"))
 def test_a_broken_log_gives_nothing(log: str) -> None:
     """A log that says nothing is no crash of ours."""
-    assert last_log_error(log) == ""
+    assert log_error(log) == ""
 
 
 NO_IMAGE = 'opening state file "/i/checkpoint.img" failed: open /i/checkpoint.img: no such file'
@@ -159,7 +174,7 @@ MAPPED = (
     ('restoring container "r+": statefile cannot be empty', ImageCorrupt),
     ('restoring container "r+": error decoding from 0x2: unexpected EOF', ImageCorrupt),
     ("reading metadata from statefile: bad magic header", ImageCorrupt),
-    ("inconsistent private memory files on restore", ImageCorrupt),
+    ("inconsistent private memory files on restore", HostMismatch),
     ("loading container: file does not exist", NotFound),
     ("FetchSpec failed: loading container: file does not exist", NotFound),
     ('container "x" does not exist', NotFound),
@@ -168,6 +183,11 @@ MAPPED = (
     ('cannot signal container "d+" in state paused', RunscError),
     (NO_IMAGE, RunscError),
     ('unknown signal "99"', RunscError),
+    ('urpc method "containerManager.Checkpoint" failed: EOF', Unavailable),
+    (
+        "creating container: cannot read client sync file: waiting for sandbox to start: EOF",
+        RunscError,
+    ),
     ("", RunscError),
 )
 
@@ -183,11 +203,12 @@ def test_what_runsc_says_has_a_type(line: str, kind: type[CryoError]) -> None:
 
 def test_a_silent_failure_tells_its_status() -> None:
     """With no line at all the exit status is what there is to say."""
-    error = failure("pause", 137, "")
+    error = failure("pause", 1, "")
 
-    assert "exit status 137" in error.message
+    assert "exit status 1" in error.message
+    assert error.remedy
     assert isinstance(error, RunscError)
-    assert (error.command, error.status) == ("pause", 137)
+    assert (error.command, error.status) == ("pause", 1)
 
 
 @pytest.mark.parametrize(
@@ -210,13 +231,129 @@ def test_a_hook_that_failed_is_named(ended: str, printed: str, line: str) -> Non
         f'creating container: {verb} executing hook "/t/bundle/createRuntime-0-cni"{ended}{printed}'
     )
 
-    assert last_error_line(text) == f"hook createRuntime-0-cni failed: {line}"
+    assert error_line(text) == f"hook createRuntime-0-cni failed: {line}"
+
+
+def test_what_a_hook_printed_is_not_taken_for_runsc_s() -> None:
+    """A hook that speaks of a full disk says nothing of the image's."""
+    error = failure("create", 128, "hook cni failed: exit status 1: no space left on device")
+
+    assert type(error) is RunscError
+    assert "hook cni failed" in error.message
+
+
+def test_a_killed_runsc_names_its_signal() -> None:
+    """An exit status of a signal is told as such, with what to look at."""
+    error = failure("create", 137, "")
+
+    assert "SIGKILL" in error.message
+    assert error.remedy
+
+
+# Every message of the data file: its class, a part of what is said, a part of the remedy.
+_PROGRAM = (InvalidArgument, "", "name a program")
+_FLAG = (InvalidArgument, "", "correct [runsc.flags]")
+_BUNDLE = (InvalidBundle, "", "correct config.json")
+_SOURCE = (InvalidBundle, "", "each source must be there")
+_ANNOTATION = (InvalidBundle, "", "dev.gvisor.flag")
+_DEAD = (Unavailable, "does not answer", "delete the task")
+_DIFFERS = (InvalidArgument, "the bundle differs from the one in the image", "the saved value")
+_SPOILT = (ImageCorrupt, "cannot be read", "verify")
+_ENDED = (FailedPrecondition, "the sandbox ended while it loaded the image", "verify")
+_PLAIN = (RunscError, "", "")
+_GONE = (NotFound, "", "gone")
+_MEANING: dict[str, tuple[type[CryoError], str, str]] = {
+    "start cwd": (InvalidArgument, "", "name a working directory"),
+    "start program": _PROGRAM,
+    "start program PATH": _PROGRAM,
+    "start no format": _PROGRAM,
+    "exec program": _PROGRAM,
+    "exec cwd": (InvalidArgument, "", "name a working directory"),
+    "create mount source": _SOURCE,
+    "create rootfs gone": _SOURCE,
+    "restore volume gone": _SOURCE,
+    "restore root gone": _SOURCE,
+    "create bad uid": _BUNDLE,
+    "create selinux": _BUNDLE,
+    "create seccomp prop": _BUNDLE,
+    "create flag annotation": _ANNOTATION,
+    "create flag annotation off": _ANNOTATION,
+    "create netns gone": (FailedPrecondition, "/run/netns/gone is not there", "make it"),
+    "create flag file-access": _FLAG,
+    "create flag no-such-flag": _FLAG,
+    "create flag overlay2": _FLAG,
+    "kill pid": (NotFound, "", "it has ended"),
+    "checkpoint full": (ResourceExhausted, "the disk is full", "free space"),
+    "kill dead": _DEAD,
+    "checkpoint dead": _DEAD,
+    "state none": _GONE,
+    "restore empty": _ENDED,
+    "restore pages truncated": _ENDED,
+    "restore pages random": _ENDED,
+    "restore folder": _ENDED,
+    "restore netns gone": (FailedPrecondition, "/run/netns/gone is not there", "make it"),
+    "restore truncated": _SPOILT,
+    "restore corrupt": _SPOILT,
+    "restore magic": _SPOILT,
+    "restore by the other": _SPOILT,
+    "restore rlimits": _DIFFERS,
+    "restore mount missing": (InvalidArgument, "the bundle", "the saved"),
+    "restore overlay": (HostMismatch, "overlay2 differs", "set overlay2"),
+    "restore overlay back": (HostMismatch, "overlay2 differs", "set overlay2"),
+    "restore network": (HostMismatch, "network", "set network"),
+    "restore directfs": (FailedPrecondition, "cannot be reached", "set directfs"),
+    "restore file gone": (FailedPrecondition, "a file that the task had open", "bring back"),
+    # In runsc's own words, for they say it and what to do depends on who asked.
+    "kill signal": _PLAIN,
+    "kill paused": _PLAIN,
+    "exec paused": _PLAIN,
+    "exec user": _PLAIN,
+    "pause paused": _PLAIN,
+    "checkpoint again": _PLAIN,
+    "checkpoint no dir": _PLAIN,
+    "restore no image": _PLAIN,
+}
+_OTHER_BUILD = {
+    ("old", "restore empty"): _SPOILT,
+    ("new", "restore magic"): _ENDED,
+    ("old", "checkpoint dead"): _PLAIN,  # it was asked where an image is already
+}
+
+
+def _name(one: dict[str, str]) -> str:
+    return f"{one['build']} {one['command']} {one['case']}"
+
+
+MESSAGES = json.loads((Path(__file__).parent / "runsc_messages.json").read_text("utf-8"))
+
+
+@pytest.mark.parametrize("one", MESSAGES, ids=_name)
+def test_what_was_printed_has_one_meaning(one: dict[str, str]) -> None:
+    """Each message that was provoked on real runsc has its own cause and matches no other."""
+    name = f"{one['command']} {one['case']}"
+    kind, said, remedy = _OTHER_BUILD.get((one["build"], name)) or _MEANING[name]
+    line = error_line(one["text"])
+    error = failure(one["command"], 128, line)
+
+    assert type(error) is kind
+    assert said in error.message
+    assert remedy in error.remedy
+    assert sum(cause.explain(line) is not None for cause in CAUSES) == (kind is not RunscError)
+    shown = f"{error.message} {error.remedy}"
+    for noise in ("specs.", "wire.", "goroutine", "__no_name", '+"', "{Destination", "mfmap"):
+        assert noise not in shown
+    assert not error.message.endswith(("]", ":", "{"))
+
+
+def test_every_case_has_a_message() -> None:
+    """No meaning is left of which no message is known."""
+    assert {f"{one['command']} {one['case']}" for one in MESSAGES} == set(_MEANING)
 
 
 @given(text=st.text(max_size=3000))
 def test_any_text_gives_one_short_line(text: str) -> None:
     """Whatever stands in stderr: one line, bounded, and never one of a dump."""
-    line = last_error_line(text)
+    line = error_line(text)
 
     assert len(line) <= 400
     assert len(line.splitlines()) <= 1
@@ -227,7 +364,7 @@ def test_any_text_gives_one_short_line(text: str) -> None:
 @given(text=st.text(max_size=500))
 def test_any_log_is_read_without_a_crash(text: str) -> None:
     """Whatever stands in the log, and in a message inside it."""
-    last_log_error(text)
+    log_error(text)
     entry = json.dumps({"level": "error", "msg": text})
 
-    assert last_log_error(entry) == last_error_line(text)
+    assert log_error(entry) == error_line(text)

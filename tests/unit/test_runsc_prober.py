@@ -9,6 +9,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from shim.errors import InvalidArgument
 from shim.runsc import known
 from shim.runsc.prober import Prober
 from tests.unit.fakes_help import answering
@@ -81,7 +82,7 @@ async def test_a_broken_file_is_as_good_as_none(tmp_path: Path, data: bytes) -> 
     found = await Prober(str(runsc.path), kept).capabilities()
 
     assert found.builtin_cuda
-    assert known.recall(kept, found.binary, found.identity) == found
+    assert known.recall(kept, found.binary, found.identity, {}) == found
 
 
 async def test_a_disk_without_space_is_no_reason_to_fail(
@@ -98,3 +99,29 @@ async def test_a_disk_without_space_is_no_reason_to_fail(
     assert (await Prober(str(runsc.path), kept).capabilities()).builtin_cuda
     assert "not kept" in caplog.text
     assert not kept.exists()
+
+
+async def test_flags_that_runsc_refuses_are_told_in_its_words(tmp_path: Path) -> None:
+    """The first question tries the configured flags; the line is runsc's own, once."""
+    runsc, kept = answering(tmp_path, new=True), tmp_path / "runsc.json"
+    said = "flag provided but not defined: -x\nUsage: runsc <flags>\n\t-y\n"
+    runsc.prints("list", err=said, status=2)
+
+    with pytest.raises(InvalidArgument, match=r"\[runsc.flags\]: flag .* not defined: -x$"):
+        await Prober(str(runsc.path), kept, {"x": "1"}).capabilities()
+
+    assert [word for word in runsc.calls[-1] if "root" not in word] == ["--x=1", "list"]
+    assert not kept.exists()
+
+
+async def test_flags_are_tried_once_for_each_set_of_them(tmp_path: Path) -> None:
+    """Another process with the same flags asks nothing; one with others tries them."""
+    runsc, kept = answering(tmp_path, new=True), tmp_path / "runsc.json"
+    await Prober(str(runsc.path), kept, {"network": "none"}).capabilities()
+    calls = len(runsc.calls)
+
+    await Prober(str(runsc.path), kept, {"network": "none"}).capabilities()
+    assert len(runsc.calls) == calls
+
+    await Prober(str(runsc.path), kept, {"network": "host"}).capabilities()
+    assert "--network=host" in runsc.calls[-1]

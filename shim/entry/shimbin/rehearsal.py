@@ -100,6 +100,7 @@ def _settings(folder: Path) -> Config:
             top_flags=nothing,
             commands=nothing,
         ),
+        config.runsc.flags,
     )
     return config
 
