@@ -120,7 +120,7 @@ class _Files:
         return records.load(self.folder)
 
     def known(self, data: bytes) -> object:
-        return known.recall(self._put("runsc.json", data), "/usr/bin/runsc", (1, 2, 3, 4))
+        return known.recall(self._put("runsc.json", data), "/usr/bin/runsc", (1, 2, 3, 4), {})
 
 
 def _sealed_again(data: bytes) -> object:
