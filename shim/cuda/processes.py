@@ -22,6 +22,8 @@ from shim.host.oserror import typed
 from shim.model import CudaProcess, CudaState, Phase, Progress, Report
 
 _SIDE_BY_SIDE = 16
+# So many claims are looked at without asking whether there are such processes.
+_FEW = 16
 PHASE = {
     Action.LOCK: Phase.LOCK,
     Action.CHECKPOINT: Phase.FREEZE,
@@ -96,7 +98,7 @@ class Processes:
         )
         self.last_scan = found
         self._names.update({holder.pid: holder.name for holder in found.holders})
-        unknown = [holder for holder in found.holders if holder.pid not in self.states]
+        unknown = await self._real([h for h in found.holders if h.pid not in self.states])
         states, failures = await self._side_by_side([h.pid for h in unknown], self._read)
         if failures:
             raise failures[0]
@@ -106,6 +108,24 @@ class Processes:
         for holder in fresh:
             self._learn(holder, states[holder.pid])
         return [holder.pid for holder in fresh]
+
+    async def _real(self, holders: list[Holder]) -> list[Holder]:
+        """Leave out processes that are only claimed: each question costs a run of the tool.
+
+        Raises:
+            CudaError: there are more than the container can have.
+        """
+        if len(holders) <= _FEW:
+            return holders
+        rows = await self._guest.ps()
+        if self._may_ask:
+            there = {row.pid for row in rows}
+            return [holder for holder in holders if holder.pid in there]
+        # Its numbers are not those of `ps`, so only how many there are can be compared.
+        if len(holders) > 2 * len(rows) + _FEW:
+            message = f"the container names {len(holders)} GPU processes and has {len(rows)} in all"
+            raise CudaError(message, remedy="see that its /proc is its own, or use --cuda ignore")
+        return holders
 
     def _note_bystanders(self, found: Scan, fresh: list[Holder]) -> None:
         cuda = {holder.pid for holder in fresh} | set(self.states)

@@ -29,6 +29,8 @@ _ROUNDS_MAX = 10
 _MIB_MAX = 1 << 18
 _SIMULATED_MIB_MAX = 1 << 14
 _TRY_S = 30.0
+# What a selftest makes is read by its containers, whose users need not be root; nobody may write.
+_UMASK = 0o022
 
 
 def _cached() -> list[Path]:
@@ -118,6 +120,7 @@ def selftest(
     from shim.entry.trial.trial import Plan, Trial
     from shim.simgpu import hardware
 
+    os.umask(_UMASK)
     found = find_runsc(runsc)
     no_gpu = "" if gpu == "simulated" else hardware.why_not(tool=_has_tool())
     real = gpu != "simulated" and not no_gpu

@@ -20,6 +20,7 @@ from shim.config import Config
 from shim.entry import logs
 from shim.entry.relay import Relay
 from shim.errors import DeadlineExceeded
+from shim.host.environment import private_umask
 from shim.model import Event
 from shim.task.port import TaskService
 from shim.task.tasks import Tasks, log_event
@@ -201,6 +202,7 @@ def run(
         CryoError: it cannot start, or not stop in order.
     """
     logs.set_up(log_level, log_format)
+    private_umask()
     config = settings(path, over)
 
     async def live() -> None:

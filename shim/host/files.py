@@ -100,6 +100,7 @@ def make_folders(path: Path, mode: int = 0o755) -> None:
         for place in reversed(missing):
             with contextlib.suppress(FileExistsError):  # somebody was quicker
                 place.mkdir(mode=mode)
+                place.chmod(mode)  # the umask must not narrow what the caller asked for
     except OSError as error:
         raise typed(error, f"make {path}") from error
 

@@ -25,6 +25,7 @@ from urllib.parse import parse_qsl, unquote, urlsplit
 
 from shim.errors import DeadlineExceeded, FailedPrecondition, InvalidArgument
 from shim.host import procs
+from shim.host.files import make_folders
 from shim.host.keeper.client import Spawned
 from shim.host.keeper.port import KeeperPort
 from shim.host.oserror import typed
@@ -194,15 +195,11 @@ def _open_file(place: Place) -> int:
         message = f"{place.path} is not a fifo"
         raise InvalidArgument(message, remedy="make it with mkfifo before the task")
     if place.scheme == "file":
-        _make_folder(place.path.parent)
-    return _open(place.path, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
-
-
-def _make_folder(path: Path) -> None:
-    try:
-        path.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise typed(error, f"make {path}") from error
+        make_folders(place.path.parent)
+    if place.path.is_symlink():
+        message = f"{place.path} is a link"
+        raise InvalidArgument(message, remedy="name the file that it leads to")
+    return _open(place.path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW)
 
 
 # Loggers

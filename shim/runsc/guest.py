@@ -195,14 +195,17 @@ class _PidFile:
     def __init__(self, scratch: Path) -> None:
         # An undo must not fail because our own folder has no room left.
         roomy = files.free_bytes(scratch) >= _ROOM_BYTES
-        folder = scratch if roomy else Path(tempfile.gettempdir())
-        self.path = folder / f"exec-{secrets.token_hex(8)}"
+        # A folder of its own: in one that others may write to, a link could wait for runsc.
+        self._folder = None if roomy else _own_folder()
+        self.path = (self._folder or scratch) / f"exec-{secrets.token_hex(8)}"
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_raised: object) -> None:
         self.path.unlink(missing_ok=True)
+        if self._folder is not None:
+            files.remove_tree(self._folder)
 
     def read(self) -> int:
         """Return the number, 0 when there is none yet."""
@@ -217,6 +220,13 @@ def _listed(text: str) -> list[tuple[int, str]]:
     """Read lines of a number and a name, in the order of the numbers."""
     pairs = (line.partition(" ") for line in text.splitlines())
     return sorted((int(pid), name) for pid, _, name in pairs if pid.isascii() and pid.isdigit())
+
+
+def _own_folder() -> Path | None:
+    try:
+        return Path(tempfile.mkdtemp(prefix="cryo-pid-"))
+    except OSError:
+        return None  # no room there either: runsc will say so
 
 
 def _refusal(program: str, said: bytes) -> CryoError:

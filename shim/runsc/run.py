@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from shim.errors import DeadlineExceeded, InvalidArgument, Unavailable
+from shim.host.environment import CHILD_UMASK, environment
 from shim.host.procs import start_time, wait_pidfd
 from shim.model import Value
 
@@ -84,9 +85,10 @@ def _spawn(
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
-            env=dict(env) if env is not None else None,
+            env=dict(environment() if env is None else env),
             cwd=cwd,
             process_group=0,
+            umask=CHILD_UMASK,
         )
     except FileNotFoundError as error:
         message = f"{argv[0]}: not found"

@@ -15,6 +15,7 @@ import os
 import shutil
 import signal
 import socket
+import struct
 import subprocess
 import sys
 import threading
@@ -30,6 +31,7 @@ _PR_SET_CHILD_SUBREAPER = 36
 _OUTPUT_MAX = 1 << 20
 _TICK_S = 0.2
 _END_S = 5.0
+_CREDENTIALS = struct.Struct("3i")  # pid, uid, gid: unix(7)
 
 Answer = dict[str, Any]
 
@@ -155,6 +157,23 @@ def _text(file: Any) -> str:
     return str(file.read(_OUTPUT_MAX).decode("utf-8", "replace"))
 
 
+def listen(path: Path) -> socket.socket:
+    """Listen at `path` for our own user alone, whatever the umask is."""
+    listener = socket.socket(socket.AF_UNIX)
+    before = os.umask(0o177)
+    try:
+        listener.bind(str(path))
+    finally:
+        os.umask(before)
+    listener.listen(64)
+    return listener
+
+
+def _is_ours(connection: socket.socket) -> bool:
+    data = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
+    return bool(_CREDENTIALS.unpack(data)[1] == os.geteuid())
+
+
 def _serve(listener: socket.socket, agent: Agent) -> None:
     while True:
         connection, _ = listener.accept()
@@ -163,7 +182,7 @@ def _serve(listener: socket.socket, agent: Agent) -> None:
 
 def _one(connection: socket.socket, agent: Agent) -> None:
     with connection, contextlib.suppress(OSError, EOFError, ValueError, frames.Malformed):
-        while True:
+        while _is_ours(connection):
             request, _ = frames.receive(connection)
             frames.send(connection, agent.answer(request))
 
@@ -211,9 +230,7 @@ def serve(folder: Path, *, host_dev: bool) -> None:
     """Be the init of the namespace until stdin ends."""
     devns.enter(folder / "rootfs", host_dev=host_dev)
     ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
-    listener = socket.socket(socket.AF_UNIX)
-    listener.bind(str(folder / "agent.sock"))
-    listener.listen(64)
+    listener = listen(folder / "agent.sock")
     reaper = Reaper()
     threading.Thread(target=reaper.reap, daemon=True).start()
     threading.Thread(target=_serve, args=(listener, Agent(reaper)), daemon=True).start()

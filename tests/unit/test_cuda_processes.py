@@ -17,7 +17,7 @@ from shim.cuda.tool import Tool
 from shim.errors import CryoError, CudaError, DeadlineExceeded, ResourceExhausted, RunscError
 from shim.model import CudaProcess, CudaState, Phase, Progress
 from shim.runsc.client import GuestProcess
-from tests.unit.fakes_guest import TOOL, Cuda, FakeGuest, Fault, failed
+from tests.unit.fakes_guest import TOOL, Cuda, FakeGuest, Fault, failed, says
 
 QUICK = Timeouts(detect=5, lock=5, freeze=5, thaw=5)
 RUNNING, LOCKED, FROZEN = CudaState.RUNNING, CudaState.LOCKED, CudaState.CHECKPOINTED
@@ -31,13 +31,19 @@ class Ground:
     guest: FakeGuest
     timeouts: Timeouts = QUICK
     version: str = "580.65.06"
+    may_ask: bool = True
     news: list[Progress] = field(default_factory=list)
     records: list[tuple[int, str, str]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         tool = Tool(self.guest, TOOL, driver.capabilities(self.version))
         self.all = Processes(
-            self.guest, tool, self.timeouts, self.news.append, lambda *row: self.records.append(row)
+            self.guest,
+            tool,
+            self.timeouts,
+            self.news.append,
+            lambda *row: self.records.append(row),
+            may_ask=self.may_ask,
         )
         self.fleet = Fleet([self.all])
 
@@ -72,6 +78,34 @@ async def test_a_second_look_finds_only_what_is_new() -> None:
 
     assert await found.all.find() == [8]
     assert await found.all.find() == []
+
+
+def claiming(count: int) -> FakeGuest:
+    """Make a container with three processes that names many more as users of the GPU."""
+    guest = FakeGuest([Cuda(7), Cuda(8), Cuda(9)])
+    claimed = "".join(f"F {pid} /dev/nvidiactl\n" for pid in range(7, 7 + count))
+    guest.faults["scan", 0] = Fault(answer=says(f"{claimed}E\n"))
+    return guest
+
+
+async def test_processes_that_are_only_claimed_are_not_asked() -> None:
+    """Each question costs a command on the host, so it is put to real processes alone."""
+    found = Ground(claiming(200))
+
+    assert await found.all.find() == [7, 8, 9]
+
+    asked = [pid for verb, pid in found.guest.done if verb == "get-state"]
+    assert sorted(asked) == [7, 8, 9]
+
+
+async def test_a_member_cannot_claim_more_than_it_can_have() -> None:
+    """Where its numbers are not those of ps, their count is compared with what is there."""
+    found = Ground(claiming(200), may_ask=False)
+
+    with pytest.raises(CudaError, match="names 200 GPU processes and has 4"):
+        await found.all.find()
+
+    assert not [pid for verb, pid in found.guest.done if verb == "get-state"]
 
 
 async def test_asking_names_no_bystanders() -> None:

@@ -162,6 +162,20 @@ async def test_file_is_appended_to(keeper: Keeper, tmp_path: Path, scheme: str) 
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
 
 
+@pytest.mark.parametrize("scheme", ("", "file://"))
+async def test_a_log_goes_through_no_link(keeper: Keeper, tmp_path: Path, scheme: str) -> None:
+    """A link that somebody planted where a log is to be leads to no file of the host."""
+    other = tmp_path / "other"
+    other.write_text("kept\n")
+    (tmp_path / "log").symlink_to(other)
+
+    with pytest.raises(InvalidArgument, match="is a link") as caught:
+        await stdio.open_streams(Stdio(stdout=f"{scheme}{tmp_path}/log"), REF, keeper)
+
+    assert caught.value.remedy
+    assert other.read_text() == "kept\n"
+
+
 async def test_file_scheme_takes_both_and_makes_its_folder(keeper: Keeper, tmp_path: Path) -> None:
     """As with containerd's log files, stderr goes where stdout goes, in a folder that is made."""
     path = tmp_path / "deep" / "a b"

@@ -425,3 +425,35 @@ async def test_books_do_not_grow_with_what_has_ended(tmp_path: Path, null: int) 
             sizes.append(keeper.books)
 
     assert sizes[0] == sizes[1] == {"held": 0, "exits": 256, "waits": 0}
+
+
+async def test_a_program_gets_what_it_needs_of_our_environment(
+    keeper: KeeperPort, start: Start, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No secret of ours reaches what we start; the search path and the language do."""
+    monkeypatch.setenv("MY_SECRET", "tok3n")
+    monkeypatch.setenv("LANG", "C.UTF-8")
+    note = tmp_path / "environment"
+
+    await ended(keeper, await start("sh", "-c", 'cat /proc/$$/environ > "$0"', str(note)))
+
+    given = dict(line.split("=", 1) for line in note.read_text().strip("\0").split("\0"))
+    assert given["PATH"] == os.environ["PATH"]
+    assert given["LANG"] == "C.UTF-8"
+    assert "MY_SECRET" not in given
+
+
+async def test_a_program_gets_the_usual_umask(
+    keeper: KeeperPort, start: Start, tmp_path: Path
+) -> None:
+    """Ours is for what we write ourselves: hooks, loggers and runsc make files as always."""
+    note = tmp_path / "umask"
+    before = os.umask(0o077)
+    try:
+        await ended(keeper, await start("sh", "-c", 'umask > "$0"', str(note)))
+        during = os.umask(0o077)
+    finally:
+        os.umask(before)
+
+    assert note.read_text().strip() == "0022"
+    assert during == 0o077

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import stat
+import tempfile
 from pathlib import Path
 
 import pytest
 
 from shim.errors import CryoError, DeadlineExceeded, NotFound, RunscError, Unavailable
-from shim.runsc.guest import ContainerGuest
+from shim.host import files
+from shim.runsc.guest import ContainerGuest, _PidFile
 from tests.unit.fakes_runsc import Script, client, known
 
 PS = "UID PID PPID C TTY STIME TIME CMD\n0 33 0 0 ? 18:49 0s tool\n"
@@ -254,3 +257,20 @@ async def test_a_member_counts_by_itself(script: Script, tmp_path: Path) -> None
     assert await member.has(2)
     script.prints("ps", out=PS.splitlines()[0])
     assert not await member.has(2)
+
+
+def test_a_pid_file_lies_in_a_folder_of_its_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where our own folder is full, no link that waits in /tmp can have runsc write through it."""
+    monkeypatch.setattr(files, "free_bytes", lambda _path: 0)
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+
+    with _PidFile(tmp_path / "full") as pid_file:
+        folder = pid_file.path.parent
+        assert folder.parent == tmp_path
+        assert stat.S_IMODE(folder.stat().st_mode) == 0o700
+        pid_file.path.write_text("33")
+        assert pid_file.read() == 33
+
+    assert not folder.exists()

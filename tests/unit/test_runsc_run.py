@@ -212,3 +212,15 @@ async def test_a_child_that_cannot_be_noted_does_not_run_on() -> None:
     with pytest.raises(OSError, match="No space"):
         await run(sh(FOREVER), timeout_s=60, started=full)
     assert ended(pids[0])
+
+
+async def test_a_command_gets_little_of_our_surroundings(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No secret of our environment, and the usual umask although ours is private."""
+    monkeypatch.setenv("MY_SECRET", "tok3n")
+    before = os.umask(0o077)
+    try:
+        done = await run(sh("echo $PATH; echo $MY_SECRET; umask"), timeout_s=10)
+    finally:
+        os.umask(before)
+
+    assert done.stdout.decode().split("\n")[:3] == [os.environ["PATH"], "", "0022"]

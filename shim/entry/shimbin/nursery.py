@@ -22,6 +22,7 @@ from shim.entry.shimbin import serve
 from shim.entry.shimbin.rehearsal import rehearse
 from shim.entry.shimbin.serve import Words
 from shim.errors import CryoError
+from shim.host.environment import private_umask
 from shim.task.layout import Layout
 
 _PR_SET_NAME = 15
@@ -38,6 +39,7 @@ def main(path: str) -> None:
     """Listen and fork until nobody is left to fork for."""
     ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
     _be_called(b"cryo-nursery")
+    private_umask()  # of every shim too
     rehearse(Path(f"{path}.rehearsal"))
     # Children, and orphans of shims that died, are collected by the kernel itself.
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)

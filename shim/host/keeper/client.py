@@ -5,11 +5,11 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import logging
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from shim.errors import CryoError, Unavailable
+from shim.host.environment import environment
 from shim.host.keeper import foreign
 from shim.host.keeper.connection import Connection
 from shim.host.keeper.port import Exited, Spawned
@@ -77,7 +77,7 @@ class Keeper:
         connection = await self._connected()
         fields = {
             "argv": list(argv),
-            "env": dict(os.environ if env is None else env),
+            "env": dict(environment() if env is None else env),
             "cwd": "/",  # a keeper of an earlier release asks for it
         }
         answer = await connection.ask(

@@ -15,6 +15,7 @@ from typing import NamedTuple
 
 from shim.errors import Unavailable
 from shim.host import exact, procs, procstat
+from shim.host.environment import environment
 from shim.host.keeper import exits
 from shim.host.keeper.exits import End, Exits, Key
 from shim.host.keeper.port import Exited, Spawned
@@ -64,7 +65,7 @@ class LocalKeeper:
         pass_fds: Sequence[int] = (),
     ) -> Spawned:
         """Start a program as `KeeperPort` says."""
-        given = dict(os.environ if env is None else env)
+        given = dict(environment() if env is None else env)
         program = Program(list(argv), given, [stdin, stdout, stderr, *pass_fds])
         try:
             pid = spawn(program)

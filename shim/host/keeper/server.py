@@ -13,6 +13,7 @@ from collections.abc import Callable
 from typing import Any, NoReturn
 
 from shim.host import procstat
+from shim.host.environment import private_umask
 from shim.host.keeper import exits, process, spawn, wire
 from shim.host.keeper.exits import End, Exits, Key
 from shim.host.keeper.held import Held
@@ -332,6 +333,7 @@ def main() -> NoReturn:
     path, ready = sys.argv[1], int(sys.argv[2])
     idle_s = float(sys.argv[3]) if len(sys.argv) > 3 else _IDLE_S  # noqa: PLR2004 - optional
     process.detach()
+    private_umask()
     try:
         server = Server(path, idle_s)
     except OSError as error:

@@ -12,6 +12,8 @@ import resource
 import signal
 from typing import NamedTuple
 
+from shim.host.environment import CHILD_UMASK
+
 _Limit = tuple[int, int]
 _FIRST_OTHER = 3
 # The rest cannot be changed; 32 and 33 belong to the C library, which leaves them out itself.
@@ -52,9 +54,9 @@ def _is_open(number: int) -> bool:
 def spawn(program: Program, limit: _Limit | None = None) -> int:
     """Start the program in a session of its own, in this process's folder, and return its pid.
 
-    It gets the default action for every signal and none blocked. Where its stdin is a terminal
-    that no other session has, it is its controlling terminal: `runsc exec` passes on what is typed
-    there (Ctrl-C) as the signal that only the terminal's own session gets.
+    It gets the usual umask, the default action for every signal and none blocked. Where its stdin
+    is a terminal that no other session has, it is its controlling terminal: `runsc exec` passes on
+    what is typed there (Ctrl-C) as the signal that only the terminal's own session gets.
 
     `limit` is the program's RLIMIT_NOFILE where it is not this process's; a process with threads
     that open files at the same time must not ask for one.
@@ -86,15 +88,21 @@ def _start(path: str, program: Program, copies: list[int]) -> int:
         # The first of a new session to open a terminal has it (tty(4)); opened again below.
         actions.append((os.POSIX_SPAWN_OPEN, 0, f"/proc/self/fd/{copies[0]}", os.O_RDWR, 0))
     actions += [(os.POSIX_SPAWN_DUP2, fd, place) for place, fd in enumerate(copies)]
-    return os.posix_spawn(
-        path,
-        program.argv,
-        program.env,
-        file_actions=actions,
-        setsid=True,
-        setsigmask=(),
-        setsigdef=_RESET,
-    )
+    # A thread that makes a file in this moment may make it readable by others; what must not be
+    # so has a mode of its own.
+    ours = os.umask(CHILD_UMASK)
+    try:
+        return os.posix_spawn(
+            path,
+            program.argv,
+            program.env,
+            file_actions=actions,
+            setsid=True,
+            setsigmask=(),
+            setsigdef=_RESET,
+        )
+    finally:
+        os.umask(ours)
 
 
 def _above(fds: list[int]) -> list[int]:
