@@ -6,7 +6,7 @@ import enum
 import re
 from collections.abc import Callable
 from datetime import UTC, datetime
-from typing import dataclass_transform
+from typing import Annotated, dataclass_transform
 
 import msgspec
 
@@ -204,9 +204,9 @@ class CudaProcess(Value, omit_defaults=True):
     was `dropped` is in an image, and ends in its restore.
     """
 
-    pid: int
-    name: str = ""
-    container: str = ""
+    pid: Annotated[int, msgspec.Meta(gt=0, lt=1 << 31)]
+    name: Annotated[str, msgspec.Meta(max_length=4096)] = ""
+    container: Annotated[str, msgspec.Meta(max_length=4096)] = ""
     dropped: bool = False
 
 

@@ -234,6 +234,7 @@ class Checkpoint:
 
     async def _preflight(self, final: Path) -> None:
         self._check_members()
+        preflight.check_manifest(self._subject)
         device_bytes, listed = await asyncio.gather(
             self._device_bytes(),
             asyncio.gather(*(one.guest.ps() for one in self._subject.containers)),
@@ -545,6 +546,7 @@ class Checkpoint:
             members=tuple(self._member(one) for one in subject.members),
             options=self._options,
             paused=bool(subject.paused_ids),
+            memory_bytes=self._expected_bytes,
             timings_s=dict(self._timings),
             warnings=tuple(self._warnings),
         )

@@ -1,11 +1,15 @@
-"""The manifest `cryo.json`: what an image is, in bytes of which none can change unseen. Pure."""
+"""The manifest `cryo.json`: what an image is, in bytes of which none can change unseen. Pure.
+
+It may come from anybody, so its bytes are checked before they become objects, and every value has
+a bound.
+"""
 
 from __future__ import annotations
 
 import re
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
 
@@ -17,38 +21,51 @@ from shim.spec.document import Spec
 
 NAME = "cryo.json"
 FORMAT = 1
-MAX_MANIFEST_BYTES = 64 << 20
+MAX_MANIFEST_BYTES = 4 << 20
+MAX_MEMBERS = 64
+_MAX_BYTES = (1 << 63) - 1
+_YEARS = range(1970, 2200)
 _HASH = re.compile(r"[0-9a-f]{64}")
+# In the form that is written, what begins after one space is a key of the manifest itself.
+_DIGEST = re.compile(rb'\n "digest": "([0-9a-f]{64})",(?=\n)')
 _REMEDY = "restore another image; this one cannot be trusted"
+
+
+Size = Annotated[int, msgspec.Meta(ge=0, le=_MAX_BYTES)]
+Text = Annotated[str, msgspec.Meta(max_length=4096)]
+Spoken = Annotated[tuple[Text, ...], msgspec.Meta(max_length=4096)]
+Moment = Annotated[datetime, msgspec.Meta(tz=True)]
+Processes = Annotated[tuple[CudaProcess, ...], msgspec.Meta(max_length=4096)]
+Seconds = Annotated[float, msgspec.Meta(ge=0, le=1e9)]
 
 
 class ImageFile(Value):
     """One file of runsc's. `blake3` is empty in an image that was not sealed."""
 
-    name: str
-    size_bytes: int
-    blake3: str = ""
+    name: Annotated[str, msgspec.Meta(min_length=1, max_length=255)]
+    size_bytes: Size
+    blake3: Annotated[str, msgspec.Meta(max_length=64)] = ""
 
 
 class Build(Value):
     """Which build of a program: what it calls itself, and the BLAKE3 of its binary."""
 
-    version: str = ""
-    digest: str = ""
+    version: Text = ""
+    digest: Text = ""
 
 
 class Member(Value):
     """A container that shared the sandbox; runsc knows it in its image by `name`."""
 
-    task: str
-    name: str
+    task: Text
+    name: Text
     spec: dict[str, Any]
-    spec_digest: str
-    bundle: str = ""
-    rootfs: str = ""
-    guest_tool: str = ""
+    spec_digest: Text
+    bundle: Text = ""
+    rootfs: Text = ""
+    guest_tool: Text = ""
     gpu: bool = False
-    processes: tuple[CudaProcess, ...] = ()
+    processes: Processes = ()
 
 
 class Manifest(Value):
@@ -58,36 +75,52 @@ class Manifest(Value):
 
     `runsc_flags` are the top-level flags on which a restore depends; an older image has none.
     `gpus` are those that the container could use; `driver` is empty where there is no real one.
+    `memory_bytes` is what a restore takes of the host's memory at most; an older image has 0.
     `digest` covers all the rest, and through `files` the image.
     """
 
-    created_at: datetime
-    namespace: str
-    task: str
+    created_at: Moment
+    namespace: Text
+    task: Text
     runsc: Build
-    arch: str
-    kernel: str
-    cpu_features: tuple[str, ...]
+    arch: Text
+    kernel: Text
+    cpu_features: Spoken
     spec: dict[str, Any]
-    spec_digest: str
-    runsc_flags: dict[str, str] = msgspec.field(default_factory=dict)
-    bundle: str = ""
-    rootfs: str = ""
-    driver: str = ""
+    spec_digest: Text
+    runsc_flags: Annotated[dict[Text, Text], msgspec.Meta(max_length=256)] = msgspec.field(
+        default_factory=dict
+    )
+    bundle: Text = ""
+    rootfs: Text = ""
+    driver: Text = ""
     tool: Build = Build()
-    guest_tool: str = ""
-    engine: str = ""
-    gpus: tuple[Gpu, ...] = ()
-    processes: tuple[CudaProcess, ...] = ()
-    members: tuple[Member, ...] = ()
+    guest_tool: Text = ""
+    engine: Text = ""
+    gpus: Annotated[tuple[Gpu, ...], msgspec.Meta(max_length=1024)] = ()
+    processes: Processes = ()
+    members: Annotated[tuple[Member, ...], msgspec.Meta(max_length=MAX_MEMBERS)] = ()
     options: CheckpointOptions = CheckpointOptions()
     paused: bool = False
     sealed: bool = True
-    files: tuple[ImageFile, ...] = ()
-    timings_s: dict[str, float] = msgspec.field(default_factory=dict)
-    warnings: tuple[str, ...] = ()
+    memory_bytes: Size = 0
+    files: Annotated[tuple[ImageFile, ...], msgspec.Meta(max_length=4096)] = ()
+    timings_s: Annotated[dict[Text, Seconds], msgspec.Meta(max_length=64)] = msgspec.field(
+        default_factory=dict
+    )
+    warnings: Spoken = ()
     format: int = FORMAT
     digest: str = ""
+
+    def __post_init__(self) -> None:
+        """Refuse a time that no protocol could carry.
+
+        Raises:
+            ValueError: it is in no year that an image can be of.
+        """
+        if self.created_at.year not in _YEARS:
+            message = f"created_at is in the year {self.created_at.year}"
+            raise ValueError(message)
 
     @property
     def size_bytes(self) -> int:
@@ -154,15 +187,28 @@ def encode(manifest: Manifest) -> tuple[Manifest, bytes]:
     """Give the manifest with its digest set, and the bytes of cryo.json.
 
     Raises:
-        InvalidArgument: it would be larger than can be read back.
+        InvalidArgument: it would be larger than can be read back, or have a value out of bounds.
     """
     plain = to_plain(manifest)
-    plain["digest"] = _digest(plain)
+    del plain["digest"]
+    plain["digest"] = canonical.digest(canonical.encode(plain))
     data = canonical.encode_pretty(plain)
     if len(data) > MAX_MANIFEST_BYTES:
-        message = f"the manifest would be {len(data)} bytes"
+        message = f"the manifest would be {len(data)} bytes, of at most {MAX_MANIFEST_BYTES}"
         raise InvalidArgument(message, remedy="make config.json smaller")
+    try:
+        canonical.check_shape(data)
+        msgspec.convert(plain, Manifest)
+    except ValueError as error:  # msgspec's own errors are such too
+        message = f"what was found cannot be written into a manifest: {error}"
+        raise InvalidArgument(message, remedy="make it smaller, or run fewer containers") from error
     return msgspec.structs.replace(manifest, digest=plain["digest"]), data
+
+
+class _Head(Value):
+    """What a manifest of every format begins to be understood by."""
+
+    format: int
 
 
 def decode(data: bytes, where: str) -> Manifest:
@@ -172,14 +218,15 @@ def decode(data: bytes, where: str) -> Manifest:
         ImageCorrupt: they are not the bytes that were sealed.
         HostMismatch: they are of a newer format than this build knows.
     """
-    plain = _checked(data, where)
-    if plain.get("format") != FORMAT:
-        message = f"image {where} has format {plain.get('format')!r}; this cryo reads {FORMAT}"
-        raise HostMismatch(message, remedy="restore it with the cryo that made it, or a newer one")
     try:
-        manifest = msgspec.convert(plain, Manifest)
-    except (msgspec.ValidationError, ValueError) as error:  # ValueError: half a surrogate pair
+        _check_sealed(data)
+        found = msgspec.json.decode(data, type=_Head).format
+        manifest = msgspec.json.decode(data, type=Manifest) if found == FORMAT else None
+    except (msgspec.MsgspecError, ValueError, RecursionError) as error:
         raise _corrupt(where, str(error)) from error
+    if manifest is None:
+        message = f"image {where} has format {found!r}; this cryo reads {FORMAT}"
+        raise HostMismatch(message, remedy="restore it with the cryo that made it, or a newer one")
     _check_files(manifest, where)
     return manifest
 
@@ -190,32 +237,32 @@ def to_plain(manifest: Manifest) -> dict[str, Any]:
     return plain
 
 
-def _checked(data: bytes, where: str) -> dict[str, Any]:
-    """Parse and compare with the one form that these values have.
+def _check_sealed(data: bytes) -> None:
+    """Compare the bytes with their own digest, and with the one form that they can have.
 
-    The digest rule is the same for every format to come, so damage is told from news.
+    The digest rule is the same for every format to come, so damage is told from news. It is that
+    of the compact form without the digest itself; of the bytes no objects are made for it.
+
+    Raises:
+        ValueError: they are not what was sealed.
     """
-    try:
-        plain = canonical.decode(data)
-        same = canonical.encode_pretty(plain) == data
-    except ValueError as error:
-        raise _corrupt(where, str(error)) from error
-    if not same or not isinstance(plain, dict) or plain.get("digest") != _digest(plain):
-        raise _corrupt(where, "it was changed after it was sealed")
-    return plain
-
-
-def _digest(plain: dict[str, Any]) -> str:
-    rest = {key: value for key, value in plain.items() if key != "digest"}
-    return canonical.digest(canonical.encode(rest))
+    canonical.check_shape(data)
+    found = _DIGEST.findall(data)
+    same = msgspec.json.format(data, indent=1) + b"\n" == data
+    compact = msgspec.json.format(_DIGEST.sub(b"", data), indent=-1)
+    if not same or found != [canonical.digest(compact).encode("ascii")]:
+        message = "it was changed after it was sealed"
+        raise ValueError(message)
 
 
 def _check_files(manifest: Manifest, where: str) -> None:
+    if manifest.size_bytes > _MAX_BYTES:
+        raise _corrupt(where, "its files are larger than any disk")
     names = [file.name for file in manifest.files]
     if len(set(names)) != len(names):
         raise _corrupt(where, "it names a file twice")
     for file in manifest.files:
-        if not _flat(file.name) or file.size_bytes < 0:
+        if not _flat(file.name):
             raise _corrupt(where, f"{file.name!r} is no file of an image")
         if manifest.sealed and not _HASH.fullmatch(file.blake3):
             raise _corrupt(where, f"{file.name} has no hash")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from shim.checkpoint import manifest as manifests
 from shim.checkpoint.subject import Subject
 from shim.cuda.detect import Holder
 from shim.errors import Refused, ResourceExhausted
@@ -11,9 +12,12 @@ from shim.host import cgroup, files, peers, procs
 from shim.host.peers import Connection
 from shim.model import Connections
 from shim.runsc.client import GuestProcess
+from shim.spec import canonical
 
 # What an image holds beside memory: kernel state, page tables, the manifest.
 _SLACK_BYTES = 16 << 20
+# And what the manifest holds beside the specs.
+_MANIFEST_SLACK_BYTES = 1 << 20
 _SHOWN = 5
 
 
@@ -29,6 +33,26 @@ def check_disk(subject: Subject, target: Path, device_bytes: int) -> int:
         message = f"the image may need {_mib(need)}, and {target} has {_mib(free)} free"
         raise ResourceExhausted(message, remedy="free space, or choose another image path")
     return need
+
+
+def check_manifest(subject: Subject) -> None:
+    """Check that the manifest of the image will be one that can be read again.
+
+    Raises:
+        Refused: there are too many containers, or their specs are too large together.
+    """
+    containers = subject.containers
+    if len(subject.members) > manifests.MAX_MEMBERS:
+        message = (
+            f"{subject.ref} shares its sandbox with {len(subject.members)} containers, "
+            f"and an image holds {manifests.MAX_MEMBERS} besides its own"
+        )
+        raise Refused(message, remedy="save pods with fewer containers")
+    count = sum(len(canonical.encode_pretty(one.spec.data)) for one in containers)
+    if count > manifests.MAX_MANIFEST_BYTES - _MANIFEST_SLACK_BYTES:
+        message = f"the config.json of its containers have {_mib(count)} together"
+        limit = _mib(manifests.MAX_MANIFEST_BYTES - _MANIFEST_SLACK_BYTES)
+        raise Refused(message, remedy=f"make them smaller: an image holds {limit} of them")
 
 
 def _existing(path: Path) -> Path:
@@ -60,12 +84,24 @@ def check_memory(subject: Subject, device_bytes: int) -> None:
         raise ResourceExhausted(message, remedy="free host memory")
 
 
-def available_bytes() -> int:
-    """Return the kernel's estimate of memory that can be had (MemAvailable)."""
-    for line in Path("/proc/meminfo").read_text("ascii").splitlines():
-        if line.startswith("MemAvailable:"):
-            return int(line.split()[1]) << 10
-    return 0
+def available_bytes(*, swap: bool = False) -> int:
+    """Return the kernel's estimate of memory that can be had (MemAvailable), and free swap."""
+    names = ("MemAvailable", "SwapFree") if swap else ("MemAvailable",)
+    lines = Path("/proc/meminfo").read_text("ascii").splitlines()
+    pairs = [line.partition(":") for line in lines]
+    return sum(int(text.split()[0]) << 10 for name, _, text in pairs if name in names)
+
+
+def check_room(needed_bytes: int) -> None:
+    """Check that the host has memory for what a restore loads.
+
+    Raises:
+        ResourceExhausted: it has not.
+    """
+    free = available_bytes(swap=True)
+    if needed_bytes > free:
+        message = f"the image takes {_mib(needed_bytes)} of memory, and the host has {_mib(free)}"
+        raise ResourceExhausted(message, remedy="free host memory, or restore it on another host")
 
 
 def outsiders(rows: list[GuestProcess]) -> list[GuestProcess]:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import msgspec
 
-from shim.checkpoint import hostfacts
+from shim.checkpoint import hostfacts, preflight
 from shim.checkpoint.builds import runsc_build
 from shim.checkpoint.ledger import Ledger
 from shim.checkpoint.manifest import Manifest, Member
@@ -23,6 +23,8 @@ from shim.errors import CryoError, CudaError, ImageCorrupt, InvalidArgument, Uni
 from shim.model import CudaProcess, EngineName, Report, RestoreOptions, Verify
 from shim.runsc import overlay
 from shim.runsc.probe import Capabilities
+
+_PAGES = "pages.img"
 
 
 async def check_image(image: Path, mode: Verify, config: Config, report: Report) -> Manifest:
@@ -54,9 +56,11 @@ def check_options(manifest: Manifest, options: RestoreOptions, capabilities: Cap
 
     Raises:
         ImageCorrupt: it is another image than was asked for.
+        ResourceExhausted: the host has too little memory for it.
         Unimplemented: they cannot.
         InvalidArgument: a device map without GPU state.
     """
+    preflight.check_room(_loaded_bytes(manifest))
     if options.digest and options.digest != manifest.digest:
         message = f"image {options.image_path} has digest {manifest.digest}, not {options.digest}"
         raise ImageCorrupt(message, remedy="it was replaced by another one: see which is yours")
@@ -74,6 +78,12 @@ def check_options(manifest: Manifest, options: RestoreOptions, capabilities: Cap
     if not manifest.has_cuda:
         message = "the image holds no GPU state to map"
         raise InvalidArgument(message, remedy="leave out --device-map")
+
+
+def _loaded_bytes(manifest: Manifest) -> int:
+    """Return how much memory the image takes: its pages, or what was noted of compressed ones."""
+    pages = sum(file.size_bytes for file in manifest.files if file.name == _PAGES)
+    return manifest.memory_bytes if manifest.options.compress else pages
 
 
 async def wake(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import logging
 import os
 import secrets
 import time
@@ -26,6 +27,7 @@ from shim.host import files
 from shim.host.oserror import typed
 from shim.model import ImageView, TaskRef
 
+_log = logging.getLogger(__name__)
 STAGING_PREFIX = ".cryo-staging-"
 _UNLOCKED_PREFIX = ".cryo-begin-"
 # A folder has the second name for microseconds; one that still has it after this was left behind.
@@ -250,12 +252,12 @@ def _unmake(made: Iterable[Path]) -> None:
 def _folders(images: Path, depth: int = _DEPTH) -> Iterator[Path]:
     """Walk to images and staging folders, not into them, and through no link."""
     try:
-        entries = sorted(images.iterdir())
+        with os.scandir(images) as entries:
+            names = sorted(each.name for each in entries if each.is_dir(follow_symlinks=False))
     except OSError:
         return
-    for path in entries:
-        if path.is_symlink() or not path.is_dir():
-            continue
+    for name in names:
+        path = images / name
         if _is_staging(path) or _is_image(path):
             yield path
         elif depth > 1:
@@ -294,14 +296,18 @@ def _locked(path: Path) -> bool:
 
 
 def _view(path: Path) -> ImageView | None:
+    """Describe an image; whatever is wrong with it, it is one line, and the others are listed."""
     try:
         manifest = read_manifest(path)
     except NotFound:
         return None  # removed since it was listed
     except CryoError:
         return _damaged(path)
+    except Exception:  # noqa: BLE001 - anybody's file may have led to it
+        _log.exception("image %s cannot be read", _text(path))
+        return _damaged(path)
     return ImageView(
-        path=str(path),
+        path=_text(path),
         task=manifest.task,
         created_at=manifest.created_at,
         size_bytes=manifest.size_bytes,
@@ -317,7 +323,7 @@ def _damaged(path: Path) -> ImageView | None:
     except OSError:
         return None
     return ImageView(
-        path=str(path),
+        path=_text(path),
         task="",
         created_at=changed,
         size_bytes=0,
@@ -325,6 +331,11 @@ def _damaged(path: Path) -> ImageView | None:
         processes=0,
         digest="",
     )
+
+
+def _text(path: Path) -> str:
+    """Give a path as text that every protocol can carry, also one that is no UTF-8."""
+    return os.fsencode(path).decode("utf-8", "backslashreplace")
 
 
 def _check_removable(path: Path, images: Path) -> None:

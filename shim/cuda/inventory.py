@@ -5,6 +5,9 @@ from __future__ import annotations
 import re
 from collections.abc import Awaitable, Callable, Iterable
 from pathlib import Path
+from typing import Annotated
+
+import msgspec
 
 from shim.errors import CryoError, NotFound
 from shim.host import files
@@ -24,10 +27,10 @@ Spawn = Callable[[list[str]], Awaitable[str]]
 class Gpu(Value):
     """A GPU of a host. `minor` is the N of /dev/nvidiaN."""
 
-    uuid: str = ""
-    model: str = ""
-    bus: str = ""
-    minor: int = -1
+    uuid: Annotated[str, msgspec.Meta(max_length=4096)] = ""
+    model: Annotated[str, msgspec.Meta(max_length=4096)] = ""
+    bus: Annotated[str, msgspec.Meta(max_length=4096)] = ""
+    minor: Annotated[int, msgspec.Meta(ge=-1, lt=1 << 31)] = -1
 
 
 class Inventory(Value):

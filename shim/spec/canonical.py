@@ -8,6 +8,11 @@ from typing import Any, NoReturn
 
 import blake3
 
+# An OCI spec is seven levels deep and has some hundreds of objects and lists.
+_MAX_DEPTH = 48
+_MAX_PARTS = 1 << 17
+# Texts are passed over whole, so that what is found is a bracket of the structure.
+_TOKEN = re.compile(rb'"(?:[^"\\]++|\\.)*+"|([\[{])|([\]}])')
 _SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
 
 
@@ -38,6 +43,7 @@ def decode(data: bytes) -> Any:
         ValueError: it is no JSON, no UTF-8, nested too deep, says NaN or Infinity, or has half of
             a surrogate pair, which is no text.
     """
+    check_shape(data)
     try:
         value = json.loads(data.decode("utf-8"), parse_constant=_refuse_constant)
         if _SURROGATE.search(data):
@@ -46,6 +52,27 @@ def decode(data: bytes) -> Any:
         message = "nested too deep"
         raise ValueError(message) from error
     return value
+
+
+def check_shape(data: bytes) -> None:
+    """Check, before JSON becomes objects, that these are neither deeply nested nor very many.
+
+    Raises:
+        ValueError: they are.
+    """
+    depth = parts = 0
+    for token in _TOKEN.finditer(data):
+        if token.lastindex is None:
+            continue
+        opens = token.lastindex == 1
+        depth += 1 if opens else -1
+        parts += opens
+        if depth > _MAX_DEPTH:
+            message = "nested too deep"
+            raise ValueError(message)
+        if parts > _MAX_PARTS:
+            message = f"more than {_MAX_PARTS} objects and lists"
+            raise ValueError(message)
 
 
 def digest(data: bytes) -> str:

@@ -178,3 +178,96 @@ def test_errors_have_remedies() -> None:
         manifests.decode(b"", "/i")
 
     assert caught.value.remedy
+
+
+MEMBER = {"task": "b", "name": "b", "spec": {}, "spec_digest": ""}
+BEYOND: tuple[dict[str, Any], ...] = (
+    {"created_at": "2026-01-01T00:00:00"},
+    {"created_at": "0001-01-01T00:00:00+14:00"},
+    {"created_at": "9999-12-31T23:59:59-14:00"},
+    {"files": [{"name": "a", "size_bytes": 1 << 63, "blake3": "0" * 64}]},
+    {"files": [{"name": "a", "size_bytes": 10**30, "blake3": "0" * 64}]},
+    {"files": [{"name": n, "size_bytes": (1 << 63) - 1, "blake3": "0" * 64} for n in "ab"]},
+    {"files": [{"name": "a" * 256, "size_bytes": 1, "blake3": "0" * 64}]},
+    {"files": [{"name": f"f{n}", "size_bytes": 1, "blake3": "0" * 64} for n in range(5000)]},
+    {"processes": [{"pid": -1}]},
+    {"processes": [{"pid": 0}]},
+    {"processes": [{"pid": 1 << 70}]},
+    {"members": [MEMBER] * 65},
+    {"task": "x" * 5000},
+    {"timings_s": {"save": 1e300}},
+    {"timings_s": {"save": -1}},
+    {"memory_bytes": -1},
+    {"warnings": ["w"] * 5000},
+    {"gpus": [{"minor": 1 << 40}]},
+)
+
+
+@pytest.mark.parametrize("changes", BEYOND, ids=range(len(BEYOND)))
+def test_values_have_bounds(changes: dict[str, Any]) -> None:
+    """What no host has, or no protocol could carry, is refused though its digest is right."""
+    with pytest.raises(ImageCorrupt):
+        manifests.decode(resealed(**changes), "/i")
+
+
+def test_a_pod_of_many_containers_is_read() -> None:
+    """The bound on members leaves room for any pod."""
+    assert len(manifests.decode(resealed(members=[MEMBER] * 64), "/i").members) == 64
+
+
+@pytest.mark.parametrize(
+    "data",
+    (
+        b"[" * 60 + b"]" * 60,
+        b"[" * 100_000 + b"]" * 100_000,
+        b'{"a":' * 60 + b"1" + b"}" * 60,
+        b'{"a":[' + b"{}," * 200_000 + b"{}]}",
+        b'{"a":[' + b"[[[[[[[[]]]]]]]]," * 100_000 + b"[]]}",
+    ),
+    ids=("deep", "very deep", "deep objects", "many", "many and deep"),
+)
+def test_no_objects_are_made_of_what_is_deep_or_many(data: bytes) -> None:
+    """A file that is no manifest is refused by its bytes, before anything is built of them."""
+    with pytest.raises(ImageCorrupt, match=r"nested too deep|more than \d+ objects"):
+        manifests.decode(data, "/i")
+
+
+def test_a_deep_or_large_spec_is_refused() -> None:
+    """The same bounds hold inside a spec, where any value is allowed."""
+    deep: dict[str, Any] = {}
+    for _ in range(60):
+        deep = {"a": deep}
+    with pytest.raises(ImageCorrupt, match="nested too deep"):
+        manifests.decode(resealed(spec=deep), "/i")
+    with pytest.raises(ImageCorrupt, match="objects and lists"):
+        manifests.decode(resealed(spec={"a": [{}] * 200_000}), "/i")
+
+
+def test_brackets_in_texts_do_not_count() -> None:
+    """An argument may hold any brackets, escaped quotes before them too."""
+    text = '\\"' + "[{" * 1000
+
+    assert manifests.decode(resealed(spec={"a": text}), "/i").spec == {"a": text}
+
+
+@pytest.mark.parametrize(
+    "more",
+    (
+        {"members": (Member(task="m", name="m", spec={}, spec_digest=""),) * 65},
+        {"spec": {"a": "x" * (5 << 20)}},
+        {"warnings": ("x" * 5000,)},
+    ),
+    ids=("members", "bytes", "text"),
+)
+def test_what_could_not_be_read_is_not_written(more: dict[str, Any]) -> None:
+    """A manifest is written within the bounds by which it is read."""
+    with pytest.raises(InvalidArgument):
+        manifests.encode(manifest(**more))
+
+
+def test_the_digest_is_that_of_the_values() -> None:
+    """It is what earlier releases wrote: of the compact form, without the digest itself."""
+    plain = json.loads(DATA)
+    del plain["digest"]
+
+    assert DONE.digest == canonical.digest(canonical.encode(plain))

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from shim.checkpoint import manifest as manifests
 from shim.checkpoint import preflight
 from shim.cuda.detect import Holder
 from shim.errors import Refused, ResourceExhausted
@@ -183,3 +184,15 @@ def test_the_hosts_view_of_connections(tmp_path: Path) -> None:
                 process.kill()
 
     assert [(one.kind, one.peer) for one in found] == [("unix", path)]
+
+
+def test_a_manifest_that_could_not_be_read_refuses_the_checkpoint(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Specs that are larger than a manifest may be are told before anything is frozen."""
+    preflight.check_manifest(scene.subject)
+
+    monkeypatch.setattr(manifests, "MAX_MANIFEST_BYTES", (1 << 20) + 10)
+    with pytest.raises(Refused, match=r"config\.json") as caught:
+        preflight.check_manifest(scene.subject)
+    assert caught.value.remedy

@@ -9,9 +9,9 @@ from typing import Any
 import msgspec
 import pytest
 
-from shim.checkpoint import restore
+from shim.checkpoint import preflight, restore
 from shim.checkpoint.journal import Operation
-from shim.checkpoint.manifest import Build, Manifest
+from shim.checkpoint.manifest import Build, ImageFile, Manifest
 from shim.checkpoint.restore import check_image, check_options
 from shim.config import Timeouts
 from shim.errors import (
@@ -26,7 +26,7 @@ from shim.errors import (
     RunscError,
     Unimplemented,
 )
-from shim.model import CudaProcess, CudaState, EngineName, RestoreOptions, Verify
+from shim.model import CheckpointOptions, CudaProcess, CudaState, EngineName, RestoreOptions, Verify
 from tests.unit.fakes_guest import Fault, failed
 from tests.unit.fakes_runsc import capabilities
 from tests.unit.fakes_subject import Make, Scene, in_states
@@ -248,3 +248,25 @@ async def test_a_dropped_process_is_passed_over(make: Make) -> None:
     await restore.wake(scene.subject, saved, scene.news.append, device_map={}, background=False)
 
     assert scene.guest.states == [RUNNING, FROZEN]
+
+
+@pytest.mark.parametrize("compress", (False, True))
+def test_an_image_larger_than_memory_is_refused(
+    compress: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Both numbers are told; a compressed image is judged by the size that was noted."""
+    files = (ImageFile(name="pages.img", size_bytes=1 if compress else 3 << 30),)
+    made = manifest(files=files, memory_bytes=3 << 30, options=CheckpointOptions(compress=compress))
+    monkeypatch.setattr(preflight, "available_bytes", lambda **_swap: 2 << 30)
+
+    with pytest.raises(ResourceExhausted, match=r"takes 3072 MiB .* host has 2048 MiB"):
+        check_options(made, options(), capabilities(new=True))
+
+
+def test_another_image_than_the_one_meant_is_refused() -> None:
+    """A digest that was given is that of the manifest, or nothing is restored."""
+    made = manifest(digest="aa")
+
+    check_options(made, options(digest="aa"), capabilities(new=True))
+    with pytest.raises(ImageCorrupt, match="has digest aa, not bb"):
+        check_options(made, options(digest="bb"), capabilities(new=True))

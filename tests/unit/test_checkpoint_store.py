@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from shim.checkpoint import manifest as manifests
 from shim.checkpoint import seal, store
+from shim.checkpoint.verify import read_manifest
 from shim.errors import (
     AlreadyExists,
     CryoError,
@@ -333,3 +334,26 @@ def test_times_are_utc() -> None:
     assert store.default_path(Path("/i"), REF, NOW) == store.default_path(
         Path("/i"), REF, NOW.astimezone(UTC)
     )
+
+
+def test_one_odd_image_spoils_no_listing(images: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A folder whose name is no text, and a fault while one is read, are shown as damaged."""
+    sealed(images / "good")
+    sealed(images / "odd")
+    strange = Path(os.fsdecode(os.fsencode(images) + b"/\xff\x1b"))
+    sealed(strange)
+
+    def faulty(path: Path) -> manifests.Manifest:
+        if path.name == "odd":
+            raise OverflowError("date value out of range")
+        return read_manifest(path)
+
+    monkeypatch.setattr(store, "read_manifest", faulty)
+    found = {view.path: view.task for view in store.list_images(images)}
+
+    assert found == {
+        str(images / "good"): "t1",
+        str(images / "odd"): "",
+        f"{images}/\\xff\x1b": "t1",
+    }
+    assert all(path.encode("utf-8") for path in found)
