@@ -18,11 +18,11 @@ N ?= 1000
 SEED ?= 1
 CASE ?= new
 
-.PHONY: help native demo test lint format types protos check-protos bench tools faults fuzz soak test-faults lock clean runsc
+.PHONY: help native demo test lint format types protos check-protos bench tools faults fuzz soak test-containerd test-faults lock clean runsc
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1|\2/p' Makefile | while IFS='|' read -r name text; do \
-		printf '  make %-13s %s\n' "$$name" "$$text"; done
+		printf '  make %-15s %s\n' "$$name" "$$text"; done
 
 demo: runsc native ## freeze, kill and restore a live GPU container on this machine, and tell the story
 	@$(bin)/cryo selftest --story
@@ -60,7 +60,7 @@ bench: tools native ## measure our checkpoint and restore against the plain runs
 runsc: $(stamp)
 	@$(bin)/python -m hack.tools runsc-new runsc-old
 
-tools: $(stamp) ## obtain runsc, containerd and Docker, into the cache; RETRY=1 asks again after a recent no
+tools: $(stamp) ## obtain runsc, containerd, Docker and clients, into the cache; RETRY=1 asks again after a recent no
 	@$(bin)/python -m hack.tools $(if $(CRYO_REQUIRE_REAL),--require) $(if $(RETRY),--retry)
 
 faults: tools native ## break things at N random moments, SEED by SEED, with CASE (new, old, new-phased ...)
@@ -71,6 +71,9 @@ fuzz: $(stamp) ## feed N mutated frames, requests, files and outputs to all that
 
 soak: tools native ## run long: 1000 cycles of one task, then 200 tasks at once for half an hour
 	@$(bin)/python -m hack.soak --docs docs
+
+test-containerd: tools native ## run the tests with real containerd, Docker, crictl and nerdctl
+	@$(bin)/python -m pytest -n $(TEST_WORKERS) --dist loadfile tests/containerd $(PYTEST_ARGS)
 
 test-faults: tools native ## run the tests of faults with every combination, not the short set (an hour)
 	@CRYO_FAULTS_ALL=1 $(bin)/python -m pytest tests/faults $(PYTEST_ARGS)

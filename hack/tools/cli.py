@@ -18,11 +18,19 @@ import json
 from collections.abc import Sequence
 from dataclasses import asdict
 
-from hack.tools import containerd, runsc
+from hack.tools import clients, containerd, runsc
 from hack.tools.cache import cache_root, locked
 from hack.tools.tool import describe, obtain
 
-TOOLS = {tool.name: tool for tool in (runsc.NEW, runsc.OLD, *containerd.LINES, *containerd.OTHERS)}
+_ALL = (
+    runsc.NEW,
+    runsc.OLD,
+    *containerd.LINES,
+    *containerd.OTHERS,
+    clients.CRICTL,
+    clients.NERDCTL,
+)
+TOOLS = {tool.name: tool for tool in _ALL}
 
 
 def arguments(argv: Sequence[str]) -> argparse.Namespace:
@@ -52,4 +60,5 @@ def main(argv: Sequence[str]) -> int:
         print(json.dumps({choice.name: asdict(choice) for choice in choices}, indent=2))
     else:
         print("\n".join(line for choice in choices for line in describe(choice)))
-    return int(options.require and any(choice.reason for choice in choices))
+    missing = [choice for choice in choices if choice.reason and not TOOLS[choice.name].optional]
+    return int(options.require and bool(missing))

@@ -38,6 +38,7 @@ class Tool:
     """A tool in one version: its programs, the sources to try in order, and how to look at it.
 
     `has_builtin` is asked of the first program only: whether it has the built-in CUDA engine.
+    Without an `optional` tool nothing fails: its tests are skipped, also where all else must run.
     """
 
     name: str
@@ -45,6 +46,7 @@ class Tool:
     programs: tuple[str, ...]
     sources: tuple[Callable[[Tool, Path], Choice], ...]
     has_builtin: Callable[[Path], bool] = lambda _: False
+    optional: bool = False
 
     def folder(self, cache: Path) -> Path:
         """Return where this version lives in the cache."""

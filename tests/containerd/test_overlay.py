@@ -14,7 +14,7 @@ from tests.containerd.place import Place
 
 LAYER = "application/vnd.oci.image.layer.v1.tar+gzip"
 WRITES = "dd if=/dev/urandom of=/kept bs=1M count=4 2>/dev/null; md5sum </kept >/sum; "
-IS_WHOLE = '[ "$(md5sum </kept)" = "$(cat /sum)" ] && ls -a /'
+IS_WHOLE = '[ -s /sum ] && [ "$(md5sum </kept)" = "$(cat /sum)" ] && ls -a /'
 
 
 @pytest.fixture(scope="module")

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from hack.tools import cli, containerd, runsc
+from hack.tools import cli, clients, containerd, runsc
 from hack.tools.cache import locked, scratch, try_lock
 from hack.tools.debian import add_libraries, collect
 from hack.tools.kept import from_cache, keep
@@ -263,3 +263,40 @@ def test_a_program_finds_the_libraries_that_it_brings(tmp_path: Path) -> None:
     assert (made / "libx.so.1").is_file()
     with pytest.raises(NotHere, match=r"no library liby\.so"):
         add_libraries(tmp_path, ["tool"], ["liby.so"], made)
+
+
+def test_nerdctl_is_taken_where_the_environment_names_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The nerdctl that CRYO_NERDCTL names is used; one that cannot be run is refused by name."""
+    path = tmp_path / "nerdctl"
+    path.write_text("#!/bin/sh\n")
+    monkeypatch.setenv(clients.VARIABLE, str(path))
+    with pytest.raises(NotHere, match="is no program"):
+        clients.named(clients.NERDCTL, tmp_path)
+
+    path.chmod(0o755)
+
+    choice = clients.named(clients.NERDCTL, tmp_path)
+    assert (choice.path, choice.source) == (str(path), clients.VARIABLE)
+
+
+@pytest.mark.parametrize(("name", "status"), (("nerdctl", 0), ("crictl", 1)))
+def test_an_optional_tool_fails_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, status: int
+) -> None:
+    """With --require a tool that cannot be had is a failure, unless it is an optional one."""
+
+    def not_there(tool: Tool, _cache: Path) -> Choice:
+        message = f"no {tool.name}"
+        raise NotHere(message)
+
+    monkeypatch.setenv("CRYO_CACHE", str(tmp_path))
+    monkeypatch.setitem(cli.TOOLS, name, replace(cli.TOOLS[name], sources=(not_there,)))
+
+    assert cli.main(["--require", name]) == status
+
+
+def test_helpers_of_tests_are_left_out_of_nerdctl() -> None:
+    """What is left of the file is a package without imports."""
+    assert clients.without_tests('package helpers\n\nimport "testing"\n') == "package helpers\n"
