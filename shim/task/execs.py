@@ -71,6 +71,8 @@ class Exec:
         # Start was called and has not failed before runsc ran; set before anything is awaited.
         self._begun = False
         self._aborted = asyncio.Event()
+        # Its Start has failed, and what that had begun is being ended.
+        self._abandoned = False
         self._spec = folder / f"exec-{exec_id}.json"
         self._log = folder / f"exec-{exec_id}.log"
         self.record = ExecRecord(id=exec_id, stdio=stdio)
@@ -157,6 +159,7 @@ class Exec:
             try:
                 pid = await self._first_of(pipe)
             except BaseException:
+                self._abandoned = True
                 await shielded(self._abandon(runner, pipe), deadline_s=None)
                 raise
         self.record = msgspec.structs.replace(self.record, guest_pid=pid)
@@ -219,7 +222,7 @@ class Exec:
         """Leave a Start that failed: exited where runsc had been run, else as before it."""
         if not self.record.runner_pid:
             self._begun = False
-            await self.process.attempt(self.streams.close())
+            await self.process.attempt(self.streams.close)
             return
         runner = Born(pid=self.record.runner_pid, start=self.record.runner_start)
         with contextlib.suppress(DeadlineExceeded):  # it is watched on
@@ -264,7 +267,9 @@ class Exec:
         if self.state is TaskState.RUNNING:
             message = f"process {self.record.id} of task {self._ref} is running"
             raise IllegalState(message, remedy="kill it first")
-        if self.is_starting and self.process.ended.value is None:
+        if self._abandoned:
+            await self.process.exit.get()
+        elif self.is_starting and self.process.ended.value is None:
             message = f"process {self.record.id} of task {self._ref} is being started"
             raise IllegalState(message, remedy="wait for its start, or kill it with KILL first")
         self._begun = True  # a Start from here on is refused

@@ -19,7 +19,7 @@ from signal import SIGKILL
 from typing import Any
 
 from shim.checkpoint.subject import Subject
-from shim.errors import CryoError, NotFound
+from shim.errors import CryoError, NotFound, Unavailable
 from shim.host import procs
 from shim.host.cgroup import Cgroup
 from shim.model import Exit, Stats, utcnow
@@ -59,7 +59,14 @@ class Member(Task):
         await super().adopt()
         if self.state in LIVE:
             with contextlib.suppress(NotFound):  # it was never restored to its end
-                await self.attend_end()
+                await self._attend_adopted()
+
+    async def _attend_adopted(self) -> None:
+        try:
+            await self.attend_end()
+        except Unavailable as error:  # the keeper has gone: the sandbox's end is seen without it
+            _log.warning("%s: %s", self._init.name, error)
+            self._listen(None)
 
     async def subject(self) -> Subject:
         """Hand the task to a transaction of its sandbox."""
@@ -68,7 +75,9 @@ class Member(Task):
 
     async def attend_end(self) -> None:
         """Have a `runsc wait` write down how the container ends."""
-        waiter = await self._spawn_wait()
+        self._listen(await self._spawn_wait())
+
+    def _listen(self, waiter: Born | None) -> None:
         exit_of_container = partial(self._exit_of_container, waiter)
         self._waiting = self._init.watch(exit_of_container, self._before_exit)
 
@@ -82,24 +91,32 @@ class Member(Task):
         finally:
             os.close(out)
 
-    async def _exit_of_container(self, waiter: Born) -> Exit | None:
+    async def _try_spawn_wait(self) -> Born | None:
+        try:
+            return await self._spawn_wait()
+        except (CryoError, OSError) as error:
+            _log.warning("%s: runsc wait cannot be run: %s", self._init.name, error)
+            return None
+
+    async def _exit_of_container(self, waiter: Born | None) -> Exit | None:
         """Wait for the container's exit; None where the sandbox has gone without telling it.
 
         A `runsc wait` that ends without an answer (killed for want of memory, say) tells nothing
         of the container: it is run again while the sandbox lives.
         """
         while True:
-            ended = await exit_of(self._context.keeper, waiter)
-            status = self._written_status()
-            if status is not None:
-                return Exit(status=status, at=ended.at)
+            if waiter is not None:
+                ended = await exit_of(self._context.keeper, waiter)
+                status = self._written_status()
+                if status is not None:
+                    return Exit(status=status, at=ended.at)
+                _log.warning("%s: runsc wait ended without an exit status", self._init.name)
             if not procs.is_alive(self.record.pid, self.record.start):
                 return None
-            _log.warning("%s: runsc wait ended without an exit status", self._init.name)
             if await self._is_gone():
                 return Exit(status=UNKNOWN_STATUS, at=utcnow())
             await asyncio.sleep(_RETRY_S)
-            waiter = await self._spawn_wait()
+            waiter = await self._try_spawn_wait()
 
     def _written_status(self) -> int | None:
         try:
@@ -136,6 +153,11 @@ class Member(Task):
             CryoError: `error`.
         """
         raise error
+
+    @property
+    def _patience_s(self) -> float:
+        """Give `runsc kill` its own time: there is no other way."""
+        return self._context.config.timeouts.command
 
     async def kill_interrupted(self, cancelled: Collection[asyncio.Task[Any]]) -> None:
         """Kill the container whose sandbox's checkpoint or restore was cancelled for that.

@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
+from functools import partial
 from typing import Any
 
 from shim.errors import CryoError, DeadlineExceeded, Unavailable
@@ -106,8 +107,8 @@ class Process:
         try:
             await self._start_published.wait()
             await asyncio.gather(
-                self.attempt(self._close_streams()),
-                *([self.attempt(before(exit_))] if before is not None else []),
+                self.attempt(self._close_streams),
+                *([self.attempt(partial(before, exit_))] if before is not None else []),
             )
         finally:
             self._end_now(exit_)
@@ -128,10 +129,10 @@ class Process:
         self.ended.put(exit_)
         self.exit.put(exit_)
 
-    async def attempt(self, step: Awaitable[None]) -> None:
+    async def attempt(self, step: Callable[[], Awaitable[None]]) -> None:
         """Do one step of the end; a failure is logged and does not hold up the exit."""
         try:
-            await step
+            await step()
         except (CryoError, OSError) as error:
             _log.warning("%s exited, and then: %s", self.name, error)
         except Exception:  # noqa: BLE001 - a bug in a step must not lose the exit either
@@ -139,7 +140,7 @@ class Process:
 
     async def _close_streams(self) -> None:
         """Close the streams; what takes too long goes on in the background."""
-        closing = self.run(self.attempt(self.streams.close()), "streams")
+        closing = self.run(self.attempt(self.streams.close), "streams")
         _, late = await asyncio.wait({closing}, timeout=_CLOSE_S)
         if late:
             _log.warning("%s exited; its output is still being read", self.name)

@@ -13,6 +13,8 @@ import pytest
 from shim.config import Timeouts
 from shim.errors import (
     AlreadyExists,
+    Busy,
+    CryoError,
     DeadlineExceeded,
     FailedPrecondition,
     IllegalState,
@@ -198,3 +200,138 @@ async def test_the_next_owner_knows_them(owner: Owner) -> None:
     await tasks.kill(owner.ref(), 9, exec_id="e")
     assert (await asyncio.wait_for(tasks.wait(owner.ref(), "e"), 60)).status == 137
     assert procs.start_time(pid) is None
+
+
+# -- a start under way ---------------------------------------------------------------------------
+
+
+async def starting(owner: Owner, name: str = "e") -> asyncio.Task[int]:
+    """Begin the start of a process whose runsc does not say its number."""
+    owner.keeper.numbered = False
+    await added(owner, name)
+    owner.keeper.making.clear()
+    work = asyncio.create_task(owner.tasks.start(owner.ref(), name))
+    async with asyncio.timeout(60):
+        await owner.keeper.making.wait()
+        while execs_alive(owner) == 0:  # noqa: ASYNC110 - the fake's children
+            await asyncio.sleep(0.005)
+    return work
+
+
+async def test_one_that_is_being_started_is_not_deleted(owner: Owner) -> None:
+    """Or its program would run on, known to nobody."""
+    work = await starting(owner)
+
+    with pytest.raises(IllegalState, match="is being started") as caught:
+        await owner.tasks.delete(owner.ref(), "e")
+    assert "kill" in caught.value.remedy
+    assert execs_alive(owner) == 1
+    with pytest.raises(IllegalState, match="is being started"):
+        await owner.tasks.start(owner.ref(), "e")
+
+    work.cancel()
+    await asyncio.wait({work})
+    await owner.tasks.delete(owner.ref(), "e")
+    assert execs_alive(owner) == 0
+
+
+async def test_one_that_is_being_started_can_be_killed(owner: Owner) -> None:
+    """`runsc exec` and the program are ended, and Start says why it failed."""
+    work = await starting(owner)
+
+    await owner.tasks.kill(owner.ref(), 9, exec_id="e")
+
+    with pytest.raises(IllegalState, match="was killed in its start"):
+        await asyncio.wait_for(work, 60)
+    assert execs_alive(owner) == 0
+    assert (await owner.tasks.wait(owner.ref(), "e")).status == 137
+    await owner.tasks.delete(owner.ref(), "e")
+
+
+async def test_a_start_that_is_given_up_is_deleted_when_it_is_over(owner: Owner) -> None:
+    """A Delete that comes while a cancelled Start is undone waits for that."""
+    work = await starting(owner)
+    work.cancel()
+    await asyncio.sleep(0)  # one turn of the loop: the Start hears of it
+    await asyncio.sleep(0)
+    assert not work.done()
+
+    last = await owner.tasks.delete(owner.ref(), "e")
+
+    assert last.exit is not None
+    assert last.exit.status == 137
+    assert execs_alive(owner) == 0
+
+
+async def test_two_deletes_at_once(owner: Owner) -> None:
+    """Both are answered."""
+    await added(owner)
+
+    first, second = await asyncio.gather(
+        owner.tasks.delete(owner.ref(), "e"), owner.tasks.delete(owner.ref(), "e")
+    )
+
+    assert first.exit == second.exit
+
+
+async def test_the_sandbox_ends_while_one_starts(owner: Owner) -> None:
+    """Its Start fails, its exit and the task's come, and no runsc is left."""
+    work = await starting(owner)
+
+    await owner.tasks.kill(owner.ref(), 9)
+
+    with pytest.raises(RunscError):
+        await asyncio.wait_for(work, 60)
+    assert (await asyncio.wait_for(owner.tasks.wait(owner.ref(), "e"), 60)).status == 137
+    assert (await asyncio.wait_for(owner.tasks.wait(owner.ref()), 60)).status == 137
+    assert execs_alive(owner) == -1
+
+
+async def test_a_pause_waits_for_a_start(owner: Owner) -> None:
+    """A process is started or refused, and never stopped in the middle."""
+    work = await starting(owner)
+    await added(owner, "late")
+    pausing = asyncio.create_task(owner.tasks.pause(owner.ref()))
+    await asyncio.sleep(0)
+
+    with pytest.raises(Busy, match="about to be stopped"):
+        await owner.tasks.start(owner.ref(), "late")
+    assert "pause" not in owner.commands
+    work.cancel()
+    await asyncio.wait_for(pausing, 60)
+
+    assert owner.commands[-1] == "pause"
+    assert (await owner.tasks.state(owner.ref())).state is TaskState.PAUSED
+
+
+# -- a full disk ---------------------------------------------------------------------------------
+
+
+def fill(owner: Owner) -> None:
+    """Let no record be written."""
+    (owner.record_folder() / "task.json.tmp").mkdir()
+
+
+async def test_added_on_a_full_disk(owner: Owner) -> None:
+    """It is refused, and the id stays free."""
+    fill(owner)
+    with pytest.raises(CryoError):
+        await added(owner)
+    (owner.record_folder() / "task.json.tmp").rmdir()
+
+    await added(owner)
+    assert await owner.tasks.start(owner.ref(), "e") > 0
+
+
+async def test_started_on_a_full_disk(owner: Owner) -> None:
+    """What runs is not reported as failed, and can be deleted."""
+    await added(owner)
+    fill(owner)
+
+    assert await owner.tasks.start(owner.ref(), "e") > 0
+    await owner.tasks.kill(owner.ref(), 9, exec_id="e")
+    await owner.tasks.wait(owner.ref(), "e")
+    await owner.tasks.delete(owner.ref(), "e")
+
+    with pytest.raises(NotFound):
+        await owner.tasks.state(owner.ref(), "e")

@@ -1,0 +1,148 @@
+"""KILL on real runsc: a checkpoint, a restore or an exec's start does not hold it up."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from shim.errors import CryoError, IllegalState, NotFound
+from shim.model import CheckpointOptions, Phase, Progress, RestoreOptions
+from shim.simgpu.simulation import Fault, Kind, wait_until
+from shim.state import TaskState
+from tests.real.helpers_rig import WAIT_S, Background, Rig
+from tests.real.test_pods import Pod
+
+pytestmark = pytest.mark.timeout(120)
+
+# What is promised is two seconds; machines that run tests are busy.
+ENDS_S = 10.0
+# What is interrupted would take longer than that.
+SLOW_S = 60.0
+
+
+class Reached:
+    """Hears the progress of an operation, and waits for one of its phases."""
+
+    def __init__(self, phase: Phase) -> None:
+        self._phase = phase
+        self._event = threading.Event()
+
+    def report(self, progress: Progress) -> None:
+        """Hear it."""
+        if progress.phase is self._phase:
+            self._event.set()
+
+    def wait(self) -> None:
+        """Return when the phase has begun."""
+        assert self._event.wait(WAIT_S), f"phase {self._phase} was not reached"
+
+
+def killed(rig: Rig, name: str) -> int:
+    """Kill a task; return its exit status, which comes soon."""
+    began = time.monotonic()
+    rig.client.kill(name, signal.SIGKILL)
+    status = rig.client.wait(name).status
+    assert time.monotonic() - began < ENDS_S
+    return status
+
+
+def told(work: Background) -> str:
+    """Return what the caller of an interrupted operation was told."""
+    with pytest.raises(IllegalState) as caught:
+        work.result()
+    return caught.value.message
+
+
+@pytest.mark.parametrize("phase", (Phase.FREEZE, Phase.SAVE))
+def test_during_a_checkpoint(rig: Rig, engine: str, phase: Phase) -> None:
+    """The task ends, no image is left, and the caller of the checkpoint is told why."""
+    rig.workload("job", processes=2, resident_mib=256)
+    if phase is Phase.FREEZE and engine == "phased":
+        rig.sim.faults(Fault(action="checkpoint", kind=Kind.SLOW, nth=2, seconds=SLOW_S))
+    reached = Reached(phase)
+    options = CheckpointOptions()
+    work = Background(lambda: rig.client.checkpoint("job", options, reached.report))
+    reached.wait()
+
+    assert killed(rig, "job") == 137
+    assert "job was killed during the checkpoint" in told(work)
+
+    assert rig.client.state("job").state is TaskState.STOPPED
+    assert rig.client.images() == []
+    rig.client.delete("job")
+
+
+@pytest.mark.parametrize("phase", (Phase.LOAD, Phase.THAW))
+def test_during_a_restore(rig: Rig, engine: str, phase: Phase) -> None:
+    """Nothing of the new task is left, and the image is as it was."""
+    rig.workload("job", processes=2, resident_mib=256)
+    image = rig.checkpoint("job", engine, exit=True).image_path
+    rig.client.delete("job")
+    rig.sim.faults(Fault(action="restore", kind=Kind.SLOW, nth=1, seconds=SLOW_S))
+    reached = Reached(phase)
+    options = RestoreOptions(image_path=image)
+    work = Background(lambda: rig.client.restore("back", options, reached.report))
+    reached.wait()
+
+    rig.client.kill("back", signal.SIGKILL)
+
+    assert "back was killed during the restore" in told(work)
+    with pytest.raises(NotFound):
+        rig.client.state("back")
+    assert rig.sandboxes() == []
+    rig.sim.faults()
+    rig.restore("back", image)
+    assert rig.fine("back")
+
+
+def test_while_an_exec_starts(rig: Rig) -> None:
+    """A sandbox that does not answer, to the exec or to the kill, is killed itself."""
+    pid = rig.sleeper("job")
+    os.kill(pid, signal.SIGSTOP)
+    work = Background(lambda: rig.execute("job", "e", "/bin/true"))
+
+    def execs() -> bool:
+        return any("exec" in words for words in commands(rig))
+
+    wait_until(execs, "runsc exec", WAIT_S)
+
+    assert killed(rig, "job") == 137
+    with pytest.raises(CryoError):
+        work.result()
+    rig.client.delete("job")
+
+
+def test_a_container_of_a_pod(rig: Rig) -> None:
+    """Its pod's checkpoint is cancelled; the other containers run on."""
+    pod = Pod(rig)
+    pod.begin()
+    rig.sim.faults(Fault(action="checkpoint", kind=Kind.SLOW, nth=2, seconds=SLOW_S))
+    reached = Reached(Phase.FREEZE)
+    options = CheckpointOptions()
+    work = Background(lambda: rig.client.checkpoint(pod.sandbox, options, reached.report))
+    reached.wait()
+
+    assert killed(rig, pod.train) == 137
+    assert "was killed during the checkpoint" in told(work)
+
+    rig.sim.faults()
+    assert rig.fine(pod.count)
+    assert rig.client.state(pod.sandbox).state is TaskState.RUNNING
+    rig.client.delete(pod.train)
+    rig.end(pod.count)
+    rig.end(pod.sandbox)
+
+
+def commands(rig: Rig) -> list[list[str]]:
+    """List the command lines of the runsc processes of this machine."""
+    found = []
+    for pid in rig.sandboxes():
+        with contextlib.suppress(OSError):
+            found.append(Path(f"/proc/{pid}/cmdline").read_text("utf-8", "replace").split("\0"))
+    return found

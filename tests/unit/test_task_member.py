@@ -1,0 +1,166 @@
+"""A container of a pod: how its exit is learnt, from `runsc wait` and from its sandbox."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+from collections.abc import AsyncIterator, Mapping, Sequence
+from pathlib import Path
+
+import pytest
+
+from shim.host.keeper.client import Spawned
+from shim.model import CreateRequest
+from shim.state import TaskState
+from shim.task import member as members
+from tests.unit.fakes_tasks import SPEC, FakeHouse, FakeKeeper, Owner
+
+WAIT_S = 60
+CRI = "io.kubernetes.cri"
+
+
+class WaitKeeper(FakeKeeper):
+    """A keeper whose `runsc wait` lives, or has printed an answer and exited."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.answer: str | None = None
+        self.waiters: list[Spawned] = []
+        self.waiting = asyncio.Event()
+
+    async def spawn(
+        self,
+        argv: Sequence[str],
+        *,
+        stdin: int,
+        stdout: int,
+        stderr: int,
+        cwd: str = "/",
+        env: Mapping[str, str] | None = None,
+        pass_fds: Sequence[int] = (),
+    ) -> Spawned:
+        """Start what is asked for."""
+        if "wait" not in argv:
+            return await super().spawn(argv, stdin=stdin, stdout=stdout, stderr=stderr)
+        if self.answer is None:
+            born = await self._child("/bin/sleep", "1000")
+        else:
+            os.write(stdout, self.answer.encode())
+            born = await self._child("/bin/true")
+        self.waiters.append(born)
+        self.waiting.set()
+        return born
+
+    def kill_waiter(self) -> None:
+        """Kill `runsc wait` as the kernel does when memory is short."""
+        self.waiting.clear()
+        self.children[self.waiters[-1].pid].kill()
+
+
+class Pod:
+    """An owner with the container `m` in the sandbox of `a`."""
+
+    def __init__(self, owner: Owner, keeper: WaitKeeper) -> None:
+        self.owner = owner
+        self.keeper = keeper
+        self.tasks = owner.tasks
+        self.ref = owner.ref("m")
+        self.pid = 0
+
+    async def begin(self) -> None:
+        """Start both containers; each has a process of its own for its sandbox here."""
+        await self.owner.running()
+        bundle = self.owner.folder / "member"
+        (bundle / "rootfs").mkdir(parents=True)
+        annotations = {
+            f"{CRI}.container-type": "container",
+            f"{CRI}.container-name": "m",
+            f"{CRI}.sandbox-id": "a",
+        }
+        (bundle / "config.json").write_text(json.dumps(SPEC | {"annotations": annotations}))
+        self.pid = await self.tasks.create(CreateRequest(ref=self.ref, bundle=str(bundle)))
+        await self.tasks.start(self.ref)
+
+    async def status(self) -> int:
+        """Wait for the container's exit."""
+        return (await asyncio.wait_for(self.tasks.wait(self.ref), WAIT_S)).status
+
+    async def state(self) -> TaskState:
+        """Return its state."""
+        return (await self.tasks.state(self.ref)).state
+
+
+@pytest.fixture
+async def pod(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Pod]:
+    """Give a pod that runs."""
+    monkeypatch.setattr(members, "_RETRY_S", 0)
+    owner, keeper = Owner(tmp_path), WaitKeeper()
+    owner.keeper, owner.house = keeper, FakeHouse(tmp_path / "state", keeper)
+    owner.tasks = owner._new()
+    owner.script.prints("state", out=json.dumps({"id": "m+", "status": "running"}))
+    made = Pod(owner, keeper)
+    try:
+        await owner.tasks.recover()
+        await made.begin()
+        yield made
+        await owner.tasks.close()
+    finally:
+        await keeper.end()
+
+
+async def test_its_own_exit_status(pod: Pod) -> None:
+    """It is what `runsc wait` prints, while the sandbox runs on."""
+    folder = pod.owner.record_folder("m")
+    (folder / "wait.json").write_text('{"id": "m+", "exitStatus": 3}')
+    pod.keeper.kill_waiter()
+
+    assert await pod.status() == 3
+    assert (await pod.tasks.state(pod.owner.ref())).state is TaskState.RUNNING
+
+
+async def test_a_runsc_wait_that_is_killed_is_no_exit(pod: Pod) -> None:
+    """The container runs on, and its exit is learnt from the next one."""
+    pod.keeper.kill_waiter()
+    await asyncio.wait_for(pod.keeper.waiting.wait(), WAIT_S)
+    assert await pod.state() is TaskState.RUNNING
+
+    pod.keeper.answer = '{"id": "m+", "exitStatus": 4}'
+    pod.keeper.kill_waiter()
+
+    assert await pod.status() == 4
+    assert len(pod.keeper.waiters) == 3
+
+
+async def test_a_container_that_nobody_saw_exit(pod: Pod) -> None:
+    """Where runsc says that it has stopped, its exit is published with an unknown status."""
+    pod.owner.script.prints("state", out=json.dumps({"id": "m+", "status": "stopped"}))
+
+    pod.keeper.kill_waiter()
+
+    assert await pod.status() == 255
+
+
+async def test_the_sandbox_ends(pod: Pod) -> None:
+    """With it the container, whose `runsc wait` tells nothing."""
+    pod.owner.kill_sandbox(pod.pid)
+    pod.keeper.kill_waiter()
+
+    assert await pod.status() == 137
+
+
+async def test_the_keeper_is_gone(pod: Pod, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The exit is published all the same, once the sandbox has ended."""
+    monkeypatch.setattr(members, "_LAST_WORDS_S", 0.01)
+    pod.owner.house.keeper = pod.keeper
+    pod.keeper.closed = True
+    tasks = await pod.owner.again(killed=True)
+    pod.tasks = tasks
+    assert await pod.state() is TaskState.RUNNING
+
+    for child in pod.keeper.children.values():
+        if child.returncode is None:
+            child.kill()
+
+    assert await pod.status() in (137, 255)
+    assert await pod.state() is TaskState.STOPPED
