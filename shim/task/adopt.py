@@ -56,7 +56,7 @@ async def close_journal(pod: Pod, say: Say) -> list[Task]:
     except CryoError as error:
         damage = f"its GPU processes may be frozen: its journal is damaged: {error}"
         say(f"task {task.ref}: {damage}")
-        task.note(warning=damage)
+        task.warn(damage)
         return []
     if entry is None:
         return []
@@ -79,9 +79,9 @@ async def _undo(pod: Pod, entry: Entry, say: Say) -> None:
     except (CryoError, TimeoutError) as error:
         text = str(error) or "it did not end in time"
         done = f"could not undo its {entry.operation}: {text}"
-        task.note(warning=done)
+        task.warn(done)
     else:
-        task.note(warning="")
+        task.note_recovered()
     say(f"task {task.ref}: {done}")
 
 

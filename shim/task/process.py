@@ -16,7 +16,7 @@ from typing import Any
 from shim.errors import CryoError, DeadlineExceeded, Unavailable
 from shim.host import procs, procstat
 from shim.host.keeper.port import KeeperPort
-from shim.host.supervisor import Supervisor
+from shim.host.supervisor import OnCrash, Supervisor
 from shim.model import Exit, utcnow
 from shim.runsc.client import Born
 from shim.task.once import SetOnce
@@ -40,15 +40,21 @@ class Process:
     """
 
     def __init__(
-        self, name: str, supervisor: Supervisor, streams: ProcessStreams, publish: Publish
+        self,
+        name: str,
+        supervisor: Supervisor,
+        streams: ProcessStreams,
+        publish: Publish,
+        on_crash: OnCrash | None = None,
     ) -> None:
-        """Take the name for the log, and what publishes the exit."""
+        """Take the name for the log, what publishes the exit, and what hears of a lost watch."""
         self.name = name
         self.streams = streams
         self.ended: SetOnce[Exit] = SetOnce()
         self.exit: SetOnce[Exit] = SetOnce()
         self._supervisor = supervisor
         self._publish = publish
+        self._on_crash = on_crash
         self._start_published = asyncio.Event()
         self._start_published.set()
         self._background: set[asyncio.Task[None]] = set()
@@ -91,10 +97,12 @@ class Process:
         task.add_done_callback(self._background.discard)
         return task
 
-    def _crashed(self, _error: BaseException) -> None:
+    def _crashed(self, error: BaseException) -> None:
         # The log has the traceback. Whoever waits for an exit that nobody watches any more would
         # wait without end.
         self._end_now(Exit(status=UNKNOWN_STATUS, at=utcnow()))
+        if self._on_crash is not None:
+            self._on_crash(error)
 
     async def end(
         self, exit_: Exit, before: Callable[[Exit], Awaitable[None]] | None = None

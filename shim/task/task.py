@@ -77,7 +77,11 @@ class Task:
         self._lock = asyncio.Lock()
         self._streams = ProcessStreams(context.keeper, record.ref, "", record.stdio, self._folder)
         self._init = Process(
-            f"task {record.ref}", context.supervisor, self._streams, self._publish_exit
+            f"task {record.ref}",
+            context.supervisor,
+            self._streams,
+            self._publish_exit,
+            self._note_crash,
         )
         self._watched = False
         self._oom: OomWatch | None = None
@@ -352,6 +356,9 @@ class Task:
         await self._init.attempt(partial(self.execs.end_with_sandbox, exit_.at))
         await self._init.attempt(partial(self._note_end, exit_))
         await self._init.attempt(self._last_look)
+
+    def _note_crash(self, error: BaseException) -> None:
+        self.warn(f"its exit is unknown after an internal error: {error!r}")
 
     def _publish_exit(self, exit_: Exit) -> None:
         # The state and the exit change in one step: who sees a stopped task sees how it ended.

@@ -422,7 +422,7 @@ class Tasks:
         """Start the init process or an exec."""
         task = self._task(ref)
         if exec_id:
-            return await task.start_exec(exec_id)
+            return await self._transactions.run(task.start_exec(exec_id), "start")
         return await self._interruptible(task, "start", self._start(task))
 
     async def _start(self, task: Task) -> int:

@@ -89,6 +89,8 @@ class Publisher:
             except asyncio.CancelledError:
                 self._queue.appendleft(envelope)
                 raise
+            except Exception:  # noqa: BLE001 - the events behind it are to be sent all the same
+                _log.exception("an internal error: %s is not delivered", envelope.topic)
 
     async def _deliver(self, envelope: event_pb2.Envelope) -> None:
         """Try until containerd has taken an event, or has refused it often enough."""

@@ -53,9 +53,9 @@ def killed(rig: Rig, name: str) -> int:
 
 
 def told(work: Background) -> str:
-    """Return what the caller of an interrupted operation was told."""
+    """Return what the caller of an interrupted operation is told, which is soon as well."""
     with pytest.raises(IllegalState) as caught:
-        work.result()
+        work.result(ENDS_S)
     return caught.value.message
 
 
@@ -99,6 +99,25 @@ def test_during_a_restore(rig: Rig, engine: str, phase: Phase) -> None:
     rig.sim.faults()
     rig.restore("back", image)
     assert rig.fine("back")
+
+
+def test_while_it_is_parked(rig: Rig) -> None:
+    """A pause that gives GPU memory back is ended as a checkpoint is."""
+    bundle = rig.sim.bundle("job", rig.settings(processes=2), inject_tool=False)
+    with rig.edited(bundle) as spec:
+        spec["annotations"] = {"io.cryo.park": "true"}
+    rig.client.create("job", str(bundle))
+    rig.client.start("job")
+    rig.sim.until_ready(rig.guest, "job")
+    rig.sim.faults(Fault(action="checkpoint", kind=Kind.SLOW, nth=2, seconds=SLOW_S))
+    work = Background(lambda: rig.client.pause("job"))
+    wait_until(lambda: any(c.action == "checkpoint" for c in rig.sim.calls()), "its freeze", WAIT_S)
+
+    assert killed(rig, "job") == 137
+    assert "job was killed during the pause" in told(work)
+
+    assert rig.sim.device()["used_bytes"] == 0
+    rig.client.delete("job")
 
 
 def test_while_an_exec_starts(rig: Rig) -> None:

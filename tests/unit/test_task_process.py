@@ -8,9 +8,11 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 from shim import points
+from shim.config import Timeouts
 from shim.errors import DeadlineExceeded, ResourceExhausted, Unavailable
 from shim.host import procs
 from shim.host.keeper.client import Exited
@@ -140,6 +142,26 @@ async def test_a_watcher_that_crashes_ends_the_wait() -> None:
     subject.process.watch(crash)
 
     assert (await subject.exit()).status == 255
+    assert subject.published == [subject.process.exit.value]
+
+
+async def test_a_crash_marks_the_task(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its listing says that the exit is unknown, and why."""
+    gate = asyncio.Event()
+
+    async def crash(*_: object) -> Exit:
+        await gate.wait()
+        message = "a bug"
+        raise ZeroDivisionError(message)
+
+    monkeypatch.setattr("shim.task.task.exit_of", crash)
+    async with owning(tmp_path) as owner:
+        await owner.running()
+        gate.set()
+
+        assert (await asyncio.wait_for(owner.tasks.wait(owner.ref()), WAIT_S)).status == 255
+        (view,) = await owner.tasks.list("ns")
+        assert "ZeroDivisionError" in view.warning
 
 
 async def test_the_exit_is_published_once() -> None:
@@ -270,6 +292,54 @@ async def test_an_exec_is_deleted_while_the_container_dies(
         exits = [event for event in owner.events if event.topic == "/tasks/exit"]
         assert sorted(str(event.fields["id"]) for event in exits) == ["a", "e1", "e2", "e3"]
         assert exits[-1].fields["id"] == "a"
+
+
+async def test_the_outputs_of_execs_are_taken_side_by_side(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Slow readers of several terminals delay the exit of the task as one of them does."""
+    async with owning(tmp_path) as owner:
+        pid = await owner.running()
+        await started(owner, "e1", "e2")
+        execs = owner.tasks._tasks[owner.ref()].execs
+        closing = {name: asyncio.Event() for name in execs.ids}
+
+        def slow(name: str, other: str) -> None:
+            plain = execs.get(name).streams.close
+
+            async def close() -> None:
+                closing[name].set()
+                await closing[other].wait()
+                await plain()
+
+            monkeypatch.setattr(execs.get(name).streams, "close", close)
+
+        slow("e1", "e2")
+        slow("e2", "e1")
+        for name in execs.ids:  # only the sandbox's end is seen
+            execs.get(name).detach()
+        owner.kill_sandbox(pid)
+
+        assert (await asyncio.wait_for(owner.tasks.wait(owner.ref()), 10)).status == 137
+
+
+async def test_a_sandbox_that_sigkill_does_not_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Delete names it, and can be called again once it has ended."""
+    async with owning(tmp_path) as owner:
+        owner.config = msgspec.structs.replace(owner.config, timeouts=Timeouts(command=0.1))
+        await owner.again()
+        pid = await owner.tasks.create(owner.request())
+        with monkeypatch.context() as patched:
+            patched.setattr("shim.host.procs.kill", lambda *_: True)
+            with pytest.raises(DeadlineExceeded, match=f"process {pid} was sent SIGKILL"):
+                await owner.tasks.delete(owner.ref())
+        assert (await owner.tasks.state(owner.ref())).state is TaskState.CREATED
+
+        owner.kill_sandbox(pid)
+        assert (await asyncio.wait_for(owner.tasks.wait(owner.ref()), WAIT_S)).status == 137
+        await owner.tasks.delete(owner.ref())
 
 
 async def test_a_full_disk_at_the_start(tmp_path: Path) -> None:
