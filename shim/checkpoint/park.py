@@ -12,16 +12,17 @@ from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
 from shim.checkpoint import memory, preflight
+from shim.checkpoint.alive import is_alive, unless_dead
 from shim.checkpoint.execs import cuda_execs
 from shim.checkpoint.journal import Operation
 from shim.checkpoint.quiet import until_quiet
-from shim.checkpoint.steps import failed_rollback, fleet_for, late_rollback, look
+from shim.checkpoint.steps import fleet_for, late_rollback, look
 from shim.checkpoint.subject import Subject
-from shim.checkpoint.worker import settled, unbroken
+from shim.checkpoint.transaction import Transaction
 from shim.cuda import driver, inventory
 from shim.cuda.fleet import Fleet
 from shim.errors import CryoError, CudaError, ResourceExhausted
-from shim.host import procs
+from shim.host.shielded import shielded
 from shim.model import EngineName, Phase, Progress, Report
 
 _T = TypeVar("_T")
@@ -60,14 +61,25 @@ class Parking:
             CryoError: why it was not done.
             CudaError: a process could not be brought back; the journal stays open.
         """
+        transaction = Transaction(
+            f"park of {self._subject.ref}",
+            self._journal,
+            self._tell,
+            deadline_s=self._timeouts.checkpoint,
+        )
         self._journal.open(Operation.PARK, "")
         fleet = fleet_for([(self._subject, ())], self._facts, self._tell)
-        try:
-            await self._freeze(fleet)
-            await self._halt()
-        except BaseException as cause:  # whatever it was, nothing may stay frozen
-            await self._undo(fleet, cause)
-            raise
+        transaction.undo_with(
+            "bring the task back",
+            lambda: self._bring_back(fleet),
+            deadline_s=self._timeouts.rollback,
+            held_up=fleet.unfinished,
+        )
+        await transaction.run(self._forward(fleet, transaction))
+
+    async def _forward(self, fleet: Fleet, transaction: Transaction) -> None:
+        await self._freeze(fleet)
+        await transaction.commit(self._stand_still(), made=f"task {self._subject.ref} is parked")
 
     async def unpark(self) -> None:
         """Let the task go on with its GPU memory; one that cannot have it stays parked.
@@ -82,8 +94,13 @@ class Parking:
         # From here on whoever takes over brings it back.
         self.began = True
         self._journal.note(committed=False)
-        # A caller who leaves has asked for what is under way.
-        await unbroken(self._wake(fleet))
+        # A caller who leaves has asked for what is under way, and it is done.
+        waking = asyncio.ensure_future(self._wake(fleet))
+        try:
+            await shielded(waking, deadline_s=None)
+        except asyncio.CancelledError:
+            if not _succeeded(waking):
+                raise
 
     async def recover(self) -> None:
         """Bring a task back whose park or unpark was interrupted; safe to repeat.
@@ -95,7 +112,7 @@ class Parking:
             await self._subject.runsc.end_trace(self._subject.ref.id)
             await self._subject.runsc.agree(self._subject.ref.id)
         await self._check_room()
-        await self._bring_back(self._noted(), self._timeouts.rollback)
+        await self._bring_back_in_time(self._noted(), self._timeouts.rollback)
 
     def _noted(self) -> Fleet:
         known = self._journal.entry.cuda_processes()
@@ -134,30 +151,28 @@ class Parking:
         if needed := self._journal.entry.gpu_bytes:
             await self._told(memory.check_room(self._subject, needed))
 
-    async def _halt(self) -> None:
+    async def _stand_still(self) -> None:
+        """Pause; a park that the next owner would not know of is none, so the note must succeed."""
         await self._pause()
         self._journal.note(committed=True)
 
-    async def _undo(self, fleet: Fleet, cause: BaseException) -> None:
-        """Bring the task back, however often the caller goes away meanwhile."""
-        self._tell(Progress(phase=Phase.ROLLBACK, message=str(cause)))
-        work = asyncio.ensure_future(self._bring_back(fleet, self._timeouts.rollback))
-        await settled(work)
+    async def _bring_back_in_time(self, fleet: Fleet, limit_s: float) -> None:
         try:
-            work.result()
-        except CryoError as failed:
-            raise failed_rollback(cause, failed) from failed
+            async with asyncio.timeout(limit_s):
+                await self._bring_back(fleet)
+        except TimeoutError as error:
+            raise late_rollback(limit_s, fleet.unfinished()) from error
 
-    async def _bring_back(self, fleet: Fleet, limit_s: float) -> None:
+    async def _bring_back(self, fleet: Fleet) -> None:
         """Resume and thaw, whatever state it was left in, and close the journal."""
         self._journal.forgive()
         sandbox = self._subject.sandbox
-        if procs.is_alive(sandbox.pid, sandbox.start):
+        if is_alive(sandbox):
             try:
-                async with asyncio.timeout(limit_s):
-                    await self._thaw(fleet)
-            except TimeoutError as error:
-                raise late_rollback(limit_s, fleet.unfinished()) from error
+                await unless_dead(sandbox, self._thaw(fleet))
+            except CryoError:
+                if is_alive(sandbox):
+                    raise
         self._journal.close()
 
     async def _thaw(self, fleet: Fleet) -> None:
@@ -169,7 +184,7 @@ class Parking:
 
     async def _wake(self, fleet: Fleet) -> None:
         try:
-            await self._bring_back(fleet, self._timeouts.restore)
+            await self._bring_back_in_time(fleet, self._timeouts.restore)
         except CryoError as cause:
             await self._park_again(fleet, cause)
             raise
@@ -178,7 +193,11 @@ class Parking:
         """Freeze again what had come back: half a task is worse than none."""
         try:
             await fleet.freeze()
-            await self._halt()
+            await self._stand_still()
         except CryoError as failed:
             message = f"{cause.message}; and it could not be parked again: {failed.message}"
             raise CudaError(message, remedy=failed.remedy) from failed
+
+
+def _succeeded(work: asyncio.Future[None]) -> bool:
+    return work.done() and not work.cancelled() and work.exception() is None

@@ -6,11 +6,13 @@ import asyncio
 import contextlib
 import threading
 import time
-from collections.abc import Callable, Coroutine
-from typing import Any, TypeVar
+from collections.abc import Callable
+from typing import TypeVar
 
 from shim.checkpoint.hashing import Tick
 from shim.errors import Cancelled
+from shim.host.filecalls import ANSWER_S, file_call
+from shim.host.shielded import shielded
 from shim.model import Phase, Progress, Report
 
 T = TypeVar("T")
@@ -41,7 +43,8 @@ class Stop:
 async def in_thread(work: Callable[[Report], T], report: Report) -> T:
     """Run `work` in a thread; its reports arrive on this loop, and cancelling ends it soon.
 
-    On cancellation the thread has ended when this returns, so that its files may be removed.
+    On cancellation the thread has ended when this returns, so that its files may be removed; one
+    that hangs in a filesystem is left behind after `ANSWER_S`.
     """
     loop = asyncio.get_running_loop()
     stop = Stop()
@@ -50,22 +53,16 @@ async def in_thread(work: Callable[[Report], T], report: Report) -> T:
         stop.check()
         loop.call_soon_threadsafe(report, news)
 
-    task = asyncio.ensure_future(asyncio.to_thread(work, tell))
+    reading = file_call(lambda: work(tell), doing="read the image", deadline_s=None)
+    task = asyncio.ensure_future(reading)
     try:
         return await asyncio.shield(task)
     except asyncio.CancelledError:
         stop.set()
-        await _ended(task)
+        # How the work ended is of no interest to a caller who has left.
+        with contextlib.suppress(Exception):
+            await shielded(task, deadline_s=ANSWER_S, doing="the work on the image")
         raise
-
-
-async def _ended(task: asyncio.Future[T]) -> None:
-    """Wait for the thread however often the caller is cancelled: its files are still in use."""
-    while not task.done():
-        with contextlib.suppress(asyncio.CancelledError):
-            await asyncio.wait({task})
-    if not task.cancelled():
-        task.exception()  # how the work ended is of no interest to who has left
 
 
 def metered(report: Report, phase: Phase, total_bytes: int) -> Tick:
@@ -82,19 +79,3 @@ def metered(report: Report, phase: Phase, total_bytes: int) -> Tick:
             report(Progress(phase=phase, bytes_done=done_bytes, bytes_total=total_bytes))
 
     return tick
-
-
-async def settled(work: asyncio.Future[T]) -> None:
-    """Wait for the end of work that must not be broken off; its result is left in it."""
-    await _ended(work)
-
-
-async def unbroken(work: Coroutine[Any, Any, None]) -> None:
-    """Do work to its end though the caller is cancelled meanwhile, and only then be cancelled."""
-    task = asyncio.ensure_future(work)
-    try:
-        await asyncio.shield(task)
-    except asyncio.CancelledError:
-        await settled(task)
-        task.result()
-        raise

@@ -47,7 +47,7 @@ _Outcome = cryo_pb2.CancelResponse
 _OUTCOMES = {
     _Outcome.OUTCOME_CANCELLED: "cancelled and rolled back",
     _Outcome.OUTCOME_COMPLETED: "had completed before it could be cancelled",
-    _Outcome.OUTCOME_FAILED: "failed while it was cancelled, and rolled back",
+    _Outcome.OUTCOME_FAILED: "failed while it was cancelled",
     _Outcome.OUTCOME_UNKNOWN: "cancelled",
 }
 

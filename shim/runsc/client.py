@@ -15,17 +15,20 @@ from shim.config import Config
 from shim.errors import CryoError, DeadlineExceeded, NotFound, RunscError, Unavailable
 from shim.host import procs
 from shim.host.keeper.port import KeeperPort, Spawned
+from shim.host.shielded import shielded
 from shim.model import Stats, Value
 from shim.runsc import argv, control, kernel, overlay, statefile, trace, urpc
 from shim.runsc.argv import CheckpointArgs, CreateArgs, ExecArgs, Global, RestoreArgs, runsc_id
 from shim.runsc.failure import error_line, failure, log_error
 from shim.runsc.probe import Capabilities
-from shim.runsc.run import Completed, Started, run, to_its_end
+from shim.runsc.run import KILLED_S, Completed, Started, run
 from shim.runsc.statefile import StateFile
 
 _log = logging.getLogger(__name__)
 
 _LOG_LIMIT = 1 << 20
+# How long it may take to see, and mend, what a pause or resume that broke off has done.
+_AGREE_S = 120.0
 # Who asks for figures asks often: containerd's monitor waits 2 s.
 _STATS_S = 1.5
 _STATUSES = ("creating", "created", "running", "paused", "stopped")
@@ -255,7 +258,7 @@ class Runsc:
         except BaseException:
             for file in kept:
                 file.mend()
-            await to_its_end(self.agree(task_id))
+            await shielded(self.agree(task_id), deadline_s=_AGREE_S)
             raise
 
     async def agree(self, task_id: str) -> None:
@@ -331,7 +334,7 @@ class Runsc:
             with points.around("runsc.trace"):
                 return await trace.exec_descendants(self._control_socket(task_id), wanted)
         except BaseException:
-            await to_its_end(self._end_trace(task_id))
+            await shielded(self._end_trace(task_id), deadline_s=_AGREE_S)
             raise
 
     async def _end_trace(self, task_id: str) -> None:
@@ -457,7 +460,11 @@ class Runsc:
         except BaseException:  # failed, cancelled, or it could not be written down
             # The sandbox has its pid written down by the command, at the end: it would be lost.
             procs.kill_tree(child.pid, child.start)
-            await asyncio.shield(self._keeper.wait(child.pid, child.start))
+            await shielded(
+                self._keeper.wait(child.pid, child.start),
+                deadline_s=KILLED_S,
+                doing=f"the end of {whole[0]}, process {child.pid}, which was killed,",
+            )
             raise
 
     async def _ended(self, child: Spawned, command: str, timeout_s: float) -> int:

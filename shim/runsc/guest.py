@@ -14,9 +14,10 @@ from typing import Self
 
 from shim.errors import CryoError, DeadlineExceeded, NotFound
 from shim.host import files
+from shim.host.shielded import shielded
 from shim.runsc.client import GuestProcess, Runsc
 from shim.runsc.failure import error_line, failure
-from shim.runsc.run import Completed, to_its_end
+from shim.runsc.run import Completed
 
 # runsc's own exit status for its own failures; a guest program may use it too.
 _RUNSC_FAILED = 128
@@ -42,6 +43,8 @@ then echo "${p#/proc/} $n"; fi; done 2>/dev/null""",
 )
 # How long runsc may take until the program it starts has a number.
 _BEGIN_S = 2.0
+# How long the end of a program in the container may take: a few commands of runsc.
+_BREAK_OFF_S = 120.0
 
 
 class ContainerGuest:
@@ -77,7 +80,7 @@ class ContainerGuest:
             try:
                 done = await asyncio.shield(work)
             except (DeadlineExceeded, asyncio.CancelledError):
-                await to_its_end(self._break_off(work, pid_file))
+                await shielded(self._break_off(work, pid_file), deadline_s=_BREAK_OFF_S)
                 raise
             if done.status == _RUNSC_FAILED and _RUNSC_SAYS.match(done.stderr):
                 raise _refusal(argv[0], done.stderr)
@@ -159,7 +162,7 @@ class ContainerGuest:
                 await asyncio.sleep(_POLL_S)
         except asyncio.CancelledError:
             if pid:
-                await to_its_end(self.end(pid))
+                await shielded(self.end(pid), deadline_s=_BREAK_OFF_S)
             raise
 
     async def _is_there(self, program: str, pid: int) -> bool:

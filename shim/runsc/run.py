@@ -8,16 +8,18 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import os
 import signal
 import subprocess
-from collections.abc import Callable, Coroutine, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 from shim.errors import DeadlineExceeded, InvalidArgument, Unavailable
+from shim.host import procstat
 from shim.host.environment import CHILD_UMASK, environment
 from shim.host.procs import start_time, wait_pidfd
+from shim.host.shielded import shielded
 from shim.model import Value
 
 STDOUT_LIMIT = 1 << 20
@@ -28,12 +30,27 @@ Started = Callable[[int, int], None]
 """Called with a child's pid and start time, which together name it for ever."""
 
 
+# How long a process that was killed may take to end.
+KILLED_S = 10.0
+_STATES = {
+    "D": "uninterruptible sleep: a device or a filesystem does not answer",
+    "T": "stopped",
+    "t": "stopped by a debugger",
+}
+_UNDYING = (
+    "see the kernel's log (dmesg) and /proc/PID/stack for the device or the mount that does not "
+    "answer: the process ends when that does, or when it is unmounted by force"
+)
+
+_log = logging.getLogger(__name__)
 _children: set[int] = set()
+# Killed, not yet ended, and waited for.
+_uncollected: dict[int, asyncio.Future[None]] = {}
 
 
 def is_child(pid: int) -> bool:
     """Tell whether a child of this process is one that is collected here."""
-    return pid in _children
+    return pid in _children or pid in _uncollected
 
 
 class Completed(Value):
@@ -99,29 +116,41 @@ def _spawn(
 
 
 async def _end(process: subprocess.Popen[bytes]) -> None:
-    """Kill the group and reap, however often the caller is cancelled meanwhile."""
+    """Kill the group and reap, however often the caller is cancelled meanwhile.
+
+    Raises:
+        DeadlineExceeded: it does not end; it is collected when it does.
+    """
     with contextlib.suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGKILL)
-    waiting = asyncio.ensure_future(wait_pidfd(process.pid))
-    cancelled: asyncio.CancelledError | None = None
-    while not waiting.done():
-        try:
-            await asyncio.wait({waiting})
-        except asyncio.CancelledError as error:
-            cancelled = error
-    waiting.exception()  # whatever it was: the process was killed, and its end is waited for
-    process.wait()
-    if cancelled is not None:
-        raise cancelled
+    try:
+        await shielded(wait_pidfd(process.pid), deadline_s=KILLED_S, doing="the end of a command")
+    finally:
+        # Also when it is a cancellation that comes out of the wait: the process has ended then.
+        if process.poll() is None:
+            _collect_later(process)
 
 
-async def to_its_end(work: Coroutine[Any, Any, None]) -> None:
-    """Wait for work that must not be broken off, however often the caller is cancelled."""
-    task = asyncio.ensure_future(work)
-    while not task.done():
-        with contextlib.suppress(asyncio.CancelledError):
-            await asyncio.wait({task})
-    task.result()
+def _collect_later(process: subprocess.Popen[bytes]) -> None:
+    """Collect a process that does not end although it was killed, when it ends at last."""
+    task = asyncio.ensure_future(wait_pidfd(process.pid))
+    _uncollected[process.pid] = task
+
+    def collect(_ended: asyncio.Future[None]) -> None:
+        _uncollected.pop(process.pid, None)
+        # Nothing is waited for here: at the end of our loop it may live on.
+        if process.poll() is not None:
+            _log.info("process %d, which was killed, has exited at last", process.pid)
+
+    task.add_done_callback(collect)
+
+
+def _undying(pid: int) -> str:
+    """Describe a process that was killed and goes on."""
+    found = procstat.read(pid)
+    state = found.state if found is not None else "unknown"
+    meaning = f" ({_STATES[state]})" if state in _STATES else ""
+    return f"its process {pid} was killed and does not exit: it is in state {state}{meaning}"
 
 
 async def run(
@@ -137,6 +166,7 @@ async def run(
 
     Raises:
         DeadlineExceeded: it did not end in `timeout_s`; its process group was killed and reaped.
+            What does not die in `KILLED_S` is named, and reaped when it ends.
         Unavailable: no such program.
         InvalidArgument: the program cannot be started.
     """
@@ -154,11 +184,18 @@ async def run(
                 await wait_pidfd(process.pid)
             status = process.wait()
         except TimeoutError as error:
-            await _end(process)
             message = f"{Path(argv[0]).name} did not end in {timeout_s:g} s"
+            try:
+                await _end(process)
+            except DeadlineExceeded as undying:
+                message = f"{message}; {_undying(process.pid)}"
+                raise DeadlineExceeded(message, remedy=_UNDYING) from undying
             raise DeadlineExceeded(message) from error
         except BaseException:  # cancelled, or `started` could not write down who it is
-            await _end(process)
+            try:
+                await _end(process)
+            except DeadlineExceeded:
+                _log.error("%s was broken off; %s", Path(argv[0]).name, _undying(process.pid))
             raise
         finally:
             _children.discard(process.pid)

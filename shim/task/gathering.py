@@ -16,7 +16,7 @@ import msgspec
 
 from shim.checkpoint.verify import read_manifest
 from shim.config import Config
-from shim.errors import InvalidArgument
+from shim.errors import Cancelled, CryoError, InvalidArgument
 from shim.model import Progress
 from shim.runsc.probe import Capabilities
 from shim.spec import wishes
@@ -64,19 +64,21 @@ class Gathering:
         name = await self._checked(task)
         task.move(TaskState.RESTORING)
         self._tasks.append(task)
-        async with self._revival.attempt():
-            if task is self._own:
-                await self._revival.begin(self._capabilities)
-            else:
-                await self._revival.join(name, task)
-            if not self._revival.missing:
-                await self._revival.finish()
+        await self._revival.attempt(self._join(task, name))
         task.note_start()
         if self._revival.over:
             for one in self._tasks:
                 one.begin_to_run()
         elif self._alarm is None:
             self._alarm = asyncio.create_task(self._expire())
+
+    async def _join(self, task: Task, name: str) -> None:
+        if task is self._own:
+            await self._revival.begin(self._capabilities)
+        else:
+            await self._revival.join(name, task)
+        if not self._revival.missing:
+            await self._revival.finish()
 
     async def _checked(self, task: Task) -> str:
         """Return the name of a task's container in the image.
@@ -93,14 +95,15 @@ class Gathering:
             raise InvalidArgument(message, remedy="restore all containers of a pod from one image")
         return (await task.subject()).name
 
-    async def stop(self) -> bool:
+    async def stop(self, cause: CryoError | None = None) -> bool:
         """End what waits for containers; whether there was anything to end."""
+        cause = cause or Cancelled("the restore was stopped")
         if self._lock.locked():
             return False
         async with self._lock:
             if self._revival.over:
                 return False
-            await self._revival.give_up()
+            await self._revival.give_up(cause)
             await self._close()
         return True
 
@@ -113,7 +116,7 @@ class Gathering:
         """End what has waited too long."""
         await asyncio.sleep(self._revival.timeout_s)
         late = self._revival.late()
-        if await self.stop():
+        if await self.stop(late):
             _log.error("task %s: %s", self._own.ref, late)
             self._own.note(warning=str(late))
 

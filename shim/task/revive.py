@@ -6,12 +6,9 @@ loads the image when the last one has (measured on both versions): until then no
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
-import time
-from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from collections.abc import Coroutine, Mapping, Sequence
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol, TypeVar
 
 import msgspec
 
@@ -19,11 +16,15 @@ from shim.checkpoint import restore
 from shim.checkpoint.journal import Journal, Operation
 from shim.checkpoint.manifest import Manifest
 from shim.checkpoint.subject import Subject, whole
-from shim.checkpoint.worker import settled
+from shim.checkpoint.transaction import Transaction
 from shim.config import Config
-from shim.errors import DeadlineExceeded, IllegalState
-from shim.model import CudaProcess, Phase, Progress, Report, RestoreOptions, RestoreResult
+from shim.errors import CryoError, DeadlineExceeded, IllegalState
+from shim.model import CudaProcess, Phase, Report, RestoreOptions, RestoreResult
 from shim.runsc.probe import Capabilities
+
+T = TypeVar("T")
+# How long the end of a journal may take.
+_CLOSE_S = 10.0
 
 
 class Revivable(Protocol):
@@ -55,13 +56,26 @@ class Revival:
         self._members: dict[str, Revivable] = {}
         self._config = config
         self._options = options
-        self._tell = report
-        self._began = time.monotonic()
-        self._phase = Phase.VERIFY
-        self._timings: dict[str, float] = {}
+        self._transaction = Transaction(
+            f"restore of {options.image_path}",
+            task.journal,
+            report,
+            deadline_s=self.timeout_s,
+            late=self.late,
+        )
+        self._transaction.phase = Phase.VERIFY
+        self._transaction.undo_with("close the journal", self._close_undone, deadline_s=_CLOSE_S)
+        self._transaction.undo_with(
+            "remove what was made", self._remove, deadline_s=config.timeouts.rollback
+        )
         self._manifest: Manifest | None = None
         self._pid = 0
-        self.over = False
+        self._done = False
+
+    @property
+    def over(self) -> bool:
+        """Whether the restore has ended, well or not."""
+        return self._done or self._transaction.over
 
     @property
     def timeout_s(self) -> float:
@@ -77,34 +91,29 @@ class Revival:
             CryoError: why it was not done.
             DeadlineExceeded: the whole took too long; the message names the phase.
         """
-        async with self.attempt():
-            await self.begin(capabilities)
-            for name, member in (members or {}).items():
-                await self.join(name, member)
-            return await self.finish()
+        return await self.attempt(self._whole(capabilities, members or {}))
 
-    @contextlib.asynccontextmanager
-    async def attempt(self) -> AsyncIterator[None]:
+    async def _whole(
+        self, capabilities: Capabilities, members: Mapping[str, Revivable]
+    ) -> RestoreResult:
+        await self.begin(capabilities)
+        for name, member in members.items():
+            await self.join(name, member)
+        return await self.finish()
+
+    async def attempt(self, work: Coroutine[Any, Any, T]) -> T:
         """Do a part of the restore, whose failure ends all of it.
 
         Raises:
             CryoError: why it was not done.
             DeadlineExceeded: the whole took too long; the message names the phase.
         """
-        left_s = self._began + self.timeout_s - time.monotonic()
-        try:
-            async with asyncio.timeout(left_s):
-                yield
-        except TimeoutError as error:
-            await self.give_up()
-            raise self.late() from error
-        except BaseException:  # a fault of ours must leave nothing either
-            await self.give_up()
-            raise
+        return await self._transaction.run(work)
 
     def late(self) -> DeadlineExceeded:
         """Say that it took too long, and what it waited for."""
-        message = f"restore did not end in {self.timeout_s:g} s: it was in phase {self._phase}"
+        phase = self._transaction.phase
+        message = f"restore did not end in {self.timeout_s:g} s: it was in phase {phase}"
         if missing := self.missing:
             message += f", and {', '.join(missing)} had not been started"
             return DeadlineExceeded(message, remedy="start every container of the pod")
@@ -124,15 +133,15 @@ class Revival:
     async def begin(self, capabilities: Capabilities) -> None:
         """Verify the image, and make the sandbox with its own container."""
         self._task.journal.open(Operation.RESTORE, self._options.image_path)
-        with self._in(Phase.VERIFY):
+        with self._transaction.step(Phase.VERIFY):
             self._manifest = await self._check(capabilities)
-        with self._in(Phase.LOAD):
+        with self._transaction.step(Phase.LOAD):
             self._pid = await self._task.load_image(self._options)
 
     async def join(self, name: str, member: Revivable) -> None:
         """Add another container; with the last one runsc loads the image."""
         self._members[name] = member
-        with self._in(Phase.LOAD):
+        with self._transaction.step(Phase.LOAD):
             await member.load_image(self._options)
 
     async def finish(self) -> RestoreResult:
@@ -147,22 +156,22 @@ class Revival:
         for task in self._tasks:
             await task.attend_end()
         subject = await self._subject()
-        with self._in(Phase.THAW):
+        with self._transaction.step(Phase.THAW):
             await restore.wake(
                 subject,
                 self._manifest,
-                self._report,
+                self._transaction.report,
                 device_map=self._options.device_map,
                 background=self._options.background,
             )
         self._task.journal.close()
-        self.over = True
+        self._done = True
         return RestoreResult(
             pid=self._pid,
             engine=self._manifest.engine,
             processes=_now(subject, self._manifest),
             members=tuple(one.ref.id for one in subject.members),
-            timings_s=dict(self._timings),
+            timings_s=dict(self._transaction.timings_s),
         )
 
     @property
@@ -175,41 +184,33 @@ class Revival:
 
     async def _check(self, capabilities: Capabilities) -> Manifest:
         image, mode = Path(self._options.image_path), self._options.verify
-        manifest = await restore.check_image(image, mode, self._config, self._report)
+        manifest = await restore.check_image(image, mode, self._config, self._transaction.report)
         restore.check_options(manifest, self._options, capabilities)
         await restore.check_host(manifest, self._config, capabilities)
         return manifest
 
-    @contextlib.contextmanager
-    def _in(self, phase: Phase) -> Iterator[None]:
-        """Name and time a phase."""
-        self._phase = phase
-        self._task.journal.note(phase=phase)
-        self._report(Progress(phase=phase))
-        began = time.monotonic()
-        try:
-            yield
-        finally:
-            spent = time.monotonic() - began
-            self._timings[phase] = round(self._timings.get(phase, 0.0) + spent, 6)
+    async def give_up(self, cause: BaseException) -> None:
+        """Remove what was made, to its end, however often the caller is cancelled meanwhile.
 
-    def _report(self, progress: Progress) -> None:
-        elapsed = round(time.monotonic() - self._began, 6)
-        self._tell(msgspec.structs.replace(progress, elapsed_s=elapsed))
-
-    async def give_up(self) -> None:
-        """Remove what was made, to its end, however often the caller goes away meanwhile."""
-        self._report(Progress(phase=Phase.ROLLBACK))
-        self.over = True
-        work = asyncio.create_task(self._remove())
-        await settled(work)
-        work.result()
-        self._task.journal.close()
+        Raises:
+            CudaError: something could not be removed.
+        """
+        await self._transaction.roll_back(cause)
 
     async def _remove(self) -> None:
         """Remove the sandbox first: then nothing can hold up the removal of what was in it."""
+        failed: CryoError | None = None
         for task in self._tasks:
-            await task.remove_sandbox()
+            try:
+                await task.remove_sandbox()
+            except CryoError as error:
+                failed = failed or error
+        if failed is not None:
+            raise failed
+
+    async def _close_undone(self) -> None:
+        if self._transaction.failed is None:
+            self._task.journal.close()
 
 
 def _now(subject: Subject, manifest: Manifest) -> tuple[CudaProcess, ...]:

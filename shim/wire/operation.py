@@ -8,12 +8,15 @@ from collections.abc import AsyncIterator, Callable, Coroutine
 from typing import Any, Generic, TypeVar
 
 from shim.errors import AlreadyExists, Cancelled
+from shim.host.shielded import shielded
 from shim.model import Progress, Report
 
 _Result = TypeVar("_Result")
 
 # News that a slow reader has not taken; byte counts beyond are dropped, all else is kept.
 _BACKLOG = 256
+# How many ended operations can still be asked how they ended.
+_ENDED_MAX = 64
 
 
 class Operation(Generic[_Result]):
@@ -55,12 +58,12 @@ class Operation(Generic[_Result]):
             self._task.cancel()
 
     async def abandon(self) -> None:
-        """Roll back unless it has ended, and return only when that is over."""
+        """Roll back unless it has ended, and return only when that is over.
+
+        The call may be cancelled again meanwhile: the rollback is seen out first.
+        """
         self.cancel()
-        while not self._task.done():
-            # The call may be cancelled again meanwhile; the rollback still has to be seen out.
-            with contextlib.suppress(asyncio.CancelledError):
-                await self.settle()
+        await shielded(self.settle(), deadline_s=None)
 
     def _report(self, progress: Progress) -> None:
         # The core may report from a worker thread, as when it digests files.
@@ -77,10 +80,12 @@ class Operations:
 
     def __init__(self) -> None:
         self._by_token: dict[str, Operation[Any]] = {}
+        # Those that have ended, the newest last: who cancels often does so as the call ends.
+        self._ended: dict[str, Operation[Any]] = {}
 
     def find(self, token: str) -> Operation[Any] | None:
-        """Return the operation that was begun with this token, while its call lasts."""
-        return self._by_token.get(token)
+        """Return the operation that was begun with this token; of ended ones only the newest."""
+        return self._by_token.get(token) or self._ended.get(token)
 
     @contextlib.asynccontextmanager
     async def hold(
@@ -100,5 +105,15 @@ class Operations:
         try:
             yield operation
         finally:
-            await operation.abandon()
-            self._by_token.pop(token, None)
+            try:
+                await operation.abandon()
+            finally:
+                if token:
+                    self._by_token.pop(token, None)
+                    self._remember(token, operation)
+
+    def _remember(self, token: str, operation: Operation[Any]) -> None:
+        self._ended.pop(token, None)
+        self._ended[token] = operation
+        while len(self._ended) > _ENDED_MAX:
+            self._ended.pop(next(iter(self._ended)))

@@ -27,7 +27,7 @@ from shim.spec import document
 from tests.unit.fakes_guest import TOOL, Cuda, FakeGuest
 from tests.unit.fakes_runsc import capabilities
 
-QUICK = Timeouts(detect=5, lock=5, freeze=5, thaw=5, rollback=5, checkpoint=20)
+QUICK = Timeouts(detect=60, lock=60, freeze=60, thaw=60, rollback=60, checkpoint=120)
 REF = TaskRef(namespace="ns", id="a")
 VERSION = (
     "NVRM version: NVIDIA UNIX Open Kernel Module for x86_64  {}  Release Build  (x)\n"

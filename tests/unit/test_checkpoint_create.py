@@ -826,21 +826,20 @@ PHASES = ("preflight", "freeze", "save", "thaw", "seal", "commit")
 async def test_cancelled_at_the_beginning_of_a_phase(
     make: Make, phase: str, paused: bool, engine: EngineName
 ) -> None:
-    """The task runs as before; only at the commit the image may be there, and then it is whole."""
+    """The task runs as before; one that is being committed is done, and its result returned."""
     scene = make(paused=paused)
     work = asyncio.ensure_future(scene.checkpoint(engine=engine))
     scene.hear(phase, work.cancel)
 
-    with pytest.raises(asyncio.CancelledError):
-        await work
-
-    if phase == "commit" and (found := list(scene.images.rglob("cryo.json"))):
-        assert image_is_whole(scene, str(found[0].parent))
+    if phase == "commit":
+        assert image_is_whole(scene, (await work).image_path)
         assert scene.on_disk() is None
         assert scene.guest.paused == paused
         assert scene.guest.states == [RUNNING, RUNNING]
-    else:
-        assert scene.as_before()
+        return
+    with pytest.raises(asyncio.CancelledError):
+        await work
+    assert scene.as_before()
 
 
 @pytest.mark.parametrize("verb", ("get-state", "lock", "checkpoint", "restore", "unlock"))
@@ -903,21 +902,50 @@ async def test_a_cancelled_save_is_kept_when_nothing_else_is_left(make: Make) ->
     assert scene.on_disk() is not None
 
 
-async def test_cancelled_while_it_is_being_stopped(make: Make) -> None:
-    """With --exit the image is there and the end has begun: nothing is undone any more."""
+@pytest.mark.parametrize("again", (0, 2))
+async def test_cancelled_while_it_is_being_stopped(make: Make, again: int) -> None:
+    """With --exit the image is complete and the end has begun: the caller gets the result."""
     scene = make()
+    stop, begun, may_end = scene._stop, asyncio.Event(), asyncio.Event()
+
+    async def slow() -> None:
+        begun.set()
+        await may_end.wait()
+        await stop()
+
+    scene._stop = slow  # type: ignore[method-assign]
     work = asyncio.ensure_future(scene.checkpoint(engine=EngineName.PHASED, exit=True))
-    scene.hear("stop", work.cancel)
+    await asyncio.wait_for(begun.wait(), 60)
+    for _ in range(1 + again):
+        work.cancel()
+        await asyncio.sleep(0)
+    may_end.set()
 
-    with pytest.raises(asyncio.CancelledError):
-        await work
-
+    assert image_is_whole(scene, (await work).image_path)
     assert scene.events[-1] == "stop"
-
-    (manifest,) = scene.images.rglob("cryo.json")
-    assert image_is_whole(scene, str(manifest.parent))
     assert scene.sandbox.wait(5) == -9
     assert scene.on_disk() is None
+
+
+async def test_a_stop_that_fails_after_the_commit(make: Make) -> None:
+    """The error says that the image is complete; the journal has the next owner stop the task."""
+    scene = make(timeouts=Timeouts(rollback=0.05))
+
+    async def never() -> None:
+        await asyncio.Event().wait()
+
+    scene._stop = never  # type: ignore[method-assign]
+
+    error = await scene.error(engine=EngineName.PHASED, exit=True)
+
+    assert isinstance(error, DeadlineExceeded)
+    (manifest,) = scene.images.rglob("cryo.json")
+    assert error.message == (
+        f"the image {manifest.parent} is complete, but task a did not stop in 0.05 s"
+    )
+    entry = scene.on_disk()
+    assert entry is not None
+    assert (entry.committed, entry.exit) == (True, True)
 
 
 @pytest.mark.parametrize(("verb", "phase"), (("lock", "freeze"), ("restore", "thaw")))

@@ -12,7 +12,9 @@ import pytest
 
 from shim.errors import DeadlineExceeded, InvalidArgument, Unavailable
 from shim.host import procs
-from shim.runsc.run import STDERR_LIMIT, run
+from shim.runsc import run as running
+from shim.runsc.run import STDERR_LIMIT, is_child, run
+from tests.hung import hung_mount
 
 FOREVER = "while :; do sleep 1000; done"
 
@@ -224,3 +226,62 @@ async def test_a_command_gets_little_of_our_surroundings(monkeypatch: pytest.Mon
         os.umask(before)
 
     assert done.stdout.decode().split("\n")[:3] == [os.environ["PATH"], "", "0022"]
+
+
+async def test_what_does_not_die_is_named_and_collected_later(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A command in uninterruptible sleep holds its caller for a bounded time, and is no zombie."""
+    monkeypatch.setattr(running, "KILLED_S", 0.2)
+    pid_file, path = tmp_path / "pid", tmp_path / "hung"
+    with hung_mount(path) as mount:
+        text = f"echo $$ >{pid_file}; exec cat {path}/file"
+        work = asyncio.create_task(run(sh(text), timeout_s=3))
+        pid = await until_written(pid_file)
+        assert await asyncio.to_thread(mount.asked.wait, 60)
+
+        with pytest.raises(DeadlineExceeded) as caught:
+            await work
+
+        assert f"its process {pid} was killed and does not exit: it is in state D" in str(
+            caught.value
+        )
+        assert "a device or a filesystem does not answer" in caught.value.message
+        assert "unmounted by force" in caught.value.remedy
+        assert is_child(pid)
+    async with asyncio.timeout(60):
+        while is_child(pid):  # noqa: ASYNC110 - the end of a process
+            await asyncio.sleep(0.005)
+    assert ended(pid)
+
+
+async def test_a_caller_who_leaves_what_does_not_die(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A cancelled caller is held for a bounded time as well, and is cancelled."""
+    monkeypatch.setattr(running, "KILLED_S", 0.2)
+    pid_file, path = tmp_path / "pid", tmp_path / "hung"
+    with hung_mount(path) as mount:
+        text = f"echo $$ >{pid_file}; exec cat {path}/file"
+        work = asyncio.create_task(run(sh(text), timeout_s=60))
+        pid = await until_written(pid_file)
+        assert await asyncio.to_thread(mount.asked.wait, 60)
+        work.cancel()
+
+        with pytest.raises(asyncio.CancelledError):
+            await work
+        assert is_child(pid)
+    async with asyncio.timeout(60):
+        while is_child(pid):  # noqa: ASYNC110 - the end of a process
+            await asyncio.sleep(0.005)
+    assert ended(pid)
+
+
+async def test_a_stopped_command_is_ended(tmp_path: Path) -> None:
+    """SIGSTOP does not keep a command from being killed at its deadline."""
+    pid_file = tmp_path / "pid"
+
+    with pytest.raises(DeadlineExceeded, match="sh did not end"):
+        await run(sh(f"echo $$ >{pid_file}; kill -STOP $$"), timeout_s=0.3)
+
+    assert ended(int(pid_file.read_text()))

@@ -83,7 +83,8 @@ class FakeTasks:
     """Tasks that are only remembered.
 
     `fail` makes the next operations raise; `hold` makes checkpoint and restore wait for
-    `release` after their news, and `rollback_s` is what undoing one then takes. With `status`
+    `release` after their news, and `rollback_s` is what undoing one then takes; one that is
+    `committed` is not undone any more. With `status`
     a process that is started gives its input back and ends so.
     """
 
@@ -93,6 +94,7 @@ class FakeTasks:
         self.fail: BaseException | None = None
         self.hold = False
         self.rollback_s = 0.0
+        self.committed = False
         self.release = asyncio.Event()
         self.holding = asyncio.Event()
         self.rolled_back = asyncio.Event()
@@ -249,6 +251,8 @@ class FakeTasks:
         try:
             await self.release.wait()
         except asyncio.CancelledError:
+            if self.committed:
+                return
             await asyncio.sleep(self.rollback_s)
             self.rolled_back.set()
             raise

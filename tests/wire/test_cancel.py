@@ -121,7 +121,7 @@ async def test_a_reader_that_stops_reading_and_leaves_rolls_back(
 async def test_another_client_may_cancel_by_token(
     client: AsyncClient, core: FakeTasks, address: str
 ) -> None:
-    """Cancel answers after the rollback, and the stream itself ends as cancelled."""
+    """Cancel answers after the rollback, also when asked again; the stream ends as cancelled."""
     core.hold, core.rollback_s = True, 0.2
     async with grpc.aio.insecure_channel(address) as channel:
         stub = cryo_pb2_grpc.CryoStub(channel)
@@ -133,11 +133,46 @@ async def test_another_client_may_cancel_by_token(
             async for _ in call:
                 pass
         again = await stub.Cancel(cryo_pb2.CancelRequest(operation="t"))
+        other = await stub.Cancel(cryo_pb2.CancelRequest(operation="another"))
 
     assert rolled_back
     assert answer.outcome == cryo_pb2.CancelResponse.OUTCOME_CANCELLED
     assert caught.value.code() is grpc.StatusCode.CANCELLED
-    assert again.outcome == cryo_pb2.CancelResponse.OUTCOME_UNKNOWN
+    assert again.outcome == cryo_pb2.CancelResponse.OUTCOME_CANCELLED
+    assert other.outcome == cryo_pb2.CancelResponse.OUTCOME_UNKNOWN
+
+
+async def test_a_cancel_after_the_commit(
+    client: AsyncClient, core: FakeTasks, address: str
+) -> None:
+    """What could not be undone any more has completed: Cancel says so, and the stream has it."""
+    core.hold, core.committed = True, True
+    async with grpc.aio.insecure_channel(address) as channel:
+        stub = cryo_pb2_grpc.CryoStub(channel)
+        call = stub.Checkpoint(cryo_pb2.CheckpointRequest(id="a", operation="t"))
+        await settle(core.holding)
+        answer = await stub.Cancel(cryo_pb2.CancelRequest(operation="t"))
+        updates = [update async for update in call]
+
+    assert answer.outcome == cryo_pb2.CancelResponse.OUTCOME_COMPLETED
+    assert updates[-1].result.image_path == RESULT.image_path
+
+
+async def test_a_caller_who_leaves_after_the_commit(client: AsyncClient, core: FakeTasks) -> None:
+    """The client says that it had completed, and not that it was rolled back."""
+    core.hold, core.committed = True, True
+    news: list[str] = []
+
+    def hear(progress: Progress) -> None:
+        news.append(progress.message)
+
+    work = asyncio.create_task(client.checkpoint("a", on_progress=hear))
+    await settle(core.holding)
+    work.cancel()
+
+    with pytest.raises(asyncio.CancelledError):
+        await work
+    assert news[-1] == "checkpoint of task a: had completed before it could be cancelled"
 
 
 async def test_a_token_cannot_be_used_twice_at_once(

@@ -953,22 +953,26 @@ class CancelResponse(_message.Message):
         OUTCOME_CANCELLED: CancelResponse._Outcome.ValueType  # 1
         """It was rolled back."""
         OUTCOME_COMPLETED: CancelResponse._Outcome.ValueType  # 2
-        """It was complete before it could be cancelled."""
+        """It was complete before it could be cancelled: a task that was to end has ended."""
         OUTCOME_FAILED: CancelResponse._Outcome.ValueType  # 3
-        """It had failed, and was rolled back for that."""
+        """It failed, and was rolled back for that; where the message says that the image is complete,
+        it was not.
+        """
         OUTCOME_UNKNOWN: CancelResponse._Outcome.ValueType  # 4
-        """No such operation is under way."""
+        """No such operation is under way, or has ended lately."""
 
     class Outcome(_Outcome, metaclass=_OutcomeEnumTypeWrapper): ...
     OUTCOME_UNSPECIFIED: CancelResponse.Outcome.ValueType  # 0
     OUTCOME_CANCELLED: CancelResponse.Outcome.ValueType  # 1
     """It was rolled back."""
     OUTCOME_COMPLETED: CancelResponse.Outcome.ValueType  # 2
-    """It was complete before it could be cancelled."""
+    """It was complete before it could be cancelled: a task that was to end has ended."""
     OUTCOME_FAILED: CancelResponse.Outcome.ValueType  # 3
-    """It had failed, and was rolled back for that."""
+    """It failed, and was rolled back for that; where the message says that the image is complete,
+    it was not.
+    """
     OUTCOME_UNKNOWN: CancelResponse.Outcome.ValueType  # 4
-    """No such operation is under way."""
+    """No such operation is under way, or has ended lately."""
 
     OUTCOME_FIELD_NUMBER: _builtins.int
     MESSAGE_FIELD_NUMBER: _builtins.int

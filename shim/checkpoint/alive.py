@@ -1,0 +1,35 @@
+"""Work that needs a sandbox, and ends when the sandbox does."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Coroutine
+from typing import Any, TypeVar
+
+from shim.host import procs
+from shim.runsc.client import Born
+
+T = TypeVar("T")
+# What asks a dead sandbox mostly fails by itself, within moments and with a better message.
+_GRACE_S = 1.0
+
+
+def is_alive(sandbox: Born) -> bool:
+    """Whether the sandbox's process runs."""
+    return procs.is_alive(sandbox.pid, sandbox.start)
+
+
+async def unless_dead(sandbox: Born, work: Coroutine[Any, Any, T] | asyncio.Future[T]) -> T | None:
+    """Do work that needs the sandbox; when that ends first, cancel the work and return None."""
+    task = asyncio.ensure_future(work)
+    end = asyncio.ensure_future(procs.wait_pidfd(sandbox.pid, sandbox.start))
+    try:
+        await asyncio.wait({task, end}, return_when=asyncio.FIRST_COMPLETED)
+        if not task.done():
+            await asyncio.wait({task}, timeout=_GRACE_S)
+        return task.result() if task.done() else None
+    finally:
+        end.cancel()
+        if not task.done():
+            task.cancel()
+            await asyncio.wait({task})

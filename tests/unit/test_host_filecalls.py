@@ -1,0 +1,80 @@
+"""Calls into filesystems that may hang: the loop goes on, and the caller is told."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from pathlib import Path
+
+import pytest
+
+from shim.errors import DeadlineExceeded, NotFound, Unavailable
+from shim.host import filecalls
+from shim.host.filecalls import file_call
+from tests.hung import hung_mount
+
+
+async def test_the_result_comes_from_another_thread() -> None:
+    """The work runs beside the loop, and its result is returned."""
+    assert await file_call(threading.get_ident, doing="look") != threading.get_ident()
+
+
+async def test_an_error_is_raised_as_it_is() -> None:
+    """What the work raises, the caller gets; a TimeoutError of its own too."""
+
+    def fails() -> None:
+        raise NotFound("no image")
+
+    def late() -> None:
+        raise TimeoutError("the work's own")
+
+    with pytest.raises(NotFound, match="no image"):
+        await file_call(fails, doing="look")
+    with pytest.raises(TimeoutError, match="the work's own"):
+        await file_call(late, doing="look")
+
+
+async def test_a_filesystem_that_does_not_answer(tmp_path: Path) -> None:
+    """The caller is told which call it was; the loop and other calls go on."""
+    with hung_mount(tmp_path / "hung") as mount:
+        with pytest.raises(DeadlineExceeded, match=r"cannot look at .*: the filesystem did not"):
+            await file_call(
+                (mount.path / "image").exists,
+                doing=f"look at {mount.path}",
+                deadline_s=0.2,
+            )
+        assert await file_call(tmp_path.exists, doing="look")
+
+
+async def test_calls_that_hang_are_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    """When too many hang, the next is refused at once; those that end make room."""
+    monkeypatch.setattr(filecalls, "_HUNG_MAX", 1)
+    may_end = threading.Event()
+    try:
+        with pytest.raises(DeadlineExceeded):
+            await file_call(may_end.wait, doing="look", deadline_s=0.01)
+        with pytest.raises(Unavailable, match="1 calls to filesystems do not end"):
+            await file_call(may_end.wait, doing="look")
+    finally:
+        may_end.set()
+    async with asyncio.timeout(60):
+        while filecalls._hung:  # noqa: ASYNC110 - the end of a thread
+            await asyncio.sleep(0.005)
+    assert await file_call(lambda: 7, doing="look") == 7
+
+
+async def test_a_cancelled_caller_leaves_the_thread_to_itself() -> None:
+    """A cancellation is felt at once: nobody waits for what may hang."""
+    begun, may_end = asyncio.Event(), threading.Event()
+    loop = asyncio.get_running_loop()
+
+    def work() -> None:
+        loop.call_soon_threadsafe(begun.set)
+        may_end.wait()
+
+    caller = asyncio.create_task(file_call(work, doing="look"))
+    await begun.wait()
+    caller.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await caller
+    may_end.set()
