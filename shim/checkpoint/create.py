@@ -53,7 +53,7 @@ from shim.model import (
 # How often a save may meet a newcomer.
 _NEWCOMERS = 3
 # How long the removal of an unfinished image may take, and the end of a journal.
-_REMOVE_S = 60.0
+REMOVE_S = 60.0
 _CLOSE_S = 10.0
 
 
@@ -114,7 +114,7 @@ class Checkpoint:
         self._transaction.undo_with(
             "remove the unfinished image",
             self._drop_staging,
-            deadline_s=_REMOVE_S + timeouts.save,
+            deadline_s=REMOVE_S + timeouts.save,
         )
         self._transaction.undo_with(
             "bring the task back",
@@ -501,7 +501,7 @@ class Checkpoint:
         if failed is not None and self._saving.complete:
             self._transaction.failed = await self._keep(staging, failed)
             return
-        await file_call(staging.discard, doing=f"remove {staging.path}", deadline_s=_REMOVE_S)
+        await file_call(staging.discard, doing=f"remove {staging.path}", deadline_s=REMOVE_S)
 
     async def _keep(self, staging: Staging, failed: CryoError) -> CryoError:
         """Finish the image of a task that cannot be thawed; return what to say of the two."""

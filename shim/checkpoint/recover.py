@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 from pathlib import Path
 
-from shim.checkpoint.create import stop_all
+from shim.checkpoint.create import REMOVE_S, stop_all
 from shim.checkpoint.journal import Entry
 from shim.checkpoint.quiet import until_quiet
 from shim.checkpoint.steps import Steps, engine_for, fleet_for, late_rollback
@@ -15,16 +15,25 @@ from shim.checkpoint.verify import read_manifest
 from shim.cuda import driver, inventory
 from shim.errors import CryoError
 from shim.host import files, procs
+from shim.host.filecalls import file_call
 from shim.model import Phase, Progress, Report
 
 _POLL_S = 0.1
 
 
-def committed(entry: Entry) -> bool:
-    """Whether the image got its name, even when the journal did not live to say so."""
-    if entry.committed:
-        return True
-    if entry.phase not in (Phase.COMMIT, Phase.STOP) or Path(entry.staging).exists():
+async def committed(entry: Entry) -> bool:
+    """Whether the image got its name, even when the journal did not live to say so.
+
+    Raises:
+        DeadlineExceeded: it cannot be seen, for its filesystem does not answer.
+    """
+    if entry.committed or entry.phase not in (Phase.COMMIT, Phase.STOP):
+        return entry.committed
+    return await file_call(lambda: _is_named(entry), doing=f"look for {entry.image_path}")
+
+
+def _is_named(entry: Entry) -> bool:
+    if Path(entry.staging).exists():
         return False
     try:
         read_manifest(Path(entry.image_path))
@@ -50,31 +59,31 @@ async def recover(subject: Subject, entry: Entry, report: Report) -> str:
         return await _recover_parked(subject, entry)
     steps = _steps(subject, entry, report)
     await _save_over(subject, entry, steps)
-    if committed(entry) and entry.exit:
+    if await committed(entry) and entry.exit:
         await stop_all(subject)
         subject.journal.close()
         return f"stopped it: its image {entry.image_path} is complete"
-    if steps is not None:
-        await _tools_over(subject, entry)
     limit_s = subject.config.timeouts.rollback
     try:
         async with asyncio.timeout(limit_s):
+            if steps is not None:
+                await _tools_over(subject, entry)
             await _undo(subject, entry, steps)
     except TimeoutError as error:
         raise late_rollback(limit_s, steps.processes.unfinished() if steps else "") from error
-    done = discard(subject, entry)
+    done = await discard(subject, entry)
     return f"brought it back to {'paused' if entry.was_paused else 'running'}; {done}"
 
 
 async def _recover_parked(subject: Subject, entry: Entry) -> str:
     """Bring a task out of a checkpoint that found it parked and touched no process of it."""
     await _save_over(subject, entry, None)
-    if committed(entry) and entry.exit:
+    if await committed(entry) and entry.exit:
         await stop_all(subject)
         subject.journal.close()
         return f"stopped it: its image {entry.image_path} is complete"
     await until_quiet(subject, entry.staging, entry.outsiders)
-    done = _tidy(entry)
+    done = await _tidy(entry)
     subject.journal.park_again()
     return f"it is parked as before; {done}"
 
@@ -94,17 +103,20 @@ async def _undo(subject: Subject, entry: Entry, steps: Steps | None) -> None:
     await _pause_again(subject, entry)
 
 
-def discard(subject: Subject, entry: Entry) -> str:
+async def discard(subject: Subject, entry: Entry) -> str:
     """Remove what an unfinished image left, close the journal, and say which it was."""
-    done = _tidy(entry)
+    done = await _tidy(entry)
     subject.journal.close()
     return done
 
 
-def _tidy(entry: Entry) -> str:
-    finished = committed(entry)
+async def _tidy(entry: Entry) -> str:
+    finished = await committed(entry)
     if entry.staging and not finished:
-        files.remove_tree(Path(entry.staging))
+        staging = Path(entry.staging)
+        await file_call(
+            lambda: files.remove_tree(staging), doing=f"remove {staging}", deadline_s=REMOVE_S
+        )
     return f"its image {entry.image_path} is " + ("complete" if finished else "gone")
 
 

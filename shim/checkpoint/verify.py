@@ -69,8 +69,11 @@ class _Reading:
         self._tick(0)
         for file in stale:
             self._compare(file, found[file.name])
-        if stale and not self._ledger.remember(self._manifest, found):
+        if stale and not self._remembered(found):
             self._warn("this could not be noted in paths.verified: next time it is read again")
+
+    def _remembered(self, found: dict[str, Identity]) -> bool:
+        return self._ledger.remember(self._manifest, self._folder.path, found)
 
     def _stale(self, file: ImageFile, found: dict[str, Identity], mode: Verify) -> bool:
         known = self._ledger.knows

@@ -7,6 +7,7 @@ order the moves of all containers come is decided in `shim.cuda.fleet`.
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from typing import TypeVar
 
@@ -18,9 +19,9 @@ from shim.cuda.guest import Guest
 from shim.cuda.moves import AFTER, Action, step
 from shim.cuda.tool import CudaTool
 from shim.errors import CryoError, CudaError, DeadlineExceeded, ResourceExhausted
-from shim.host.oserror import typed
 from shim.model import CudaProcess, CudaState, Phase, Progress, Report
 
+_log = logging.getLogger(__name__)
 _SIDE_BY_SIDE = 16
 # So many claims are looked at without asking whether there are such processes.
 _FEW = 16
@@ -250,9 +251,10 @@ class Processes:
         """Tell the journal; on the way back a full disk must not keep a process frozen."""
         try:
             self._record(pid, self.known[pid].name if pid in self.known else "", state)
-        except OSError:
+        except CryoError as error:
             if must:
                 raise
+            _log.warning("process %s: %s", self._label(pid), error)
 
     def _label(self, pid: int) -> str:
         name = self.known[pid].name if pid in self.known else self._names.get(pid, "")
@@ -288,8 +290,6 @@ class Processes:
                     results[pid] = await work(pid)
                 except CryoError as error:
                     failures.append(self._named(pid, error))
-                except OSError as error:  # from the journal; a group of errors helps nobody
-                    failures.append(typed(error, f"note the state of process {pid}"))
 
         async with asyncio.TaskGroup() as group:
             for pid in pids:

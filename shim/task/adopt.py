@@ -96,7 +96,7 @@ async def _brought_back(pod: Pod, entry: Entry) -> str:
         return "it ended while it was parked"
     if alive:
         return await recover(await pod.subject(), entry, log_progress)
-    return discard(await task.subject(), entry)
+    return await discard(await task.subject(), entry)
 
 
 def log_progress(progress: Progress) -> None:

@@ -17,6 +17,7 @@ import msgspec
 from shim.checkpoint.verify import read_manifest
 from shim.config import Config
 from shim.errors import Cancelled, CryoError, InvalidArgument
+from shim.host.filecalls import file_call
 from shim.model import Progress
 from shim.runsc.probe import Capabilities
 from shim.spec import wishes
@@ -89,7 +90,7 @@ class Gathering:
         if task is self._own:
             return ""
         image = Path(task.record.image_path)
-        manifest = await asyncio.to_thread(read_manifest, image)
+        manifest = await file_call(lambda: read_manifest(image), doing=f"read the image {image}")
         if manifest.digest != self._revival.digest:
             message = f"task {task.ref} has another image than its sandbox {self._own.ref}"
             raise InvalidArgument(message, remedy="restore all containers of a pod from one image")

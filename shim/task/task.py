@@ -29,6 +29,7 @@ from shim.errors import (
 )
 from shim.host import cgroup, cpu, files, procs
 from shim.host.cgroup import Cgroup
+from shim.host.filecalls import file_call
 from shim.host.oom import OomWatch
 from shim.host.oserror import typed
 from shim.host.shielded import shielded
@@ -402,7 +403,8 @@ class Task:
         if self.record.from_image:
             return
         if bundle_files.is_unpacked(self.record.bundle, self.record.image_path):
-            await asyncio.to_thread(files.remove_tree, Path(self.record.image_path))
+            image = Path(self.record.image_path)
+            await file_call(lambda: files.remove_tree(image), doing=f"remove {image}")
 
     def note_start(self) -> None:
         """Write down, and tell, that the task has been started."""

@@ -17,10 +17,9 @@ import msgspec
 from shim import __version__
 from shim.bundle import is_unpacked
 from shim.checkpoint import manifest as manifests
-from shim.checkpoint import restore, store
+from shim.checkpoint import restore
 from shim.checkpoint.contents import described, host_access
-from shim.checkpoint.ledger import Ledger
-from shim.checkpoint.verify import read_manifest
+from shim.checkpoint.images import Images
 from shim.config import Config
 from shim.cuda import inventory
 from shim.errors import (
@@ -32,6 +31,7 @@ from shim.errors import (
     Unavailable,
 )
 from shim.host import files, hugepages
+from shim.host.filecalls import file_call
 from shim.host.shielded import shielded
 from shim.model import (
     CheckpointOptions,
@@ -112,6 +112,7 @@ class Tasks:
         self._gatherings: dict[TaskRef, Gathering] = {}
         self._recovered: list[str] = []
         self._closing = False
+        self._images = Images(config)
 
     # -- life ----------------------------------------------------------------------------------
 
@@ -146,29 +147,18 @@ class Tasks:
         it may run while calls are served. Returns what was done since the start, a line each.
         """
         if self._house.adopts:
-            await asyncio.to_thread(self._remove_stale)
+            await self._images.tidy(self._guarded_stagings, self._say)
         return self._recovered
 
     def _say(self, text: str) -> None:
         _log.warning("%s", text)
         self._recovered.append(text)
 
-    def _remove_stale(self) -> None:
-        """Remove what interrupted checkpoints of tasks that are gone left among the images.
-
-        What an open journal names stays: it may hold what could not be thawed.
-        """
-        kept = {task.journal.staging() for task in list(self._tasks.values())}
-        for path in store.stale_stagings(self._images):
-            if self._closing:
-                return
-            if str(path) in kept:
-                continue
-            self._say(f"removing {path}: nobody is at it")
-            try:
-                files.remove_tree(path)
-            except (CryoError, OSError) as error:
-                self._say(f"{path} stays for now: {error}")
+    def _guarded_stagings(self) -> set[str] | None:
+        """Name the folders that an open journal names: they may hold what could not be thawed."""
+        if self._closing:
+            return None
+        return {task.journal.staging() for task in list(self._tasks.values())}
 
     async def _adopt(self, ref: TaskRef) -> None:
         """Take over one task; one that cannot be keeps its id, for its sandbox may still run."""
@@ -297,15 +287,15 @@ class Tasks:
             task = await self._make(request, await self._manifest_for(request))
         except BaseException:  # containerd forgets what it has unpacked, whatever went wrong
             if is_unpacked(request.bundle, request.checkpoint):
-                await asyncio.to_thread(files.remove_tree, Path(request.checkpoint))
+                image = Path(request.checkpoint)
+                await file_call(lambda: files.remove_tree(image), doing=f"remove {image}")
             raise
         return task.record.pid
 
     async def _manifest_for(self, request: CreateRequest) -> manifests.Manifest | None:
         if not request.checkpoint:
             return None
-        image = store.resolve_existing(request.checkpoint, self._images)
-        return await asyncio.to_thread(read_manifest, image)
+        return await self._images.manifest(await self._images.find(request.checkpoint))
 
     async def _make(
         self,
@@ -572,8 +562,8 @@ class Tasks:
     async def _restore(
         self, ref: TaskRef, options: RestoreOptions, report: Report
     ) -> RestoreResult:
-        image = store.resolve_existing(options.image_path, self._images)
-        manifest = await asyncio.to_thread(read_manifest, image)
+        image = await self._images.find(options.image_path)
+        manifest = await self._images.manifest(image)
         wanted = members_wanted(manifest, ref, options)
         # What the tasks are made of is what is verified and loaded later, or nothing is.
         digest = options.digest or manifest.digest
@@ -651,31 +641,24 @@ class Tasks:
 
     # -- images --------------------------------------------------------------------------------
 
-    @property
-    def _images(self) -> Path:
-        return Path(self._config.paths.images)
-
     async def images(self) -> list[ImageView]:
         """List the images under the configured folder, newest first."""
-        return await asyncio.to_thread(store.list_images, self._images)
+        return await self._images.list()
 
     async def inspect(self, image_path: str) -> dict[str, Any]:
         """Return an image's manifest as plain data."""
-        image = store.resolve_existing(image_path, self._images)
-        return described(await asyncio.to_thread(read_manifest, image))
+        return described(await self._images.manifest(await self._images.find(image_path)))
 
     async def verify(self, image_path: str, mode: Verify, report: Report) -> dict[str, Any]:
         """Check an image whole and against this host."""
-        image = store.resolve_existing(image_path, self._images)
+        image = await self._images.find(image_path)
         manifest = await restore.check_image(image, mode, self._config, report)
         await restore.check_host(manifest, self._config, await self._ready.capabilities())
         return described(manifest)
 
     async def remove(self, image_path: str) -> None:
         """Delete an image that lies under the configured folder."""
-        manifest = await asyncio.to_thread(store.remove, image_path, self._images)
-        if manifest is not None:
-            Ledger(Path(self._config.paths.verified)).forget(manifest.digest)
+        await self._images.remove(image_path)
 
     async def info(self) -> dict[str, str]:
         """Describe the host."""

@@ -227,7 +227,7 @@ async def test_a_commit_that_the_journal_did_not_live_to_note(make: Make) -> Non
     (scene.images / ".cryo-staging-1").rmdir()
     sealed(scene.images / "image")
 
-    assert committed(entry)
+    assert await committed(entry)
     await recovered(scene, entry)
     assert scene.events == ["stop"]
 
@@ -238,19 +238,19 @@ async def test_a_commit_that_was_not_done(make: Make) -> None:
     entry = begun(scene, Phase.COMMIT)
     sealed(scene.images / "image")
 
-    assert not committed(entry)
+    assert not await committed(entry)
     await recovered(scene, entry)
     assert [path.name for path in scene.image_folders] == ["image"]
 
 
 @pytest.mark.parametrize("phase", (Phase.PREFLIGHT, Phase.SAVE, Phase.SEAL))
-def test_nothing_is_committed_before_the_commit(make: Make, phase: Phase) -> None:
+async def test_nothing_is_committed_before_the_commit(make: Make, phase: Phase) -> None:
     """An image of that name in an earlier phase is another's."""
     scene = make()
     entry = begun(scene, phase, staging="")
     sealed(scene.images / "image")
 
-    assert not committed(entry)
+    assert not await committed(entry)
 
 
 async def test_a_finished_image_stays_and_the_task_runs(make: Make) -> None:
@@ -271,7 +271,7 @@ async def test_a_dead_sandbox_leaves_only_things_to_remove(make: Make) -> None:
     scene = make(FROZEN)
     entry = begun(scene, Phase.SAVE)
 
-    said = discard(scene.subject, entry)
+    said = await discard(scene.subject, entry)
 
     assert "is gone" in said
     assert scene.guest.calls == []

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from shim.checkpoint import manifest as manifests
 from shim.checkpoint import seal
 from shim.checkpoint.ledger import Ledger
-from shim.checkpoint.verify import verify
+from shim.checkpoint.verify import read_manifest, verify
 from shim.errors import CryoError, ImageCorrupt, NotFound
 from shim.model import Progress, Verify
 from tests.unit.image_helpers import FILES, News, fill, manifest, put, sealed
@@ -285,3 +285,34 @@ def test_it_stops_when_the_report_raises(image: Path, ledger: Ledger) -> None:
     verify(image, Verify.AUTO, ledger, news)
 
     assert news.bytes_read == TOTAL
+
+
+def test_what_is_known_of_images_that_are_gone_is_dropped(tmp_path: Path, ledger: Ledger) -> None:
+    """Images removed by others, or made anew at the same path, leave nothing behind."""
+    folder = tmp_path / "verified"
+    for name in ("kept", "removed", "changed"):
+        done = sealed(tmp_path / name, task=name)
+        assert ledger.remember_image(tmp_path / name, done)
+    shutil.rmtree(tmp_path / "removed")
+    shutil.rmtree(tmp_path / "changed")
+    sealed(tmp_path / "changed", task="another")
+    (folder / "damaged.json").write_bytes(b"{")
+
+    ledger.prune()
+
+    assert [path.name for path in folder.iterdir()] == [f"{sealed_digest(tmp_path / 'kept')}.json"]
+
+
+def test_entries_do_not_pile_up(tmp_path: Path, ledger: Ledger) -> None:
+    """Each image that is noted has some of those that are gone forgotten."""
+    for number in range(200):
+        image = tmp_path / "images" / str(number)
+        assert ledger.remember_image(image, sealed(image, task=f"t{number}"))
+        shutil.rmtree(image)
+
+    assert len(list((tmp_path / "verified").iterdir())) < 40
+
+
+def sealed_digest(image: Path) -> str:
+    """Return the digest of an image's manifest."""
+    return read_manifest(image).digest

@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import errno
+import os
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from shim import points
+from shim.checkpoint.journal import Journal, Operation
 from shim.config import Timeouts
 from shim.cuda import driver
 from shim.cuda.fleet import Fleet
@@ -444,23 +450,37 @@ async def test_a_runsc_that_fails_is_a_plain_error() -> None:
     assert caught.value.status == 128
 
 
-def full_disk(_pid: int, _name: str, _state: str) -> None:
-    """Be a journal that cannot be written."""
-    raise OSError(28, "No space left on device")
+@pytest.fixture
+def full_disk(tmp_path: Path) -> Iterator[Callable[[int, str, str], None]]:
+    """Give the record of a real journal that can no longer be written."""
+    journal = Journal(tmp_path)
+    journal.open(Operation.CHECKPOINT, "/image")
+
+    def fail(point: str) -> None:
+        if point == "journal.note:before":
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    points.arm(fail)
+    yield journal.process
+    points.arm(None)
 
 
-async def test_nothing_is_frozen_that_cannot_be_written_down() -> None:
+async def test_nothing_is_frozen_that_cannot_be_written_down(
+    full_disk: Callable[[int, str, str], None],
+) -> None:
     """Without a journal a crash would leave a process frozen for ever: then none is touched."""
     full = ground(7, 8)
     await full.all.find()
     full.all._record = full_disk
 
-    with pytest.raises(ResourceExhausted, match="note the state of process"):
+    with pytest.raises(ResourceExhausted, match=r"journal\.json: No space left on device"):
         await full.fleet.freeze()
     assert full.guest.verbs() == []
 
 
-async def test_a_full_disk_does_not_keep_a_process_frozen() -> None:
+async def test_a_full_disk_does_not_keep_a_process_frozen(
+    full_disk: Callable[[int, str, str], None],
+) -> None:
     """On the way back the journal is written where it can be."""
     full = ground(7, 8)
     await full.all.find()
