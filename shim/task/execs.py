@@ -32,7 +32,7 @@ from shim.runsc.failure import failure
 from shim.state import TaskState
 from shim.task.context import Context
 from shim.task.pidpipe import PidPipe
-from shim.task.process import SIGKILL_STATUS, Process, exit_of, until_killed
+from shim.task.process import SIGKILL_STATUS, UNKNOWN_STATUS, Process, exit_of, until_killed
 from shim.task.record import ExecRecord
 from shim.task.streams import ExecStreams
 
@@ -172,7 +172,19 @@ class Exec:
         self.record = msgspec.structs.replace(
             self.record, runner_pid=runner.pid, runner_start=runner.start
         )
-        self.process.watch(partial(exit_of, self._context.keeper, runner))
+        self.process.watch(partial(self._exit_of, runner))
+
+    async def _exit_of(self, runner: Born) -> Exit:
+        """Wait for the exit of `runsc exec`, which is the program's.
+
+        It may have been killed itself, for want of memory say: then the program is ended too, or
+        it would run on, known to nobody.
+        """
+        exit_ = await exit_of(self._context.keeper, runner)
+        killed = exit_.status in (SIGKILL_STATUS, UNKNOWN_STATUS)
+        if killed and self.record.guest_pid and self.process.ended.value is None:
+            await self._kill_program(self.record.guest_pid)
+        return exit_
 
     async def _first_of(self, pipe: PidPipe) -> int:
         """Wait for the program's number, for runsc's end without one, or for a kill."""
@@ -294,4 +306,4 @@ class Exec:
             self.state = TaskState.RUNNING
             await self.streams.adopt()
             runner = Born(pid=record.runner_pid, start=record.runner_start)
-            self.process.watch(partial(exit_of, self._context.keeper, runner))
+            self.process.watch(partial(self._exit_of, runner))

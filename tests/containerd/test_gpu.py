@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from shim.simgpu.simulation import Fault, Kind, Settings, Simulation
+from shim.simgpu.simulation import Fault, Kind, Settings, Simulation, wait_until
 from tests.containerd import gpu
 from tests.containerd.builds import LINES
 from tests.containerd.cryo import RUNTIME, Cryo
@@ -136,3 +137,22 @@ def test_a_freeze_that_fails(
     assert cryo.status(job) == "RUNNING"
     assert simulation.works(guest, job)
     assert simulation.verify(guest, job).whole
+
+
+def test_a_kill_in_a_checkpoint(cryo: Cryo, simulation: Simulation, job: str) -> None:
+    """KILL ends the task in the middle of its freeze, and ctr is told why there is no image."""
+    simulation.calls(clear=True)
+    simulation.faults(Fault(action="checkpoint", kind=Kind.SLOW, nth=2, seconds=60))
+    with ThreadPoolExecutor(1) as pool:
+        saving = pool.submit(cryo.ctr, "tasks", "checkpoint", job, check=False)
+        wait_until(lambda: _froze(simulation), "the freeze", 60)
+        cryo.kill_task(job)
+        ran = saving.result(20)
+
+    assert ran.status != 0
+    assert "was killed during the checkpoint" in ran.err
+    assert "exit code 137" in cryo.ctr("tasks", "delete", job).err
+
+
+def _froze(simulation: Simulation) -> bool:
+    return any(call.action == "checkpoint" for call in simulation.calls())

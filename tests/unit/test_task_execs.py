@@ -24,6 +24,7 @@ from shim.errors import (
 )
 from shim.host import procs
 from shim.model import Stdio
+from shim.simgpu.waiting import wait_until
 from shim.state import TaskState
 from tests.unit.fakes_tasks import Owner, owning
 
@@ -302,6 +303,25 @@ async def test_a_pause_waits_for_a_start(owner: Owner) -> None:
 
     assert owner.commands[-1] == "pause"
     assert (await owner.tasks.state(owner.ref())).state is TaskState.PAUSED
+
+
+async def test_a_runsc_exec_that_is_killed_takes_its_program_along(owner: Owner) -> None:
+    """The program, which would run on in the container, is killed before the exit is published."""
+    program = await asyncio.create_subprocess_exec("/bin/sleep", "1000")
+    owner.keeper.numbered = False
+    await added(owner)
+    owner.keeper.making.clear()
+    work = asyncio.create_task(owner.tasks.start(owner.ref(), "e"))
+    pipe = owner.record_folder() / "exec-e.pid"
+    await asyncio.to_thread(wait_until, pipe.exists, "the pipe", 60)
+    pipe.write_text(str(program.pid))
+    assert await work == program.pid
+    (runner,) = [child for child in owner.keeper.children.values() if child.returncode is None][1:]
+
+    runner.kill()
+
+    assert (await asyncio.wait_for(owner.tasks.wait(owner.ref(), "e"), 60)).status == 137
+    assert await asyncio.wait_for(program.wait(), 60) == -9
 
 
 # -- a full disk ---------------------------------------------------------------------------------
