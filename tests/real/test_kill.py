@@ -101,6 +101,25 @@ def test_during_a_restore(rig: Rig, engine: str, phase: Phase) -> None:
     assert rig.fine("back")
 
 
+def test_during_a_restore_by_start(rig: Rig) -> None:
+    """As containerd restores: the task stays, exited, for its Delete."""
+    rig.workload("job", processes=2)
+    image = rig.checkpoint("job", exit=True).image_path
+    rig.client.delete("job")
+    bundle = rig.sim.bundle("job", rig.settings(processes=2), inject_tool=False)
+    rig.client.create("back", str(bundle), checkpoint=image)
+    rig.sim.faults(Fault(action="restore", kind=Kind.SLOW, nth=1, seconds=SLOW_S))
+    rig.sim.calls(clear=True)
+    work = Background(lambda: rig.client.start("back"))
+    wait_until(lambda: any(c.action == "restore" for c in rig.sim.calls()), "its thaw", WAIT_S)
+
+    assert killed(rig, "back") == 137
+    assert "back was killed during the start" in told(work)
+
+    assert rig.client.state("back").state is TaskState.STOPPED
+    rig.client.delete("back")
+
+
 def test_while_it_is_parked(rig: Rig) -> None:
     """A pause that gives GPU memory back is ended as a checkpoint is."""
     bundle = rig.sim.bundle("job", rig.settings(processes=2), inject_tool=False)
@@ -137,12 +156,14 @@ def test_while_an_exec_starts(rig: Rig) -> None:
     rig.client.delete("job")
 
 
-def test_a_container_of_a_pod(rig: Rig) -> None:
+@pytest.mark.parametrize("phase", (Phase.FREEZE, Phase.SAVE))
+def test_a_container_of_a_pod(rig: Rig, phase: Phase) -> None:
     """Its pod's checkpoint is cancelled; the other containers run on."""
     pod = Pod(rig)
     pod.begin()
-    rig.sim.faults(Fault(action="checkpoint", kind=Kind.SLOW, nth=2, seconds=SLOW_S))
-    reached = Reached(Phase.FREEZE)
+    if phase is Phase.FREEZE:
+        rig.sim.faults(Fault(action="checkpoint", kind=Kind.SLOW, nth=2, seconds=SLOW_S))
+    reached = Reached(phase)
     options = CheckpointOptions()
     work = Background(lambda: rig.client.checkpoint(pod.sandbox, options, reached.report))
     reached.wait()
