@@ -27,10 +27,10 @@ class Api(Connection):
         namespace = ("containerd-namespace", cryo.namespace)
         super().__init__(cryo.address, timeout_s=_CALL_S, metadata=(namespace,))
 
-    def container(self, name: str, spec: dict[str, Any]) -> None:
+    def container(self, name: str, spec: dict[str, Any], runtime: str = RUNTIME) -> None:
         """Make the record of a container."""
         packed = AnyMessage(type_url=_SPEC, value=json.dumps(spec).encode())
-        record = pb.Container(id=name, runtime=pb.Runtime(name=RUNTIME), spec=packed)
+        record = pb.Container(id=name, runtime=pb.Runtime(name=runtime), spec=packed)
         request = pb.CreateContainerRequest(container=record)
         self.ask(_CONTAINERS, "Create", request, pb.Nothing)
 
