@@ -32,6 +32,11 @@ class CryoError(Exception):
         self.message = message
         self.remedy = remedy
 
+    def rename(self, old: str, new: str) -> None:
+        """Say `new` wherever a path of ours, `old`, was said, which the caller does not know."""
+        self.message = self.message.replace(old, new)
+        self.args = (self.message,)
+
     def __str__(self) -> str:
         """Give the message alone; the remedy is shown beside it by whoever talks to a person."""
         return self.message
@@ -112,6 +117,11 @@ class RunscError(CryoError):
         self.command = command
         self.status = status
         self.line = line
+
+    def rename(self, old: str, new: str) -> None:
+        """Say it in runsc's own line too."""
+        super().rename(old, new)
+        self.line = self.line.replace(old, new)
 
 
 class CudaError(CryoError):

@@ -169,7 +169,7 @@ class Checkpoint:
         self._check_members()
         if not self._options.exit:
             await self._give_back()
-        manifest = await self._seal(staging.path)
+        manifest = await self._seal(staging)
         with step(Phase.COMMIT):
             await self._commit(staging, final, manifest)
         if self._options.exit:
@@ -376,7 +376,7 @@ class Checkpoint:
         try:
             with self._transaction.step(Phase.SAVE):
                 self._touched = True
-                await self._saving.save(staging.path, self._steps, self._expected_bytes)
+                await self._saving.save(staging, self._steps, self._expected_bytes)
                 if self._steps is not None:
                     await self._steps.engine.check()
         except RunscError as error:
@@ -424,7 +424,7 @@ class Checkpoint:
                 await self._subject.runsc.pause(paused)
             self._resumed = False
 
-    async def _seal(self, staging: Path) -> Manifest:
+    async def _seal(self, staging: Staging) -> Manifest:
         """Hash the files, write the manifest and make it durable."""
         with self._transaction.step(Phase.SEAL):
             drafted = await draft(
@@ -440,10 +440,11 @@ class Checkpoint:
                 lambda tell: self._hash(staging, drafted, tell), self._transaction.report
             )
 
-    def _hash(self, staging: Path, drafted: Manifest, tell: Report) -> Manifest:
-        total = sum(entry.stat().st_size for entry in staging.iterdir())
-        tick = metered(tell, Phase.SEAL, total)
-        return seal.seal(staging, drafted, sealed=self._options.seal, tick=tick)
+    def _hash(self, staging: Staging, drafted: Manifest, tell: Report) -> Manifest:
+        staging.check()
+        folder = staging.folder
+        tick = metered(tell, Phase.SEAL, folder.size_bytes)
+        return seal.seal(folder, drafted, sealed=self._options.seal, tick=tick)
 
     async def _commit(self, staging: Staging, final: Path, manifest: Manifest) -> None:
         """Give the image its name: from here on nothing is undone."""
@@ -507,7 +508,7 @@ class Checkpoint:
         """Finish the image of a task that cannot be thawed; return what to say of the two."""
         final = Path(self._journal.entry.image_path)
         try:
-            manifest = await self._seal(staging.path)
+            manifest = await self._seal(staging)
             with self._transaction.step(Phase.COMMIT):
                 await self._commit(staging, final, manifest)
         except CryoError as error:

@@ -12,14 +12,20 @@ from typing import NoReturn
 
 from shim.checkpoint import hashing
 from shim.checkpoint.hashing import Tick, no_tick
-from shim.errors import ImageCorrupt, NotFound
+from shim.errors import ImageCorrupt, NotFound, PermissionDenied
+from shim.host import trusted
 from shim.host.oserror import typed
 from shim.model import Value
 
+UNTRUSTED_REMEDY = (
+    "copy it to a folder that only root can write to; "
+    "'tasks restore' and 'checkpoints verify' take it as it is with --untrusted-folder"
+)
 REMEDY = "copy the image again from where it is whole, or use another one"
 _DIR = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC | os.O_NOFOLLOW
-# Non-blocking, so that a fifo in the place of a file is refused and not waited for.
-_FILE = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY
+# Names a file without opening it: to open a device or a fifo has effects.
+_LOOK = os.O_PATH | os.O_CLOEXEC | os.O_NOFOLLOW
+_FILE = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY
 
 
 class Identity(Value):
@@ -32,11 +38,18 @@ class Identity(Value):
 
 
 class Folder:
-    """An open image folder."""
+    """An open image folder. In a `strict` one nobody but root or us may be able to write a file."""
 
-    def __init__(self, path: Path, fd: int) -> None:
+    def __init__(self, path: Path, fd: int, *, strict: bool = False) -> None:
         self.path = path
         self.fd = fd
+        self._strict = strict
+
+    @property
+    def size_bytes(self) -> int:
+        """Return how much the files in it take, which may be about to come and go."""
+        with os.scandir(self.fd) as entries:
+            return sum(_size(entry) for entry in entries)
 
     def names(self) -> list[str]:
         """List everything that is there."""
@@ -51,21 +64,33 @@ class Folder:
 
         Raises:
             ImageCorrupt: it is missing, a link, or no regular file.
+            PermissionDenied: somebody else can write to it.
         """
+        fd = self._open(name)
         try:
-            fd = os.open(name, _FILE, dir_fd=self.fd)
-        except FileNotFoundError:
-            self.refuse(f"{name} is missing")
-        except OSError as error:
-            if error.errno not in {errno.ELOOP, errno.ENXIO, errno.EISDIR}:
-                raise typed(error, f"open {self.path / name}") from error
-            self.refuse(f"{name} is no regular file")
-        try:
-            if not stat.S_ISREG(os.fstat(fd).st_mode):
-                self.refuse(f"{name} is no regular file")
             yield fd
         finally:
             os.close(fd)
+
+    def _open(self, name: str) -> int:
+        """Open a file once it is known to be one."""
+        try:
+            named = os.open(name, _LOOK, dir_fd=self.fd)
+        except FileNotFoundError:
+            self.refuse(f"{name} is missing")
+        except OSError as error:
+            raise typed(error, f"open {self.path / name}") from error
+        try:
+            found = os.fstat(named)
+            if not stat.S_ISREG(found.st_mode):
+                self.refuse(f"{name} is no regular file")
+            if self._strict:
+                trusted.check_file(found, self.path / name)
+            return os.open(f"/proc/self/fd/{named}", _FILE)
+        except OSError as error:
+            raise typed(error, f"open {self.path / name}") from error
+        finally:
+            os.close(named)
 
     def hash(self, name: str, fd: int, tick: Tick) -> str:
         """Hash an open file from its beginning on all cores: BLAKE3, in hexadecimal.
@@ -90,11 +115,23 @@ class Folder:
 
 
 @contextlib.contextmanager
-def open_folder(path: Path) -> Iterator[Folder]:
-    """Open an image folder for as long as the block lasts.
+def open_folder(path: Path, *, strict: bool = False) -> Iterator[Folder]:
+    """Open an image folder for as long as the block lasts; how strictly, see `begin_folder`."""
+    folder = begin_folder(path, strict=strict)
+    try:
+        yield folder
+    finally:
+        os.close(folder.fd)
+
+
+def begin_folder(path: Path, *, strict: bool = False) -> Folder:
+    """Open an image folder; the caller closes its descriptor.
+
+    A `strict` one lies where nobody but root or us can put something else in its place, or into it.
 
     Raises:
         NotFound: there is none, or a link or file in its place.
+        PermissionDenied: somebody else can change it.
     """
     try:
         fd = os.open(path, _DIR)
@@ -105,10 +142,25 @@ def open_folder(path: Path) -> Iterator[Folder]:
         raise NotFound(
             message, remedy="name the image's folder; `cryo checkpoints ls` lists them"
         ) from error
-    try:
-        yield Folder(path, fd)
-    finally:
+    if strict:
         os.close(fd)
+        fd = _trusted(path)
+    return Folder(path, fd, strict=strict)
+
+
+def _trusted(path: Path) -> int:
+    try:
+        return trusted.open_folder(path, alone=True)
+    except PermissionDenied as error:
+        message = f"somebody else could change image {path}: {error.message}"
+        raise PermissionDenied(message, remedy=UNTRUSTED_REMEDY) from error
+
+
+def _size(entry: os.DirEntry[str]) -> int:
+    try:
+        return entry.stat(follow_symlinks=False).st_size
+    except FileNotFoundError:
+        return 0
 
 
 def identity(fd: int) -> Identity:

@@ -39,14 +39,16 @@ class Images:
             doing=f"look for the image {requested}",
         )
 
-    async def manifest(self, image: Path) -> Manifest:
-        """Read what an image says of itself.
+    async def manifest(self, image: Path, *, strict: bool = False) -> Manifest:
+        """Read what an image says of itself; `strict` where something will be done by it.
 
         Raises:
-            NotFound, ImageCorrupt: as `verify.read_manifest`.
+            NotFound, ImageCorrupt, PermissionDenied: as `verify.read_manifest`.
             DeadlineExceeded: its filesystem does not answer.
         """
-        return await file_call(lambda: read_manifest(image), doing=f"read the image {image}")
+        return await file_call(
+            lambda: read_manifest(image, strict=strict), doing=f"read the image {image}"
+        )
 
     async def list(self) -> list[ImageView]:
         """List the images below the configured folder, newest first."""

@@ -13,7 +13,7 @@ from shim.checkpoint.ledger import Ledger
 from shim.checkpoint.manifest import Manifest, Member
 from shim.checkpoint.steps import engine_for, fleet_for
 from shim.checkpoint.subject import Subject
-from shim.checkpoint.verify import verify
+from shim.checkpoint.verify import HeldImage
 from shim.checkpoint.worker import in_thread
 from shim.config import Config
 from shim.cuda import driver, inventory
@@ -27,15 +27,16 @@ from shim.runsc.probe import Capabilities
 _PAGES = "pages.img"
 
 
-async def check_image(image: Path, mode: Verify, config: Config, report: Report) -> Manifest:
+async def check_image(held: HeldImage, mode: Verify, config: Config, report: Report) -> Manifest:
     """Verify that an image is what was sealed, reading as much as `mode` asks.
 
     Raises:
         NotFound: there is none.
         ImageCorrupt: it is not what was sealed.
+        PermissionDenied: somebody else can change it.
     """
     ledger = Ledger(Path(config.paths.verified))
-    return await in_thread(lambda tell: verify(image, mode, ledger, tell), report)
+    return await in_thread(lambda tell: held.verify(mode, ledger, tell), report)
 
 
 async def check_host(manifest: Manifest, config: Config, capabilities: Capabilities) -> None:

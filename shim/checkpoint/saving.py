@@ -8,6 +8,7 @@ from pathlib import Path
 
 from shim.checkpoint.alive import unless_dead
 from shim.checkpoint.steps import Steps
+from shim.checkpoint.store import Staging
 from shim.checkpoint.subject import Subject
 from shim.checkpoint.transaction import Transaction
 from shim.cuda.engine import Builtin, explain
@@ -47,15 +48,16 @@ class Saving:
         self.complete = False
         self.unthawed: CryoError | None = None
 
-    async def save(self, staging: Path, steps: Steps | None, expected_bytes: int) -> None:
+    async def save(self, staged: Staging, steps: Steps | None, expected_bytes: int) -> None:
         """Write the image; once begun it is waited for, for the sentry cannot be told to stop.
 
         Raises:
             CryoError: why the image is not complete.
         """
         self._steps = steps
+        staging = staged.path
         self.begun, self.answered = True, False
-        helpers = [asyncio.create_task(self._watch(staging, expected_bytes))]
+        helpers = [asyncio.create_task(self._watch(staged, expected_bytes))]
         if steps is not None:
             helpers.append(asyncio.create_task(steps.engine.guard()))
         saving = asyncio.create_task(self._run(staging))
@@ -143,18 +145,16 @@ class Saving:
             known=self._steps.processes.known,
         )
 
-    async def _watch(self, staging: Path, expected_bytes: int) -> None:
+    async def _watch(self, staging: Staging, expected_bytes: int) -> None:
         """Report how much is written, while it is."""
         while True:
             await asyncio.sleep(_WATCH_S)
-            done = await file_call(lambda: _size(staging), doing=f"measure {staging}")
+            done = await file_call(
+                lambda: staging.folder.size_bytes, doing=f"measure {staging.path}"
+            )
             total = max(done, expected_bytes)
             progress = Progress(phase=Phase.SAVE, bytes_done=done, bytes_total=total)
             self._transaction.report(progress)
-
-
-def _size(folder: Path) -> int:
-    return sum(entry.stat().st_size for entry in folder.iterdir())
 
 
 async def _ended(tasks: list[asyncio.Task[None]]) -> None:

@@ -12,7 +12,7 @@ import msgspec
 
 from shim import points
 from shim.checkpoint import manifest as manifests
-from shim.checkpoint.folder import Folder, open_folder
+from shim.checkpoint.folder import Folder
 from shim.checkpoint.hashing import Tick, no_tick
 from shim.checkpoint.manifest import ImageFile, Manifest
 from shim.errors import AlreadyExists
@@ -25,9 +25,9 @@ _libc = ctypes.CDLL(None, use_errno=True)
 
 
 def seal(
-    staging: Path, manifest: Manifest, *, sealed: bool = True, tick: Tick = no_tick
+    folder: Folder, manifest: Manifest, *, sealed: bool = True, tick: Tick = no_tick
 ) -> Manifest:
-    """Hash the files of `staging`, write cryo.json beside them, and make it all durable.
+    """Hash the files of a folder, write cryo.json beside them, and make it all durable.
 
     Without `sealed` only sizes are recorded and nothing is forced to disk: fast, and unchecked.
 
@@ -36,18 +36,17 @@ def seal(
         ResourceExhausted: the disk is full.
     """
     try:
-        with open_folder(staging) as folder:
-            entries = tuple(
-                _seal_file(folder, name, sealed=sealed, tick=tick)
-                for name in folder.names()
-                if name != manifests.NAME
-            )
-            whole = msgspec.structs.replace(manifest, files=entries, sealed=sealed)
-            done, data = manifests.encode(whole)
-            with points.around("image.manifest"):
-                _write(folder.fd, data, durable=sealed)
+        entries = tuple(
+            _seal_file(folder, name, sealed=sealed, tick=tick)
+            for name in folder.names()
+            if name != manifests.NAME
+        )
+        whole = msgspec.structs.replace(manifest, files=entries, sealed=sealed)
+        done, data = manifests.encode(whole)
+        with points.around("image.manifest"):
+            _write(folder.fd, data, durable=sealed)
     except OSError as error:
-        raise typed(error, f"seal {staging}") from error
+        raise typed(error, f"seal {folder.path}") from error
     return done
 
 

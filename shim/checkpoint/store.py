@@ -14,6 +14,7 @@ from pathlib import Path
 
 from shim import points
 from shim.checkpoint import manifest as manifests
+from shim.checkpoint.folder import Folder
 from shim.checkpoint.manifest import Manifest
 from shim.checkpoint.verify import read_manifest
 from shim.errors import (
@@ -23,7 +24,7 @@ from shim.errors import (
     NotFound,
     PermissionDenied,
 )
-from shim.host import files
+from shim.host import files, removal, trusted
 from shim.host.oserror import typed
 from shim.model import ImageView, TaskRef
 
@@ -52,10 +53,29 @@ class Staging:
             os.close(self._fd)
             self._fd = -1
 
+    @property
+    def folder(self) -> Folder:
+        """Give the folder itself, whatever has its name by now."""
+        return Folder(self.path, self._fd, strict=True)
+
+    def check(self) -> None:
+        """Check that its name still leads to it: what runsc was given is the name.
+
+        Raises:
+            PermissionDenied: another folder, or a link, is in its place.
+        """
+        try:
+            found = self.path.lstat()
+        except OSError as error:
+            raise typed(error, f"look at {self.path}") from error
+        own = os.fstat(self._fd)
+        if (found.st_dev, found.st_ino) != (own.st_dev, own.st_ino):
+            message = f"{self.path} was replaced while the image was written"
+            raise PermissionDenied(message, remedy=trusted.REMEDY)
+
     def empty(self) -> None:
         """Remove what a save has left in it: runsc writes no file that is there."""
-        for path in self.path.iterdir():
-            files.remove_tree(path)
+        removal.empty_folder(self.path, self._fd)
 
     def discard(self) -> None:
         """Remove it, and the folders that were made on the way to it."""
@@ -81,7 +101,7 @@ def resolve_new(
     Raises:
         InvalidArgument: relative, with `..`, or led out of the configured folder by a link.
         AlreadyExists: something is there.
-        PermissionDenied: it cannot be written there.
+        PermissionDenied: it cannot be written there, or somebody else could replace it.
     """
     path = _checked(requested, images) if requested else default_path(images, ref, now)
     if _is_staging(path):
@@ -91,6 +111,7 @@ def resolve_new(
         message = f"image path {path} exists"
         raise AlreadyExists(message, remedy="choose another path, or remove it first")
     _check_writable(path.parent)
+    trusted.check(path.parent)
     return path
 
 
@@ -120,17 +141,21 @@ def begin(path: Path) -> Staging:
     """Make and lock a staging folder of this name, and the folders on the way to it.
 
     Raises:
-        PermissionDenied: it cannot be written there.
+        PermissionDenied: it cannot be written there, or somebody else could replace it.
         ResourceExhausted: the disk is full.
     """
     made: list[Path] = []
     try:
         with points.around("image.begin"):
             _make_parents(path.parent, made)
+            trusted.check(path.parent)
             fd = _make_locked(path)
     except OSError as error:
         _unmake(made)
         raise typed(error, f"begin an image in {path.parent}") from error
+    except CryoError:
+        _unmake(made)
+        raise
     return Staging(path, tuple(made), fd)
 
 

@@ -2,47 +2,101 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 from shim.checkpoint import manifest as manifests
-from shim.checkpoint.folder import Folder, Identity, identity, open_folder
+from shim.checkpoint.folder import Folder, Identity, begin_folder, identity, open_folder
 from shim.checkpoint.ledger import Ledger
 from shim.checkpoint.manifest import ImageFile, Manifest
 from shim.host.oserror import typed
 from shim.model import Phase, Progress, Report, Verify
 
 
-def read_manifest(image: Path) -> Manifest:
-    """Read and check cryo.json alone.
+def read_manifest(image: Path, *, strict: bool = False) -> Manifest:
+    """Read and check cryo.json alone; `strict` where something will be done by it.
 
     Raises:
         NotFound: there is no image.
         ImageCorrupt: the folder is no image, or its manifest was changed.
         HostMismatch: the image is of a newer format.
+        PermissionDenied: somebody else can change it, and `strict` is asked for.
     """
-    with open_folder(image) as folder:
+    with open_folder(image, strict=strict) as folder:
         return _manifest(folder)
 
 
-def verify(image: Path, mode: Verify, ledger: Ledger, report: Report) -> Manifest:
-    """Check that `image` is complete and unchanged; how much is read again is up to `mode`.
+class HeldImage:
+    """An image that is held open from its verification until it is loaded.
 
-    `full` reads everything, `auto` what this host has not read since it last changed, `none`
-    nothing but the manifest. Presence, kinds and sizes are checked always.
-
-    Raises:
-        NotFound: there is no image.
-        ImageCorrupt: a file is missing, added, cut, grown, changed or no regular file.
-        HostMismatch: the image is of a newer format.
+    With `strict` nobody but root or us may be able to change it.
     """
-    with open_folder(image) as folder:
+
+    def __init__(self, image: Path, *, strict: bool = True) -> None:
+        self.image = image
+        self._strict = strict
+        self._folder: Folder | None = None
+        self._found: dict[str, Identity] = {}
+
+    @property
+    def path(self) -> str:
+        """Return a path that leads to the folder that was verified, whatever has its name now."""
+        return f"/proc/{os.getpid()}/fd/{self._open.fd}"
+
+    @property
+    def _open(self) -> Folder:
+        if self._folder is None:
+            self._folder = begin_folder(self.image, strict=self._strict)
+        return self._folder
+
+    def verify(self, mode: Verify, ledger: Ledger, report: Report) -> Manifest:
+        """Check that it is complete and unchanged; how much is read again is up to `mode`.
+
+        `full` reads everything, `auto` what this host has not read since it last changed, `none`
+        nothing but the manifest. Presence, kinds and sizes are checked always.
+
+        Raises:
+            NotFound: there is no image.
+            ImageCorrupt: a file is missing, added, cut, grown, changed or no regular file.
+            HostMismatch: the image is of a newer format.
+            PermissionDenied: somebody else can change it.
+        """
+        folder = self._open
         manifest = _manifest(folder)
         _check_names(folder, manifest)
         try:
-            _Reading(folder, manifest, ledger, report).run(mode)
+            self._found = _Reading(folder, manifest, ledger, report).run(mode)
         except OSError as error:
-            raise typed(error, f"read image {image}") from error
-    return manifest
+            raise typed(error, f"read image {self.image}") from error
+        return manifest
+
+    def check_unchanged(self) -> None:
+        """Check, once it was loaded, that its files are those that were verified.
+
+        Raises:
+            ImageCorrupt: one was written to, or another has its place.
+        """
+        for name, before in self._found.items():
+            with self._open.opened(name) as fd:
+                if identity(fd) != before:
+                    self._open.refuse(f"{name} was changed while it was loaded")
+
+    def close(self) -> None:
+        """Let go of it; safe to repeat."""
+        if self._folder is not None:
+            os.close(self._folder.fd)
+            self._folder = None
+
+
+def verify(
+    image: Path, mode: Verify, ledger: Ledger, report: Report, *, strict: bool = True
+) -> Manifest:
+    """Check an image as `HeldImage.verify` does, and let go of it."""
+    held = HeldImage(image, strict=strict)
+    try:
+        return held.verify(mode, ledger, report)
+    finally:
+        held.close()
 
 
 class _Reading:
@@ -56,11 +110,14 @@ class _Reading:
         self._done_bytes = 0
         self._total_bytes = 0
 
-    def run(self, mode: Verify) -> None:
-        """Check every file as far as `mode` asks, and remember what was read whole."""
+    def run(self, mode: Verify) -> dict[str, Identity]:
+        """Check every file as far as `mode` asks, remember what was read whole, and tell which."""
         found = {file.name: self._measure(file) for file in self._manifest.files}
-        if mode is Verify.NONE:
-            return
+        if mode is not Verify.NONE:
+            self._read(found, mode)
+        return found
+
+    def _read(self, found: dict[str, Identity], mode: Verify) -> None:
         if not self._manifest.sealed:
             self._warn("the image was not sealed: its content cannot be checked")
             return

@@ -172,10 +172,19 @@ class Client:
         return self._stream(calls.restore(self._ref(task), options), on_progress)
 
     def verify(
-        self, image_path: str, mode: Verify = Verify.FULL, on_progress: Report | None = None
+        self,
+        image_path: str,
+        mode: Verify = Verify.FULL,
+        on_progress: Report | None = None,
+        *,
+        untrusted_folder: bool = False,
     ) -> dict[str, Any]:
-        """Read an image against its seal and this host; return its manifest."""
-        return self._stream(calls.verify(image_path, mode), on_progress)
+        """Read an image against its seal and this host; return its manifest.
+
+        With `untrusted_folder` it may lie where others than root can change it.
+        """
+        call = calls.verify(image_path, mode, untrusted_folder=untrusted_folder)
+        return self._stream(call, on_progress)
 
     def images(self) -> list[ImageView]:
         """List the images below the sidecar's folder, newest first."""

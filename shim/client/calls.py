@@ -246,11 +246,15 @@ def restore(ref: TaskRef, options: RestoreOptions) -> Stream[RestoreResult]:
     )
 
 
-def verify(image_path: str, mode: Verify) -> Stream[dict[str, Any]]:
+def verify(image_path: str, mode: Verify, *, untrusted_folder: bool) -> Stream[dict[str, Any]]:
     """Check an image."""
     return Stream(
         path=_CRYO + "VerifyImage",
-        request=cryo_pb2.VerifyImageRequest(image_path=image_path, mode=convert.to_verify(mode)),
+        request=cryo_pb2.VerifyImageRequest(
+            image_path=image_path,
+            mode=convert.to_verify(mode),
+            untrusted_folder=untrusted_folder,
+        ),
         response=cryo_pb2.VerifyImageUpdate,
         read=lambda update: _object(update.manifest_json),
         what=f"verification of {image_path}",

@@ -266,9 +266,11 @@ class Relay:
         """Return an image's manifest as plain data."""
         return await self._own.inspect(image_path)
 
-    async def verify(self, image_path: str, mode: Verify, report: Report) -> dict[str, Any]:
+    async def verify(
+        self, image_path: str, mode: Verify, report: Report, *, untrusted_folder: bool = False
+    ) -> dict[str, Any]:
         """Check an image whole and against this host."""
-        return await self._own.verify(image_path, mode, report)
+        return await self._own.verify(image_path, mode, report, untrusted_folder=untrusted_folder)
 
     async def remove(self, image_path: str) -> None:
         """Delete an image that lies under the configured folder."""

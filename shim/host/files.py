@@ -9,6 +9,7 @@ import stat
 from pathlib import Path
 
 from shim.errors import InvalidArgument, PermissionDenied
+from shim.host import trusted
 from shim.host.oserror import typed
 from shim.host.removal import mount_id, remove_tree
 
@@ -109,9 +110,11 @@ def private_dir(path: Path, mode: int = 0o700) -> Path:
     """Make the directory (and its parents), and insist that it is ours.
 
     Raises:
-        PermissionDenied: it is a link, no directory, or belongs to another user.
+        PermissionDenied: it is a link, no directory, or belongs to another user, or somebody else
+            could put another one in its place.
     """
     make_folders(path.parent)
+    trusted.check(path.parent)
     try:
         with contextlib.suppress(FileExistsError):
             path.mkdir(mode=mode)

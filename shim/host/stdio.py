@@ -24,7 +24,7 @@ from typing import NamedTuple
 from urllib.parse import parse_qsl, unquote, urlsplit
 
 from shim.errors import DeadlineExceeded, FailedPrecondition, InvalidArgument
-from shim.host import procs
+from shim.host import procs, trusted
 from shim.host.files import make_folders
 from shim.host.keeper.client import Spawned
 from shim.host.keeper.port import KeeperPort
@@ -196,6 +196,7 @@ def _open_file(place: Place) -> int:
         raise InvalidArgument(message, remedy="make it with mkfifo before the task")
     if place.scheme == "file":
         make_folders(place.path.parent)
+        trusted.check(place.path.parent)
     if place.path.is_symlink():
         message = f"{place.path} is a link"
         raise InvalidArgument(message, remedy="name the file that it leads to")

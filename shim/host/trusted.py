@@ -76,6 +76,7 @@ def open_file(path: Path, flags: int, mode: int = 0o600) -> int:
     """
     with opened(path.parent) as folder:
         try:
+            _look(folder, path)
             fd = os.open(path.name, flags | os.O_NOFOLLOW | os.O_CLOEXEC, mode, dir_fd=folder)
         except OSError as error:
             raise typed(error, f"open {path}") from error
@@ -85,6 +86,21 @@ def open_file(path: Path, flags: int, mode: int = 0o600) -> int:
         os.close(fd)
         raise
     return fd
+
+
+def _look(folder: int, path: Path) -> None:
+    """Judge what is there before it is opened; the kernel would only say that it may not be."""
+    try:
+        named = os.open(path.name, _LOOK, dir_fd=folder)
+    except FileNotFoundError:
+        return
+    try:
+        found = os.fstat(named)
+    finally:
+        os.close(named)
+    if stat.S_ISLNK(found.st_mode):
+        raise OSError(errno.ELOOP, os.strerror(errno.ELOOP))
+    check_file(found, path)
 
 
 def check_file(found: os.stat_result, path: Path) -> None:

@@ -22,7 +22,6 @@ class Layout:
     def prepare(self) -> None:
         """Make the folders that everything else lies in, private to root."""
         for folder in (self.state, self._tasks, self.state / "runsc"):
-            folder.mkdir(parents=True, exist_ok=True)
             files.private_dir(folder)
 
     def claim(self) -> int:

@@ -89,7 +89,9 @@ class TaskService(Protocol):
     async def inspect(self, image_path: str) -> dict[str, Any]:
         """Return an image's manifest as plain data."""
 
-    async def verify(self, image_path: str, mode: Verify, report: Report) -> dict[str, Any]:
+    async def verify(
+        self, image_path: str, mode: Verify, report: Report, *, untrusted_folder: bool = False
+    ) -> dict[str, Any]:
         """Check an image whole and against this host; return the manifest."""
 
     async def remove(self, image_path: str) -> None:

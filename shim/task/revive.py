@@ -17,8 +17,10 @@ from shim.checkpoint.journal import Journal, Operation
 from shim.checkpoint.manifest import Manifest
 from shim.checkpoint.subject import Subject, whole
 from shim.checkpoint.transaction import Transaction
+from shim.checkpoint.verify import HeldImage
 from shim.config import Config
 from shim.errors import CryoError, DeadlineExceeded, IllegalState
+from shim.host.filecalls import file_call
 from shim.model import CudaProcess, Phase, Report, RestoreOptions, RestoreResult
 from shim.runsc.probe import Capabilities
 
@@ -68,6 +70,7 @@ class Revival:
         self._transaction.undo_with(
             "remove what was made", self._remove, deadline_s=config.timeouts.rollback
         )
+        self._held = HeldImage(Path(options.image_path), strict=not options.untrusted_folder)
         self._manifest: Manifest | None = None
         self._pid = 0
         self._done = False
@@ -136,13 +139,13 @@ class Revival:
         with self._transaction.step(Phase.VERIFY):
             self._manifest = await self._check(capabilities)
         with self._transaction.step(Phase.LOAD):
-            self._pid = await self._task.load_image(self._options)
+            self._pid = await self._load(self._task)
 
     async def join(self, name: str, member: Revivable) -> None:
         """Add another container; with the last one runsc loads the image."""
         self._members[name] = member
         with self._transaction.step(Phase.LOAD):
-            await member.load_image(self._options)
+            await self._load(member)
 
     async def finish(self) -> RestoreResult:
         """Thaw every process of every container.
@@ -155,6 +158,8 @@ class Revival:
             raise IllegalState(message, remedy="start every container of the pod")
         for task in self._tasks:
             await task.attend_end()
+        await file_call(self._held.check_unchanged, doing=f"look at {self._held.image}")
+        self._held.close()
         subject = await self._subject()
         with self._transaction.step(Phase.THAW):
             await restore.wake(
@@ -182,9 +187,18 @@ class Revival:
         members = [await member.subject() for member in self._members.values()]
         return whole(await self._task.subject(), members)
 
+    async def _load(self, task: Revivable) -> int:
+        """Let a task load the folder that was verified, whatever its path leads to by now."""
+        options = msgspec.structs.replace(self._options, image_path=self._held.path)
+        try:
+            return await task.load_image(options)
+        except CryoError as error:
+            error.rename(options.image_path, self._options.image_path)
+            raise
+
     async def _check(self, capabilities: Capabilities) -> Manifest:
-        image, mode = Path(self._options.image_path), self._options.verify
-        manifest = await restore.check_image(image, mode, self._config, self._transaction.report)
+        mode, report = self._options.verify, self._transaction.report
+        manifest = await restore.check_image(self._held, mode, self._config, report)
         restore.check_options(manifest, self._options, capabilities)
         await restore.check_host(manifest, self._config, capabilities)
         return manifest
@@ -209,6 +223,7 @@ class Revival:
             raise failed
 
     async def _close_undone(self) -> None:
+        self._held.close()
         if self._transaction.failed is None:
             self._task.journal.close()
 

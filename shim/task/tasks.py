@@ -20,6 +20,7 @@ from shim.checkpoint import manifest as manifests
 from shim.checkpoint import restore
 from shim.checkpoint.contents import described, host_access
 from shim.checkpoint.images import Images
+from shim.checkpoint.verify import HeldImage
 from shim.config import Config
 from shim.cuda import inventory
 from shim.errors import (
@@ -295,7 +296,8 @@ class Tasks:
     async def _manifest_for(self, request: CreateRequest) -> manifests.Manifest | None:
         if not request.checkpoint:
             return None
-        return await self._images.manifest(await self._images.find(request.checkpoint))
+        image = await self._images.find(request.checkpoint)
+        return await self._images.manifest(image, strict=True)
 
     async def _make(
         self,
@@ -563,7 +565,7 @@ class Tasks:
         self, ref: TaskRef, options: RestoreOptions, report: Report
     ) -> RestoreResult:
         image = await self._images.find(options.image_path)
-        manifest = await self._images.manifest(image)
+        manifest = await self._images.manifest(image, strict=not options.untrusted_folder)
         wanted = members_wanted(manifest, ref, options)
         # What the tasks are made of is what is verified and loaded later, or nothing is.
         digest = options.digest or manifest.digest
@@ -649,10 +651,15 @@ class Tasks:
         """Return an image's manifest as plain data."""
         return described(await self._images.manifest(await self._images.find(image_path)))
 
-    async def verify(self, image_path: str, mode: Verify, report: Report) -> dict[str, Any]:
+    async def verify(
+        self, image_path: str, mode: Verify, report: Report, *, untrusted_folder: bool = False
+    ) -> dict[str, Any]:
         """Check an image whole and against this host."""
-        image = await self._images.find(image_path)
-        manifest = await restore.check_image(image, mode, self._config, report)
+        held = HeldImage(await self._images.find(image_path), strict=not untrusted_folder)
+        try:
+            manifest = await restore.check_image(held, mode, self._config, report)
+        finally:
+            held.close()
         await restore.check_host(manifest, self._config, await self._ready.capabilities())
         return described(manifest)
 

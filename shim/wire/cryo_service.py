@@ -96,7 +96,12 @@ class CryoServicer(cryo_pb2_grpc.CryoServicer):
     ) -> AsyncGenerator[cryo_pb2.VerifyImageUpdate, None]:
         """Check an image, with news."""
         mode = convert.from_verify(request.mode)
-        begin = partial(self._core.verify, request.image_path, mode)
+        begin = partial(
+            self._core.verify,
+            request.image_path,
+            mode,
+            untrusted_folder=request.untrusted_folder,
+        )
         async with self._operations.hold("", begin) as operation:
             async for progress in operation.news():
                 yield cryo_pb2.VerifyImageUpdate(progress=convert.to_progress(progress))

@@ -17,7 +17,8 @@ import stat
 from collections.abc import Iterator
 from pathlib import Path
 
-from shim.errors import AlreadyExists, InvalidArgument, PermissionDenied
+from shim.errors import AlreadyExists, InvalidArgument
+from shim.host import files, trusted
 
 _SCHEME = "unix:"
 _PATH_MAX = 107  # sun_path holds 108 bytes with its final zero
@@ -61,7 +62,7 @@ class Endpoint:
 
         Raises:
             AlreadyExists: somebody answers there, or the path is no socket.
-            PermissionDenied: others could replace what lies in the folder.
+            PermissionDenied: somebody else could replace what lies in the folder, or owns the lock.
         """
         self._make_folder()
         self._lock = self._take_lock()
@@ -92,10 +93,11 @@ class Endpoint:
     def _make_folder(self) -> None:
         folder = self.path.parent
         made = not folder.exists()
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        files.make_folders(folder.parent)
+        files.make_folders(folder, 0o700)
+        trusted.check(folder)
         if made or folder == self._own_folder:
             self._close_folder(folder)
-        _check_folder(folder)
 
     def _close_folder(self, folder: Path) -> None:
         if self._gid is None:
@@ -105,7 +107,7 @@ class Endpoint:
         folder.chmod(0o710)
 
     def _take_lock(self) -> int:
-        lock = os.open(f"{self.path}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        lock = trusted.open_file(Path(f"{self.path}.lock"), os.O_RDWR | os.O_CREAT)
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
@@ -122,13 +124,6 @@ def _group_id(group: str) -> int | None:
     except KeyError as error:
         message = f"there is no group {group!r}"
         raise InvalidArgument(message, remedy="create it, or name another one") from error
-
-
-def _check_folder(folder: Path) -> None:
-    mode = folder.stat().st_mode
-    if mode & (stat.S_IWGRP | stat.S_IWOTH) and not mode & stat.S_ISVTX:
-        message = f"others may write to {folder}, and so replace the socket"
-        raise PermissionDenied(message, remedy=f"chmod go-w {folder}, or choose another folder")
 
 
 def _remove_stale(path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,9 +12,10 @@ import blake3
 import pytest
 
 from shim.checkpoint.manifest import NAME
-from shim.errors import InvalidArgument
+from shim.errors import ImageCorrupt, InvalidArgument, PermissionDenied
 from shim.model import MemberOptions, Progress, RestoreOptions
 from shim.spec import canonical
+from shim.state import TaskState
 from tests.real.helpers_rig import Rig
 from tests.real.test_pods import Pod
 
@@ -138,3 +140,46 @@ def test_a_pod_comes_back_wholly_from_the_operators_bundles(rig: Rig, tmp_path: 
     assert pod.fine
     assert not mark.exists()
     pod.remove()
+
+
+def test_an_image_that_somebody_else_can_change_is_refused(
+    rig: Rig, saved: Path, tmp_path: Path
+) -> None:
+    """Its owner could swap a file between its verification and its load; by name it is taken."""
+    os.chown(saved, 65534, 65534)
+
+    with pytest.raises(PermissionDenied, match="belongs to user 65534"):
+        rig.restore("two", saved)
+    with pytest.raises(PermissionDenied, match="belongs to user 65534"):
+        rig.client.verify(str(saved))
+    with pytest.raises(PermissionDenied, match="belongs to user 65534"):
+        rig.client.create("two", str(rig.bundle("one", ("/bin/sleep", "9"))), checkpoint=str(saved))
+    assert rig.client.list() == []
+    rig.restore("two", saved, untrusted_folder=True)
+    rig.end("two")
+
+
+def test_an_image_is_saved_into_no_folder_of_anothers(rig: Rig, tmp_path: Path) -> None:
+    """He could read the memory while it is written; the task runs on as if nothing had been."""
+    rig.sleeper("one")
+    (tmp_path / "his").mkdir()
+    os.chown(tmp_path / "his", 65534, 65534)
+
+    with pytest.raises(PermissionDenied, match="his belongs to user 65534"):
+        rig.checkpoint("one", image_path=str(tmp_path / "his" / "image"))
+
+    assert list((tmp_path / "his").iterdir()) == []
+    assert rig.client.list()[0].state is TaskState.RUNNING
+    rig.end("one")
+
+
+def test_another_image_than_the_one_meant_is_refused(rig: Rig, saved: Path) -> None:
+    """With --digest an image that was sealed anew is another one."""
+    digest = rig.client.inspect(str(saved))["digest"]
+    rig.restore("two", saved, digest=digest)
+    rig.end("two")
+    forge(saved, lambda plain: plain.update(task="other"))
+
+    with pytest.raises(ImageCorrupt, match=f"not {digest}"):
+        rig.restore("two", saved, digest=digest)
+    assert rig.client.list() == []

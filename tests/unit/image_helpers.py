@@ -10,6 +10,7 @@ from typing import Any
 import msgspec
 
 from shim.checkpoint import seal
+from shim.checkpoint.folder import open_folder
 from shim.checkpoint.manifest import Build, Manifest
 from shim.model import CudaProcess, Progress
 
@@ -45,7 +46,13 @@ def fill(folder: Path) -> Path:
 
 def sealed(folder: Path, **more: Any) -> Manifest:
     """Make a sealed image."""
-    return seal.seal(fill(folder), manifest(**more))
+    return seal_at(fill(folder), manifest(**more))
+
+
+def seal_at(path: Path, made: Manifest, **how: Any) -> Manifest:
+    """Seal a folder by its path."""
+    with open_folder(path) as folder:
+        return seal.seal(folder, made, **how)
 
 
 class News:

@@ -13,6 +13,7 @@ from shim.checkpoint import preflight, restore
 from shim.checkpoint.journal import Operation
 from shim.checkpoint.manifest import Build, ImageFile, Manifest
 from shim.checkpoint.restore import check_image, check_options
+from shim.checkpoint.verify import HeldImage
 from shim.config import Timeouts
 from shim.errors import (
     CryoError,
@@ -196,7 +197,9 @@ async def test_an_image_is_verified(make: Make) -> None:
     """Whole it is let through; with one flipped byte it is not; where there is none, not found."""
     scene = make()
     sealed(scene.images / "good")
-    found = await check_image(scene.images / "good", Verify.AUTO, scene.config, scene.news.append)
+    found = await check_image(
+        HeldImage(scene.images / "good"), Verify.AUTO, scene.config, scene.news.append
+    )
     assert found.task == "t1"
 
     damaged = scene.images / "bad"
@@ -204,9 +207,11 @@ async def test_an_image_is_verified(make: Make) -> None:
     pages = damaged / "pages.img"
     pages.write_bytes(b"\x08" + pages.read_bytes()[1:])
     with pytest.raises(ImageCorrupt):
-        await check_image(damaged, Verify.AUTO, scene.config, scene.news.append)
+        await check_image(HeldImage(damaged), Verify.AUTO, scene.config, scene.news.append)
     with pytest.raises(NotFound):
-        await check_image(scene.images / "none", Verify.AUTO, scene.config, scene.news.append)
+        await check_image(
+            HeldImage(scene.images / "none"), Verify.AUTO, scene.config, scene.news.append
+        )
 
 
 async def test_an_image_of_another_runsc_or_driver(make: Make) -> None:

@@ -16,7 +16,7 @@ from shim.checkpoint import seal
 from shim.checkpoint.folder import hash_file, open_folder
 from shim.checkpoint.verify import read_manifest
 from shim.errors import AlreadyExists, CryoError, ImageCorrupt, NotFound, ResourceExhausted
-from tests.unit.image_helpers import FILES, fill, manifest, put, sealed
+from tests.unit.image_helpers import FILES, fill, manifest, put, seal_at, sealed
 
 
 def test_every_file_is_in_the_manifest(tmp_path: Path) -> None:
@@ -35,7 +35,7 @@ def test_only_the_owner_may_read_it(tmp_path: Path) -> None:
     """Memory holds secrets: every file of an image is private, whatever runsc made it."""
     (fill(tmp_path) / "pages.img").chmod(0o666)
 
-    seal.seal(tmp_path, manifest())
+    seal_at(tmp_path, manifest())
 
     assert {stat.S_IMODE(path.stat().st_mode) for path in tmp_path.iterdir()} == {0o600}
 
@@ -44,7 +44,7 @@ def test_progress_adds_up(tmp_path: Path) -> None:
     """The counts that are reported are the bytes that were hashed."""
     counts: list[int] = []
 
-    seal.seal(fill(tmp_path), manifest(), tick=counts.append)
+    seal_at(fill(tmp_path), manifest(), tick=counts.append)
 
     assert sum(counts) == sum(map(len, FILES.values()))
 
@@ -53,7 +53,7 @@ def test_without_a_seal_nothing_is_read(tmp_path: Path) -> None:
     """Sizes only, and the manifest says so."""
     counts: list[int] = []
 
-    done = seal.seal(fill(tmp_path), manifest(), sealed=False, tick=counts.append)
+    done = seal_at(fill(tmp_path), manifest(), sealed=False, tick=counts.append)
 
     assert counts == []
     assert not done.sealed
@@ -69,7 +69,7 @@ def test_work_stops_when_the_tick_raises(tmp_path: Path) -> None:
         raise CryoError(message)
 
     with pytest.raises(CryoError, match="gone"):
-        seal.seal(fill(tmp_path), manifest(), tick=tick)
+        seal_at(fill(tmp_path), manifest(), tick=tick)
 
     assert not (tmp_path / manifests.NAME).exists()
     assert not [thread for thread in threading.enumerate() if thread.name == "fsync"]
@@ -81,7 +81,7 @@ def test_what_is_no_file_is_refused(tmp_path: Path, kind: str) -> None:
     put(fill(tmp_path) / "odd", kind)
 
     with pytest.raises(ImageCorrupt, match="odd"):
-        seal.seal(tmp_path, manifest())
+        seal_at(tmp_path, manifest())
 
 
 def test_a_file_that_grows_meanwhile_is_refused(tmp_path: Path) -> None:
@@ -93,7 +93,7 @@ def test_a_file_that_grows_meanwhile_is_refused(tmp_path: Path) -> None:
             file.write(b"x")
 
     with pytest.raises(ImageCorrupt, match="changed while"):
-        seal.seal(tmp_path, manifest(), tick=tick)
+        seal_at(tmp_path, manifest(), tick=tick)
 
 
 def test_a_failed_sync_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -105,7 +105,7 @@ def test_a_failed_sync_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(os, "fsync", fsync)
 
     with pytest.raises(ResourceExhausted, match="No space"):
-        seal.seal(fill(tmp_path), manifest())
+        seal_at(fill(tmp_path), manifest())
 
 
 def test_commit_names_the_image(tmp_path: Path) -> None:
@@ -151,7 +151,7 @@ def test_no_descriptor_is_left(tmp_path: Path) -> None:
     (tmp_path / "a" / "odd").mkdir()
 
     with pytest.raises(ImageCorrupt):
-        seal.seal(tmp_path / "a", manifest())
+        seal_at(tmp_path / "a", manifest())
 
     assert len(os.listdir("/proc/self/fd")) == before  # noqa: PTH208
 

@@ -357,3 +357,40 @@ def test_one_odd_image_spoils_no_listing(images: Path, monkeypatch: pytest.Monke
         f"{images}/\\xff\x1b": "t1",
     }
     assert all(path.encode("utf-8") for path in found)
+
+
+needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="giving a file away needs root")
+
+
+@needs_root
+def test_an_image_goes_into_no_folder_of_anothers(images: Path, tmp_path: Path) -> None:
+    """Who owns a folder on the way could have the memory; nothing is made there."""
+    (tmp_path / "his").mkdir()
+    os.chown(tmp_path / "his", 65534, 65534)
+
+    with pytest.raises(PermissionDenied, match="his belongs to user 65534"):
+        store.resolve_new(str(tmp_path / "his" / "new" / "img"), images, REF, NOW)
+    with pytest.raises(PermissionDenied):
+        store.begin(store.name_staging(tmp_path / "his" / "new" / "img"))
+
+    assert list((tmp_path / "his").iterdir()) == []
+
+
+def test_a_staging_folder_is_used_by_its_descriptor(tmp_path: Path) -> None:
+    """A link in its place leads nowhere: not for emptying, not for counting, and it is told."""
+    (tmp_path / "victim" / "sub").mkdir(parents=True)
+    (tmp_path / "victim" / "precious").write_bytes(b"x" * 10)
+    staging = store.begin(tmp_path / ".cryo-staging-00")
+    staging.check()
+    (staging.path / "half").write_bytes(b"abc")
+    staging.path.rename(tmp_path / "aside")
+    staging.path.symlink_to("victim")
+
+    assert staging.folder.size_bytes == 3
+    staging.empty()
+
+    assert list((tmp_path / "aside").iterdir()) == []
+    assert (tmp_path / "victim" / "precious").exists()
+    with pytest.raises(PermissionDenied, match="was replaced while"):
+        staging.check()
+    staging.close()

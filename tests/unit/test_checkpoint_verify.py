@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import shutil
+import stat
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -13,10 +15,10 @@ from hypothesis import strategies as st
 from shim.checkpoint import manifest as manifests
 from shim.checkpoint import seal
 from shim.checkpoint.ledger import Ledger
-from shim.checkpoint.verify import read_manifest, verify
-from shim.errors import CryoError, ImageCorrupt, NotFound
+from shim.checkpoint.verify import HeldImage, read_manifest, verify
+from shim.errors import CryoError, ImageCorrupt, NotFound, PermissionDenied
 from shim.model import Progress, Verify
-from tests.unit.image_helpers import FILES, News, fill, manifest, put, sealed
+from tests.unit.image_helpers import FILES, News, fill, manifest, put, seal_at, sealed
 
 ALL_MODES = (Verify.AUTO, Verify.FULL, Verify.NONE)
 TOTAL = sum(map(len, FILES.values()))
@@ -250,7 +252,7 @@ def test_a_ledger_that_cannot_be_written_does_not_fail_a_good_image(
 
 def test_an_unsealed_image_says_so(tmp_path: Path, ledger: Ledger) -> None:
     """There is nothing to compare its content with: a warning; sizes are checked all the same."""
-    seal.seal(fill(tmp_path / "i"), manifest(), sealed=False)
+    seal_at(fill(tmp_path / "i"), manifest(), sealed=False)
     news = News()
 
     verify(tmp_path / "i", Verify.FULL, ledger, news)
@@ -316,3 +318,89 @@ def test_entries_do_not_pile_up(tmp_path: Path, ledger: Ledger) -> None:
 def sealed_digest(image: Path) -> str:
     """Return the digest of an image's manifest."""
     return read_manifest(image).digest
+
+
+# -- whose an image is ---------------------------------------------------------------------------
+
+needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="giving a file away needs root")
+
+
+@needs_root
+@pytest.mark.parametrize("what", ("folder", "file", "parent"))
+def test_an_image_that_somebody_else_can_change_is_refused(
+    image: Path, ledger: Ledger, what: str
+) -> None:
+    """Another's folder, his file in it, or his folder above it; --untrusted-folder takes it."""
+    given = {"folder": image, "file": image / "pages.img", "parent": image.parent}[what]
+    os.chown(given, 65534, 65534)
+    try:
+        with pytest.raises(PermissionDenied, match="belongs to user 65534"):
+            verify(image, Verify.FULL, ledger, quiet)
+        if what != "file":
+            with pytest.raises(PermissionDenied):
+                read_manifest(image, strict=True)
+        assert verify(image, Verify.FULL, ledger, quiet, strict=False).sealed
+    finally:
+        os.chown(given, 0, 0)
+
+
+def test_an_image_that_all_can_write_to_is_refused(image: Path, ledger: Ledger) -> None:
+    """The sticky bit does not make it better: files can be added to it."""
+    image.chmod(0o1777)
+
+    with pytest.raises(PermissionDenied, match="others may write"):
+        verify(image, Verify.FULL, ledger, quiet)
+
+
+def test_a_hard_link_in_an_image_is_refused(image: Path, tmp_path: Path, ledger: Ledger) -> None:
+    """A file with a second name may be any file of the filesystem."""
+    (tmp_path / "other").hardlink_to(image / "pages.img")
+
+    with pytest.raises(PermissionDenied, match=r"pages\.img has 2 names"):
+        verify(image, Verify.FULL, ledger, quiet)
+
+
+def test_what_was_verified_is_what_is_loaded(image: Path, ledger: Ledger) -> None:
+    """A held image is reached whatever has its name, and a file that was swapped is told."""
+    held = HeldImage(image)
+    held.verify(Verify.FULL, ledger, quiet)
+    held.check_unchanged()
+    aside = image.with_name("aside")
+    image.rename(aside)
+    image.mkdir()
+
+    assert (Path(held.path) / "pages.img").samefile(aside / "pages.img")
+    (aside / "new").write_bytes((aside / "pages.img").read_bytes())
+    (aside / "new").rename(aside / "pages.img")
+    with pytest.raises(ImageCorrupt, match=r"pages\.img was changed while it was loaded"):
+        held.check_unchanged()
+    held.close()
+    held.close()
+
+
+@pytest.mark.parametrize("kind", ("fifo", "link", "device"))
+def test_what_is_no_file_is_not_opened(
+    image: Path, ledger: Ledger, kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A device or fifo in the place of a file is judged before anything is opened."""
+    (image / "pages.img").unlink()
+    if kind == "device":
+        if os.geteuid() != 0:
+            pytest.skip("making a device needs root")
+        os.mknod(image / "pages.img", 0o600 | stat.S_IFCHR, os.makedev(10, 229))
+    else:
+        put(image / "pages.img", kind)
+    opened: list[int] = []
+    real = os.open
+
+    def watched(path: Any, flags: int, *more: Any, **where: Any) -> int:
+        if str(path).endswith("pages.img"):
+            opened.append(flags & os.O_PATH)
+        return real(path, flags, *more, **where)
+
+    monkeypatch.setattr(os, "open", watched)
+    with pytest.raises(ImageCorrupt, match="no regular file"):
+        verify(image, Verify.FULL, ledger, quiet)
+
+    assert opened
+    assert all(opened)

@@ -19,6 +19,7 @@ from shim.errors import (
     HostMismatch,
     ImageCorrupt,
     NotFound,
+    RunscError,
     Unimplemented,
 )
 from shim.model import CudaProcess, CudaState, Phase, Progress, RestoreOptions, RestoreResult
@@ -41,10 +42,15 @@ class Reviving:
         self.gate: asyncio.Event | None = None
         self.begun = asyncio.Event()
         self.removal: BaseException | None = None
+        self.loaded: list[int] = []
+        self.failing = False
 
     async def load_image(self, options: RestoreOptions) -> int:
         """Stand for `runsc restore`."""
         self.did.append("load")
+        self.loaded.append(Path(options.image_path).stat().st_ino)
+        if self.failing:
+            raise RunscError("restore", 128, f"open {options.image_path}/pages.img: no such file")
         self.begun.set()
         if self.gate is not None:
             await self.gate.wait()
@@ -234,3 +240,43 @@ async def test_a_removal_that_fails_keeps_the_journal(restoring: Restoring) -> N
     with pytest.raises(CudaError, match=r"process 8 .* rollback failed: runsc delete"):
         await restoring.run()
     assert restoring.scene.on_disk() is not None
+
+
+async def test_a_file_that_is_swapped_while_it_is_loaded_fails_the_restore(
+    restoring: Restoring,
+) -> None:
+    """What was loaded is not what was verified: nothing is left of it."""
+    pages = restoring.image / "pages.img"
+
+    def swap() -> None:
+        (restoring.image / "new").write_bytes(pages.read_bytes())
+        (restoring.image / "new").rename(pages)
+
+    restoring.deeds[Phase.LOAD] = swap
+    with pytest.raises(ImageCorrupt, match="was changed while it was loaded"):
+        await restoring.run()
+
+    assert restoring.task.did == ["load", "remove"]
+    assert restoring.scene.guest.states == [FROZEN, FROZEN]
+
+
+async def test_runsc_is_given_the_folder_that_was_verified(restoring: Restoring) -> None:
+    """The path that it opens leads to that folder, though another has its name by now."""
+    inode = restoring.image.stat().st_ino
+    restoring.deeds[Phase.LOAD] = lambda: restoring.image.rename(restoring.image.with_name("x"))
+
+    await restoring.run()
+
+    assert restoring.task.loaded == [inode]
+
+
+async def test_an_error_names_the_image_by_its_own_path(restoring: Restoring) -> None:
+    """The path by which runsc opened it says nothing to a caller."""
+    restoring.task.failing = True
+
+    with pytest.raises(RunscError) as caught:
+        await restoring.run()
+
+    assert f"{restoring.image}/pages.img" in caught.value.message
+    assert f"{restoring.image}/pages.img" in caught.value.line
+    assert str(caught.value) == caught.value.message

@@ -265,8 +265,10 @@ class FakeTasks:
         self._begin("inspect", image_path)
         return MANIFEST
 
-    async def verify(self, image_path: str, mode: Verify, report: Report) -> dict[str, Any]:
-        self._begin("verify", image_path, mode)
+    async def verify(
+        self, image_path: str, mode: Verify, report: Report, *, untrusted_folder: bool = False
+    ) -> dict[str, Any]:
+        self._begin("verify", image_path, mode, *(["untrusted folder"] * untrusted_folder))
         await self._work(report)
         return MANIFEST
 

@@ -274,3 +274,33 @@ def test_no_access_is_told_from_no_server(tmp_path: Path) -> None:
         assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
     with Client(f"unix://{folder}/gone") as client, pytest.raises(Exception, match="no sidecar"):
         client.info()
+
+
+@needs_root
+async def test_a_folder_of_another_users_is_refused(tmp_path: Path) -> None:
+    """He could replace the socket, and hear what root says; so he could in a folder above it."""
+    (tmp_path / "his" / "below").mkdir(parents=True)
+    os.chown(tmp_path / "his", 65534, 65534)
+
+    for path in ("his/s", "his/below/s", "his/new/s"):
+        with pytest.raises(PermissionDenied, match="his belongs to user 65534"):
+            Endpoint(f"unix://{tmp_path}/{path}").claim()
+
+
+@needs_root
+async def test_a_lock_that_somebody_planted_is_refused(tmp_path: Path) -> None:
+    """In a sticky folder a link of another's makes no file, and his own file is told as his."""
+    (tmp_path / "sticky").mkdir()
+    (tmp_path / "sticky").chmod(0o1777)
+    lock = tmp_path / "sticky" / "s.lock"
+    lock.symlink_to(tmp_path / "victim")
+    os.lchown(lock, 65534, 65534)
+    with pytest.raises(InvalidArgument):
+        Endpoint(f"unix://{tmp_path}/sticky/s").claim()
+    lock.unlink()
+    lock.touch()
+    os.chown(lock, 65534, 65534)
+    with pytest.raises(PermissionDenied, match=r"s\.lock belongs to user 65534"):
+        Endpoint(f"unix://{tmp_path}/sticky/s").claim()
+
+    assert not (tmp_path / "victim").exists()

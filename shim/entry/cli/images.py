@@ -57,16 +57,21 @@ def inspect(settings: Settings, path: str) -> None:
     show_default=True,
     help="full reads every byte; auto only what changed since it was last verified here",
 )
+@click.option(
+    "--untrusted-folder", is_flag=True, help="check an image that others than root can change"
+)
 @click.argument("path", type=PATH)
 @pass_settings
-def verify(settings: Settings, mode: str, path: str) -> None:
+def verify(settings: Settings, mode: str, path: str, *, untrusted_folder: bool) -> None:
     """Check that an image is whole and that this host fits it.
 
     Lists each container that it holds, with the hooks, mounts and devices of the host that a
     restore without --bundle would give it (hooks with --image-hooks only).
     """
     with settings.client() as client, Renderer() as renderer:
-        manifest = client.verify(path, Verify(mode), renderer.report)
+        manifest = client.verify(
+            path, Verify(mode), renderer.report, untrusted_folder=untrusted_folder
+        )
     settings.show(manifest, "\n".join((f"{printable(path)}: good", *_access(manifest))))
 
 
