@@ -11,6 +11,7 @@ import tempfile
 import termios
 from collections.abc import Callable
 from pathlib import Path
+from typing import NamedTuple, Self
 
 from shim.errors import DeadlineExceeded, FailedPrecondition, InvalidArgument
 from shim.host import procs
@@ -86,15 +87,31 @@ def _take_terminal(sender: socket.socket) -> int:
     raise FailedPrecondition(message)
 
 
+class Size(NamedTuple):
+    """The size of a terminal in characters."""
+
+    width: int
+    height: int
+
+    def check(self) -> Self:
+        """Return the size when a terminal can have it.
+
+        Raises:
+            InvalidArgument: it cannot.
+        """
+        if not all(0 <= length <= _SIZE_MAX for length in self):
+            message = f"a terminal cannot be {self.width} by {self.height}"
+            raise InvalidArgument(message, remedy=f"use sizes from 0 to {_SIZE_MAX}")
+        return self
+
+
 def resize(master: int, width: int, height: int) -> None:
     """Tell a terminal its size in characters.
 
     Raises:
         InvalidArgument: a size that no terminal has.
     """
-    if not (0 <= width <= _SIZE_MAX and 0 <= height <= _SIZE_MAX):
-        message = f"a terminal cannot be {width} by {height}"
-        raise InvalidArgument(message, remedy=f"use sizes from 0 to {_SIZE_MAX}")
+    Size(width, height).check()
     try:
         termios.tcsetwinsize(master, (height, width))
     except (OSError, termios.error) as error:

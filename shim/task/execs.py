@@ -29,6 +29,7 @@ from shim.model import Exit, ProcessView, Stdio, TaskRef, check_id, utcnow
 from shim.runsc.argv import ExecArgs
 from shim.runsc.client import Born, Runsc, last_error
 from shim.runsc.failure import failure
+from shim.spec.terminal import console_size
 from shim.state import TaskState
 from shim.task.context import Context
 from shim.task.pidpipe import PidPipe
@@ -101,6 +102,7 @@ class Exec:
             CryoError: it cannot be written.
         """
         data = {**process, "terminal": self.record.stdio.terminal}
+        self.streams.suggest_size(console_size(process))
         try:
             self._spec.write_text(json.dumps(data), "utf-8")
         except OSError as error:

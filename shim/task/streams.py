@@ -13,7 +13,7 @@ from pathlib import Path
 
 from shim.errors import FailedPrecondition
 from shim.host import stdio as host_stdio
-from shim.host.console import Console, ConsoleSocket
+from shim.host.console import Console, ConsoleSocket, Size, resize
 from shim.host.keeper.client import Spawned
 from shim.host.keeper.port import KeeperPort
 from shim.model import Stdio, TaskRef
@@ -35,6 +35,8 @@ class ProcessStreams:
         self._folder = folder
         self._socket: ConsoleSocket | None = None
         self._console: Console | None = None
+        self._size: Size | None = None
+        self._closed = False
         self._logger: Spawned | None = None
 
     async def listen(self) -> str:
@@ -87,6 +89,8 @@ class ProcessStreams:
     async def _take(self, master: int) -> None:
         """Give a copy of the terminal to the keeper, and begin to pump it."""
         try:
+            if self._size is not None:
+                resize(master, *self._size)
             await self._keeper.hold(f"{self._name}/pty", master)
             await self._pump(master)
         except BaseException:
@@ -114,19 +118,30 @@ class ProcessStreams:
         """Let the process read the end of its input."""
         await self._keeper.drop(f"{self._name}/stdin")
 
+    def suggest_size(self, size: Size | None) -> None:
+        """Give the terminal this size when it is made, unless a client asks for another."""
+        self._size = self._size or size
+
     def resize(self, width: int, height: int) -> None:
-        """Tell the terminal its size.
+        """Tell the terminal its size, or keep the size for a terminal that is yet to be made.
 
         Raises:
+            InvalidArgument: a size that no terminal has.
             FailedPrecondition: there is no terminal.
         """
-        if self._console is None:
+        if not self._stdio.terminal:
             message = "the process has no terminal"
             raise FailedPrecondition(message, remedy="create it with one")
-        self._console.resize(width, height)
+        if self._closed:
+            message = "the process has exited, and its terminal is closed"
+            raise FailedPrecondition(message, remedy="delete it")
+        self._size = Size(width, height).check()
+        if self._console is not None:
+            self._console.resize(width, height)
 
     async def close(self) -> None:
         """Let go of everything; what the process wrote is passed on first."""
+        self._closed = True
         if self._socket is not None:
             self._socket.close()
             self._socket = None

@@ -51,6 +51,7 @@ from shim.spec import document, wishes
 from shim.spec.document import Spec
 from shim.spec.hooks import Names, wrapped
 from shim.spec.pod import SANDBOX_ID
+from shim.spec.terminal import console_size
 from shim.state import TaskState, move, require
 from shim.task import record as records
 from shim.task import rootfs
@@ -277,6 +278,10 @@ class Task:
                 started=self._note_maker,
             )
         self._born(born)
+        await self._connect_terminal()
+
+    async def _connect_terminal(self) -> None:
+        self._streams.suggest_size(console_size(self.spec.data.get("process")))
         await self._streams.connect(self._context.config.timeouts.console)
 
     def _note_cgroups(self) -> None:
@@ -832,7 +837,7 @@ class Task:
                 started=self._note_maker,
             )
         self._born(born, restored=True)
-        await self._streams.connect(self._context.config.timeouts.console)
+        await self._connect_terminal()
         return born.pid
 
     async def attend_end(self) -> None:

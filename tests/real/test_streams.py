@@ -198,6 +198,36 @@ def test_terminal_after_a_restore(rig: Rig, fifos: Fifos, tmp_path: Path) -> Non
         assert rig.client.wait("copy").status == 137
 
 
+SIZE = {"height": 40, "width": 100}
+
+
+@pytest.mark.parametrize("how", ("ResizePty before Start", "consoleSize"))
+def test_size_of_an_exec_before_its_start(rig: Rig, fifos: Fifos, how: str) -> None:
+    """An exec begins with the size that its client asked for, by whichever of the two ways."""
+    rig.sleeper("job")
+    process = {"args": ["/bin/sh", "-c", "stty size"], "cwd": "/", "env": ["PATH=/usr/bin:/bin"]}
+    said = {"consoleSize": SIZE} if how == "consoleSize" else {}
+    spec = {**process, **said, "user": {"uid": 0, "gid": 0}}
+    rig.client.exec("job", "e", spec, fifos.terminal)
+    if not said:
+        rig.client.resize_pty("job", 100, 40, "e")
+    rig.client.start("job", "e")
+
+    assert rig.client.wait("job", "e").status == 0
+    assert fifos.out.finish().split() == [b"40", b"100"]
+    refused(FailedPrecondition, lambda: rig.client.resize_pty("job", 1, 1, "e"))
+
+
+def test_size_in_the_spec(rig: Rig, fifos: Fifos) -> None:
+    """process.consoleSize is the size that a task's terminal begins with."""
+    rig.program(
+        "job", "/bin/sh", "-c", "stty size", stdio=fifos.terminal, terminal=True, consoleSize=SIZE
+    )
+
+    assert rig.client.wait("job").status == 0
+    assert fifos.out.finish().split() == [b"40", b"100"]
+
+
 def test_size_before_anything_is_typed(rig: Rig, fifos: Fifos) -> None:
     """The size can be told between create and start, as clients do."""
     argv = ["/bin/sh", "-c", "stty size"]

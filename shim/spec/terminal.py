@@ -1,0 +1,21 @@
+"""What an OCI process object says of its terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from shim.errors import InvalidArgument
+from shim.host.console import Size
+
+
+def console_size(process: Mapping[str, Any] | None) -> Size | None:
+    """Read `consoleSize`; None where it is not said, or is nothing that a terminal can have."""
+    said = (process or {}).get("consoleSize")
+    width, height = (said.get("width"), said.get("height")) if isinstance(said, Mapping) else (0, 0)
+    if not (type(width) is int and type(height) is int and width and height):
+        return None
+    try:
+        return Size(width, height).check()
+    except InvalidArgument:
+        return None
