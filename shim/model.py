@@ -334,7 +334,16 @@ class Stats(Value):
     memory_max_bytes: int = 0
     memory_cache_bytes: int = 0
     memory_rss_bytes: int = 0
+    memory_mapped_file_bytes: int = 0
+    memory_inactive_anon_bytes: int = 0
+    memory_active_anon_bytes: int = 0
     memory_inactive_file_bytes: int = 0
+    memory_active_file_bytes: int = 0
+    memory_unevictable_bytes: int = 0
+    memory_swap_bytes: int = 0
+    memory_swap_limit_bytes: int = 0
+    memory_kernel_bytes: int = 0
+    memory_kernel_tcp_bytes: int = 0
     memory_limit_hits: int = 0
     page_faults: int = 0
     major_page_faults: int = 0

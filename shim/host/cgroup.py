@@ -135,6 +135,7 @@ def measure(cgroup: Cgroup) -> Stats:
 def _measure_v1(cgroup: Cgroup) -> Stats:
     use = cgroup.folders["memory"]
     used = _used(use / "memory.usage_in_bytes")
+    limit = _limit(use / "memory.limit_in_bytes")
     memory = _table(use / "memory.stat")
     throttling = _table(cgroup.file("cpu", "cpu.stat"))
     return Stats(
@@ -145,11 +146,20 @@ def _measure_v1(cgroup: Cgroup) -> Stats:
         cpu_throttled_periods=throttling.get("nr_throttled", 0),
         cpu_throttled_ns=throttling.get("throttled_time", 0),
         memory_bytes=used,
-        memory_limit_bytes=_limit(use / "memory.limit_in_bytes"),
+        memory_limit_bytes=limit,
         memory_max_bytes=_number(use / "memory.max_usage_in_bytes"),
         memory_cache_bytes=memory.get("total_cache", 0),
         memory_rss_bytes=memory.get("total_rss", 0),
+        memory_mapped_file_bytes=memory.get("total_mapped_file", 0),
+        memory_inactive_anon_bytes=memory.get("total_inactive_anon", 0),
+        memory_active_anon_bytes=memory.get("total_active_anon", 0),
         memory_inactive_file_bytes=memory.get("total_inactive_file", 0),
+        memory_active_file_bytes=memory.get("total_active_file", 0),
+        memory_unevictable_bytes=memory.get("total_unevictable", 0),
+        memory_swap_bytes=max(0, _number(use / "memory.memsw.usage_in_bytes") - used),
+        memory_swap_limit_bytes=max(0, _limit(use / "memory.memsw.limit_in_bytes") - limit),
+        memory_kernel_bytes=_number(use / "memory.kmem.usage_in_bytes"),
+        memory_kernel_tcp_bytes=_number(use / "memory.kmem.tcp.usage_in_bytes"),
         memory_limit_hits=_number(use / "memory.failcnt"),
         page_faults=memory.get("total_pgfault", 0),
         major_page_faults=memory.get("total_pgmajfault", 0),
@@ -177,7 +187,14 @@ def _measure_v2(folder: Path) -> Stats:
         memory_max_bytes=_number(folder / "memory.peak"),
         memory_cache_bytes=memory.get("file", 0),
         memory_rss_bytes=memory.get("anon", 0),
+        memory_mapped_file_bytes=memory.get("file_mapped", 0),
+        memory_inactive_anon_bytes=memory.get("inactive_anon", 0),
+        memory_active_anon_bytes=memory.get("active_anon", 0),
         memory_inactive_file_bytes=memory.get("inactive_file", 0),
+        memory_active_file_bytes=memory.get("active_file", 0),
+        memory_unevictable_bytes=memory.get("unevictable", 0),
+        memory_swap_bytes=_number(folder / "memory.swap.current"),
+        memory_swap_limit_bytes=_limit(folder / "memory.swap.max"),
         memory_limit_hits=events.get("max", 0),
         page_faults=memory.get("pgfault", 0),
         major_page_faults=memory.get("pgmajfault", 0),

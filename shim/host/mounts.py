@@ -7,10 +7,12 @@ import ctypes
 import errno
 import os
 from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import NamedTuple
 
 from shim.errors import InvalidArgument, Unimplemented
+from shim.host import idmap
 from shim.host.files import mount_id
 from shim.host.oserror import typed, typed_number
 from shim.model import Mount
@@ -123,21 +125,39 @@ def _inside(rootfs: Path, target: str) -> Path:
 
 
 def mount(entry: Mount, target: Path) -> None:
-    """Mount one entry at `target`, privately."""
-    flags, data = parse_options(entry.options)
+    """Mount one entry at `target`, privately.
+
+    Raises:
+        Unimplemented: its owners are to be translated, and it is neither a bind nor an overlay.
+    """
+    options, maps = idmap.taken_out(entry.options)
+    flags, data = parse_options(options)
+    bind = entry.type == "bind" or bool(flags & _BIND)
+    if maps is not None and not bind and entry.type != "overlay":
+        message = f"a mount of type {entry.type!r} cannot have other owners"
+        raise Unimplemented(message, remedy="use the snapshotter overlayfs, or no user namespace")
     with contextlib.ExitStack() as undo:
-        if entry.type == "bind" or flags & _BIND:
-            _mount(entry.source, target, "", _BIND | (flags & _REC), "")
+        if bind:
+            if maps is not None:
+                idmap.mount_mapped(Path(entry.source), target, maps)
+            else:
+                _mount(entry.source, target, "", _BIND | (flags & _REC), "")
             undo.callback(_detach, target)
             # The kernel takes no other flag together with a new bind: they need a second call.
             if others := flags & ~(_BIND | _REC | _SILENT):
                 _mount(entry.source, target, "", _BIND | _REMOUNT | others, "")
         else:
-            with _fitting(data) as fitting:
+            with _layers(data, target, maps) as layers, _fitting(layers) as fitting:
                 _mount(entry.source, target, entry.type, flags, fitting)
             undo.callback(_detach, target)
         _mount(entry.source, target, "", _PRIVATE | (flags & _REC), "")
         undo.pop_all()
+
+
+def _layers(data: str, target: Path, maps: idmap.Maps | None) -> AbstractContextManager[str]:
+    if maps is None:
+        return contextlib.nullcontext(data)
+    return idmap.mapped_layers(data, target.parent, maps)
 
 
 def _mount(source: str, target: Path, kind: str, flags: int, data: str) -> None:

@@ -76,24 +76,44 @@ def _cpu_v1(stats: Stats) -> v1.CPUStat:
 
 
 def _memory_v1(stats: Stats) -> v1.MemoryStat:
-    """Write what the whole tree uses under both names: a sandbox has no cgroups below its own."""
+    """Write what the whole tree uses under both names: a sandbox has no cgroups below its own.
+
+    `swap` counts memory and swap together, as containerd's own shims hand it on from the kernel.
+    """
+    limit, swap_limit = stats.memory_limit_bytes, stats.memory_swap_limit_bytes
     return v1.MemoryStat(
         cache=stats.memory_cache_bytes,
         rss=stats.memory_rss_bytes,
         pg_fault=stats.page_faults,
         pg_maj_fault=stats.major_page_faults,
+        mapped_file=stats.memory_mapped_file_bytes,
+        inactive_anon=stats.memory_inactive_anon_bytes,
+        active_anon=stats.memory_active_anon_bytes,
         inactive_file=stats.memory_inactive_file_bytes,
+        active_file=stats.memory_active_file_bytes,
+        unevictable=stats.memory_unevictable_bytes,
         total_cache=stats.memory_cache_bytes,
         total_rss=stats.memory_rss_bytes,
         total_pg_fault=stats.page_faults,
         total_pg_maj_fault=stats.major_page_faults,
+        total_mapped_file=stats.memory_mapped_file_bytes,
+        total_inactive_anon=stats.memory_inactive_anon_bytes,
+        total_active_anon=stats.memory_active_anon_bytes,
         total_inactive_file=stats.memory_inactive_file_bytes,
+        total_active_file=stats.memory_active_file_bytes,
+        total_unevictable=stats.memory_unevictable_bytes,
         usage=v1.MemoryEntry(
             usage=stats.memory_bytes,
-            limit=stats.memory_limit_bytes or _NO_LIMIT_V1,
+            limit=limit or _NO_LIMIT_V1,
             max=stats.memory_max_bytes,
             failcnt=stats.memory_limit_hits,
         ),
+        swap=v1.MemoryEntry(
+            usage=stats.memory_bytes + stats.memory_swap_bytes,
+            limit=limit + swap_limit if swap_limit else _NO_LIMIT_V1,
+        ),
+        kernel=v1.MemoryEntry(usage=stats.memory_kernel_bytes, limit=_NO_LIMIT_V1),
+        kernel_tcp=v1.MemoryEntry(usage=stats.memory_kernel_tcp_bytes, limit=_NO_LIMIT_V1),
     )
 
 
@@ -116,11 +136,18 @@ def as_v2(stats: Stats) -> v2.Metrics:
     memory = v2.MemoryStat(
         anon=stats.memory_rss_bytes,
         file=stats.memory_cache_bytes,
+        file_mapped=stats.memory_mapped_file_bytes,
+        inactive_anon=stats.memory_inactive_anon_bytes,
+        active_anon=stats.memory_active_anon_bytes,
         inactive_file=stats.memory_inactive_file_bytes,
+        active_file=stats.memory_active_file_bytes,
+        unevictable=stats.memory_unevictable_bytes,
         pgfault=stats.page_faults,
         pgmajfault=stats.major_page_faults,
         usage=stats.memory_bytes,
         usage_limit=stats.memory_limit_bytes or _NO_LIMIT_V2,
+        swap_usage=stats.memory_swap_bytes,
+        swap_limit=stats.memory_swap_limit_bytes or _NO_LIMIT_V2,
         max_usage=stats.memory_max_bytes,
     )
     return v2.Metrics(
@@ -158,7 +185,16 @@ def from_v1(metrics: v1.Metrics) -> Stats:
         memory_max_bytes=memory.usage.max,
         memory_cache_bytes=memory.total_cache,
         memory_rss_bytes=memory.total_rss,
+        memory_mapped_file_bytes=memory.total_mapped_file,
+        memory_inactive_anon_bytes=memory.total_inactive_anon,
+        memory_active_anon_bytes=memory.total_active_anon,
         memory_inactive_file_bytes=memory.total_inactive_file,
+        memory_active_file_bytes=memory.total_active_file,
+        memory_unevictable_bytes=memory.total_unevictable,
+        memory_swap_bytes=max(0, memory.swap.usage - memory.usage.usage),
+        memory_swap_limit_bytes=max(0, _limit(memory.swap.limit) - _limit(memory.usage.limit)),
+        memory_kernel_bytes=memory.kernel.usage,
+        memory_kernel_tcp_bytes=memory.kernel_tcp.usage,
         memory_limit_hits=memory.usage.failcnt,
         page_faults=memory.total_pg_fault,
         major_page_faults=memory.total_pg_maj_fault,
@@ -205,7 +241,14 @@ def from_v2(metrics: v2.Metrics) -> Stats:
         memory_max_bytes=memory.max_usage,
         memory_cache_bytes=memory.file,
         memory_rss_bytes=memory.anon,
+        memory_mapped_file_bytes=memory.file_mapped,
+        memory_inactive_anon_bytes=memory.inactive_anon,
+        memory_active_anon_bytes=memory.active_anon,
         memory_inactive_file_bytes=memory.inactive_file,
+        memory_active_file_bytes=memory.active_file,
+        memory_unevictable_bytes=memory.unevictable,
+        memory_swap_bytes=memory.swap_usage,
+        memory_swap_limit_bytes=_limit(memory.swap_limit),
         memory_limit_hits=metrics.memory_events.max,
         page_faults=memory.pgfault,
         major_page_faults=memory.pgmajfault,

@@ -20,10 +20,16 @@ V1 = {
         "memory.limit_in_bytes": "4096\n",
         "memory.max_usage_in_bytes": "2000\n",
         "memory.failcnt": "6\n",
+        "memory.memsw.usage_in_bytes": "1017\n",
+        "memory.memsw.limit_in_bytes": "4115\n",
+        "memory.kmem.usage_in_bytes": "23\n",
+        "memory.kmem.tcp.usage_in_bytes": "24\n",
         "memory.oom_control": "oom_kill_disable 0\nunder_oom 0\noom_kill 1\n",
         "memory.stat": (
             "cache 1\nrss 2\ntotal_cache 500\ntotal_rss 300\ntotal_inactive_file 200\n"
-            "total_pgfault 11\ntotal_pgmajfault 12\n"
+            "total_pgfault 11\ntotal_pgmajfault 12\ntotal_mapped_file 25\n"
+            "total_inactive_anon 26\ntotal_active_anon 27\ntotal_active_file 28\n"
+            "total_unevictable 29\n"
         ),
     },
     "pids": {"pids.current": "21\n", "pids.max": "100\n"},
@@ -44,7 +50,12 @@ V2 = {
         "memory.max": "4096\n",
         "memory.peak": "2000\n",
         "memory.events": "low 0\nhigh 0\nmax 6\noom 2\noom_kill 1\noom_group_kill 0\n",
-        "memory.stat": "anon 300\nfile 500\ninactive_file 200\npgfault 11\npgmajfault 12\n",
+        "memory.stat": (
+            "anon 300\nfile 500\ninactive_file 200\npgfault 11\npgmajfault 12\nfile_mapped 25\n"
+            "inactive_anon 26\nactive_anon 27\nactive_file 28\nunevictable 29\n"
+        ),
+        "memory.swap.current": "17\n",
+        "memory.swap.max": "19\n",
         "pids.current": "21\n",
         "pids.max": "100\n",
         "io.stat": (

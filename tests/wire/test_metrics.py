@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import msgspec
 import pytest
 
 from shim.model import DeviceUse, Stats
@@ -20,7 +21,14 @@ FULL = Stats(
     memory_max_bytes=750,
     memory_cache_bytes=400,
     memory_rss_bytes=300,
+    memory_mapped_file_bytes=20,
+    memory_inactive_anon_bytes=21,
+    memory_active_anon_bytes=22,
     memory_inactive_file_bytes=100,
+    memory_active_file_bytes=23,
+    memory_unevictable_bytes=24,
+    memory_swap_bytes=25,
+    memory_swap_limit_bytes=26,
     memory_limit_hits=9,
     page_faults=10,
     major_page_faults=11,
@@ -32,6 +40,30 @@ FULL = Stats(
         DeviceUse(major=8, minor=1, writes=19),
     ),
 )
+
+
+# Version 2 has no count of the kernel's part.
+FULL_V1 = msgspec.structs.replace(FULL, memory_kernel_bytes=27, memory_kernel_tcp_bytes=28)
+
+
+def test_the_kernels_memory_comes_back() -> None:
+    """Version 1 counts what the kernel takes for the container, and its TCP buffers."""
+    assert metrics.from_v1(metrics.as_v1(FULL_V1)) == FULL_V1
+
+
+def test_memory_and_swap_are_counted_together() -> None:
+    """In version 1 clients get what the kernel says under memory.memsw, as of runc's shim."""
+    memory = metrics.as_v1(FULL_V1).memory
+
+    assert (memory.swap.usage, memory.swap.limit) == (725, 826)
+    assert metrics.as_v1(Stats()).memory.swap.limit == 9223372036854771712
+
+
+def test_no_part_of_the_memory_is_missing() -> None:
+    """Containerd's CRI leaves out a metric whose part is not there, of a new task too."""
+    memory = metrics.as_v1(Stats()).memory
+
+    assert all(memory.HasField(part) for part in ("usage", "swap", "kernel", "kernel_tcp"))
 
 
 @pytest.mark.parametrize("stats", (FULL, Stats()), ids=("full", "empty"))

@@ -170,48 +170,92 @@ class MemoryStat(_message.Message):
 
     CACHE_FIELD_NUMBER: _builtins.int
     RSS_FIELD_NUMBER: _builtins.int
+    MAPPED_FILE_FIELD_NUMBER: _builtins.int
     PG_FAULT_FIELD_NUMBER: _builtins.int
     PG_MAJ_FAULT_FIELD_NUMBER: _builtins.int
+    INACTIVE_ANON_FIELD_NUMBER: _builtins.int
+    ACTIVE_ANON_FIELD_NUMBER: _builtins.int
     INACTIVE_FILE_FIELD_NUMBER: _builtins.int
+    ACTIVE_FILE_FIELD_NUMBER: _builtins.int
+    UNEVICTABLE_FIELD_NUMBER: _builtins.int
     HIERARCHICAL_MEMORY_LIMIT_FIELD_NUMBER: _builtins.int
     TOTAL_CACHE_FIELD_NUMBER: _builtins.int
     TOTAL_RSS_FIELD_NUMBER: _builtins.int
+    TOTAL_MAPPED_FILE_FIELD_NUMBER: _builtins.int
     TOTAL_PG_FAULT_FIELD_NUMBER: _builtins.int
     TOTAL_PG_MAJ_FAULT_FIELD_NUMBER: _builtins.int
+    TOTAL_INACTIVE_ANON_FIELD_NUMBER: _builtins.int
+    TOTAL_ACTIVE_ANON_FIELD_NUMBER: _builtins.int
     TOTAL_INACTIVE_FILE_FIELD_NUMBER: _builtins.int
+    TOTAL_ACTIVE_FILE_FIELD_NUMBER: _builtins.int
+    TOTAL_UNEVICTABLE_FIELD_NUMBER: _builtins.int
     USAGE_FIELD_NUMBER: _builtins.int
+    SWAP_FIELD_NUMBER: _builtins.int
+    KERNEL_FIELD_NUMBER: _builtins.int
+    KERNEL_TCP_FIELD_NUMBER: _builtins.int
     cache: _builtins.int
     rss: _builtins.int
+    mapped_file: _builtins.int
     pg_fault: _builtins.int
     pg_maj_fault: _builtins.int
+    inactive_anon: _builtins.int
+    active_anon: _builtins.int
     inactive_file: _builtins.int
+    active_file: _builtins.int
+    unevictable: _builtins.int
     hierarchical_memory_limit: _builtins.int
     total_cache: _builtins.int
     total_rss: _builtins.int
+    total_mapped_file: _builtins.int
     total_pg_fault: _builtins.int
     total_pg_maj_fault: _builtins.int
+    total_inactive_anon: _builtins.int
+    total_active_anon: _builtins.int
     total_inactive_file: _builtins.int
+    total_active_file: _builtins.int
+    total_unevictable: _builtins.int
     @_builtins.property
     def usage(self) -> Global___MemoryEntry: ...
+    @_builtins.property
+    def swap(self) -> Global___MemoryEntry:
+        """Memory and swap together, as the kernel's memory.memsw counts."""
+
+    @_builtins.property
+    def kernel(self) -> Global___MemoryEntry: ...
+    @_builtins.property
+    def kernel_tcp(self) -> Global___MemoryEntry: ...
     def __init__(
         self,
         *,
         cache: _builtins.int = ...,
         rss: _builtins.int = ...,
+        mapped_file: _builtins.int = ...,
         pg_fault: _builtins.int = ...,
         pg_maj_fault: _builtins.int = ...,
+        inactive_anon: _builtins.int = ...,
+        active_anon: _builtins.int = ...,
         inactive_file: _builtins.int = ...,
+        active_file: _builtins.int = ...,
+        unevictable: _builtins.int = ...,
         hierarchical_memory_limit: _builtins.int = ...,
         total_cache: _builtins.int = ...,
         total_rss: _builtins.int = ...,
+        total_mapped_file: _builtins.int = ...,
         total_pg_fault: _builtins.int = ...,
         total_pg_maj_fault: _builtins.int = ...,
+        total_inactive_anon: _builtins.int = ...,
+        total_active_anon: _builtins.int = ...,
         total_inactive_file: _builtins.int = ...,
+        total_active_file: _builtins.int = ...,
+        total_unevictable: _builtins.int = ...,
         usage: Global___MemoryEntry | None = ...,
+        swap: Global___MemoryEntry | None = ...,
+        kernel: Global___MemoryEntry | None = ...,
+        kernel_tcp: Global___MemoryEntry | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["usage", b"usage"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["kernel", b"kernel", "kernel_tcp", b"kernel_tcp", "swap", b"swap", "usage", b"usage"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["cache", b"cache", "hierarchical_memory_limit", b"hierarchical_memory_limit", "inactive_file", b"inactive_file", "pg_fault", b"pg_fault", "pg_maj_fault", b"pg_maj_fault", "rss", b"rss", "total_cache", b"total_cache", "total_inactive_file", b"total_inactive_file", "total_pg_fault", b"total_pg_fault", "total_pg_maj_fault", b"total_pg_maj_fault", "total_rss", b"total_rss", "usage", b"usage"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["active_anon", b"active_anon", "active_file", b"active_file", "cache", b"cache", "hierarchical_memory_limit", b"hierarchical_memory_limit", "inactive_anon", b"inactive_anon", "inactive_file", b"inactive_file", "kernel", b"kernel", "kernel_tcp", b"kernel_tcp", "mapped_file", b"mapped_file", "pg_fault", b"pg_fault", "pg_maj_fault", b"pg_maj_fault", "rss", b"rss", "swap", b"swap", "total_active_anon", b"total_active_anon", "total_active_file", b"total_active_file", "total_cache", b"total_cache", "total_inactive_anon", b"total_inactive_anon", "total_inactive_file", b"total_inactive_file", "total_mapped_file", b"total_mapped_file", "total_pg_fault", b"total_pg_fault", "total_pg_maj_fault", b"total_pg_maj_fault", "total_rss", b"total_rss", "total_unevictable", b"total_unevictable", "unevictable", b"unevictable", "usage", b"usage"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -125,36 +125,57 @@ class MemoryStat(_message.Message):
 
     ANON_FIELD_NUMBER: _builtins.int
     FILE_FIELD_NUMBER: _builtins.int
+    FILE_MAPPED_FIELD_NUMBER: _builtins.int
+    INACTIVE_ANON_FIELD_NUMBER: _builtins.int
+    ACTIVE_ANON_FIELD_NUMBER: _builtins.int
     INACTIVE_FILE_FIELD_NUMBER: _builtins.int
+    ACTIVE_FILE_FIELD_NUMBER: _builtins.int
+    UNEVICTABLE_FIELD_NUMBER: _builtins.int
     PGFAULT_FIELD_NUMBER: _builtins.int
     PGMAJFAULT_FIELD_NUMBER: _builtins.int
     USAGE_FIELD_NUMBER: _builtins.int
     USAGE_LIMIT_FIELD_NUMBER: _builtins.int
+    SWAP_USAGE_FIELD_NUMBER: _builtins.int
+    SWAP_LIMIT_FIELD_NUMBER: _builtins.int
     MAX_USAGE_FIELD_NUMBER: _builtins.int
     anon: _builtins.int
     file: _builtins.int
+    file_mapped: _builtins.int
+    inactive_anon: _builtins.int
+    active_anon: _builtins.int
     inactive_file: _builtins.int
+    active_file: _builtins.int
+    unevictable: _builtins.int
     pgfault: _builtins.int
     pgmajfault: _builtins.int
     usage: _builtins.int
     usage_limit: _builtins.int
     """The largest number is no limit."""
+    swap_usage: _builtins.int
+    swap_limit: _builtins.int
     max_usage: _builtins.int
     def __init__(
         self,
         *,
         anon: _builtins.int = ...,
         file: _builtins.int = ...,
+        file_mapped: _builtins.int = ...,
+        inactive_anon: _builtins.int = ...,
+        active_anon: _builtins.int = ...,
         inactive_file: _builtins.int = ...,
+        active_file: _builtins.int = ...,
+        unevictable: _builtins.int = ...,
         pgfault: _builtins.int = ...,
         pgmajfault: _builtins.int = ...,
         usage: _builtins.int = ...,
         usage_limit: _builtins.int = ...,
+        swap_usage: _builtins.int = ...,
+        swap_limit: _builtins.int = ...,
         max_usage: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["anon", b"anon", "file", b"file", "inactive_file", b"inactive_file", "max_usage", b"max_usage", "pgfault", b"pgfault", "pgmajfault", b"pgmajfault", "usage", b"usage", "usage_limit", b"usage_limit"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["active_anon", b"active_anon", "active_file", b"active_file", "anon", b"anon", "file", b"file", "file_mapped", b"file_mapped", "inactive_anon", b"inactive_anon", "inactive_file", b"inactive_file", "max_usage", b"max_usage", "pgfault", b"pgfault", "pgmajfault", b"pgmajfault", "swap_limit", b"swap_limit", "swap_usage", b"swap_usage", "unevictable", b"unevictable", "usage", b"usage", "usage_limit", b"usage_limit"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
