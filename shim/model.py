@@ -115,6 +115,16 @@ class TaskView(Value):
     warning: str = ""
 
 
+class Pids(Value):
+    """The processes of a task: `host` are those of the host that run it, sandbox and gofer.
+
+    `guest` are the container's own, by its own numbers; on the host these are somebody else's.
+    """
+
+    host: tuple[int, ...]
+    guest: tuple[int, ...] = ()
+
+
 class CreateRequest(Value):
     """Everything that Create needs; `checkpoint` set means: Start restores this image."""
 

@@ -124,7 +124,8 @@ class Client:
 
     def pids(self, task: _Task) -> list[int]:
         """List the task's processes, by the container's own numbers."""
-        return self._call(calls.pids(self._ref(task)))
+        found = self._call(calls.pids(self._ref(task)))
+        return list(found.guest or found.host)
 
     def pause(self, task: _Task) -> None:
         """Stop the task's processes where they are."""

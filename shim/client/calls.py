@@ -22,6 +22,7 @@ from shim.model import (
     CreateRequest,
     Exit,
     ImageView,
+    Pids,
     ProcessView,
     RestoreOptions,
     RestoreResult,
@@ -156,13 +157,13 @@ def delete(ref: TaskRef, exec_id: str) -> Call[ProcessView]:
     )
 
 
-def pids(ref: TaskRef) -> Call[list[int]]:
+def pids(ref: TaskRef) -> Call[Pids]:
     """List a task's processes."""
     return Call(
         path=_TASK + "Pids",
         request=shim_pb2.PidsRequest(id=ref.id),
         response=shim_pb2.PidsResponse,
-        read=lambda answer: [int(process.pid) for process in answer.processes],
+        read=convert.from_pids,
         namespace=ref.namespace,
     )
 

@@ -26,6 +26,7 @@ from shim.model import (
     Exit,
     ImageView,
     Phase,
+    Pids,
     ProcessView,
     Progress,
     Report,
@@ -149,7 +150,7 @@ class Relay:
             return await self._call(socket, calls.delete(ref, exec_id))
         return await self._own.delete(ref, exec_id)
 
-    async def pids(self, ref: TaskRef) -> list[int]:
+    async def pids(self, ref: TaskRef) -> Pids:
         """List the processes of the container."""
         if socket := self._shim(ref):
             return await self._call(socket, calls.pids(ref))

@@ -193,6 +193,10 @@ class Runsc:
         """Whether runsc knows exactly this container."""
         return bool(self._state_files(task_id))
 
+    def gofer_pid(self, task_id: str) -> int:
+        """Return the host's number of a container's gofer; 0 where it has none."""
+        return statefile.gofer_pid(self.root, runsc_id(task_id))
+
     def _state_files(self, task_id: str) -> list[Path]:
         return statefile.files_of(self.root, runsc_id(task_id))
 

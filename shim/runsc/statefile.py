@@ -84,6 +84,19 @@ def forget_ended(path: Path, proc: Path = _PROC) -> None:
         _log.warning("%s has numbers of ended processes: %s", path, error)
 
 
+def gofer_pid(root: Path, name: str) -> int:
+    """Return the number of a container's gofer; 0 where it has none, or none that lives."""
+    for path in files_of(root, name):
+        try:
+            state = json.loads(_read(path))
+        except (ValueError, RecursionError):
+            continue
+        pid = state.get("goferPid") if isinstance(state, dict) else None
+        if type(pid) is int and pid > 0 and _is_ours(pid, state, _PROC):
+            return pid
+    return 0
+
+
 def _numbers(state: dict[str, Any]) -> list[tuple[dict[str, Any], str]]:
     """List where the numbers stand that a delete kills; a member's sandbox is not one of them."""
     places = [(state, "goferPid")]

@@ -14,6 +14,7 @@ from shim.model import (
     CreateRequest,
     Exit,
     ImageView,
+    Pids,
     ProcessView,
     Report,
     RestoreOptions,
@@ -54,7 +55,7 @@ class TaskService(Protocol):
     async def delete(self, ref: TaskRef, exec_id: str = "") -> ProcessView:
         """Forget a stopped task or exec and return its last view, exit included."""
 
-    async def pids(self, ref: TaskRef) -> list[int]:
+    async def pids(self, ref: TaskRef) -> Pids:
         """List the processes of the container, by the container's own numbers."""
 
     async def pause(self, ref: TaskRef) -> None:

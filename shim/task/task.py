@@ -35,6 +35,7 @@ from shim.host.oserror import typed
 from shim.host.shielded import shielded
 from shim.model import (
     Exit,
+    Pids,
     ProcessView,
     RestoreOptions,
     Stats,
@@ -559,16 +560,18 @@ class Task:
         """Tell that the task goes on."""
         self._context.tell("/tasks/resumed", self.ref)
 
-    async def pids(self) -> list[int]:
-        """List the container's processes; an ended task had one.
+    async def pids(self) -> Pids:
+        """List the processes of the container, here and by its own numbers; an ended task had one.
 
         Before its restore a shim's task has the shim alone: a containerd that is started again
         takes a shim without any process for one that was left behind, and forgets it.
         """
         if self.state not in LIVE:
             pid = self.record.pid or (os.getpid() if self.record.owner else 0)
-            return [pid] if pid else []
-        return [row.pid for row in await self.guest.ps()]
+            return Pids(host=(pid,) if pid else ())
+        guest = tuple(row.pid for row in await self.guest.ps())
+        gofer = await asyncio.to_thread(self._runsc.gofer_pid, self.ref.id)
+        return Pids(host=(self.record.pid, *((gofer,) if gofer else ())), guest=guest)
 
     async def stats(self) -> Stats:
         """Measure the task: its cgroup where it has one, else what runsc says.

@@ -43,6 +43,7 @@ from shim.model import (
     ImageView,
     MemberOptions,
     Phase,
+    Pids,
     ProcessView,
     Progress,
     Report,
@@ -505,7 +506,7 @@ class Tasks:
         self._tasks.pop(task.ref, None)
         return last
 
-    async def pids(self, ref: TaskRef) -> list[int]:
+    async def pids(self, ref: TaskRef) -> Pids:
         """List the processes of the container."""
         return await self._task(ref).pids()
 

@@ -35,6 +35,7 @@ from shim.model import (
     MemberOptions,
     Mount,
     Phase,
+    Pids,
     ProcessView,
     Progress,
     RestoreOptions,
@@ -291,6 +292,18 @@ def _exit_of(
     message: shim_pb2.StateResponse | shim_pb2.DeleteResponse | shim_pb2.WaitResponse,
 ) -> Exit:
     return Exit(status=message.exit_status, at=from_time(message.exited_at))
+
+
+def to_pids(pids: Pids) -> shim_pb2.PidsResponse:
+    """Write the answer of Pids."""
+    processes = [task_pb2.ProcessInfo(pid=pid) for pid in pids.host]
+    return shim_pb2.PidsResponse(processes=processes, guest_pids=pids.guest)
+
+
+def from_pids(message: shim_pb2.PidsResponse) -> Pids:
+    """Read the answer of Pids."""
+    host = tuple(process.pid for process in message.processes)
+    return Pids(host=host, guest=tuple(message.guest_pids))
 
 
 def from_task_checkpoint(message: shim_pb2.CheckpointTaskRequest) -> CheckpointOptions:

@@ -13,7 +13,6 @@ from google.protobuf.empty_pb2 import Empty
 
 from shim import __version__
 from shim.api.containerd.task.v3 import shim_pb2
-from shim.api.containerd.types import task_pb2
 from shim.errors import CryoError
 from shim.model import Progress, TaskRef, check_id
 from shim.task.port import TaskService
@@ -100,8 +99,7 @@ class TaskMethods:
 
     async def pids(self, request: shim_pb2.PidsRequest, namespace: str) -> shim_pb2.PidsResponse:
         """List the processes."""
-        pids = await self._core.pids(_ref(namespace, request.id))
-        return shim_pb2.PidsResponse(processes=[task_pb2.ProcessInfo(pid=pid) for pid in pids])
+        return convert.to_pids(await self._core.pids(_ref(namespace, request.id)))
 
     async def pause(self, request: shim_pb2.PauseRequest, namespace: str) -> Empty:
         """Stop the processes where they are."""

@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from shim.runsc.statefile import forget_ended
+from shim.runsc import statefile
+from shim.runsc.statefile import forget_ended, gofer_pid
 
 BUNDLE = "/run/cryo/tasks/ns/a/bundle"
 OURS = ("runsc-sandbox", "--root=/r", "boot", f"--bundle={BUNDLE}", "a+")
@@ -91,3 +92,22 @@ def test_a_file_of_another_kind_is_left_as_it_is(tmp_path: Path, text: str) -> N
     forget_ended(path)
 
     assert path.read_text() == text
+
+
+@pytest.mark.parametrize(("words", "found"), ((GOFER, 8), (OTHER, 0), ((), 0)))
+def test_the_gofer_of_a_container(
+    host: Host, monkeypatch: pytest.MonkeyPatch, words: tuple[str, ...], found: int
+) -> None:
+    """Its number is told as long as it is the gofer's, and nobody else's."""
+    monkeypatch.setattr(statefile, "_PROC", host.proc)
+    host.path.write_text(json.dumps(host.state))
+    host.runs(8, *words)
+
+    assert gofer_pid(host.path.parent, "a+") == found
+
+
+def test_no_gofer(tmp_path: Path) -> None:
+    """A container that runsc does not know, or whose file says nothing, has none."""
+    assert gofer_pid(tmp_path, "a+") == 0
+    (tmp_path / "a+_sandbox:a+.state").write_text("[]")
+    assert gofer_pid(tmp_path, "a+") == 0

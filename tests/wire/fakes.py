@@ -18,6 +18,7 @@ from shim.model import (
     Exit,
     ImageView,
     Phase,
+    Pids,
     ProcessView,
     Progress,
     Report,
@@ -195,9 +196,9 @@ class FakeTasks:
         del self.tasks[ref]
         return view
 
-    async def pids(self, ref: TaskRef) -> list[int]:
+    async def pids(self, ref: TaskRef) -> Pids:
         self._begin("pids", ref)
-        return [1, 7, 8]
+        return Pids(host=(4242, 4243), guest=(1, 7, 8))
 
     async def pause(self, ref: TaskRef) -> None:
         self._begin("pause", ref)

@@ -206,7 +206,9 @@ async def test_other_operations(
 
     assert core.calls == [expected]
     if name == "Pids":
-        assert [process.pid for process in answer.processes] == [1, 7, 8]  # type: ignore[attr-defined]
+        listed = [process.pid for process in answer.processes]  # type: ignore[attr-defined]
+        assert listed == [4242, 4243]
+        assert list(answer.guest_pids) == [1, 7, 8]  # type: ignore[attr-defined]
     if name == "Stats":
         assert answer.stats.type_url.startswith("io.containerd.cgroups.v")  # type: ignore[attr-defined]
 

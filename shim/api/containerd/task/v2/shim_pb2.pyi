@@ -375,16 +375,24 @@ class PidsResponse(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     PROCESSES_FIELD_NUMBER: _builtins.int
+    GUEST_PIDS_FIELD_NUMBER: _builtins.int
     @_builtins.property
-    def processes(self) -> _containers.RepeatedCompositeFieldContainer[_task_pb2.ProcessInfo]: ...
+    def processes(self) -> _containers.RepeatedCompositeFieldContainer[_task_pb2.ProcessInfo]:
+        """Of the host: those that run the container."""
+
+    @_builtins.property
+    def guest_pids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """Ours, which containerd passes over: the container's own processes, by its own numbers."""
+
     def __init__(
         self,
         *,
         processes: _abc.Iterable[_task_pb2.ProcessInfo] | None = ...,
+        guest_pids: _abc.Iterable[_builtins.int] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["processes", b"processes"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["guest_pids", b"guest_pids", "processes", b"processes"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
