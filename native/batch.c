@@ -41,7 +41,8 @@ int begin_driver(struct cuda *driver, long long deadline_ms, const char **why)
 	if (*why)
 		return 127;
 	if (!work_one(driver, &job, deadline_ms)) {
-		*why = "the driver did not begin in time";
+		*why = job.unbegun ? "no thread could be started for the driver"
+				   : "the driver did not begin in time";
 		return 126;
 	}
 	if (job.error != CUDA_SUCCESS) {
@@ -56,7 +57,11 @@ int begin_driver(struct cuda *driver, long long deadline_ms, const char **why)
 static void tell_error(struct line *line, const struct job *job)
 {
 	line_bool(line, "late", job->late);
-	if (!job->late) {
+	if (job->unbegun) {
+		char why[128];
+		work_why(job, 0, why, sizeof why);
+		line_text(line, "text", why);
+	} else if (!job->late) {
 		line_number(line, "code", job->error);
 		line_text(line, "name", cuda_name(&cuda, job->error));
 		line_text(line, "text", cuda_words(&cuda, job->error));
@@ -64,20 +69,25 @@ static void tell_error(struct line *line, const struct job *job)
 	line_bool(line, "gone", !is_alive(job->pid));
 }
 
+static bool ended(const struct job *job)
+{
+	return !job->late && !job->unbegun;
+}
+
 static void tell(const struct job *job)
 {
 	struct line line;
-	bool fine = !job->late && job->error == CUDA_SUCCESS;
+	bool fine = ended(job) && job->error == CUDA_SUCCESS;
 	int state = job->action == GET_STATE ? job->value : job->state;
 	line_begin(&line);
 	line_text(&line, "step", words[job->action]);
 	line_number(&line, "pid", job->pid);
 	line_bool(&line, "ok", fine);
-	if (!job->late && (fine || job->action != GET_STATE) && state >= 0)
+	if (ended(job) && (fine || job->action != GET_STATE) && state >= 0)
 		line_text(&line, "state", state_word(state));
 	if (!fine)
 		tell_error(&line, job);
-	line_number(&line, "ms", job->late ? -1 : job->took_ms);
+	line_number(&line, "ms", ended(job) ? job->took_ms : -1);
 	line_end(&line);
 }
 
@@ -153,6 +163,8 @@ static void add(int pid, bool named)
 static void note(const struct job *job)
 {
 	struct process *process = process_of(job->pid);
+	if (job->unbegun)
+		return; /* nothing was asked of it: it is as it was */
 	if (job->late) {
 		process->stuck = true;
 		process->state = -1;
@@ -177,7 +189,7 @@ static bool worked(const struct job *job)
 {
 	static const int after[] = {
 		[LOCK] = LOCKED, [CHECKPOINT] = CHECKPOINTED, [RESTORE] = LOCKED, [UNLOCK] = RUNNING};
-	if (job->late)
+	if (!ended(job))
 		return false;
 	if (job->error != CUDA_SUCCESS)
 		return !is_alive(job->pid);

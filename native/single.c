@@ -7,8 +7,9 @@
 
 #include "clock.h"
 
-/* A toggle has no deadline of NVIDIA's: runsc would wait for it for ever. These are ours. */
-enum { TOGGLE_LOCK_MS = 30 * 1000, TOGGLE_STEP_MS = 300 * 1000, GRACE_MS = 5000 };
+/* A toggle has no deadline of NVIDIA's: runsc would wait for it without end. These are ours, the
+ * defaults of timeouts.lock and timeouts.freeze (shim/config.py; a test compares them). */
+enum { TOGGLE_LOCK_MS = 30 * 1000, TOGGLE_STEP_MS = 120 * 1000, GRACE_MS = 5000 };
 
 static const char *const verbs[] = {
 	[GET_STATE] = "get state", [GET_TID] = "get restore thread",
@@ -45,18 +46,21 @@ static bool step(struct toggle *toggle, enum action action, long long limit_ms)
 	struct job job = {.action = action, .pid = toggle->pid, .lock_ms = toggle->lock_ms,
 			  .map = toggle->map};
 	bool ended = work_one(toggle->cuda, &job, deadline_in(limit_ms));
-	toggle->state = ended ? job.state : -1;
-	if (!ended)
-		snprintf(toggle->why, sizeof toggle->why, "%s did not end in %lld ms", verbs[action],
-			 limit_ms);
-	else if (job.error != CUDA_SUCCESS)
+	if (!job.unbegun) /* else it is as it was */
+		toggle->state = ended ? job.state : -1;
+	if (!ended) {
+		char why[128];
+		work_why(&job, limit_ms, why, sizeof why);
+		snprintf(toggle->why, sizeof toggle->why, "%s: %s", verbs[action], why);
+	} else if (job.error != CUDA_SUCCESS) {
 		snprintf(toggle->why, sizeof toggle->why, "%s",
 			 cuda_words(toggle->cuda, job.error));
-	else if (job.state != after[action])
+	} else if (job.state != after[action]) {
 		snprintf(toggle->why, sizeof toggle->why, "it is %s after %s, not %s",
 			 state_word(job.state), verbs[action], state_word(after[action]));
-	else
+	} else {
 		return true;
+	}
 	return false;
 }
 
@@ -86,8 +90,7 @@ static bool invert(struct toggle *toggle, long long detect_ms)
 	struct job look = {.action = GET_STATE, .pid = toggle->pid};
 	int error = CUDA_ILLEGAL_STATE;
 	if (!work_one(toggle->cuda, &look, deadline_in(detect_ms))) {
-		snprintf(toggle->why, sizeof toggle->why, "its state did not come in %lld ms",
-			 detect_ms);
+		work_why(&look, detect_ms, toggle->why, sizeof toggle->why);
 		return false;
 	}
 	if (look.error == CUDA_SUCCESS && look.value == RUNNING)
@@ -137,8 +140,8 @@ static int one(const struct cuda *cuda, const struct options *options)
 		.map = options->has_map ? &options->map : NULL,
 	};
 	if (!work_one(cuda, &job, deadline_in(or_default(options->step_ms, 0)))) {
-		char why[64];
-		snprintf(why, sizeof why, "it did not end in %lld ms", options->step_ms);
+		char why[128];
+		work_why(&job, options->step_ms, why, sizeof why);
 		return refuse(options, why);
 	}
 	if (job.error != CUDA_SUCCESS)

@@ -6,7 +6,9 @@
 #include <errno.h>
 #include <poll.h>
 #include <pthread.h>
+#include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 #include <unistd.h>
 
 #include "clock.h"
@@ -77,15 +79,16 @@ static void *run(void *argument)
 	return NULL;
 }
 
-static bool begin(const struct cuda *cuda, struct job *job, size_t number, int bell,
-		  struct errand **errand)
+/* Return 0, or the errno that says why there is no thread for the job. */
+static int begin(const struct cuda *cuda, struct job *job, size_t number, int bell,
+		 struct errand **errand)
 {
 	pthread_t thread;
 	*errand = calloc(1, sizeof **errand);
 	if (!*errand)
-		return false;
+		return ENOMEM;
 	**errand = (struct errand){.cuda = cuda, .job = *job, .number = number, .bell = bell};
-	return pthread_create(&thread, NULL, run, *errand) == 0;
+	return pthread_create(&thread, NULL, run, *errand);
 }
 
 /* Wait for one errand to end; return its number, or `count` when the time is over. */
@@ -107,23 +110,24 @@ static size_t start_all(const struct cuda *cuda, struct job *jobs[], size_t coun
 {
 	size_t begun = 0;
 	for (size_t at = 0; at < count; at++) {
-		jobs[at]->late = true;
-		begun += begin(cuda, jobs[at], at, bell, &errands[at]);
+		jobs[at]->unbegun = begin(cuda, jobs[at], at, bell, &errands[at]);
+		jobs[at]->late = !jobs[at]->unbegun;
+		begun += jobs[at]->late;
 	}
 	return begun;
 }
 
-static size_t tell_late(struct job *jobs[], size_t count, void (*told)(const struct job *job))
+static size_t tell_undone(struct job *jobs[], size_t count, void (*told)(const struct job *job))
 {
-	size_t late = 0;
+	size_t undone = 0;
 	for (size_t at = 0; at < count; at++) {
-		if (!jobs[at]->late)
+		if (!jobs[at]->late && !jobs[at]->unbegun)
 			continue;
-		late++;
+		undone++;
 		if (told)
 			told(jobs[at]);
 	}
-	return late;
+	return undone;
 }
 
 size_t work(const struct cuda *cuda, struct job *jobs[], size_t count, long long deadline_ms,
@@ -145,10 +149,18 @@ size_t work(const struct cuda *cuda, struct job *jobs[], size_t count, long long
 			told(jobs[number]);
 	}
 	/* The pipe and the errands stay: a late thread may still write to them. */
-	return tell_late(jobs, count, told);
+	return tell_undone(jobs, count, told);
 }
 
 bool work_one(const struct cuda *cuda, struct job *job, long long deadline_ms)
 {
 	return work(cuda, &job, 1, deadline_ms, NULL) == 0;
+}
+
+void work_why(const struct job *job, long long limit_ms, char *words, size_t size)
+{
+	if (job->unbegun)
+		snprintf(words, size, "no thread for it: %s", strerror(job->unbegun));
+	else
+		snprintf(words, size, "it did not end in %lld ms", limit_ms);
 }

@@ -1,7 +1,8 @@
 /* Calls of the driver, side by side, each in a thread of its own, with one deadline for them all.
  *
  * A call of the driver that hangs cannot be broken off: its thread is left alone, its job stays
- * `late`, and the program ends without it. So a job must live as long as the program.
+ * `late`, and the program ends without it. So a job must live as long as the program. A call for
+ * which no thread could be started has not been made: its job is `unbegun`.
  */
 #ifndef CRYO_WORK_H
 #define CRYO_WORK_H
@@ -24,7 +25,8 @@ struct job {
 	unsigned lock_ms; /* how long the driver may try to lock; 0: for ever */
 	const struct device_map *map;
 
-	bool late; /* it had not ended at the deadline; what follows says nothing then */
+	bool late;   /* it had not ended at the deadline; what follows says nothing then */
+	int unbegun; /* why no thread could be started for it, an errno; what follows says nothing */
 	int error;
 	int value; /* of GET_STATE and GET_TID */
 	int state; /* after a move, read back; -1 where it cannot be read */
@@ -32,11 +34,14 @@ struct job {
 };
 
 /* Do the jobs; `told`, unless NULL, hears of each as it ends, in this thread, then of the late ones.
- * `deadline_ms` is a time of now_ms(), 0 for none. Return how many are late. */
+ * `deadline_ms` is a time of now_ms(), 0 for none. Return how many are late or unbegun. */
 size_t work(const struct cuda *cuda, struct job *jobs[], size_t count, long long deadline_ms,
 	    void (*told)(const struct job *job));
 
-/* One job. Return whether it ended in time. */
+/* One job. Return whether it was begun and ended in time. */
 bool work_one(const struct cuda *cuda, struct job *job, long long deadline_ms);
+
+/* Write into `words` why a job did not end, of which `limit_ms` was the deadline. */
+void work_why(const struct job *job, long long limit_ms, char *words, size_t size);
 
 #endif

@@ -225,9 +225,20 @@ def _nodes(paths: tuple[str, ...], stat: Stat, *, optional: bool) -> Iterator[De
 
 
 def _deadlines(timeouts: Timeouts) -> tuple[str, ...]:
-    """Return what runsc's own engine hands to cryo-cuda: it starts it with no option for these."""
-    lock_ms, step_ms = int(timeouts.lock * 1000), int(timeouts.freeze * 1000)
-    return f"CRYO_CUDA_LOCK_MS={max(1, lock_ms)}", f"CRYO_CUDA_STEP_MS={max(1, step_ms)}"
+    """Return what runsc's own engine hands to cryo-cuda: it starts it with no option for these.
+
+    The workload sees these variables too, so there are none for what cryo-cuda does by itself.
+    """
+    usual = Timeouts()
+    wanted = (
+        ("CRYO_CUDA_LOCK_MS", timeouts.lock, usual.lock),
+        ("CRYO_CUDA_STEP_MS", timeouts.freeze, usual.freeze),
+    )
+    return tuple(
+        f"{name}={max(1, int(timeout_s * 1000))}"
+        for name, timeout_s, default_s in wanted
+        if timeout_s != default_s
+    )
 
 
 def _with_helper(spec: Spec, cuda: Cuda, either: str, helper: str, recorded: str | None) -> Spec:

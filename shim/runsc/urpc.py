@@ -11,6 +11,7 @@ import asyncio
 import contextlib
 import json
 import os
+import re
 import socket
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -20,6 +21,10 @@ from shim.errors import Unavailable
 
 _TIMEOUT_S = 2.0
 _LIMIT_BYTES = 4 << 20
+_CHUNK_BYTES = 64 << 10
+# Up to the next quote or bracket, which is not taken; of an escape both halves are.
+_REST_OF_STRING = re.compile(rb'(?:[^"\\]++|\\.)*+', re.DOTALL)
+_REST_OF_PLAIN = re.compile(rb'[^"{}\[\]]*+')
 
 
 async def call(
@@ -63,7 +68,7 @@ async def _exchange(path: Path, request: dict[str, object], fds: Sequence[int]) 
         if fds:  # they travel with the first byte
             socket.send_fds(connection, [data[:1]], list(fds))
             data = data[1:]
-        reader, writer = await asyncio.open_unix_connection(sock=connection, limit=_LIMIT_BYTES)
+        reader, writer = await asyncio.open_unix_connection(sock=connection)
     except BaseException:
         connection.close()
         raise
@@ -93,15 +98,61 @@ async def _connect(path: Path) -> socket.socket:
 
 async def _document(reader: asyncio.StreamReader) -> Any:
     """Read one JSON document: nothing on the wire says where it ends but its own form."""
-    decoder = json.JSONDecoder()
-    text = ""
-    while len(text) < _LIMIT_BYTES:
-        data = await reader.read(_LIMIT_BYTES)
-        text += data.decode("utf-8", "replace")
-        try:
-            return decoder.raw_decode(text)[0]
-        except ValueError:
-            if not data:
-                raise
-    message = "the answer is too long"
-    raise ValueError(message)
+    whole = Document()
+    while not whole.complete:
+        data = await reader.read(_CHUNK_BYTES)
+        if not data:
+            message = "the answer is cut short"
+            raise ValueError(message)
+        whole.feed(data)
+    return whole.value()
+
+
+class Document:
+    """One JSON object or array that comes in pieces, each of which is looked at once."""
+
+    def __init__(self, limit_bytes: int = _LIMIT_BYTES) -> None:
+        self._limit_bytes = limit_bytes
+        self._data = bytearray()
+        self._at = 0
+        self._depth = 0
+        self._in_string = False
+        self.complete = False
+
+    def feed(self, data: bytes) -> None:
+        """Take the next piece.
+
+        Raises:
+            ValueError: it is too long, or no object or array.
+        """
+        self._data += data
+        if len(self._data) > self._limit_bytes:
+            message = f"the answer is longer than {self._limit_bytes} bytes"
+            raise ValueError(message)
+        while not self.complete and self._step():
+            pass
+
+    def _step(self) -> bool:
+        """Look at what comes next; False when that is not there yet."""
+        if self._in_string:
+            self._at = _REST_OF_STRING.match(self._data, self._at).end()  # type: ignore[union-attr]
+        else:
+            self._at = _REST_OF_PLAIN.match(self._data, self._at).end()  # type: ignore[union-attr]
+        mark = self._data[self._at : self._at + 1]
+        if not mark or mark == b"\\":
+            return False  # an escape that the piece cuts in two is looked at again with the next
+        self._at += 1
+        if mark == b'"':
+            self._in_string = not self._in_string
+        else:
+            self._depth += 1 if mark in b"{[" else -1
+        self.complete = self._depth <= 0 and not self._in_string
+        return True
+
+    def value(self) -> Any:
+        """Read it.
+
+        Raises:
+            ValueError: it is not JSON.
+        """
+        return json.loads(self._data[: self._at].decode("utf-8", "replace"))

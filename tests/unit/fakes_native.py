@@ -7,7 +7,7 @@ import os
 import socket
 import subprocess
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -88,10 +88,11 @@ class Ground:
     def faults(self, *faults: Fault) -> None:
         self.device.script.arm(list(faults))
 
-    def run(self, *arguments: str) -> Said:
-        """Run cryo-cuda here, to its end."""
+    def run(self, *arguments: str, limits: Sequence[str] = ()) -> Said:
+        """Run cryo-cuda here, to its end, with `limits` of prlimit(1)."""
+        before = ["prlimit", *limits] if limits else []
         done = subprocess.run(
-            [native.path(), *arguments],
+            [*before, native.path(), *arguments],
             env=self.environment,
             capture_output=True,
             text=True,

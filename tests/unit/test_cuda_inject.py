@@ -409,6 +409,18 @@ def test_the_helper_comes_beside_the_tool(host: Host) -> None:
     assert twice.spec.data == once.spec.data
 
 
+def test_default_deadlines_are_built_in(host: Host) -> None:
+    """A workload sees no variable of ours where the settings are cryo-cuda's own defaults."""
+    helper = program(host.folder / "host" / "cryo-cuda")
+    source = (Path(__file__).parents[2] / "native" / "single.c").read_text()
+
+    done = host.prepare(gpu_spec(host), helper=helper, deadlines=Timeouts())
+
+    assert not [name for name in done.spec.data["process"].get("env", ()) if "CRYO_CUDA" in name]
+    assert f"TOGGLE_LOCK_MS = {Timeouts().lock:g} * 1000" in source
+    assert f"TOGGLE_STEP_MS = {Timeouts().freeze:g} * 1000" in source
+
+
 def test_without_a_helper_nothing_speaks_of_it(host: Host) -> None:
     """No mount and no variable."""
     done = host.prepare(gpu_spec(host), deadlines=DEADLINES)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import time
 from collections.abc import Iterator
@@ -190,7 +191,7 @@ def test_a_toggle_takes_its_deadlines_from_the_environment(one: Ground) -> None:
 
     said = one.run("--toggle", "--pid", pid(one))
 
-    assert "checkpoint did not end in 200 ms" in said.err
+    assert "checkpoint: it did not end in 200 ms" in said.err
     assert "lock timeout=1234" in driver(one).asked
     driver(one).state = "running"
     one.run("--toggle", "--pid", pid(one), "--timeout", "99")
@@ -205,6 +206,43 @@ def test_an_action_with_a_deadline(one: Ground) -> None:
 
     words = "it did not end in 200 ms"
     assert said.err == f'Could not checkpoint on process ID {pid(one)}: "{words}"\n'
+
+
+# Threads have stacks that no address space holds, or one that begins the driver and no other.
+NO_THREADS = ("--as=1000000000", "--stack=100000000000")
+ONE_THREAD = (f"--as={1600 << 20}", f"--stack={1 << 30}")
+
+
+@pytest.mark.parametrize(
+    "arguments", (("--get-state",), ("--action", "checkpoint"), ("--toggle",)), ids=" ".join
+)
+def test_a_call_without_a_thread_is_not_late(one: Ground, arguments: tuple[str, ...]) -> None:
+    """What the driver was never asked is told as that, and not as a call that hangs."""
+    said = one.run(*arguments, "--pid", pid(one), limits=ONE_THREAD)
+
+    assert said.status == 1
+    assert "no thread for it: " in said.err
+    assert driver(one).asked == []
+
+
+def test_a_batch_without_threads_has_no_driver(one: Ground) -> None:
+    """The driver that could not be begun is told with the reason, and nothing was done."""
+    said = one.run("--batch", "freeze", "--pids", pid(one), limits=NO_THREADS)
+
+    assert '"text":"no thread could be started for the driver"' in said.out
+    assert driver(one).asked == []
+
+
+def test_a_batch_tells_of_each_call_without_a_thread(one: Ground) -> None:
+    """A process that was not asked is told with the reason, neither late nor gone."""
+    said = one.run("--batch", "freeze", "--pids", pid(one), limits=ONE_THREAD)
+
+    (move,) = (
+        line for line in map(json.loads, said.out.splitlines()) if line.get("step") == "state"
+    )
+    assert (move["ok"], move["late"], move["gone"]) == (False, False, False)
+    assert move["text"].startswith("no thread for it: ")
+    assert driver(one).asked == []
 
 
 def test_the_device_map_reaches_the_driver(one: Ground) -> None:
