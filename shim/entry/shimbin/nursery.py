@@ -2,6 +2,9 @@
 
 Single-threaded and without an event loop by then, so that a fork is safe. A shim is a process of
 its own in every way; the nursery only starts it, and collects what it leaves behind when it dies.
+
+It forks the code that it has loaded. Once a file of that has changed it serves nobody any more, so
+that the next start brings up another one, and stays only for what it has started.
 """
 
 from __future__ import annotations
@@ -16,13 +19,16 @@ import signal
 import socket
 import struct
 import sys
+import time
 from pathlib import Path
 
 from shim.entry.shimbin import serve
+from shim.entry.shimbin.loaded import Loaded
 from shim.entry.shimbin.rehearsal import rehearse
 from shim.entry.shimbin.serve import Words
 from shim.errors import CryoError
 from shim.host.environment import private_umask
+from shim.host.keeper.spawn import close_on_exec
 from shim.task.layout import Layout
 
 _PR_SET_NAME = 15
@@ -37,10 +43,12 @@ _CREDENTIALS = struct.Struct("3i")
 
 def main(path: str) -> None:
     """Listen and fork until nobody is left to fork for."""
+    loaded = Loaded()
     ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
     _be_called(b"cryo-nursery")
     private_umask()  # of every shim too
     rehearse(Path(f"{path}.rehearsal"))
+    loaded.look()
     # Children, and orphans of shims that died, are collected by the kernel itself.
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)
     listener = _listen(Path(path))
@@ -48,6 +56,7 @@ def main(path: str) -> None:
     gc.collect()
     gc.freeze()
     os.close(_READY_FD)
+    close_on_exec()
     listener.settimeout(_IDLE_S)
     while True:
         try:
@@ -59,7 +68,14 @@ def main(path: str) -> None:
                 return
             continue
         with peer:
+            if loaded.changed:
+                # Before the peer hears: unanswered, it asks again, and must find nobody here.
+                Path(path).unlink(missing_ok=True)
+                listener.close()
+                break
             _serve(peer, listener)
+    while _has_children():
+        time.sleep(_IDLE_S)
 
 
 def _be_called(name: bytes) -> None:
@@ -134,9 +150,9 @@ def parse(data: bytes) -> Words:
     path, rest = _text(rest)
     cwd, rest = _text(rest)
     count, rest = _text(rest)
-    env, given = _texts(rest, int(count))
+    env, _ = _texts(rest, int(count))
     pairs = dict(line.split("=", 1) for line in env)
-    return Words(argv=words, socket=path, cwd=cwd, env=pairs, given=given)
+    return Words(argv=words, socket=path, cwd=cwd, env=pairs)
 
 
 def _text(data: bytes) -> tuple[str, bytes]:

@@ -17,13 +17,13 @@ _ANSWER_S = 20.0
 _LIMIT = 4096
 
 
-def ask(words: list[str], socket_path: str, given: bytes, listener: int) -> int:
+def ask(words: list[str], socket_path: str, listener: int) -> int:
     """Have a shim forked that serves the socket `listener`; return its pid.
 
     Raises:
         OSError: the nursery cannot be reached or started, or refused.
     """
-    data = request(words, socket_path, given)
+    data = request(words, socket_path)
     # A second time, because the nursery may go for want of work just when we come.
     answer = _ask(data, listener) or _ask(data, listener)
     if not answer.isdigit():
@@ -31,14 +31,14 @@ def ask(words: list[str], socket_path: str, given: bytes, listener: int) -> int:
     return int(answer)
 
 
-def request(words: list[str], socket_path: str, given: bytes) -> bytes:
-    """Write what a shim must know: counted lists of texts, each ended by a NUL, then stdin's bytes.
+def request(words: list[str], socket_path: str) -> bytes:
+    """Write what a shim must know: counted lists of texts, each ended by a NUL.
 
     Arguments, environment and paths hold no NUL, so nothing needs to be escaped.
     """
     env = [f"{name}={value}" for name, value in os.environ.items()]
     head = [str(len(words)), *words, socket_path, os.getcwd(), str(len(env)), *env]  # noqa: PTH109
-    return b"".join(os.fsencode(text) + b"\0" for text in head) + given
+    return b"".join(os.fsencode(text) + b"\0" for text in head)
 
 
 def _ask(data: bytes, listener: int) -> bytes:

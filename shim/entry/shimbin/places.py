@@ -9,6 +9,7 @@ from __future__ import annotations
 import _socket
 import binascii
 import os
+import sys
 
 from shim import __version__
 
@@ -92,8 +93,9 @@ def _plain(group: str) -> str:
 
 
 def nursery_socket() -> str:
-    """Name the nursery's socket: one for each version of us and each settings file."""
-    return f"{NURSERY_FOLDER}/nursery-{__version__}-{_short(config_path())}.sock"
+    """Name the nursery's socket: one for each settings file, installation and interpreter."""
+    code = (__file__, sys.prefix, sys.version, os.environ.get("PYTHONPATH", ""))
+    return f"{NURSERY_FOLDER}/nursery-{__version__}-{_short(config_path(), *code)}.sock"
 
 
 def write_address(path: str) -> str:

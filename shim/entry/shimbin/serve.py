@@ -104,13 +104,12 @@ class Shim:
 
 
 class Words(NamedTuple):
-    """What `start` passed on: its arguments and surroundings, and what containerd wrote to it."""
+    """What `start` passed on: its arguments and surroundings."""
 
     argv: list[str]
     socket: str
     cwd: str
     env: dict[str, str]
-    given: bytes
 
 
 def settings() -> Config:

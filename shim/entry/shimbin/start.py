@@ -30,7 +30,7 @@ def run(flags: Flags) -> None:
         raise SystemExit(str(error)) from None
     path = places.shim_socket(flags.address, flags.namespace, _group(flags.id))
     if not places.answers(path):
-        _bring_up(path, given)
+        _bring_up(path)
     sys.stdout.write(answer(places.write_address(path), given, flags.id))
     sys.stdout.flush()
 
@@ -66,7 +66,7 @@ def _group(container: str) -> str:
     return next((group for group in groups if isinstance(group, str) and group), container)
 
 
-def _bring_up(path: str, given: bytes) -> None:
+def _bring_up(path: str) -> None:
     os.makedirs(os.path.dirname(path), mode=0o711, exist_ok=True)  # noqa: PTH103, PTH120
     if os.path.lexists(path):
         os.unlink(path)  # noqa: PTH108 - pathlib loads too much
@@ -77,4 +77,4 @@ def _bring_up(path: str, given: bytes) -> None:
     finally:
         os.umask(before)
     listener.listen(_BACKLOG)
-    nursery_client.ask(sys.argv[1:], path, given, listener.fileno())
+    nursery_client.ask(sys.argv[1:], path, listener.fileno())

@@ -1,0 +1,106 @@
+"""The nursery and the code that it has loaded: it forks no shim of old code."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import signal
+import socket
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from shim.entry.shimbin import places
+from shim.entry.shimbin.loaded import Loaded
+from shim.host.keeper.spawn import Program, spawn
+
+PACKAGE = Path(__file__).parents[2] / "shim"
+
+
+def test_a_change_of_a_loaded_file_is_seen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A module that was written anew or removed since it was loaded is seen."""
+    file = tmp_path / "a_module_of_the_test.py"
+    file.write_text("x = 1\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    before = Loaded()
+    __import__(file.stem)
+    loaded = Loaded()
+    before.look()
+    assert len(before) == len(loaded)
+    assert not loaded.changed
+
+    file.write_text("x = 22\n")
+
+    assert loaded.changed
+    assert before.changed
+    file.unlink()
+    assert loaded.changed
+    del sys.modules[file.stem]
+
+
+def test_each_installation_has_a_nursery_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The nursery's socket is named by the package's place, the interpreter and the settings."""
+    found = {places.nursery_socket()}
+    monkeypatch.setattr(places, "__file__", "/elsewhere/places.py")
+    found.add(places.nursery_socket())
+    monkeypatch.setattr(sys, "prefix", "/other/venv")
+    found.add(places.nursery_socket())
+    monkeypatch.setenv("PYTHONPATH", "/somewhere")
+    found.add(places.nursery_socket())
+    monkeypatch.setenv("CRYO_CONFIG", "/other.toml")
+    found.add(places.nursery_socket())
+
+    assert len(found) == 5
+
+
+@contextlib.contextmanager
+def a_nursery(folder: Path) -> Iterator[tuple[Path, int]]:
+    """Run a nursery of a copy of the package; give its socket and its pid."""
+    shutil.copytree(PACKAGE, folder / "shim", ignore=shutil.ignore_patterns("__pycache__", "bin"))
+    path, config = folder / "n.sock", folder / "cryo.toml"
+    config.write_text(f'[paths]\nstate = "{folder}/state"\n')
+    environment = {**os.environ, "PYTHONPATH": str(folder), "CRYO_CONFIG": str(config)}
+    argv = [sys.executable, "-m", "shim.entry.shimbin.nursery", str(path)]
+    null, (reader, writer) = os.open("/dev/null", os.O_RDWR), os.pipe()
+    pid = spawn(Program(argv, environment, [null, null, null, writer]))
+    try:
+        os.close(writer)
+        os.close(null)
+        assert os.read(reader, 1) == b"", "it listens when it closes its end"
+        os.close(reader)
+        yield path, pid
+    finally:
+        os.kill(pid, signal.SIGKILL)
+        os.waitpid(pid, 0)
+
+
+def asked(path: Path) -> bytes:
+    """Ask for nothing that could be a shim; return the answer."""
+    with socket.socket(socket.AF_UNIX) as peer:
+        peer.settimeout(60)
+        peer.connect(str(path))
+        peer.sendall(b"nonsense")
+        peer.shutdown(socket.SHUT_WR)
+        try:
+            return peer.recv(1000)
+        except ConnectionResetError:
+            return b""
+
+
+def test_a_nursery_of_old_code_serves_nobody(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Once a file of its package is another one, a nursery answers no start, and is not found."""
+    monkeypatch.chdir(tmp_path)
+    with a_nursery(tmp_path) as (path, pid):
+        assert asked(path).startswith(b"no shim: ")
+        changed = tmp_path / "shim" / "task" / "task.py"
+        changed.write_text(f"{changed.read_text()}\n")
+
+        assert asked(path) == b""
+        assert not path.exists()
+        # It is not collected yet: it has nothing to stay for.
+        os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)
