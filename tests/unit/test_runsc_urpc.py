@@ -12,7 +12,7 @@ from shim.errors import Unavailable
 from shim.runsc import urpc
 from shim.runsc.urpc import Document
 
-VALUES = (
+VALUES: tuple[object, ...] = (
     {},
     [],
     {"success": True, "result": [{"cmd": "größe 日本 \U0001f600", "pid": 1}]},
