@@ -125,6 +125,18 @@ def test_exec(cryo: Cryo) -> None:
         assert cryo.status(name) == "RUNNING"
 
 
+def test_interrupt_character_ends_an_exec(cryo: Cryo) -> None:
+    """Ctrl-C typed into `ctr tasks exec -t` is SIGINT for the program inside."""
+    script = 'trap "echo interrupted; exit 9" INT; echo up; while true; do sleep 0.1; done'
+    with cryo.container("sleep", "1000") as name:
+        argv = ("tasks", "exec", "-t", "--exec-id", "int", name, "sh", "-c", script)
+
+        ran = cryo.ctr_on_terminal(*argv, typed="\x03", check=False)
+
+    assert "interrupted" in ran.out
+    assert ran.status == 9
+
+
 def test_exec_on_a_terminal(cryo: Cryo) -> None:
     """An exec on a terminal has one of ctr's size, takes what is typed, gives its exit code."""
     script = f"{_SIZE}; echo $s; read line; echo got $line; exit 5"
