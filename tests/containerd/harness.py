@@ -114,13 +114,15 @@ class Containerd(Daemon):
         self,
         *arguments: str,
         typed: str = "",
+        after: str = "",
         size: str = "24x80",
         check: bool = True,
         timeout_s: float = _CTR_S,
     ) -> Ran:
-        """Run ctr on a terminal; `typed` is typed once something is shown."""
+        """Run ctr on a terminal; `typed` is typed once something is shown, or `after` is."""
         terminal = [sys.executable, "-m", "tests.containerd.terminal"]
-        argv = [*terminal, "--input", typed, "--size", size, "--", *self.ctr_argv(*arguments)]
+        keys = ["--input", typed, "--after", after, "--size", size]
+        argv = [*terminal, *keys, "--", *self.ctr_argv(*arguments)]
         ran = self.place.remote.run(argv, timeout_s=timeout_s, env=self.env)
         return self.checked(ran, f"ctr {' '.join(arguments)}") if check else ran
 

@@ -1,8 +1,8 @@
 """Runs inside the namespace: runs a program on a terminal of its own and copies what it shows.
 
-    python -m tests.containerd.terminal [--input TEXT] [--size ROWSxCOLUMNS] -- COMMAND...
+    python -m tests.containerd.terminal [--input TEXT [--after SHOWN]] [--size ROWSxCOLUMNS] -- ...
 
-The input is typed once the program has shown something. Exits as the program did.
+The input is typed once the program has shown something, or SHOWN. Exits as the program did.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ def main() -> int:
     """Run it."""
     parser = argparse.ArgumentParser(description="A program on a terminal.")
     parser.add_argument("--input", default="")
+    parser.add_argument("--after", default="")
     parser.add_argument("--size", default="24x80")
     parser.add_argument("command", nargs="+")
     options = parser.parse_args()
@@ -29,7 +30,7 @@ def main() -> int:
     if not pid:
         resize(0, rows, columns)
         os.execvp(options.command[0], options.command)
-    copy(terminal, options.input.encode())
+    copy(terminal, options.input.encode(), options.after.encode())
     _, status = os.waitpid(pid, 0)
     return os.waitstatus_to_exitcode(status)
 
@@ -39,13 +40,15 @@ def resize(terminal: int, rows: int, columns: int) -> None:
     fcntl.ioctl(terminal, termios.TIOCSWINSZ, struct.pack("HHHH", rows, columns, 0, 0))
 
 
-def copy(terminal: int, text: bytes) -> None:
+def copy(terminal: int, text: bytes, after: bytes) -> None:
     """Copy what the program shows to standard output, until its terminal is closed."""
+    seen = b""
     with contextlib.suppress(OSError):  # EIO: nobody has the other side open any more
         while shown := os.read(terminal, 65536):
             sys.stdout.buffer.write(shown)
             sys.stdout.buffer.flush()
-            if text:
+            seen += shown
+            if text and after in seen:
                 os.write(terminal, text)
                 text = b""
 

@@ -131,7 +131,7 @@ def test_interrupt_character_ends_an_exec(cryo: Cryo) -> None:
     with cryo.container("sleep", "1000") as name:
         argv = ("tasks", "exec", "-t", "--exec-id", "int", name, "sh", "-c", script)
 
-        ran = cryo.ctr_on_terminal(*argv, typed="\x03", check=False)
+        ran = cryo.ctr_on_terminal(*argv, typed="\x03", after="up\r", check=False)
 
     assert "interrupted" in ran.out
     assert ran.status == 9
