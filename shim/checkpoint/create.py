@@ -225,6 +225,7 @@ class Checkpoint:
     async def _preflight(self, final: Path) -> None:
         self._check_members()
         preflight.check_manifest(self._subject)
+        preflight.check_restorable(list(self._subject.containers))
         device_bytes, listed = await asyncio.gather(
             self._device_bytes(),
             asyncio.gather(*(one.guest.ps() for one in self._subject.containers)),

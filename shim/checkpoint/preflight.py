@@ -11,8 +11,9 @@ from shim.errors import Refused, ResourceExhausted
 from shim.host import cgroup, files, peers, procs
 from shim.host.peers import Connection
 from shim.model import Connections
+from shim.runsc import settings
 from shim.runsc.client import GuestProcess
-from shim.spec import canonical
+from shim.spec import canonical, compare
 
 # What an image holds beside memory: kernel state, page tables, the manifest.
 _SLACK_BYTES = 16 << 20
@@ -153,6 +154,20 @@ def check_namespaces(subjects: list[Subject]) -> None:
     if len(subjects) > 1 and sharing:
         message = f"{', '.join(sharing)} shares its pid namespace with others that have a GPU"
         raise Refused(message, remedy="run the pod without shareProcessNamespace")
+
+
+def check_restorable(subjects: list[Subject]) -> None:
+    """See that runsc would restore what each container was made with.
+
+    Raises:
+        Refused: its validation refuses the spec itself, as with two mounts at one place.
+    """
+    for one in subjects:
+        enforced = settings.validation(one.runsc.flags) == "enforce"
+        validates = enforced and one.runsc.capabilities.validates_restores
+        if validates and (found := compare.conflicts(one.spec)):
+            message = f"runsc would not restore task {one.ref.id}: {compare.describe(found)}"
+            raise Refused(message, remedy="create the container without that, then checkpoint it")
 
 
 def host_connections(subject: Subject) -> list[Connection]:

@@ -59,7 +59,7 @@ CAUSES: tuple[Cause, ...] = (
     ),
     Cause(
         re.compile(
-            r"no server FD available for filesystem with unique ID [^:\s]*:?(?P<where>/[^,]*)"
+            r"no server FD available for filesystem with unique ID (?:[^:\s]*:)?(?P<where>/[^,]*)"
         ),
         InvalidArgument,
         f"create the container with the saved mounts {_INSPECT}",
@@ -89,7 +89,7 @@ CAUSES: tuple[Cause, ...] = (
     ),
     Cause(
         re.compile(
-            r'failed to walk "(?P<path>[^"]*)" of type \w+ in mount "[^":]*:?(?P<where>/[^"]*)"'
+            r'failed to walk "(?P<path>[^"]*)" of type \w+ in mount "(?:[^":]*:)?(?P<where>/[^"]*)"'
             r"(?:: (?P<why>[^:]+))?"
         ),
         FailedPrecondition,
@@ -104,7 +104,7 @@ CAUSES: tuple[Cause, ...] = (
     ),
     Cause(
         re.compile(
-            r'failed to initialize client and get root in mount "[^":]*:?(?P<where>/[^"]*)"'
+            r'failed to initialize client and get root in mount "(?:[^":]*:)?(?P<where>/[^"]*)"'
         ),
         FailedPrecondition,
         f"set directfs {_FLAGS}",

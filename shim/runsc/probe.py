@@ -74,6 +74,11 @@ class Capabilities(Value):
         return self.wait_restore
 
     @property
+    def validates_restores(self) -> bool:
+        """Whether a restore compares the spec with the saved one (since 2025-01)."""
+        return "restore-spec-validation" in self.top_flags
+
+    @property
     def update(self) -> bool:
         """Whether there is `runsc update` (since 2026-01)."""
         return "update" in self.commands

@@ -41,6 +41,11 @@ class Mismatch(Value):
         return f'set {self.flag} = "{self.saved}" under [runsc.flags], as it was at the save'
 
 
+def validation(flags: Mapping[str, str]) -> str:
+    """Say what runsc does about a spec that differs at a restore: enforce, warning or ignore."""
+    return flags.get("restore-spec-validation", "enforce")
+
+
 def recorded(flags: Mapping[str, str]) -> dict[str, str]:
     """Give the values in effect of the flags that a manifest records."""
     return {name: flags.get(name, default) for name, default in _DEFAULTS.items()}

@@ -104,7 +104,8 @@ def differences(saved: Spec, given: Spec) -> tuple[Difference, ...]:
         for name in dict.fromkeys((*old, *new))
         if old.get(name) != new.get(name)
     )
-    return (*changed, *conflicts(given))
+    known = conflicts(saved)
+    return (*changed, *(one for one in conflicts(given) if one not in known))
 
 
 def conflicts(spec: Spec) -> tuple[Difference, ...]:

@@ -141,6 +141,12 @@ class Spec(Value):
         return tuple(space.path for space in spaces if space.path)
 
     @property
+    def network_namespace(self) -> str:
+        """Give the path of the network namespace that the container joins; empty for a new one."""
+        spaces = (self.view.linux and self.view.linux.namespaces) or ()
+        return next((space.path for space in spaces if space.type == "network"), "")
+
+    @property
     def readonly(self) -> bool:
         """Whether the root filesystem is read-only."""
         return self._root.readonly

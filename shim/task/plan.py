@@ -10,7 +10,7 @@ from shim.config import Config
 from shim.cuda.inject import find_helper, find_tool, helper_in, prepare
 from shim.errors import InvalidArgument, InvalidBundle
 from shim.model import CreateRequest, Value
-from shim.runsc import overlay
+from shim.runsc import overlay, settings
 from shim.spec import document, host_access, pod, wishes
 from shim.spec.compare import check_same, describe, differences
 from shim.spec.document import Spec
@@ -131,7 +131,7 @@ def _work(request: CreateRequest) -> str:
 
 def _compare(saved: Spec, given: Spec, config: Config, *, one_call: bool) -> tuple[str, ...]:
     """Compare as strictly as runsc is set up to; return what is worth a warning."""
-    was, policy = restorable(saved), config.runsc.flags.get("restore-spec-validation", "enforce")
+    was, policy = restorable(saved), settings.validation(config.runsc.flags)
     if policy == "enforce":
         check_same(was, given, remedy=_REMEDY_OF_RESTORE if one_call else _REMEDY_OF_CREATE)
     found = differences(was, given) if policy == "warning" else ()

@@ -34,6 +34,9 @@ class Revivable(Protocol):
 
     journal: Journal
 
+    async def network_warnings(self) -> tuple[str, ...]:
+        """Say what its network will lack."""
+
     async def load_image(self, options: RestoreOptions) -> int:
         """Run `runsc restore` with the task's bundle and streams; return the sandbox's pid."""
 
@@ -71,6 +74,7 @@ class Revival:
             "remove what was made", self._remove, deadline_s=config.timeouts.rollback
         )
         self._held = HeldImage(Path(options.image_path), strict=not options.untrusted_folder)
+        self._warnings: tuple[str, ...] = ()
         self._manifest: Manifest | None = None
         self._pid = 0
         self._done = False
@@ -138,6 +142,8 @@ class Revival:
         self._task.journal.open(Operation.RESTORE, self._options.image_path)
         with self._transaction.step(Phase.VERIFY):
             self._manifest = await self._check(capabilities)
+            self._warnings = await self._task.network_warnings()
+            self._transaction.warn(*self._warnings)
         with self._transaction.step(Phase.LOAD):
             self._pid = await self._load(self._task)
 
@@ -176,6 +182,7 @@ class Revival:
             engine=self._manifest.engine,
             processes=_now(subject, self._manifest),
             members=tuple(one.ref.id for one in subject.members),
+            warnings=self._warnings,
             timings_s=dict(self._transaction.timings_s),
         )
 

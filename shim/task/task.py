@@ -17,6 +17,7 @@ from typing import Any
 import msgspec
 
 from shim import bundle as bundle_files
+from shim.checkpoint import network
 from shim.checkpoint.journal import Journal
 from shim.checkpoint.subject import Subject
 from shim.errors import (
@@ -816,6 +817,11 @@ class Task:
         self._context.tell("/tasks/checkpointed", self.ref, checkpoint=image_path)
 
     # -- restore -------------------------------------------------------------------------------
+
+    async def network_warnings(self) -> tuple[str, ...]:
+        """Say what the network of a restored task will lack."""
+        spec = document.load(self.bundle, restoring=True)
+        return await asyncio.to_thread(network.warnings, spec, self._runsc.flags)
 
     async def load_image(self, options: RestoreOptions) -> int:
         """Run `runsc restore` with the task's bundle and streams; return the sandbox's pid."""

@@ -234,6 +234,13 @@ def test_a_hook_that_failed_is_named(ended: str, printed: str, line: str) -> Non
     assert error_line(text) == f"hook createRuntime-0-cni failed: {line}"
 
 
+def test_a_file_is_named_by_the_whole_path_of_its_mount() -> None:
+    """The mount's destination is that of the spec, however deep."""
+    line = error_line('failed to walk "a/b" of type 0100000 in mount "__no_name_0:/dev/h": gone')
+
+    assert "a/b in the mount at /dev/h: gone" in failure("restore", 128, line).message
+
+
 def test_what_a_hook_printed_is_not_taken_for_runsc_s() -> None:
     """A hook that speaks of a full disk says nothing of the image's."""
     error = failure("create", 128, "hook cni failed: exit status 1: no space left on device")

@@ -44,6 +44,11 @@ class Reviving:
         self.removal: BaseException | None = None
         self.loaded: list[int] = []
         self.failing = False
+        self.lacks: tuple[str, ...] = ()
+
+    async def network_warnings(self) -> tuple[str, ...]:
+        """Stand for the look at the network namespace."""
+        return self.lacks
 
     async def load_image(self, options: RestoreOptions) -> int:
         """Stand for `runsc restore`."""
@@ -126,6 +131,17 @@ async def test_everything_is_awake(restoring: Restoring) -> None:
     assert set(result.timings_s) == {"verify", "load", "thaw"}
     assert restoring.task.did == ["load"]
     assert restoring.clean
+
+
+async def test_a_network_without_an_address_is_told(restoring: Restoring) -> None:
+    """The warning is in the progress, before anything is loaded, and in the result."""
+    restoring.task.lacks = ("the network namespace has no address",)
+
+    result = await restoring.run()
+
+    assert result.warnings == restoring.task.lacks
+    (told,) = [one for one in restoring.news if one.warning]
+    assert (told.phase, told.message) == (Phase.VERIFY, restoring.task.lacks[0])
 
 
 async def test_the_journal_says_what_is_under_way(restoring: Restoring) -> None:

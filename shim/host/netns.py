@@ -1,0 +1,91 @@
+"""Which addresses a network namespace has, found by a thread that joins it and then ends."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import re
+import threading
+from pathlib import Path
+
+from shim.errors import DeadlineExceeded, FailedPrecondition
+from shim.host.oserror import typed
+
+_CLONE_NEWNET = 0x40000000
+_WAIT_S = 5.0
+_LIMIT_BYTES = 4 << 20
+# A leaf of the routing trie and the line below it that says that the address is the host's own.
+_LOCAL = re.compile(r"\|-- (\S+)\n\s+/32 host LOCAL")
+_LOOPBACK = "127."
+_SCOPE = 3
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+def addresses(path: Path) -> tuple[str, ...]:
+    """List the addresses of the namespace at `path`, but for those of loopback and link-local.
+
+    Raises:
+        FailedPrecondition: it is not there.
+        DeadlineExceeded: it did not answer.
+        CryoError: it cannot be joined.
+    """
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    except FileNotFoundError as error:
+        message = f"the network namespace {path} is not there"
+        raise FailedPrecondition(message, remedy="make it, or name another one") from error
+    except OSError as error:
+        raise typed(error, f"open {path}") from error
+    try:
+        return _inside(fd, path)
+    finally:
+        os.close(fd)
+
+
+def _inside(fd: int, path: Path) -> tuple[str, ...]:
+    """Read in a thread of its own: joining changes the namespace of that thread alone, for good."""
+    found: list[tuple[str, ...]] = []
+    failed: list[OSError] = []
+
+    def read() -> None:
+        try:
+            _join(fd)
+            found.append(parse(_read("fib_trie"), _read("if_inet6")))
+        except OSError as error:
+            failed.append(error)
+
+    thread = threading.Thread(target=read, name="netns", daemon=True)
+    thread.start()
+    thread.join(_WAIT_S)
+    if failed:
+        raise typed(failed[0], f"join {path}") from failed[0]
+    if not found:
+        message = f"the network namespace {path} did not answer in {_WAIT_S:g} s"
+        raise DeadlineExceeded(message)
+    return found[0]
+
+
+def _join(fd: int) -> None:
+    if _libc.setns(fd, _CLONE_NEWNET):
+        number = ctypes.get_errno()
+        raise OSError(number, os.strerror(number))
+
+
+def parse(trie: str, inet6: str) -> tuple[str, ...]:
+    """List the addresses in the text of /proc/net/fib_trie and of /proc/net/if_inet6.
+
+    A row of the latter: address, index, prefix, scope (00 is global), flags, name.
+    """
+    version4 = (one for one in _LOCAL.findall(trie) if not one.startswith(_LOOPBACK))
+    rows = (line.split() for line in inet6.splitlines())
+    version6 = (row[0] for row in rows if len(row) > _SCOPE and row[_SCOPE] == "00")
+    return tuple(dict.fromkeys((*version4, *version6)))
+
+
+def _read(name: str) -> str:
+    """Read a file of the thread's namespace; empty where there is none, as without IPv6."""
+    try:
+        with Path("/proc/thread-self/net", name).open("rb") as file:
+            return file.read(_LIMIT_BYTES).decode("ascii", "replace")
+    except FileNotFoundError:
+        return ""
