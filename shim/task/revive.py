@@ -74,7 +74,6 @@ class Revival:
             "remove what was made", self._remove, deadline_s=config.timeouts.rollback
         )
         self._held = HeldImage(Path(options.image_path), strict=not options.untrusted_folder)
-        self._warnings: tuple[str, ...] = ()
         self._manifest: Manifest | None = None
         self._pid = 0
         self._done = False
@@ -142,8 +141,7 @@ class Revival:
         self._task.journal.open(Operation.RESTORE, self._options.image_path)
         with self._transaction.step(Phase.VERIFY):
             self._manifest = await self._check(capabilities)
-            self._warnings = await self._task.network_warnings()
-            self._transaction.warn(*self._warnings)
+            self._transaction.warn(*await self._task.network_warnings())
         with self._transaction.step(Phase.LOAD):
             self._pid = await self._load(self._task)
 
@@ -182,7 +180,7 @@ class Revival:
             engine=self._manifest.engine,
             processes=_now(subject, self._manifest),
             members=tuple(one.ref.id for one in subject.members),
-            warnings=self._warnings,
+            warnings=tuple(self._transaction.warnings),
             timings_s=dict(self._transaction.timings_s),
         )
 
