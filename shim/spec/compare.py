@@ -126,7 +126,7 @@ def _fields(spec: Spec) -> dict[str, Any]:
         "process.terminal": spec.terminal,
         "process.cwd": process.get("cwd", ""),
         "process.user": {"uid": 0, "gid": 0, **_meaning(_object(process, "user"))},
-        "process.rlimits": _set_of(process.get("rlimits")),
+        "process.rlimits": sorted(_rlimit(one) for one in _objects(process, "rlimits")),
         "process.args": _args(spec.args),
         "linux.sysctl": _object(linux, "sysctl"),
         "linux.seccomp": _seccomp(spec, linux),
@@ -183,6 +183,10 @@ def _capabilities(process: dict[str, Any]) -> dict[str, Any]:
     # None at all is another thing than five empty sets.
     found["process.capabilities"] = "none" if process.get("capabilities") is None else "some"
     return found
+
+
+def _rlimit(limit: dict[str, Any]) -> str:
+    return f"{limit.get('type', '')} soft {limit.get('soft', 0)} hard {limit.get('hard', 0)}"
 
 
 def _seccomp(spec: Spec, linux: dict[str, Any]) -> Any:

@@ -134,8 +134,9 @@ class Tasks:
             prober=Prober(self._config.runsc.binary, layout.known_runsc, self._config.runsc.flags),
             publish=self._publish,
         )
-        await self._context.capabilities()
         if self._house.adopts:
+            # A shim has its first Create told instead: one that ended here would say nothing.
+            await self._context.capabilities()
             # A few at a time: each runs several commands of runsc.
             await _each(self._adopt, layout.found())
             own = [task for task in self._tasks.values() if not task.record.sandbox_id]

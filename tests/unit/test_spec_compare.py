@@ -207,8 +207,7 @@ def test_all_differences_are_named_at_once() -> None:
 
     assert caught.value.remedy == "do this"
     for part in (
-        "process.rlimits (lacks",
-        '"soft": 7',
+        "process.rlimits (lacks RLIMIT_NOFILE soft 1 hard 2, adds RLIMIT_NOFILE soft 7 hard 2)",
         "process.capabilities.bounding (lacks CAP_KILL, adds CAP_SYS_ADMIN)",
         "mounts /v (options: lacks ro, adds rw)",
     ):
