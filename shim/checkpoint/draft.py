@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 import msgspec
 
@@ -13,6 +13,7 @@ from shim.checkpoint.subject import Subject
 from shim.checkpoint.transaction import Transaction
 from shim.cuda import inventory
 from shim.cuda.inventory import Inventory
+from shim.host import procs
 from shim.model import CheckpointOptions, CudaProcess, EngineName, utcnow
 from shim.runsc import settings
 from shim.spec import document
@@ -38,7 +39,7 @@ async def draft(
         namespace=subject.ref.namespace,
         task=subject.ref.id,
         runsc=await runsc_build(subject.runsc.capabilities),
-        runsc_flags=settings.recorded(subject.flags),
+        runsc_flags=settings.recorded(_flags_in_effect(subject)),
         arch=host.arch,
         kernel=host.kernel,
         cpu_features=host.cpu_features,
@@ -81,3 +82,9 @@ def _of(one: Subject, saved: tuple[CudaProcess, ...]) -> tuple[CudaProcess, ...]
         for process in saved
         if process.container == one.container
     )
+
+
+def _flags_in_effect(subject: Subject) -> Mapping[str, str]:
+    """Give the flags that the sandbox runs with, else those that are configured now."""
+    own = settings.of_sandbox(procs.command_line(subject.sandbox.pid))
+    return subject.flags if own is None else own

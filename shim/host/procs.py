@@ -16,6 +16,7 @@ from shim.host.procstat import start_time
 
 __all__ = [
     "children",
+    "command_line",
     "is_alive",
     "kill",
     "kill_tree",
@@ -29,6 +30,8 @@ __all__ = [
 _GUEST_MEMORY = "/memfd:runsc-memory"
 _FDS_MAX = 4096
 _BLOCK = 512
+# Longer ones are not ours, nor runsc's.
+_COMMAND_LINE_BYTES = 128 << 10
 
 
 async def wait_pidfd(pid: int, start: int | None = None) -> None:
@@ -123,3 +126,13 @@ def _vm_rss_bytes(pid: int) -> int:
         if line.startswith("VmRSS:"):
             return int(line.split()[1]) * 1024
     return 0
+
+
+def command_line(pid: int) -> tuple[str, ...]:
+    """Return the words that a process was started with; none where it is gone."""
+    try:
+        with Path(f"/proc/{pid}/cmdline").open("rb") as file:
+            text = file.read(_COMMAND_LINE_BYTES).decode("utf-8", "replace")
+    except OSError:
+        return ()
+    return tuple(text.split("\0")[:-1])

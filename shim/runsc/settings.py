@@ -7,7 +7,7 @@ allow-suid, character-device-policy, fuse, app-huge-pages, and the folder of `ro
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from shim.model import Value
 from shim.spec.document import Spec, SpecMount
@@ -44,6 +44,18 @@ class Mismatch(Value):
 def validation(flags: Mapping[str, str]) -> str:
     """Say what runsc does about a spec that differs at a restore: enforce, warning or ignore."""
     return flags.get("restore-spec-validation", "enforce")
+
+
+def of_sandbox(command_line: Sequence[str]) -> dict[str, str] | None:
+    """Read the flags that a sandbox runs with: runsc hands it all that are not at their defaults.
+
+    They stay as they are while the configured ones change. None where it is no sandbox of runsc's.
+    """
+    words = list(command_line)
+    top = words[1 : words.index("boot")] if "boot" in words else []
+    pairs = (word.removeprefix("--").partition("=") for word in top if word.startswith("--"))
+    found = {name: value for name, _, value in pairs}
+    return found if "root" in found else None
 
 
 def recorded(flags: Mapping[str, str]) -> dict[str, str]:

@@ -169,6 +169,18 @@ def test_a_flag_of_runsc_that_differs(
     assert flagged.restore("copy", image).pid
 
 
+def test_the_flags_that_the_sandbox_runs_with_are_recorded(flagged: Rig, tmp_path: Path) -> None:
+    """Also where the sidecar has others since; what is recorded is what a restore needs."""
+    with_flags(flagged, directfs="false", overlay2="root:memory")
+    flagged.sleeper("job")
+    with_flags(flagged, overlay2="none")
+    image = flagged.checkpoint("job", image_path=str(tmp_path / "i")).image_path
+
+    flags = flagged.client.inspect(image)["runsc_flags"]
+    assert (flags["directfs"], flags["overlay2"]) == ("false", "root:memory")
+    assert flags["network"] == "none"
+
+
 @pytest.mark.parametrize(
     ("flags", "line"),
     (

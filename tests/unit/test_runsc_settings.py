@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from shim.runsc.settings import mismatches, recorded
+from shim.runsc.settings import mismatches, of_sandbox, recorded
 from shim.spec import document
 from shim.spec.document import Spec
 
@@ -87,3 +87,16 @@ def test_a_folder_of_one_task_is_in_no_remedy() -> None:
 
     assert "/run/x" not in one.remedy
     assert "root:dir=" in one.remedy
+
+
+def test_the_flags_of_a_sandbox() -> None:
+    """They stand before the subcommand; what is not there has its default."""
+    words = ("runsc-sandbox", "--root=/r", "--directfs=false", "--log-fd=3", "boot", "--id=x", "+")
+
+    found = of_sandbox(words)
+
+    assert found == {"root": "/r", "directfs": "false", "log-fd": "3"}
+    assert recorded(found)["directfs"] == "false"
+    assert recorded(found)["overlay2"] == "root:self"
+    assert of_sandbox(("sleep", "1000")) is None
+    assert of_sandbox(()) is None
