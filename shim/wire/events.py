@@ -13,6 +13,7 @@ from google.protobuf.empty_pb2 import Empty
 from shim.api.containerd.services.events.ttrpc.v1 import events_pb2
 from shim.api.containerd.types import event_pb2
 from shim.errors import CryoError, DeadlineExceeded, InvalidArgument, Unavailable
+from shim.host.supervisor import Supervisor
 from shim.model import Event
 from shim.wire import event_messages
 from shim.wire.ttrpc import Client
@@ -52,6 +53,7 @@ class Publisher:
         self._pace = pace
         self._queue: deque[event_pb2.Envelope] = deque()
         self._client: Client | None = None
+        self._supervisor = Supervisor()
         self._sending: asyncio.Task[None] | None = None
 
     def publish(self, event: Event) -> None:
@@ -66,8 +68,7 @@ class Publisher:
             _log.error("giving up the oldest of %d events: %s", self._capacity, lost.topic)
         self._queue.append(envelope)
         if self._sending is None or self._sending.done():
-            self._sending = asyncio.create_task(self._send_all())
-            self._sending.add_done_callback(_note)
+            self._sending = self._supervisor.start(self._send_all(), name="events to containerd")
 
     async def close(self, timeout_s: float) -> None:
         """Deliver what is left for `timeout_s` seconds, and hang up; publish nothing afterwards."""
@@ -136,8 +137,3 @@ class Publisher:
             client, self._client = self._client, None
             with contextlib.suppress(OSError):
                 await client.close()
-
-
-def _note(sending: asyncio.Task[None]) -> None:
-    if not sending.cancelled() and (error := sending.exception()):
-        _log.error("an event was lost", exc_info=error)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import ast
 import asyncio
 import logging
+from pathlib import Path
 
 import pytest
 
@@ -126,3 +128,33 @@ async def test_a_task_may_close_its_own_supervisor() -> None:
     await asyncio.wait_for(supervisor.start(supervisor.aclose(), name="closing"), 60)
 
     assert other.cancelled()
+
+
+# -- who may start a task without one ------------------------------------------------------------
+
+ROOT = Path(__file__).parents[2]
+# Who awaits or ends what it starts by itself, and how.
+OWNERS = {
+    "shim/task/transactions.py": "awaited by the caller, and by a graceful stop",
+    "shim/task/gathering.py": "an alarm, which its end cancels",
+    "shim/task/revive.py": "awaited on the spot",
+    "shim/wire/drain.py": "cancelled on the spot",
+    "shim/wire/operation.py": "awaited by the call that began it",
+    "shim/wire/server.py": "awaited on the spot",
+    "shim/wire/ttrpc/client.py": "fails its calls in a finally",
+}
+
+
+def starts_tasks(path: Path) -> bool:
+    """Whether a file calls create_task or ensure_future."""
+    calls = (node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Call))
+    names = {getattr(call.func, "attr", getattr(call.func, "id", "")) for call in calls}
+    return bool(names & {"create_task", "ensure_future"})
+
+
+def test_background_tasks_have_an_owner() -> None:
+    """Tasks and edges start theirs through a supervisor, or have a reason why not."""
+    files = (path for room in ("task", "wire") for path in (ROOT / "shim" / room).rglob("*.py"))
+    found = {str(path.relative_to(ROOT)) for path in files if starts_tasks(path)}
+
+    assert found <= OWNERS.keys()

@@ -238,6 +238,22 @@ async def test_a_lost_connection_fails_its_calls(echo: Echo, path: Path) -> None
         await Client.connect(path)
 
 
+async def test_a_call_that_crashes_ends_its_connection(
+    client: Client, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Its caller has no answer to wait for, and sees the connection end; the log has the crash."""
+
+    async def crash(*_: object) -> bytes:
+        message = "a bug"
+        raise ZeroDivisionError(message)
+
+    monkeypatch.setattr("shim.wire.ttrpc.connection.Connection._answer", crash)
+
+    with pytest.raises(Unavailable, match="was lost"):
+        await asyncio.wait_for(ask(client, "echo"), 60)
+    assert "ZeroDivisionError" in caplog.text
+
+
 async def test_closing_a_client_fails_its_calls(client: Client, echo: Echo) -> None:
     """A client that is closed leaves none of its calls hanging."""
     call = asyncio.create_task(ask(client, "hold"))

@@ -17,6 +17,7 @@ from shim.errors import (
     Unavailable,
     Unimplemented,
 )
+from shim.host.supervisor import Supervisor
 from shim.wire import failure
 from shim.wire.ttrpc import envelope, frame
 from shim.wire.ttrpc.channel import Channel
@@ -33,6 +34,7 @@ class Connection:
         self._channel = channel
         self._services = services
         self._calls_max = calls_max
+        self._supervisor = Supervisor()
         self._calls: dict[int, asyncio.Task[None]] = {}
         self._last = 0
         self._finishing = False
@@ -122,9 +124,17 @@ class Connection:
     # -- calls ---------------------------------------------------------------------------------
 
     def _begin(self, stream: int, request: request_pb2.Request) -> None:
-        call = asyncio.create_task(self._serve(stream, request))
+        call = self._supervisor.start(
+            self._serve(stream, request),
+            name=f"{request.service}/{request.method}",
+            on_crash=self._hang_up,
+        )
         self._calls[stream] = call
         call.add_done_callback(lambda _: self._calls.pop(stream))
+
+    def _hang_up(self, _error: BaseException) -> None:
+        # The caller has no answer and would wait for it without end: it sees the connection end.
+        self._supervisor.start(self._channel.close(), name="end of a connection")
 
     async def _serve(self, stream: int, request: request_pb2.Request) -> None:
         """Run one call and send its answer; the call counts until that is on its way."""

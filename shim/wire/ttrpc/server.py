@@ -7,6 +7,7 @@ import contextlib
 import logging
 import socket
 
+from shim.host.supervisor import Supervisor
 from shim.wire.ttrpc.channel import Channel
 from shim.wire.ttrpc.connection import Connection
 from shim.wire.ttrpc.limits import Limits
@@ -26,6 +27,7 @@ class Server:
     def __init__(self, services: Services, limits: Limits = _USUAL) -> None:
         self._services = services
         self._limits = limits
+        self._supervisor = Supervisor()
         self._listeners: set[socket.socket] = set()
         self._serving: dict[asyncio.Task[None], Connection | None] = {}
 
@@ -98,7 +100,7 @@ class Server:
     # -- connections ---------------------------------------------------------------------------
 
     def _begin(self, connected: socket.socket) -> None:
-        serving = asyncio.create_task(self._serve(connected))
+        serving = self._supervisor.start(self._serve(connected), name="a ttrpc connection")
         self._serving[serving] = None
         serving.add_done_callback(self._serving.pop)
 
