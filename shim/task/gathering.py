@@ -18,6 +18,7 @@ from shim.checkpoint.verify import read_manifest
 from shim.config import Config
 from shim.errors import Cancelled, CryoError, InvalidArgument
 from shim.host.filecalls import file_call
+from shim.host.supervisor import Supervisor
 from shim.model import Progress
 from shim.runsc.probe import Capabilities
 from shim.spec import wishes
@@ -32,7 +33,12 @@ class Gathering:
     """The Starts of one sandbox's containers, from the first to the last."""
 
     def __init__(
-        self, own: Task, config: Config, capabilities: Capabilities, over: Callable[[], None]
+        self,
+        own: Task,
+        config: Config,
+        capabilities: Capabilities,
+        supervisor: Supervisor,
+        over: Callable[[], None],
     ) -> None:
         """Take the sandbox's own task, and whom to tell when it is over, well or not."""
         said = wishes.read(own.spec)
@@ -41,6 +47,7 @@ class Gathering:
         )
         self._own = own
         self._capabilities = capabilities
+        self._supervisor = supervisor
         self._revival = Revival(own, config, options, _silent)
         self._over = over
         self._tasks: list[Task] = []
@@ -71,7 +78,8 @@ class Gathering:
             for one in self._tasks:
                 one.begin_to_run()
         elif self._alarm is None:
-            self._alarm = asyncio.create_task(self._expire())
+            name = f"deadline of the restore of {self._own.ref}"
+            self._alarm = self._supervisor.start(self._expire(), name=name)
 
     async def _join(self, task: Task, name: str) -> None:
         if task is self._own:
@@ -119,7 +127,7 @@ class Gathering:
         late = self._revival.late()
         if await self.stop(late):
             _log.error("task %s: %s", self._own.ref, late)
-            self._own.note(warning=str(late))
+            self._own.warn(str(late))
 
     async def _close(self) -> None:
         if self._alarm is not None and self._alarm is not asyncio.current_task():

@@ -439,7 +439,7 @@ class Tasks:
         def over() -> None:
             self._gatherings.pop(own.ref, None)
 
-        made = Gathering(own, self._config, able, over)
+        made = Gathering(own, self._config, able, self._ready.supervisor, over)
         self._gatherings[own.ref] = made
         return made
 

@@ -136,8 +136,6 @@ ROOT = Path(__file__).parents[2]
 # Who awaits or ends what it starts by itself, and how.
 OWNERS = {
     "shim/task/transactions.py": "awaited by the caller, and by a graceful stop",
-    "shim/task/gathering.py": "an alarm, which its end cancels",
-    "shim/task/revive.py": "awaited on the spot",
     "shim/wire/drain.py": "cancelled on the spot",
     "shim/wire/operation.py": "awaited by the call that began it",
     "shim/wire/server.py": "awaited on the spot",
