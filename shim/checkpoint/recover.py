@@ -16,6 +16,7 @@ from shim.cuda import driver, inventory
 from shim.errors import CryoError
 from shim.host import files, procs
 from shim.host.filecalls import file_call
+from shim.host.supervisor import Supervisor
 from shim.model import Phase, Progress, Report
 
 _POLL_S = 0.1
@@ -128,14 +129,14 @@ async def _save_over(subject: Subject, entry: Entry, steps: Steps | None) -> Non
     if not procs.is_alive(entry.save_pid, entry.save_start):
         return
     own = frozenset(entry.outsiders)
-    guard = asyncio.ensure_future(steps.engine.guard(own)) if steps else None
+    helpers = Supervisor()
+    if steps is not None:
+        helpers.start(steps.engine.guard(own), name="guard of a save")
     try:
         async with asyncio.timeout(subject.config.timeouts.save):
             await procs.wait_pidfd(entry.save_pid, entry.save_start)
     finally:
-        if guard is not None:
-            guard.cancel()
-            await asyncio.gather(guard, return_exceptions=True)
+        await helpers.aclose()
 
 
 async def _tools_over(subject: Subject, entry: Entry) -> None:

@@ -16,6 +16,7 @@ from shim.errors import CryoError, RunscError
 from shim.host import files
 from shim.host.filecalls import file_call
 from shim.host.shielded import shielded
+from shim.host.supervisor import Supervisor
 from shim.model import CheckpointOptions, Phase, Progress
 from shim.runsc.argv import CheckpointArgs
 from shim.runsc.failure import failure
@@ -57,9 +58,10 @@ class Saving:
         self._steps = steps
         staging = staged.path
         self.begun, self.answered = True, False
-        helpers = [asyncio.create_task(self._watch(staged, expected_bytes))]
+        helpers = Supervisor()
+        helpers.start(self._watch(staged, expected_bytes), name="progress of the save")
         if steps is not None:
-            helpers.append(asyncio.create_task(steps.engine.guard()))
+            helpers.start(steps.engine.guard(), name="guard of the save")
         saving = asyncio.create_task(self._run(staging))
         try:
             await asyncio.shield(saving)
@@ -73,7 +75,7 @@ class Saving:
             self.unthawed = explained
             self._transaction.warn(f"runsc could not thaw after its save: {explained.message}")
         finally:
-            await _ended(helpers)
+            await helpers.aclose()
         self.complete = True
 
     async def _run(self, staging: Path) -> None:
@@ -155,9 +157,3 @@ class Saving:
             total = max(done, expected_bytes)
             progress = Progress(phase=Phase.SAVE, bytes_done=done, bytes_total=total)
             self._transaction.report(progress)
-
-
-async def _ended(tasks: list[asyncio.Task[None]]) -> None:
-    for task in tasks:
-        task.cancel()
-    await asyncio.gather(*tasks, return_exceptions=True)

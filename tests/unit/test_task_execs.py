@@ -26,6 +26,7 @@ from shim.host import procs
 from shim.model import Stdio
 from shim.simgpu.waiting import wait_until
 from shim.state import TaskState
+from shim.task import record as records
 from tests.unit.fakes_tasks import Owner, owning
 
 PROCESS = {"args": ["/bin/sh"], "cwd": "/", "env": ["A=b"]}
@@ -355,3 +356,23 @@ async def test_started_on_a_full_disk(owner: Owner) -> None:
 
     with pytest.raises(NotFound):
         await owner.tasks.state(owner.ref(), "e")
+
+
+async def test_nothing_is_kept_of_what_is_over(owner: Owner) -> None:
+    """A container that is probed by execs all day holds no task, record or stream of them."""
+    context = owner.tasks._ready
+    before = context.supervisor.names, set(owner.keeper.held)
+    owner.keeper.program = ("/bin/true",)
+
+    for number in range(20):
+        await added(owner, f"e{number}")
+        await owner.tasks.start(owner.ref(), f"e{number}")
+        await owner.tasks.wait(owner.ref(), f"e{number}")
+        await owner.tasks.delete(owner.ref(), f"e{number}")
+    await asyncio.sleep(0)
+
+    assert (context.supervisor.names, set(owner.keeper.held)) == before
+    assert owner.tasks._transactions._running == set()
+    record = records.load(owner.record_folder())
+    assert record is not None
+    assert record.execs == {}
