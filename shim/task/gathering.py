@@ -130,11 +130,15 @@ class Gathering:
             self._own.warn(str(late))
 
     async def _close(self) -> None:
+        """Let go of the tasks: none is being restored any more, whatever else fails here."""
         if self._alarm is not None and self._alarm is not asyncio.current_task():
             self._alarm.cancel()
+        self._over()
+        for task in self._tasks:
+            if task.state is TaskState.RESTORING:
+                task.leave_behind("its restore failed, and not all of it could be removed")
         for task in self._tasks:
             await task.drop_unpacked()
-        self._over()
 
 
 def _silent(_progress: Progress) -> None:

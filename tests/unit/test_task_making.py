@@ -163,6 +163,38 @@ async def test_what_cannot_be_removed_stays_listed(
     assert await owner.tasks.list("ns") == []
 
 
+async def test_a_restore_that_cannot_be_removed(
+    owner: Owner, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its task is not being restored for ever: it can be killed and deleted."""
+
+    class Revival:
+        """A restore that fails, and whose sandbox stays."""
+
+        over, missing = False, ()
+
+        def __init__(self, *_: object) -> None:
+            """Take what a restore takes."""
+
+        async def attempt(self, work: Any) -> None:
+            """Fail."""
+            work.close()
+            self.over = True
+            raise RunscError("delete", 1, "device or resource busy")
+
+    monkeypatch.setattr("shim.task.gathering.Revival", Revival)
+    await owner.tasks.create(owner.request())
+    owner.tasks._task(owner.ref()).note(image_path="/image")
+    with pytest.raises(RunscError):
+        await owner.tasks.start(owner.ref())
+
+    (view,) = await owner.tasks.list("ns")
+    assert "could be removed" in view.warning
+    await owner.tasks.kill(owner.ref(), 9)
+    assert (await asyncio.wait_for(owner.tasks.wait(owner.ref()), WAIT_S)).status == 137
+    await owner.tasks.delete(owner.ref())
+
+
 async def test_a_cancelled_delete_that_was_done(
     owner: Owner, monkeypatch: pytest.MonkeyPatch
 ) -> None:
