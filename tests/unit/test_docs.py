@@ -245,3 +245,28 @@ def test_files_that_are_named_exist() -> None:
 def test_documents_are_of_the_project_alone(path: Path) -> None:
     """No folder of a developer's machine stands in a document."""
     assert not re.search(r"/(?:root|home|work)/|/tmp/(?!nvidia-mps/)", read(path))
+
+
+# Security.
+
+
+def attacks_tests(text: str) -> list[str]:
+    """Return the tests that the table of attacks names, as FILE::NAME."""
+    table = rows(text, "| attack | what happens | test |")[1:]
+    return [cell.strip("`") for *_, cell in table]
+
+
+def test_each_attack_of_the_table_has_its_test() -> None:
+    """security.md names a test for each attack, and it is there under that name."""
+    named = attacks_tests(read(ROOT / "docs" / "security.md"))
+
+    assert len(named) > 20
+    for each in named:
+        path, _, name = each.partition("::")
+        tree = ast.parse(read(ROOT / path))
+        functions = {
+            node.name
+            for node in ast.walk(tree)
+            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
+        }
+        assert name in functions, each

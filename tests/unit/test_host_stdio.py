@@ -11,7 +11,13 @@ from pathlib import Path
 
 import pytest
 
-from shim.errors import DeadlineExceeded, FailedPrecondition, InvalidArgument, NotFound
+from shim.errors import (
+    DeadlineExceeded,
+    FailedPrecondition,
+    InvalidArgument,
+    NotFound,
+    PermissionDenied,
+)
 from shim.host import procs, stdio
 from shim.host.keeper.client import Keeper, Spawned
 from shim.model import Stdio, TaskRef
@@ -303,3 +309,13 @@ async def test_stuck_logger_is_ended(keeper: Keeper) -> None:
     await stdio.end_logger(stuck, timeout_s=0.1)
 
     assert (await keeper.wait(*stuck)).status == 137
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="giving a folder away needs root")
+async def test_a_log_goes_into_no_folder_of_anothers(tmp_path: Path, keeper: Keeper) -> None:
+    """Who owns the folder could lead what a container writes into a file of root's."""
+    (tmp_path / "his").mkdir()
+    os.chown(tmp_path / "his", 65534, 65534)
+
+    with pytest.raises(PermissionDenied, match="his belongs to user 65534"):
+        await stdio.open_streams(Stdio(stdout=f"file://{tmp_path}/his/new/log"), REF, keeper)

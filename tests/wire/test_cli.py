@@ -36,6 +36,7 @@ from shim.model import (
     Verify,
 )
 from shim.simgpu.waiting import wait_until
+from tests.wire import fakes
 from tests.wire.conftest import Sidecar
 from tests.wire.fakes import MANIFEST, FakeTask, every_error, failing
 
@@ -628,3 +629,27 @@ def test_ctrl_c_before_the_start(sidecar: Sidecar, spawn: Spawn) -> None:
     assert cryo.returncode == 7
     assert err == b"cryo: given up before it had started\n"
     assert core.tasks == {}
+
+
+def test_what_an_image_would_have_of_the_host_is_listed(
+    cryo: Cryo, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After a verification, a line each; and an image that was not sealed is not called good."""
+    access = {
+        "task": "t",
+        "rootfs": "/r",
+        "hooks": [{"when": "poststop", "path": "/h", "args": ["h", "\x1b[2J"]}],
+        "mounts": [{"source": "/etc", "destination": "/e", "writable": True}],
+        "devices": ["/dev/nvidia0"],
+        "namespaces": ["/run/netns/x"],
+    }
+    monkeypatch.setattr(fakes, "MANIFEST", {"sealed": False, "host_access": [access]})
+
+    assert cryo("checkpoints", "verify", "/i")[1].splitlines() == [
+        "/i: complete, but not sealed: its content could not be compared",
+        "t: root filesystem /r",
+        "  hook poststop: h \\x1b[2J",
+        "  mount /etc at /e, writable",
+        "  device /dev/nvidia0",
+        "  namespace /run/netns/x",
+    ]

@@ -72,7 +72,15 @@ def verify(settings: Settings, mode: str, path: str, *, untrusted_folder: bool) 
         manifest = client.verify(
             path, Verify(mode), renderer.report, untrusted_folder=untrusted_folder
         )
-    settings.show(manifest, "\n".join((f"{printable(path)}: good", *_access(manifest))))
+    settings.show(
+        manifest, "\n".join((f"{printable(path)}: {_judged(manifest)}", *_access(manifest)))
+    )
+
+
+def _judged(manifest: dict[str, Any]) -> str:
+    if manifest.get("sealed", True):
+        return "good"
+    return "complete, but not sealed: its content could not be compared"
 
 
 def _access(manifest: dict[str, Any]) -> list[str]:
