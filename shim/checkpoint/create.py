@@ -226,6 +226,7 @@ class Checkpoint:
         self._check_members()
         preflight.check_manifest(self._subject)
         preflight.check_restorable(list(self._subject.containers))
+        preflight.check_network(self._subject)
         device_bytes, listed = await asyncio.gather(
             self._device_bytes(),
             asyncio.gather(*(one.guest.ps() for one in self._subject.containers)),

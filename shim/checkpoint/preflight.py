@@ -36,6 +36,22 @@ def check_disk(subject: Subject, target: Path, device_bytes: int) -> int:
     return need
 
 
+def check_network(subject: Subject) -> None:
+    """Check that runsc can save a sandbox on this kind of network.
+
+    Raises:
+        Refused: it is on the host's, which this runsc refuses only once the save has begun.
+    """
+    host = subject.flags.get("network") == "host"
+    if host and not subject.runsc.capabilities.saves_host_network:
+        message = "the sandbox uses the host's network, which this runsc cannot save"
+        raise Refused(
+            message,
+            remedy='create the task with network = "sandbox" under [runsc.flags], or use runsc '
+            "from 20260905 on",
+        )
+
+
 def check_manifest(subject: Subject) -> None:
     """Check that the manifest of the image will be one that can be read again.
 

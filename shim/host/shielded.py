@@ -38,20 +38,23 @@ async def shielded(
     """
     name = doing or getattr(work, "__qualname__", "") or str(work)
     task = asyncio.ensure_future(work)
-    cancelled = await _wait(task, deadline_s)
+    cancelled = await ended(task, deadline_s)
     if not task.done():
         task.cancel()
-        cancelled = await _wait(task, grace_s) or cancelled
+        cancelled = await ended(task, grace_s) or cancelled
         raise _late(task, name, deadline_s) from cancelled
     if cancelled is not None and not task.cancelled() and task.exception() is None:
         raise cancelled
     return task.result()
 
 
-async def _wait(
-    task: asyncio.Future[Any], timeout_s: float | None
+async def ended(
+    task: asyncio.Future[Any], timeout_s: float | None = None
 ) -> asyncio.CancelledError | None:
-    """Wait for the end of a task or of the time; return the last cancellation of the caller."""
+    """Wait for the end of a task or of the time, and raise nothing: how it ended is in the task.
+
+    Returns the last cancellation of the caller, which is for the caller to raise again.
+    """
     loop = asyncio.get_running_loop()
     until_s = None if timeout_s is None else loop.time() + timeout_s
     cancelled: asyncio.CancelledError | None = None

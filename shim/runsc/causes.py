@@ -50,6 +50,12 @@ CAUSES: tuple[Cause, ...] = (
         "free space, or choose another image path",
         "the disk is full",
     ),
+    Cause(
+        re.compile(r"checkpoint not supported when using hostinet"),
+        FailedPrecondition,
+        'create the task with network = "sandbox" under [runsc.flags], or use a newer runsc',
+        "the sandbox uses the host's network, which this runsc cannot save",
+    ),
     # -- a restore: the bundle, the flags and the files are not those of the save
     Cause(
         re.compile(r'"(?P<field>[^"]+)" does not match across checkpoint restore'),

@@ -79,6 +79,15 @@ class Capabilities(Value):
         return "restore-spec-validation" in self.top_flags
 
     @property
+    def saves_host_network(self) -> bool:
+        """Whether a sandbox on the host's network can be saved.
+
+        No release before the built-in CUDA steps could (gvisor#6243); that it came with them, or
+        soon after, is what can be seen from outside.
+        """
+        return self.builtin_cuda
+
+    @property
     def update(self) -> bool:
         """Whether there is `runsc update` (since 2026-01)."""
         return "update" in self.commands

@@ -130,6 +130,18 @@ def test_containers_that_number_their_processes_together(scene: Scene) -> None:
     assert "shareProcessNamespace" in caught.value.remedy
 
 
+def test_the_hosts_network(scene: Scene, old: Scene) -> None:
+    """A runsc that refuses it in its save alone is not let come so far."""
+    for one in (scene, old):
+        preflight.check_network(one.subject)
+        one.runsc._flags = {"network": "host"}
+
+    preflight.check_network(scene.subject)
+    with pytest.raises(Refused, match="the host's network") as caught:
+        preflight.check_network(old.subject)
+    assert 'network = "sandbox"' in caught.value.remedy
+
+
 def test_no_bystanders_no_words(scene: Scene, old: Scene) -> None:
     """Nothing is said of nothing."""
     assert preflight.check_bystanders(scene.subject, ()) == []

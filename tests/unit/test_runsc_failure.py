@@ -169,6 +169,7 @@ MAPPED = (
     ("reading spec: error unmarshaling spec from file: json: bad uid", InvalidBundle),
     ("closing state file failed: no space left on device", ResourceExhausted),
     ("statefile error: no space left on device", ResourceExhausted),
+    ("checkpoint not supported when using hostinet", FailedPrecondition),
     ("statefile.NewWriter failed: no space left on device", ResourceExhausted),
     ("writing page file: disk quota exceeded", ResourceExhausted),
     ('restoring container "r+": statefile cannot be empty', ImageCorrupt),
