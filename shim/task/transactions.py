@@ -6,12 +6,12 @@ Each runs in an asyncio task of its own. A caller who leaves cancels it and wait
 from __future__ import annotations
 
 import asyncio
-import contextlib
 from collections.abc import Coroutine
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from shim.errors import IllegalState
+from shim.host.shielded import ended
 from shim.model import TaskRef
 
 T = TypeVar("T")
@@ -50,7 +50,7 @@ class Transactions:
             return await asyncio.shield(task)
         except BaseException:  # noqa: BLE001 - its own error, or the caller has left
             task.cancel()
-            await _ended(task)
+            await ended(task)
             if not entry.killed or _succeeded(task):
                 return task.result()
             raise _killed(entry) from None
@@ -72,14 +72,7 @@ class Transactions:
         for work in late:
             work.cancel()
         for work in late:
-            await _ended(work)
-
-
-async def _ended(work: asyncio.Task[Any]) -> None:
-    """Wait for a rollback, however often the caller is cancelled; it has its own deadlines."""
-    while not work.done():
-        with contextlib.suppress(asyncio.CancelledError):
-            await asyncio.wait({work})
+            await ended(work)
 
 
 def _succeeded(work: asyncio.Task[Any]) -> bool:

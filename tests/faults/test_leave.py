@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from shim.api.cryo.v1.cryo_pb2 import CancelResponse
 from shim.errors import Cancelled, CryoError, DeadlineExceeded
 from shim.model import EngineName
 from shim.simgpu.fault import Fault, Kind
@@ -102,6 +103,25 @@ def test_the_caller_leaves_before_the_end_of_the_task(rig: Rig) -> None:
     over(rig)
     rig.assert_unharmed(saved=False)
     assert not image.exists()
+
+
+@on(NEW_PHASED, more=ALL)
+@pytest.mark.parametrize("how", ("leaves", "is late"))
+def test_the_caller_leaves_after_the_commit(rig: Rig, how: str) -> None:
+    """With the image complete the task is stopped, and the operation has completed: no lie."""
+    image = rig.new_image()
+    rig.halt_at(phase="stop")
+    call = rig.call_checkpoint(image, exit=True, timeout_s=8.0 if how == "is late" else None)
+    rig.until_halted()
+
+    if how == "leaves":
+        call.leave()
+    else:
+        assert isinstance(call.error(), DeadlineExceeded)
+    rig.resume()
+
+    assert call.outcome() == CancelResponse.OUTCOME_COMPLETED
+    rig.assert_stopped_with(image)
 
 
 @on(NEW_BUILTIN, OLD_PHASED, more=ALL)

@@ -28,6 +28,8 @@ FIXED = (
     (NEW_PHASED, Scene.RESTORE, What.KILL, "journal.close:after", 1),
     (OLD_PHASED, Scene.RUN_ON, What.SANDBOX, "image.name:after", 1),
     (NEW_PHASED, Scene.EXIT, What.STARVED, "runsc.checkpoint:begun", 1),
+    (NEW_PHASED, Scene.EXIT, What.LEAVE, "image.ledger:after", 1),
+    (NEW_PHASED, Scene.RUN_ON, What.LEAVE, "image.name:before", 1),
 )
 PARKED = (
     (Scene.PARK, What.KILL, "cuda.checkpoint:after", 1),

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import signal
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
 
+from shim.api.cryo.v1.cryo_pb2 import CancelResponse
 from shim.errors import CryoError
 from shim.model import Verify
 from shim.simgpu.fault import Fault, Kind
@@ -20,6 +21,7 @@ from tests.faults.machine import state_of
 from tests.faults.plan import Plan, Scene, What
 from tests.faults.rig import ROOM_BYTES, Rig
 from tests.faults.trap import Deed, Trap
+from tests.faults.wire import Outcome, Wire
 
 _END_S = 150.0
 _QUICK = {"detect": 4.0, "lock": 4.0, "freeze": 4.0, "thaw": 4.0, "command": 6.0, "save": 10.0}
@@ -58,6 +60,9 @@ class Trial:
         self._starved: list[int] = []
         # The kernel has killed a process of the workload, and not the sandbox.
         self._wounded = False
+        self._call: Wire | None = None
+        # What a caller who has left is told.
+        self._told: Outcome.ValueType | None = None
         self.outcome = ""
 
     @property
@@ -123,7 +128,7 @@ class Trial:
             if self._is_restore
             else self._rig.call_checkpoint(self._image, exit=exit_)
         )
-        self._leave: Callable[[], None] = call.leave
+        self._call = call
 
         def over() -> None:
             if error := call.error():
@@ -154,7 +159,8 @@ class Trial:
         elif what is What.TOOL:
             rig.kill_tools(self._name)
         elif what is What.LEAVE:
-            self._leave()
+            if self._call is not None:
+                self._call.leave()
         elif what is What.IMAGES_FULL:
             rig.fill(self._room)
         elif what is What.STATE_FULL:
@@ -187,6 +193,8 @@ class Trial:
         wait_until(over, "the end of the operation", _END_S)
         with contextlib.suppress(TimeoutError):
             self._error = future.exception(_END_S)
+        if self._call is not None and self._hit():
+            self._told = self._call.outcome()
 
     def _is_dead(self) -> bool:
         return state_of(self._rig.sim.sidecar_pid) in ("", "Z")
@@ -232,6 +240,8 @@ class Trial:
         if not hit:
             self.outcome = "not reached"
         self._judge_error()
+        if self._told is not None:
+            self._judge_outcome(self._told)
         if self._is_restore:
             self._judge_copy()
         killed = self._killed and not self._is_restore
@@ -253,6 +263,15 @@ class Trial:
         assert error.message
         if what is What.ERROR:
             assert trap.INJECTED in str(error), error
+
+    def _judge_outcome(self, told: Outcome.ValueType) -> None:
+        """Judge what a caller who has left is told: what has completed was not rolled back."""
+        if self._is_restore:
+            there = COPY in {view.id for view in self._rig.client.list()}
+        else:
+            there = self._has_image()
+        wanted = CancelResponse.OUTCOME_COMPLETED if there else CancelResponse.OUTCOME_CANCELLED
+        assert told == wanted, CancelResponse.Outcome.Name(told)
 
     def _is_stopped(self) -> bool:
         return self._rig.state() is TaskState.STOPPED

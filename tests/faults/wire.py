@@ -6,9 +6,13 @@ from typing import Any
 
 import grpc
 
+from shim.api.cryo.v1 import cryo_pb2, cryo_pb2_grpc
 from shim.client import calls, channel
 from shim.errors import CryoError
 from shim.wire import endpoint
+
+Outcome = cryo_pb2.CancelResponse.Outcome
+_OUTCOME_S = 150.0
 
 
 class Wire:
@@ -18,6 +22,7 @@ class Wire:
         self, address: str, stream: calls.Stream[Any], timeout_s: float | None = None
     ) -> None:
         self._address = address
+        self._token = stream.token
         self._channel = grpc.insecure_channel(endpoint.target(address), options=channel.OPTIONS)
         method = self._channel.unary_stream(
             stream.path,
@@ -30,6 +35,13 @@ class Wire:
         """Cancel the call, and ask for nothing more."""
         self._rpc.cancel()
         self._channel.close()
+
+    def outcome(self) -> Outcome.ValueType:
+        """Ask how the operation has ended, as a caller does who has left it: by its token."""
+        with grpc.insecure_channel(endpoint.target(self._address), options=channel.OPTIONS) as line:
+            request = cryo_pb2.CancelRequest(operation=self._token)
+            answer = cryo_pb2_grpc.CryoStub(line).Cancel(request, timeout=_OUTCOME_S)
+        return answer.outcome
 
     def error(self) -> CryoError | None:
         """Wait for the end; return the typed error, None when it succeeded."""

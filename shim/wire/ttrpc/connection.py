@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import time
 from typing import Any, NoReturn
@@ -17,6 +16,7 @@ from shim.errors import (
     Unavailable,
     Unimplemented,
 )
+from shim.host.shielded import ended
 from shim.host.supervisor import Supervisor
 from shim.wire import failure
 from shim.wire.ttrpc import envelope, frame
@@ -60,10 +60,9 @@ class Connection:
         calls = set(self._calls.values())
         for call in calls:
             call.cancel()
-        while calls := {call for call in calls if not call.done()}:
+        for call in calls:
             # Being cancelled meanwhile changes nothing: the calls have to be seen out.
-            with contextlib.suppress(asyncio.CancelledError):
-                await asyncio.wait(calls)
+            await ended(call)
         await self._channel.close()
 
     # -- requests ------------------------------------------------------------------------------
