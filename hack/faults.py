@@ -34,8 +34,8 @@ from tests.faults.judge import COPY, TASK
 from tests.faults.machine import Case, Halting
 from tests.faults.parked import ParkTrial
 from tests.faults.plan import (
-    OF_IMAGES,
     OF_SIDECAR,
+    OF_SIDECAR_SCENES,
     UNDER_CONTAINERD,
     WHILE_PARKING,
     Plan,
@@ -107,7 +107,7 @@ class OfSidecar:
 
     def traces(self) -> Traces:
         """Run each operation once."""
-        return {scene: self._trace(scene) for scene in OF_IMAGES}
+        return {scene: self._trace(scene) for scene in OF_SIDECAR_SCENES}
 
     def _trace(self, scene: Scene) -> Counter[str]:
         rig = self._rig
@@ -118,9 +118,11 @@ class OfSidecar:
         with trap.traced(rig.sim.trap_file) as found:
             if scene is Scene.RESTORE:
                 rig.restore(self._base)
+            elif scene is Scene.START:
+                rig.start_copy()
             else:
                 rig.checkpoint(image, exit=scene is Scene.EXIT)
-        if scene is Scene.RESTORE:
+        if scene in (Scene.RESTORE, Scene.START):
             rig.remove(COPY)
         else:
             rig.client.remove(str(image))

@@ -9,7 +9,11 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import os
+import signal
+import stat
 import struct
+import sys
+import tempfile
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -34,7 +38,7 @@ class HungMount:
         self.path = path
         # Set once somebody waits in it.
         self.asked = threading.Event()
-        self._fd = os.open(_DEVICE, os.O_RDWR | os.O_CLOEXEC)
+        self._fd = _open_device()
         options = f"fd={self._fd},rootmode=40000,user_id=0,group_id=0"
         names = (b"hung", os.fsencode(path), b"fuse", 0, options.encode())
         if _libc.mount(*names) != 0:
@@ -64,6 +68,27 @@ class HungMount:
         os.close(self._fd)
 
 
+def _open_device() -> int:
+    """Open the device, also where a machine's /dev has none: that of a simulation."""
+    if _DEVICE.exists():
+        return os.open(_DEVICE, os.O_RDWR | os.O_CLOEXEC)
+    with tempfile.TemporaryDirectory(prefix="hung-") as folder:
+        node = Path(folder) / "fuse"
+        os.mknod(node, stat.S_IFCHR | 0o600, os.makedev(10, 229))
+        return os.open(node, os.O_RDWR | os.O_CLOEXEC)
+
+
+def main() -> None:
+    """Mount one over the folder that is named, until SIGTERM."""
+    ends = {signal.SIGTERM, signal.SIGINT}
+    signal.pthread_sigmask(signal.SIG_BLOCK, ends)
+    mount = HungMount(Path(sys.argv[1]))
+    sys.stdout.write("mounted\n")
+    sys.stdout.flush()
+    signal.sigwait(ends)
+    mount.release()
+
+
 @contextlib.contextmanager
 def hung_mount(path: Path) -> Iterator[HungMount]:
     """Mount a filesystem that does not answer, for as long as the block."""
@@ -75,3 +100,7 @@ def hung_mount(path: Path) -> Iterator[HungMount]:
         yield mount
     finally:
         mount.release()
+
+
+if __name__ == "__main__":
+    main()

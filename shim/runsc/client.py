@@ -21,7 +21,7 @@ from shim.runsc import argv, control, kernel, overlay, statefile, trace, urpc
 from shim.runsc.argv import CheckpointArgs, CreateArgs, ExecArgs, Global, RestoreArgs, runsc_id
 from shim.runsc.failure import error_line, failure, log_error
 from shim.runsc.probe import Capabilities
-from shim.runsc.run import KILLED_S, Completed, Started, run
+from shim.runsc.run import KILLED_S, UNDYING_REMEDY, Completed, Started, run, undying
 from shim.runsc.statefile import StateFile
 
 _log = logging.getLogger(__name__)
@@ -464,11 +464,11 @@ class Runsc:
         except BaseException:  # failed, cancelled, or it could not be written down
             # The sandbox has its pid written down by the command, at the end: it would be lost.
             procs.kill_tree(child.pid, child.start)
-            await shielded(
-                self._keeper.wait(child.pid, child.start),
-                deadline_s=KILLED_S,
-                doing=f"the end of {whole[0]}, process {child.pid}, which was killed,",
-            )
+            try:
+                await shielded(self._keeper.wait(child.pid, child.start), deadline_s=KILLED_S)
+            except DeadlineExceeded as error:
+                message = f"runsc was broken off; {undying(child.pid)}"
+                raise DeadlineExceeded(message, remedy=UNDYING_REMEDY) from error
             raise
 
     async def _ended(self, child: Spawned, command: str, timeout_s: float) -> int:

@@ -37,7 +37,7 @@ _STATES = {
     "T": "stopped",
     "t": "stopped by a debugger",
 }
-_UNDYING = (
+UNDYING_REMEDY = (
     "see the kernel's log (dmesg) and /proc/PID/stack for the device or the mount that does not "
     "answer: the process ends when that does, or when it is unmounted by force"
 )
@@ -145,7 +145,7 @@ def _collect_later(process: subprocess.Popen[bytes]) -> None:
     task.add_done_callback(collect)
 
 
-def _undying(pid: int) -> str:
+def undying(pid: int) -> str:
     """Describe a process that was killed and goes on."""
     found = procstat.read(pid)
     state = found.state if found is not None else "unknown"
@@ -187,15 +187,15 @@ async def run(
             message = f"{Path(argv[0]).name} did not end in {timeout_s:g} s"
             try:
                 await _end(process)
-            except DeadlineExceeded as undying:
-                message = f"{message}; {_undying(process.pid)}"
-                raise DeadlineExceeded(message, remedy=_UNDYING) from undying
+            except DeadlineExceeded as late:
+                message = f"{message}; {undying(process.pid)}"
+                raise DeadlineExceeded(message, remedy=UNDYING_REMEDY) from late
             raise DeadlineExceeded(message) from error
         except BaseException:  # cancelled, or `started` could not write down who it is
             try:
                 await _end(process)
             except DeadlineExceeded:
-                _log.error("%s was broken off; %s", Path(argv[0]).name, _undying(process.pid))
+                _log.error("%s was broken off; %s", Path(argv[0]).name, undying(process.pid))
             raise
         finally:
             _children.discard(process.pid)

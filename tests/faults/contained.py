@@ -34,7 +34,7 @@ from tests.faults.trap import Deed, Trap
 _END_S = 120.0
 _SETTLE_S = 20.0
 SCENES = (Scene.RUN_ON, Scene.EXIT, Scene.RESTORE)
-WHATS = (What.SHIM, What.CONTAINERD, What.SANDBOX)
+WHATS = (What.SHIM, What.SHIM_HANGS, What.CONTAINERD, What.SANDBOX)
 # Python imports this module by itself, if it finds one.
 _ARMING = """
 import sys
@@ -100,6 +100,14 @@ class Contained:
     def verify(self, image: Path) -> None:
         """Have our client read an image, every byte of it."""
         self._beside("checkpoints", "verify", str(image))
+
+    def list_tasks(self) -> None:
+        """Have our client list the tasks, those of a shim that hangs as well.
+
+        Raises:
+            DeadlineExceeded: it was held up.
+        """
+        self._beside("tasks", "ls")
 
     # What is seen from outside.
 
@@ -182,6 +190,9 @@ class ContainedTrial:
         if self._plan.what is What.SANDBOX and halted:
             for pid in bench.sandboxes():
                 _send(pid, signal.SIGKILL)
+        elif self._plan.what is What.SHIM_HANGS and halted:
+            # Our client is not held up by it, and says so of its task.
+            bench.list_tasks()
         elif halted:
             bench.cryo.kill()
         for pid in halted:
@@ -190,7 +201,8 @@ class ContainedTrial:
             bench.cryo.start()
 
     def _judge(self, *, hit: bool) -> None:
-        bench, killed = self._bench, hit and self._plan.what is not What.CONTAINERD
+        harmless = (What.CONTAINERD, What.SHIM_HANGS)
+        bench, killed = self._bench, hit and self._plan.what not in harmless
         if killed:
             wait_until(self._is_over, f"the end of {self._name}", _END_S)
         under_way = ("UNKNOWN", "PAUSING")

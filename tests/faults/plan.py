@@ -19,12 +19,14 @@ class Scene(enum.StrEnum):
     EXIT = "checkpoint --exit"
     PAUSED = "checkpoint of a paused task"
     RESTORE = "restore"
+    START = "create and start"
     PARK = "park"
     UNPARK = "unpark"
     SAVE_PARKED = "checkpoint of a parked task"
 
 
 OF_IMAGES = (Scene.RUN_ON, Scene.EXIT, Scene.PAUSED, Scene.RESTORE)
+OF_SIDECAR_SCENES = (*OF_IMAGES, Scene.START)
 
 
 class What(enum.StrEnum):
@@ -35,6 +37,8 @@ class What(enum.StrEnum):
     SANDBOX = "sandbox killed"
     RUNSC = "runsc killed"
     STUCK = "runsc hangs"
+    FROZEN = "runsc hangs in the kernel"
+    KEEPER = "keeper killed"
     TOOL = "cuda-checkpoint killed"
     LEAVE = "caller leaves"
     IMAGES_FULL = "image disk full"
@@ -49,11 +53,13 @@ class What(enum.StrEnum):
     TOOL_HANGS_AFTER = "cuda-checkpoint hangs after all was done"
     TOOL_LIES = "cuda-checkpoint says yes and does nothing"
     SHIM = "shim killed"
+    SHIM_HANGS = "shim hangs for a while"
     CONTAINERD = "containerd killed"
 
 
-UNDER_CONTAINERD = (What.SHIM, What.CONTAINERD, What.SANDBOX)
-OF_SIDECAR = tuple(what for what in What if what not in (What.SHIM, What.CONTAINERD))
+UNDER_CONTAINERD = (What.SHIM, What.SHIM_HANGS, What.CONTAINERD, What.SANDBOX)
+_OF_SHIMS = (What.SHIM, What.SHIM_HANGS, What.CONTAINERD)
+OF_SIDECAR = tuple(what for what in What if what not in _OF_SHIMS)
 # No image is made, and a call without a stream is left by its deadline alone.
 WHILE_PARKING = tuple(w for w in OF_SIDECAR if w not in (What.IMAGES_FULL, What.LEAVE))
 OF_TOOL = (
@@ -63,6 +69,8 @@ OF_TOOL = (
     What.TOOL_HANGS_AFTER,
     What.TOOL_LIES,
 )
+# A start moves no GPU process, writes no image, and is no call with a stream.
+_NOT_IN_START = (*OF_TOOL, What.TOOL, What.LEAVE, What.IMAGES_FULL, What.GPU_FULL, What.STARVED)
 _ACTIONS = ("lock", "checkpoint", "restore", "unlock")
 # Publishing an event cannot fail; reading /proc of a dead sandbox is another matter.
 _CANNOT_FAIL = ("event.",)
@@ -92,13 +100,15 @@ def choose(
     """Choose an operation, a fault, and one of the moments at which it makes sense."""
     while True:
         scene, what = rng.choice(list(traces)), rng.choice(whats)
-        points = _points(what, traces[scene])
+        points = _points(scene, what, traces[scene])
         if points:
             point = rng.choice(sorted(points))
             return Plan(scene=scene, what=what, point=point, nth=rng.randint(1, points[point]))
 
 
-def _points(what: What, trace: Counter[str]) -> dict[str, int]:
+def _points(scene: Scene, what: What, trace: Counter[str]) -> dict[str, int]:
+    if scene is Scene.START and what in _NOT_IN_START:
+        return {}
     if what in OF_TOOL:
         return dict.fromkeys(_ACTIONS, 3)
     if what in (What.RUNSC, What.STUCK):

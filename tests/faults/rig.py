@@ -32,7 +32,7 @@ from shim.state import TaskState
 from tests.faults import trap
 from tests.faults.cases import EVERYTHING
 from tests.faults.judge import COPY, PROCESSES, TASK, Judge
-from tests.faults.machine import Case, Halting, state_of
+from tests.faults.machine import Case, Halting, command_lines, state_of
 from tests.faults.memory import Memory, limits
 from tests.faults.sidecar import ENV, Point
 from tests.faults.wire import Wire
@@ -42,6 +42,8 @@ ROOM_BYTES = 1 << 29
 TIMEOUTS = {"detect": 60.0, "lock": 60.0, "freeze": 60.0, "thaw": 60.0, "rollback": 120.0}
 _HALT_S = 90.0
 _END_S = 60.0
+_KEEPER = "shim.host.keeper.server"
+_GO_LOOKS_THERE = "/sys/kernel/mm/transparent_hugepage"
 _REF = TaskRef(namespace="default", id=TASK)
 
 
@@ -258,6 +260,36 @@ class Rig(Judge):
     def listing(self, folder: Path) -> list[str]:
         """List a folder as the namespace sees it."""
         return self.sim.remote.run(["ls", "-A", str(folder)]).out.split()
+
+    def kill_keeper(self) -> None:
+        """Kill the process that is the parent of all that the sidecar has started."""
+        for pid, argv in command_lines():
+            if str(self.sim.folder / "state") in argv and any(_KEEPER in word for word in argv):
+                self.sim.remote.kill(pid)
+
+    def freeze_runsc(self) -> int:
+        """Let every runsc that starts from now on hang in the kernel; return who is to be ended.
+
+        Go's runtime looks there before a program's first line (getHugePageSize in runtime).
+        """
+        argv = [sys.executable, "-m", "tests.hung", _GO_LOOKS_THERE]
+        output = self.sim.folder / "hung.log"
+        output.unlink(missing_ok=True)
+        pid = self.sim.remote.spawn(argv, output=output, env=environment())
+        wait_until(
+            lambda: output.exists() and "mounted" in output.read_text("utf-8"), "the mount", _END_S
+        )
+        return pid
+
+    def unfreeze_runsc(self, pid: int) -> None:
+        """End what `freeze_runsc` has begun."""
+        self.sim.remote.kill(pid, signal.SIGTERM)
+        assert self.sim.remote.wait(pid, _END_S) == 0
+
+    def start_copy(self) -> None:
+        """Make and start another task."""
+        self.client.create(COPY, str(self.bundle(COPY)))
+        self.client.start(COPY)
 
     def halt_at(self, **point: Any) -> None:
         """Let the sidecar halt at this point of its next operation."""

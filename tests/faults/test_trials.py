@@ -30,6 +30,12 @@ FIXED = (
     (NEW_PHASED, Scene.EXIT, What.STARVED, "runsc.checkpoint:begun", 1),
     (NEW_PHASED, Scene.EXIT, What.LEAVE, "image.ledger:after", 1),
     (NEW_PHASED, Scene.RUN_ON, What.LEAVE, "image.name:before", 1),
+    (NEW_PHASED, Scene.START, What.ERROR, "record.save:before", 3),
+    (NEW_PHASED, Scene.START, What.KILL, "record.save:after", 3),
+    (NEW_PHASED, Scene.RUN_ON, What.KEEPER, "runsc.checkpoint:begun", 1),
+    (NEW_PHASED, Scene.RESTORE, What.KEEPER, "runsc.restore:begun", 1),
+    (NEW_PHASED, Scene.RUN_ON, What.FROZEN, "image.begin:after", 1),
+    (NEW_PHASED, Scene.RESTORE, What.FROZEN, "runsc.restore:before", 1),
 )
 PARKED = (
     (Scene.PARK, What.KILL, "cuda.checkpoint:after", 1),

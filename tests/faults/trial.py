@@ -41,7 +41,7 @@ _BY_ITSELF = {
     What.CLOCK: Deed.CLOCK,
 }
 _HARMLESS = (What.SLOW, What.CLOCK)
-_NEEDS_DEADLINES = (What.STUCK, What.TOOL_HANGS, What.TOOL_HANGS_AFTER)
+_NEEDS_DEADLINES = (What.STUCK, What.FROZEN, What.TOOL_HANGS, What.TOOL_HANGS_AFTER)
 
 
 class Trial:
@@ -58,6 +58,7 @@ class Trial:
         self._stopped: list[int] = []
         self._killed: list[int] = []
         self._starved: list[int] = []
+        self._frozen = 0
         # The kernel has killed a process of the workload, and not the sandbox.
         self._wounded = False
         self._call: Wire | None = None
@@ -72,6 +73,10 @@ class Trial:
     @property
     def _is_restore(self) -> bool:
         return self._plan.scene is Scene.RESTORE
+
+    @property
+    def _makes_copy(self) -> bool:
+        return self._plan.scene in (Scene.RESTORE, Scene.START)
 
     def run(self) -> None:
         """Do it, let recovery do its work, and check everything.
@@ -108,7 +113,7 @@ class Trial:
 
     @property
     def _name(self) -> str:
-        return COPY if self._is_restore else TASK
+        return COPY if self._makes_copy else TASK
 
     @property
     def _task(self) -> str:
@@ -119,6 +124,8 @@ class Trial:
             return self._begin_by_wire()
         if self._is_restore:
             return self._rig.begin_restore(self._base)
+        if self._plan.scene is Scene.START:
+            return self._rig.run(self._rig.start_copy)
         return self._rig.begin(self._image, exit=self._plan.scene is Scene.EXIT)
 
     def _begin_by_wire(self) -> Future[Any]:
@@ -151,13 +158,6 @@ class Trial:
         if what is What.SANDBOX:
             self._killed = self._sandbox()  # none yet, early in a restore
             self._kill(self._killed, signal.SIGKILL)
-        elif what in (What.RUNSC, What.STUCK):
-            number = signal.SIGKILL if what is What.RUNSC else signal.SIGSTOP
-            pids = rig.commands()
-            self._kill(pids, number)
-            self._stopped = pids if what is What.STUCK else []
-        elif what is What.TOOL:
-            rig.kill_tools(self._name)
         elif what is What.LEAVE:
             if self._call is not None:
                 self._call.leave()
@@ -171,6 +171,24 @@ class Trial:
         elif what is What.GPU_FULL:
             used = rig.sim.device()["used_bytes"]
             rig.sim.limit(reserved_bytes=rig.sim.capacity_bytes - used)
+
+        else:
+            self._strike_programs(what)
+
+    def _strike_programs(self, what: What) -> None:
+        """Strike what the sidecar has started."""
+        rig = self._rig
+        if what in (What.RUNSC, What.STUCK):
+            number = signal.SIGKILL if what is What.RUNSC else signal.SIGSTOP
+            pids = rig.commands()
+            self._kill(pids, number)
+            self._stopped = pids if what is What.STUCK else []
+        elif what is What.FROZEN:
+            self._frozen = rig.freeze_runsc()
+        elif what is What.KEEPER:
+            rig.kill_keeper()
+        elif what is What.TOOL:
+            rig.kill_tools(self._name)
 
     def _sandbox(self) -> list[int]:
         return [pid for pid in self._rig.sandboxes() if self._owns(pid)]
@@ -213,6 +231,8 @@ class Trial:
         trap.remove(rig.sim.trap_file)
         # One that had forked and not yet become the sandbox was stopped as well: nobody knows it.
         self._kill(self._stopped, signal.SIGCONT)
+        if self._frozen:
+            rig.unfreeze_runsc(self._frozen)
         rig.sim.faults()
         rig.sim.limit(reserved_bytes=0)
         if self._starved:
@@ -244,7 +264,9 @@ class Trial:
             self._judge_outcome(self._told)
         if self._is_restore:
             self._judge_copy()
-        killed = self._killed and not self._is_restore
+        elif self._plan.scene is Scene.START:
+            self._judge_started()
+        killed = self._killed and not self._makes_copy
         wait_until(self._is_stopped if killed else self._is_quiet, "the end of it", _END_S)
         if self._rig.state() is TaskState.STOPPED:
             self._judge_stopped()
@@ -295,15 +317,29 @@ class Trial:
             self._say("copy runs")
             self._rig.assert_thawed(COPY)
         else:
-            # Killed from outside after its restore had succeeded.
-            assert (state, bool(self._killed)) == (TaskState.STOPPED, True), state
+            # Killed from outside after its restore had succeeded; or it could not be removed while
+            # a runsc hung in the kernel.
+            allowed = self._killed or (self._frozen and self._error is not None)
+            assert (state, bool(allowed)) == (TaskState.STOPPED, True), state
             self._say("copy ended")
+        self._rig.remove(COPY)
+
+    def _judge_started(self) -> None:
+        """Judge a task that was to be made and started: whatever came of it, it can be removed."""
+        if COPY not in {view.id for view in self._rig.client.list()}:
+            self._say("copy gone")
+            assert self._error is not None
+            return
+        if self._error is None and not self._killed:
+            self._rig.sim.until_ready(self._rig.inside, COPY)
+            self._rig.assert_thawed(COPY)
+        self._say(f"copy {self._rig.state(COPY)}")
         self._rig.remove(COPY)
 
     def _judge_stopped(self) -> None:
         """Judge a task that has ended: with its sandbox, or as it was told, in an image."""
         assert self._rig.client.state(TASK).exit is not None
-        killed = self._killed and not self._is_restore
+        killed = self._killed and not self._makes_copy
         if self._plan.scene is Scene.EXIT and not killed:
             assert self._has_image(), "it was stopped, and there is no image"
         self._rig.client.delete(TASK)
@@ -314,7 +350,7 @@ class Trial:
         if self._plan.what is What.GPU_FULL and "is complete" in str(self._error):
             self._judge_lost()
             return
-        if self._wounded and not self._is_restore:
+        if self._wounded and not self._makes_copy:
             self._judge_wounded()
             return
         paused = self._plan.scene is Scene.PAUSED
@@ -342,7 +378,7 @@ class Trial:
     def _judge_image(self, with_image: str, without: str) -> None:
         if not self._has_image():
             self._say(without)
-            assert self._error is not None or self._is_restore or self._plan.what is What.KILL
+            assert self._error is not None or self._makes_copy or self._plan.what is What.KILL
             return
         self._say(with_image)
         self._rig.assert_restores(self._image)

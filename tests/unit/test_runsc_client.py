@@ -24,9 +24,11 @@ from shim.errors import (
 )
 from shim.host import procs
 from shim.model import Stats
+from shim.runsc import client as client_module
 from shim.runsc.argv import CheckpointArgs, CreateArgs, ExecArgs, RestoreArgs
 from shim.runsc.client import GuestProcess, Runsc, Streams, last_error, parse_ps, parse_stats
 from shim.simgpu.waiting import wait_until
+from tests.hung import hung_mount
 from tests.unit.fakes_runsc import FakeNursery, Script, capabilities, client, known
 
 PS_OLD = """\
@@ -608,6 +610,24 @@ async def test_a_cancelled_create_is_ended(tmp_path: Path) -> None:
         await work
 
     assert [child.returncode for child in nursery.children.values()] == [-9]
+
+
+async def test_a_create_that_does_not_die(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One that hangs in the kernel is waited for a bounded time, and named with its state."""
+    monkeypatch.setattr(client_module, "KILLED_S", 0.2)
+    with hung_mount(tmp_path / "hung") as mount:
+        nursery = FakeNursery(["/bin/cat", f"{mount.path}/file"])
+        work = asyncio.ensure_future(
+            made(tmp_path, nursery).create(
+                create_args(tmp_path), STREAMS, gpu=False, log=tmp_path / "log"
+            )
+        )
+        assert await asyncio.to_thread(mount.asked.wait, 60)
+        work.cancel()
+
+        with pytest.raises(DeadlineExceeded, match="does not exit: it is in state D") as caught:
+            await work
+        assert "unmounted by force" in caught.value.remedy
 
 
 async def test_a_create_that_cannot_be_noted_is_ended(tmp_path: Path) -> None:
