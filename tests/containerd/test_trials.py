@@ -22,6 +22,7 @@ FIXED = (
     (Scene.RUN_ON, What.CONTAINERD, "cuda.restore:after", "runs"),
     (Scene.RESTORE, What.CONTAINERD, "journal.close:after", "runs"),
     (Scene.RESTORE, What.CONTAINERD, "runsc.restore:begun", "stopped"),
+    (Scene.RUN_ON, What.SHIM_HANGS, "runsc.checkpoint:begun", "runs, and an image"),
     (Scene.RUN_ON, What.SANDBOX, "journal.close:before", "stopped, and an image"),
 )
 
