@@ -88,6 +88,7 @@ class Checkpoint:
         self._saving = Saving(subject, self._options, self._transaction)
         self._steps: Steps | None = None
         self._touched = False
+        self._waits_for_save = False
         self._resumed = False
         self._inventory = inventory.Inventory()
         self._staging: Staging | None = None
@@ -120,7 +121,7 @@ class Checkpoint:
             "bring the task back",
             self._bring_back,
             deadline_s=timeouts.rollback,
-            held_up=lambda: self._steps.processes.unfinished() if self._steps else "",
+            held_up=self._held_up,
         )
         return await self._transaction.run(self._forward(final))
 
@@ -488,9 +489,17 @@ class Checkpoint:
             # minutes: who has its word need not look at them. Before a save there are none.
             writing = bool(entry.save_pid) and not self._saving.answered
             staging = entry.staging if writing else ""
+            self._waits_for_save = True
             await until_quiet(self._subject, staging, entry.outsiders)
+            self._waits_for_save = False
             await self._steps.engine.undo()
         await self._pause_again()
+
+    def _held_up(self) -> str:
+        """Say what a rollback that is late waits for."""
+        if self._waits_for_save:
+            return "the sandbox is not done with its save"
+        return self._steps.processes.unfinished() if self._steps else ""
 
     async def _drop_staging(self) -> None:
         """Remove what is not a complete image; keep it where it is all that is left of a process.

@@ -20,6 +20,7 @@ from shim.host.supervisor import Supervisor
 from shim.model import Phase, Progress, Report
 
 _POLL_S = 0.1
+_SAVE_GOES_ON = "the sandbox still writes the image"
 
 
 async def committed(entry: Entry) -> bool:
@@ -83,7 +84,12 @@ async def _recover_parked(subject: Subject, entry: Entry) -> str:
         await stop_all(subject)
         subject.journal.close()
         return f"stopped it: its image {entry.image_path} is complete"
-    await until_quiet(subject, entry.staging, entry.outsiders)
+    limit_s = subject.config.timeouts.rollback
+    try:
+        async with asyncio.timeout(limit_s):
+            await until_quiet(subject, entry.staging, entry.outsiders)
+    except TimeoutError as error:
+        raise late_rollback(limit_s, _SAVE_GOES_ON) from error
     done = await _tidy(entry)
     subject.journal.park_again()
     return f"it is parked as before; {done}"

@@ -417,12 +417,15 @@ async def test_files_that_stay_open_after_a_failed_save(
     The newest runsc leaves them to its garbage collector: the task was frozen for up to 80 s.
     """
     monkeypatch.setattr(quiet, "writes", lambda *_: True)
-    scene = make(Cuda(7), timeouts=Timeouts(save=0.5, rollback=5))
+    scene = make(Cuda(7), timeouts=Timeouts(rollback=60 if answered else 0.5))
     scene.runsc.fails["checkpoint"] = FULL
     scene.runsc.answers = answered
 
     error = await scene.error(engine=EngineName.PHASED)
 
+    if not answered:
+        # Within the time of a rollback, and it says what it has waited for.
+        assert "did not end in 0.5 s: the sandbox is not done with its save" in error.message
     assert (error is FULL) is answered, error
     assert scene.as_before() is answered
 
@@ -899,6 +902,48 @@ async def test_a_cancelled_save_is_kept_when_nothing_else_is_left(make: Make) ->
 
     (manifest,) = scene.images.rglob("cryo.json")
     assert image_is_whole(scene, str(manifest.parent))
+    assert scene.on_disk() is not None
+
+
+@pytest.mark.parametrize("moment", ("save", "thaw", "rollback"))
+async def test_the_sandbox_is_killed(make: Make, moment: str) -> None:
+    """Nothing is waited for that a dead sandbox will not do: neither a save nor a thaw."""
+    scene = make(timeouts=Timeouts(thaw=600, rollback=600, save=600))
+    if moment == "save":
+        scene.runsc.save_gate = asyncio.Event()
+    else:
+        scene.guest.faults["restore", 8] = Fault(hang=True, times=99)
+    if moment == "rollback":
+        scene.runsc.fails["checkpoint"] = FULL
+    work = asyncio.ensure_future(scene.checkpoint(engine=EngineName.PHASED))
+    reached = scene.runsc.saving if moment == "save" else scene.guest.hanging
+    await asyncio.wait_for(reached.wait(), 60)
+
+    scene.sandbox.kill()
+    work.cancel()
+
+    done, _ = await asyncio.wait({work}, timeout=60)
+    assert done
+    assert work.cancelled() or work.exception() is FULL
+    assert scene.on_disk() is None
+    assert scene.image_folders == []
+
+
+async def test_an_image_that_cannot_be_finished_is_left_where_it_is(make: Make) -> None:
+    """What is all that is left of a process is not removed; nobody holds its lock any more."""
+    scene = make()
+    scene.guest.faults["restore", 8] = Fault(answer=NO, times=99)
+    scene.hear("commit", (scene.images / "taken").mkdir)
+
+    error = await scene.error(
+        engine=EngineName.PHASED, image_path=str(scene.images / "taken"), seal=False, exit=True
+    )
+
+    (staging,) = [path for path in scene.image_folders if path.name.startswith(".cryo-staging-")]
+    assert "its image could not be finished" in error.message
+    assert str(staging) in error.remedy
+    assert (staging / "checkpoint.img").exists()
+    assert store.stale_stagings(scene.images) == [staging]
     assert scene.on_disk() is not None
 
 
