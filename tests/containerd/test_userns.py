@@ -1,0 +1,27 @@
+"""A container in a user namespace, whose root filesystem shows other owners."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from shim.host import idmap
+from tests.containerd.cryo import Cryo
+
+_MAP = "0:100000:65536"
+_FLAGS = ("--remap-labels", "--uidmap", _MAP, "--gidmap", _MAP)
+
+
+def test_the_rootfs_of_a_user_namespace(cryo: Cryo, archive: Path) -> None:
+    """With the snapshotter overlayfs the layers are translated: root's files are root's inside."""
+    if cryo.build.line in {"1.6", "1.7"} or not idmap.kernel_has_it():
+        pytest.skip("this containerd or kernel has no idmapped layers")
+    cryo.import_image(archive, snapshotter="overlayfs")
+    with cryo.removing("mapped"):
+        cryo.run("mapped", "sleep", "1000", flags=("-d", *_FLAGS), snapshotter="overlayfs")
+        rootfs = cryo.bundles / "mapped" / "rootfs"
+
+        assert cryo.place.do("stat", "-c", "%u", f"{rootfs}/bin/busybox").strip() == "100000"
+        inside = cryo.exec("mapped", "sh", "-c", "stat -c %u /bin/busybox && touch /other")
+        assert inside.out.strip() == "0"
