@@ -49,11 +49,14 @@ def image(tmp_path: Path) -> Manifest:
     return manifest(spec=own, bundle=str(tmp_path), members=members)
 
 
-def planned(folder: Path, image: Manifest, **how: Any) -> Plan:
+def planned(
+    folder: Path, image: Manifest, *, flags: dict[str, str] | None = None, **how: Any
+) -> Plan:
     """Plan a task `new` with the bundle in a folder."""
     ref = TaskRef(namespace="ns", id="new")
     request = CreateRequest(ref=ref, bundle=str(folder), checkpoint="/i")
-    config = Config(cuda=Cuda(nvidia_proc=str(folder / "none"), cdi_dirs=()))
+    cuda = Cuda(nvidia_proc=str(folder / "none"), cdi_dirs=())
+    config = Config(cuda=cuda, runsc=Runsc(flags=flags or {}))
     return plan(config, request, image, **how)
 
 
@@ -169,3 +172,37 @@ def test_the_overlay_is_that_of_the_image(tmp_path: Path, image: Manifest) -> No
     saved = msgspec.structs.replace(image, runsc_flags={"overlay2": "root:memory"})
 
     assert overlay_of(bundle, saved) == "root:memory"
+
+
+@pytest.mark.parametrize(
+    ("policy", "warnings"), (("warning", 1), ("ignore", 0), ("enforce", None), (None, None))
+)
+def test_a_bundle_is_compared_as_strictly_as_runsc_does(
+    tmp_path: Path, image: Manifest, policy: str | None, warnings: int | None
+) -> None:
+    """The flag restore-spec-validation decides: refuse, warn, or take it."""
+    flags = {"restore-spec-validation": policy} if policy else {}
+    data = spec(tmp_path, "container", "two", arg="other")
+    bundle = written(tmp_path, data)
+
+    if warnings is None:
+        with pytest.raises(InvalidArgument, match=r"process\.args"):
+            planned(bundle, image, flags=flags)
+    else:
+        found = planned(bundle, image, flags=flags).warnings
+        assert len(found) == warnings
+        assert all("process.args" in text for text in found)
+
+
+def test_the_remedy_is_one_that_the_caller_has(tmp_path: Path, image: Manifest) -> None:
+    """Only who asks for a restore can leave out --bundle, not a client of containerd."""
+    bundle = written(tmp_path, spec(tmp_path, "container", "two", arg="other"))
+
+    with pytest.raises(InvalidArgument) as restore:
+        planned(bundle, image, one_call=True)
+    with pytest.raises(InvalidArgument) as create:
+        planned(bundle, image)
+
+    assert "--bundle" in restore.value.remedy
+    assert "--bundle" not in create.value.remedy
+    assert create.value.remedy
