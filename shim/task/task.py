@@ -288,7 +288,7 @@ class Task:
 
     def _note_cgroups(self) -> None:
         """Know the cgroups that runsc will make: one that is killed leaves them behind."""
-        path = self.spec.cgroups_path
+        path = self._cgroups_path(self.spec)
         self._new_cgroups = [one for one in cgroup.places(path) if not one.exists()]
 
     def _streams_at_create(self) -> AbstractAsyncContextManager[Streams]:
@@ -306,6 +306,8 @@ class Task:
         if sandbox:
             # runsc finds a pod's sandbox by this, under the id that we gave it.
             data["annotations"] = {**spec.annotations, SANDBOX_ID: runsc_id(sandbox)}
+        if path := self._cgroups_path(spec):
+            data["linux"] = {**(data.get("linux") or {}), "cgroupsPath": path}
         if hooks := data.get("hooks"):
             names = Names(task=self.ref.id, bundle=self.record.bundle, sandbox=sandbox)
             data["hooks"], links = wrapped(hooks, names, self.bundle)
@@ -313,6 +315,16 @@ class Task:
                 link.unlink(missing_ok=True)
                 link.symlink_to(target)
         _write(self.bundle / document.CONFIG, json.dumps(data))
+
+    def _cgroups_path(self, spec: Spec) -> str:
+        """Name the task's cgroup where the spec does not: runsc would take the id that it knows.
+
+        An id alone is not enough: another namespace may have the same, or the host such a cgroup.
+        """
+        flags = self._context.config.runsc.flags
+        if spec.cgroups_path or self.record.sandbox_id or "systemd-cgroup" in flags:
+            return spec.cgroups_path
+        return f"/cryo@{self.ref.namespace}@{self.ref.id}"
 
     @property
     def spec(self) -> Spec:

@@ -524,3 +524,12 @@ async def test_a_stopped_task_has_its_exit(owner: Owner, monkeypatch: pytest.Mon
     assert seen == [(False, False)]
     view = task.process("")
     assert (view.state, view.exit is not None) == (TaskState.STOPPED, True)
+
+
+async def test_a_task_without_a_cgroup_path_has_one_of_its_own(owner: Owner) -> None:
+    """Runsc would name it by its own id; the namespace tells it from another's of the same id."""
+    await owner.tasks.create(owner.request())
+
+    config = json.loads((owner.record_folder() / "bundle" / "config.json").read_text())
+    assert config["linux"]["cgroupsPath"] == "/cryo@ns@a"
+    assert "linux" not in json.loads((owner.record_folder() / "config.json").read_text())
