@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import shlex
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -35,6 +36,8 @@ DEL) echo "DEL $CNI_CONTAINERID" >> LOG ;;
 esac
 """
 NETWORK = {"cniVersion": "1.0.0", "name": "bridge", "plugins": [{"type": "cryonet"}]}
+# Waits for the size of its terminal, which the client sends on its own.
+SIZE = ("sh", "-c", 'until [ "$(stty size)" = "40 100" ]; do sleep 0.1; done; stty size')
 
 
 class Nerdctl:
@@ -74,6 +77,13 @@ class Nerdctl:
         whole = ["sh", "-c", script] if text else argv
         ran = self.node.place.remote.run(whole, timeout_s=120, env=self.env)
         return self.node.checked(ran, f"nerdctl {' '.join(arguments)}") if check else ran
+
+    def on_terminal(self, *arguments: str) -> Ran:
+        """Run nerdctl on a terminal of 40 rows and 100 columns."""
+        terminal = [sys.executable, "-m", "tests.containerd.terminal", "--size", "40x100", "--"]
+        argv = [*terminal, *self._argv, *arguments]
+        ran = self.node.place.remote.run(argv, timeout_s=120, env=self.env)
+        return self.node.checked(ran, f"nerdctl {' '.join(arguments)}")
 
     def begin(self, name: str, *command: str, flags: tuple[str, ...] = ()) -> str:
         """Run a container that stays; return its id."""
@@ -130,6 +140,16 @@ def test_input_that_ends_at_once(nerdctl: Nerdctl) -> None:
     how = ("-i", "--rm", "--runtime", RUNTIME, "--pull", "never", "--net", "none")
 
     assert nerdctl("run", *how, REFERENCE, "cat", text="x\n").out == "x\n"
+
+
+def test_terminals(nerdctl: Nerdctl) -> None:
+    """`run -it` and `exec -it` have a terminal of the caller's size, and no error line."""
+    how = ("-it", "--rm", "--runtime", RUNTIME, "--pull", "never", "--net", "none")
+    nerdctl.begin("job", "sleep", "1000", flags=("--net", "none"))
+
+    assert "40 100" in nerdctl.on_terminal("run", *how, REFERENCE, *SIZE).out
+    shown = nerdctl.on_terminal("exec", "-it", "job", *SIZE).out
+    assert shown.split() == ["40", "100"]
 
 
 def test_checkpoints(nerdctl: Nerdctl) -> None:
