@@ -1,11 +1,13 @@
 """Runs long, and sees that nothing grows: files, threads, memory, mounts.
 
     make soak
-    python -m hack.soak --cycles 1000 --minutes 30 --tasks 200 --docs docs
+    python -m hack.soak --cycles 1000 --minutes 30 --tasks 200 --probe-minutes 30 --docs docs
 
 First one task with four GPU processes under load is saved, ended and restored, again and again,
-and every byte of it compared. Then many tasks at once do random things. What the sidecar and its
-keeper hold is plotted. Status 1: something has grown, is left, or failed.
+and every byte of it compared. Then many tasks at once do random things. At last a container in a
+shim of a real containerd has a program run in it ten times a second, as a probe of Kubernetes does.
+What the sidecar and its keeper hold, or the shim, is plotted. A run that is left out (0) keeps its
+place in the document. Status 1: something has grown, is left, or failed.
 """
 
 from __future__ import annotations
@@ -21,6 +23,7 @@ from pathlib import Path
 from hack.soaking.crowd import Crowd, leftovers
 from hack.soaking.gauge import Gauge, complaints
 from hack.soaking.plot import svg
+from hack.soaking.probe import probe
 from shim.client import Client
 from shim.model import CheckpointOptions, RestoreOptions
 from shim.simgpu.simulation import Settings, Simulation
@@ -33,6 +36,9 @@ _LOOK_S = 5.0
 _LAST_S = 120.0
 _WORKERS = 4
 _GIB = 1 << 30
+_EVERY_S = 0.1
+_HEAD = "# Long runs"
+_FIFTHS = "From the first fifth to the last, medians"
 
 
 def cycles(sim: Simulation, count: int, said: list[str]) -> Gauge:
@@ -93,54 +99,79 @@ def let_go(made: Crowd, gauge: Gauge, minutes: float) -> None:
     made.end()
 
 
-def report(folder: Path, lines: list[str], plots: dict[str, str]) -> None:
-    """Write the document and its plots."""
+def report(folder: Path, sections: dict[str, list[str]], plots: dict[str, str]) -> None:
+    """Write the plots, and in the document the sections of these runs in place of earlier ones."""
     for name, text in plots.items():
         (folder / f"soak-{name}.svg").write_text(text, "utf-8")
-    (folder / "soak.md").write_text("\n".join(lines) + "\n", "utf-8")
+    path = folder / "soak.md"
+    head, *old = path.read_text("utf-8").rstrip("\n").split("\n## ") if path.exists() else [_HEAD]
+    kept = [part for part in old if not any(f"(soak-{name}.svg)" in part for name in sections)]
+    new = ["\n".join(lines).removeprefix("## ").strip() for lines in sections.values()]
+    parts = (head.strip(), *(f"## {part.strip()}" for part in (*kept, *new)))
+    path.write_text("\n\n".join(parts) + "\n", "utf-8")
 
 
 def main() -> int:
-    """Run both, and report."""
+    """Run what is asked for, and report."""
     parser = argparse.ArgumentParser(prog="python -m hack.soak")
     parser.add_argument("--cycles", type=int, default=1000)
     parser.add_argument("--minutes", type=float, default=30)
     parser.add_argument("--tasks", type=int, default=200)
+    parser.add_argument("--probe-minutes", type=float, default=30)
     parser.add_argument("--docs", type=Path, help="write soak.md and its plots there")
     given = parser.parse_args()
     said: list[str] = []
-    runsc = find("new").path
-    host = f"{datetime.now(UTC):%Y-%m-%d}, {os.cpu_count()} cores, Linux {platform.release()}"
-    lines = ["# Long runs", "", f"{host}, runsc {runsc.parent.name}, a simulated GPU.", ""]
+    build = find("new")
+    runsc = build.path
     plots: dict[str, str] = {}
+    sections: dict[str, list[str]] = {}
+
+    def note(name: str, title: str, gauge: Gauge, what: str, more: str, command: str) -> None:
+        grown = gauge.left() if name == "crowd" else gauge.growth()
+        plots[name] = svg(gauge.samples, title)
+        made = f"Made by `python -m hack.soak {command} --docs docs`, {_host()}, runsc "
+        sections[name] = [
+            *_section(name, title, gauge, what, grown),
+            *([more, ""] if more else []),
+            f"{made}{runsc.parent.name}.",
+        ]
+        said.extend(complaints(grown))
+
     if given.cycles:
         with Simulation(runsc, capacity_bytes=8 * _GIB) as sim:
             sim.start_sidecar()
             gauge = cycles(sim, given.cycles, said)
         title = f"{given.cycles} times saved, ended and restored: 4 GPU processes under load"
-        plots["cycles"] = svg(gauge.samples, title)
-        grown = gauge.growth()
-        lines += _section(
-            "cycles", title, gauge, "From the first fifth to the last, medians", grown
-        )
-        said += complaints(grown)
+        command = f"--cycles {given.cycles} --minutes 0 --probe-minutes 0"
+        note("cycles", title, gauge, _FIFTHS, "", command)
     if given.minutes:
         with Simulation(runsc, capacity_bytes=8 * _GIB) as sim:
             sim.start_sidecar()
             gauge, made = crowd(sim, given.tasks, given.minutes, said)
         title = f"{given.tasks} tasks, {sum(made.done.values())} random operations"
-        plots["crowd"] = svg(gauge.samples, title)
-        grown = gauge.left()
         what = "With all removed, against the begin, and memory from the middle third to the last"
-        lines += _section("crowd", title, gauge, what, grown)
-        said += complaints(grown)
-        lines += [", ".join(f"{count} {name}" for name, count in sorted(made.done.items())), ""]
-    command = f"python -m hack.soak --cycles {given.cycles} --minutes {given.minutes:g}"
-    lines += [f"Made by `{command} --tasks {given.tasks} --docs docs`."]
+        done = ", ".join(f"{count} {name}" for name, count in sorted(made.done.items()))
+        command = f"--cycles 0 --minutes {given.minutes:g} --tasks {given.tasks} --probe-minutes 0"
+        note("crowd", title, gauge, what, done, command)
+    if given.probe_minutes:
+        gauge, probed = probe(build, given.probe_minutes, _EVERY_S)
+        said += probed.failures[:20]
+        title = f"{probed.done} execs in a container of containerd's, {_EVERY_S * 1000:g} ms apart"
+        more = (
+            f"Of the shim alone. {len(probed.failures)} failed; {probed.late} were left out, for "
+            "eight were under way."
+        )
+        command = f"--cycles 0 --minutes 0 --probe-minutes {given.probe_minutes:g}"
+        note("probe", title, gauge, _FIFTHS, more, command)
     if given.docs:
-        report(given.docs, lines, plots)
+        report(given.docs, sections, plots)
+    lines = [line for section in sections.values() for line in section]
     print("\n".join([*lines, "", f"{len(said)} complaints", *said]))
     return 1 if said else 0
+
+
+def _host() -> str:
+    return f"{datetime.now(UTC):%Y-%m-%d}, {os.cpu_count()} cores, Linux {platform.release()}"
 
 
 def _section(name: str, title: str, gauge: Gauge, what: str, grown: dict[str, float]) -> list[str]:

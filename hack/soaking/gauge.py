@@ -1,11 +1,11 @@
-"""What a sidecar holds, measured now and then: it must not grow."""
+"""What a sidecar or a shim holds, measured now and then: it must not grow."""
 
 from __future__ import annotations
 
 import os
 import statistics
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -23,18 +23,23 @@ class Sample(NamedTuple):
     memory_mib: float
     mounts: int
     files: int
+    books: int = 0
 
 
 # How much more there may be at the end than at the begin.
-ROOM = {"fds": 4.0, "threads": 8.0, "memory_mib": 12.0, "mounts": 0.0, "files": 2.0}
+ROOM = {"fds": 4.0, "threads": 8.0, "memory_mib": 12.0, "mounts": 0.0, "files": 2.0, "books": 16.0}
 
 
 class Gauge:
-    """Looks at the sidecar of a machine and at its keeper."""
+    """Looks at the sidecar of a machine and at its keeper, or at a shim, which has none."""
 
-    def __init__(self, sidecar: int, folders: tuple[Path, ...]) -> None:
+    def __init__(
+        self, sidecar: int, folders: tuple[Path, ...], books: Callable[[], int] = lambda: 0
+    ) -> None:
+        """Take the process, the folders whose files count, and who counts its tables."""
         self._sidecar = sidecar
         self._folders = folders
+        self._books = books
         self._began = time.monotonic()
         self.samples: list[Sample] = []
 
@@ -48,6 +53,7 @@ class Gauge:
             memory_mib=round(sum(_pss_kib(pid) for pid in pids) / _MIB, 1),
             mounts=len(Path(f"/proc/{self._sidecar}/mountinfo").read_text("utf-8").splitlines()),
             files=sum(_count(folder) for folder in self._folders),
+            books=self._books(),
         )
         self.samples.append(one)
         return one

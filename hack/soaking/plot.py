@@ -13,19 +13,21 @@ _TITLES = {
     "memory_mib": "memory, MiB",
     "mounts": "mounts",
     "files": "files on disk",
+    "books": "table entries",
 }
 
 
 def svg(samples: Sequence[Sample], title: str) -> str:
     """Draw them."""
-    whole = _LEFT + _WIDTH + 20, 40 + len(ROOM) * (_HEIGHT + _GAP)
+    rows = [name for name in ROOM if any(getattr(one, name) for one in samples)]
+    whole = _LEFT + _WIDTH + 20, 40 + len(rows) * (_HEIGHT + _GAP)
     lines = [
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {whole[0]} {whole[1]}">',
         "<style>text { font: 12px sans-serif }</style>",
         f'<rect width="{whole[0]}" height="{whole[1]}" fill="white"/>',
         f'<text x="{_LEFT}" y="20" font-size="14">{title}</text>',
     ]
-    for row, name in enumerate(ROOM):
+    for row, name in enumerate(rows):
         lines += _curve(samples, name, 40 + row * (_HEIGHT + _GAP))
     return "\n".join([*lines, "</svg>", ""])
 

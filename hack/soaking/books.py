@@ -1,0 +1,67 @@
+"""What a shim keeps in its tables, asked from outside: it writes that down at SIGUSR2.
+
+Nothing of this is in the product: `arm` runs in the process that forks the shims, by way of a
+`sitecustomize` on its path, and a fork keeps the handler.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import json
+import os
+import signal
+from pathlib import Path
+
+from shim.host.keeper.local import LocalKeeper
+from shim.simgpu.waiting import wait_until
+from shim.task.execs import Exec
+from shim.task.task import Task
+
+ENV = "CRYO_SOAK_BOOKS"
+# Python imports this module by itself, if it finds one.
+ARMING = """
+import sys
+
+if "shim.entry.shimbin.nursery" in sys.orig_argv:
+    from hack.soaking import books
+
+    books.arm()
+"""
+_LOOK_S = 60.0
+
+
+def arm() -> None:
+    """Have every process that is forked from here write its books at SIGUSR2."""
+    folder = Path(os.environ[ENV])
+
+    def write(_number: int, _frame: object) -> None:
+        path = folder / str(os.getpid())
+        temporary = path.with_suffix(".tmp")
+        temporary.write_text(json.dumps(_books()), "ascii")
+        temporary.replace(path)
+
+    signal.signal(signal.SIGUSR2, write)
+
+
+def _books() -> dict[str, int]:
+    found = {"execs": 0, "exec_objects": 0, "asyncio_tasks": len(asyncio.all_tasks())}
+    gc.collect()
+    for one in gc.get_objects():
+        if isinstance(one, LocalKeeper):
+            found |= one.books
+        elif isinstance(one, Task):
+            found["execs"] += len(one.execs.ids)
+        elif isinstance(one, Exec):
+            found["exec_objects"] += 1
+    return found
+
+
+def look(folder: Path, pid: int) -> dict[str, int]:
+    """Have a shim write its books, and read them."""
+    path = folder / str(pid)
+    path.unlink(missing_ok=True)
+    os.kill(pid, signal.SIGUSR2)
+    wait_until(path.exists, "the shim's books", _LOOK_S)
+    books: dict[str, int] = json.loads(path.read_text("ascii"))
+    return books
