@@ -204,7 +204,8 @@ class Exec:
             if self._aborted.is_set():
                 message = f"process {self.record.id} of task {self._ref} was killed in its start"
                 raise IllegalState(message, remedy="delete it, and add another")
-            if number.done() and (pid := number.result()):
+            # Also where the program has ended first: its number was written before that.
+            if pid := pipe.take():
                 return pid
             if self.process.ended.value is None and not number.done():
                 message = f"{self.process.name} did not start: {timeout_s:g} s"

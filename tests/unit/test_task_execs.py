@@ -27,6 +27,7 @@ from shim.model import Stdio
 from shim.simgpu.waiting import wait_until
 from shim.state import TaskState
 from shim.task import record as records
+from shim.task.pidpipe import PidPipe
 from tests.unit.fakes_tasks import Owner, owning
 
 PROCESS = {"args": ["/bin/sh"], "cwd": "/", "env": ["A=b"]}
@@ -122,6 +123,23 @@ async def test_one_that_was_never_started(owner: Owner) -> None:
 
     assert last.exit is not None
     assert last.exit.status == 0
+
+
+async def test_an_end_that_is_heard_before_the_number(
+    owner: Owner, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A program that has ended before its number was read has been started all the same."""
+
+    async def never(_pipe: PidPipe) -> int:
+        await asyncio.Event().wait()
+        return 0
+
+    monkeypatch.setattr(PidPipe, "read", never)
+    owner.keeper.program = ("/bin/sh", "-c", "exit 3")
+    await added(owner)
+
+    assert await owner.tasks.start(owner.ref(), "e") > 0
+    assert (await owner.tasks.wait(owner.ref(), "e")).status == 3
 
 
 async def test_a_program_that_is_not_there(owner: Owner) -> None:
