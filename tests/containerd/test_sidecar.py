@@ -51,6 +51,24 @@ def test_control(cryo: Cryo, beside: Beside) -> None:
         assert "exit code 137" in cryo.ctr("tasks", "delete", name).err
 
 
+def test_a_shim_that_hangs_is_listed_as_such(cryo: Cryo, beside: Beside) -> None:
+    """A list has the task of a stopped shim with a warning, and the other shims' as they are."""
+    with cryo.container("sleep", "1000") as name, cryo.container("sleep", "1000") as other:
+        shim = cryo.shim_of(name)
+        os.kill(shim, signal.SIGSTOP)
+        try:
+            listed = {task["id"]: task for task in beside.ask("tasks", "ls")}
+        finally:
+            os.kill(shim, signal.SIGCONT)
+
+        assert {name: task["state"] for name, task in listed.items()} == {
+            name: "running",
+            other: "running",
+        }
+        assert "its shim does not answer" in listed[name]["warning"]
+        assert not listed[other].get("warning")
+
+
 def test_a_checkpoint_that_stays(cryo: Cryo, beside: Beside) -> None:
     """`cryo tasks checkpoint` saves containerd's task where it is told, with no tar in between."""
     path = cryo.folder / "images" / cryo.fresh("direct")
