@@ -102,7 +102,8 @@ def probe(runsc: RunscBuild, minutes: float, every_s: float) -> tuple[Gauge, Pro
     with machine(runsc) as (cryo, folder), cryo.container("sleep", "1000000") as name:
         forks = cryo.processes(r"shim\.entry\.shimbin\.nursery")
         (shim,) = (pid for pid in forks if comm(pid) == "cryo-shim")
-        gauge = Gauge(shim, (cryo.state,), lambda: sum(books.look(folder, shim).values()))
+        state = Path(f"/proc/{shim}/root{cryo.state}")  # as it is in the shim's place
+        gauge = Gauge(shim, (state,), lambda: sum(books.look(folder, shim).values()))
         with Api(cryo) as api:
             made = Probe(api, name, every_s)
             # Caches and the bounded tables are filled first: that is no growth.
