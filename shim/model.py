@@ -152,7 +152,7 @@ class CudaMode(enum.StrEnum):
 
 
 class Connections(enum.StrEnum):
-    """What to do when a save would cut a connection."""
+    """What to do about connections that a restored copy, or even the task, would have lost."""
 
     CUT = "cut"
     REFUSE = "refuse"

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import msgspec
 
-from shim.checkpoint import memory, preflight, seal, store
+from shim.checkpoint import connections, memory, preflight, seal, store
 from shim.checkpoint.alive import is_alive, unless_dead
 from shim.checkpoint.draft import draft
 from shim.checkpoint.execs import ExecCheck
@@ -94,7 +94,7 @@ class Checkpoint:
         self._staging: Staging | None = None
         self._broken: CryoError | None = None
         self._again = _NEWCOMERS
-        self._tcp: tuple[str, ...] = ()
+        self._connected: preflight.Connected | None = None
         self._expected_bytes = 0
         self._saved: tuple[CudaProcess, ...] = ()
 
@@ -247,7 +247,8 @@ class Checkpoint:
             await self._find_cuda()
         else:
             await self._execs.look((), paused=bool(self._subject.paused_ids))
-        self._check_connections(again=False)
+        await self._look_at_tcp()
+        await self._check_connections(again=False)
 
     def _check_members(self) -> None:
         """See that no container has ended: it would be missing in the image, or be dead in it.
@@ -338,7 +339,10 @@ class Checkpoint:
         for part in fleet.parts:
             self._transaction.warn(*preflight.check_bystanders(self._subject, part.bystanders))
         scans = [part.last_scan for part in fleet.parts if part.last_scan]
-        self._tcp = tuple(dict.fromkeys(peer for scan in scans for peer in scan.tcp))
+        told = [scan for scan in scans if scan.tells_tcp]
+        if told:
+            peers = dict.fromkeys(peer for scan in told for peer in scan.tcp)
+            self._connected = preflight.Connected(tcp=tuple(peers))
 
     def _no_cuda_found(self) -> None:
         if self._mode is CudaMode.REQUIRE:
@@ -351,17 +355,29 @@ class Checkpoint:
             self._touched = self._resumed = True
             await self._subject.runsc.resume(paused)
 
-    def _check_connections(self, *, again: bool) -> None:
-        """Name what the save would cut.
+    async def _look_at_tcp(self) -> None:
+        """Look for TCP connections, where the look for CUDA processes has not told of them."""
+        if self._connected is None:
+            paused = bool(self._subject.paused_ids) and not self._resumed
+            found = await connections.look(self._subject, paused=paused)
+            unseen = (found.unseen,) if found.unseen else ()
+            self._connected = preflight.Connected(tcp=found.peers, unseen=unseen)
+
+    async def _check_connections(self, *, again: bool) -> None:
+        """Name the connections that are lost.
 
         Host sockets count only once the processes are frozen: the freeze closes the driver's own.
         """
         frozen = again or self._steps is None
-        found = preflight.host_connections(self._subject) if frozen else []
-        own = self._config.cuda.own_sockets
-        unix = [c.peer for c in found if c.kind == "unix" and not c.peer.startswith(own)]
-        tcp = [*self._tcp, *(c.peer for c in found if c.kind == "tcp")]
-        self._transaction.warn(*preflight.judge_connections(self._subject, self._policy, unix, tcp))
+        known = self._connected or preflight.Connected()
+        if frozen:
+            host = await preflight.host_connections(self._subject)
+            known = preflight.Connected(
+                host=host.host,
+                tcp=(*known.tcp, *host.tcp),
+                unseen=(*known.unseen, *host.unseen),
+            )
+        self._transaction.warn(*preflight.judge_connections(self._subject, self._policy, known))
 
     # -- the steps -----------------------------------------------------------------------------
 
@@ -371,7 +387,7 @@ class Checkpoint:
             if not self._from_park:
                 with self._transaction.step(Phase.FREEZE):
                     await self._freeze(self._steps)
-            self._check_connections(again=True)
+            await self._check_connections(again=True)
         self._check_members()
         # Before the save: what exits after it is in the image all the same.
         known = self._steps.processes.known if self._steps else ()

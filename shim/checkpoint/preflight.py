@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 from pathlib import Path
 
 from shim.checkpoint import manifest as manifests
 from shim.checkpoint.subject import Subject
 from shim.cuda.detect import Holder
-from shim.errors import Refused, ResourceExhausted
+from shim.errors import DeadlineExceeded, Refused, ResourceExhausted
 from shim.host import cgroup, files, peers, procs
-from shim.host.peers import Connection
-from shim.model import Connections
+from shim.model import Connections, Value
 from shim.runsc import settings
 from shim.runsc.client import GuestProcess
 from shim.spec import canonical, compare
@@ -186,29 +186,59 @@ def check_restorable(subjects: list[Subject]) -> None:
             raise Refused(message, remedy="create the container without that, then checkpoint it")
 
 
-def host_connections(subject: Subject) -> list[Connection]:
+class Connected(Value):
+    """What a sandbox is connected to.
+
+    `host` are unix sockets of the host, which a save closes in the task that runs on too; `tcp`
+    goes on there, and a restored copy has lost it.
+    `unseen` says what could not be looked at.
+    """
+
+    host: tuple[str, ...] = ()
+    tcp: tuple[str, ...] = ()
+    unseen: tuple[str, ...] = ()
+
+
+async def host_connections(subject: Subject) -> Connected:
     """List the sandbox's connections to host sockets, as the host sees them."""
-    return peers.connections(subject.sandbox.pid)
+    own = subject.config.cuda.own_sockets
+    try:
+        found = await asyncio.to_thread(peers.connections, subject.sandbox.pid)
+    except DeadlineExceeded as error:
+        return Connected(unseen=(error.message,))
+    unix = (one.peer for one in found if one.kind == peers.UNIX and not one.peer.startswith(own))
+    tcp = (one.peer for one in found if one.kind == peers.TCP)
+    return Connected(host=tuple(unix), tcp=tuple(tcp))
 
 
-def judge_connections(
-    subject: Subject, policy: Connections, unix: list[str], tcp: list[str]
-) -> list[str]:
-    """Name the connections that a save would cut.
+def judge_connections(subject: Subject, policy: Connections, found: Connected) -> list[str]:
+    """Name the connections that are lost.
 
     Raises:
         Refused: the policy says so, or this runsc cannot save a connected host socket.
     """
-    if not unix and not tcp:
-        return []
-    names = ", ".join([*unix, *tcp][:_SHOWN])
-    if unix and not subject.runsc.capabilities.saves_host_sockets:
-        message = f"connected to {names}: this runsc cannot save a connected host socket"
+    host, tcp = _first(found.host), _first(found.tcp)
+    if host and not subject.runsc.capabilities.saves_host_sockets:
+        message = f"connected to {host}: this runsc cannot save a connected host socket"
         raise Refused(message, remedy="close the connection first, or use a newer runsc")
-    if policy is Connections.REFUSE:
-        message = f"the save would cut connections: {names}"
+    lost = ", ".join(filter(None, (host, tcp)))
+    if policy is Connections.REFUSE and lost:
+        message = f"a restored copy would have lost its connections: {lost}"
         raise Refused(message, remedy="close them, or use --connections cut")
-    return [f"the save cuts connections: {names}"]
+    if policy is Connections.REFUSE and found.unseen:
+        message = f"whether connections would be lost is not known: {found.unseen[0]}"
+        raise Refused(message, remedy="use --connections cut")
+    warnings = [f"whether connections are lost is not known: {text}" for text in found.unseen]
+    if host:
+        warnings.append(f"the save cuts connections to the host: {host}")
+    if tcp:
+        warnings.append(f"a restored copy has lost its TCP connections: {tcp}")
+    return warnings
+
+
+def _first(names: tuple[str, ...]) -> str:
+    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
+    return ", ".join(names[:_SHOWN]) + more
 
 
 def _mib(count: int) -> str:

@@ -42,6 +42,11 @@ class Scan(Value):
     pids: frozenset[int] = frozenset()
     tcp: tuple[str, ...] = ()
 
+    @property
+    def tells_tcp(self) -> bool:
+        """Whether it looked for TCP connections too."""
+        return self.method in {"shell", "helper"}
+
 
 def _pid(text: str) -> int | None:
     return int(text) if _PID.fullmatch(text) and int(text) < _MAX_PID else None

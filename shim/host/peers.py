@@ -10,16 +10,17 @@ import ctypes
 import errno
 import os
 import socket
+import time
 from typing import NamedTuple
 
-from shim.errors import NotFound, ResourceExhausted
+from shim.errors import DeadlineExceeded, NotFound
 from shim.host.oserror import typed, typed_number
 
 _PIDFD_GETFD = 438  # the same number on every architecture
-_FDS_MAX = 16384
+# A hundred thousand descriptors take a second or less.
+_LIMIT_S = 10.0
 _CLOSED_MEANWHILE = frozenset({errno.EBADF, errno.ESRCH})
-_UNIX = "unix"
-_TCP = "tcp"
+UNIX, TCP = "unix", "tcp"
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
@@ -30,34 +31,35 @@ class Connection(NamedTuple):
     peer: str
 
 
-def connections(pid: int) -> list[Connection]:
+def connections(pid: int, *, limit_s: float = _LIMIT_S) -> list[Connection]:
     """List what `pid` is connected to; unnamed peers and listening sockets are left out.
 
     Raises:
         NotFound: the process is gone.
         PermissionDenied: it may not be looked into (needs root).
-        ResourceExhausted: it has more descriptors than we look at.
+        DeadlineExceeded: it has so many descriptors that they could not be looked through.
     """
+    deadline_s = time.monotonic() + limit_s
     try:
         pidfd = os.pidfd_open(pid)
     except OSError as error:
         raise typed(error, f"open process {pid}") from error
     try:
-        found = (_peer(pidfd, number, pid) for number in _socket_fds(pid))
+        found = (_peer(pidfd, number, pid) for number in _socket_fds(pid, deadline_s))
         return sorted({each for each in found if each is not None})
     finally:
         os.close(pidfd)
 
 
-def _socket_fds(pid: int) -> list[int]:
+def _socket_fds(pid: int, deadline_s: float) -> list[int]:
     base = f"/proc/{pid}/fd"
     numbers: list[int] = []
     try:
         with os.scandir(base) as entries:
             for count, entry in enumerate(entries):
-                if count >= _FDS_MAX:
-                    message = f"process {pid} has more than {_FDS_MAX} open files"
-                    raise ResourceExhausted(message)
+                if time.monotonic() > deadline_s:
+                    message = f"process {pid} has more than {count} open files"
+                    raise DeadlineExceeded(message, remedy="try again when the host is less busy")
                 if _is_socket(entry.path):
                     numbers.append(int(entry.name))
     except FileNotFoundError as error:
@@ -93,9 +95,9 @@ def _named_peer(borrowed: socket.socket) -> Connection | None:
         return None  # not connected: listening, unbound, or the other side left
     if borrowed.family == socket.AF_UNIX:
         name = peer.decode("utf-8", "replace") if isinstance(peer, bytes) else str(peer)
-        return Connection(_UNIX, name.replace("\0", "@")) if name else None
+        return Connection(UNIX, name.replace("\0", "@")) if name else None
     if borrowed.type == socket.SOCK_STREAM and borrowed.family in {socket.AF_INET, socket.AF_INET6}:
-        return Connection(_TCP, _address(peer))
+        return Connection(TCP, _address(peer))
     return None
 
 

@@ -28,7 +28,8 @@ __all__ = [
 ]
 
 _GUEST_MEMORY = "/memfd:runsc-memory"
-_FDS_MAX = 4096
+# Of overlay2=...:self, and of ...:dir=FOLDER (runsc/boot/gofer_conf.go).
+_OVERLAY_FILES = (".gvisor.filestore.", "runsc-filestore-")
 _BLOCK = 512
 # Longer ones are not ours, nor runsc's.
 _COMMAND_LINE_BYTES = 128 << 10
@@ -96,24 +97,34 @@ async def readable(fd: int) -> None:
 def resident_bytes(sandbox_pid: int) -> int:
     """Measure the guest memory that is really there: the sentry's memory file, else its VmRSS.
 
+    What containers wrote into an overlay on disk counts too: a save writes it as it does memory.
+
     Raises:
         NotFound: the process is gone.
     """
-    found = _memory_file_bytes(sandbox_pid)
-    return _vm_rss_bytes(sandbox_pid) if found is None else found
+    memory = overlay = None
+    for name, target in _open_files(sandbox_pid):
+        if memory is None and target.startswith(_GUEST_MEMORY):
+            memory = _allocated(name)
+        elif Path(target).name.startswith(_OVERLAY_FILES):
+            overlay = (overlay or 0) + (_allocated(name) or 0)
+    return (_vm_rss_bytes(sandbox_pid) if memory is None else memory) + (overlay or 0)
 
 
-def _memory_file_bytes(pid: int) -> int | None:
+def _open_files(pid: int) -> Iterator[tuple[str, str]]:
+    """Give each open file of a process: its link in /proc, and where that points."""
+    with contextlib.suppress(OSError), os.scandir(f"/proc/{pid}/fd") as entries:
+        for entry in entries:
+            with contextlib.suppress(OSError):
+                # Thousands of links, where a container has as many files open.
+                yield entry.path, os.readlink(entry.path)  # noqa: PTH115
+
+
+def _allocated(path: str) -> int | None:
     try:
-        with os.scandir(f"/proc/{pid}/fd") as entries:
-            names = [entry.path for entry, _ in zip(entries, range(_FDS_MAX), strict=False)]
+        return Path(path).stat().st_blocks * _BLOCK
     except OSError:
-        return None  # gone or not ours: the fallback tells which
-    for name in names:
-        with contextlib.suppress(OSError):
-            if str(Path(name).readlink()).startswith(_GUEST_MEMORY):
-                return Path(name).stat().st_blocks * _BLOCK
-    return None
+        return None
 
 
 def _vm_rss_bytes(pid: int) -> int:

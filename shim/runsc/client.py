@@ -17,7 +17,7 @@ from shim.host import procs
 from shim.host.keeper.port import KeeperPort, Spawned
 from shim.host.shielded import shielded
 from shim.model import Stats, Value
-from shim.runsc import argv, control, kernel, overlay, statefile, trace, urpc
+from shim.runsc import argv, control, fscat, kernel, overlay, statefile, trace, urpc
 from shim.runsc.argv import CheckpointArgs, CreateArgs, ExecArgs, Global, RestoreArgs, runsc_id
 from shim.runsc.failure import error_line, failure, log_error
 from shim.runsc.probe import Capabilities
@@ -323,6 +323,16 @@ class Runsc:
         except (Unavailable, *_STRANGE):
             done = await self._call(task_id, "ps", argv.ps(task_id))
             return parse_ps(done.stdout.decode("utf-8", "replace"))
+
+    async def read_files(self, task_id: str, files: Sequence[str]) -> str:
+        """Read files as the first container of the task's sandbox has them, through the sentry.
+
+        Raises:
+            Unavailable: this runsc cannot, or one is not there, or too large.
+        """
+        self._must_exist(task_id)
+        data = await fscat.read(self._control_socket(task_id), files)
+        return data.decode("utf-8", "replace")
 
     async def exec_descendants(self, task_id: str, wanted: Collection[int]) -> dict[int, bool]:
         """Tell of processes of a running sandbox whether they descend from an exec.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import subprocess
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -59,6 +59,8 @@ class FakeRunsc(Runsc):
         self.answers = True
         # What the sentry tells of processes: whether each descends from an exec.
         self.origins: dict[int, bool] | CryoError = {}
+        # /proc/net/tcp as the sentry gives it.
+        self.tables: str | CryoError = ""
         # What happens when a save fails.
         self.failing: Callable[[], None] = lambda: None
 
@@ -81,6 +83,12 @@ class FakeRunsc(Runsc):
         if isinstance(self.origins, CryoError):
             raise self.origins
         return {pid: self.origins[pid] for pid in wanted if pid in self.origins}
+
+    async def read_files(self, task_id: str, files: Sequence[str]) -> str:
+        await asyncio.sleep(0)
+        if isinstance(self.tables, CryoError):
+            raise self.tables
+        return self.tables
 
     async def delete(self, task_id: str) -> None:
         await self._do("delete")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import socket
 import subprocess
 from collections.abc import Iterator
@@ -12,9 +13,10 @@ import pytest
 
 from shim.checkpoint import manifest as manifests
 from shim.checkpoint import preflight
+from shim.checkpoint.preflight import Connected
 from shim.cuda.detect import Holder
-from shim.errors import Refused, ResourceExhausted
-from shim.host import cgroup, files, procs
+from shim.errors import DeadlineExceeded, Refused, ResourceExhausted
+from shim.host import cgroup, files, peers, procs
 from shim.host.cgroup import Cgroup
 from shim.model import Connections
 from shim.runsc.client import GuestProcess
@@ -150,35 +152,45 @@ def test_no_bystanders_no_words(scene: Scene, old: Scene) -> None:
         preflight.check_bystanders(old.subject, (Holder(pid=5, name="nvml"),))
 
 
-CASES: tuple[tuple[list[str], list[str], Connections, str], ...] = (
-    ([], [], Connections.REFUSE, ""),
-    (["/a.sock"], [], Connections.CUT, "the save cuts connections: /a.sock"),
-    ([], ["1.2.3.4:5"], Connections.CUT, "the save cuts connections: 1.2.3.4:5"),
+CASES: tuple[tuple[Connected, str], ...] = (
+    (Connected(), ""),
+    (Connected(host=("/a.sock",)), "the save cuts connections to the host: /a.sock"),
+    (Connected(tcp=("1.2.3.4:5",)), "a restored copy has lost its TCP connections: 1.2.3.4:5"),
+    (
+        Connected(tcp=tuple("abcdefghi")),
+        "a restored copy has lost its TCP connections: a, b, c, d, e and 4 more",
+    ),
+    (Connected(unseen=("no shell",)), "whether connections are lost is not known: no shell"),
 )
 
 
-@pytest.mark.parametrize(("unix", "tcp", "policy", "warning"), CASES)
-def test_connections_that_may_be_cut(
-    scene: Scene, unix: list[str], tcp: list[str], policy: Connections, warning: str
-) -> None:
-    """They are named in a warning."""
-    found = preflight.judge_connections(scene.subject, policy, unix, tcp)
+@pytest.mark.parametrize(("found", "warning"), CASES)
+def test_connections_that_may_be_lost(scene: Scene, found: Connected, warning: str) -> None:
+    """They are named in a warning that says which copy is without them."""
+    said = preflight.judge_connections(scene.subject, Connections.CUT, found)
 
-    assert found == ([warning] if warning else [])
+    assert said == ([warning] if warning else [])
 
 
-def test_connections_that_must_not_be_cut(scene: Scene) -> None:
-    """The caller's policy is a no, with the way past."""
-    with pytest.raises(Refused, match="would cut connections: /a, 1") as caught:
-        preflight.judge_connections(scene.subject, Connections.REFUSE, ["/a"], ["1.2.3.4:5"])
+def test_connections_that_must_not_be_lost(scene: Scene) -> None:
+    """The caller's policy is a no, with the way past; also where one cannot know."""
+    both = Connected(host=("/a",), tcp=("1.2.3.4:5",))
+    with pytest.raises(Refused, match="lost its connections: /a, 1") as caught:
+        preflight.judge_connections(scene.subject, Connections.REFUSE, both)
     assert "cut" in caught.value.remedy
+    with pytest.raises(Refused, match="not known: no shell") as caught:
+        preflight.judge_connections(
+            scene.subject, Connections.REFUSE, Connected(unseen=("no shell",))
+        )
+    assert "cut" in caught.value.remedy
+    assert preflight.judge_connections(scene.subject, Connections.REFUSE, Connected()) == []
 
 
 def test_a_host_socket_that_the_old_runsc_cannot_save(old: Scene) -> None:
-    """It would crash in the save: that is refused under either policy; TCP it only cuts."""
+    """It would crash in the save: that is refused under either policy; other TCP is not."""
     with pytest.raises(Refused, match="cannot save a connected host socket"):
-        preflight.judge_connections(old.subject, Connections.CUT, ["/a"], [])
-    assert preflight.judge_connections(old.subject, Connections.CUT, [], ["1.2.3.4:5"])
+        preflight.judge_connections(old.subject, Connections.CUT, Connected(host=("/a",)))
+    assert preflight.judge_connections(old.subject, Connections.CUT, Connected(tcp=("1.2.3.4:5",)))
 
 
 def test_the_hosts_view_of_connections(tmp_path: Path) -> None:
@@ -191,11 +203,11 @@ def test_the_hosts_view_of_connections(tmp_path: Path) -> None:
         with subprocess.Popen(["/bin/sleep", "1000"], stdin=mine.fileno()) as process:
             try:
                 subject = Scene(tmp_path, process, FakeGuest()).subject
-                found = preflight.host_connections(subject)
+                found = asyncio.run(preflight.host_connections(subject))
             finally:
                 process.kill()
 
-    assert [(one.kind, one.peer) for one in found] == [("unix", path)]
+    assert found == Connected(host=(path,))
 
 
 def test_a_manifest_that_could_not_be_read_refuses_the_checkpoint(
@@ -208,3 +220,19 @@ def test_a_manifest_that_could_not_be_read_refuses_the_checkpoint(
     with pytest.raises(Refused, match=r"config\.json") as caught:
         preflight.check_manifest(scene.subject)
     assert caught.value.remedy
+
+
+async def test_too_many_files_to_look_through(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """That some could not be looked at is said; it is no reason to fail."""
+
+    def late(_pid: int) -> list[peers.Connection]:
+        message = "process 5 has more than 1000000 open files"
+        raise DeadlineExceeded(message, remedy="later")
+
+    monkeypatch.setattr(peers, "connections", late)
+
+    found = await preflight.host_connections(scene.subject)
+
+    assert found == Connected(unseen=("process 5 has more than 1000000 open files",))

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import os
+import resource
 import socket
 from pathlib import Path
 
 import pytest
 
-from shim.errors import NotFound
+from shim.errors import DeadlineExceeded, NotFound
 from shim.host.peers import Connection, connections
 
 
@@ -53,6 +54,32 @@ def test_abstract_names_are_readable() -> None:
         found = connections(os.getpid())
 
     assert Connection("unix", name.replace("\0", "@")) in found
+
+
+def test_as_many_files_as_there_are() -> None:
+    """A sandbox has two descriptors for each file that is open in it: none is too many."""
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (before[1], before[1]))
+    held = [os.open("/dev/null", os.O_RDONLY) for _ in range(min(17000, before[1] - 200))]
+    name = f"\0cryo-test-last-{os.getpid()}"
+    try:
+        with socket.socket(socket.AF_UNIX) as listener, socket.socket(socket.AF_UNIX) as client:
+            listener.bind(name)
+            listener.listen()
+            client.connect(name)
+            found = connections(os.getpid())
+    finally:
+        for fd in held:
+            os.close(fd)
+        resource.setrlimit(resource.RLIMIT_NOFILE, before)
+
+    assert Connection("unix", name.replace("\0", "@")) in found
+
+
+def test_a_look_that_takes_too_long_ends() -> None:
+    """It says so, and how many files there were by then."""
+    with pytest.raises(DeadlineExceeded, match="open files"):
+        connections(os.getpid(), limit_s=-1)
 
 
 def test_gone_process_is_not_found() -> None:

@@ -135,6 +135,33 @@ def test_resident_bytes_is_that_of_the_guest_memory() -> None:
     assert 4 << 20 <= found < 5 << 20
 
 
+@pytest.mark.parametrize("name", (".gvisor.filestore.a+", "runsc-filestore-17"))
+def test_an_overlay_on_disk_counts(tmp_path: Path, name: str) -> None:
+    """A save writes what containers have put there, with or without a name, as it does memory."""
+    script = (
+        "import os, sys\n"
+        "fd = os.memfd_create('runsc-memory')\n"
+        "os.write(fd, b'x' * (4 << 20))\n"
+        "file = open(sys.argv[1], 'wb', 0)\n"
+        "os.truncate(file.fileno(), 1 << 30)\n"
+        "file.write(b'x' * (8 << 20))\n"
+        "os.unlink(sys.argv[1])\n"
+        "print(flush=True)\n"
+        "sys.stdin.read()\n"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", script, str(tmp_path / name)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+    ) as process:
+        assert process.stdout is not None
+        process.stdout.readline()
+        found = procs.resident_bytes(process.pid)
+        process.communicate()
+
+    assert 12 << 20 <= found < 13 << 20
+
+
 def test_resident_bytes_falls_back(sleeper: subprocess.Popen[bytes]) -> None:
     """A process with no memory file is measured by its resident set."""
     assert mmap.PAGESIZE <= procs.resident_bytes(sleeper.pid) < 1 << 30

@@ -44,7 +44,8 @@ from shim.model import (
 @click.option(
     "--connections",
     type=click.Choice([policy.value for policy in Connections]),
-    help="what to do when a save would cut a connection [default: as configured]",
+    help="go on or refuse where a restored copy would have lost connections "
+    "[default: as configured]",
 )
 @click.option(
     "--exec-processes",

@@ -76,15 +76,15 @@ class _Connections:
 class _ConnectionsEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Connections.ValueType], _builtins.type):
     DESCRIPTOR: _descriptor.EnumDescriptor
     CONNECTIONS_CUT: _Connections.ValueType  # 0
-    """Cut it, and say so."""
+    """Save all the same, and say so."""
     CONNECTIONS_REFUSE: _Connections.ValueType  # 1
     """Refuse the checkpoint before touching anything."""
 
 class Connections(_Connections, metaclass=_ConnectionsEnumTypeWrapper):
-    """What to do when a save would cut a connection."""
+    """What to do about connections that a restored copy, or even the task that runs on, would have lost."""
 
 CONNECTIONS_CUT: Connections.ValueType  # 0
-"""Cut it, and say so."""
+"""Save all the same, and say so."""
 CONNECTIONS_REFUSE: Connections.ValueType  # 1
 """Refuse the checkpoint before touching anything."""
 Global___Connections: _TypeAlias = Connections  # noqa: Y015

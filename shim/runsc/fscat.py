@@ -1,0 +1,77 @@
+"""Read a file of a container through the sentry, where the image may have no program for it.
+
+The sentry's own method (Fs.Cat, pkg/sentry/control/fs.go) opens it in the mounts of the sandbox's
+first container. It belongs to no process, so `/proc/self` and what hangs on a process's identity
+is not there: /proc/1/net/tcp has its lines and states, and no addresses.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+from shim.errors import Unavailable
+from shim.runsc import urpc
+
+_LIMIT_BYTES = 4 << 20
+_CHUNK = 64 << 10
+
+
+async def read(socket: Path, files: Sequence[str]) -> bytes:
+    """Read files one after the other, as much of them as is allowed.
+
+    Raises:
+        Unavailable: one is not there, or the sentry does not answer.
+    """
+    reading, writing = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+    sink = _Sink(reading)
+    try:
+        try:
+            await urpc.call(socket, "Fs.Cat", {"files": list(files)}, fds=[writing])
+        finally:
+            os.close(writing)
+        return sink.rest()
+    finally:
+        sink.close()
+
+
+class _Sink:
+    """Takes what the sentry writes while it writes; beyond the limit it is told to stop."""
+
+    def __init__(self, fd: int) -> None:
+        self._fd: int | None = fd
+        self._data = bytearray()
+        asyncio.get_running_loop().add_reader(fd, self._read)
+
+    def _read(self) -> None:
+        if self._fd is None:
+            return
+        try:
+            data = os.read(self._fd, _CHUNK)
+        except BlockingIOError:
+            return
+        self._data += data
+        if not data or len(self._data) > _LIMIT_BYTES:
+            self.close()
+
+    def rest(self) -> bytes:
+        """Return all of it, once the other end is closed.
+
+        Raises:
+            Unavailable: it was too much.
+        """
+        while self._fd is not None:
+            self._read()
+        if len(self._data) > _LIMIT_BYTES:
+            message = f"a file of the container is larger than {_LIMIT_BYTES} bytes"
+            raise Unavailable(message)
+        return bytes(self._data)
+
+    def close(self) -> None:
+        """Take no more."""
+        if self._fd is not None:
+            asyncio.get_running_loop().remove_reader(self._fd)
+            os.close(self._fd)
+            self._fd = None
