@@ -59,6 +59,7 @@ class Cuda(_Section, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
     `helper` is whether our own cryo-cuda may do the CUDA steps, where it was built and the driver
     has the calls that it makes. `from_environment` is whose NVIDIA_VISIBLE_DEVICES counts.
+    `missing` is what happens to a container that asks for GPUs and gets none.
     """
 
     tool: str = ""
@@ -66,6 +67,7 @@ class Cuda(_Section, frozen=True, kw_only=True, forbid_unknown_fields=True):
     helper: Literal["auto", "never"] = "auto"
     guest_helper: str = "/dev/cryo/cryo-cuda"
     from_environment: FromEnvironment = FromEnvironment.ALWAYS
+    missing: Literal["refuse", "warn"] = "refuse"
     nvidia_proc: str = "/proc/driver/nvidia"
     nvidia_smi: str = "nvidia-smi"
     cdi_dirs: tuple[str, ...] = ("/etc/cdi", "/var/run/cdi")

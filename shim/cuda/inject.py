@@ -27,6 +27,7 @@ _LIBRARY = re.compile(
 )
 _CONTROL = ("/dev/nvidiactl", "/dev/nvidia-uvm")
 _OPTIONAL = ("/dev/nvidia-uvm-tools",)
+_SHOWN = 200
 _USUAL = (
     "/usr/local/bin",
     "/usr/bin",
@@ -108,14 +109,15 @@ def prepare(
 
     Raises:
         InvalidArgument: a GPU was asked for that is not there.
+        Refused: GPUs were asked for, and it would get none.
         HostMismatch: the image needs a tool of the host, and there is none.
     """
     if not gpu.wanted:
         return PreparedSpec(spec=spec, warnings=(gpu.ignored,) if gpu.ignored else ())
-    edits, warnings = _gpu_edits(gpu, cuda, stat)
+    edits, warnings = _edits_or_warning(gpu, cuda, stat)
     with_gpu = apply(spec, edits)
     if not with_gpu.has_nvidia_devices:
-        return PreparedSpec(spec=spec, warnings=warnings)
+        return PreparedSpec(spec=spec, warnings=_without_gpu(gpu, cuda, warnings))
     with_helper = _with_helper(with_gpu, cuda, helper or tool or "", helper, recorded_helper)
     done, guest_tool = _with_tool(with_helper, cuda, tool, recorded_tool)
     if deadlines is not None and helper_in(done):
@@ -129,6 +131,36 @@ def prepare(
         guest_tool=guest_tool,
         warnings=warnings,
     )
+
+
+def _edits_or_warning(gpu: GpuRequest, cuda: Cuda, stat: Stat) -> tuple[Edits, tuple[str, ...]]:
+    """As `_gpu_edits`; a device that is not there is a warning where the operator says so."""
+    try:
+        return _gpu_edits(gpu, cuda, stat)
+    except InvalidArgument as error:
+        if cuda.missing == "refuse":
+            raise
+        return Edits(), (error.message,)
+
+
+def _without_gpu(gpu: GpuRequest, cuda: Cuda, warnings: tuple[str, ...]) -> tuple[str, ...]:
+    """Say that a container runs without the GPUs that it asks for.
+
+    `all` in the environment mostly comes from the image, such as each of nvidia/cuda, which people
+    run on hosts without any NVIDIA driver too: there it is no request that must be met.
+
+    Raises:
+        Refused: it asks for them by its own configuration, or this host has a driver.
+    """
+    found = inventory.read(cuda.nvidia_proc).driver
+    asked = f"the container asks for GPUs ({', '.join(gpu.devices)[:_SHOWN]})"
+    if cuda.missing == "refuse" and (found or gpu.devices != ("all",) or gpu.source != "env"):
+        why = f"; {warnings[0]}" if warnings else ""
+        driver_is = f"with driver {found}" if found else "without an NVIDIA driver"
+        message = f"{asked} and gets none on this host {driver_is}{why}"
+        remedy = 'see that `nvidia-smi -L` lists them, or set cuda.missing = "warn"'
+        raise Refused(message, remedy=remedy)
+    return (*warnings, f"{asked} and runs without: none is on this host")
 
 
 def _gpu_edits(gpu: GpuRequest, cuda: Cuda, stat: Stat) -> tuple[Edits, tuple[str, ...]]:
@@ -189,7 +221,7 @@ def _from_host(
 ) -> tuple[Edits, tuple[str, ...]]:
     """Take the device nodes alone: the driver's libraries must then be in the image."""
     if wanted == ("all",) and stat(_CONTROL[0]) is None:
-        return Edits(), (f"{VISIBLE}=all, but this host has no NVIDIA device: running without",)
+        return Edits(), ()
     paths = (*_CONTROL, *(f"/dev/nvidia{minor}" for minor in _minors(wanted, gpus)))
     nodes = (*_nodes(paths, stat, optional=False), *_nodes(_OPTIONAL, stat, optional=True))
     warning = (

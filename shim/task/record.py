@@ -37,6 +37,7 @@ class TaskRecord(Value):
     `image_digest` is that of the manifest by which it was made; where its spec came `from_image`,
     `bundle` is an image's word and no folder of ours.
     `overlay2` is the flag that runsc gets where the operator set none.
+    `notices` are what its creation warned of, and hold for as long as it runs.
     `exec_ran` is whether an exec was ever started; in a record of an older cryo that is not known.
     `one_call` tells a task that one call makes and restores from one whose restore a Start begins.
     """
@@ -65,6 +66,7 @@ class TaskRecord(Value):
     unsettled: bool = False
     exit: Exit | None = None
     warning: str = ""
+    notices: tuple[str, ...] = ()
     exec_ran: bool = True
     execs: dict[str, ExecRecord] = {}
 

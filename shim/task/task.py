@@ -204,7 +204,7 @@ class Task:
             gpu=record.gpu,
             exit=self._init.exit.value,
             execs=self.execs.ids,
-            warning=record.warning,
+            warning="; ".join(filter(None, (record.warning, *record.notices))),
         )
 
     def process(self, exec_id: str) -> ProcessView:

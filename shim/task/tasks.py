@@ -343,6 +343,9 @@ class Tasks:
             checkpoint=request.checkpoint,
             pid=task.record.pid,
         )
+        for text in prepared.warnings:
+            _log.warning("task %s: %s", ref, text)
+            context.tell("/cryo/warning", ref, text=text)
         return task
 
     def _record(
@@ -358,6 +361,7 @@ class Tasks:
             gpu=prepared.gpu,
             guest_tool=prepared.guest_tool,
             overlay2=prepared.overlay2,
+            notices=prepared.warnings,
             image_path=request.checkpoint,
             image_digest=manifest.digest if manifest is not None else "",
             sandbox_id=prepared.sandbox_id,

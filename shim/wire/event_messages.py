@@ -11,10 +11,13 @@ from google.protobuf.message import Message
 
 from shim.api.containerd.events import task_pb2
 from shim.api.containerd.types import event_pb2
+from shim.api.cryo.v1 import cryo_pb2
 from shim.errors import InvalidArgument
+from shim.host.text import printable
 from shim.model import Event, Stdio
 from shim.wire import convert
 
+_TEXT_MAX = 4096
 _Fields = Mapping[str, Any]
 _Maker = Callable[[str, _Fields], Message]
 
@@ -109,6 +112,10 @@ def _checkpointed(id: str, fields: _Fields) -> Message:
     return task_pb2.TaskCheckpointed(container_id=id, checkpoint=fields["checkpoint"])
 
 
+def _warning(id: str, fields: _Fields) -> Message:
+    return cryo_pb2.TaskWarning(container_id=id, text=printable(fields["text"], _TEXT_MAX))
+
+
 _MAKERS: dict[str, _Maker] = {
     "/tasks/create": _create,
     "/tasks/start": _start,
@@ -120,4 +127,6 @@ _MAKERS: dict[str, _Maker] = {
     "/tasks/paused": _only_id(task_pb2.TaskPaused),
     "/tasks/resumed": _only_id(task_pb2.TaskResumed),
     "/tasks/checkpointed": _checkpointed,
+    # Not below /tasks/: consumers of those know the kinds that containerd has.
+    "/cryo/warning": _warning,
 }

@@ -50,6 +50,20 @@ def test_its_exit_status_is_its_own(rig: Rig, tmp_path: Path) -> None:
     assert (view.id, view.restored_from) == ("soon", image)
 
 
+def test_an_application_learns_that_it_was_restored(rig: Rig, tmp_path: Path) -> None:
+    """A read of /proc/gvisor/checkpoint ends with the save, and says on which side of it one is."""
+    if not rig.build.has_builtin:
+        pytest.skip("this runsc has no /proc/gvisor/checkpoint")
+    script = "read -r side </proc/gvisor/checkpoint; echo $side >/side; while :; do sleep 1; done"
+    waiting(rig, "job", tmp_path, script, readonly=False)
+
+    image = rig.checkpoint("job").image_path
+    rig.restore("copy", image)
+
+    wait_until(lambda: "resume" in _cat(rig, "job", "/side"), "the original's word", WAIT_S)
+    wait_until(lambda: "restore" in _cat(rig, "copy", "/side"), "the copy's word", WAIT_S)
+
+
 def test_what_was_written_comes_back(rig: Rig, tmp_path: Path) -> None:
     """Files on a writable root filesystem are in the image; the host's own are not touched."""
     script = "echo kept >/kept; echo on; while :; do sleep 0.1; done"

@@ -13,7 +13,7 @@ from shim.config import Cuda, Timeouts
 from shim.cuda import native
 from shim.cuda.cdi import NodeNumbers
 from shim.cuda.inject import PreparedSpec, find_helper, find_tool, helper_in, prepare
-from shim.errors import HostMismatch, InvalidArgument
+from shim.errors import HostMismatch, InvalidArgument, Refused
 from shim.model import FromEnvironment
 from shim.spec import document
 from shim.spec.document import Spec
@@ -204,7 +204,48 @@ def test_all_without_a_gpu_runs_without(host: Host) -> None:
     assert not done.gpu_wanted
     assert not done.changed
     assert done.spec is spec
-    assert "no NVIDIA device" in done.warnings[0]
+    assert "asks for GPUs (all) and runs without" in done.warnings[0]
+
+
+def test_all_with_a_driver_and_no_gpu_is_refused(host: Host) -> None:
+    """On a GPU node it is a request: that the container would get none is a fault of the node."""
+    (host.folder / "proc" / "version").write_text(
+        "NVRM version: NVIDIA UNIX x86_64 Kernel Module  580.65.06  Sun\n"
+    )
+    spec = host.spec("NVIDIA_VISIBLE_DEVICES=all")
+
+    with pytest.raises(Refused, match=r"gets none on this host with driver 580\.65\.06") as caught:
+        host.prepare(spec, stat={}.get)
+    assert "cuda.missing" in caught.value.remedy
+
+    host.cuda = msgspec.structs.replace(host.cuda, missing="warn")
+    assert "runs without" in host.prepare(spec, stat={}.get).warnings[0]
+
+
+def test_a_cdi_device_that_brings_no_gpu_is_refused(host: Host) -> None:
+    """Who asks by an annotation means it, on any host."""
+    (host.folder / "cdi").mkdir()
+    device = {"name": "0", "containerEdits": {"env": ["A=b"]}}
+    content = {"cdiVersion": "0.5.0", "kind": "nvidia.com/gpu", "devices": [device]}
+    (host.folder / "cdi" / "nvidia.json").write_text(json.dumps(content))
+    spec = host.spec(annotations={"cdi.k8s.io/a": "nvidia.com/gpu=0"})
+
+    with pytest.raises(Refused, match="without an NVIDIA driver"):
+        host.prepare(spec)
+
+    host.cuda = msgspec.structs.replace(host.cuda, missing="warn")
+    assert "runs without" in host.prepare(spec).warnings[0]
+
+
+def test_a_gpu_that_is_not_there_may_be_a_warning(host: Host) -> None:
+    """With `missing = "warn"` the container runs, and both are said: what is missing, and that."""
+    host.cuda = msgspec.structs.replace(host.cuda, missing="warn")
+
+    done = host.prepare(host.spec("NVIDIA_VISIBLE_DEVICES=7"))
+
+    assert not done.gpu_wanted
+    assert "asks for GPU 7" in done.warnings[0]
+    assert "runs without" in done.warnings[1]
 
 
 @pytest.mark.parametrize("value", ("2", "GPU-cccc", "0,7"))

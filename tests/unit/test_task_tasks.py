@@ -320,6 +320,21 @@ async def test_runsc_cannot_create(owner: Owner) -> None:
     assert await owner.tasks.create(owner.request())
 
 
+async def test_a_container_that_runs_without_its_gpu(owner: Owner) -> None:
+    """Its listing says so for as long as it runs, and so does an event, and the next owner."""
+    spec = json.loads((owner.bundle / "config.json").read_text())
+    spec["process"]["env"] = ["NVIDIA_VISIBLE_DEVICES=all"]
+    (owner.bundle / "config.json").write_text(json.dumps(spec))
+
+    await owner.running()
+
+    (event,) = [one for one in owner.events if one.topic == "/cryo/warning"]
+    assert "runs without" in str(event.fields["text"])
+    assert "runs without" in (await owner.tasks.list("ns"))[0].warning
+    tasks = await owner.again()
+    assert "runs without" in (await tasks.list("ns"))[0].warning
+
+
 async def test_a_cancelled_create(owner: Owner) -> None:
     """The caller left in the middle: runsc is ended, the id is free again."""
     owner.keeper.gate = asyncio.Event()

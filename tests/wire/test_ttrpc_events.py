@@ -17,6 +17,7 @@ from google.protobuf.json_format import MessageToDict
 from shim.api.containerd.events import task_pb2
 from shim.api.containerd.services.events.ttrpc.v1 import events_pb2
 from shim.api.containerd.types import event_pb2
+from shim.api.cryo.v1 import cryo_pb2
 from shim.errors import CryoError, InvalidArgument, Unavailable
 from shim.model import Event, Mount, Stdio, TaskRef
 from shim.wire.events import SERVICE, Pace, Publisher
@@ -170,6 +171,22 @@ async def test_each_topic(
     assert containerd.metadata[0][NAMESPACE_KEY] == "k8s.io"
 
 
+async def test_a_warning_has_a_message_of_our_own(
+    publisher: Publisher, containerd: Containerd, path: Path
+) -> None:
+    """It is no event of a task's life, so it is not below /tasks/, and its text is printable."""
+    async with serving(containerd.services(), path):
+        publisher.publish(event("/cryo/warning", text="no GPU\x1b[2J"))
+        await publisher.close(SOON_S)
+    (envelope,) = containerd.taken
+    message = cryo_pb2.TaskWarning.FromString(envelope.event.value)
+
+    assert (envelope.topic, envelope.event.type_url) == ("/cryo/warning", "cryo.v1.TaskWarning")
+    assert message.container_id == "a"
+    assert message.text.startswith("no GPU")
+    assert "\x1b" not in message.text
+
+
 async def test_every_topic_has_a_message() -> None:
     """No event of the core is without a message."""
     import re
@@ -178,7 +195,7 @@ async def test_every_topic_has_a_message() -> None:
     sources = "".join(path.read_text("utf-8") for path in folder.glob("*.py"))
     from shim.wire import event_messages
 
-    assert set(re.findall(r'"(/tasks/[a-z-]+)"', sources)) <= set(event_messages._MAKERS)
+    assert set(re.findall(r'"(/(?:tasks|cryo)/[a-z-]+)"', sources)) <= set(event_messages._MAKERS)
 
 
 async def test_in_order_across_restarts(

@@ -357,6 +357,30 @@ class CudaProcess(_message.Message):
 Global___CudaProcess: _TypeAlias = CudaProcess  # noqa: Y015
 
 @_typing.final
+class TaskWarning(_message.Message):
+    """The event /cryo/warning: a task was created, and something about it is not as was asked for."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CONTAINER_ID_FIELD_NUMBER: _builtins.int
+    TEXT_FIELD_NUMBER: _builtins.int
+    container_id: _builtins.str
+    text: _builtins.str
+    def __init__(
+        self,
+        *,
+        container_id: _builtins.str = ...,
+        text: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["container_id", b"container_id", "text", b"text"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___TaskWarning: _TypeAlias = TaskWarning  # noqa: Y015
+
+@_typing.final
 class TaskInfo(_message.Message):
     """A line of the listing of tasks."""
 
