@@ -33,8 +33,8 @@ async def file_call(work: Callable[[], T], *, doing: str, deadline_s: float | No
         DeadlineExceeded: it did not end in time.
         Unavailable: too many calls hang already.
     """
-    if len(_hung) >= _HUNG_MAX:
-        message = f"cannot {doing}: {len(_hung)} calls to filesystems do not end"
+    if (hung := _count_hung()) >= _HUNG_MAX:
+        message = f"cannot {doing}: {hung} calls to filesystems do not end"
         raise Unavailable(message, remedy="see which mounts do not answer, and umount -f them")
     loop = asyncio.get_running_loop()
     answer: asyncio.Future[T] = loop.create_future()
@@ -53,6 +53,14 @@ async def file_call(work: Callable[[], T], *, doing: str, deadline_s: float | No
         ) from error
 
 
+def _count_hung() -> int:
+    """Count the calls that do not end; one may have ended just before its caller gave up on it."""
+    for thread in list(_hung):
+        if not thread.is_alive():
+            _hung.discard(thread)
+    return len(_hung)
+
+
 def _answer(work: Callable[[], T], answer: asyncio.Future[T]) -> None:
     """Do the work and give its result, or its error, to the loop that waits for it."""
     try:
@@ -62,8 +70,6 @@ def _answer(work: Callable[[], T], answer: asyncio.Future[T]) -> None:
         _deliver(answer, lambda: answer.set_exception(failed))
     else:
         _deliver(answer, lambda: answer.set_result(result))
-    finally:
-        _hung.discard(threading.current_thread())
 
 
 def _deliver(answer: asyncio.Future[T], give: Callable[[], None]) -> None:

@@ -58,7 +58,7 @@ async def test_calls_that_hang_are_counted(monkeypatch: pytest.MonkeyPatch) -> N
     finally:
         may_end.set()
     async with asyncio.timeout(60):
-        while filecalls._hung:  # noqa: ASYNC110 - the end of a thread
+        while filecalls._count_hung():  # noqa: ASYNC110 - the end of a thread
             await asyncio.sleep(0.005)
     assert await file_call(lambda: 7, doing="look") == 7
 
