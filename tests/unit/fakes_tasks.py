@@ -7,7 +7,7 @@ import contextlib
 import json
 import os
 import signal
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -230,3 +230,22 @@ async def owning(folder: Path) -> AsyncIterator[Owner]:
         await owner.tasks.close()
     finally:
         await owner.keeper.end()
+
+
+class Hung:
+    """An operation that does not end by itself."""
+
+    def __init__(self) -> None:
+        self.begun = asyncio.Event()
+        self.ends: Callable[[], object] = lambda: None
+
+    async def run(self, *_: object) -> Any:
+        """Hang until cancelled; then roll back, and end as `ends` says."""
+        self.begun.set()
+        try:
+            await asyncio.Event().wait()
+        except asyncio.CancelledError:
+            await asyncio.sleep(0)
+            if (result := self.ends()) is not None:
+                return result
+            raise

@@ -213,3 +213,37 @@ async def test_a_parked_task_is_judged_by_its_park(make: Make) -> None:
     assert execs == (7,)
     with pytest.raises(Refused):
         check.take_parked([TRAIN], execs)
+
+
+# -- pods ------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def pod(make: Make) -> Scene:
+    """Give a pod with a GPU process in each of two containers, of which an exec started b's."""
+    scene = make(others={"b": FakeGuest([Cuda(9, "serve", parent=1)])})
+    scene.runsc.origins = {7: False, 9: True}
+    return scene
+
+
+async def test_a_gpu_process_of_an_exec_in_another_container_is_refused(pod: Scene) -> None:
+    """The refusal names the process with its container, and no container is touched."""
+    error = await pod.error(exit=True)
+
+    assert isinstance(error, Refused)
+    assert "process 9 (serve) of b" in error.message
+    assert "process 7" not in error.message
+    assert pod.guest.verbs() == pod.others["b"].verbs() == []
+    assert pod.as_before()
+
+
+async def test_it_is_dropped_in_its_own_container(pod: Scene) -> None:
+    """The image marks that process alone, and both run on."""
+    made = await pod.checkpoint(exec_processes=ExecProcesses.DROP)
+
+    assert [(one.container, one.pid, one.dropped) for one in made.processes] == [
+        ("", 7, False),
+        ("b", 9, True),
+    ]
+    assert pod.guest.states == [CudaState.RUNNING]
+    assert pod.others["b"].states == [CudaState.RUNNING]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ from shim.model import CheckpointOptions, CheckpointResult, EngineName, Progress
 from shim.simgpu.waiting import wait_until
 from shim.state import TaskState
 from shim.task.transactions import Transactions
-from tests.unit.fakes_tasks import Owner, owning
+from tests.unit.fakes_tasks import Hung, Owner, owning
 
 PROGRAM = {"args": ["/bin/sh"], "cwd": "/", "env": ["A=b"]}
 WAIT_S = 60
@@ -36,25 +36,6 @@ async def killed(owner: Owner) -> int:
     """Kill the task, and return its exit status; both are bounded."""
     await asyncio.wait_for(owner.tasks.kill(owner.ref(), 9), WAIT_S)
     return (await asyncio.wait_for(owner.tasks.wait(owner.ref()), WAIT_S)).status
-
-
-class Hung:
-    """An operation that does not end by itself."""
-
-    def __init__(self) -> None:
-        self.begun = asyncio.Event()
-        self.ends: Callable[[], object] = lambda: None
-
-    async def run(self, *_: object) -> Any:
-        """Hang until cancelled; then roll back, and end as `ends` says."""
-        self.begun.set()
-        try:
-            await asyncio.Event().wait()
-        except asyncio.CancelledError:
-            await asyncio.sleep(0)
-            if (result := self.ends()) is not None:
-                return result
-            raise
 
 
 async def interrupted(owner: Owner, hung: Hung, monkeypatch: pytest.MonkeyPatch) -> Any:

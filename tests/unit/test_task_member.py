@@ -10,11 +10,12 @@ from pathlib import Path
 
 import pytest
 
+from shim.errors import IllegalState
 from shim.host.keeper.client import Spawned
-from shim.model import CreateRequest
+from shim.model import CheckpointOptions, CreateRequest
 from shim.state import TaskState
 from shim.task import member as members
-from tests.unit.fakes_tasks import SPEC, FakeHouse, FakeKeeper, Owner
+from tests.unit.fakes_tasks import SPEC, FakeHouse, FakeKeeper, Hung, Owner
 
 WAIT_S = 60
 CRI = "io.kubernetes.cri"
@@ -164,3 +165,24 @@ async def test_the_keeper_is_gone(pod: Pod, monkeypatch: pytest.MonkeyPatch) -> 
 
     assert await pod.status() in (137, 255)
     assert await pod.state() is TaskState.STOPPED
+
+
+async def test_a_kill_during_a_checkpoint_of_its_pod(
+    pod: Pod, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """KILL of one container cancels the checkpoint of all, and the error of that says so."""
+    hung = Hung()
+    monkeypatch.setattr("shim.task.pod.Checkpoint.run", hung.run)
+    sandbox = pod.owner.ref()
+    work = asyncio.ensure_future(
+        pod.tasks.checkpoint(sandbox, CheckpointOptions(), lambda _progress: None)
+    )
+    await asyncio.wait_for(hung.begun.wait(), WAIT_S)
+
+    await asyncio.wait_for(pod.tasks.kill(pod.ref, 9), WAIT_S)
+
+    with pytest.raises(IllegalState, match="was killed during the checkpoint"):
+        await asyncio.wait_for(work, WAIT_S)
+    (kill,) = (call for call in pod.owner.script.calls if "kill" in call)
+    assert kill[-2:] == ["m+", "9"]
+    assert (await pod.tasks.state(sandbox)).state is TaskState.RUNNING
