@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import signal
 import time
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
@@ -13,7 +15,7 @@ import pytest
 from shim.errors import DeadlineExceeded, InvalidArgument, Unavailable
 from shim.host import procs
 from shim.runsc import run as running
-from shim.runsc.run import STDERR_LIMIT, is_child, run
+from shim.runsc.run import STDERR_LIMIT, Completed, is_child, run
 from tests.hung import hung_mount
 
 FOREVER = "while :; do sleep 1000; done"
@@ -228,18 +230,30 @@ async def test_a_command_gets_little_of_our_surroundings(monkeypatch: pytest.Mon
     assert done.stdout.decode().split("\n")[:3] == [os.environ["PATH"], "", "0022"]
 
 
+@contextlib.asynccontextmanager
+async def hung_command(
+    folder: Path, timeout_s: float
+) -> AsyncIterator[tuple[asyncio.Task[Completed], int]]:
+    """Give a run of a command in uninterruptible sleep, and its pid; afterwards it is reaped."""
+    pid_file, path = folder / "pid", folder / "hung"
+    with hung_mount(path) as mount:
+        text = f"echo $$ >{pid_file}; exec cat {path}/file"
+        work = asyncio.create_task(run(sh(text), timeout_s=timeout_s))
+        pid = await until_written(pid_file)
+        assert await asyncio.to_thread(mount.asked.wait, 60)
+        yield work, pid
+    async with asyncio.timeout(60):
+        while is_child(pid):  # noqa: ASYNC110 - the end of a process
+            await asyncio.sleep(0.005)
+    assert ended(pid)
+
+
 async def test_what_does_not_die_is_named_and_collected_later(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A command in uninterruptible sleep holds its caller for a bounded time, and is no zombie."""
     monkeypatch.setattr(running, "KILLED_S", 0.2)
-    pid_file, path = tmp_path / "pid", tmp_path / "hung"
-    with hung_mount(path) as mount:
-        text = f"echo $$ >{pid_file}; exec cat {path}/file"
-        work = asyncio.create_task(run(sh(text), timeout_s=3))
-        pid = await until_written(pid_file)
-        assert await asyncio.to_thread(mount.asked.wait, 60)
-
+    async with hung_command(tmp_path, timeout_s=3) as (work, pid):
         with pytest.raises(DeadlineExceeded) as caught:
             await work
 
@@ -249,10 +263,6 @@ async def test_what_does_not_die_is_named_and_collected_later(
         assert "a device or a filesystem does not answer" in caught.value.message
         assert "unmounted by force" in caught.value.remedy
         assert is_child(pid)
-    async with asyncio.timeout(60):
-        while is_child(pid):  # noqa: ASYNC110 - the end of a process
-            await asyncio.sleep(0.005)
-    assert ended(pid)
 
 
 async def test_a_caller_who_leaves_what_does_not_die(
@@ -260,21 +270,12 @@ async def test_a_caller_who_leaves_what_does_not_die(
 ) -> None:
     """A cancelled caller is held for a bounded time as well, and is cancelled."""
     monkeypatch.setattr(running, "KILLED_S", 0.2)
-    pid_file, path = tmp_path / "pid", tmp_path / "hung"
-    with hung_mount(path) as mount:
-        text = f"echo $$ >{pid_file}; exec cat {path}/file"
-        work = asyncio.create_task(run(sh(text), timeout_s=60))
-        pid = await until_written(pid_file)
-        assert await asyncio.to_thread(mount.asked.wait, 60)
+    async with hung_command(tmp_path, timeout_s=60) as (work, pid):
         work.cancel()
 
         with pytest.raises(asyncio.CancelledError):
             await work
         assert is_child(pid)
-    async with asyncio.timeout(60):
-        while is_child(pid):  # noqa: ASYNC110 - the end of a process
-            await asyncio.sleep(0.005)
-    assert ended(pid)
 
 
 async def test_a_stopped_command_is_ended(tmp_path: Path) -> None:
