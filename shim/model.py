@@ -118,7 +118,7 @@ class TaskView(Value):
 class Pids(Value):
     """The processes of a task: `host` are those of the host that run it, sandbox and gofer.
 
-    `guest` are the container's own, by its own numbers; on the host these are somebody else's.
+    `guest` are the container's own, by its own numbers; on the host these are other processes.
     """
 
     host: tuple[int, ...]
@@ -273,7 +273,7 @@ class RestoreOptions(Value):
     """What a caller may say about a restore; `members` are those of a pod that are to differ.
 
     With `image_hooks` the hooks of an image's own specs run. With `untrusted_folder` the image may
-    lie where somebody else can change it. `digest`, where it is said, is that of the only manifest
+    lie where another user can change it. `digest`, where it is said, is that of the only manifest
     that will do.
     """
 

@@ -183,7 +183,7 @@ class Checkpoint:
 
     async def _begin(self, final: Path) -> Staging:
         path = store.name_staging(final)
-        # Before it is made: whoever finds this journal knows of it then.
+        # Before it is made: the process that finds this journal knows of it then.
         self._journal.note(staging=str(path))
 
         def begin() -> Staging:
@@ -199,7 +199,7 @@ class Checkpoint:
         """Stop the task, whose image is complete.
 
         Raises:
-            DeadlineExceeded: it does not end; whoever starts next tries again.
+            DeadlineExceeded: it does not end; the next owner tries again.
         """
         limit_s = self._config.timeouts.rollback
         try:
@@ -356,7 +356,7 @@ class Checkpoint:
             await self._subject.runsc.resume(paused)
 
     async def _look_at_tcp(self) -> None:
-        """Look for TCP connections, where the look for CUDA processes has not told of them."""
+        """Look for TCP connections, where the look for CUDA processes has not found them."""
         if self._connected is None:
             paused = bool(self._subject.paused_ids) and not self._resumed
             found = await connections.look(self._subject, paused=paused)

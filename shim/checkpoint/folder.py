@@ -38,7 +38,7 @@ class Identity(Value):
 
 
 class Folder:
-    """An open image folder. In a `strict` one nobody but root or us may be able to write a file."""
+    """An open image folder. A `strict` one is refused where another user can write a file."""
 
     def __init__(self, path: Path, fd: int, *, strict: bool = False) -> None:
         self.path = path
@@ -64,7 +64,7 @@ class Folder:
 
         Raises:
             ImageCorrupt: it is missing, a link, or no regular file.
-            PermissionDenied: somebody else can write to it.
+            PermissionDenied: another user can write to it.
         """
         fd = self._open(name)
         try:
@@ -127,11 +127,11 @@ def open_folder(path: Path, *, strict: bool = False) -> Iterator[Folder]:
 def begin_folder(path: Path, *, strict: bool = False) -> Folder:
     """Open an image folder; the caller closes its descriptor.
 
-    A `strict` one lies where nobody but root or us can put something else in its place, or into it.
+    A `strict` one lies where only root or our own user can replace it or add to it.
 
     Raises:
         NotFound: there is none, or a link or file in its place.
-        PermissionDenied: somebody else can change it.
+        PermissionDenied: another user can change it.
     """
     try:
         fd = os.open(path, _DIR)
@@ -152,7 +152,7 @@ def _trusted(path: Path) -> int:
     try:
         return trusted.open_folder(path, alone=True)
     except PermissionDenied as error:
-        message = f"somebody else could change image {path}: {error.message}"
+        message = f"another user could change image {path}: {error.message}"
         raise PermissionDenied(message, remedy=UNTRUSTED_REMEDY) from error
 
 

@@ -90,7 +90,7 @@ class Images:
                 return
             if str(path) in stay:
                 continue
-            say(f"removing {path}: nobody is at it")
+            say(f"removing {path}: no process uses it any more")
             try:
                 files.remove_tree(path)
             except (CryoError, OSError) as error:

@@ -31,7 +31,7 @@ class Origins(Value):
 def by_parents(rows: Sequence[GuestProcess]) -> Origins:
     """Tell as much as parents and process groups show. Pure.
 
-    An exec begins a session, and a process group never leaves its session: whoever is in the group
+    An exec begins a session, and a process group never leaves its session: a process in the group
     of init descends from init.
     """
     known = {row.pid: row for row in rows}
@@ -71,7 +71,7 @@ async def find(
     if not subject.runsc.capabilities.ends_execs:
         return tuple(Origins() for _ in found)
     if not any(one.exec_ran for one in subject.containers):
-        # Whoever came in some other way, past us, is a child of nobody.
+        # A process that was started past us has no parent in the container.
         return tuple(Origins(execs=one.execs) for one in found)
     unclear = frozenset(pid for one in found for pid in one.unknown)
     if not unclear or paused:

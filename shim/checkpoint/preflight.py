@@ -67,7 +67,7 @@ def check_manifest(subject: Subject) -> None:
         raise Refused(message, remedy="save pods with fewer containers")
     count = sum(len(canonical.encode_pretty(one.spec.data)) for one in containers)
     if count > manifests.MAX_MANIFEST_BYTES - _MANIFEST_SLACK_BYTES:
-        message = f"the config.json of its containers have {_mib(count)} together"
+        message = f"the config.json files of its containers have {_mib(count)} together"
         limit = _mib(manifests.MAX_MANIFEST_BYTES - _MANIFEST_SLACK_BYTES)
         raise Refused(message, remedy=f"make them smaller: an image holds {limit} of them")
 
@@ -183,7 +183,7 @@ def check_restorable(subjects: list[Subject]) -> None:
         validates = enforced and one.runsc.capabilities.validates_restores
         if validates and (found := compare.conflicts(one.spec)):
             message = f"runsc would not restore task {one.ref.id}: {compare.describe(found)}"
-            raise Refused(message, remedy="create the container without that, then checkpoint it")
+            raise Refused(message, remedy="create the container without it, then checkpoint it")
 
 
 class Connected(Value):

@@ -33,7 +33,7 @@ async def check_image(held: HeldImage, mode: Verify, config: Config, report: Rep
     Raises:
         NotFound: there is none.
         ImageCorrupt: it is not what was sealed.
-        PermissionDenied: somebody else can change it.
+        PermissionDenied: another user can change it.
     """
     ledger = Ledger(Path(config.paths.verified))
     return await in_thread(lambda tell: held.verify(mode, ledger, tell), report)
@@ -64,7 +64,7 @@ def check_options(manifest: Manifest, options: RestoreOptions, capabilities: Cap
     preflight.check_room(_loaded_bytes(manifest))
     if options.digest and options.digest != manifest.digest:
         message = f"image {options.image_path} has digest {manifest.digest}, not {options.digest}"
-        raise ImageCorrupt(message, remedy="it was replaced by another one: see which is yours")
+        raise ImageCorrupt(message, remedy="it was replaced: use the image that has your digest")
     if options.background and not capabilities.background:
         message = "this runsc cannot restore in the background"
         raise Unimplemented(message, remedy="leave out --background, or use runsc from 20240930 on")

@@ -50,7 +50,7 @@ class Saving:
         self.unthawed: CryoError | None = None
 
     async def save(self, staged: Staging, steps: Steps | None, expected_bytes: int) -> None:
-        """Write the image; once begun it is waited for, for the sentry cannot be told to stop.
+        """Write the image; once begun it is waited for, for the sentry cannot be stopped.
 
         Raises:
             CryoError: why the image is not complete.
@@ -100,7 +100,7 @@ class Saving:
         )
 
     async def _see_out(self, saving: asyncio.Task[None]) -> None:
-        """Wait for the end of a save that nobody wants any more, or for that of the sandbox."""
+        """Wait for the end of a save that was cancelled, or for that of the sandbox."""
         with contextlib.suppress(CryoError):
             await shielded(unless_dead(self._subject.sandbox, saving), deadline_s=None)
         self.complete = saving.done() and not saving.cancelled() and saving.exception() is None

@@ -101,7 +101,7 @@ def resolve_new(
     Raises:
         InvalidArgument: relative, with `..`, or led out of the configured folder by a link.
         AlreadyExists: something is there.
-        PermissionDenied: it cannot be written there, or somebody else could replace it.
+        PermissionDenied: it cannot be written there, or another user could replace it.
     """
     path = _checked(requested, images) if requested else default_path(images, ref, now)
     if _is_staging(path):
@@ -141,7 +141,7 @@ def begin(path: Path) -> Staging:
     """Make and lock a staging folder of this name, and the folders on the way to it.
 
     Raises:
-        PermissionDenied: it cannot be written there, or somebody else could replace it.
+        PermissionDenied: it cannot be written there, or another user could replace it.
         ResourceExhausted: the disk is full.
     """
     made: list[Path] = []

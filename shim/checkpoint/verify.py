@@ -20,7 +20,7 @@ def read_manifest(image: Path, *, strict: bool = False) -> Manifest:
         NotFound: there is no image.
         ImageCorrupt: the folder is no image, or its manifest was changed.
         HostMismatch: the image is of a newer format.
-        PermissionDenied: somebody else can change it, and `strict` is asked for.
+        PermissionDenied: another user can change it, and `strict` is asked for.
     """
     with open_folder(image, strict=strict) as folder:
         return _manifest(folder)
@@ -29,7 +29,7 @@ def read_manifest(image: Path, *, strict: bool = False) -> Manifest:
 class HeldImage:
     """An image that is held open from its verification until it is loaded.
 
-    With `strict` nobody but root or us may be able to change it.
+    With `strict` only root or our own user may be able to change it.
     """
 
     def __init__(self, image: Path, *, strict: bool = True) -> None:
@@ -59,7 +59,7 @@ class HeldImage:
             NotFound: there is no image.
             ImageCorrupt: a file is missing, added, cut, grown, changed or no regular file.
             HostMismatch: the image is of a newer format.
-            PermissionDenied: somebody else can change it.
+            PermissionDenied: another user can change it.
         """
         folder = self._open
         manifest = _manifest(folder)

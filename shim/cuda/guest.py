@@ -24,7 +24,7 @@ class Guest(Protocol):
         """List the container's processes, by the numbers of the sandbox."""
 
     async def own_numbers(self, rows: list[GuestProcess]) -> dict[int, int] | None:
-        """Give the container's own number for each of `ps`; None where it cannot be told."""
+        """Give the container's own number for each of `ps`; None where it is not known."""
 
     async def has(self, pid: int) -> bool:
         """Whether there is a process of this number, by the container's own counting."""

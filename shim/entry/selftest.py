@@ -29,7 +29,7 @@ _ROUNDS_MAX = 10
 _MIB_MAX = 1 << 18
 _SIMULATED_MIB_MAX = 1 << 14
 _TRY_S = 30.0
-# What a selftest makes is read by its containers, whose users need not be root; nobody may write.
+# What a selftest makes is read by its containers, whose users need not be root; no user may write.
 _UMASK = 0o022
 
 

@@ -31,5 +31,5 @@ def environment() -> dict[str, str]:
 
 
 def private_umask() -> None:
-    """Let nobody else read or write what this process makes and gives no mode of its own."""
+    """Let no other user read or write what this process makes and gives no mode of its own."""
     os.umask(_OURS)

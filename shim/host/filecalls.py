@@ -20,7 +20,7 @@ T = TypeVar("T")
 ANSWER_S = 30.0
 _HUNG_MAX = 64
 
-# The threads whose caller was told that the call did not end.
+# The threads whose caller got the error that the call did not end.
 _hung: set[threading.Thread] = set()
 
 
@@ -65,7 +65,7 @@ def _answer(work: Callable[[], T], answer: asyncio.Future[T]) -> None:
     """Do the work and give its result, or its error, to the loop that waits for it."""
     try:
         result = work()
-    except BaseException as error:  # noqa: BLE001 - raised again by whoever waits
+    except BaseException as error:  # noqa: BLE001 - raised again by the caller
         failed = error
         _deliver(answer, lambda: answer.set_exception(failed))
     else:
@@ -77,5 +77,5 @@ def _deliver(answer: asyncio.Future[T], give: Callable[[], None]) -> None:
         if not answer.done():
             give()
 
-    with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits any more
+    with contextlib.suppress(RuntimeError):  # the loop is closed: there is no caller any more
         answer.get_loop().call_soon_threadsafe(once)

@@ -99,7 +99,7 @@ def make_folders(path: Path, mode: int = 0o755) -> None:
     missing = [place for place in (path, *path.parents) if not os.path.lexists(place)]
     try:
         for place in reversed(missing):
-            with contextlib.suppress(FileExistsError):  # somebody was quicker
+            with contextlib.suppress(FileExistsError):  # another process was quicker
                 place.mkdir(mode=mode)
                 place.chmod(mode)  # the umask must not narrow what the caller asked for
     except OSError as error:

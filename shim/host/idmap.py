@@ -1,6 +1,6 @@
 """Mounts whose files show other owners, as `uidmap=` and `gidmap=` of containerd's mounts ask.
 
-The kernel takes the translation from a user namespace, so one is made, with nobody in it but a
+The kernel takes the translation from a user namespace, so one is made, with nothing in it but a
 process that sleeps until its namespace has been opened. Source: mount_setattr(2), open_tree(2).
 """
 
@@ -178,7 +178,7 @@ def _opened(pid: int, maps: Maps) -> int:
 def _sleeper() -> int:
     """Start a copy of this thread in a user namespace of its own, which sleeps until it is killed.
 
-    It has no exit signal, so nobody who collects our children takes it for one of theirs.
+    It has no exit signal, so no code that collects our children takes it for one of theirs.
     """
     number = _CLONE.get(os.uname().machine)
     if number is None:

@@ -61,7 +61,8 @@ def _inside(fd: int, path: Path) -> tuple[str, ...]:
         raise typed(failed[0], f"join {path}") from failed[0]
     if not found:
         message = f"the network namespace {path} did not answer in {_WAIT_S:g} s"
-        raise DeadlineExceeded(message)
+        remedy = "see whether the filesystem that it is on answers, or name another one"
+        raise DeadlineExceeded(message, remedy=remedy)
     return found[0]
 
 

@@ -17,7 +17,7 @@ _SHOWN = 4
 def remove_tree(path: Path) -> None:
     """Remove a file, link or directory tree; follow no link, cross no mount, accept its absence.
 
-    What cannot be removed does not keep the rest: the first such thing is told at the end.
+    What cannot be removed does not keep the rest: the first such error is raised at the end.
 
     Raises:
         FailedPrecondition: something inside is a mount point; what is on it was not touched.
@@ -147,7 +147,7 @@ class _Removal:
         except FileNotFoundError:
             pass
         except OSError as error:
-            # What is still in it has been told already.
+            # What is still in it has been reported already.
             if error.errno != errno.ENOTEMPTY or self._first is None:
                 self._note(error, name)
 

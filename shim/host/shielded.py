@@ -14,6 +14,7 @@ _log = logging.getLogger(__name__)
 
 # How long work that was cancelled at its deadline may take to clean up.
 GRACE_S = 5.0
+_REMEDY = "see whether a filesystem or a device does not answer; then try again"
 
 # Work that outlived its grace: kept here so that it is not collected while it still runs.
 _left: set[asyncio.Future[Any]] = set()
@@ -74,12 +75,12 @@ def _late(task: asyncio.Future[Any], name: str, deadline_s: float | None) -> Dea
     message = f"{name} did not end in {deadline_s:g} s"
     if task.done():
         _log_error(task, name)
-        return DeadlineExceeded(message)
+        return DeadlineExceeded(message, remedy=_REMEDY)
     _left.add(task)
     task.add_done_callback(_left.discard)
     task.add_done_callback(lambda ended: _log_error(ended, name))
     _log.error("%s, and goes on although it was cancelled", message)
-    return DeadlineExceeded(f"{message}, and goes on although it was cancelled")
+    return DeadlineExceeded(f"{message}, and goes on although it was cancelled", remedy=_REMEDY)
 
 
 def _log_error(task: asyncio.Future[Any], name: str) -> None:

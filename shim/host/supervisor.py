@@ -19,7 +19,7 @@ class Supervisor:
     """Keeps a reference to every task that it starts, and cancels what is left at the end.
 
     A task that ends with an exception is logged with its traceback, and `on_crash` is called so
-    that whoever waits for the work is told. A cancelled task is not a crash.
+    that the caller of the work gets an error. A cancelled task is not a crash.
     """
 
     def __init__(self) -> None:
@@ -58,7 +58,7 @@ class Supervisor:
             return
         try:
             on_crash(error)
-        except Exception:  # noqa: BLE001 - nobody above could catch it: it is logged here
+        except Exception:  # noqa: BLE001 - no caller could catch it: it is logged here
             _log.exception("reporting the crash of %s failed", task.get_name())
 
     async def aclose(self, timeout_s: float = _CLOSE_S) -> None:

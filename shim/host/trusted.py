@@ -1,4 +1,4 @@
-"""Whose a path is: root or we own every folder on the way, and nobody else can write to one.
+"""Whose a path is: root or we own every folder on the way, and no other user can write to one.
 
 The same rule as StrictModes of sshd. A folder with the sticky bit, such as /tmp, may be on the way:
 what lies in it can be replaced by its owner alone, so a link in it must be root's or ours too.
@@ -27,7 +27,7 @@ def check(path: Path) -> None:
     """Check a folder and every one on the way to it; what is not there yet will be made by us.
 
     Raises:
-        PermissionDenied: somebody else could put something else in its place.
+        PermissionDenied: another user could replace it.
     """
     try:
         os.close(_walk(path, missing_ok=True))
@@ -36,14 +36,14 @@ def check(path: Path) -> None:
 
 
 def open_folder(path: Path, *, alone: bool = False) -> int:
-    """Open a folder to which nobody else can lead; the caller closes the descriptor.
+    """Open a folder to which no other user can lead; the caller closes the descriptor.
 
-    With `alone` nobody else may put anything into it either, so that its own sticky bit is not
+    With `alone` no other user may put anything into it either, so that its own sticky bit is not
     enough.
 
     Raises:
         NotFound: it is not there, or is no folder.
-        PermissionDenied: somebody else could put something else in its place.
+        PermissionDenied: another user could replace it.
     """
     try:
         found = _walk(path)
@@ -71,7 +71,7 @@ def open_file(path: Path, flags: int, mode: int = 0o600) -> int:
     """Open a file in such a folder, by no link; the caller closes the descriptor.
 
     Raises:
-        PermissionDenied: somebody else owns it, or could have put it there.
+        PermissionDenied: another user owns it, or could have put it there.
         InvalidArgument: it is a link.
     """
     with opened(path.parent) as folder:

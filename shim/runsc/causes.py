@@ -23,7 +23,7 @@ from shim.errors import (
 
 
 class Cause(NamedTuple):
-    """One kind of failure: `said` stands in place of runsc's own words, where they help nobody."""
+    """One kind of failure: `said` stands in place of runsc's own words, where they do not help."""
 
     pattern: re.Pattern[str]
     kind: type[CryoError]

@@ -341,7 +341,7 @@ class Runsc:
         did not tell of is missing in the answer.
 
         Raises:
-            Unavailable: this runsc does not tell, or somebody else traces the sandbox.
+            Unavailable: this runsc does not tell, or another client traces the sandbox.
         """
         self._must_exist(task_id)
         try:

@@ -38,7 +38,7 @@ async def read(socket: Path, files: Sequence[str]) -> bytes:
 
 
 class _Sink:
-    """Takes what the sentry writes while it writes; beyond the limit it is told to stop."""
+    """Takes what the sentry writes while it writes; beyond the limit reading ends."""
 
     def __init__(self, fd: int) -> None:
         self._fd: int | None = fd

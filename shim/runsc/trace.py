@@ -104,7 +104,7 @@ class _Events:
                         return
 
     async def complete(self) -> None:
-        """Wait until every wanted process has been heard of, or for as long as that may take."""
+        """Wait until every wanted process has made a call, or for as long as that may take."""
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(_EVENTS_S):
                 await self._complete.wait()
@@ -120,10 +120,10 @@ async def exec_descendants(path: Path, wanted: Collection[int]) -> dict[int, boo
 
     `path` is the sandbox's control socket, `wanted` are numbers of its root pid namespace. One
     that was not heard of is missing in the answer: a stopped one, or one that makes no call.
-    Whoever calls this sees to it that the sandbox is not left paused when it fails.
+    The caller sees to it that the sandbox is not left paused when it fails.
 
     Raises:
-        Unavailable: the sentry has no such trace, or it is somebody else's at the moment.
+        Unavailable: the sentry has no such trace, or another client uses it at the moment.
     """
     events = _Events(wanted)
     try:

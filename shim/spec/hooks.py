@@ -1,4 +1,4 @@
-"""OCI hooks in runsc's private copy of a spec: each is told the caller's id and bundle.
+"""OCI hooks in runsc's private copy of a spec: each gets the caller's id and bundle.
 
 runsc knows a task by an id of its own and by a private bundle, and gives both to the hooks. So each
 hook is started through `run_hook`, which replaces them. Only the copy that runsc reads is changed:

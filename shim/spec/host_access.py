@@ -55,7 +55,7 @@ def of(task: str, spec: Spec) -> HostAccess:
 
 
 def hooks(spec: Spec) -> tuple[Hook, ...]:
-    """List the hooks of a spec, which may be a stranger's: what is no hook is left out."""
+    """List the hooks of a spec, which is untrusted: what is no hook is left out."""
     found = spec.data.get(_HOOKS)
     if not isinstance(found, dict):
         return ()

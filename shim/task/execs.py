@@ -180,7 +180,7 @@ class Exec:
         """Wait for the exit of `runsc exec`, which is the program's.
 
         It may have been killed itself, for want of memory say: then the program is ended too, or
-        it would run on, known to nobody.
+        it would run on without an owner.
         """
         exit_ = await exit_of(self._context.keeper, runner)
         killed = exit_.status in (SIGKILL_STATUS, UNKNOWN_STATUS)
@@ -208,8 +208,9 @@ class Exec:
             if pid := pipe.take():
                 return pid
             if self.process.ended.value is None and not number.done():
-                message = f"{self.process.name} did not start: {timeout_s:g} s"
-                raise DeadlineExceeded(message)
+                message = f"{self.process.name} did not start in {timeout_s:g} s"
+                remedy = "raise timeouts.command, or see whether the sandbox still answers"
+                raise DeadlineExceeded(message, remedy=remedy)
             raise self._refusal()
         finally:
             for task in (number, *others):

@@ -33,7 +33,7 @@ from shim.task.task import LIVE, Task
 
 _log = logging.getLogger(__name__)
 _LIMIT_BYTES = 4096
-# Between one `runsc wait` that told nothing and the next.
+# Between one `runsc wait` without an answer and the next.
 _RETRY_S = 1.0
 # What a `runsc wait` gets to write after its sandbox has gone.
 _LAST_WORDS_S = 5.0
@@ -136,7 +136,7 @@ class Member(Task):
             return False
 
     async def _exit_of_sandbox(self, born: Born) -> Exit | None:
-        """Take the sandbox's end for the container's when nothing else was heard of that."""
+        """Take the sandbox's end for the container's when nothing else reports that."""
         ended = await exit_of(self._context.keeper, born)
         if self._waiting is not None:  # it ends with the sandbox
             await asyncio.wait({self._waiting}, timeout=_LAST_WORDS_S)

@@ -77,7 +77,7 @@ class Process:
     ) -> asyncio.Task[None]:
         """Wait in the background for the exit, and publish it after `before`.
 
-        None for the exit means that somebody else publishes it.
+        None for the exit means that another owner publishes it.
         """
         return self.run(self._watch(exit_of, before), "exit")
 
@@ -98,7 +98,7 @@ class Process:
         return task
 
     def _crashed(self, error: BaseException) -> None:
-        # The log has the traceback. Whoever waits for an exit that nobody watches any more would
+        # The log has the traceback. A waiter for an exit that is not watched any more would
         # wait without end.
         self._end_now(Exit(status=UNKNOWN_STATUS, at=utcnow()))
         if self._on_crash is not None:
@@ -127,7 +127,7 @@ class Process:
             return
         try:
             self._publish(exit_)
-        except Exception:  # noqa: BLE001 - whoever waits for the exit must not wait for this
+        except Exception:  # noqa: BLE001 - the exit must not wait for this
             _log.exception("%s exited with %s, which was not published", self.name, exit_.status)
         finally:
             self.exit.put(exit_)

@@ -460,7 +460,7 @@ class Task:
         await self._runsc.kill(self.ref.id, signal, everyone=everyone)
 
     async def _kill_now(self, *, everyone: bool) -> None:
-        """Kill without the lock: whoever holds it may wait for what is to be killed."""
+        """Kill without the lock: its holder may wait for what is to be killed."""
         if self.state is TaskState.CREATED:
             await self._kill_created(SIGKILL)
             return
@@ -784,7 +784,7 @@ class Task:
     def leave_behind(self, warning: str) -> None:
         """Stay as a task that can be killed and deleted, after a making that could not be undone.
 
-        Whoever waits for its exit gets that of its sandbox.
+        A waiter for its exit gets that of its sandbox.
         """
         self.warn(warning)
         if self.state is TaskState.RESTORING:

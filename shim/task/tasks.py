@@ -135,7 +135,7 @@ class Tasks:
             publish=self._publish,
         )
         if self._house.adopts:
-            # A shim has its first Create told instead: one that ended here would say nothing.
+            # A shim fails its first Create instead: one that ended here would say nothing.
             await self._context.capabilities()
             # A few at a time: each runs several commands of runsc.
             await _each(self._adopt, layout.found())
@@ -478,7 +478,7 @@ class Tasks:
                 await task.kill(signal, everyone=everyone)
 
     async def _kill_now(self, task: Task, *, everyone: bool) -> None:
-        """Kill a task whatever is under way with it: that is cancelled, and its caller told so."""
+        """Kill a task whatever is under way with it: that is cancelled, and returns an error."""
         task.check_alive()
         cancelled = self._transactions.interrupt(self._sandbox_ref(task))
         if cancelled:

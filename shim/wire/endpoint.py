@@ -62,7 +62,7 @@ class Endpoint:
 
         Raises:
             AlreadyExists: somebody answers there, or the path is no socket.
-            PermissionDenied: somebody else could replace what lies in the folder, or owns the lock.
+            PermissionDenied: another user could replace what lies in the folder, or owns the lock.
         """
         self._make_folder()
         self._lock = self._take_lock()

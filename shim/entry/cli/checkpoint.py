@@ -126,7 +126,7 @@ def checkpoint(
     "--image-hooks", is_flag=True, help="without --bundle: run the hooks of the image's config.json"
 )
 @click.option(
-    "--untrusted-folder", is_flag=True, help="take an image that others than root can change"
+    "--untrusted-folder", is_flag=True, help="take an image that users other than root can change"
 )
 @click.option("--digest", default="", help="the manifest's digest: refuse any other image")
 @click.option("--stdin", type=PATH, default="", help="file or fifo")

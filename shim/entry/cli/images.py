@@ -58,7 +58,7 @@ def inspect(settings: Settings, path: str) -> None:
     help="full reads every byte; auto only what changed since it was last verified here",
 )
 @click.option(
-    "--untrusted-folder", is_flag=True, help="check an image that others than root can change"
+    "--untrusted-folder", is_flag=True, help="check an image that users other than root can change"
 )
 @click.argument("path", type=PATH)
 @pass_settings

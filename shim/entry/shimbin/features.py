@@ -50,7 +50,7 @@ _MOUNT_OPTIONS = (
 
 
 def features() -> dict[str, Any]:
-    """Return the document; what is not said is unknown to whoever reads it."""
+    """Return the document; what is not said is unknown to its readers."""
     return {
         "ociVersionMin": "1.0.0",
         "ociVersionMax": "1.2.1",
@@ -64,6 +64,6 @@ def features() -> dict[str, Any]:
             "intelRdt": {"enabled": False},
             "mountExtensions": {"idmap": {"enabled": idmap.kernel_has_it()}},
         },
-        # runsc takes its flags from these, where it is told to.
+        # runsc takes its flags from these, where `allow-flag-override` is set.
         "potentiallyUnsafeConfigAnnotations": ("dev.gvisor.",),
     }

@@ -3,7 +3,7 @@
 Single-threaded and without an event loop by then, so that a fork is safe. A shim is a process of
 its own in every way; the nursery only starts it, and collects what it leaves behind when it dies.
 
-It forks the code that it has loaded. Once a file of that has changed it serves nobody any more, so
+It forks the code that it has loaded. Once a file of that has changed it starts no shim any more, so
 that the next start brings up another one, and stays only for what it has started.
 """
 
@@ -69,7 +69,7 @@ def main(path: str) -> None:
             continue
         with peer:
             if loaded.changed:
-                # Before the peer hears: unanswered, it asks again, and must find nobody here.
+                # Before the peer hears: unanswered, it asks again, and must find no listener here.
                 Path(path).unlink(missing_ok=True)
                 listener.close()
                 break

@@ -67,7 +67,7 @@ class Connection:
         return self._gone is not None
 
     async def ask(self, op: str, fields: dict[str, Any], fds: list[int], *, doing: str) -> Answer:
-        """Send a request and return its answer; whoever is cancelled meanwhile leaves nothing.
+        """Send a request and return its answer; a cancelled caller leaves nothing.
 
         Raises:
             CryoError: the keeper refused.
@@ -154,7 +154,7 @@ class Connection:
     def _waited(self, process: Spawned, done: asyncio.Future[Answer]) -> None:
         self._waits.pop(process, None)
         if not done.cancelled():
-            done.exception()  # it may be that nobody waits any more
+            done.exception()  # there may be no caller any more
 
     def _lose(self) -> None:
         if self._gone is None:
@@ -184,7 +184,7 @@ def _refusal(fields: dict[str, Any], doing: str) -> CryoError:
 
 
 def _give_up(answer: Answer) -> None:
-    """Undo what nobody waits for any longer: close descriptors, end a process just started."""
+    """Undo what has no caller any longer: close descriptors, end a process just started."""
     wire.close_all(answer.fds)
     if "pid" in answer.fields:
         procs.kill(answer.fields["pid"], answer.fields["start"], signal.SIGKILL)

@@ -108,7 +108,7 @@ def reap(pid: int) -> End:
     """Reap a child that has ended."""
     try:
         _, code = os.waitpid(pid, 0)
-    except ChildProcessError:  # somebody else has
+    except ChildProcessError:  # another waiter has
         return unseen()
     return End(shell_status(code), time.time())
 

@@ -28,7 +28,7 @@ _REMEMBERED_MAX = 256
 
 
 class _Wait(NamedTuple):
-    """Who waits for the end of a process, and the descriptor that tells of it."""
+    """Who waits for the end of a process, and the descriptor that reports it."""
 
     end: asyncio.Future[End]
     pidfd: int
@@ -103,7 +103,7 @@ class LocalKeeper:
             self._ended(key, exits.foreign_end(key, wait.pidfd) or exits.unseen())
 
     def _collect(self) -> None:
-        """Collect the children that have ended, orphans that nobody asks about among them."""
+        """Collect the children that have ended, orphans without a caller among them."""
         for pid in procs.children(os.getpid()):
             if self._others(pid):
                 continue
@@ -150,5 +150,5 @@ class LocalKeeper:
             self._leave(wait)
             if not wait.end.done():
                 wait.end.set_exception(Unavailable("the connection to the keeper was closed"))
-                wait.end.exception()  # it may be that nobody waits any more
+                wait.end.exception()  # there may be no caller any more
         self._loop.remove_signal_handler(signal.SIGCHLD)

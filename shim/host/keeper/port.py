@@ -17,7 +17,7 @@ class Spawned(NamedTuple):
 
 
 class Exited(NamedTuple):
-    """How a process ended. Not `known`: it is over, and nobody saw how; the status is 255."""
+    """How a process ended. Not `known`: it is over, its status was not read, and is 255."""
 
     status: int
     at: datetime

@@ -70,7 +70,7 @@ class Server:
         }
 
     def run(self) -> None:
-        """Serve until told to end, or until nobody has needed us for a while."""
+        """Serve until a client ends it, or until it has had no client for a while."""
         while self._running:
             ready = self._selector.select(self._idle_s if self._idle() else None)
             for key, mask in ready:
