@@ -14,6 +14,7 @@ from shim.host.oserror import typed
 from shim.host.removal import mount_id, remove_tree
 
 __all__ = (
+    "GROUP_SEARCH",
     "free_bytes",
     "fsync_dir",
     "make_folders",
@@ -23,6 +24,9 @@ __all__ = (
     "remove_tree",
     "write_atomic",
 )
+
+# What the group of the sidecar's socket may do in the state folder: reach what lies in it by name.
+GROUP_SEARCH = stat.S_IXGRP
 
 _DIR = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 _READ = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY
@@ -106,8 +110,10 @@ def make_folders(path: Path, mode: int = 0o755) -> None:
         raise typed(error, f"make {path}") from error
 
 
-def private_dir(path: Path, mode: int = 0o700) -> Path:
-    """Make the directory (and its parents), and insist that it is ours.
+def private_dir(path: Path, mode: int = 0o700, *, allowed: int = 0) -> Path:
+    """Make the directory (and its parents), and insist that it is ours and has this mode.
+
+    Permissions in `allowed` may be there besides: they are left as they are.
 
     Raises:
         PermissionDenied: it is a link, no directory, or belongs to another user, or somebody else
@@ -124,7 +130,7 @@ def private_dir(path: Path, mode: int = 0o700) -> Path:
     if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.geteuid():
         message = f"{path} is not a directory of ours"
         raise PermissionDenied(message, remedy="remove it, or choose another place")
-    if stat.S_IMODE(found.st_mode) != mode:
+    if stat.S_IMODE(found.st_mode) & ~allowed != mode:
         path.chmod(mode)
     return path
 

@@ -21,7 +21,8 @@ class Layout:
 
     def prepare(self) -> None:
         """Make the folders that everything else lies in, private to root."""
-        for folder in (self.state, self._tasks, self.state / "runsc"):
+        files.private_dir(self.state, allowed=files.GROUP_SEARCH)
+        for folder in (self._tasks, self.state / "runsc"):
             files.private_dir(folder)
 
     def claim(self) -> int:

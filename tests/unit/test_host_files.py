@@ -85,6 +85,17 @@ def test_private_dir_narrows_what_is_there(tmp_path: Path) -> None:
     assert stat.S_IMODE((tmp_path / "a").stat().st_mode) == 0o700
 
 
+def test_private_dir_leaves_what_is_allowed(tmp_path: Path) -> None:
+    """A folder that a group may go through stays so where that is allowed, and only that."""
+    (tmp_path / "a").mkdir()
+    for before, after in ((0o710, 0o710), (0o750, 0o700), (0o711, 0o700), (0o700, 0o700)):
+        (tmp_path / "a").chmod(before)
+
+        files.private_dir(tmp_path / "a", allowed=files.GROUP_SEARCH)
+
+        assert (tmp_path / "a").stat().st_mode & 0o7777 == after
+
+
 def test_private_dir_refuses_a_link(tmp_path: Path) -> None:
     """A link to a folder is not a folder of ours."""
     (tmp_path / "real").mkdir()

@@ -7,6 +7,7 @@ import json
 import os
 import signal
 import socket
+import stat
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
@@ -159,6 +160,58 @@ async def test_killed_keeper_is_followed_by_another(
     found = await keeper.fetch("a")
     assert found is not None
     os.close(found)
+
+
+async def test_another_keeper_leaves_the_folder_open_to_the_group_of_the_socket(
+    keeper: Keeper, state_dir: Path
+) -> None:
+    """The sidecar's socket lies in the state folder, and its group still reaches it."""
+    state_dir.chmod(0o710)
+    first = keeper.pid
+    os.kill(first, signal.SIGKILL)
+    await procs.wait_pidfd(first)
+
+    assert await keeper.fetch("nothing") is None
+
+    assert keeper.pid != first
+    assert stat.S_IMODE(state_dir.stat().st_mode) == 0o710
+
+
+async def test_log_of_a_keeper_outlives_the_start_of_another(
+    keeper: Keeper, state_dir: Path
+) -> None:
+    """Why a keeper has ended can be read although another one was started at once."""
+    (state_dir / "keeper.log").write_text("the last words\n")
+    first = keeper.pid
+    os.kill(first, signal.SIGKILL)
+    await procs.wait_pidfd(first)
+
+    assert await keeper.fetch("nothing") is None
+
+    assert keeper.pid != first
+    assert "the last words" in (state_dir / "keeper.log").read_text()
+
+
+async def test_end_is_known_though_the_connection_was_lost(
+    keeper: Keeper, start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A keeper that lives on is asked again, where it has reaped the process before we looked."""
+    monkeypatch.setattr(exits, "foreign_end", lambda *_: exits.unseen())
+    reader, writer = os.pipe2(os.O_CLOEXEC)
+    process = await start("sh", "-c", "read line; exit 9", stdin=reader)
+    os.close(reader)
+    waiting = asyncio.create_task(ended(keeper, process))
+    await asyncio.sleep(0)
+    pid = keeper.pid
+    keeper._connection._lose()
+    assert await keeper.fetch("nothing") is None
+    assert keeper.pid == pid
+
+    os.close(writer)
+
+    found = await waiting
+    assert found.known
+    assert found.status == 9
 
 
 async def test_end_asked_for_after_the_keeper_was_killed(keeper: Keeper, start: Start) -> None:

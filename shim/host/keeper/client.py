@@ -12,6 +12,7 @@ from shim.errors import CryoError, Unavailable
 from shim.host.environment import environment
 from shim.host.keeper import foreign
 from shim.host.keeper.connection import Connection
+from shim.host.keeper.exits import End
 from shim.host.keeper.port import Exited, Spawned
 
 __all__ = ["Exited", "Keeper", "Spawned"]
@@ -100,7 +101,19 @@ class Keeper:
         except Unavailable:
             if self.closed:
                 raise
-        return Exited.of(await foreign.ended(process))
+        end = await foreign.ended(process)
+        return Exited.of(end if end.known else await self._asked_again(process) or end)
+
+    async def _asked_again(self, process: Spawned) -> End | None:
+        """Ask the keeper that is there now how a process has ended; None where it does not know.
+
+        It may be the one that started the process: the connection was lost, and not the keeper.
+        """
+        try:
+            end = await (await self._connected()).wait(process)
+        except CryoError:
+            return None
+        return end if end.known else None
 
     async def hold(self, name: str, fd: int) -> None:
         """Have a copy of `fd` kept open under `name`."""

@@ -79,12 +79,11 @@ class Connection:
             async with asyncio.timeout(_ANSWER_S):
                 answer = await future
         except TimeoutError as error:
+            _give_up_on(future)
             message = f"the keeper did not {doing} within {_ANSWER_S:.0f} s"
             raise Unavailable(message, remedy="look at its process, cryo-keeper") from error
         except asyncio.CancelledError:
-            # The answer may have come in the same turn of the loop as the cancellation.
-            if future.done() and not future.cancelled() and future.exception() is None:
-                _give_up(future.result())
+            _give_up_on(future)
             raise
         finally:
             self._pending.pop(number, None)
@@ -181,6 +180,12 @@ def _lost() -> Unavailable:
 def _refusal(fields: dict[str, Any], doing: str) -> CryoError:
     error = typed_number(fields["errno"], doing)
     return type(error)(f"cannot {doing}: {fields['error']}", remedy=error.remedy)
+
+
+def _give_up_on(future: asyncio.Future[Answer]) -> None:
+    """Undo an answer that came in the same turn of the loop as its caller left."""
+    if future.done() and not future.cancelled() and future.exception() is None:
+        _give_up(future.result())
 
 
 def _give_up(answer: Answer) -> None:

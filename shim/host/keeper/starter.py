@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from shim.errors import FailedPrecondition, Unavailable
-from shim.host.files import private_dir
+from shim.host.files import GROUP_SEARCH, private_dir
 from shim.host.keeper import wire
 from shim.host.keeper.process import reachable
 from shim.host.oserror import typed
@@ -22,6 +22,7 @@ from shim.host.oserror import typed
 _START_S = 10.0
 _HELLO_S = 5.0
 _ANSWER_MAX = 1024
+_LOG_MAX = 1 << 20
 _BOOT = (
     "import sys; sys.path.insert(0, sys.argv.pop(1)); "
     "from shim.host.keeper.server import main; main()"
@@ -40,7 +41,7 @@ def connect(state_dir: Path, idle_s: float) -> socket.socket:
     Raises:
         Unavailable: it does not start or does not answer.
     """
-    private_dir(state_dir)
+    private_dir(state_dir, allowed=GROUP_SEARCH)
     try:
         found = _dial(state_dir)
         if found is None:
@@ -99,7 +100,7 @@ def _greet(sock: socket.socket) -> None:
 def _start(state_dir: Path, idle_s: float) -> socket.socket:
     reader, writer = os.pipe2(os.O_CLOEXEC)
     try:
-        with (state_dir / "keeper.log").open("wb") as log:
+        with _open_log(state_dir / "keeper.log") as log:
             starter = _launch(state_dir, idle_s, writer, log)
     except OSError:
         os.close(reader)
@@ -113,6 +114,14 @@ def _start(state_dir: Path, idle_s: float) -> socket.socket:
         message = "the keeper ended as soon as it had started"
         raise Unavailable(message, remedy=f"read {state_dir}/keeper.log")
     return found
+
+
+def _open_log(path: Path) -> BinaryIO:
+    """Open the log behind what an earlier keeper has said, unless that is a lot."""
+    log = path.open("ab")
+    if log.tell() > _LOG_MAX:
+        log.truncate(0)
+    return log
 
 
 def _launch(state_dir: Path, idle_s: float, ready: int, log: BinaryIO) -> subprocess.Popen[bytes]:
