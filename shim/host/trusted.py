@@ -118,7 +118,7 @@ def check_file(found: os.stat_result, path: Path) -> None:
 
 def _walk(path: Path, *, missing_ok: bool = False) -> int:
     """Go from the root to a folder, checking each one; return a descriptor that only names it."""
-    todo = list(reversed(path.parts[1:]))
+    todo = list(reversed(path.absolute().parts[1:]))
     shown = Path("/")
     fd = _root()
     links = 0

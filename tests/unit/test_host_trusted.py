@@ -36,6 +36,24 @@ def test_a_folder_of_roots_is_opened(tmp_path: Path) -> None:
         assert names(fd) == ["file"]
 
 
+def test_a_relative_path_counts_from_the_working_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every folder on the way counts for a path without a leading slash too."""
+    (tmp_path / "open" / "mine").mkdir(parents=True)
+    (tmp_path / "mine").mkdir()
+    monkeypatch.chdir(tmp_path)
+    assert opens(Path("mine"))
+
+    (tmp_path / "open").chmod(0o777)
+
+    with pytest.raises(PermissionDenied, match=f"others may write to {tmp_path}/open"):
+        trusted.check(Path("open/mine"))
+    monkeypatch.chdir(tmp_path / "open")
+    with pytest.raises(PermissionDenied, match=f"others may write to {tmp_path}/open"):
+        trusted.check(Path("."))
+
+
 def test_a_folder_of_another_users_is_refused(tmp_path: Path) -> None:
     """Who owns it can put anything there; the message says who, and what can be done."""
     (tmp_path / "his").mkdir()

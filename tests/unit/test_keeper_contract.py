@@ -10,6 +10,7 @@ import os
 import resource
 import signal
 import sys
+import threading
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from pathlib import Path
 from typing import Any
@@ -195,6 +196,40 @@ async def test_grandchild_whose_parent_lives(
 
     assert_as_known_as_can_be(found)
     assert procs.is_alive(*parent)
+
+
+_FIRST_THREAD_ENDS = """
+import ctypes, os, platform, threading
+def last():
+    os.read(0, 1)
+    os._exit(9)
+threading.Thread(target=last).start()
+exit_thread = {"x86_64": 60, "aarch64": 93}[platform.machine()]
+ctypes.CDLL(None).syscall(exit_thread, 0)
+"""
+
+
+async def test_process_whose_first_thread_has_ended(keeper: KeeperPort, start: Start) -> None:
+    """It looks like a zombie while its other threads run; it has ended when they have."""
+    reader, writer = os.pipe2(os.O_CLOEXEC)
+    process = await start(sys.executable, "-c", _FIRST_THREAD_ENDS, stdin=reader)
+    os.close(reader)
+    # Should the keeper wait for it, and nothing else go on, this ends it.
+    late = threading.Timer(30, os.close, (writer,))
+    late.start()
+    async with asyncio.timeout(60):
+        while procs.is_alive(*process):  # noqa: ASYNC110 - seen only in /proc
+            await asyncio.sleep(0.01)
+    waiting = asyncio.create_task(ended(keeper, process))
+    await start("true")
+    await asyncio.sleep(0)
+    assert not waiting.done()
+    assert late.is_alive()
+
+    late.cancel()
+    os.close(writer)
+
+    assert (await waiting).status == 9
 
 
 async def test_process_that_never_was(keeper: KeeperPort) -> None:

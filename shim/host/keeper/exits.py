@@ -101,16 +101,16 @@ def reap_one() -> tuple[Key, End] | None:
         return None
     # While it is not reaped its number cannot be reused, and /proc still tells when it started.
     start = procstat.start_time(found.si_pid) or 0
-    return Key(found.si_pid, start), reap(found.si_pid)
+    return Key(found.si_pid, start), reap(found.si_pid) or unseen()
 
 
-def reap(pid: int) -> End:
-    """Reap a child that has ended."""
+def reap(pid: int) -> End | None:
+    """Reap a child that has ended; None while other threads of it go on than its first one."""
     try:
-        _, code = os.waitpid(pid, 0)
+        ended, code = os.waitpid(pid, os.WNOHANG)
     except ChildProcessError:  # another waiter has
         return unseen()
-    return End(shell_status(code), time.time())
+    return End(shell_status(code), time.time()) if ended else None
 
 
 def _reaped_code(pidfd: int) -> int | None:

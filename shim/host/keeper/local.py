@@ -108,8 +108,10 @@ class LocalKeeper:
             if self._others(pid):
                 continue
             found = procstat.read(pid)
-            if found is not None and found.dead:
-                self._ended(Key(pid, found.start), exits.reap(pid))
+            if found is None or not found.dead:
+                continue
+            if (end := exits.reap(pid)) is not None:
+                self._ended(Key(pid, found.start), end)
 
     def _ended(self, key: Key, end: End) -> None:
         self._exits.record(key, end)
