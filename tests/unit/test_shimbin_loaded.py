@@ -7,13 +7,16 @@ import os
 import shutil
 import signal
 import socket
+import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from shim.entry.shimbin import places
+from shim.entry.shimbin import loaded as loaded_files
+from shim.entry.shimbin import nursery_client, places
 from shim.entry.shimbin.loaded import Loaded
 from shim.host.keeper.spawn import Program, spawn
 
@@ -25,6 +28,7 @@ def test_a_change_of_a_loaded_file_is_seen(tmp_path: Path, monkeypatch: pytest.M
     file = tmp_path / "a_module_of_the_test.py"
     file.write_text("x = 1\n")
     monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(loaded_files, "_began_ns", time.time_ns)
     before = Loaded()
     __import__(file.stem)
     loaded = Loaded()
@@ -39,6 +43,54 @@ def test_a_change_of_a_loaded_file_is_seen(tmp_path: Path, monkeypatch: pytest.M
     file.unlink()
     assert loaded.changed
     del sys.modules[file.stem]
+
+
+def test_a_file_that_changed_while_it_was_loaded_is_not_trusted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An upgrade that ran while a nursery started may have given it half of the old code."""
+    file = tmp_path / "a_module_that_is_upgraded.py"
+    file.write_text("x = 1\n")
+    os.utime(file, (0, 0))  # as an installer that keeps the times of the package
+    monkeypatch.syspath_prepend(tmp_path)
+    __import__(file.stem)
+    try:
+        assert Loaded().changed, "it was written since this process was started"
+        with monkeypatch.context() as later:
+            later.setattr(loaded_files, "_began_ns", time.time_ns)
+            assert not Loaded().changed
+        # A clock that was put back: a restart would help nothing.
+        past = file.stat().st_ctime_ns - 10**9
+        monkeypatch.setattr(time, "time_ns", lambda: past)
+        assert not Loaded().changed
+    finally:
+        del sys.modules[file.stem]
+
+
+def test_a_process_begins_before_it_loads_its_code() -> None:
+    """The start of a process is known to some hundredths of a second."""
+    script = (
+        "import time; now = time.time_ns(); from shim.entry.shimbin import loaded; "
+        "print(loaded._began_ns() <= time.time_ns(), loaded._began_ns() > now - 60 * 10**9)"
+    )
+    said = subprocess.run(
+        [sys.executable, "-c", script], stdout=subprocess.PIPE, check=True, timeout=60
+    )
+    assert said.stdout == b"True True\n"
+
+
+def test_a_start_asks_again_while_nurseries_go(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An upgrade changes files more than once, and each change may end another nursery."""
+    answers = [b"", b"", b"", b"17", b"18"]
+    monkeypatch.setattr(nursery_client, "_ask", lambda *_: answers.pop(0))
+    assert nursery_client.ask([], "/a/socket", 0) == 17
+
+    answers[:] = [b"no shim: a reason"]
+    with pytest.raises(OSError, match="no shim: a reason"):
+        nursery_client.ask([], "/a/socket", 0)
+    answers[:] = [b""] * 5
+    with pytest.raises(OSError, match="no answer"):
+        nursery_client.ask([], "/a/socket", 0)
 
 
 def test_each_installation_has_a_nursery_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,7 +8,10 @@ from __future__ import annotations
 
 import os
 import sys
+import time
 from typing import NamedTuple
+
+from shim.host import procstat
 
 _STDLIB = os.path.dirname(os.__file__) + os.sep  # noqa: PTH120 - compared as text
 _PACKAGES = f"{os.sep}site-packages{os.sep}"
@@ -32,12 +35,26 @@ def _is_ours(path: str) -> bool:
     return not path.startswith(_STDLIB) or _PACKAGES in path
 
 
+def _began_ns() -> int:
+    """Tell when this process was started, which is before it has loaded anything of ours."""
+    # One more, for the kernel counts whole ticks; the interpreter alone takes longer to start.
+    ticks = (procstat.start_time(os.getpid()) or 0) + 1
+    started_s = ticks / os.sysconf("SC_CLK_TCK")
+    age_s = time.clock_gettime(time.CLOCK_BOOTTIME) - started_s
+    return time.time_ns() - int(age_s * 1e9)
+
+
 class Loaded:
-    """The files of the modules that are loaded, as they were when they were looked at first."""
+    """The files of the modules that are loaded, as they were when they were looked at first.
+
+    One that was changed since this process was started may have been loaded before that, and
+    counts as changed.
+    """
 
     def __init__(self) -> None:
         """Look at those of now."""
         self._files: dict[str, _File | None] = {}
+        self._began_ns = _began_ns()
         self.look()
 
     def look(self) -> None:
@@ -45,7 +62,18 @@ class Loaded:
         found = (vars(module).get("__file__") for module in list(sys.modules.values()))
         for path in found:
             if isinstance(path, str) and path not in self._files and _is_ours(path):
-                self._files[path] = _file(path)
+                self._files[path] = None if self._is_newer(path) else _file(path)
+
+    def _is_newer(self, path: str) -> bool:
+        """Whether a file was changed in this process's time; one of the future says nothing.
+
+        By the change time, which no installer can set: the other one may be that of the package.
+        """
+        try:
+            changed_ns = os.stat(path).st_ctime_ns  # noqa: PTH116 - as above
+        except OSError:
+            return False
+        return self._began_ns <= changed_ns <= time.time_ns()
 
     def __len__(self) -> int:
         """Count the files."""

@@ -14,6 +14,7 @@ from struct import pack
 from shim.entry.shimbin import places
 
 _ANSWER_S = 20.0
+_TRIES = 5
 _LIMIT = 4096
 
 
@@ -24,8 +25,10 @@ def ask(words: list[str], socket_path: str, listener: int) -> int:
         OSError: the nursery cannot be reached or started, or refused.
     """
     data = request(words, socket_path)
-    # A second time, because the nursery may go for want of work just when we come.
-    answer = _ask(data, listener) or _ask(data, listener)
+    # Again, because the nursery may go just when we come: for want of work, or since its code has
+    # changed, which an upgrade does more than once.
+    answers = (_ask(data, listener) for _ in range(_TRIES))
+    answer = next(filter(None, answers), b"")
     if not answer.isdigit():
         raise OSError(answer.decode("utf-8", "replace") or "the nursery gave no answer")
     return int(answer)
