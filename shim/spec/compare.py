@@ -177,7 +177,7 @@ def _args(args: tuple[str, ...]) -> list[str]:
 def _capabilities(process: dict[str, Any]) -> dict[str, Any]:
     sets = _object(process, "capabilities")
     found: dict[str, Any] = {
-        f"process.capabilities.{name}": sorted(map(str, sets.get(name) or ()))
+        f"process.capabilities.{name}": sorted(map(str, _list(sets, name)))
         for name in _CAPABILITY_SETS
     }
     # None at all is another thing than five empty sets.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -60,6 +61,34 @@ def test_the_settings_that_start_used(
     delete.run(command_line.parse(argv))
 
     assert folder.exists() is stays
+
+
+def test_runsc_gets_little_of_the_environment(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of containerd's environment, which may hold secrets, it gets what programs need."""
+    runsc, seen, bundle = tmp_path / "runsc", tmp_path / "seen", tmp_path / "bundle"
+    runsc.write_text(f"#!/bin/sh\n(env; umask) >> {seen}\n")
+    runsc.chmod(0o755)
+    config = tmp_path / "config.toml"
+    config.write_text(f'[paths]\nstate = "{tmp_path}/state"\n[runsc]\nbinary = "{runsc}"\n')
+    monkeypatch.setenv("CRYO_CONFIG", str(config))
+    monkeypatch.setenv("A_TOKEN", "secret")
+    bundle.mkdir()
+    monkeypatch.chdir(bundle)
+    folder = Path(places.of_containerd(f"{tmp_path}/state", "/a")) / "tasks/n/one"
+    folder.mkdir(parents=True)
+    (folder / "task.json").write_text(json.dumps({"pid": 0, "owner": "shim"}), "utf-8")
+    argv = ["-namespace", "n", "-id", "one", "-address", "/a", "-bundle", str(bundle), "delete"]
+    before = os.umask(0o077)
+    try:
+        delete.run(command_line.parse(argv))
+    finally:
+        os.umask(before)
+
+    assert "PATH=" in seen.read_text()
+    assert seen.read_text().endswith("0022\n")
+    assert "secret" not in seen.read_text()
 
 
 def test_no_task_is_not_all_tasks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

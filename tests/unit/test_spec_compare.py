@@ -194,6 +194,19 @@ def test_a_seccomp_filter_that_runsc_drops_is_not_compared() -> None:
     assert differences(saved, given) == ()
 
 
+@pytest.mark.parametrize("odd", (5, "CAP_KILL", {"a": 1}, None))
+def test_capabilities_that_are_no_list_are_a_difference_or_nothing(odd: Any) -> None:
+    """What is no list of names has no names; runsc refuses such a spec in its own words."""
+
+    def edit(data: dict[str, Any]) -> None:
+        data["process"]["capabilities"]["effective"] = odd
+
+    [found] = differences(spec(), spec(edit))
+
+    assert found.field == "process.capabilities.effective"
+    assert found.detail == "lacks CAP_KILL"
+
+
 def test_all_differences_are_named_at_once() -> None:
     """One error has every field, how it differs, and the remedy that its caller chose."""
 

@@ -536,6 +536,18 @@ def test_a_closed_pipe_is_no_traceback(sidecar: Sidecar, spawn: Spawn, task: Fak
     assert cryo.returncode == 1
 
 
+def test_a_name_that_the_locale_cannot_write_is_escaped(sidecar: Sidecar, spawn: Spawn) -> None:
+    """A name in another script is no traceback where the output has a small character set."""
+    for encoding, shown in (("latin-1", b"gr\xf6\xdfe-\\u753b"), ("utf-8", "größe-画".encode())):
+        environment = {**os.environ, "PYTHONIOENCODING": encoding}
+        cryo = spawn("checkpoints", "verify", "/größe-画", env=environment)
+        out, err = cryo.communicate(timeout=120)
+
+        assert out.startswith(b"/" + shown + b": good")
+        assert b"Traceback" not in err
+        assert cryo.returncode == 0
+
+
 @pytest.mark.parametrize("argv", (("--help",), ("version",), ("tasks", "--help"), ("-v",)), ids=str)
 def test_starting_loads_no_grpc(argv: tuple[str, ...]) -> None:
     """Help and version come without gRPC, protobuf or asyncio, and so at once."""

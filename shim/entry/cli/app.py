@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import sys
 from typing import NoReturn
 
@@ -70,6 +71,9 @@ for _command in (*run.COMMANDS, *host.COMMANDS, selftest.command):
 
 def main(argv: list[str] | None = None) -> NoReturn:
     """Run `cryo` and exit; errors are one line on stderr and a code of `exits`."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        # A name that the locale has no characters for is shown escaped, as stderr does.
+        sys.stdout.reconfigure(errors="backslashreplace")
     try:
         status = cryo.main(argv, prog_name="cryo", standalone_mode=False)
     except CryoError as error:

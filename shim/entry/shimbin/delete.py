@@ -25,6 +25,7 @@ from shim.entry.shimbin import places
 from shim.entry.shimbin.flags import Flags
 from shim.errors import CryoError
 from shim.host import exact, files, mounts
+from shim.host.environment import CHILD_UMASK, environment
 from shim.runsc import statefile
 from shim.runsc.argv import Global, delete, runsc_id
 
@@ -115,6 +116,8 @@ def _remove(record: dict[str, Any], folder: Path, flags: Flags) -> None:
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
             timeout=_RUNSC_S,
+            env=environment(),
+            umask=CHILD_UMASK,
             check=False,
         )
     with contextlib.suppress(CryoError):
