@@ -347,6 +347,8 @@ class Runsc:
         try:
             with points.around("runsc.trace"):
                 return await trace.exec_descendants(self._control_socket(task_id), wanted)
+        except trace.NoSession:  # one that is there is not ours to remove
+            raise
         except BaseException:
             await shielded(self._end_trace(task_id), deadline_s=_AGREE_S)
             raise

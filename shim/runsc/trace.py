@@ -29,6 +29,8 @@ _SYSCALLS = 335
 _CONTEXT, _GROUP_ID, _IS_EXEC = 1, 4, 11
 _BUFFER_BYTES = 4 << 20
 _MESSAGE_BYTES = 64 << 10
+# Events that are read before the event loop gets its turn.
+_AT_ONCE = 64
 _EVENTS_S = 0.25
 _RESUME_S = 30.0
 _SO_SNDBUFFORCE = 32  # asm-generic/socket.h
@@ -79,6 +81,10 @@ def _varint(data: bytes, at: int) -> tuple[int, int]:
             return value, at
 
 
+class NoSession(Unavailable):
+    """The sentry made no trace session: it has none, or another client has one already."""
+
+
 class _Events:
     """The receiving end of a trace session."""
 
@@ -95,13 +101,15 @@ class _Events:
         asyncio.get_running_loop().add_reader(self._own, self._read)
 
     def _read(self) -> None:
+        """Read a few events: a busy container sends them as fast as they are read."""
         with contextlib.suppress(BlockingIOError, ConnectionError):
-            while message := self._own.recv(_MESSAGE_BYTES):
+            for _ in range(_AT_ONCE):
+                message = self._own.recv(_MESSAGE_BYTES)
                 if event := parse(message):
                     self.found[event[0]] = event[1]
-                    if self._wanted <= self.found.keys():
-                        self._complete.set()
-                        return
+                if not message or self._wanted <= self.found.keys():
+                    self._complete.set()
+                    return
 
     async def complete(self) -> None:
         """Wait until every wanted process has made a call, or for as long as that may take."""
@@ -123,7 +131,8 @@ async def exec_descendants(path: Path, wanted: Collection[int]) -> dict[int, boo
     The caller sees to it that the sandbox is not left paused when it fails.
 
     Raises:
-        Unavailable: the sentry has no such trace, or another client uses it at the moment.
+        NoSession: the sentry has no such trace, or another client uses it at the moment.
+        Unavailable: it does not answer.
     """
     events = _Events(wanted)
     try:
@@ -146,7 +155,10 @@ async def _create(path: Path, far: socket.socket) -> None:
     ]
     config = {"name": _SESSION, "points": points, "sinks": [{"name": "remote"}]}
     argument = {"Config": config, "Force": False}
-    await urpc.call(path, "containerManager.CreateTraceSession", argument, fds=[far.fileno()])
+    try:
+        await urpc.call(path, "containerManager.CreateTraceSession", argument, fds=[far.fileno()])
+    except urpc.CallFailed as error:
+        raise NoSession(error.message) from error
 
 
 async def end(path: Path) -> None:

@@ -27,6 +27,10 @@ _REST_OF_STRING = re.compile(rb'(?:[^"\\]++|\\.)*+', re.DOTALL)
 _REST_OF_PLAIN = re.compile(rb'[^"{}\[\]]*+')
 
 
+class CallFailed(Unavailable):
+    """The sentry has answered that it did not do what it was asked for."""
+
+
 async def call(
     path: Path,
     method: str,
@@ -38,7 +42,8 @@ async def call(
     """Call a method of the sentry and return its result; it gets copies of the descriptors `fds`.
 
     Raises:
-        Unavailable: no socket, no answer in time, an error, or an answer of another form.
+        CallFailed: the answer is an error.
+        Unavailable: no socket, no answer in time, or an answer of another form.
     """
     try:
         async with asyncio.timeout(timeout_s):
@@ -78,10 +83,14 @@ async def _exchange(path: Path, request: dict[str, object], fds: Sequence[int]) 
         answer = await _document(reader)
     finally:
         writer.close()
-    if not isinstance(answer, dict) or answer.get("success") is not True:
-        message = f"it answered {str(answer)[:200]}"
-        raise ValueError(message)
-    return answer.get("result")
+    success = answer.get("success") if isinstance(answer, dict) else None
+    if success is True:
+        return answer.get("result")
+    said = f"it answered {str(answer)[:200]}"
+    if success is False:
+        message = f"the sentry does not answer {request['method']}: {said}"
+        raise CallFailed(message)
+    raise ValueError(said)
 
 
 async def _connect(path: Path) -> socket.socket:

@@ -25,6 +25,7 @@ from shim.errors import (
 from shim.host import procs
 from shim.model import Stats
 from shim.runsc import client as client_module
+from shim.runsc import trace
 from shim.runsc.argv import CheckpointArgs, CreateArgs, ExecArgs, RestoreArgs
 from shim.runsc.client import GuestProcess, Runsc, Streams, last_error, parse_ps, parse_stats
 from shim.simgpu.waiting import wait_until
@@ -672,3 +673,32 @@ def test_only_the_end_of_a_long_log_is_read(tmp_path: Path) -> None:
 
     assert last_error(log) == "the end"
     assert last_error(tmp_path / "none") == ""
+
+
+@pytest.mark.parametrize(
+    ("error", "ends"),
+    ((trace.NoSession("somebody else's"), False), (Unavailable("no answer"), True)),
+    ids=("somebody else's", "perhaps ours"),
+)
+async def test_whose_trace_session_is_removed(
+    script: Script, monkeypatch: pytest.MonkeyPatch, error: CryoError, ends: bool
+) -> None:
+    """One that was there before, such as a security monitor's, is left alone."""
+    runsc = client(script)
+    known(runsc, "a")
+    script.prints("state", out=json.dumps({"id": "a+", "status": "stopped"}))
+    ended: list[Path] = []
+
+    async def fail(*_: object) -> dict[int, bool]:
+        raise error
+
+    async def end(path: Path) -> None:
+        ended.append(path)
+
+    monkeypatch.setattr(trace, "exec_descendants", fail)
+    monkeypatch.setattr(trace, "end", end)
+
+    with pytest.raises(type(error)):
+        await runsc.exec_descendants("a", [1])
+
+    assert bool(ended) is ends

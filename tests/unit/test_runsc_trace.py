@@ -76,6 +76,18 @@ class Sentry:
         peer.sendall(json.dumps({"success": True, "result": None}).encode())
 
 
+class Flood:
+    """A socket with an event at each read, up to more than anybody may read at once."""
+
+    most = 100_000
+    sent = 0
+
+    def recv(self, _size: int) -> bytes:
+        """Give another event."""
+        self.sent += 1
+        return event(1, execs=False) if self.sent < self.most else b""
+
+
 @pytest.fixture
 async def sentry(tmp_path: Path) -> AsyncIterator[tuple[Sentry, Path]]:
     """Run an imitation for as long as the test."""
@@ -110,10 +122,28 @@ async def test_somebody_elses_session_stays(sentry: tuple[Sentry, Path]) -> None
     made, path = sentry
     made.refuses = "CreateTraceSession"
 
-    with pytest.raises(Unavailable):
+    with pytest.raises(trace.NoSession):
         await trace.exec_descendants(path, [1])
 
     assert made.calls == ["CreateTraceSession"]
+
+
+async def test_a_container_that_makes_calls_all_the_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its events do not hold the event loop, however fast they come."""
+    events = trace._Events([7])
+    try:
+        loop = asyncio.get_running_loop()
+        loop.remove_reader(events._own)
+        flood = Flood()
+        monkeypatch.setattr(events, "_own", flood)
+        events._read()
+        monkeypatch.undo()
+        loop.add_reader(events._own, events._read)
+    finally:
+        events.close()
+
+    assert 0 < flood.sent < flood.most
+    assert events.found == {1: False}
 
 
 async def test_the_session_goes_when_the_pause_fails(sentry: tuple[Sentry, Path]) -> None:
