@@ -474,7 +474,11 @@ class Checkpoint:
 
         naming = file_call(name, doing=f"name the image {final}")
         await self._transaction.commit(naming, made=_complete(final))
-        await file_call(lambda: self._remember(staging, final, manifest), doing=f"read {final}")
+        try:
+            await file_call(lambda: self._remember(staging, final, manifest), doing=f"read {final}")
+        except (CryoError, OSError) as error:
+            # Without it a restore reads the image again, and that is all.
+            self._transaction.warn(f"the image could not be noted in paths.verified: {error}")
 
     def _remember(self, staging: Staging, final: Path, manifest: Manifest) -> None:
         staging.close()

@@ -1048,3 +1048,22 @@ async def test_a_tool_that_hangs_in_runscs_own_engine(make: Make) -> None:
 def test_the_device_of_the_fake_is_a_real_name() -> None:
     """Detection looks for names that begin so."""
     assert DEVICE.startswith("/dev/nvidia")
+
+
+async def test_a_ledger_that_fails_after_the_commit(
+    make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The image is complete, and the task is stopped as was asked: it is a warning, no more."""
+    scene = make()
+
+    def fail(*_: object) -> bool:
+        message = "read the image: Input/output error"
+        raise CryoError(message)
+
+    monkeypatch.setattr(Ledger, "remember_image", fail)
+
+    result = await scene.checkpoint(engine=EngineName.PHASED, exit=True)
+
+    assert scene.events[-1] == "stop"
+    assert scene.on_disk() is None
+    assert any("could not be noted" in text for text in result.warnings)
