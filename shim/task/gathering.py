@@ -48,7 +48,7 @@ class Gathering:
         self._own = own
         self._capabilities = capabilities
         self._supervisor = supervisor
-        self._revival = Revival(own, config, options, _silent)
+        self._revival = Revival(own, config, options, self._hear)
         self._over = over
         self._tasks: list[Task] = []
         self._lock = asyncio.Lock()
@@ -106,14 +106,18 @@ class Gathering:
 
     async def stop(self, cause: CryoError | None = None) -> bool:
         """End what waits for containers; whether there was anything to end."""
-        cause = cause or Cancelled("the restore was stopped")
         if self._lock.locked():
             return False
+        return await self._stop(cause or Cancelled("the restore was stopped"))
+
+    async def _stop(self, cause: CryoError) -> bool:
         async with self._lock:
             if self._revival.over:
                 return False
-            await self._revival.give_up(cause)
-            await self._close()
+            try:
+                await self._revival.give_up(cause)
+            finally:  # also when something could not be removed, or the caller has left
+                await self._close()
         return True
 
     def let_go(self) -> None:
@@ -122,10 +126,10 @@ class Gathering:
             self._alarm.cancel()
 
     async def _expire(self) -> None:
-        """End what has waited too long."""
+        """End what has waited too long; a Start that is under way may still complete it."""
         await asyncio.sleep(self._revival.timeout_s)
         late = self._revival.late()
-        if await self.stop(late):
+        if await self._stop(late):
             _log.error("task %s: %s", self._own.ref, late)
             self._own.warn(str(late))
 
@@ -140,6 +144,7 @@ class Gathering:
         for task in self._tasks:
             await task.drop_unpacked()
 
-
-def _silent(_progress: Progress) -> None:
-    """Tell nobody."""
+    def _hear(self, progress: Progress) -> None:
+        """Keep the warnings: no caller of a Start hears of progress."""
+        if progress.warning:
+            self._own.notice(progress.message)

@@ -654,6 +654,8 @@ class Task:
     async def start_exec(self, exec_id: str) -> int:
         """Run an added process; return its number in the container."""
         require(self.ref.id, self.state, TaskState.RUNNING, verb="exec in")
+        if not self.record.exec_ran:
+            self._note_kindly(exec_ran=True)  # before: our end may come in the middle of it
         try:
             return await self.execs.start(exec_id)
         finally:
@@ -780,6 +782,13 @@ class Task:
     def warn(self, text: str) -> None:
         """Say in the record what its users should know, until something goes well."""
         self._note_kindly(warning=text)
+
+    def notice(self, text: str) -> None:
+        """Publish a warning that holds for as long as the task runs."""
+        if text not in self.record.notices:
+            _log.warning("task %s: %s", self.ref, text)
+            self._context.tell("/cryo/warning", self.ref, text=text)
+            self._note_kindly(notices=(*self.record.notices, text))
 
     def leave_behind(self, warning: str) -> None:
         """Stay as a task that can be killed and deleted, after a making that could not be undone.

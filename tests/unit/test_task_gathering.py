@@ -1,0 +1,103 @@
+"""A restore by one Start for each container: how it ends when no more Starts come."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from shim.errors import CryoError, CudaError
+from shim.host.supervisor import Supervisor
+from shim.model import Phase, Progress
+from shim.state import TaskState
+from shim.task.gathering import Gathering
+from shim.task.revive import Revival
+from shim.task.task import Task
+from tests.unit.fakes_runsc import capabilities
+from tests.unit.fakes_tasks import Owner, owning
+
+WAIT_S = 60
+
+
+class Waiting:
+    """A restore whose sandbox is there, and which waits for another container."""
+
+    def __init__(self, owner: Owner) -> None:
+        self.owner = owner
+        self.task: Task = owner.tasks._task(owner.ref())
+        self.over = 0
+        self.made = Gathering(self.task, owner.config, capabilities(), Supervisor(), self._over)
+        self.made._tasks.append(self.task)
+        self.task.move(TaskState.RESTORING)
+
+    def _over(self) -> None:
+        self.over += 1
+
+
+@pytest.fixture
+async def waiting(tmp_path: Path) -> AsyncIterator[Waiting]:
+    """Give one."""
+    async with owning(tmp_path) as owner:
+        await owner.tasks.create(owner.request())
+        yield Waiting(owner)
+
+
+@pytest.mark.parametrize("error", (CudaError("not removed"), asyncio.CancelledError()))
+async def test_a_stop_that_fails_ends_it_all_the_same(
+    waiting: Waiting, monkeypatch: pytest.MonkeyPatch, error: BaseException
+) -> None:
+    """No task stays in the restore, also when it is not removed or the caller has left."""
+
+    async def fail(*_: object) -> None:
+        raise error
+
+    monkeypatch.setattr(Revival, "give_up", fail)
+
+    with pytest.raises(type(error)):
+        await waiting.made.stop()
+
+    assert waiting.over == 1
+    assert waiting.task.state is TaskState.CREATED
+    await waiting.owner.tasks.delete(waiting.owner.ref())
+
+
+async def test_the_time_ends_while_a_start_is_under_way(
+    waiting: Waiting, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where that Start does not complete it, it is ended then."""
+    asked, given_up = asyncio.Event(), asyncio.Event()
+    late = Revival.late
+
+    def hear(revival: Revival) -> Any:
+        asked.set()
+        return late(revival)
+
+    async def give_up(_revival: Revival, _cause: CryoError) -> None:
+        given_up.set()
+
+    monkeypatch.setattr(Revival, "timeout_s", 0.0)
+    monkeypatch.setattr(Revival, "late", hear)
+    monkeypatch.setattr(Revival, "give_up", give_up)
+
+    async with waiting.made._lock:
+        alarm = asyncio.ensure_future(waiting.made._expire())
+        await asyncio.wait_for(asked.wait(), WAIT_S)
+        await asyncio.sleep(0)
+        assert not given_up.is_set()
+    await asyncio.wait_for(alarm, WAIT_S)
+
+    assert given_up.is_set()
+    assert waiting.over == 1
+
+
+async def test_warnings_of_a_start_stay_with_the_task(waiting: Waiting) -> None:
+    """Its caller hears of no progress, so the task and the events tell them."""
+    waiting.made._hear(Progress(phase=Phase.VERIFY, message="it has no network", warning=True))
+    waiting.made._hear(Progress(phase=Phase.VERIFY, message="read", warning=False))
+
+    (view,) = await waiting.owner.tasks.list("ns")
+    assert view.warning == "it has no network"
+    assert waiting.owner.topics[-1] == "/cryo/warning"
