@@ -272,7 +272,18 @@ class Exec:
         if self.state is not TaskState.RUNNING:
             message = f"process {self.record.id} of task {self._ref} is not running"
             raise NotFound(message, remedy="delete it, or start it first")
+        if not self.record.guest_pid:
+            self._kill_runner(signal)
+            return
         await self._runsc.kill(self._ref.id, signal, pid=self.record.guest_pid)
+
+    def _kill_runner(self, signal: int) -> None:
+        """Signal the `runsc exec` of a program whose number an earlier owner did not live to note.
+
+        runsc passes signals on to the program, all but KILL: then that may run on.
+        """
+        _log.warning("%s: its number is not known; signal %d to runsc", self.process.name, signal)
+        procs.kill(self.record.runner_pid, self.record.runner_start, signal)
 
     async def delete(self) -> None:
         """Remove what belongs to it.

@@ -238,6 +238,34 @@ async def starting(owner: Owner, name: str = "e") -> asyncio.Task[int]:
     return work
 
 
+async def test_an_owner_that_ends_while_one_starts(owner: Owner) -> None:
+    """The next one knows that an exec has run, whose processes no restore brings back."""
+    work = await starting(owner)
+    record = records.load(owner.record_folder())
+    work.cancel()
+    await asyncio.wait({work})
+
+    assert record is not None
+    assert record.exec_ran
+
+
+async def test_a_signal_to_one_whose_number_was_not_noted(owner: Owner) -> None:
+    """It is for its `runsc exec`, which passes it on, and never for the container's init."""
+    await added(owner)
+    await owner.tasks.start(owner.ref(), "e")
+    record = records.load(owner.record_folder())
+    assert record is not None
+    left = msgspec.structs.replace(record.execs["e"], guest_pid=0)
+    tasks = await owner.again(killed=True)
+    tasks._task(owner.ref()).exec("e").record = left
+
+    await tasks.kill(owner.ref(), 15, exec_id="e")
+
+    assert (await asyncio.wait_for(tasks.wait(owner.ref(), "e"), 60)).status == 143
+    assert "kill" not in owner.commands
+    assert (await tasks.state(owner.ref())).state is TaskState.RUNNING
+
+
 async def test_one_that_is_being_started_is_not_deleted(owner: Owner) -> None:
     """Or its program would run on, known to nobody."""
     work = await starting(owner)
