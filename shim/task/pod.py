@@ -134,6 +134,9 @@ class Pod:
             for task in tasks[1:]:
                 held = task.holding(*allowed, verb=verb, quiesce=quiesce)
                 await stack.enter_async_context(held)
+            # One may have exited while the others were waited for.
+            for task in tasks:
+                require(task.ref.id, task.state, *allowed, verb=verb)
             yield tasks
 
 

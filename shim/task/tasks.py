@@ -421,11 +421,12 @@ class Tasks:
         task = self._task(ref)
         if exec_id:
             return await self._transactions.run(task.start_exec(exec_id), "start")
-        return await self._interruptible(task, "start", self._start(task))
+        if task.record.image_path:  # a part of the restore of the whole sandbox
+            return await self._interruptible(task, "start", self._restore_part(task))
+        sandbox = self._sandbox_ref(task)
+        return await self._transactions.run(task.start(), "start", sandbox=sandbox, only=task.ref)
 
-    async def _start(self, task: Task) -> int:
-        if not task.record.image_path:
-            return await task.start()
+    async def _restore_part(self, task: Task) -> int:
         await (await self._gathering(task)).start(task)
         return task.record.pid
 
@@ -480,7 +481,7 @@ class Tasks:
     async def _kill_now(self, task: Task, *, everyone: bool) -> None:
         """Kill a task whatever is under way with it: that is cancelled, and returns an error."""
         task.check_alive()
-        cancelled = self._transactions.interrupt(self._sandbox_ref(task))
+        cancelled = self._transactions.interrupt(task.ref, self._sandbox_ref(task))
         if cancelled:
             await task.kill_interrupted(cancelled)
         elif not await self._end_gathering(task, SIGKILL):

@@ -22,7 +22,12 @@ class _Running:
     work: asyncio.Task[Any]
     sandbox: TaskRef | None
     what: str
+    only: TaskRef | None = None
     killed: bool = False
+
+    def is_of(self, task: TaskRef, sandbox: TaskRef) -> bool:
+        """Whether a KILL of a task interrupts it."""
+        return self.sandbox == sandbox and (self.only is None or task in (self.only, sandbox))
 
 
 class Transactions:
@@ -33,9 +38,16 @@ class Transactions:
         self._running: set[_Running] = set()
 
     async def run(
-        self, work: Coroutine[Any, Any, T], what: str, *, sandbox: TaskRef | None = None
+        self,
+        work: Coroutine[Any, Any, T],
+        what: str,
+        *,
+        sandbox: TaskRef | None = None,
+        only: TaskRef | None = None,
     ) -> T:
         """Run an operation; one that names its sandbox can be interrupted by a KILL of that.
+
+        A KILL of another task of the sandbox interrupts it too, unless `only` names its own.
 
         Work that was cancelled too late, and is done all the same, returns its result.
 
@@ -43,7 +55,7 @@ class Transactions:
             IllegalState: the task was killed meanwhile.
         """
         task = asyncio.create_task(work, name=what)
-        entry = _Running(task, sandbox, what)
+        entry = _Running(task, sandbox, what, only)
         self._running.add(entry)
         task.add_done_callback(lambda _: self._running.discard(entry))
         try:
@@ -55,9 +67,12 @@ class Transactions:
                 return task.result()
             raise _killed(entry) from None
 
-    def interrupt(self, sandbox: TaskRef) -> set[asyncio.Task[Any]]:
-        """Cancel what is under way with a sandbox, once each; return what still rolls back."""
-        found = {entry for entry in self._running if entry.sandbox == sandbox}
+    def interrupt(self, task: TaskRef, sandbox: TaskRef) -> set[asyncio.Task[Any]]:
+        """Cancel what is under way with a task and its sandbox, once each; return what rolls back.
+
+        A sandbox is named by its own task.
+        """
+        found = {entry for entry in self._running if entry.is_of(task, sandbox)}
         for entry in found:
             if not entry.killed:
                 entry.killed = True

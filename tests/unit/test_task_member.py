@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import os
 from collections.abc import AsyncIterator, Mapping, Sequence
@@ -12,7 +13,7 @@ import pytest
 
 from shim.errors import IllegalState
 from shim.host.keeper.client import Spawned
-from shim.model import CheckpointOptions, CreateRequest
+from shim.model import CheckpointOptions, CreateRequest, TaskRef
 from shim.state import TaskState
 from shim.task import member as members
 from tests.unit.fakes_tasks import SPEC, FakeHouse, FakeKeeper, Hung, Owner
@@ -72,16 +73,23 @@ class Pod:
     async def begin(self) -> None:
         """Start both containers; each has a process of its own for its sandbox here."""
         await self.owner.running()
-        bundle = self.owner.folder / "member"
+        await self.another("m")
+        self.pid = self.tasks._task(self.ref).record.pid
+        await self.tasks.start(self.ref)
+
+    async def another(self, name: str) -> TaskRef:
+        """Create one more container of the sandbox."""
+        bundle = self.owner.folder / name
         (bundle / "rootfs").mkdir(parents=True)
         annotations = {
             f"{CRI}.container-type": "container",
-            f"{CRI}.container-name": "m",
+            f"{CRI}.container-name": name,
             f"{CRI}.sandbox-id": "a",
         }
         (bundle / "config.json").write_text(json.dumps(SPEC | {"annotations": annotations}))
-        self.pid = await self.tasks.create(CreateRequest(ref=self.ref, bundle=str(bundle)))
-        await self.tasks.start(self.ref)
+        ref = self.owner.ref(name)
+        await self.tasks.create(CreateRequest(ref=ref, bundle=str(bundle)))
+        return ref
 
     async def status(self) -> int:
         """Wait for the container's exit."""
@@ -186,3 +194,43 @@ async def test_a_kill_during_a_checkpoint_of_its_pod(
     (kill,) = (call for call in pod.owner.script.calls if "kill" in call)
     assert kill[-2:] == ["m+", "9"]
     assert (await pod.tasks.state(sandbox)).state is TaskState.RUNNING
+
+
+async def test_one_exits_while_another_is_waited_for(
+    pod: Pod, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The checkpoint is refused, and no container is left in it."""
+    other = await pod.another("n")
+    await pod.tasks.start(other)
+    first = pod.tasks._task(pod.ref)
+
+    @contextlib.asynccontextmanager
+    async def quiesced() -> AsyncIterator[None]:
+        first.state = TaskState.STOPPED
+        yield
+
+    monkeypatch.setattr(pod.tasks._task(other).execs, "quiesced", quiesced)
+
+    with pytest.raises(IllegalState, match="it is stopped"):
+        await pod.tasks.checkpoint(pod.owner.ref(), CheckpointOptions(), lambda _: None)
+
+    assert (await pod.tasks.state(pod.owner.ref())).state is TaskState.RUNNING
+    assert (await pod.tasks.state(other)).state is TaskState.RUNNING
+
+
+async def test_a_kill_of_one_leaves_the_start_of_another(pod: Pod) -> None:
+    """Only a KILL of the one that starts, or of the sandbox itself, ends that."""
+    other = await pod.another("n")
+    pod.owner.script.on("kill", "exit 0")
+    pod.keeper.gate = asyncio.Event()
+    pod.keeper.making.clear()
+    work = asyncio.ensure_future(pod.tasks.start(other))
+    await asyncio.wait_for(pod.keeper.making.wait(), WAIT_S)
+
+    await pod.tasks.kill(pod.ref, 9)
+    assert not any(one.killed for one in pod.tasks._transactions._running)
+    assert not work.done()
+
+    await pod.tasks.kill(pod.owner.ref(), 9)
+    with pytest.raises(IllegalState, match="was killed during the start"):
+        await asyncio.wait_for(work, WAIT_S)
