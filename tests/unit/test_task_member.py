@@ -180,6 +180,7 @@ async def test_a_kill_during_a_checkpoint_of_its_pod(
 ) -> None:
     """KILL of one container cancels the checkpoint of all, and the error of that says so."""
     hung = Hung()
+    pod.owner.script.on("kill", "exit 0")  # the usual one ends the sandbox of `a`
     monkeypatch.setattr("shim.task.pod.Checkpoint.run", hung.run)
     sandbox = pod.owner.ref()
     work = asyncio.ensure_future(
