@@ -115,3 +115,5 @@ def test_a_mount_does_not_keep_the_rest(tmp_path: Path) -> None:
 def test_a_missing_tree_is_no_error(tmp_path: Path) -> None:
     """What is gone already is gone."""
     removal.remove_tree(tmp_path / "no" / "such")
+
+    assert list(tmp_path.iterdir()) == []

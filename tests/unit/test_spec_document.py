@@ -210,4 +210,15 @@ def test_a_nul_is_refused_wherever_it_stands(tmp_path: Path, text: str) -> None:
 
 def test_the_letters_of_an_escape_are_no_nul(tmp_path: Path) -> None:
     """A backslash and the letters u0000 are text as any other."""
-    document.parse(minimal(process={"args": ["\\u0000"]}), tmp_path)
+    spec = document.parse(minimal(process={"args": ["\\u0000"]}), tmp_path)
+
+    assert spec.data["process"]["args"] == ["\\u0000"]
+
+
+@pytest.mark.parametrize("depth", (990, 100_000))
+def test_a_deep_file_is_refused(tmp_path: Path, depth: int) -> None:
+    """A config.json that is nested deeply is refused by name, before it meets a recursion limit."""
+    (tmp_path / "config.json").write_text('{"x": ' + "[" * depth + "]" * depth + "}", "ascii")
+
+    with pytest.raises(InvalidBundle, match=r"config\.json.*nested too deep"):
+        document.load(tmp_path)
