@@ -3,15 +3,40 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import select
 import signal
 import socket
 import sys
+from collections.abc import Callable, Coroutine, Iterator
 from pathlib import Path
+from typing import Any
 
 from shim.host.keeper import starter
 from shim.host.keeper.port import Exited, KeeperPort, Spawned
+
+Start = Callable[..., Coroutine[Any, Any, Spawned]]
+
+
+@contextlib.contextmanager
+def dev_null() -> Iterator[int]:
+    """Give a descriptor of /dev/null."""
+    fd = os.open("/dev/null", os.O_RDWR)
+    try:
+        yield fd
+    finally:
+        os.close(fd)
+
+
+def starting(keeper: KeeperPort, null: int) -> Start:
+    """Give a start of a program with null streams, but for those that are named."""
+
+    async def run(*argv: str, **more: Any) -> Spawned:
+        streams = {"stdin": null, "stdout": null, "stderr": null, **more}
+        return await keeper.spawn(argv, **streams)
+
+    return run
 
 
 def names(path: Path | str) -> list[str]:

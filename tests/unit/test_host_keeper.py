@@ -10,9 +10,8 @@ import socket
 import stat
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -21,14 +20,15 @@ from shim.host import procs
 from shim.host.keeper import exits, starter, wire
 from shim.host.keeper.client import Keeper, Spawned
 from tests.unit.helpers_keeper import (
+    Start,
     assert_as_known_as_can_be,
     children,
+    dev_null,
     end_keeper,
     ended,
     names,
+    starting,
 )
-
-Start = Callable[..., Coroutine[Any, Any, Spawned]]
 
 
 @pytest.fixture
@@ -55,22 +55,14 @@ async def keeper(state_dir: Path) -> AsyncIterator[Keeper]:
 @pytest.fixture
 def null() -> Iterator[int]:
     """Give /dev/null."""
-    fd = os.open("/dev/null", os.O_RDWR)
-    try:
+    with dev_null() as fd:
         yield fd
-    finally:
-        os.close(fd)
 
 
 @pytest.fixture
 def start(keeper: Keeper, null: int) -> Start:
     """Start a program with null streams."""
-
-    async def run(*argv: str, **more: Any) -> Spawned:
-        streams = {"stdin": null, "stdout": null, "stderr": null, **more}
-        return await keeper.spawn(argv, **streams)
-
-    return run
+    return starting(keeper, null)
 
 
 async def test_cancelled_spawn_leaves_no_process(keeper: Keeper, start: Start) -> None:

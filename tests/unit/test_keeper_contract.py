@@ -11,7 +11,7 @@ import resource
 import signal
 import sys
 import threading
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -24,14 +24,16 @@ from shim.host.keeper.client import Keeper
 from shim.host.keeper.local import LocalKeeper
 from shim.host.keeper.port import Exited, KeeperPort, Spawned
 from tests.unit.helpers_keeper import (
+    Start,
     assert_as_known_as_can_be,
     children,
+    dev_null,
     end_keeper,
     ended,
     names,
+    starting,
 )
 
-Start = Callable[..., Coroutine[Any, Any, Spawned]]
 _PR_SET_CHILD_SUBREAPER = 36
 
 
@@ -81,22 +83,14 @@ def parent(keeper: KeeperPort) -> int:
 @pytest.fixture
 def null() -> Iterator[int]:
     """Give /dev/null."""
-    fd = os.open("/dev/null", os.O_RDWR)
-    try:
+    with dev_null() as fd:
         yield fd
-    finally:
-        os.close(fd)
 
 
 @pytest.fixture
 def start(keeper: KeeperPort, null: int) -> Start:
     """Start a program with null streams."""
-
-    async def run(*argv: str, **more: Any) -> Spawned:
-        streams = {"stdin": null, "stdout": null, "stderr": null, **more}
-        return await keeper.spawn(argv, **streams)
-
-    return run
+    return starting(keeper, null)
 
 
 @pytest.mark.parametrize(
