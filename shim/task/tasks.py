@@ -508,6 +508,11 @@ class Tasks:
         return await self._transactions.run(self._delete(task), "delete")
 
     async def _delete(self, task: Task) -> ProcessView:
+        gathering = self._gatherings.get(self._sandbox_ref(task))
+        if gathering is not None and task.state is TaskState.STOPPED:
+            # Its sandbox has exited. What is undone later would be undone to the next of its name.
+            with contextlib.suppress(CryoError):  # the task's own removal tells what is left
+                await gathering.stop()
         last = await task.delete()
         self._tasks.pop(task.ref, None)
         return last

@@ -11,7 +11,7 @@ import pytest
 
 from shim.errors import CryoError, CudaError
 from shim.host.supervisor import Supervisor
-from shim.model import Phase, Progress
+from shim.model import Phase, Progress, TaskRef
 from shim.state import TaskState
 from shim.task.gathering import Gathering
 from shim.task.revive import Revival
@@ -101,3 +101,24 @@ async def test_warnings_of_a_start_stay_with_the_task(waiting: Waiting) -> None:
     (view,) = await waiting.owner.tasks.list("ns")
     assert view.warning == "it has no network"
     assert waiting.owner.topics[-1] == "/cryo/warning"
+
+
+async def test_a_task_whose_sandbox_has_exited_is_deleted(
+    waiting: Waiting, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its restore is over then, and does nothing to the next task of its name."""
+    tasks, ref = waiting.owner.tasks, waiting.owner.ref()
+    given_up: list[TaskRef] = []
+
+    async def give_up(_revival: Revival, _cause: CryoError) -> None:
+        given_up.append(ref)
+
+    monkeypatch.setattr(Revival, "give_up", give_up)
+    tasks._gatherings[ref] = waiting.made
+    waiting.owner.kill_sandbox(waiting.task.record.pid)
+    await asyncio.wait_for(tasks.wait(ref), WAIT_S)
+
+    await tasks.delete(ref)
+
+    assert given_up == [ref]
+    assert waiting.over == 1
