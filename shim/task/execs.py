@@ -290,12 +290,15 @@ class Exec:
 
         Raises:
             IllegalState: it is running, or being started.
+            DeadlineExceeded: its Start has failed, and its `runsc exec` does not exit.
         """
         if self.state is TaskState.RUNNING:
             message = f"process {self.record.id} of task {self._ref} is running"
             raise IllegalState(message, remedy="kill it first")
         if self._abandoned:
-            await self.process.exit.get()
+            runner = Born(pid=self.record.runner_pid, start=self.record.runner_start)
+            # As long as what ends it may take: two commands of runsc, and the exit between them.
+            await self.process.killed(runner, 3 * self._context.config.timeouts.command)
         elif self.is_starting and self.process.ended.value is None:
             message = f"process {self.record.id} of task {self._ref} is being started"
             raise IllegalState(message, remedy="wait for its start, or kill it with KILL first")

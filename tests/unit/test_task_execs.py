@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import json
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -309,6 +310,21 @@ async def test_a_start_that_is_given_up_is_deleted_when_it_is_over(owner: Owner)
     assert last.exit is not None
     assert last.exit.status == 137
     assert execs_alive(owner) == 0
+
+
+async def test_a_runsc_exec_that_does_not_exit(owner: Owner) -> None:
+    """A Delete after its Start has failed does not wait for it without end."""
+    await added(owner)
+    await owner.tasks.start(owner.ref(), "e")
+    one = owner.tasks._task(owner.ref()).exec("e")
+    one.state, one._abandoned = TaskState.CREATED, True
+    timeouts = msgspec.structs.replace(owner.config.timeouts, command=0.01)
+    one._context = dataclasses.replace(
+        one._context, config=msgspec.structs.replace(owner.config, timeouts=timeouts)
+    )
+
+    with pytest.raises(DeadlineExceeded, match="has not exited"):
+        await asyncio.wait_for(owner.tasks.delete(owner.ref(), "e"), 60)
 
 
 async def test_two_deletes_at_once(owner: Owner) -> None:
