@@ -293,7 +293,8 @@ class Checkpoint:
         facts = driver.capabilities(self._inventory.driver)
         known = self._journal.entry.cuda_processes()
         fleet = fleet_for([(self._subject, known)], facts, self._transaction.report)
-        self._execs.take_parked(fleet.known, self._journal.entry.execs)
+        entry = self._journal.entry
+        self._execs.take_parked(fleet.known, entry.execs, entry.execs_unclear)
         if known:
             self._steps = Steps(engine=Parked(fleet), processes=fleet)
         if self._engine is EngineName.BUILTIN:

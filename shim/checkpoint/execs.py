@@ -60,14 +60,19 @@ class ExecCheck:
         self._judge(execs, unknown)
         self._judged.update(known)
 
-    def take_parked(self, known: Sequence[CudaProcess], execs: Iterable[int]) -> None:
+    def take_parked(
+        self, known: Sequence[CudaProcess], execs: Iterable[int], unclear: Iterable[int] = ()
+    ) -> None:
         """Judge the processes of a parked task by what was found when it was parked.
 
         Raises:
             Refused: as `look`.
         """
-        chosen = set(execs)
-        self._judge([process for process in known if process.pid in chosen], [])
+        found, unknown = set(execs), set(unclear)
+        self._judge(
+            [process for process in known if process.pid in found],
+            [process for process in known if process.pid in unknown],
+        )
         self._judged.update(known)
 
     def marked(self, process: CudaProcess) -> CudaProcess:
@@ -114,12 +119,21 @@ class ExecCheck:
             self._warn(f"processes that an exec has started end in a restored copy: {names}")
 
 
-async def cuda_execs(subject: Subject, known: Sequence[CudaProcess]) -> tuple[int, ...]:
-    """List the CUDA processes of a running sandbox's own container that descend from an exec."""
+async def cuda_execs(
+    subject: Subject, known: Sequence[CudaProcess]
+) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """List the CUDA processes of a running sandbox's own container that descend from an exec.
+
+    The second list has those of which that is not known.
+    """
     rows = await subject.guest.ps()
     (found,) = await find(subject, [rows], paused=False)
     numbers = await _numbers(subject, rows, found)
-    return tuple(p.pid for p in known if _origin(p.pid, numbers, found))
+    origins = {process.pid: _origin(process.pid, numbers, found) for process in known}
+    return (
+        tuple(pid for pid, execs in origins.items() if execs),
+        tuple(pid for pid, execs in origins.items() if execs is None),
+    )
 
 
 def _origin(pid: int, numbers: dict[int, int] | None, found: Origins) -> bool | None:

@@ -52,7 +52,8 @@ class Entry(Value):
     That of a park stays open, committed, for as long as the task is parked: it names who is frozen,
     and in `gpu_bytes` what they held on each GPU. A checkpoint of a parked task is `from_park`: it
     carries that along, and leaves the task as it was. `execs` are the CUDA processes that descend
-    from an exec, known only while it ran. `tracing` is set while the sentry has a trace session.
+    from an exec, and `execs_unclear` those that may do so, known only while it ran. `tracing` is
+    set while the sentry has a trace session.
     """
 
     operation: Operation
@@ -71,6 +72,7 @@ class Entry(Value):
     outsiders: tuple[int, ...] = ()
     tracing: bool = False
     execs: tuple[int, ...] = ()
+    execs_unclear: tuple[int, ...] = ()
     processes: dict[str, ProcessEntry] = {}
     gpu_bytes: dict[str, int] = {}
 
@@ -153,6 +155,7 @@ class Journal:
             engine=now.engine,
             outsiders=now.outsiders,
             execs=now.execs,
+            execs_unclear=now.execs_unclear,
             processes=now.processes,
             gpu_bytes=now.gpu_bytes,
         )

@@ -127,7 +127,8 @@ class Parking:
         await look(fleet, otherwise=_WITHOUT)
         self._journal.note(engine=EngineName.PHASED, phase=Phase.FREEZE)
         self._journal.processes(fleet.known)
-        self._journal.note(execs=await cuda_execs(self._subject, fleet.known))
+        execs, unclear = await cuda_execs(self._subject, fleet.known)
+        self._journal.note(execs=execs, execs_unclear=unclear)
         if fleet.known:
             await fleet.freeze()
 

@@ -57,7 +57,7 @@ class Saving:
         """
         self._steps = steps
         staging = staged.path
-        self.begun, self.answered = True, False
+        self.begun, self.answered, self.complete = True, False, False
         helpers = Supervisor()
         helpers.start(self._watch(staged, expected_bytes), name="progress of the save")
         if steps is not None:

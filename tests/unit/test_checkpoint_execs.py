@@ -206,11 +206,11 @@ async def test_a_parked_task_is_judged_by_its_park(make: Make) -> None:
     scene = make()
     scene.runsc.origins = {7: True}
     scene.journal.open(Operation.PARK, "")
-    execs = await cuda_execs(scene.subject, [TRAIN])
+    execs, unclear = await cuda_execs(scene.subject, [TRAIN])
     heard: list[str] = []
     check = ExecCheck(scene.subject, ExecProcesses.REFUSE, heard.append, exit=False)
 
-    assert execs == (7,)
+    assert (execs, unclear) == ((7,), ())
     with pytest.raises(Refused):
         check.take_parked([TRAIN], execs)
 
@@ -247,3 +247,17 @@ async def test_it_is_dropped_in_its_own_container(pod: Scene) -> None:
     ]
     assert pod.guest.states == [CudaState.RUNNING]
     assert pod.others["b"].states == [CudaState.RUNNING]
+
+
+async def test_what_a_park_could_not_tell_is_refused_with_exit(make: Make) -> None:
+    """As of a task that runs: the task would be gone when the restore fails."""
+    scene = make()
+    scene.runsc.origins = {}
+    scene.journal.open(Operation.PARK, "")
+
+    execs, unclear = await cuda_execs(scene.subject, [TRAIN])
+    check = ExecCheck(scene.subject, ExecProcesses.REFUSE, print, exit=True)
+
+    assert (execs, unclear) == ((), (7,))
+    with pytest.raises(Refused, match="the task is to end"):
+        check.take_parked([TRAIN], execs, unclear)
