@@ -7,6 +7,7 @@ what is compared, digested or saved in an image has the hooks as the caller wrot
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from shim.model import Value
 # runsc runs these; `startContainer` it passes over, with a warning in its log.
 # Source: runsc/container/container.go and runsc/cmd/sandboxsetup/gofer_mount.go.
 KINDS = ("prestart", "createRuntime", "createContainer", "poststart", "poststop")
+_NAME_BYTES = 100
 _PROGRAM = Path(__file__).with_name("run_hook.py")
 # runsc knows these by their paths: it finds the GPU request by them, and runs some of them not.
 _RUNSC_KNOWS = ("/nvidia-container-runtime-hook", "/nvidia-cdi-hook")
@@ -52,7 +54,9 @@ def _wrapped(hook: Any, names: Names, link: Path, links: dict[Path, Path]) -> An
     if not _is_run(hook):
         return hook
     path, arguments = hook["path"], hook.get("args") or []
-    named = link.with_name(f"{link.name}-{Path(path).name}")
+    # As long as a name may be, and a little less.
+    program = os.fsencode(Path(path).name)[:_NAME_BYTES].decode(errors="ignore")
+    named = link.with_name(f"{link.name}-{program}")
     links[named] = Path(sys.executable)
     ours = [sys.executable, "-I", "-S", str(_PROGRAM)]
     theirs = [names.task, names.bundle, names.sandbox, path, *arguments]
@@ -63,6 +67,8 @@ def _is_run(hook: Any) -> bool:
     """Whether runsc would start this hook; anything else it refuses, in its own words."""
     path = hook.get("path") if isinstance(hook, dict) else None
     if not isinstance(path, str) or not path.startswith("/") or path.endswith(_RUNSC_KNOWS):
+        return False
+    if "\0" in path:
         return False
     arguments = hook.get("args") or []
     return isinstance(arguments, list) and all(isinstance(one, str) for one in arguments)

@@ -146,3 +146,19 @@ def test_nothing_to_wrap(tmp_path: Path, hooks: object) -> None:
 def test_one_name_for_the_sandbox() -> None:
     """The program that imports nothing of ours has the annotation's name right."""
     assert run_hook.SANDBOX_ID == SANDBOX_ID
+
+
+@pytest.mark.parametrize("name", ("h" * 255, "é" * 127), ids=("ascii", "two bytes each"))
+def test_a_long_name_of_a_program(tmp_path: Path, name: str) -> None:
+    """The link by which it is started has a name that a file can have."""
+    program = tmp_path / name
+    program.symlink_to("/bin/true")
+
+    assert run(hook_of(tmp_path, {"path": str(program)})).returncode == 0
+
+
+def test_a_path_that_no_file_can_have(tmp_path: Path) -> None:
+    """It is left for runsc to refuse."""
+    hook = {"path": "/bin/\0"}
+
+    assert hook_of(tmp_path, hook) == hook
