@@ -182,7 +182,7 @@ class AsyncClient:
     ) -> dict[str, Any]:
         """Read an image against its seal and this host; return its manifest.
 
-        With `untrusted_folder` it may lie where others than root can change it.
+        With `untrusted_folder` it may lie where another user can change it.
         """
         call = calls.verify(image_path, mode, untrusted_folder=untrusted_folder)
         return await self._stream(call, on_progress)

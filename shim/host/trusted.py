@@ -104,7 +104,7 @@ def _look(folder: int, path: Path) -> None:
 
 
 def check_file(found: os.stat_result, path: Path) -> None:
-    """Check that root or we own a file, under one name alone, and that nobody else can write to it.
+    """Check that root or we own a file, under one name alone, and that others cannot write to it.
 
     Raises:
         PermissionDenied: otherwise.

@@ -200,7 +200,7 @@ def unkillable(name: str, born: Born, timeout_s: float) -> DeadlineExceeded:
 
 
 async def until_killed(name: str, born: Born, timeout_s: float) -> None:
-    """Wait for the end of a process of somebody else that was sent SIGKILL.
+    """Wait for the end of a process that is not our child and was sent SIGKILL.
 
     Raises:
         DeadlineExceeded: it has not ended in `timeout_s`.
