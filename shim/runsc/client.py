@@ -289,7 +289,7 @@ class Runsc:
 
     async def _sibling_is_paused(self, task_id: str) -> bool:
         own, known = runsc_id(task_id), self._containers()
-        others = [name for name, box in known.items() if name != own and box == known[own]]
+        others = [name for name, box in known.items() if name != own and box == known.get(own)]
         statuses = [await self.status(name.removesuffix(runsc_id(""))) for name in others]
         return "paused" in statuses
 

@@ -45,25 +45,27 @@ class _Sink:
         self._data = bytearray()
         asyncio.get_running_loop().add_reader(fd, self._read)
 
-    def _read(self) -> None:
+    def _read(self) -> bool:
+        """Read a piece; False when there is none."""
         if self._fd is None:
-            return
+            return False
         try:
             data = os.read(self._fd, _CHUNK)
         except BlockingIOError:
-            return
+            return False
         self._data += data
         if not data or len(self._data) > _LIMIT_BYTES:
             self.close()
+        return bool(data)
 
     def rest(self) -> bytes:
-        """Return all of it, once the other end is closed.
+        """Return all of it, once the sentry has answered: it writes nothing after that.
 
         Raises:
             Unavailable: it was too much.
         """
-        while self._fd is not None:
-            self._read()
+        while self._read():
+            pass
         if len(self._data) > _LIMIT_BYTES:
             message = f"a file of the container is larger than {_LIMIT_BYTES} bytes"
             raise Unavailable(message)
