@@ -15,8 +15,9 @@ from shim.host import files
 from shim.host.filecalls import file_call
 from shim.model import ImageView
 
-# A list reads every manifest; a removal frees every block of what may be hundreds of GiB.
-_LIST_S = 60.0
+# A list reads every manifest, and gives up before a client does that waits as long as usual; a
+# removal frees every block of what may be hundreds of GiB.
+_LIST_S = 50.0
 _REMOVE_S = 600.0
 
 

@@ -20,7 +20,7 @@ T = TypeVar("T")
 ANSWER_S = 30.0
 _HUNG_MAX = 64
 
-# The threads whose caller got the error that the call did not end.
+# Threads that go on without a caller, who got an error or has left.
 _hung: set[threading.Thread] = set()
 
 
@@ -45,12 +45,15 @@ async def file_call(work: Callable[[], T], *, doing: str, deadline_s: float | No
             return await answer
     except TimeoutError as error:
         if not answer.cancelled():
-            raise  # it is the work's own
+            return answer.result()  # the error is the work's own, or it ended at the last moment
         _hung.add(thread)
         message = f"cannot {doing}: the filesystem did not answer in {deadline_s:g} s"
         raise DeadlineExceeded(
             message, remedy="see whether its server and the network are up; umount -f ends the wait"
         ) from error
+    except asyncio.CancelledError:
+        _hung.add(thread)  # until it ends, which most do soon
+        raise
 
 
 def _count_hung() -> int:

@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from shim.checkpoint import images
+from shim.client import channel
 from shim.errors import DeadlineExceeded, NotFound, Unavailable
 from shim.host import filecalls
 from shim.host.filecalls import file_call
@@ -78,3 +80,34 @@ async def test_a_cancelled_caller_leaves_the_thread_to_itself() -> None:
     with pytest.raises(asyncio.CancelledError):
         await caller
     may_end.set()
+
+
+async def test_calls_whose_callers_have_left_are_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A client gives up before the call does: a thread that still hangs then counts as well."""
+    monkeypatch.setattr(filecalls, "_HUNG_MAX", 1)
+    begun, may_end = asyncio.Event(), threading.Event()
+    loop = asyncio.get_running_loop()
+
+    def work() -> None:
+        loop.call_soon_threadsafe(begun.set)
+        may_end.wait()
+
+    caller = asyncio.create_task(file_call(work, doing="look"))
+    await begun.wait()
+    caller.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await caller
+    try:
+        with pytest.raises(Unavailable, match="1 calls to filesystems do not end"):
+            await file_call(lambda: 7, doing="look")
+    finally:
+        may_end.set()
+    async with asyncio.timeout(60):
+        while filecalls._count_hung():  # noqa: ASYNC110 - the end of a thread
+            await asyncio.sleep(0.005)
+    assert await file_call(lambda: 7, doing="look") == 7
+
+
+def test_a_client_hears_of_a_folder_of_images_that_does_not_answer() -> None:
+    """The list gives up before its caller does, whose error would name no filesystem."""
+    assert images._LIST_S < channel.DEFAULT_TIMEOUT_S
