@@ -7,6 +7,7 @@ import asyncio
 from shim.config import Config
 from shim.entry import logs
 from shim.errors import FailedPrecondition
+from shim.host.environment import private_umask
 from shim.task.tasks import Tasks
 
 _NOTHING = "nothing to recover"
@@ -21,6 +22,7 @@ def run(config: Config) -> list[str]:
         Unavailable: there is no runsc, or the keeper does not start.
     """
     logs.set_up("error", "plain")
+    private_umask()
     return asyncio.run(_recover(config))
 
 

@@ -58,8 +58,9 @@ def settings(path: Path | None, over: Overrides) -> Config:
         base,
         paths=replace(
             base.paths,
-            state=over.state or base.paths.state,
-            images=over.images or base.paths.images,
+            # runsc is started in the folder `/`, and would look for a relative path there.
+            state=str(Path(over.state or base.paths.state).absolute()),
+            images=str(Path(over.images or base.paths.images).absolute()),
         ),
         server=replace(
             base.server,

@@ -9,6 +9,7 @@ import logging
 import os
 import signal
 import socket
+import stat
 import subprocess
 import sys
 from pathlib import Path
@@ -19,7 +20,7 @@ from msgspec.structs import replace
 from shim.api.containerd.task.v3 import shim_pb2
 from shim.client import AsyncClient
 from shim.config import Config, Paths, Server, Timeouts
-from shim.entry import logs
+from shim.entry import logs, recover
 from shim.entry.serve import Overrides, Sidecar, notify, settings
 from shim.errors import DeadlineExceeded, InvalidArgument
 from shim.wire import endpoint, ttrpc, ttrpc_task
@@ -39,6 +40,36 @@ def test_the_command_line_comes_before_the_file(tmp_path: Path) -> None:
     assert found.server.group == "g"
     assert found.runsc.binary == "/r"
     assert found.runsc.flags == {"network": "none", "debug": "true"}
+
+
+def test_folders_count_from_the_working_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A relative folder is the one that the caller means, wherever runsc is started."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "config.toml").write_text("[paths]\nimages = 'i'\n")
+
+    found = settings(tmp_path / "config.toml", Overrides(state="a/../s"))
+
+    assert found.paths.state == f"{tmp_path}/a/../s"
+    assert found.paths.images == f"{tmp_path}/i"
+
+
+def test_a_recovery_makes_private_files(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """What `cryo recover` writes is for nobody else to read, as what the sidecar writes."""
+
+    async def made(_config: Config) -> list[str]:
+        (tmp_path / "file").touch()
+        return []
+
+    monkeypatch.setattr(recover, "_recover", made)
+    before = os.umask(0o022)
+    try:
+        recover.run(Config())
+    finally:
+        os.umask(before)
+
+    assert stat.S_IMODE((tmp_path / "file").stat().st_mode) == 0o600
 
 
 def test_a_wrong_file_is_named(tmp_path: Path) -> None:
