@@ -51,6 +51,7 @@ async def test_a_filesystem_that_does_not_answer(tmp_path: Path) -> None:
 async def test_calls_that_hang_are_counted(monkeypatch: pytest.MonkeyPatch) -> None:
     """When too many hang, the next is refused at once; those that end make room."""
     monkeypatch.setattr(filecalls, "_HUNG_MAX", 1)
+    monkeypatch.setattr(filecalls, "_hung", set())  # not those of other tests
     may_end = threading.Event()
     try:
         with pytest.raises(DeadlineExceeded):
@@ -85,6 +86,7 @@ async def test_a_cancelled_caller_leaves_the_thread_to_itself() -> None:
 async def test_calls_whose_callers_have_left_are_counted(monkeypatch: pytest.MonkeyPatch) -> None:
     """A client gives up before the call does: a thread that still hangs then counts as well."""
     monkeypatch.setattr(filecalls, "_HUNG_MAX", 1)
+    monkeypatch.setattr(filecalls, "_hung", set())  # not those of other tests
     begun, may_end = asyncio.Event(), threading.Event()
     loop = asyncio.get_running_loop()
 
