@@ -37,6 +37,8 @@ _OF_HOOK = "hook "
 # Go's way of showing a value whole, and runsc's names for what has another outside: the container
 # of a spec without a name, and an id of ours with the end that it has inside.
 _PLAIN: tuple[tuple[re.Pattern[str], str], ...] = (
+    # The whole command line of the container, which can be longer than what follows it.
+    (re.compile(r"(starting sub-container) \[.*?\](?=: )"), r"\1"),
     (re.compile(r"\{Destination:(\S+) Type:[^}]*\}"), r"\1"),
     (re.compile(r",? (?:checkpoint )?&?(?:\[\])?specs\.\w+\{.*"), ""),
     (re.compile(r" from &wire\.\w+\{.*?\}: "), ": "),

@@ -46,7 +46,7 @@ class Judge:
     def assert_clean(self, *tasks: str) -> None:
         """Check that these tasks are there, and nothing that an operation leaves when it breaks."""
         assert sorted(view.id for view in self.client.list()) == sorted(tasks)
-        assert self.stagings() == []
+        self._assert_tidied()
         assert self.journals() == []
         for name in tasks:
             self._assert_no_tools(name)
@@ -57,6 +57,12 @@ class Judge:
         assert self._of_others(tasks) == []
         assert not self.mounts() - self._mounts
         assert {path.name for path in self.cgroups()} == {self.cgroup(name) for name in tasks}
+
+    def _assert_tidied(self) -> None:
+        """Check that no staging folder is left; a sidecar removes old ones after it listens."""
+        with contextlib.suppress(CryoError):
+            wait_until(lambda: self.stagings() == [], "the end of old staging folders", _SETTLE_S)
+        assert self.stagings() == []
 
     def stagings(self) -> list[str]:
         """List the staging folders, as the namespace sees them."""

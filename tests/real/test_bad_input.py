@@ -142,7 +142,7 @@ def test_checkpoint_of_a_created_task(rig: Rig) -> None:
 
 
 def test_task_that_is_being_checkpointed_is_busy(rig: Rig) -> None:
-    """While a checkpoint is under way everything else that moves the task is told to wait."""
+    """While a checkpoint is under way what else moves the task is refused, but for KILL."""
     rig.workload(JOB)
     rig.sim.faults(Fault(action="checkpoint", kind=Kind.SLOW, seconds=1.5))
     rig.sim.calls(clear=True)
@@ -153,7 +153,7 @@ def test_task_that_is_being_checkpointed_is_busy(rig: Rig) -> None:
     calls: tuple[Callable[[], object], ...] = (
         lambda: rig.checkpoint(JOB),
         lambda: client.pause(JOB),
-        lambda: client.kill(JOB, 9),
+        lambda: client.kill(JOB, 15),
         lambda: client.delete(JOB),
         lambda: rig.execute(JOB, "x", "/bin/true"),
     )

@@ -9,7 +9,6 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-import msgspec
 import pytest
 
 from shim.cuda import native
@@ -464,12 +463,20 @@ def test_a_bundle_for_each(pod: Pod) -> None:
     made = pod.rig.checkpoint("pod")
     other = Pod(pod.rig, "pod2", "train2", "count2")
     theirs = other.member("train2", Settings(processes=2, period_s=PERIOD_S))
+    counting = other.member("count2", Settings(gpu=False, resident_mib=4, period_s=PERIOD_S))
     strange = other.member("strange", Settings(processes=1))
-    ids = {one.saved: one for one in renamed(pod)}
+    sandbox = other.pause()
+    names = {theirs: "train", counting: "count", strange: "train", sandbox: "pod"}
+    for bundle, saved in names.items():
+        with pod.rig.edited(bundle) as spec:
+            spec["annotations"][f"{CRI}.container-name"] = saved
 
     def restore(bundle: Path) -> object:
-        train = msgspec.structs.replace(ids["train"], bundle=str(bundle))
-        return pod.rig.restore("pod2", made.image_path, members=(train, ids["count"]))
+        members = (
+            MemberOptions(saved="train", id="train2", bundle=str(bundle)),
+            MemberOptions(saved="count", id="count2", bundle=str(counting)),
+        )
+        return pod.rig.restore("pod2", made.image_path, bundle=str(sandbox), members=members)
 
     assert "process.args" in refused(InvalidArgument, lambda: restore(strange)).message
     restore(theirs)

@@ -242,6 +242,13 @@ def test_a_file_is_named_by_the_whole_path_of_its_mount() -> None:
     assert "a/b in the mount at /dev/h: gone" in failure("restore", 128, line).message
 
 
+def test_a_long_command_line_does_not_hide_the_cause() -> None:
+    """The arguments of a container that does not start are left out: what follows them counts."""
+    argv = " ".join(["/bin/python", "-c", "x" * 1000])
+    said = f"starting container: starting sub-container [{argv}]: no such file or directory"
+    assert error_line(said).endswith("starting sub-container: no such file or directory")
+
+
 def test_what_a_hook_printed_is_not_taken_for_runsc_s() -> None:
     """A hook that speaks of a full disk says nothing of the image's."""
     error = failure("create", 128, "hook cni failed: exit status 1: no space left on device")
