@@ -141,6 +141,8 @@ def _fields(spec: Spec) -> dict[str, Any]:
     found |= {name: _meaning(data.get(name)) for name in _SPEC_REST}
     found |= {f"mounts {where}": how for where, how in _mounts(data).items()}
     found |= {f"annotations {key}": text for key, text in _annotations(spec).items()}
+    # By it runsc finds the container in the image.
+    found[f"annotations {_NAME}"] = spec.annotations.get(_NAME, "")
     return found
 
 

@@ -466,10 +466,14 @@ def test_a_bundle_for_each(pod: Pod) -> None:
     counting = other.member("count2", Settings(gpu=False, resident_mib=4, period_s=PERIOD_S))
     strange = other.member("strange", Settings(processes=1))
     sandbox = other.pause()
-    names = {theirs: "train", counting: "count", strange: "train", sandbox: "pod"}
-    for bundle, saved in names.items():
+    key = f"{CRI}.container-name"
+
+    def name(bundle: Path, saved: str) -> None:
         with pod.rig.edited(bundle) as spec:
-            spec["annotations"][f"{CRI}.container-name"] = saved
+            spec["annotations"][key] = saved
+
+    for bundle, saved in {theirs: "train", counting: "count", strange: "train"}.items():
+        name(bundle, saved)
 
     def restore(bundle: Path) -> object:
         members = (
@@ -478,6 +482,8 @@ def test_a_bundle_for_each(pod: Pod) -> None:
         )
         return pod.rig.restore("pod2", made.image_path, bundle=str(sandbox), members=members)
 
+    assert key in refused(InvalidArgument, lambda: restore(theirs)).message
+    name(sandbox, "pod")
     assert "process.args" in refused(InvalidArgument, lambda: restore(strange)).message
     restore(theirs)
     assert other.fine

@@ -116,6 +116,9 @@ CHANGED: dict[str, Edit] = {
     "annotations dev.gvisor.spec.mount.v.share": lambda s: s["annotations"].update(
         {"dev.gvisor.spec.mount.v.share": "container"}
     ),
+    "annotations io.kubernetes.cri.container-name": lambda s: s["annotations"].update(
+        {"io.kubernetes.cri.container-name": "other"}
+    ),
     "annotations dev.gvisor.flag.host-uds": lambda s: s["annotations"].update(
         {"dev.gvisor.flag.host-uds": "all"}
     ),
