@@ -66,9 +66,9 @@ async def test_calls_that_hang_are_counted(monkeypatch: pytest.MonkeyPatch) -> N
     assert await file_call(lambda: 7, doing="look") == 7
 
 
-async def test_a_cancelled_caller_leaves_the_thread_to_itself() -> None:
-    """A cancellation is felt at once: nobody waits for what may hang."""
-    begun, may_end = asyncio.Event(), threading.Event()
+async def leave_a_call(may_end: threading.Event) -> None:
+    """Cancel the caller of a file call that has begun, and goes on until `may_end` is set."""
+    begun = asyncio.Event()
     loop = asyncio.get_running_loop()
 
     def work() -> None:
@@ -80,6 +80,12 @@ async def test_a_cancelled_caller_leaves_the_thread_to_itself() -> None:
     caller.cancel()
     with pytest.raises(asyncio.CancelledError):
         await caller
+
+
+async def test_a_cancelled_caller_leaves_the_thread_to_itself() -> None:
+    """A cancellation is felt at once: nobody waits for what may hang."""
+    may_end = threading.Event()
+    await leave_a_call(may_end)
     may_end.set()
 
 
@@ -87,18 +93,8 @@ async def test_calls_whose_callers_have_left_are_counted(monkeypatch: pytest.Mon
     """A client gives up before the call does: a thread that still hangs then counts as well."""
     monkeypatch.setattr(filecalls, "_HUNG_MAX", 1)
     monkeypatch.setattr(filecalls, "_hung", set())  # not those of other tests
-    begun, may_end = asyncio.Event(), threading.Event()
-    loop = asyncio.get_running_loop()
-
-    def work() -> None:
-        loop.call_soon_threadsafe(begun.set)
-        may_end.wait()
-
-    caller = asyncio.create_task(file_call(work, doing="look"))
-    await begun.wait()
-    caller.cancel()
-    with pytest.raises(asyncio.CancelledError):
-        await caller
+    may_end = threading.Event()
+    await leave_a_call(may_end)
     try:
         with pytest.raises(Unavailable, match="1 calls to filesystems do not end"):
             await file_call(lambda: 7, doing="look")
