@@ -228,25 +228,26 @@ class Checkpoint:
         preflight.check_manifest(self._subject)
         preflight.check_restorable(list(self._subject.containers))
         preflight.check_network(self._subject)
-        device_bytes, listed = await asyncio.gather(
+        device_bytes, listed, disk = await asyncio.gather(
             self._device_bytes(),
             asyncio.gather(*(one.guest.ps() for one in self._subject.containers)),
+            file_call(
+                lambda: preflight.measure_disk(self._subject, final.parent),
+                doing=f"measure the disk of {final.parent}",
+            ),
         )
         for rows in listed:
             self._transaction.warn(*preflight.check_execs(self._subject, rows))
         outsiders = tuple(row.pid for rows in listed for row in preflight.outsiders(rows))
         self._journal.note(outsiders=outsiders)
-        self._expected_bytes = await file_call(
-            lambda: preflight.check_disk(self._subject, final.parent, device_bytes),
-            doing=f"measure the disk of {final.parent}",
-        )
+        self._expected_bytes = preflight.check_disk(disk, device_bytes)
         preflight.check_memory(self._subject, device_bytes)
         if self._from_park:
             self._take_parked()
         elif self._wants_cuda():
             await self._find_cuda()
         else:
-            await self._execs.look((), paused=bool(self._subject.paused_ids))
+            await self._execs.look_at(listed, (), paused=bool(self._subject.paused_ids))
         await self._look_at_tcp()
         await self._check_connections(again=False)
 
@@ -472,19 +473,18 @@ class Checkpoint:
         def name() -> None:
             options = self._options
             seal.commit(staging.path, final, durable=options.seal, fill=options.fill)
+            staging.close()
 
         naming = file_call(name, doing=f"name the image {final}")
         await self._transaction.commit(naming, made=_complete(final))
+        if not self._options.seal:
+            return
+        ledger = Ledger(Path(self._config.paths.verified))
         try:
-            await file_call(lambda: self._remember(staging, final, manifest), doing=f"read {final}")
+            await file_call(lambda: ledger.remember_image(final, manifest), doing=f"read {final}")
         except (CryoError, OSError) as error:
             # Without it a restore reads the image again, and that is all.
             self._transaction.warn(f"the image could not be noted in paths.verified: {error}")
-
-    def _remember(self, staging: Staging, final: Path, manifest: Manifest) -> None:
-        staging.close()
-        if self._options.seal:
-            Ledger(Path(self._config.paths.verified)).remember_image(final, manifest)
 
     # -- undoing -------------------------------------------------------------------------------
 

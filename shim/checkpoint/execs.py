@@ -42,8 +42,22 @@ class ExecCheck:
         Raises:
             Refused: a CUDA process descends from an exec, or may do so and the task is to end.
         """
+        listed = await asyncio.gather(*(one.guest.ps() for one in self._subject.containers))
+        await self.look_at(listed, known, paused=paused)
+
+    async def look_at(
+        self,
+        listed: Sequence[list[GuestProcess]],
+        known: Sequence[CudaProcess],
+        *,
+        paused: bool,
+    ) -> None:
+        """Judge as `look` does, by what `ps` has listed in each container.
+
+        Raises:
+            Refused: as `look`.
+        """
         containers = self._subject.containers
-        listed = await asyncio.gather(*(one.guest.ps() for one in containers))
         origins = await find(self._subject, listed, paused=paused)
         execs: list[CudaProcess] = []
         unknown: list[CudaProcess] = []

@@ -161,8 +161,10 @@ class Journal:
         )
 
     def note(self, **changes: object) -> None:
-        """Write down what is about to happen, before it does."""
-        self._write(msgspec.structs.replace(self.entry, **changes))
+        """Write down what is about to happen, before it does; what is written already is not."""
+        noted = msgspec.structs.replace(self.entry, **changes)
+        if noted != self.entry:
+            self._write(noted)
 
     def process(self, pid: int, name: str, state: str, *, container: str = "") -> None:
         """Write down a process's state or the move that begins."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from pathlib import Path
+from typing import NamedTuple
 
 from shim.checkpoint import manifest as manifests
 from shim.checkpoint.subject import Subject
@@ -22,16 +23,30 @@ _MANIFEST_SLACK_BYTES = 1 << 20
 _SHOWN = 5
 
 
-def check_disk(subject: Subject, target: Path, device_bytes: int) -> int:
-    """Return the bytes that the image may take at most.
+class Disk(NamedTuple):
+    """What an image of a sandbox takes of the folder that it goes to, and what is free there."""
+
+    folder: Path
+    resident_bytes: int
+    free_bytes: int
+
+
+def measure_disk(subject: Subject, target: Path) -> Disk:
+    """Measure the sandbox's memory and the filesystem of `target`, which may have to be made."""
+    resident = procs.resident_bytes(subject.sandbox.pid)
+    return Disk(target, resident, files.free_bytes(_existing(target)))
+
+
+def check_disk(disk: Disk, device_bytes: int) -> int:
+    """Return the bytes that the image may take at most, with this much of GPU memory.
 
     Raises:
-        ResourceExhausted: the filesystem of `target` has less.
+        ResourceExhausted: its filesystem has less.
     """
-    need = procs.resident_bytes(subject.sandbox.pid) + device_bytes + _SLACK_BYTES
-    free = files.free_bytes(_existing(target))
-    if free < need:
-        message = f"the image may need {_mib(need)}, and {target} has {_mib(free)} free"
+    need = disk.resident_bytes + device_bytes + _SLACK_BYTES
+    if disk.free_bytes < need:
+        free = _mib(disk.free_bytes)
+        message = f"the image may need {_mib(need)}, and {disk.folder} has {free} free"
         raise ResourceExhausted(message, remedy="free space, or choose another image path")
     return need
 
@@ -85,6 +100,8 @@ def check_memory(subject: Subject, device_bytes: int) -> None:
     Raises:
         ResourceExhausted: it does not.
     """
+    if device_bytes == 0:
+        return
     own = cgroup.find(subject.sandbox.pid)
     left = cgroup.room(own) if own else None
     if left is not None and device_bytes > left:

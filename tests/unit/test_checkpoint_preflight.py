@@ -71,8 +71,9 @@ def test_room_on_the_disk(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.setattr(files, "free_bytes", lambda _path: 1 << 40)
     monkeypatch.setattr(procs, "resident_bytes", lambda _pid: 1 << 30)
 
-    plain = preflight.check_disk(scene.subject, scene.images / "not" / "there", 0)
-    more = preflight.check_disk(scene.subject, scene.images, 5 << 30)
+    disk = preflight.measure_disk(scene.subject, scene.images / "not" / "there")
+    plain = preflight.check_disk(disk, 0)
+    more = preflight.check_disk(disk, 5 << 30)
 
     assert plain == (1 << 30) + (16 << 20)
     assert more == plain + (5 << 30)
@@ -88,7 +89,7 @@ def test_the_disk_of_the_image_is_asked(scene: Scene, monkeypatch: pytest.Monkey
 
     monkeypatch.setattr(files, "free_bytes", free)
 
-    preflight.check_disk(scene.subject, scene.folder / "a" / "b" / "c", 0)
+    preflight.measure_disk(scene.subject, scene.folder / "a" / "b" / "c")
 
     assert asked == [scene.folder]
 

@@ -21,6 +21,45 @@ async def test_the_result_comes_from_another_thread() -> None:
     assert await file_call(threading.get_ident, doing="look") != threading.get_ident()
 
 
+async def test_a_thread_takes_the_next_call(monkeypatch: pytest.MonkeyPatch) -> None:
+    """To start a thread costs more than most calls do."""
+    monkeypatch.setattr(filecalls, "_idle", [])
+    first = await file_call(threading.get_ident, doing="look")
+
+    assert [await file_call(threading.get_ident, doing="look") for _ in range(3)] == [first] * 3
+
+
+async def test_a_thread_that_hangs_takes_no_other_call(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The next call has another one, and the first is there again once its call has ended."""
+    monkeypatch.setattr(filecalls, "_idle", [])
+    may_end = threading.Event()
+    with pytest.raises(DeadlineExceeded):
+        await file_call(may_end.wait, doing="look", deadline_s=0.01)
+
+    assert await file_call(lambda: 7, doing="look") == 7
+    (other,) = filecalls._idle
+    may_end.set()
+    async with asyncio.timeout(60):
+        while filecalls._idle == [other]:  # noqa: ASYNC110 - the end of a call
+            await asyncio.sleep(0.005)
+
+
+async def test_few_threads_stay(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Many calls at once do not leave as many threads behind."""
+    idle: list[filecalls._Thread] = []
+    monkeypatch.setattr(filecalls, "_idle", idle)
+    together = threading.Barrier(40)
+    calls = (file_call(together.wait, doing="look") for _ in range(40))
+    before = threading.active_count()
+
+    await asyncio.gather(*calls)
+
+    async with asyncio.timeout(60):
+        while threading.active_count() > before + filecalls._IDLE_MAX:  # noqa: ASYNC110 - their end
+            await asyncio.sleep(0.005)
+    assert len(idle) == filecalls._IDLE_MAX
+
+
 async def test_an_error_is_raised_as_it_is() -> None:
     """What the work raises, the caller gets; a TimeoutError of its own too."""
 
