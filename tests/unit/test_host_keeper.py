@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import os
 import signal
@@ -19,6 +20,7 @@ from shim.errors import Unavailable
 from shim.host import procs
 from shim.host.keeper import exits, starter, wire
 from shim.host.keeper.client import Keeper, Spawned
+from shim.host.keeper.connection import Answer, Connection, Lost
 from tests.unit.helpers_keeper import (
     Start,
     assert_as_known_as_can_be,
@@ -152,6 +154,74 @@ async def test_killed_keeper_is_followed_by_another(
     found = await keeper.fetch("a")
     assert found is not None
     os.close(found)
+
+
+async def test_what_a_killed_keeper_had_not_begun_the_next_one_does(
+    keeper: Keeper, start: Start, tmp_path: Path
+) -> None:
+    """A request that comes in the moment of its death is no error, and is done once."""
+    await start("true")
+    os.kill(keeper.pid, signal.SIGSTOP)
+    lines = tmp_path / "lines"
+    starts = [
+        asyncio.create_task(start("sh", "-c", f"echo {number} >> {lines}")) for number in range(3)
+    ]
+    held = asyncio.create_task(keeper.fetch("nothing"))
+    await asyncio.sleep(0)
+
+    os.kill(keeper.pid, signal.SIGKILL)
+
+    for process in await asyncio.gather(*starts):
+        assert (await ended(keeper, process)).status == 0
+    assert await held is None
+    assert sorted(lines.read_text().split()) == ["0", "1", "2"]
+
+
+@contextlib.contextmanager
+def connection_to(keeper: socket.socket, client: socket.socket) -> Iterator[Connection]:
+    """Give a connection to what the test plays."""
+    lost: list[None] = []
+    with keeper:
+        yield Connection(client, lambda: lost.append(None))
+    assert lost == [None]
+
+
+@pytest.mark.parametrize("unread", (False, True), ids=("all-read", "unread"))
+@pytest.mark.parametrize("noticed", ("reading", "sending"))
+@pytest.mark.parametrize("says", (False, True), ids=("silent", "says"))
+async def test_what_a_killed_keeper_may_have_begun_is_not_done_again(
+    says: bool, noticed: str, unread: bool
+) -> None:
+    """A program is not started twice: whoever asked hears that it may have been started."""
+    theirs, ours = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    with connection_to(theirs, ours) as connection:
+
+        async def asked() -> int:
+            future = asyncio.ensure_future(connection.ask("spawn", {}, [], doing="start it"))
+            futures.append(future)
+            await asyncio.sleep(0)
+            return connection._number
+
+        futures: list[asyncio.Future[Answer]] = []
+        number = await asked()
+        if says:
+            wire.send(theirs, wire.encode({"begun": number}), [])
+        wire.send(theirs, wire.encode({"n": number, "ok": {}}), [])
+        await futures.pop()
+        number = await asked()
+        await asked()
+        for _ in range(1 if unread else 3):
+            wire.receive(theirs)
+        if says:
+            wire.send(theirs, wire.encode({"begun": number}), [])
+        theirs.close()
+        if noticed == "sending":
+            with pytest.raises(Lost):
+                await connection.ask("drop", {}, [], doing="drop it")
+        found = await asyncio.gather(*futures, return_exceptions=True)
+
+    # One of an earlier release does not say what it begins: it may have begun both.
+    assert [isinstance(one, Lost) and one.begun for one in found] == [True, not says]
 
 
 async def test_another_keeper_leaves_the_folder_open_to_the_group_of_the_socket(

@@ -7,11 +7,12 @@ import hashlib
 import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from shim.errors import CryoError, Unavailable
 from shim.host.environment import environment
 from shim.host.keeper import foreign
-from shim.host.keeper.connection import Connection
+from shim.host.keeper.connection import Answer, Connection, Lost
 from shim.host.keeper.exits import End
 from shim.host.keeper.port import Exited, Spawned
 
@@ -21,6 +22,8 @@ _log = logging.getLogger(__name__)
 _IDLE_S = 60.0
 # A call waits this long while another keeper is being started.
 _RECONNECT_S = 20.0
+# How many keepers a request may lose before it is the caller's turn to try again.
+_TRIES = 3
 _NAME_MAX = 128
 _DIGEST_BYTES = 16
 
@@ -73,15 +76,14 @@ class Keeper:
         Raises:
             NotFound: no such program.
             InvalidArgument: a NUL in it, or more than 160 KiB of arguments and environment.
-            Unavailable: the keeper went while it was asked, or no other one starts.
+            Unavailable: the keeper went when it had begun, or no other one starts.
         """
-        connection = await self._connected()
         fields = {
             "argv": list(argv),
             "env": dict(environment() if env is None else env),
             "cwd": "/",  # a keeper of an earlier release asks for it
         }
-        answer = await connection.ask(
+        answer = await self._ask(
             "spawn", fields, [stdin, stdout, stderr, *pass_fds], doing=f"start {argv[0]}"
         )
         return Spawned(answer.fields["pid"], answer.fields["start"])
@@ -118,13 +120,23 @@ class Keeper:
     async def hold(self, name: str, fd: int) -> None:
         """Have a copy of `fd` kept open under `name`."""
         fields = {"name": _fitting(name)}
-        await (await self._connected()).ask("hold", fields, [fd], doing=f"hold {name}")
+        await self._ask("hold", fields, [fd], doing=f"hold {name}")
 
     async def fetch(self, name: str) -> int | None:
         """Return a copy of what is held under `name`, which is then the caller's to close."""
         fields = {"name": _fitting(name)}
-        answer = await (await self._connected()).ask("fetch", fields, [], doing=f"fetch {name}")
+        answer = await self._ask("fetch", fields, [], doing=f"fetch {name}")
         return answer.fds[0] if answer.fds else None
+
+    async def _ask(self, op: str, fields: dict[str, Any], fds: list[int], *, doing: str) -> Answer:
+        """Ask the keeper, and the one after it where it went without having begun."""
+        for _ in range(_TRIES - 1):
+            try:
+                return await (await self._connected()).ask(op, fields, fds, doing=doing)
+            except Lost as lost:
+                if lost.begun:
+                    raise
+        return await (await self._connected()).ask(op, fields, fds, doing=doing)
 
     async def drop(self, name: str) -> None:
         """Have what is held under `name` closed; nothing there is fine."""

@@ -27,6 +27,14 @@ class Answer(NamedTuple):
     fds: list[int]
 
 
+class Lost(Unavailable):
+    """The keeper went; `begun` is whether it may have done what it was asked."""
+
+    def __init__(self, *, begun: bool) -> None:
+        super().__init__("the keeper is gone", remedy="try again: another one is started")
+        self.begun = begun
+
+
 class Connection:
     """A connection to the keeper. All methods raise Unavailable once it is over.
 
@@ -41,6 +49,9 @@ class Connection:
         self._loop = asyncio.get_running_loop()
         self._pending: dict[int, asyncio.Future[Answer]] = {}
         self._waits: dict[Spawned, asyncio.Future[Answer]] = {}
+        # The requests that may have been begun: all, until the keeper is seen to say which.
+        self._begun: set[int] = set()
+        self._says_begun = False
         self._number = 0
         self._gone: CryoError | None = None
         self._loop.add_reader(sock, self._read)
@@ -71,7 +82,8 @@ class Connection:
 
         Raises:
             CryoError: the keeper refused.
-            Unavailable: it is gone, or did not answer in time.
+            Lost: it is gone.
+            Unavailable: it did not answer in time.
         """
         number = self._send(op, fields, fds)
         future = self._pending[number]
@@ -87,6 +99,7 @@ class Connection:
             raise
         finally:
             self._pending.pop(number, None)
+            self._begun.discard(number)
         if "errno" in answer.fields:
             raise _refusal(answer.fields, doing)
         return answer
@@ -109,13 +122,15 @@ class Connection:
         if self._gone is not None:
             raise self._gone
         self._number += 1
+        if op == "spawn" and not self._says_begun:
+            self._begun.add(self._number)
         try:
             self._peer.send({"n": self._number, "op": op, **fields}, fds)
         except ValueError as error:
             raise InvalidArgument(str(error), remedy="pass less, or in a file") from error
         except OSError as error:
             self._lose()
-            raise _lost() from error
+            raise Lost(begun=False) from error
         if self._peer.pending:
             self._loop.add_writer(self._peer.sock, self._flush)
         self._pending[self._number] = self._loop.create_future()
@@ -135,14 +150,21 @@ class Connection:
             received = wire.receive(self._peer.sock)
         except BlockingIOError:
             return
-        except (OSError, wire.BadMessage):
+        except OSError:
             received = None
+        except wire.BadMessage:
+            received = None
+            self._begun.update(self._pending)  # the keeper is there, and goes on reading
         if received is None:
             self._lose()
         else:
             self._deliver(*received)
 
     def _deliver(self, message: wire.Message, fds: list[int]) -> None:
+        if "begun" in message:
+            self._says_begun = True
+            self._begun.add(message["begun"])
+            return
         answer = Answer(message.get("ok", message), fds)
         future = self._pending.pop(message.get("n", 0), None)
         if future is None or future.done():
@@ -157,8 +179,22 @@ class Connection:
 
     def _lose(self) -> None:
         if self._gone is None:
-            self._end(_lost())
+            self._read_rest()
+            self._end(Lost(begun=False))
             self._on_lost()
+
+    def _read_rest(self) -> None:
+        """Deliver what the keeper had said by its end; a reset comes first, once."""
+        while True:
+            try:
+                received = wire.receive(self._peer.sock)
+            except ConnectionResetError:
+                continue
+            except (OSError, wire.BadMessage):
+                return
+            if received is None:
+                return
+            self._deliver(*received)
 
     def _end(self, why: CryoError) -> None:
         if self._gone is not None:
@@ -168,13 +204,13 @@ class Connection:
         self._loop.remove_writer(self._peer.sock)
         self._peer.close()
         pending, self._pending = self._pending, {}
-        for future in pending.values():
-            if not future.done():
+        for number, future in pending.items():
+            if future.done():
+                continue
+            if isinstance(why, Lost):
+                future.set_exception(Lost(begun=number in self._begun))
+            else:
                 future.set_exception(type(why)(why.message, remedy=why.remedy))
-
-
-def _lost() -> Unavailable:
-    return Unavailable("the keeper is gone", remedy="try again: another one is started")
 
 
 def _refusal(fields: dict[str, Any], doing: str) -> CryoError:

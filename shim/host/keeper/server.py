@@ -221,11 +221,15 @@ class Server:
             end = exits.foreign_end(key, self._watches[key]) or exits.unseen()
             self._ended(key, end)
 
-    def _spawn(self, _peer: Peer, message: wire.Message, fds: list[int]) -> _Answer:
+    def _spawn(self, peer: Peer, message: wire.Message, fds: list[int]) -> _Answer:
         argv, env = _texts(message, "argv"), _strings(message, "env")
         if not argv or len(fds) < 3:  # noqa: PLR2004 - stdin, stdout, stderr
             raise Refusal(errno.EINVAL, "a program needs a name and three descriptors")
         program = spawn.Program(argv, env, fds)
+        # A client that has not read this by our end knows that nothing was started.
+        peer.send({"begun": _number(message, "n")}, [])
+        if peer.pending:
+            raise Refusal(errno.EAGAIN, "the client does not read")
         try:
             pid = spawn.spawn(program, self._limit)
         except OSError as error:

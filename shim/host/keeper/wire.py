@@ -2,6 +2,7 @@
 
 Request  {"n": 1, "op": "wait", ...}
 Reply    {"n": 1, "ok": {...}}  or  {"n": 1, "error": "text", "errno": 2}
+Before a spawn  {"begun": 1}
 """
 
 from __future__ import annotations
