@@ -224,14 +224,21 @@ class Console:
     The end of stdin leaves the output going: half a terminal is what `docker run -t` has too.
     """
 
-    def __init__(self, master: int, stdin: int, stdout: int) -> None:
-        """Begin to copy."""
+    def __init__(self, master: int, stdin: int, stdout: int, *, with_input: bool = True) -> None:
+        """Begin to copy; the input waits for `pass_input` unless `with_input`."""
         self._fds = [master, stdin, stdout]
         for fd in self._fds:
             os.set_blocking(fd, False)
-        self._master = master
+        self._master, self._stdin = master, stdin
         self._output = _Copy(master, stdout)
-        self._input = _Copy(stdin, master)
+        self._input: _Copy | None = None
+        if with_input:
+            self.pass_input()
+
+    def pass_input(self) -> None:
+        """Begin to copy the input."""
+        if self._input is None:
+            self._input = _Copy(self._stdin, self._master)
 
     def resize(self, width: int, height: int) -> None:
         """Tell the terminal its size in characters."""
@@ -248,7 +255,8 @@ class Console:
     def close(self) -> None:
         """Stop copying and close everything, so that the client's reader sees the end."""
         self._output.stop()
-        self._input.stop()
+        if self._input is not None:
+            self._input.stop()
         for fd in self._fds:
             os.close(fd)
         self._fds.clear()

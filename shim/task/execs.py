@@ -164,6 +164,7 @@ class Exec:
                 self._abandoned = True
                 await shielded(self._abandon(runner, pipe), deadline_s=None)
                 raise
+        self.streams.started()
         self.record = msgspec.structs.replace(self.record, guest_pid=pid)
         self._context.tell("/tasks/exec-started", self._ref, exec_id=self.record.id, pid=pid)
         if self.state is TaskState.CREATED:

@@ -86,23 +86,24 @@ class ProcessStreams:
             self._socket = None
         await self._take(master)
 
-    async def _take(self, master: int) -> None:
+    async def _take(self, master: int, *, with_input: bool = True) -> None:
         """Give a copy of the terminal to the keeper, and begin to pump it."""
         try:
             if self._size is not None:
                 resize(master, *self._size)
             await self._keeper.hold(f"{self._name}/pty", master)
-            await self._pump(master)
+            await self._pump(master, with_input=with_input)
         except BaseException:
             os.close(master)
             raise
 
-    async def _pump(self, master: int) -> None:
+    async def _pump(self, master: int, *, with_input: bool = True) -> None:
         opened = await host_stdio.open_streams(self._stdio, self._ref, self._keeper)
         try:
             # So that a client sees no end of its terminal when its owner dies and is started again.
             await self._keeper.hold(f"{self._name}/out", opened.stdout)
-            self._console = Console(master, os.dup(opened.stdin), os.dup(opened.stdout))
+            stdin, stdout = os.dup(opened.stdin), os.dup(opened.stdout)
+            self._console = Console(master, stdin, stdout, with_input=with_input)
         finally:
             opened.close()
 
@@ -176,7 +177,9 @@ class ExecStreams(ProcessStreams):
     async def opened(self) -> AsyncIterator[Streams]:
         """Open the streams, or a terminal that is pumped from here on: a quick end loses nothing.
 
-        Whoever opened them calls `close` when the process has ended, or was never started.
+        What is typed waits for `started`: a Ctrl-C that `runsc exec` gets before it passes signals
+        on would end it, and not the program. Whoever opened them calls `close` when the process has
+        ended, or was never started.
         """
         if not self._stdio.terminal:
             async with super().opened() as streams:
@@ -184,7 +187,15 @@ class ExecStreams(ProcessStreams):
             return
         master, slave = os.openpty()
         try:
-            await self._take(master)
+            await self._take(master, with_input=False)
             yield Streams(stdin=slave, stdout=slave, stderr=slave)
         finally:
             os.close(slave)
+
+    def started(self) -> None:
+        """Pass on what is typed, once the program has a number: runsc listens before it tells it.
+
+        (Execute in runsc/cmd/exec.go.)
+        """
+        if self._console is not None:
+            self._console.pass_input()

@@ -214,6 +214,14 @@ class Rig:
                     found.append(int(entry.name))
         return found
 
+    def commands(self) -> set[str]:
+        """Give all words of the command lines of the runsc processes of this machine."""
+        words: set[str] = set()
+        for pid in self.sandboxes():
+            with contextlib.suppress(OSError):
+                words.update(Path(f"/proc/{pid}/cmdline").read_text("utf-8", "replace").split("\0"))
+        return words
+
 
 @contextlib.contextmanager
 def machine_with(build: RunscBuild, **config: dict[str, Any]) -> Iterator[Rig]:

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import signal
 import threading
 import time
-from pathlib import Path
 
 import pytest
 
@@ -145,10 +143,7 @@ def test_while_an_exec_starts(rig: Rig) -> None:
     os.kill(pid, signal.SIGSTOP)
     work = Background(lambda: rig.execute("job", "e", "/bin/true"))
 
-    def execs() -> bool:
-        return any("exec" in words for words in commands(rig))
-
-    wait_until(execs, "runsc exec", WAIT_S)
+    wait_until(lambda: "exec" in rig.commands(), "runsc exec", WAIT_S)
 
     assert killed(rig, "job") == 137
     with pytest.raises(CryoError):
@@ -177,12 +172,3 @@ def test_a_container_of_a_pod(rig: Rig, phase: Phase) -> None:
     rig.client.delete(pod.train)
     rig.end(pod.count)
     rig.end(pod.sandbox)
-
-
-def commands(rig: Rig) -> list[list[str]]:
-    """List the command lines of the runsc processes of this machine."""
-    found = []
-    for pid in rig.sandboxes():
-        with contextlib.suppress(OSError):
-            found.append(Path(f"/proc/{pid}/cmdline").read_text("utf-8", "replace").split("\0"))
-    return found

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import signal
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
 
@@ -165,6 +167,22 @@ def test_terminal_of_an_exec(rig: Rig, fifos: Fifos) -> None:
     assert rig.client.wait("job", "e").status == 8
     assert b"caught" in fifos.out.finish()
     refused(FailedPrecondition, lambda: rig.client.resize_pty("job", 1, 1))
+
+
+def test_what_is_typed_while_an_exec_starts(rig: Rig, fifos: Fifos) -> None:
+    """Ctrl-C is for the program, however early it is typed, and not for its `runsc exec`."""
+    pid = rig.sleeper("job")
+    os.kill(pid, signal.SIGSTOP)
+    with ThreadPoolExecutor(1) as pool:
+        try:
+            work = pool.submit(rig.execute, "job", "e", "/bin/sleep", "1000", stdio=fifos.terminal)
+            wait_until(lambda: "exec" in rig.commands(), "runsc exec", WAIT_S)
+            fifos.write(b"\x03")
+        finally:
+            os.kill(pid, signal.SIGCONT)
+        assert work.result(WAIT_S) > 0
+
+    assert rig.client.wait("job", "e").status == 128 + signal.SIGINT
 
 
 def test_terminal_outlives_the_sidecar(rig: Rig, fifos: Fifos) -> None:
