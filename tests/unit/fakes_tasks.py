@@ -168,7 +168,7 @@ class Owner:
             ),
             runsc=Runsc(binary=str(self.script.path)),
             cuda=Cuda(nvidia_proc=str(folder / "none"), cdi_dirs=()),
-            timeouts=Timeouts(command=10, create=10, shutdown=5),
+            timeouts=Timeouts(command=600, create=10, shutdown=5),
         )
         self.tasks = self._new()
         self.bundle = folder / "bundle"

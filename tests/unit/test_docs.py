@@ -21,6 +21,7 @@ from shim.entry.cli import exits
 from shim.entry.cli.app import cryo
 from shim.errors import CryoError
 from shim.wire import status
+from tests.source import parsed
 from tests.unit.test_imports import RULES
 
 ROOT = Path(__file__).parents[2]
@@ -78,7 +79,7 @@ def settings_read() -> set[tuple[str, str]]:
     found = set()
     for path in (ROOT / "shim").rglob("*.py"):
         if path.name != "config.py" and "api" not in path.parts:
-            for node in ast.walk(ast.parse(read(path))):
+            for node in ast.walk(parsed(read(path))):
                 if isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Load):
                     of = node.value
                     name = str(getattr(of, "attr", "") or getattr(of, "id", ""))
@@ -263,7 +264,7 @@ def test_each_attack_of_the_table_has_its_test() -> None:
     assert len(named) > 20
     for each in named:
         path, _, name = each.partition("::")
-        tree = ast.parse(read(ROOT / path))
+        tree = parsed(read(ROOT / path))
         functions = {
             node.name
             for node in ast.walk(tree)

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from shim.host.supervisor import Supervisor
+from tests.source import parsed
 
 
 async def crash() -> None:
@@ -160,7 +161,7 @@ OWNERS = {
 
 def starts_tasks(path: Path) -> bool:
     """Whether a file calls create_task or ensure_future."""
-    calls = (node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Call))
+    calls = (node for node in ast.walk(parsed(path.read_text())) if isinstance(node, ast.Call))
     names = {getattr(call.func, "attr", getattr(call.func, "id", "")) for call in calls}
     return bool(names & {"create_task", "ensure_future"})
 

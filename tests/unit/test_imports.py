@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.source import parsed
+
 ROOT = Path(__file__).parents[2]
 
 # From the ground up: a room may import itself and the rooms before it.
@@ -81,7 +83,7 @@ def name_of(path: Path) -> str:
 
 def imports(source: str) -> Iterator[str]:
     """Give the dotted name of everything that a source imports, at whatever depth."""
-    for node in ast.walk(ast.parse(source)):
+    for node in ast.walk(parsed(source)):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
