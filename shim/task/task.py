@@ -68,7 +68,7 @@ _log = logging.getLogger(__name__)
 LIVE = (TaskState.RUNNING, TaskState.PAUSED)
 _STARTED = ("running", "paused", "stopped")
 # What the sentry gets to answer a KILL: it is promised to end a task within two seconds.
-_SENTRY_S = 1.5
+_SENTRY_S = 1.0
 
 
 class Task:
@@ -697,7 +697,8 @@ class Task:
             self._init.set_exited(record.exit)
             return
         self.state = self._state_of_record()
-        if record.unsettled:
+        # A resume goes on where its note cannot be written, on a full disk.
+        if record.unsettled or record.paused:
             await self._settle()
         await self.execs.adopt(record.execs)
         if record.pid:

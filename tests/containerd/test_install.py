@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
 import shutil
+import signal
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -184,6 +188,55 @@ def test_docker_checkpoint_and_start(docker: Dockerd) -> None:
     assert 5 < after[0] <= before[-1] + 1
     assert after == list(range(after[0], after[0] + len(after)))
     docker.docker("rm", "counts")
+
+
+# Prints the numbers of the processes whose command line matches $1.
+_FIND = """for p in /proc/[0-9]*; do
+  if tr '\\0' ' ' <$p/cmdline 2>/dev/null | grep -q -e "$1"; then echo ${p#/proc/}; fi
+done"""
+
+
+def found(dockerd: Dockerd, pattern: str) -> list[int]:
+    """List the processes of this machine whose command line matches."""
+    said = dockerd.place.remote.run(["sh", "-c", _FIND, "sh", pattern]).out
+    return [int(line) for line in said.split()]
+
+
+@pytest.fixture
+def job(docker: Dockerd) -> Iterator[str]:
+    """Give a running container, which is removed at the end."""
+    run_in(docker, "--detach", "--name", "job", IMAGE, "sleep", "1000")
+    yield "job"
+    docker.docker("rm", "--force", "job")
+
+
+@pytest.mark.parametrize(
+    ("argv", "runsc"),
+    (
+        # containerd pauses a task before it has its checkpoint made.
+        (("checkpoint", "create", "job", "saved"), "pause"),
+        (("exec", "job", "true"), "exec"),
+    ),
+    ids=("checkpoint", "exec"),
+)
+def test_docker_kill_gets_through(
+    docker: Dockerd, job: str, argv: tuple[str, ...], runsc: str
+) -> None:
+    """A kill ends a container whose sandbox answers nothing, and what waited for it fails."""
+    (sandbox,) = found(docker, f"^runsc-sandbox .*{docker.inspect(job)['Id']}")
+    os.kill(sandbox, signal.SIGSTOP)
+    try:
+        with ThreadPoolExecutor(1) as pool:
+            work = pool.submit(docker.docker, *argv, check=False)
+            wait_until(lambda: bool(found(docker, f"/moby .*{runsc} ")), f"runsc {runsc}", 20.0)
+
+            docker.docker("kill", job)
+
+            assert docker.docker("wait", job).out == "137\n"
+            assert work.result(60).status != 0
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(sandbox, signal.SIGCONT)
 
 
 def numbers_of(dockerd: Dockerd) -> list[int]:

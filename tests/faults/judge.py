@@ -54,7 +54,8 @@ class Judge:
         # Each task has some of its own: what is known without any says nothing of those with one.
         if tasks or self._fds:
             self._assert_fds()
-        assert self._of_others(tasks) == []
+        others = self._of_others(tasks)
+        assert others == [], others
         assert not self.mounts() - self._mounts
         assert {path.name for path in self.cgroups()} == {self.cgroup(name) for name in tasks}
 

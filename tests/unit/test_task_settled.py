@@ -75,6 +75,25 @@ async def test_a_full_disk_keeps_no_task_paused(
     assert await state(owner) is TaskState.RUNNING
 
 
+async def test_a_resume_on_a_full_disk_is_known_to_the_next_owner(
+    owner: Owner, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The record says that the task is paused, and runsc that it runs."""
+    await owner.running()
+    await owner.tasks.pause(owner.ref())
+    with monkeypatch.context() as full:
+        fill(full)
+        await owner.tasks.resume(owner.ref())
+    record = records.load(owner.record_folder())
+    assert record is not None
+    assert record.paused
+    says(owner, "running")
+
+    await owner.again(killed=True)
+
+    assert await state(owner) is TaskState.RUNNING
+
+
 @pytest.mark.parametrize(
     ("status", "found"),
     (
