@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import os
 import signal
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from shim.errors import NotFound
@@ -24,6 +24,7 @@ __all__ = [
     "readable",
     "resident_bytes",
     "start_time",
+    "until_ended",
     "wait_pidfd",
 ]
 
@@ -50,16 +51,26 @@ async def wait_pidfd(pid: int, start: int | None = None) -> None:
         os.close(fd)
 
 
-def kill_tree(pid: int, start: int) -> None:
-    """Kill a process and all below it; it is stopped first, so that it cannot add to them."""
+def kill_tree(pid: int, start: int) -> list[tuple[int, int]]:
+    """Kill a process and all below it; it is stopped first, so that it cannot add to them.
+
+    Returns those below it, with their start times: what they hold is free once they have ended.
+    """
     if not is_alive(pid, start):
-        return
+        return []
     kill(pid, start, signal.SIGSTOP)
     below = [(each, start_time(each)) for each in _below(pid)]
     kill(pid, start, signal.SIGKILL)
-    for each, since in below:
-        if since is not None:
-            kill(each, since, signal.SIGKILL)
+    known = [(each, since) for each, since in below if since is not None]
+    for each, since in known:
+        kill(each, since, signal.SIGKILL)
+    return known
+
+
+async def until_ended(processes: Iterable[tuple[int, int]]) -> None:
+    """Return when each of these has ended, by its number and start time."""
+    for pid, start in processes:
+        await wait_pidfd(pid, start)
 
 
 def children(pid: int) -> list[int]:

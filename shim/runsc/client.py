@@ -475,11 +475,14 @@ class Runsc:
             yield child
         except BaseException:  # failed, cancelled, or it could not be written down
             # The sandbox has its pid written down by the command, at the end: it would be lost.
-            procs.kill_tree(child.pid, child.start)
+            below = procs.kill_tree(child.pid, child.start)
             try:
                 await shielded(self._keeper.wait(child.pid, child.start), deadline_s=KILLED_S)
+                # Its socket is removed only when a sandbox listens there no longer.
+                await shielded(procs.until_ended(below), deadline_s=KILLED_S)
             except DeadlineExceeded as error:
-                message = f"runsc was broken off; {undying(child.pid)}"
+                left = (pid for pid, start in below if procs.is_alive(pid, start))
+                message = f"runsc was broken off; {undying(next(left, child.pid))}"
                 raise DeadlineExceeded(message, remedy=UNDYING_REMEDY) from error
             raise
 

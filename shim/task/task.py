@@ -714,11 +714,12 @@ class Task:
             async with asyncio.timeout(self._context.config.timeouts.create):
                 await procs.wait_pidfd(pid, start)
         except TimeoutError:
-            procs.kill_tree(pid, start)
+            below = procs.kill_tree(pid, start)
             timeout_s = self._context.config.timeouts.command
-            await until_killed(
-                f"runsc for {self._init.name}", Born(pid=pid, start=start), timeout_s
-            )
+            for one in ((pid, start), *below):
+                await until_killed(
+                    f"runsc for {self._init.name}", Born(pid=one[0], start=one[1]), timeout_s
+                )
 
     def let_go(self) -> None:
         """Stop watching, so that nothing is noted while the owner ends; the task runs on."""

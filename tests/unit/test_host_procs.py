@@ -174,3 +174,22 @@ def test_resident_bytes_of_a_gone_process_is_not_found(sleeper: subprocess.Popen
 
     with pytest.raises(NotFound):
         procs.resident_bytes(sleeper.pid)
+
+
+async def test_a_tree_is_killed_and_its_end_awaited() -> None:
+    """Who removes what a process had waits for those below it too: they hold it until they end."""
+    script = "sleep 60 & sleep 60 & echo up; wait"
+    process = await asyncio.create_subprocess_exec("sh", "-c", script, stdout=subprocess.PIPE)
+    assert process.stdout is not None
+    assert await process.stdout.readline() == b"up\n"
+    start = procs.start_time(process.pid)
+    assert start is not None
+
+    below = procs.kill_tree(process.pid, start)
+
+    assert len(below) == 2
+    async with asyncio.timeout(60):
+        await procs.until_ended(below)
+        await process.wait()
+    assert not any(procs.is_alive(*one) for one in below)
+    assert procs.kill_tree(process.pid, start) == []
