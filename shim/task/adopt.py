@@ -50,6 +50,14 @@ def _half_made(record: TaskRecord) -> bool:
 
 async def close_journal(pod: Pod, say: Say) -> list[Task]:
     """Undo what was under way with a sandbox; return the tasks that are gone with that."""
+    gone = await _close(pod, say)
+    if not gone:
+        for task in pod.tasks:
+            await task.check_paused()
+    return gone
+
+
+async def _close(pod: Pod, say: Say) -> list[Task]:
     task = pod.own
     try:
         entry = task.journal.load()

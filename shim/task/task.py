@@ -156,6 +156,14 @@ class Task:
         if self.state in (TaskState.CREATED, *LIVE):
             self.state = self._state_of_record()
 
+    async def check_paused(self) -> None:
+        """Ask runsc whether a task that was noted as paused still is, once nothing is under way.
+
+        A resume goes on where its note cannot be written, on a full disk.
+        """
+        if self.record.paused and self.state in LIVE:
+            await self._settle()
+
     def _state_of_record(self) -> TaskState:
         if not self.record.started:
             return TaskState.CREATED
@@ -697,8 +705,7 @@ class Task:
             self._init.set_exited(record.exit)
             return
         self.state = self._state_of_record()
-        # A resume goes on where its note cannot be written, on a full disk.
-        if record.unsettled or record.paused:
+        if record.unsettled:
             await self._settle()
         await self.execs.adopt(record.execs)
         if record.pid:
