@@ -1,4 +1,4 @@
-"""The manifest `cryo.json`: what an image is, in bytes of which none can change unseen. Pure.
+"""The manifest `cryo.json`: the tamper-evident description of an image. Pure.
 
 It may come from anybody, so its bytes are checked before they become objects, and every value has
 a bound.

@@ -129,7 +129,8 @@ def _is_pid(pid: int) -> bool:
 def _move(line: Line) -> Move:
     known = {state.value: state for state in CudaState}
     if line.state and line.state not in known:
-        message = f"cryo-cuda gave no state for process {line.pid} but {_bounded(repr(line.state))}"
+        state = _bounded(repr(line.state))
+        message = f"cryo-cuda returned an unknown state for process {line.pid}: {state}"
         raise CudaError(message, pid=line.pid, remedy="check that the driver is one we know")
     return Move(
         step=line.step,

@@ -50,7 +50,10 @@ def capabilities(version: str) -> DriverFacts:
     """
     major = _major(version)
     if major < OLDEST:
-        message = f"NVIDIA driver {version} cannot checkpoint CUDA: that begins with {OLDEST}"
+        message = (
+            f"NVIDIA driver {version} does not support CUDA checkpointing "
+            f"({OLDEST} or newer required)"
+        )
         raise Refused(message, remedy=_REMEDY)
     return DriverFacts(
         version=version,

@@ -103,7 +103,8 @@ class Tool:
         try:
             return CudaState(word)
         except ValueError as error:
-            message = f"cuda-checkpoint gave no state for process {pid} but {word!r:.{_SAID_LIMIT}}"
+            state = f"{word!r:.{_SAID_LIMIT}}"
+            message = f"cuda-checkpoint returned an unknown state for process {pid}: {state}"
             raise CudaError(message, pid=pid, remedy="check the tool that is injected") from error
 
     async def act(

@@ -152,27 +152,27 @@ def selftest(
     type=click.Choice([e.value for e in EngineName]),
     default=EngineName.AUTO.value,
     show_default=True,
-    help="who runs the CUDA steps",
+    help="engine for the CUDA steps",
 )
 @click.option(
     "--gpu",
     type=click.Choice(("auto", "real", "simulated")),
     default="auto",
-    help="auto: the real one where there is one, with cuda-checkpoint",
+    help="auto: a real GPU if there is one with cuda-checkpoint",
 )
 @click.option(
     "--processes",
     type=click.IntRange(1, _PROCESSES_MAX),
     default=2,
     show_default=True,
-    help="how many of them hold GPU memory",
+    help="number of processes with GPU memory",
 )
 @click.option(
     "--rounds",
     type=click.IntRange(1, _ROUNDS_MAX),
     default=1,
     show_default=True,
-    help="how often; each saves what the last one restored",
+    help="number of rounds; each saves what the previous one restored",
 )
 @click.option(
     "--gpu-mib",
@@ -181,17 +181,19 @@ def selftest(
     show_default=True,
     help="GPU memory of each process",
 )
-@click.option("--pytorch", is_flag=True, help="a workload in PyTorch, not on the driver alone")
+@click.option("--pytorch", is_flag=True, help="run a PyTorch workload instead of a driver API one")
 @click.option(
     "--helper",
     type=click.Choice(("auto", "never")),
     default="auto",
-    help="never: on a real GPU NVIDIA's cuda-checkpoint does all the CUDA steps",
+    help="never: on a real GPU use NVIDIA's cuda-checkpoint for all CUDA steps",
 )
-@click.option("--json", "as_json", is_flag=True, help="print a report to attach to a bug")
-@click.option("--story", is_flag=True, help="tell it with a timeline")
-@click.option("--keep-image", type=click.Path(path_type=Path), help="leave the image there")
-@click.option("--runsc", type=click.Path(path_type=Path), help="the runsc to try")
+@click.option("--json", "as_json", is_flag=True, help="print a report for a bug report")
+@click.option("--story", is_flag=True, help="print a timeline")
+@click.option(
+    "--keep-image", type=click.Path(path_type=Path), help="directory to keep the image in"
+)
+@click.option("--runsc", type=click.Path(path_type=Path), help="path of runsc")
 def command(
     engine: str,
     gpu: str,

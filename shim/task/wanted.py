@@ -1,4 +1,4 @@
-"""Which tasks the containers of an image become: as it says, or as the caller does."""
+"""Maps the containers of an image to task ids, with optional overrides."""
 
 from __future__ import annotations
 

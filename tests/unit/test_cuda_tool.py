@@ -148,7 +148,7 @@ async def test_an_answer_that_is_no_state(text: str) -> None:
     guest = FakeGuest([Cuda(7)])
     guest.faults["get-state", 7] = Fault(answer=says(text))
 
-    with pytest.raises(CudaError, match="gave no state for process 7") as caught:
+    with pytest.raises(CudaError, match="returned an unknown state for process 7") as caught:
         await tool(guest).state(7, timeout_s=1)
     assert len(caught.value.message) < 400
 

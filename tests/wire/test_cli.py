@@ -658,7 +658,7 @@ def test_what_an_image_would_have_of_the_host_is_listed(
     monkeypatch.setattr(fakes, "MANIFEST", {"sealed": False, "host_access": [access]})
 
     assert cryo("checkpoints", "verify", "/i")[1].splitlines() == [
-        "/i: complete, but not sealed: its content could not be compared",
+        "/i: complete, but not sealed: its content was not verified",
         "t: root filesystem /r",
         "  hook poststop: h \\x1b[2J",
         "  mount /etc at /e, writable",

@@ -26,7 +26,7 @@ from shim.host.text import printable
     envvar="CRYO_ADDRESS",
     default=DEFAULT_ADDRESS,
     show_default=True,
-    help="the sidecar's socket [$CRYO_ADDRESS]",
+    help="address of the sidecar [$CRYO_ADDRESS]",
 )
 @click.option(
     "-n",
@@ -34,14 +34,14 @@ from shim.host.text import printable
     envvar="CRYO_NAMESPACE",
     default="default",
     show_default=True,
-    help="whose tasks are meant [$CRYO_NAMESPACE]",
+    help="containerd namespace [$CRYO_NAMESPACE]",
 )
 @click.option(
     "--output",
     type=click.Choice(["table", "json"]),
     default="table",
     show_default=True,
-    help="how results are printed",
+    help="output format",
 )
 @click.version_option(__version__, "-v", "--version", prog_name="cryo")
 @click.pass_context
@@ -53,12 +53,12 @@ def cryo(context: click.Context, address: str, namespace: str, output: str) -> N
 
 @cryo.group("tasks", cls=Group)
 def tasks_group() -> None:
-    """Work with tasks: running containers."""
+    """Manage tasks (running containers)."""
 
 
 @cryo.group("checkpoints", cls=Group)
 def checkpoints_group() -> None:
-    """Work with images: checkpoints on disk."""
+    """Manage images (checkpoints on disk)."""
 
 
 for _command in (*tasks.COMMANDS, *processes.COMMANDS, *checkpoint.COMMANDS):

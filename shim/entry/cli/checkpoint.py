@@ -29,34 +29,37 @@ from shim.model import (
 @click.command("checkpoint")
 @click.option("--exit", "exit_", is_flag=True, help="stop the task once its image is complete")
 @click.option(
-    "--image-path", type=PATH, default="", help="where the image goes; else below paths.images"
+    "--image-path",
+    type=PATH,
+    default="",
+    help="path of the new image [default: below paths.images]",
 )
 @click.option(
     "--engine",
     type=click.Choice([name.value for name in EngineName]),
-    help="who runs the CUDA steps: runsc itself, or we from outside [default: as configured]",
+    help="what runs the CUDA steps: runsc (builtin) or cryo (phased) [default: defaults.engine]",
 )
 @click.option(
     "--cuda",
     type=click.Choice([mode.value for mode in CudaMode]),
-    help="find GPU state out, insist on it, or look away [default: as configured]",
+    help="auto-detect, require or ignore GPU state [default: defaults.cuda]",
 )
 @click.option(
     "--connections",
     type=click.Choice([policy.value for policy in Connections]),
-    help="go on or refuse where a restored copy would have lost connections "
-    "[default: as configured]",
+    help="whether to fail if a restored copy would lose connections "
+    "[default: defaults.connections]",
 )
 @click.option(
     "--exec-processes",
     type=click.Choice([policy.value for policy in ExecProcesses]),
-    help="what to do about GPU processes that an exec has started: no restore brings them back "
-    "[default: as configured]",
+    help="whether to fail or to drop GPU processes started by an exec, which cannot be restored "
+    "[default: defaults.exec_processes]",
 )
-@click.option("--no-seal", is_flag=True, help="leave the image without digests")
-@click.option("--compress", is_flag=True, help="a smaller image, more slowly")
-@click.option("--direct", is_flag=True, help="write past the page cache")
-@click.option("--timeout", "timeout_s", type=DURATION, default=0.0, help="for the whole of it")
+@click.option("--no-seal", is_flag=True, help="do not record digests of the files")
+@click.option("--compress", is_flag=True, help="compress the image; slower")
+@click.option("--direct", is_flag=True, help="write with O_DIRECT")
+@click.option("--timeout", "timeout_s", type=DURATION, default=0.0, help="overall timeout")
 @click.argument("task")
 @pass_settings
 def checkpoint(
@@ -74,9 +77,9 @@ def checkpoint(
     compress: bool,
     direct: bool,
 ) -> None:
-    """Freeze and save a task, and let it run on unless --exit. Prints the image's path.
+    """Checkpoint a task, which keeps running unless --exit is given. Prints the image path.
 
-    All or nothing: a failure, or Ctrl-C, leaves the task running as before.
+    On failure, or Ctrl-C, the checkpoint is rolled back and the task runs as before.
     """
     options = CheckpointOptions(
         image_path=image_path,
@@ -97,42 +100,44 @@ def checkpoint(
 
 
 @click.command("restore")
-@click.option("--image-path", type=PATH, required=True, help="the image")
-@click.option("--bundle", type=PATH, default="", help="the bundle; without it, the image's own")
+@click.option("--image-path", type=PATH, required=True, help="path of the image")
+@click.option(
+    "--bundle", type=PATH, default="", help="OCI bundle [default: the config.json in the image]"
+)
 @click.option(
     "--verify",
     type=click.Choice([mode.value for mode in Verify]),
     default="auto",
-    help="how much of the image is read again first",
+    help="what to verify before the restore",
 )
-@click.option("--background", is_flag=True, help="run while the rest of memory still loads")
-@click.option("--direct", is_flag=True, help="read past the page cache")
-@click.option("--device-map", type=DEVICE_MAP, help="GPU UUIDs, old to new")
+@click.option("--background", is_flag=True, help="return before all memory is loaded")
+@click.option("--direct", is_flag=True, help="read with O_DIRECT")
+@click.option("--device-map", type=DEVICE_MAP, help="map of GPU UUIDs")
 @click.option(
     "--member",
     "members",
     type=RENAME,
     multiple=True,
-    help="another id for a container of a pod, which otherwise gets the one in the image",
+    help="new id of a container of a pod [default: the id in the image]",
 )
 @click.option(
     "--member-bundle",
     "member_bundles",
     type=PLACE,
     multiple=True,
-    help="the bundle of a container of a pod, by its id in the image",
+    help="OCI bundle of a container of a pod, by its id in the image",
 )
 @click.option(
-    "--image-hooks", is_flag=True, help="without --bundle: run the hooks of the image's config.json"
+    "--image-hooks", is_flag=True, help="without --bundle: run the hooks in the image's config.json"
 )
 @click.option(
-    "--untrusted-folder", is_flag=True, help="take an image that users other than root can change"
+    "--untrusted-folder", is_flag=True, help="accept an image that users other than root can modify"
 )
-@click.option("--digest", default="", help="the manifest's digest: refuse any other image")
-@click.option("--stdin", type=PATH, default="", help="file or fifo")
-@click.option("--stdout", type=PATH, default="", help="file or fifo")
-@click.option("--stderr", type=PATH, default="", help="file or fifo")
-@click.option("--timeout", "timeout_s", type=DURATION, default=0.0, help="for the whole of it")
+@click.option("--digest", default="", help="required digest of the manifest")
+@click.option("--stdin", type=PATH, default="", help="path of a file or FIFO")
+@click.option("--stdout", type=PATH, default="", help="path of a file or FIFO")
+@click.option("--stderr", type=PATH, default="", help="path of a file or FIFO")
+@click.option("--timeout", "timeout_s", type=DURATION, default=0.0, help="overall timeout")
 @click.argument("task")
 @pass_settings
 def restore(
@@ -155,13 +160,13 @@ def restore(
     image_hooks: bool,
     untrusted_folder: bool,
 ) -> None:
-    """Bring an image back as the new running task TASK.
+    """Restore an image as the new task TASK.
 
-    The image of a pod brings all of its containers back: the sandbox as TASK, the others under
-    the ids that they had, or that --member gives. With --bundle each of them needs a bundle of
-    yours; without, the image brings every config.json, and their hooks are left out.
+    The image of a pod restores all of its containers: the sandbox as TASK, the others with their
+    original ids or those given by --member. With --bundle each container needs a bundle; without
+    it every config.json is taken from the image, without its hooks.
 
-    All or nothing: a failure, or Ctrl-C, leaves nothing behind, and the image as it was.
+    On failure, or Ctrl-C, nothing is left behind, and the image is unchanged.
     """
     options = RestoreOptions(
         image_path=image_path,

@@ -16,7 +16,7 @@ from shim.host.text import printable
 @click.command("info")
 @pass_settings
 def info(settings: Settings) -> None:
-    """Describe the host: runsc, engines, driver."""
+    """Print the features of the host: runsc, engines, driver."""
     with settings.client() as client:
         facts = client.info()
     settings.show(facts, table(("WHAT", "VALUE"), sorted(facts.items())))
@@ -25,7 +25,7 @@ def info(settings: Settings) -> None:
 @click.command("version")
 @pass_settings
 def version(settings: Settings) -> None:
-    """Print the version of this program; asks no sidecar."""
+    """Print the version of this program."""
     facts = {"version": __version__, "python": platform.python_version()}
     settings.show(facts, f"cryo {__version__}")
 
@@ -43,18 +43,18 @@ _config = click.option(
     "--config",
     "config_path",
     type=click.Path(path_type=Path),
-    help="config.toml [default: /etc/cryo/config.toml, if it is there]",
+    help="config.toml [default: /etc/cryo/config.toml if it exists]",
 )
 
 
 @click.command("recover")
 @_config
-@click.option("--state", default="", help="folder of what is running")
+@click.option("--state", default="", help="runtime state directory")
 @pass_settings
 def recover(settings: Settings, config_path: Path | None, state: str) -> None:
-    """Bring back what a sidecar that is gone had under way.
+    """Roll back operations that a crash interrupted.
 
-    A sidecar does the same when it starts. May be run again, and beside one that runs it says no.
+    A sidecar does the same when it starts. Idempotent; fails if a sidecar is running.
     """
     from shim.entry import recover as recovery
     from shim.entry import serve as sidecar
@@ -65,27 +65,31 @@ def recover(settings: Settings, config_path: Path | None, state: str) -> None:
 
 @click.command("serve")
 @_config
-@click.option("--address", default="", help="the socket to listen on; -a before serve does as well")
-@click.option("--state", default="", help="folder of what is running")
-@click.option("--images", default="", help="folder of the images that name no path of their own")
-@click.option("--runsc", default="", help="the runsc to use")
+@click.option("--address", default="", help="socket to listen on; same as -a before serve")
+@click.option("--state", default="", help="runtime state directory")
+@click.option("--images", default="", help="default directory of images")
+@click.option("--runsc", default="", help="path of runsc")
 @click.option(
-    "--runsc-flag", "flags", multiple=True, callback=_flag, help="top-level flag, as network=none"
+    "--runsc-flag",
+    "flags",
+    multiple=True,
+    callback=_flag,
+    help="global flag of runsc, such as network=none",
 )
-@click.option("--group", default="", help="a group that may connect, besides root")
+@click.option("--group", default="", help="group that may connect, in addition to root")
 @click.option(
     "--log-level",
     type=click.Choice(["debug", "info", "warning", "error"]),
     default="info",
     show_default=True,
-    help="what is told on stderr",
+    help="log level",
 )
 @click.option(
     "--log-format",
     type=click.Choice(["plain", "json"]),
     default="plain",
     show_default=True,
-    help="lines for people, or an object each",
+    help="text or JSON lines",
 )
 @pass_settings
 def serve(
@@ -102,7 +106,7 @@ def serve(
 ) -> None:
     """Run the sidecar.
 
-    What stands here comes before what config.toml says.
+    Command-line options override config.toml.
     """
     from shim.entry import serve as sidecar
 

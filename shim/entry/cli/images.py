@@ -21,7 +21,7 @@ _HEAD = ("IMAGE", "TASK", "CREATED", "SIZE", "ENGINE", "PROCESSES")
 @click.option("-q", "--quiet", is_flag=True, help="print paths only")
 @pass_settings
 def ls(settings: Settings, *, quiet: bool) -> None:
-    """List the images below the sidecar's folder, newest first."""
+    """List the images in the sidecar's image directory, newest first."""
     with settings.client() as client:
         found = client.images()
     rows = [
@@ -55,18 +55,18 @@ def inspect(settings: Settings, path: str) -> None:
     type=click.Choice([mode.value for mode in Verify]),
     default=Verify.FULL.value,
     show_default=True,
-    help="full reads every byte; auto only what changed since it was last verified here",
+    help="full reads every byte; auto skips files that are unchanged since the last verification",
 )
 @click.option(
-    "--untrusted-folder", is_flag=True, help="check an image that users other than root can change"
+    "--untrusted-folder", is_flag=True, help="accept an image that users other than root can modify"
 )
 @click.argument("path", type=PATH)
 @pass_settings
 def verify(settings: Settings, mode: str, path: str, *, untrusted_folder: bool) -> None:
-    """Check that an image is whole and that this host fits it.
+    """Verify the integrity of an image, and that it can be restored on this host.
 
-    Lists each container that it holds, with the hooks, mounts and devices of the host that a
-    restore without --bundle would give it (hooks with --image-hooks only).
+    Lists the containers of the image, with the hooks, mounts and devices of the host that a
+    restore without --bundle would give them (hooks only with --image-hooks).
     """
     with settings.client() as client, Renderer() as renderer:
         manifest = client.verify(
@@ -80,7 +80,7 @@ def verify(settings: Settings, mode: str, path: str, *, untrusted_folder: bool) 
 def _judged(manifest: dict[str, Any]) -> str:
     if manifest.get("sealed", True):
         return "good"
-    return "complete, but not sealed: its content could not be compared"
+    return "complete, but not sealed: its content was not verified"
 
 
 def _access(manifest: dict[str, Any]) -> list[str]:
@@ -106,7 +106,7 @@ def _access(manifest: dict[str, Any]) -> list[str]:
 @click.argument("paths", type=PATH, nargs=-1, required=True, metavar="PATH...")
 @pass_settings
 def delete(settings: Settings, paths: tuple[str, ...]) -> None:
-    """Delete images below the sidecar's folder."""
+    """Delete images in the sidecar's image directory."""
     with settings.client() as client:
         for path in paths:
             client.remove(path)

@@ -22,12 +22,16 @@ _PLAIN = {
 
 
 @click.command("exec", context_settings={"ignore_unknown_options": True})
-@click.option("-d", "--detach", is_flag=True, help="do not wait; its streams are /dev/null")
-@click.option("-t", "--tty", is_flag=True, help="give it this terminal")
-@click.option("--exec-id", default="", help="its name; without it, one at random")
-@click.option("--cwd", default="", help="its folder")
+@click.option(
+    "-d", "--detach", is_flag=True, help="run in the background, with /dev/null as standard streams"
+)
+@click.option("-t", "--tty", is_flag=True, help="allocate a terminal")
+@click.option("--exec-id", default="", help="id of the exec [default: random]")
+@click.option("--cwd", default="", help="working directory")
 @click.option("-u", "--user", default="", help="UID or UID:GID")
-@click.option("-e", "--env", multiple=True, metavar="NAME=VALUE", help="added to the task's own")
+@click.option(
+    "-e", "--env", multiple=True, metavar="NAME=VALUE", help="additional environment variable"
+)
 @click.argument("task")
 @click.argument("args", nargs=-1, required=True, type=click.UNPROCESSED)
 @pass_settings
@@ -43,9 +47,9 @@ def exec_(
     detach: bool,
     tty: bool,
 ) -> None:
-    """Run a command in a task, and end with its exit status.
+    """Run a command in a task, and exit with its status.
 
-    It gets the folder, the user and the environment of the task's own process.
+    The working directory, user and environment default to those of the task's init process.
     """
     if detach and tty:
         message = "-d does not go with -t"

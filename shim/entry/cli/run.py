@@ -14,16 +14,18 @@ from shim.model import Stdio
 
 
 @click.command("run")
-@click.option("--bundle", type=PATH, required=True, help="folder with config.json")
-@click.option("-d", "--detach", is_flag=True, help="do not wait; its streams are /dev/null")
-@click.option("--rm", "remove", is_flag=True, help="forget the task when it has ended")
-@click.option("-t", "--tty", is_flag=True, help="give it this terminal")
+@click.option("--bundle", type=PATH, required=True, help="OCI bundle: a directory with config.json")
+@click.option(
+    "-d", "--detach", is_flag=True, help="run in the background, with /dev/null as standard streams"
+)
+@click.option("--rm", "remove", is_flag=True, help="delete the task when it has exited")
+@click.option("-t", "--tty", is_flag=True, help="allocate a terminal")
 @click.argument("task")
 @pass_settings
 def run(
     settings: Settings, task: str, bundle: str, *, detach: bool, remove: bool, tty: bool
 ) -> None:
-    """Run a bundle as the task TASK, and end with its exit status."""
+    """Run a bundle as the task TASK, and exit with its status."""
     if detach and (tty or remove):
         message = "-d goes neither with -t nor with --rm"
         raise click.UsageError(message)

@@ -45,11 +45,11 @@ def _row(view: TaskView) -> tuple[object, ...]:
 
 
 @click.command("create")
-@click.option("--bundle", type=PATH, required=True, help="folder with config.json")
-@click.option("--checkpoint", type=PATH, default="", help="an image for start to restore")
-@click.option("--stdin", type=PATH, default="", help="file or fifo")
-@click.option("--stdout", type=PATH, default="", help="file or fifo")
-@click.option("--stderr", type=PATH, default="", help="file or fifo")
+@click.option("--bundle", type=PATH, required=True, help="OCI bundle: a directory with config.json")
+@click.option("--checkpoint", type=PATH, default="", help="image that start restores")
+@click.option("--stdin", type=PATH, default="", help="path of a file or FIFO")
+@click.option("--stdout", type=PATH, default="", help="path of a file or FIFO")
+@click.option("--stderr", type=PATH, default="", help="path of a file or FIFO")
 @click.argument("task")
 @pass_settings
 def create(
@@ -61,7 +61,7 @@ def create(
     stdout: str,
     stderr: str,
 ) -> None:
-    """Make a task of a bundle, ready to start."""
+    """Create a task from a bundle."""
     stdio = Stdio(stdin=stdin, stdout=stdout, stderr=stderr)
     with settings.client() as client:
         pid = client.create(task, bundle, stdio=stdio, checkpoint=checkpoint)
@@ -72,7 +72,7 @@ def create(
 @click.argument("task")
 @pass_settings
 def start(settings: Settings, task: str) -> None:
-    """Start a task that was created."""
+    """Start a created task."""
     with settings.client() as client:
         pid = client.start(task)
     settings.show({"id": task, "pid": pid}, "")
@@ -82,7 +82,7 @@ def start(settings: Settings, task: str) -> None:
 @click.argument("task")
 @pass_settings
 def ps(settings: Settings, task: str) -> None:
-    """List a task's processes, by the container's own numbers."""
+    """List the processes of a task, by their PIDs in the container."""
     with settings.client() as client:
         pids = client.pids(task)
     settings.show(pids, table(("PID",), [(pid,) for pid in pids]))
@@ -96,14 +96,14 @@ def ps(settings: Settings, task: str) -> None:
     type=SIGNAL,
     default="SIGTERM",
     show_default=True,
-    help="its name or number",
+    help="name or number of the signal",
 )
-@click.option("--all", "-a", "everyone", is_flag=True, help="every process of the task")
-@click.option("--exec-id", default="", help="a process that exec added")
+@click.option("--all", "-a", "everyone", is_flag=True, help="signal all processes of the task")
+@click.option("--exec-id", default="", help="id of an exec")
 @click.argument("task")
 @pass_settings
 def kill(settings: Settings, task: str, number: int, exec_id: str, *, everyone: bool) -> None:
-    """Send a signal."""
+    """Send a signal to a task."""
     with settings.client() as client:
         client.kill(task, number, exec_id=exec_id, everyone=everyone)
     settings.show({"id": task, "signal": number}, "")
@@ -113,7 +113,7 @@ def kill(settings: Settings, task: str, number: int, exec_id: str, *, everyone: 
 @click.argument("task")
 @pass_settings
 def pause(settings: Settings, task: str) -> None:
-    """Stop a task's processes where they are."""
+    """Pause a task."""
     with settings.client() as client:
         client.pause(task)
     settings.show({"id": task}, "")
@@ -123,18 +123,18 @@ def pause(settings: Settings, task: str) -> None:
 @click.argument("task")
 @pass_settings
 def resume(settings: Settings, task: str) -> None:
-    """Let a paused task go on."""
+    """Resume a paused task."""
     with settings.client() as client:
         client.resume(task)
     settings.show({"id": task}, "")
 
 
 @click.command("wait")
-@click.option("--exec-id", default="", help="a process that exec added")
+@click.option("--exec-id", default="", help="id of an exec")
 @click.argument("task")
 @pass_settings
 def wait(settings: Settings, task: str, exec_id: str) -> None:
-    """Wait for a task's end and print its exit status."""
+    """Wait until a task exits, and print its exit status."""
     with settings.client() as client:
         ended = client.wait(task, exec_id)
     settings.show(ended, str(ended.status))
@@ -144,7 +144,7 @@ def wait(settings: Settings, task: str, exec_id: str) -> None:
 @click.argument("task")
 @pass_settings
 def metrics(settings: Settings, task: str) -> None:
-    """Show what a task uses."""
+    """Print resource usage of a task."""
     with settings.client() as client:
         stats = client.stats(task)
     settings.show(stats, table(("METRIC", "VALUE"), _measures(stats)))
@@ -163,12 +163,12 @@ def _measures(stats: Stats) -> list[tuple[str, str]]:
 
 
 @click.command("delete")
-@click.option("-f", "--force", is_flag=True, help="kill what still runs")
-@click.option("--exec-id", default="", help="a process that exec added")
+@click.option("-f", "--force", is_flag=True, help="kill the process if it is running")
+@click.option("--exec-id", default="", help="id of an exec")
 @click.argument("names", nargs=-1, required=True, metavar="TASK...")
 @pass_settings
 def delete(settings: Settings, names: tuple[str, ...], exec_id: str, *, force: bool) -> None:
-    """Forget tasks that have ended."""
+    """Delete exited tasks."""
     with settings.client() as client:
         for task in names:
             if force:
