@@ -178,8 +178,8 @@ class ExecStreams(ProcessStreams):
         """Open the streams, or a terminal that is pumped from here on: a quick end loses nothing.
 
         What is typed waits for `started`: a Ctrl-C that `runsc exec` gets before it passes signals
-        on would end it, and not the program. Whoever opened them calls `close` when the process has
-        ended, or was never started.
+        on would end it, and not the program. The caller must call `close` when the process has
+        exited, or was never started.
         """
         if not self._stdio.terminal:
             async with super().opened() as streams:

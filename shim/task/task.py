@@ -723,10 +723,9 @@ class Task:
         except TimeoutError:
             below = procs.kill_tree(pid, start)
             timeout_s = self._context.config.timeouts.command
-            for one in ((pid, start), *below):
-                await until_killed(
-                    f"runsc for {self._init.name}", Born(pid=one[0], start=one[1]), timeout_s
-                )
+            for number, since in ((pid, start), *below):
+                born = Born(pid=number, start=since)
+                await until_killed(f"runsc for {self._init.name}", born, timeout_s)
 
     def let_go(self) -> None:
         """Stop watching, so that nothing is noted while the owner ends; the task runs on."""

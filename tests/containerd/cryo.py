@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import re
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -210,10 +209,6 @@ class Cryo(Containerd):
         assert not left, "\n".join(left)  # what tests are for
 
     # Processes.
-
-    def processes(self, pattern: str) -> list[int]:
-        """Return the processes of the place whose command line matches."""
-        return [int(p) for p, line in self.look().processes.items() if re.search(pattern, line)]
 
     def shim_of(self, name: str) -> int:
         """Return the pid of the shim that serves a container: its sandbox's parent."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import os
+import re
 import signal
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -173,6 +174,10 @@ class Daemon:
     def look(self) -> Look:
         """Return what is there now: processes, mounts, files, sockets, cgroups, descriptors."""
         return leftovers.look(self.place, str(self.folder), self.cgroup)
+
+    def processes(self, pattern: str) -> list[int]:
+        """Return the processes of the place whose command line matches."""
+        return [int(p) for p, line in self.look().processes.items() if re.search(pattern, line)]
 
     def left_behind(self, before: Look, ignored: Sequence[str] = ()) -> list[str]:
         """Return what is there and was not before, once nothing more goes away by itself.

@@ -190,18 +190,6 @@ def test_docker_checkpoint_and_start(docker: Dockerd) -> None:
     docker.docker("rm", "counts")
 
 
-# Prints the numbers of the processes whose command line matches $1.
-_FIND = """for p in /proc/[0-9]*; do
-  if tr '\\0' ' ' <$p/cmdline 2>/dev/null | grep -q -e "$1"; then echo ${p#/proc/}; fi
-done"""
-
-
-def found(dockerd: Dockerd, pattern: str) -> list[int]:
-    """List the processes of this machine whose command line matches."""
-    said = dockerd.place.remote.run(["sh", "-c", _FIND, "sh", pattern]).out
-    return [int(line) for line in said.split()]
-
-
 @pytest.fixture
 def job(docker: Dockerd) -> Iterator[str]:
     """Give a running container, which is removed at the end."""
@@ -223,12 +211,13 @@ def test_docker_kill_gets_through(
     docker: Dockerd, job: str, argv: tuple[str, ...], runsc: str
 ) -> None:
     """A kill ends a container whose sandbox answers nothing, and what waited for it fails."""
-    (sandbox,) = found(docker, f"^runsc-sandbox .*{docker.inspect(job)['Id']}")
+    (sandbox,) = docker.processes(f"^runsc-sandbox .*{docker.inspect(job)['Id']}")
     os.kill(sandbox, signal.SIGSTOP)
     try:
         with ThreadPoolExecutor(1) as pool:
             work = pool.submit(docker.docker, *argv, check=False)
-            wait_until(lambda: bool(found(docker, f"/moby .*{runsc} ")), f"runsc {runsc}", 20.0)
+            command = f"/moby .*{runsc} "
+            wait_until(lambda: bool(docker.processes(command)), f"runsc {runsc}", 20.0)
 
             docker.docker("kill", job)
 

@@ -85,4 +85,4 @@ class ParkTrial(Trial):
             self._rig.client.resume(TASK)
         self._rig.remove(TASK)
         self._rig.assert_clean()
-        self._say("given up by the driver, and told")
+        self._say("given up by the driver, and reported")

@@ -122,7 +122,7 @@ async def leave_a_call(may_end: threading.Event) -> None:
 
 
 async def test_a_cancelled_caller_leaves_the_thread_to_itself() -> None:
-    """A cancellation is felt at once: nobody waits for what may hang."""
+    """A cancellation returns at once and does not wait for a call that may hang."""
     may_end = threading.Event()
     await leave_a_call(may_end)
     may_end.set()

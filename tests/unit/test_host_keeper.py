@@ -192,7 +192,7 @@ def connection_to(keeper: socket.socket, client: socket.socket) -> Iterator[Conn
 async def test_what_a_killed_keeper_may_have_begun_is_not_done_again(
     says: bool, noticed: str, unread: bool
 ) -> None:
-    """A program is not started twice: whoever asked hears that it may have been started."""
+    """A program is not started twice: the error says that it may have been started."""
     theirs, ours = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     with connection_to(theirs, ours) as connection:
 
