@@ -166,8 +166,17 @@ class ContainedTrial:
         """Do it, let containerd and the next of us do their work, and check everything.
 
         Raises:
-            AssertionError: something does not hold.
+            AssertionError: something does not hold; a note has the log of this trial.
         """
+        log = self._bench.cryo.log_path
+        start = log.stat().st_size
+        try:
+            self._run()
+        except Exception as error:
+            error.add_note(log.read_bytes()[start:].decode("utf-8", "replace"))
+            raise
+
+    def _run(self) -> None:
         bench, plan = self._bench, self._plan
         if plan.scene is not Scene.RESTORE:
             bench.have_task(exit_=plan.scene is Scene.EXIT)
