@@ -11,13 +11,12 @@ from typing import Any
 import msgspec
 
 from shim import config as configs
-from shim.checkpoint import manifest as manifests
-from shim.checkpoint.journal import Entry, Journal, Operation
-from shim.checkpoint.manifest import Build, Manifest
 from shim.cuda import batch, cdi, detect, inventory
 from shim.cuda.moves import Action
 from shim.cuda.tool import refusal, said
 from shim.errors import CryoError
+from shim.image import manifest as manifests
+from shim.image.manifest import Build, Manifest
 from shim.model import Stdio, TaskRef, utcnow
 from shim.runsc import client, failure, known, probe
 from shim.runsc.run import Completed
@@ -25,6 +24,7 @@ from shim.spec import canonical, document, wishes
 from shim.spec.gpu import gpu_request
 from shim.task import record as records
 from shim.task.record import TaskRecord
+from shim.transaction.journal import Entry, Journal, Operation
 
 _SPEC: dict[str, Any] = {
     "ociVersion": "1.1.0",

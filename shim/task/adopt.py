@@ -5,8 +5,6 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 
-from shim.checkpoint.journal import Entry, Operation
-from shim.checkpoint.recover import discard, recover
 from shim.errors import CryoError
 from shim.host import procs
 from shim.model import Progress, TaskRef
@@ -16,6 +14,8 @@ from shim.task.member import task_of
 from shim.task.pod import Pod
 from shim.task.record import TaskRecord
 from shim.task.task import Task
+from shim.transaction.journal import Entry, Operation
+from shim.transaction.recover import discard, recover
 
 _log = logging.getLogger(__name__)
 

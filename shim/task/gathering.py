@@ -14,11 +14,11 @@ from pathlib import Path
 
 import msgspec
 
-from shim.checkpoint.verify import read_manifest
 from shim.config import Config
 from shim.errors import Cancelled, CryoError, InvalidArgument
 from shim.host.filecalls import file_call
 from shim.host.supervisor import Supervisor
+from shim.image.verify import read_manifest
 from shim.model import Progress
 from shim.runsc.probe import Capabilities
 from shim.spec import wishes

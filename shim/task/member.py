@@ -18,7 +18,6 @@ from functools import partial
 from signal import SIGKILL
 from typing import Any
 
-from shim.checkpoint.subject import Subject
 from shim.errors import CryoError, NotFound, Unavailable
 from shim.host import procs
 from shim.host.cgroup import Cgroup
@@ -30,6 +29,7 @@ from shim.task.context import Context
 from shim.task.process import SIGKILL_STATUS, UNKNOWN_STATUS, exit_of
 from shim.task.record import TaskRecord
 from shim.task.task import LIVE, Task
+from shim.transaction.target import CheckpointTarget
 
 _log = logging.getLogger(__name__)
 _LIMIT_BYTES = 4096
@@ -68,7 +68,7 @@ class Member(Task):
             _log.warning("%s: %s", self._init.name, error)
             self._listen(None)
 
-    async def subject(self) -> Subject:
+    async def subject(self) -> CheckpointTarget:
         """Hand the task to a transaction of its sandbox."""
         own = await super().subject()
         return replace(own, container=self.ref.id, name=pod.name_of(own.spec))

@@ -5,10 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 from shim import bundle as bundle_files
-from shim.checkpoint.manifest import Manifest, Member
 from shim.config import Config
 from shim.cuda.inject import find_helper, find_tool, helper_in, prepare
 from shim.errors import InvalidArgument, InvalidBundle
+from shim.image.manifest import Manifest, Member
 from shim.model import CreateRequest, Value
 from shim.runsc import overlay, settings
 from shim.spec import document, host_access, pod, wishes

@@ -6,15 +6,15 @@ import contextlib
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 
-from shim.checkpoint.create import Checkpoint
-from shim.checkpoint.park import Parking
-from shim.checkpoint.subject import Subject, whole
 from shim.errors import CryoError, Refused
 from shim.model import CheckpointOptions, CheckpointResult, Report
 from shim.spec import wishes
 from shim.spec.pod import CONTAINER_NAME
 from shim.state import TaskState, require
 from shim.task.task import LIVE, Task
+from shim.transaction.checkpoint import Checkpoint
+from shim.transaction.park import Parking
+from shim.transaction.target import CheckpointTarget, whole
 
 
 class Pod:
@@ -29,7 +29,7 @@ class Pod:
         """List the tasks, the sandbox's own first."""
         return (self.own, *self._members())
 
-    async def subject(self) -> Subject:
+    async def subject(self) -> CheckpointTarget:
         """Hand the whole sandbox to a transaction."""
         members = [await task.subject() for task in self._members()]
         return whole(await self.own.subject(), members)
@@ -140,7 +140,7 @@ class Pod:
             yield tasks
 
 
-def _check_names(subject: Subject) -> None:
+def _check_names(subject: CheckpointTarget) -> None:
     """See that runsc can tell the containers of the image apart.
 
     Raises:

@@ -12,17 +12,17 @@ from typing import Any, Protocol, TypeVar
 
 import msgspec
 
-from shim.checkpoint import restore
-from shim.checkpoint.journal import Journal, Operation
-from shim.checkpoint.manifest import Manifest
-from shim.checkpoint.subject import Subject, whole
-from shim.checkpoint.transaction import Transaction
-from shim.checkpoint.verify import HeldImage
 from shim.config import Config
 from shim.errors import CryoError, DeadlineExceeded, IllegalState
 from shim.host.filecalls import file_call
+from shim.image.manifest import Manifest
+from shim.image.verify import HeldImage
 from shim.model import CudaProcess, Phase, Report, RestoreOptions, RestoreResult
 from shim.runsc.probe import Capabilities
+from shim.transaction import restore
+from shim.transaction.journal import Journal, Operation
+from shim.transaction.target import CheckpointTarget, whole
+from shim.transaction.transaction import Transaction
 
 T = TypeVar("T")
 # How long the end of a journal may take.
@@ -43,7 +43,7 @@ class Revivable(Protocol):
     async def attend_end(self) -> None:
         """Listen for the end of what was restored, now that it runs."""
 
-    async def subject(self) -> Subject:
+    async def subject(self) -> CheckpointTarget:
         """Hand the loaded task to the CUDA steps."""
 
     async def remove_sandbox(self) -> None:
@@ -188,7 +188,7 @@ class Revival:
     def _tasks(self) -> Sequence[Revivable]:
         return (self._task, *self._members.values())
 
-    async def _subject(self) -> Subject:
+    async def _subject(self) -> CheckpointTarget:
         members = [await member.subject() for member in self._members.values()]
         return whole(await self._task.subject(), members)
 
@@ -233,7 +233,7 @@ class Revival:
             self._task.journal.close()
 
 
-def _now(subject: Subject, manifest: Manifest) -> tuple[CudaProcess, ...]:
+def _now(subject: CheckpointTarget, manifest: Manifest) -> tuple[CudaProcess, ...]:
     """List what was brought back, each process with its container's id of today."""
     ids = {one.name: one.container for one in subject.members}
     return tuple(process for process in manifest.processes if not process.dropped) + tuple(

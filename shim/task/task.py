@@ -17,9 +17,6 @@ from typing import Any
 import msgspec
 
 from shim import bundle as bundle_files
-from shim.checkpoint import network
-from shim.checkpoint.journal import Journal
-from shim.checkpoint.subject import Subject
 from shim.errors import (
     CryoError,
     DeadlineExceeded,
@@ -63,6 +60,9 @@ from shim.task.execs import Exec, check_signal
 from shim.task.process import UNKNOWN_STATUS, Process, exit_of, until_killed
 from shim.task.record import TaskRecord
 from shim.task.streams import ProcessStreams
+from shim.transaction import network
+from shim.transaction.journal import Journal
+from shim.transaction.target import CheckpointTarget
 
 _log = logging.getLogger(__name__)
 LIVE = (TaskState.RUNNING, TaskState.PAUSED)
@@ -757,9 +757,9 @@ class Task:
 
     # -- checkpoint ----------------------------------------------------------------------------
 
-    async def subject(self) -> Subject:
+    async def subject(self) -> CheckpointTarget:
         """Hand the task to a transaction."""
-        return Subject(
+        return CheckpointTarget(
             ref=self.ref,
             config=self._context.config,
             runsc=self._runsc,

@@ -16,11 +16,6 @@ import msgspec
 
 from shim import __version__
 from shim.bundle import is_unpacked
-from shim.checkpoint import manifest as manifests
-from shim.checkpoint import restore
-from shim.checkpoint.contents import described, host_access
-from shim.checkpoint.images import Images
-from shim.checkpoint.verify import HeldImage
 from shim.config import Config
 from shim.cuda import inventory
 from shim.errors import (
@@ -34,6 +29,10 @@ from shim.errors import (
 from shim.host import files, hugepages
 from shim.host.filecalls import file_call
 from shim.host.shielded import shielded
+from shim.image import manifest as manifests
+from shim.image.contents import described, host_access
+from shim.image.images import Images
+from shim.image.verify import HeldImage
 from shim.model import (
     CheckpointOptions,
     CheckpointResult,
@@ -71,6 +70,7 @@ from shim.task.revive import Revival
 from shim.task.task import LIVE, Task, ends_created
 from shim.task.transactions import Transactions
 from shim.task.wanted import members_wanted
+from shim.transaction import restore
 
 _log = logging.getLogger(__name__)
 _T = TypeVar("_T")

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections import Counter
 
-from shim.checkpoint.manifest import Manifest
 from shim.errors import InvalidArgument
+from shim.image.manifest import Manifest
 from shim.model import MemberOptions, RestoreOptions, TaskRef, check_id
 
 

@@ -14,8 +14,8 @@ from pathlib import Path
 
 import msgspec
 
-from shim.checkpoint.journal import Entry, Journal
 from shim.model import Value
+from shim.transaction.journal import Entry, Journal
 from tests.faults import trap
 
 ENV = "CRYO_TEST_HALT"

@@ -11,8 +11,6 @@ from typing import Any
 import msgspec
 import pytest
 
-from shim.checkpoint import manifest as manifests
-from shim.checkpoint.manifest import Build, Manifest
 from shim.client import Client
 from shim.cuda import inventory
 from shim.errors import (
@@ -27,6 +25,8 @@ from shim.errors import (
     NotFound,
     Unimplemented,
 )
+from shim.image import manifest as manifests
+from shim.image.manifest import Build, Manifest
 from shim.model import CudaMode, EngineName, RestoreOptions, Verify
 from shim.simgpu.fault import Fault, Kind
 from shim.state import TaskState

@@ -11,8 +11,8 @@ from typing import Any
 import blake3
 import pytest
 
-from shim.checkpoint.manifest import NAME
 from shim.errors import ImageCorrupt, InvalidArgument, PermissionDenied
+from shim.image.manifest import NAME
 from shim.model import MemberOptions, Progress, RestoreOptions
 from shim.spec import canonical
 from shim.state import TaskState

@@ -12,9 +12,6 @@ from typing import Any
 
 import msgspec
 
-from shim.checkpoint.create import Checkpoint
-from shim.checkpoint.journal import Entry, Journal
-from shim.checkpoint.subject import Subject
 from shim.config import Config, Paths, Timeouts
 from shim.config import Cuda as CudaSettings
 from shim.errors import CryoError
@@ -24,6 +21,9 @@ from shim.runsc.argv import CheckpointArgs
 from shim.runsc.client import Born, Runsc
 from shim.runsc.run import Started
 from shim.spec import document
+from shim.transaction.checkpoint import Checkpoint
+from shim.transaction.journal import Entry, Journal
+from shim.transaction.target import CheckpointTarget
 from tests.unit.fakes_guest import TOOL, Cuda, FakeGuest
 from tests.unit.fakes_runsc import capabilities
 
@@ -170,8 +170,8 @@ class Scene:
         )
 
     @property
-    def subject(self) -> Subject:
-        return Subject(
+    def subject(self) -> CheckpointTarget:
+        return CheckpointTarget(
             ref=REF,
             config=self.config,
             runsc=self.runsc,
@@ -189,11 +189,11 @@ class Scene:
             members=tuple(self._member(name, guest) for name, guest in self.others.items()),
         )
 
-    def _member(self, name: str, guest: FakeGuest) -> Subject:
+    def _member(self, name: str, guest: FakeGuest) -> CheckpointTarget:
         async def stop() -> None:
             self.events.append(f"stop {name}")
 
-        return Subject(
+        return CheckpointTarget(
             ref=TaskRef(namespace="ns", id=name),
             config=self.config,
             runsc=self.runsc,

@@ -9,9 +9,9 @@ from typing import Any
 
 import msgspec
 
-from shim.checkpoint import seal
-from shim.checkpoint.folder import open_folder
-from shim.checkpoint.manifest import Build, Manifest
+from shim.image import seal
+from shim.image.directory import open_image_dir
+from shim.image.manifest import Build, Manifest
 from shim.model import CudaProcess, Progress
 
 FILES = {"checkpoint.img": b"gVisorSF" + bytes(range(200)), "pages.img": b"\x07" * 5000}
@@ -51,7 +51,7 @@ def sealed(folder: Path, **more: Any) -> Manifest:
 
 def seal_at(path: Path, made: Manifest, **how: Any) -> Manifest:
     """Seal a folder by its path."""
-    with open_folder(path) as folder:
+    with open_image_dir(path) as folder:
         return seal.seal(folder, made, **how)
 
 

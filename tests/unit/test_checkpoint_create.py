@@ -10,10 +10,6 @@ from typing import Any
 import pytest
 
 from shim import points
-from shim.checkpoint import quiet, store
-from shim.checkpoint.journal import Entry
-from shim.checkpoint.ledger import Ledger
-from shim.checkpoint.verify import verify
 from shim.config import Timeouts
 from shim.errors import (
     AlreadyExists,
@@ -26,8 +22,13 @@ from shim.errors import (
     Unimplemented,
 )
 from shim.host import files
+from shim.image import store
+from shim.image.verify import verify
+from shim.image.verify_cache import VerifyCache
 from shim.model import Connections, CudaMode, CudaProcess, CudaState, EngineName, Phase, Verify
 from shim.runsc.client import GuestProcess
+from shim.transaction import save_idle
+from shim.transaction.journal import Entry
 from tests.unit.fakes_guest import DEVICE, TOOL, Cuda, FakeGuest, Fault, failed
 from tests.unit.fakes_subject import Scene, sleeping
 
@@ -51,7 +52,7 @@ def make(tmp_path: Path) -> Iterator[Make]:
 
 def image_is_whole(scene: Scene, path: str) -> bool:
     """Read the image again, every byte of it."""
-    ledger = Ledger(scene.folder / "other-ledger")
+    ledger = VerifyCache(scene.folder / "other-ledger")
     verify(Path(path), Verify.FULL, ledger, lambda _: None)
     return True
 
@@ -416,7 +417,7 @@ async def test_files_that_stay_open_after_a_failed_save(
 
     The newest runsc leaves them to its garbage collector: the task was frozen for up to 80 s.
     """
-    monkeypatch.setattr(quiet, "writes", lambda *_: True)
+    monkeypatch.setattr(save_idle, "writes", lambda *_: True)
     scene = make(Cuda(7), timeouts=Timeouts(rollback=60 if answered else 0.5))
     scene.runsc.fails["checkpoint"] = FULL
     scene.runsc.answers = answered
@@ -1060,7 +1061,7 @@ async def test_a_ledger_that_fails_after_the_commit(
         message = "read the image: Input/output error"
         raise CryoError(message)
 
-    monkeypatch.setattr(Ledger, "remember_image", fail)
+    monkeypatch.setattr(VerifyCache, "remember_image", fail)
 
     result = await scene.checkpoint(engine=EngineName.PHASED, exit=True)
 

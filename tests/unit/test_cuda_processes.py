@@ -14,7 +14,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from shim import points
-from shim.checkpoint.journal import Journal, Operation
 from shim.config import Timeouts
 from shim.cuda import driver
 from shim.cuda.fleet import Fleet
@@ -23,6 +22,7 @@ from shim.cuda.tool import Tool
 from shim.errors import CryoError, CudaError, DeadlineExceeded, ResourceExhausted, RunscError
 from shim.model import CudaProcess, CudaState, Phase, Progress
 from shim.runsc.client import GuestProcess
+from shim.transaction.journal import Journal, Operation
 from tests.unit.fakes_guest import TOOL, Cuda, FakeGuest, Fault, failed, says
 
 QUICK = Timeouts(detect=5, lock=5, freeze=5, thaw=5)

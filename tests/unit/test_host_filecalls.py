@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from shim.checkpoint import images
 from shim.client import channel
 from shim.errors import DeadlineExceeded, NotFound, Unavailable
 from shim.host import filecalls
 from shim.host.filecalls import file_call
+from shim.image import images
 from tests.hung import hung_mount
 
 

@@ -136,11 +136,11 @@ async def test_a_task_may_close_its_own_supervisor() -> None:
 ROOT = Path(__file__).parents[2]
 # Who starts tasks by itself, and what becomes of each.
 OWNERS = {
-    "shim/checkpoint/alive.py": "awaited or cancelled on the spot",
-    "shim/checkpoint/park.py": "awaited on the spot, shielded",
-    "shim/checkpoint/saving.py": "awaited on the spot, shielded",
-    "shim/checkpoint/transaction.py": "awaited on the spot, shielded",
-    "shim/checkpoint/worker.py": "awaited on the spot, shielded",
+    "shim/transaction/alive.py": "awaited or cancelled on the spot",
+    "shim/transaction/park.py": "awaited on the spot, shielded",
+    "shim/transaction/saving.py": "awaited on the spot, shielded",
+    "shim/transaction/transaction.py": "awaited on the spot, shielded",
+    "shim/transaction/worker.py": "awaited on the spot, shielded",
     "shim/cuda/processes.py": "in a task group",
     "shim/entry/cli/attached.py": "kept until done, in a program that ends with it",
     "shim/entry/relay.py": "awaited on the spot, shielded",

@@ -11,12 +11,13 @@ from typing import Any
 
 import pytest
 
-from shim.checkpoint import create, store
-from shim.checkpoint.journal import Operation
-from shim.checkpoint.recover import recover
 from shim.errors import CryoError, DeadlineExceeded, RunscError
 from shim.host.filecalls import file_call
+from shim.image import store
 from shim.model import CudaState, EngineName, Phase, RestoreOptions, TaskRef, Verify
+from shim.transaction import checkpoint
+from shim.transaction.journal import Operation
+from shim.transaction.recover import recover
 from tests.hung import hung_mount
 from tests.unit.fakes_guest import Fault, failed
 from tests.unit.fakes_subject import Make, in_states
@@ -48,7 +49,7 @@ def test_the_guard_sees_a_call(tmp_path: Path) -> None:
         store.list_images(tmp_path)
 
     assert len(found) == 1
-    assert found[0].startswith("shim/checkpoint/store.py:")
+    assert found[0].startswith("shim/image/store.py:")
 
 
 @pytest.mark.parametrize("exit_", (False, True))
@@ -126,7 +127,7 @@ async def test_a_mount_that_hangs(
     """A checkpoint onto it fails in time and says why; the task was not touched."""
     scene = make(RUNNING)
     with hung_mount(tmp_path / "hung") as mount:
-        monkeypatch.setattr(create, "file_call", partial(file_call, deadline_s=0.3))
+        monkeypatch.setattr(checkpoint, "file_call", partial(file_call, deadline_s=0.3))
 
         error = await scene.error(image_path=str(mount.path / "image"))
 

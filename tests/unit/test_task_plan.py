@@ -9,9 +9,9 @@ from typing import Any
 import msgspec
 import pytest
 
-from shim.checkpoint.manifest import Manifest, Member
 from shim.config import Config, Cuda, Paths, Runsc
 from shim.errors import InvalidArgument
+from shim.image.manifest import Manifest, Member
 from shim.model import CreateRequest, TaskRef
 from shim.spec import pod
 from shim.task.plan import Joining, Plan, plan

@@ -9,10 +9,6 @@ from typing import Any
 
 import pytest
 
-from shim.checkpoint import hostfacts
-from shim.checkpoint.journal import Journal
-from shim.checkpoint.manifest import Build, Manifest
-from shim.checkpoint.subject import Subject
 from shim.errors import (
     CudaError,
     DeadlineExceeded,
@@ -22,8 +18,12 @@ from shim.errors import (
     RunscError,
     Unimplemented,
 )
+from shim.image.manifest import Build, Manifest
 from shim.model import CudaProcess, CudaState, Phase, Progress, RestoreOptions, RestoreResult
 from shim.task.revive import Revival
+from shim.transaction import hostfacts
+from shim.transaction.journal import Journal
+from shim.transaction.target import CheckpointTarget
 from tests.unit.fakes_guest import Cuda, FakeGuest, Fault, failed
 from tests.unit.fakes_runsc import capabilities
 from tests.unit.fakes_subject import Scene, sleeping
@@ -64,7 +64,7 @@ class Reviving:
     async def attend_end(self) -> None:
         """Stand for the wait for the end."""
 
-    async def subject(self) -> Subject:
+    async def subject(self) -> CheckpointTarget:
         """Hand over the loaded task."""
         return self.scene.subject
 

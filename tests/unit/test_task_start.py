@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from shim.checkpoint import store
 from shim.errors import PermissionDenied
 from shim.host import files, removal
+from shim.image import store
 from shim.model import TaskRef
 from shim.state import TaskState
 from shim.task import tasks as core

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from shim.checkpoint.manifest import Member
 from shim.errors import InvalidArgument
+from shim.image.manifest import Member
 from shim.model import MemberOptions, RestoreOptions, Stdio, TaskRef
 from shim.task.wanted import members_wanted
 from tests.unit.image_helpers import manifest

@@ -1,0 +1,183 @@
+"""An image's folder, held open: files are opened below it, never through a link."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import stat
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NoReturn
+
+from shim.errors import ImageCorrupt, NotFound, PermissionDenied
+from shim.host import trusted
+from shim.host.oserror import typed
+from shim.image import hashing
+from shim.image.hashing import Tick, no_tick
+from shim.model import Value
+
+UNTRUSTED_REMEDY = (
+    "copy it to a folder that only root can write to; "
+    "'tasks restore' and 'checkpoints verify' take it as it is with --untrusted-folder"
+)
+REMEDY = "copy the image again from where it is whole, or use another one"
+_DIR = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC | os.O_NOFOLLOW
+# Names a file without opening it: to open a device or a fifo has effects.
+_LOOK = os.O_PATH | os.O_CLOEXEC | os.O_NOFOLLOW
+_FILE = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY
+
+
+class Identity(Value):
+    """What tells a file that was not touched: the kernel changes `ctime_ns` on every write."""
+
+    device: int
+    inode: int
+    size_bytes: int
+    ctime_ns: int
+
+
+class ImageDir:
+    """An open image folder. A `strict` one is refused where another user can write a file."""
+
+    def __init__(self, path: Path, fd: int, *, strict: bool = False) -> None:
+        self.path = path
+        self.fd = fd
+        self._strict = strict
+
+    @property
+    def size_bytes(self) -> int:
+        """Return how much the files in it take, which may be about to come and go."""
+        with os.scandir(self.fd) as entries:
+            return sum(_size(entry) for entry in entries)
+
+    def names(self) -> list[str]:
+        """List everything that is there."""
+        try:
+            return sorted(os.listdir(self.fd))  # noqa: PTH208 - a descriptor, not a path
+        except OSError as error:
+            raise typed(error, f"list {self.path}") from error
+
+    @contextlib.contextmanager
+    def opened(self, name: str) -> Iterator[int]:
+        """Open a regular file for reading, for as long as the block lasts.
+
+        Raises:
+            ImageCorrupt: it is missing, a link, or no regular file.
+            PermissionDenied: another user can write to it.
+        """
+        fd = self._open(name)
+        try:
+            yield fd
+        finally:
+            os.close(fd)
+
+    def _open(self, name: str) -> int:
+        """Open a file once it is known to be one."""
+        try:
+            named = os.open(name, _LOOK, dir_fd=self.fd)
+        except FileNotFoundError:
+            self.refuse(f"{name} is missing")
+        except OSError as error:
+            raise typed(error, f"open {self.path / name}") from error
+        try:
+            found = os.fstat(named)
+            if not stat.S_ISREG(found.st_mode):
+                self.refuse(f"{name} is no regular file")
+            if self._strict:
+                trusted.check_file(found, self.path / name)
+            return os.open(f"/proc/self/fd/{named}", _FILE)
+        except OSError as error:
+            raise typed(error, f"open {self.path / name}") from error
+        finally:
+            os.close(named)
+
+    def hash(self, name: str, fd: int, tick: Tick) -> str:
+        """Hash an open file from its beginning on all cores: BLAKE3, in hexadecimal.
+
+        Raises:
+            ImageCorrupt: it changed while it was read.
+        """
+        before = identity(fd)
+        digest, size_bytes = hashing.digest(fd, before.size_bytes, tick)
+        if size_bytes != before.size_bytes or identity(fd) != before:
+            self.refuse(f"{name} changed while it was read")
+        return digest
+
+    def refuse(self, why: str) -> NoReturn:
+        """Say what is wrong with this image.
+
+        Raises:
+            ImageCorrupt: always.
+        """
+        message = f"image {self.path}: {why}"
+        raise ImageCorrupt(message, remedy=REMEDY)
+
+
+@contextlib.contextmanager
+def open_image_dir(path: Path, *, strict: bool = False) -> Iterator[ImageDir]:
+    """Open an image folder for as long as the block lasts; how strictly, see `begin_image_dir`."""
+    folder = begin_image_dir(path, strict=strict)
+    try:
+        yield folder
+    finally:
+        os.close(folder.fd)
+
+
+def begin_image_dir(path: Path, *, strict: bool = False) -> ImageDir:
+    """Open an image folder; the caller closes its descriptor.
+
+    A `strict` one lies where only root or our own user can replace it or add to it.
+
+    Raises:
+        NotFound: there is none, or a link or file in its place.
+        PermissionDenied: another user can change it.
+    """
+    try:
+        fd = os.open(path, _DIR)
+    except OSError as error:
+        if error.errno not in {errno.ENOENT, errno.ENOTDIR, errno.ELOOP}:
+            raise typed(error, f"open image {path}") from error
+        message = f"no image at {path}"
+        raise NotFound(
+            message, remedy="name the image's folder; `cryo checkpoints ls` lists them"
+        ) from error
+    if strict:
+        os.close(fd)
+        fd = _trusted(path)
+    return ImageDir(path, fd, strict=strict)
+
+
+def _trusted(path: Path) -> int:
+    try:
+        return trusted.open_folder(path, alone=True)
+    except PermissionDenied as error:
+        message = f"another user could change image {path}: {error.message}"
+        raise PermissionDenied(message, remedy=UNTRUSTED_REMEDY) from error
+
+
+def _size(entry: os.DirEntry[str]) -> int:
+    try:
+        return entry.stat(follow_symlinks=False).st_size
+    except FileNotFoundError:
+        return 0
+
+
+def identity(fd: int) -> Identity:
+    """Tell which file this is, in which version."""
+    found = os.fstat(fd)
+    return Identity(
+        device=found.st_dev,
+        inode=found.st_ino,
+        size_bytes=found.st_size,
+        ctime_ns=found.st_ctime_ns,
+    )
+
+
+def hash_file(path: Path) -> str:
+    """Hash any readable file, such as a program: BLAKE3, in hexadecimal."""
+    try:
+        with path.open("rb", buffering=0) as file:
+            return hashing.digest(file.fileno(), os.fstat(file.fileno()).st_size, no_tick)[0]
+    except OSError as error:
+        raise typed(error, f"read {path}") from error

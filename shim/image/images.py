@@ -1,0 +1,98 @@
+"""The images of a host for an event loop: a filesystem that hangs holds only who asks it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+from shim.config import Config
+from shim.errors import CryoError
+from shim.host import files
+from shim.host.filecalls import file_call
+from shim.image import store
+from shim.image.manifest import Manifest
+from shim.image.verify import read_manifest
+from shim.image.verify_cache import VerifyCache
+from shim.model import ImageView
+
+# A list reads every manifest, and gives up before a client does that waits as long as usual; a
+# removal frees every block of what may be hundreds of GiB.
+_LIST_S = 50.0
+_REMOVE_S = 600.0
+
+
+class Images:
+    """The images below the configured folder, and those that are named by a path elsewhere."""
+
+    def __init__(self, config: Config) -> None:
+        self._folder = Path(config.paths.images)
+        self._verified = Path(config.paths.verified)
+
+    async def find(self, requested: str) -> Path:
+        """Return an image's folder.
+
+        Raises:
+            InvalidArgument, NotFound: as `store.resolve_existing`.
+            DeadlineExceeded: its filesystem does not answer.
+        """
+        return await file_call(
+            lambda: store.resolve_existing(requested, self._folder),
+            doing=f"look for the image {requested}",
+        )
+
+    async def manifest(self, image: Path, *, strict: bool = False) -> Manifest:
+        """Read what an image says of itself; `strict` where something will be done by it.
+
+        Raises:
+            NotFound, ImageCorrupt, PermissionDenied: as `verify.read_manifest`.
+            DeadlineExceeded: its filesystem does not answer.
+        """
+        return await file_call(
+            lambda: read_manifest(image, strict=strict), doing=f"read the image {image}"
+        )
+
+    async def list(self) -> list[ImageView]:
+        """List the images below the configured folder, newest first."""
+        return await file_call(
+            lambda: store.list_images(self._folder),
+            doing=f"list the images in {self._folder}",
+            deadline_s=_LIST_S,
+        )
+
+    async def remove(self, requested: str) -> None:
+        """Delete an image that lies below the configured folder."""
+        await file_call(
+            lambda: self._remove(requested),
+            doing=f"remove the image {requested}",
+            deadline_s=_REMOVE_S,
+        )
+
+    def _remove(self, requested: str) -> None:
+        manifest = store.remove(requested, self._folder)
+        if manifest is not None:
+            VerifyCache(self._verified).forget(manifest.digest)
+
+    async def tidy(self, kept: Callable[[], set[str] | None], say: Callable[[str], None]) -> None:
+        """Remove what interrupted checkpoints have left, and what is known of images that are gone.
+
+        `kept` names the staging folders that stay, and None ends it; it is asked before each.
+        """
+        await file_call(
+            lambda: self._tidy(kept, say),
+            doing=f"tidy up {self._folder}",
+            deadline_s=_REMOVE_S,
+        )
+
+    def _tidy(self, kept: Callable[[], set[str] | None], say: Callable[[str], None]) -> None:
+        VerifyCache(self._verified).prune()
+        for path in store.stale_stagings(self._folder):
+            stay = kept()
+            if stay is None:
+                return
+            if str(path) in stay:
+                continue
+            say(f"removing {path}: no process uses it any more")
+            try:
+                files.remove_tree(path)
+            except (CryoError, OSError) as error:
+                say(f"{path} stays for now: {error}")

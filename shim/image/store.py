@@ -1,0 +1,388 @@
+"""Where images lie: which paths may be used, how one is begun, listed and removed."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import logging
+import os
+import secrets
+import time
+from collections.abc import Iterable, Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+
+from shim import points
+from shim.errors import (
+    AlreadyExists,
+    CryoError,
+    InvalidArgument,
+    NotFound,
+    PermissionDenied,
+)
+from shim.host import files, removal, trusted
+from shim.host.oserror import typed
+from shim.image import manifest as manifests
+from shim.image.directory import ImageDir
+from shim.image.manifest import Manifest
+from shim.image.verify import read_manifest
+from shim.model import ImageView, TaskRef
+
+_log = logging.getLogger(__name__)
+STAGING_PREFIX = ".cryo-staging-"
+_UNLOCKED_PREFIX = ".cryo-begin-"
+# A folder has the second name for microseconds; one that still has it after this was left behind.
+_BEGIN_S = 60.0
+# <images>/<namespace>/<task>/<time>
+_DEPTH = 3
+_MAX_PATH_BYTES = 4000
+_DIR = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC | os.O_NOFOLLOW
+
+
+class Staging:
+    """A folder in which an image is being made; its lock tells others that somebody is at it."""
+
+    def __init__(self, path: Path, made: tuple[Path, ...], fd: int) -> None:
+        self.path = path
+        self._made = made
+        self._fd = fd
+
+    def close(self) -> None:
+        """Let go of the lock; call it after the image was committed."""
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1
+
+    @property
+    def folder(self) -> ImageDir:
+        """Give the folder itself, whatever has its name by now."""
+        return ImageDir(self.path, self._fd, strict=True)
+
+    def check(self) -> None:
+        """Check that its name still leads to it: what runsc was given is the name.
+
+        Raises:
+            PermissionDenied: another folder, or a link, is in its place.
+        """
+        try:
+            found = self.path.lstat()
+        except OSError as error:
+            raise typed(error, f"look at {self.path}") from error
+        own = os.fstat(self._fd)
+        if (found.st_dev, found.st_ino) != (own.st_dev, own.st_ino):
+            message = f"{self.path} was replaced while the image was written"
+            raise PermissionDenied(message, remedy=trusted.REMEDY)
+
+    def empty(self) -> None:
+        """Remove what a save has left in it: runsc writes no file that is there."""
+        removal.empty_folder(self.path, self._fd)
+
+    def discard(self) -> None:
+        """Remove it, and the folders that were made on the way to it."""
+        with points.around("image.discard"):
+            files.remove_tree(self.path)
+        self.close()
+        _unmake(self._made)
+
+
+def default_path(images: Path, ref: TaskRef, now: datetime) -> Path:
+    """Name a new image of a task: `<images>/<namespace>/<task>/<UTC time>`."""
+    stamp = now.astimezone(UTC).strftime("%Y%m%dT%H%M%S.%fZ")
+    return images / ref.namespace / ref.id / stamp
+
+
+def resolve_new(
+    requested: str, images: Path, ref: TaskRef, now: datetime, *, fill: bool = False
+) -> Path:
+    """Tell where a new image goes: as requested, or below the configured folder. Touch nothing.
+
+    With `fill` the path may be a folder that is there and empty.
+
+    Raises:
+        InvalidArgument: relative, with `..`, or led out of the configured folder by a link.
+        AlreadyExists: something is there.
+        PermissionDenied: it cannot be written there, or another user could replace it.
+    """
+    path = _checked(requested, images) if requested else default_path(images, ref, now)
+    if _is_staging(path):
+        message = f"image path {path} has a name that is reserved"
+        raise InvalidArgument(message, remedy="choose another name")
+    if os.path.lexists(path) and not (fill and _is_empty(path)):
+        message = f"image path {path} exists"
+        raise AlreadyExists(message, remedy="choose another path, or remove it first")
+    _check_writable(path.parent)
+    trusted.check(path.parent)
+    return path
+
+
+def resolve_existing(requested: str, images: Path) -> Path:
+    """Tell where an existing image is, refusing paths that are not what they seem.
+
+    Raises:
+        InvalidArgument: relative, with `..`, or led out of the configured folder by a link.
+        NotFound: there is no folder.
+    """
+    if not requested:
+        message = "no image was named"
+        raise InvalidArgument(message, remedy="give the image's absolute path")
+    path = _checked(requested, images)
+    if path.is_symlink() or not path.is_dir():
+        message = f"no image at {path}"
+        raise NotFound(message, remedy="name the image's folder; `cryo checkpoints ls` lists them")
+    return path
+
+
+def name_staging(final: Path) -> Path:
+    """Name a staging folder beside `final`, on the same filesystem, that nobody has."""
+    return final.with_name(f"{STAGING_PREFIX}{secrets.token_hex(8)}")
+
+
+def begin(path: Path) -> Staging:
+    """Make and lock a staging folder of this name, and the folders on the way to it.
+
+    Raises:
+        PermissionDenied: it cannot be written there, or another user could replace it.
+        ResourceExhausted: the disk is full.
+    """
+    made: list[Path] = []
+    try:
+        with points.around("image.begin"):
+            _make_parents(path.parent, made)
+            trusted.check(path.parent)
+            fd = _make_locked(path)
+    except OSError as error:
+        _unmake(made)
+        raise typed(error, f"begin an image in {path.parent}") from error
+    except CryoError:
+        _unmake(made)
+        raise
+    return Staging(path, tuple(made), fd)
+
+
+def list_images(images: Path) -> list[ImageView]:
+    """List the images below the configured folder, newest first; a damaged one has no digest."""
+    views = [_view(path) for path in _folders(images) if not _is_staging(path)]
+    found = [view for view in views if view is not None]
+    return sorted(found, key=lambda view: view.created_at, reverse=True)
+
+
+def stale_stagings(images: Path) -> list[Path]:
+    """List the staging folders below the configured one that nobody is at any more."""
+    return [path for path in _folders(images) if _is_staging(path) and _abandoned(path)]
+
+
+def remove(requested: str, images: Path) -> Manifest | None:
+    """Remove an image below the configured folder; return its manifest where it could be read.
+
+    It loses its name first, so that nobody sees half of it.
+
+    Raises:
+        InvalidArgument: it does not lie below the configured folder.
+        NotFound: there is no image.
+    """
+    path = resolve_existing(requested, images)
+    _check_removable(path, images)
+    manifest = _readable(path)
+    grave = path.with_name(f"{STAGING_PREFIX}{secrets.token_hex(8)}")
+    try:
+        path.rename(grave)
+    except OSError as error:
+        raise typed(error, f"remove image {path}") from error
+    files.remove_tree(grave)
+    _remove_empty(path.parent, images)
+    return manifest
+
+
+def _checked(requested: str, images: Path) -> Path:
+    if not requested.startswith("/"):
+        message = f"image path {requested!r} is not absolute"
+        raise InvalidArgument(message, remedy="give an absolute path")
+    if "\0" in requested or len(os.fsencode(requested)) > _MAX_PATH_BYTES:
+        message = "the image path is no path"
+        raise InvalidArgument(message, remedy="give a shorter path, without NUL")
+    if ".." in requested.split("/"):
+        message = f"image path {requested} has a '..' in it"
+        raise InvalidArgument(message, remedy="write the path without '..'")
+    # Two leading slashes are kept by pathlib, and are no part of any name here.
+    path = Path("/" + requested.lstrip("/"))
+    _check_links(path, images)
+    return path
+
+
+def _check_links(path: Path, images: Path) -> None:
+    """Refuse a path that begins below the configured folder and, by a link, ends elsewhere."""
+    if path == images:
+        message = f"image path {path} is the folder of all images"
+        raise InvalidArgument(message, remedy="name a folder below it")
+    if not path.is_relative_to(images):
+        return
+    try:
+        real = path.parent.resolve()
+        inside = real.is_relative_to(images.resolve())
+    except (OSError, RuntimeError) as error:
+        message = f"image path {path} cannot be followed: {error}"
+        raise InvalidArgument(message, remedy="remove the links in it") from error
+    if not inside:
+        message = f"image path {path} leaves {images} through a link"
+        raise InvalidArgument(message, remedy="remove the link, or name the real path")
+
+
+def _check_writable(folder: Path) -> None:
+    """Check the nearest folder that exists, for the rest would be made in it."""
+    for place in (folder, *folder.parents):
+        if not os.path.lexists(place):
+            continue
+        if not place.is_dir():
+            message = f"{place} is no folder"
+            raise InvalidArgument(message, remedy="choose another path")
+        if not os.access(place, os.W_OK | os.X_OK):
+            message = f"{place} cannot be written to"
+            raise PermissionDenied(message, remedy="run as root, or choose another path")
+        return
+
+
+def _make_parents(folder: Path, made: list[Path]) -> None:
+    missing = [place for place in (folder, *folder.parents) if not place.exists()]
+    for place in reversed(missing):
+        with contextlib.suppress(FileExistsError):  # somebody was quicker; it is theirs to remove
+            place.mkdir(mode=0o700)
+            made.append(place)
+
+
+def _make_locked(path: Path) -> int:
+    """Make a folder that has its final name only once it is locked: it is never seen as stale."""
+    unlocked = path.with_name(path.name.replace(STAGING_PREFIX, _UNLOCKED_PREFIX))
+    unlocked.mkdir(mode=0o700)
+    fd = os.open(unlocked, _DIR)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        unlocked.rename(path)
+    except OSError:
+        os.close(fd)
+        unlocked.rmdir()
+        raise
+    return fd
+
+
+def _is_empty(path: Path) -> bool:
+    return path.is_dir() and not path.is_symlink() and not any(path.iterdir())
+
+
+def _unmake(made: Iterable[Path]) -> None:
+    for folder in reversed(list(made)):
+        with contextlib.suppress(OSError):  # somebody else uses it by now
+            folder.rmdir()
+
+
+def _folders(images: Path, depth: int = _DEPTH) -> Iterator[Path]:
+    """Walk to images and staging folders, not into them, and through no link."""
+    try:
+        with os.scandir(images) as entries:
+            names = sorted(each.name for each in entries if each.is_dir(follow_symlinks=False))
+    except OSError:
+        return
+    for name in names:
+        path = images / name
+        if _is_staging(path) or _is_image(path):
+            yield path
+        elif depth > 1:
+            yield from _folders(path, depth - 1)
+
+
+def _is_staging(path: Path) -> bool:
+    return path.name.startswith((STAGING_PREFIX, _UNLOCKED_PREFIX))
+
+
+def _is_image(path: Path) -> bool:
+    return os.path.lexists(path / manifests.NAME)
+
+
+def _abandoned(path: Path) -> bool:
+    if not path.name.startswith(_UNLOCKED_PREFIX):
+        return not _locked(path)
+    try:
+        return time.time() - path.stat().st_mtime > _BEGIN_S
+    except OSError:
+        return False
+
+
+def _locked(path: Path) -> bool:
+    try:
+        fd = os.open(path, _DIR)
+    except OSError:
+        return True  # gone, or not ours to judge
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return True
+    finally:
+        os.close(fd)
+    return False
+
+
+def _view(path: Path) -> ImageView | None:
+    """Describe an image; whatever is wrong with it, it is one line, and the others are listed."""
+    try:
+        manifest = read_manifest(path)
+    except NotFound:
+        return None  # removed since it was listed
+    except CryoError:
+        return _damaged(path)
+    except Exception:  # noqa: BLE001 - anybody's file may have led to it
+        _log.exception("image %s cannot be read", _text(path))
+        return _damaged(path)
+    return ImageView(
+        path=_text(path),
+        task=manifest.task,
+        created_at=manifest.created_at,
+        size_bytes=manifest.size_bytes,
+        engine=manifest.engine,
+        processes=len(manifest.all_processes),
+        digest=manifest.digest,
+    )
+
+
+def _damaged(path: Path) -> ImageView | None:
+    try:
+        changed = datetime.fromtimestamp(path.stat().st_mtime, UTC)
+    except OSError:
+        return None
+    return ImageView(
+        path=_text(path),
+        task="",
+        created_at=changed,
+        size_bytes=0,
+        engine="",
+        processes=0,
+        digest="",
+    )
+
+
+def _text(path: Path) -> str:
+    """Give a path as text that every protocol can carry, also one that is no UTF-8."""
+    return os.fsencode(path).decode("utf-8", "backslashreplace")
+
+
+def _check_removable(path: Path, images: Path) -> None:
+    if not path.is_relative_to(images):
+        message = f"image {path} does not lie below {images}"
+        raise InvalidArgument(message, remedy="remove it by hand, or set paths.images")
+    if not _is_image(path):
+        message = f"{path} is no image: it has no {manifests.NAME}"
+        raise NotFound(message, remedy="name the image's own folder")
+
+
+def _readable(path: Path) -> Manifest | None:
+    try:
+        return read_manifest(path)
+    except CryoError:
+        return None
+
+
+def _remove_empty(folder: Path, images: Path) -> None:
+    while folder != images and folder.is_relative_to(images):
+        try:
+            folder.rmdir()
+        except OSError:
+            return  # other images are in it
+        folder = folder.parent

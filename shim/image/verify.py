@@ -1,0 +1,192 @@
+"""Read an image whole, or as much of it as is needed, and say whether it is what was sealed."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from shim.host.oserror import typed
+from shim.image import manifest as manifests
+from shim.image.directory import Identity, ImageDir, begin_image_dir, identity, open_image_dir
+from shim.image.manifest import ImageFile, Manifest
+from shim.image.verify_cache import VerifyCache
+from shim.model import Phase, Progress, Report, Verify
+
+
+def read_manifest(image: Path, *, strict: bool = False) -> Manifest:
+    """Read and check cryo.json alone; `strict` where something will be done by it.
+
+    Raises:
+        NotFound: there is no image.
+        ImageCorrupt: the folder is no image, or its manifest was changed.
+        HostMismatch: the image is of a newer format.
+        PermissionDenied: another user can change it, and `strict` is asked for.
+    """
+    with open_image_dir(image, strict=strict) as folder:
+        return _manifest(folder)
+
+
+class HeldImage:
+    """An image that is held open from its verification until it is loaded.
+
+    With `strict` only root or our own user may be able to change it.
+    """
+
+    def __init__(self, image: Path, *, strict: bool = True) -> None:
+        self.image = image
+        self._strict = strict
+        self._folder: ImageDir | None = None
+        self._found: dict[str, Identity] = {}
+
+    @property
+    def path(self) -> str:
+        """Return a path that leads to the folder that was verified, whatever has its name now."""
+        return f"/proc/{os.getpid()}/fd/{self._open.fd}"
+
+    @property
+    def _open(self) -> ImageDir:
+        if self._folder is None:
+            self._folder = begin_image_dir(self.image, strict=self._strict)
+        return self._folder
+
+    def verify(self, mode: Verify, ledger: VerifyCache, report: Report) -> Manifest:
+        """Check that it is complete and unchanged; how much is read again is up to `mode`.
+
+        `full` reads everything, `auto` what this host has not read since it last changed, `none`
+        nothing but the manifest. Presence, kinds and sizes are checked always.
+
+        Raises:
+            NotFound: there is no image.
+            ImageCorrupt: a file is missing, added, cut, grown, changed or no regular file.
+            HostMismatch: the image is of a newer format.
+            PermissionDenied: another user can change it.
+        """
+        folder = self._open
+        manifest = _manifest(folder)
+        _check_names(folder, manifest)
+        try:
+            self._found = _Reading(folder, manifest, ledger, report).run(mode)
+        except OSError as error:
+            raise typed(error, f"read image {self.image}") from error
+        return manifest
+
+    def check_unchanged(self) -> None:
+        """Check, once it was loaded, that its files are those that were verified.
+
+        Raises:
+            ImageCorrupt: one was written to, or another has its place.
+        """
+        for name, before in self._found.items():
+            with self._open.opened(name) as fd:
+                if identity(fd) != before:
+                    self._open.refuse(f"{name} was changed while it was loaded")
+
+    def close(self) -> None:
+        """Let go of it; safe to repeat."""
+        if self._folder is not None:
+            os.close(self._folder.fd)
+            self._folder = None
+
+
+def verify(
+    image: Path, mode: Verify, ledger: VerifyCache, report: Report, *, strict: bool = True
+) -> Manifest:
+    """Check an image as `HeldImage.verify` does, and let go of it."""
+    held = HeldImage(image, strict=strict)
+    try:
+        return held.verify(mode, ledger, report)
+    finally:
+        held.close()
+
+
+class _Reading:
+    """One pass over the files of an image."""
+
+    def __init__(
+        self, folder: ImageDir, manifest: Manifest, ledger: VerifyCache, report: Report
+    ) -> None:
+        self._folder = folder
+        self._manifest = manifest
+        self._ledger = ledger
+        self._report = report
+        self._done_bytes = 0
+        self._total_bytes = 0
+
+    def run(self, mode: Verify) -> dict[str, Identity]:
+        """Check every file as far as `mode` asks, remember what was read whole, and tell which."""
+        found = {file.name: self._measure(file) for file in self._manifest.files}
+        if mode is not Verify.NONE:
+            self._read(found, mode)
+        return found
+
+    def _read(self, found: dict[str, Identity], mode: Verify) -> None:
+        if not self._manifest.sealed:
+            self._warn("the image was not sealed: its content cannot be checked")
+            return
+        stale = [file for file in self._manifest.files if self._stale(file, found, mode)]
+        self._total_bytes = sum(file.size_bytes for file in stale)
+        self._tick(0)
+        for file in stale:
+            self._compare(file, found[file.name])
+        if stale and not self._remembered(found):
+            self._warn("this could not be noted in paths.verified: next time it is read again")
+
+    def _remembered(self, found: dict[str, Identity]) -> bool:
+        return self._ledger.remember(self._manifest, self._folder.path, found)
+
+    def _stale(self, file: ImageFile, found: dict[str, Identity], mode: Verify) -> bool:
+        known = self._ledger.knows
+        return mode is Verify.FULL or not known(self._manifest, file.name, found[file.name])
+
+    def _measure(self, file: ImageFile) -> Identity:
+        with self._folder.opened(file.name) as fd:
+            found = identity(fd)
+        if found.size_bytes != file.size_bytes:
+            how = "was cut" if found.size_bytes < file.size_bytes else "has grown"
+            why = f"{file.name} {how}: {found.size_bytes} bytes, not {file.size_bytes}"
+            self._folder.refuse(why)
+        return found
+
+    def _compare(self, file: ImageFile, measured: Identity) -> None:
+        with self._folder.opened(file.name) as fd:
+            digest = self._folder.hash(file.name, fd, self._tick)
+            same = identity(fd) == measured
+        if not same:
+            self._folder.refuse(f"{file.name} is being changed")
+        if digest != file.blake3:
+            self._folder.refuse(f"{file.name} was changed after it was sealed")
+
+    def _tick(self, count: int) -> None:
+        self._done_bytes += count
+        self._report(
+            Progress(phase=Phase.VERIFY, bytes_done=self._done_bytes, bytes_total=self._total_bytes)
+        )
+
+    def _warn(self, text: str) -> None:
+        self._report(Progress(phase=Phase.VERIFY, message=text, warning=True))
+
+
+def _manifest(folder: ImageDir) -> Manifest:
+    with folder.opened(manifests.NAME) as fd:
+        data = _read_bounded(folder, fd)
+    return manifests.decode(data, str(folder.path))
+
+
+def _read_bounded(folder: ImageDir, fd: int) -> bytes:
+    try:
+        with open(fd, "rb", closefd=False) as file:
+            data = file.read(manifests.MAX_MANIFEST_BYTES + 1)
+    except OSError as error:
+        raise typed(error, f"read {folder.path / manifests.NAME}") from error
+    if len(data) > manifests.MAX_MANIFEST_BYTES:
+        folder.refuse(f"{manifests.NAME} is larger than any manifest")
+    return data
+
+
+def _check_names(folder: ImageDir, manifest: Manifest) -> None:
+    expected = {file.name for file in manifest.files} | {manifests.NAME}
+    found = set(folder.names())
+    if missing := sorted(expected - found):
+        folder.refuse(f"{', '.join(missing)} missing")
+    if extra := sorted(found - expected):
+        folder.refuse(f"{', '.join(extra)[:200]} does not belong to it")

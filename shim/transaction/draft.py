@@ -1,0 +1,90 @@
+"""The manifest of an image that is being made: what is known of it before its files are hashed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+import msgspec
+
+from shim.cuda import inventory
+from shim.cuda.inventory import Inventory
+from shim.host import procs
+from shim.image.manifest import Manifest, Member
+from shim.model import CheckpointOptions, CudaProcess, EngineName, utcnow
+from shim.runsc import settings
+from shim.spec import document
+from shim.transaction import hostfacts
+from shim.transaction.builds import runsc_build
+from shim.transaction.target import CheckpointTarget
+from shim.transaction.transaction import Transaction
+
+
+async def draft(
+    subject: CheckpointTarget,
+    options: CheckpointOptions,
+    transaction: Transaction,
+    *,
+    found: Inventory,
+    engine: EngineName | None,
+    saved: Iterable[CudaProcess],
+    memory_bytes: int,
+) -> Manifest:
+    """Describe a sandbox that was saved by `engine`, with these CUDA processes."""
+    host = hostfacts.read_host()
+    with_gpu = [one for one in subject.containers if one.gpu]
+    devices = [device for one in with_gpu for device in one.spec.devices]
+    processes = tuple(saved)
+    return Manifest(
+        created_at=utcnow(),
+        namespace=subject.ref.namespace,
+        task=subject.ref.id,
+        runsc=await runsc_build(subject.runsc.capabilities),
+        runsc_flags=settings.recorded(_flags_in_effect(subject)),
+        arch=host.arch,
+        kernel=host.kernel,
+        cpu_features=host.cpu_features,
+        spec=subject.spec.data,
+        spec_digest=document.digest(subject.spec),
+        bundle=str(subject.bundle),
+        rootfs=str(subject.spec.rootfs),
+        driver=found.driver,
+        guest_tool=subject.guest_tool,
+        engine=engine or "",
+        gpus=inventory.visible(found.gpus, devices) if engine else (),
+        processes=_of(subject, processes),
+        members=tuple(_member(one, processes) for one in subject.members),
+        options=options,
+        paused=bool(subject.paused_ids),
+        memory_bytes=memory_bytes,
+        timings_s=dict(transaction.timings_s),
+        warnings=tuple(transaction.warnings),
+    )
+
+
+def _member(one: CheckpointTarget, saved: tuple[CudaProcess, ...]) -> Member:
+    return Member(
+        task=one.ref.id,
+        name=one.name,
+        spec=one.spec.data,
+        spec_digest=document.digest(one.spec),
+        bundle=str(one.bundle),
+        rootfs=str(one.spec.rootfs),
+        guest_tool=one.guest_tool,
+        gpu=one.gpu,
+        processes=_of(one, saved),
+    )
+
+
+def _of(one: CheckpointTarget, saved: tuple[CudaProcess, ...]) -> tuple[CudaProcess, ...]:
+    """List what was saved of one container; whose it is, the manifest says by the place."""
+    return tuple(
+        msgspec.structs.replace(process, container="")
+        for process in saved
+        if process.container == one.container
+    )
+
+
+def _flags_in_effect(subject: CheckpointTarget) -> Mapping[str, str]:
+    """Give the flags that the sandbox runs with, else those that are configured now."""
+    own = settings.of_sandbox(procs.command_line(subject.sandbox.pid))
+    return subject.flags if own is None else own

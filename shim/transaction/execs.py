@@ -1,0 +1,180 @@
+"""What becomes of processes that descend from an exec, which no restore brings back."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterable, Sequence
+
+import msgspec
+
+from shim.cuda.processes import label
+from shim.errors import Refused
+from shim.model import CudaProcess, ExecProcesses
+from shim.runsc.client import GuestProcess
+from shim.transaction.origin import Origins, find
+from shim.transaction.target import CheckpointTarget
+
+_SHOWN = 5
+_FROM_OWN_COMMAND = "start it from the container's own command"
+
+
+class ExecCheck:
+    """Looks for such processes before a save: refuses those with CUDA state, or drops them."""
+
+    def __init__(
+        self,
+        subject: CheckpointTarget,
+        policy: ExecProcesses,
+        warn: Callable[[str], None],
+        *,
+        exit: bool,
+    ) -> None:
+        """Take the sandbox, and whether the save is the end of its task."""
+        self._subject = subject
+        self._policy = policy
+        self._warn = warn
+        self._exit = exit
+        self._judged: set[CudaProcess] = set()
+        self.dropped: frozenset[CudaProcess] = frozenset()
+
+    def covers(self, known: Iterable[CudaProcess]) -> bool:
+        """Whether all of these CUDA processes have been looked at."""
+        return set(known) <= self._judged
+
+    async def look(self, known: Sequence[CudaProcess], *, paused: bool) -> None:
+        """Judge the CUDA processes, and name the others.
+
+        Raises:
+            Refused: a CUDA process descends from an exec, or may do so and the task is to end.
+        """
+        listed = await asyncio.gather(*(one.guest.ps() for one in self._subject.containers))
+        await self.look_at(listed, known, paused=paused)
+
+    async def look_at(
+        self,
+        listed: Sequence[list[GuestProcess]],
+        known: Sequence[CudaProcess],
+        *,
+        paused: bool,
+    ) -> None:
+        """Judge as `look` does, by what `ps` has listed in each container.
+
+        Raises:
+            Refused: as `look`.
+        """
+        containers = self._subject.containers
+        origins = await find(self._subject, listed, paused=paused)
+        execs: list[CudaProcess] = []
+        unknown: list[CudaProcess] = []
+        for one, rows, found in zip(containers, listed, origins, strict=True):
+            own = [process for process in known if process.container == one.container]
+            numbers = await _numbers(one, rows, found) if own else {}
+            self._name(rows, found, numbers, own)
+            for process in own:
+                match _origin(process.pid, numbers, found):
+                    case True:
+                        execs.append(process)
+                    case None:
+                        unknown.append(process)
+        self._judge(execs, unknown)
+        self._judged.update(known)
+
+    def take_parked(
+        self, known: Sequence[CudaProcess], execs: Iterable[int], unclear: Iterable[int] = ()
+    ) -> None:
+        """Judge the processes of a parked task by what was found when it was parked.
+
+        Raises:
+            Refused: as `look`.
+        """
+        found, unknown = set(execs), set(unclear)
+        self._judge(
+            [process for process in known if process.pid in found],
+            [process for process in known if process.pid in unknown],
+        )
+        self._judged.update(known)
+
+    def marked(self, process: CudaProcess) -> CudaProcess:
+        """Mark a process that is not expected in a restored copy."""
+        if process not in self.dropped:
+            return process
+        return msgspec.structs.replace(process, dropped=True)
+
+    def _judge(self, execs: list[CudaProcess], unknown: list[CudaProcess]) -> None:
+        if unknown:
+            names = _labels(unknown)
+            message = f"whether an exec has started {names} is not known"
+            if self._exit:
+                message += ", and the task is to end: a restore would not bring them back then"
+                raise Refused(message, remedy=f"leave out --exit, or {_FROM_OWN_COMMAND}")
+            self._warn(f"{message}; if so, a restore of this image fails")
+        if not execs:
+            return
+        names = _labels(execs)
+        if self._policy is ExecProcesses.REFUSE:
+            message = f"an exec has started {names}, which uses the GPU: no restore brings it back"
+            remedy = f"{_FROM_OWN_COMMAND}, or save without it by --exec-processes drop"
+            raise Refused(message, remedy=remedy)
+        self.dropped |= frozenset(execs)
+        self._warn(f"a restored copy is without {names}, which an exec has started")
+
+    def _name(
+        self,
+        rows: list[GuestProcess],
+        found: Origins,
+        numbers: dict[int, int] | None,
+        cuda: Sequence[CudaProcess],
+    ) -> None:
+        """Warn of those without CUDA that an exec has left in the background."""
+        own = {process.pid for process in cuda}
+        left = [
+            f"{row.pid} ({row.command})"
+            for row in rows
+            if row.pid in found.execs and row.parent and (numbers or {}).get(row.pid) not in own
+        ]
+        if left:
+            more = f" and {len(left) - _SHOWN} more" if len(left) > _SHOWN else ""
+            names = ", ".join(left[:_SHOWN]) + more
+            self._warn(f"processes that an exec has started end in a restored copy: {names}")
+
+
+async def cuda_execs(
+    subject: CheckpointTarget, known: Sequence[CudaProcess]
+) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """List the CUDA processes of a running sandbox's own container that descend from an exec.
+
+    The second list has those of which that is not known.
+    """
+    rows = await subject.guest.ps()
+    (found,) = await find(subject, [rows], paused=False)
+    numbers = await _numbers(subject, rows, found)
+    origins = {process.pid: _origin(process.pid, numbers, found) for process in known}
+    return (
+        tuple(pid for pid, execs in origins.items() if execs),
+        tuple(pid for pid, execs in origins.items() if execs is None),
+    )
+
+
+def _origin(pid: int, numbers: dict[int, int] | None, found: Origins) -> bool | None:
+    """Whether a process descends from an exec, by its container's own number; None: not known."""
+    if numbers is None:
+        return None
+    row = next((row for row, own in numbers.items() if own == pid), None)
+    if row in found.execs:
+        return True
+    return None if row in found.unknown else False
+
+
+async def _numbers(
+    subject: CheckpointTarget, rows: list[GuestProcess], found: Origins
+) -> dict[int, int] | None:
+    """Give the container's own numbers for those of `ps`; None where these cannot be had."""
+    if not (found.execs or found.unknown):
+        return {}
+    return await subject.guest.own_numbers(rows)
+
+
+def _labels(processes: Sequence[CudaProcess]) -> str:
+    noun = "process" if len(processes) == 1 else "processes"
+    more = f" and {len(processes) - _SHOWN} more" if len(processes) > _SHOWN else ""
+    return f"{noun} {', '.join(label(process) for process in processes[:_SHOWN])}{more}"

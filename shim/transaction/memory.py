@@ -1,0 +1,49 @@
+"""How much GPU memory a sandbox holds and could have, as nvidia-smi tells it on the host."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import partial
+
+from shim.cuda import inventory
+from shim.errors import ResourceExhausted, Unavailable
+from shim.runsc.run import run
+from shim.transaction.target import CheckpointTarget
+
+
+async def held(subject: CheckpointTarget) -> dict[str, int]:
+    """Return the bytes that the sandbox's processes hold together, by the UUID of each GPU.
+
+    Raises:
+        CryoError: nvidia-smi does not tell.
+    """
+    cuda = subject.config.cuda
+    return await inventory.bytes_by_gpu(cuda.nvidia_smi, _spawn(subject), subject.sandbox.pid)
+
+
+async def check_room(subject: CheckpointTarget, needed: Mapping[str, int]) -> None:
+    """See that the sandbox can have this much GPU memory, what it holds already included.
+
+    Raises:
+        ResourceExhausted: a GPU has too little left.
+        CryoError: nvidia-smi does not tell.
+    """
+    now = await held(subject)
+    free = await inventory.free_bytes(subject.config.cuda.nvidia_smi, _spawn(subject))
+    for gpu, count in needed.items():
+        missing = count - now.get(gpu, 0)
+        if missing > free.get(gpu, missing):
+            message = f"{gpu} has {free[gpu] >> 20} MiB free, and {missing >> 20} MiB are needed"
+            raise ResourceExhausted(message, remedy="free GPU memory, and resume it then")
+
+
+def _spawn(subject: CheckpointTarget) -> inventory.Spawn:
+    return partial(_ask, subject.config.timeouts.command)
+
+
+async def _ask(timeout_s: float, argv: list[str]) -> str:
+    done = await run(argv, timeout_s=timeout_s)
+    if done.status != 0:
+        message = f"{argv[0]} ended with status {done.status}"
+        raise Unavailable(message)
+    return done.stdout.decode("utf-8", "replace")

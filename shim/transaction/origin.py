@@ -1,0 +1,96 @@
+"""Which processes a restore does not bring back: runsc ends whatever descends from an exec.
+
+A live session shows by its parent, and most of what the container's own command has started by its
+parents and process groups. What is left, such as a process whose parent is gone and which has a
+group of its own, only the sentry can tell apart.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from shim.cuda.strays import init_of
+from shim.errors import CryoError
+from shim.model import Value
+from shim.runsc.client import GuestProcess
+from shim.transaction.target import CheckpointTarget
+
+
+class Origins(Value):
+    """Of one container, by the numbers of `ps`: who descends from an exec, and who perhaps does."""
+
+    execs: frozenset[int] = frozenset()
+    unknown: frozenset[int] = frozenset()
+
+    def of(self, pids: Iterable[int]) -> Origins:
+        """Keep only some processes."""
+        chosen = frozenset(pids)
+        return Origins(execs=self.execs & chosen, unknown=self.unknown & chosen)
+
+
+def by_parents(rows: Sequence[GuestProcess]) -> Origins:
+    """Tell as much as parents and process groups show. Pure.
+
+    An exec begins a session, and a process group never leaves its session: a process in the group
+    of init descends from init.
+    """
+    known = {row.pid: row for row in rows}
+    init = known.get(init_of(list(rows)))
+    if init is None:
+        return Origins()
+    execs: set[int] = set()
+    unknown: set[int] = set()
+    for row in rows:
+        line = _ancestry(row, known)
+        if any(one.group and one.group == init.group for one in line if one is not init):
+            continue
+        oldest = line[-1]
+        if oldest.parent == 0 and oldest is not init:
+            execs.add(row.pid)
+        elif row is not init:
+            unknown.add(row.pid)
+    return Origins(execs=frozenset(execs), unknown=frozenset(unknown))
+
+
+def _ancestry(row: GuestProcess, known: dict[int, GuestProcess]) -> list[GuestProcess]:
+    """Give a process and its ancestors in the container, the oldest last."""
+    line = [row]
+    while (parent := known.get(line[-1].parent)) is not None and parent not in line:
+        line.append(parent)
+    return line
+
+
+async def find(
+    subject: CheckpointTarget, listed: Sequence[list[GuestProcess]], *, paused: bool
+) -> tuple[Origins, ...]:
+    """Tell of the processes of all containers, `listed` one by one, where they come from.
+
+    While the sandbox is `paused` the sentry cannot tell.
+    """
+    found = tuple(by_parents(rows) for rows in listed)
+    if not subject.runsc.capabilities.ends_execs:
+        return tuple(Origins() for _ in found)
+    if not any(one.exec_ran for one in subject.containers):
+        # A process that was started past us has no parent in the container.
+        return tuple(Origins(execs=one.execs) for one in found)
+    unclear = frozenset(pid for one in found for pid in one.unknown)
+    if not unclear or paused:
+        return found
+    told = await _ask(subject, unclear)
+    return tuple(_settled(one, told) for one in found)
+
+
+def _settled(one: Origins, told: dict[int, bool]) -> Origins:
+    execs = frozenset(pid for pid in one.unknown if told.get(pid))
+    return Origins(execs=one.execs | execs, unknown=one.unknown - told.keys())
+
+
+async def _ask(subject: CheckpointTarget, pids: frozenset[int]) -> dict[int, bool]:
+    """Ask the sentry; where it does not tell, nothing is known."""
+    subject.journal.note(tracing=True)
+    try:
+        return await subject.runsc.exec_descendants(subject.ref.id, pids)
+    except CryoError:
+        return {}
+    finally:
+        subject.journal.note(tracing=False)

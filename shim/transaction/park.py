@@ -1,0 +1,204 @@
+"""Parking: a pause in which a task gives its GPU memory back, without an image.
+
+Its CUDA processes are frozen as for a save; what they held waits in host memory until the task goes
+on. The journal stays open meanwhile, because it alone names them: a frozen process holds no device
+by which a look could find it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import TypeVar
+
+from shim.cuda import driver, inventory
+from shim.cuda.fleet import Fleet
+from shim.errors import CryoError, CudaError, ResourceExhausted
+from shim.host.shielded import shielded
+from shim.model import EngineName, Phase, Progress, Report
+from shim.transaction import memory, preflight
+from shim.transaction.alive import is_alive, unless_dead
+from shim.transaction.execs import cuda_execs
+from shim.transaction.journal import Operation
+from shim.transaction.save_idle import until_quiet
+from shim.transaction.steps import fleet_for, late_rollback, look
+from shim.transaction.target import CheckpointTarget
+from shim.transaction.transaction import Transaction
+
+_T = TypeVar("_T")
+_WITHOUT = "without io.cryo.park the task can be paused with its GPU memory"
+
+
+class Parking:
+    """A task that is parked, or brought back from there.
+
+    `pause` and `resume` are those of the task room, which notes what they do; `resume` does
+    nothing to a task that is not paused.
+    """
+
+    def __init__(
+        self,
+        subject: CheckpointTarget,
+        report: Report,
+        *,
+        pause: Callable[[], Awaitable[None]],
+        resume: Callable[[], Awaitable[None]],
+    ) -> None:
+        self._subject = subject
+        self._journal = subject.journal
+        self._timeouts = subject.config.timeouts
+        self._tell = report
+        self._pause = pause
+        self._resume = resume
+        # Whether an unpark has begun to move processes.
+        self.began = False
+        self._facts = driver.capabilities(inventory.read(subject.config.cuda.nvidia_proc).driver)
+
+    async def park(self) -> None:
+        """Freeze every CUDA process, then pause; when that fails the task runs as before.
+
+        Raises:
+            CryoError: why it was not done.
+            CudaError: a process could not be brought back; the journal stays open.
+        """
+        transaction = Transaction(
+            f"park of {self._subject.ref}",
+            self._journal,
+            self._tell,
+            deadline_s=self._timeouts.checkpoint,
+        )
+        self._journal.open(Operation.PARK, "")
+        fleet = fleet_for([(self._subject, ())], self._facts, self._tell)
+        transaction.undo_with(
+            "bring the task back",
+            lambda: self._bring_back(fleet),
+            deadline_s=self._timeouts.rollback,
+            held_up=fleet.unfinished,
+        )
+        await transaction.run(self._forward(fleet, transaction))
+
+    async def _forward(self, fleet: Fleet, transaction: Transaction) -> None:
+        await self._freeze(fleet)
+        await transaction.commit(self._stand_still(), made=f"task {self._subject.ref} is parked")
+
+    async def unpark(self) -> None:
+        """Let the task go on with its GPU memory; one that cannot have it stays parked.
+
+        Raises:
+            ResourceExhausted: too little GPU memory is free.
+            CryoError: why else it stays parked.
+            CudaError: a process neither came back nor could be frozen again.
+        """
+        fleet = self._noted()
+        await self._check_room()
+        # From here on whoever takes over brings it back.
+        self.began = True
+        self._journal.note(committed=False)
+        # A caller who leaves has asked for what is under way, and it is done.
+        waking = asyncio.ensure_future(self._wake(fleet))
+        try:
+            await shielded(waking, deadline_s=None)
+        except asyncio.CancelledError:
+            if not _succeeded(waking):
+                raise
+
+    async def recover(self) -> None:
+        """Bring a task back whose park or unpark was interrupted; safe to repeat.
+
+        Raises:
+            CryoError: a process could not be brought back; the journal stays open.
+        """
+        if self._journal.entry.tracing:
+            await self._subject.runsc.end_trace(self._subject.ref.id)
+            await self._subject.runsc.agree(self._subject.ref.id)
+        await self._check_room()
+        await self._bring_back_in_time(self._noted(), self._timeouts.rollback)
+
+    def _noted(self) -> Fleet:
+        known = self._journal.entry.cuda_processes()
+        return fleet_for([(self._subject, known)], self._facts, self._tell)
+
+    async def _freeze(self, fleet: Fleet) -> None:
+        rows = await self._subject.guest.ps()
+        held = await self._told(memory.held(self._subject)) or {}
+        outsiders = tuple(row.pid for row in preflight.outsiders(rows))
+        self._journal.note(outsiders=outsiders, gpu_bytes=held)
+        preflight.check_memory(self._subject, sum(held.values()))
+        await look(fleet, otherwise=_WITHOUT)
+        self._journal.note(engine=EngineName.PHASED, phase=Phase.FREEZE)
+        self._journal.processes(fleet.known)
+        execs, unclear = await cuda_execs(self._subject, fleet.known)
+        self._journal.note(execs=execs, execs_unclear=unclear)
+        if fleet.known:
+            await fleet.freeze()
+
+    async def _told(self, asking: Awaitable[_T]) -> _T | None:
+        """Ask nvidia-smi; where it does not tell, there is a warning in place of the check."""
+        try:
+            return await asking
+        except ResourceExhausted:
+            raise
+        except CryoError as error:
+            message = f"GPU memory is not counted beforehand: {error}"
+            self._tell(Progress(phase=Phase.PREFLIGHT, message=message, warning=True))
+            return None
+
+    async def _check_room(self) -> None:
+        """See that there is GPU memory to go on with.
+
+        A process for which there is none when its turn has come is lost: the driver gives it up
+        (cuda-checkpoint issue 44).
+        """
+        if needed := self._journal.entry.gpu_bytes:
+            await self._told(memory.check_room(self._subject, needed))
+
+    async def _stand_still(self) -> None:
+        """Pause; a park that the next owner would not know of is none, so the note must succeed."""
+        await self._pause()
+        self._journal.note(committed=True)
+
+    async def _bring_back_in_time(self, fleet: Fleet, limit_s: float) -> None:
+        try:
+            async with asyncio.timeout(limit_s):
+                await self._bring_back(fleet)
+        except TimeoutError as error:
+            raise late_rollback(limit_s, fleet.unfinished()) from error
+
+    async def _bring_back(self, fleet: Fleet) -> None:
+        """Resume and thaw, whatever state it was left in, and close the journal."""
+        self._journal.forgive()
+        sandbox = self._subject.sandbox
+        if is_alive(sandbox):
+            try:
+                await unless_dead(sandbox, self._thaw(fleet))
+            except CryoError:
+                if is_alive(sandbox):
+                    raise
+        self._journal.close()
+
+    async def _thaw(self, fleet: Fleet) -> None:
+        await self._resume()
+        # What a dead owner has begun in the container would move them under our hands.
+        await until_quiet(self._subject, "", self._journal.entry.outsiders)
+        if fleet.known:
+            await fleet.thaw()
+
+    async def _wake(self, fleet: Fleet) -> None:
+        try:
+            await self._bring_back_in_time(fleet, self._timeouts.restore)
+        except CryoError as cause:
+            await self._park_again(fleet, cause)
+            raise
+
+    async def _park_again(self, fleet: Fleet, cause: CryoError) -> None:
+        """Freeze again what had come back: half a task is worse than none."""
+        try:
+            await fleet.freeze()
+            await self._stand_still()
+        except CryoError as failed:
+            message = f"{cause.message}; and it could not be parked again: {failed.message}"
+            raise CudaError(message, remedy=failed.remedy) from failed
+
+
+def _succeeded(work: asyncio.Future[None]) -> bool:
+    return work.done() and not work.cancelled() and work.exception() is None

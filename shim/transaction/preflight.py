@@ -1,0 +1,264 @@
+"""Can this checkpoint succeed? Every no comes before anything is touched and says what to do."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+from typing import NamedTuple
+
+from shim.cuda.detect import Holder
+from shim.errors import DeadlineExceeded, Refused, ResourceExhausted
+from shim.host import cgroup, files, peers, procs
+from shim.image import manifest as manifests
+from shim.model import Connections, Value
+from shim.runsc import settings
+from shim.runsc.client import GuestProcess
+from shim.spec import canonical, compare
+from shim.transaction.target import CheckpointTarget
+
+# What an image holds beside memory: kernel state, page tables, the manifest.
+_SLACK_BYTES = 16 << 20
+# And what the manifest holds beside the specs.
+_MANIFEST_SLACK_BYTES = 1 << 20
+_SHOWN = 5
+
+
+class Disk(NamedTuple):
+    """What an image of a sandbox takes of the folder that it goes to, and what is free there."""
+
+    folder: Path
+    resident_bytes: int
+    free_bytes: int
+
+
+def measure_disk(subject: CheckpointTarget, target: Path) -> Disk:
+    """Measure the sandbox's memory and the filesystem of `target`, which may have to be made."""
+    resident = procs.resident_bytes(subject.sandbox.pid)
+    return Disk(target, resident, files.free_bytes(_existing(target)))
+
+
+def check_disk(disk: Disk, device_bytes: int) -> int:
+    """Return the bytes that the image may take at most, with this much of GPU memory.
+
+    Raises:
+        ResourceExhausted: its filesystem has less.
+    """
+    need = disk.resident_bytes + device_bytes + _SLACK_BYTES
+    if disk.free_bytes < need:
+        free = _mib(disk.free_bytes)
+        message = f"the image may need {_mib(need)}, and {disk.folder} has {free} free"
+        raise ResourceExhausted(message, remedy="free space, or choose another image path")
+    return need
+
+
+def check_network(subject: CheckpointTarget) -> None:
+    """Check that runsc can save a sandbox on this kind of network.
+
+    Raises:
+        Refused: it is on the host's, which this runsc refuses only once the save has begun.
+    """
+    host = subject.flags.get("network") == "host"
+    if host and not subject.runsc.capabilities.saves_host_network:
+        message = "the sandbox uses the host's network, which this runsc cannot save"
+        raise Refused(
+            message,
+            remedy='create the task with network = "sandbox" under [runsc.flags], or use runsc '
+            "from 20260905 on",
+        )
+
+
+def check_manifest(subject: CheckpointTarget) -> None:
+    """Check that the manifest of the image will be one that can be read again.
+
+    Raises:
+        Refused: there are too many containers, or their specs are too large together.
+    """
+    containers = subject.containers
+    if len(subject.members) > manifests.MAX_MEMBERS:
+        message = (
+            f"{subject.ref} shares its sandbox with {len(subject.members)} containers, "
+            f"and an image holds {manifests.MAX_MEMBERS} besides its own"
+        )
+        raise Refused(message, remedy="save pods with fewer containers")
+    count = sum(len(canonical.encode_pretty(one.spec.data)) for one in containers)
+    if count > manifests.MAX_MANIFEST_BYTES - _MANIFEST_SLACK_BYTES:
+        message = f"the config.json files of its containers have {_mib(count)} together"
+        limit = _mib(manifests.MAX_MANIFEST_BYTES - _MANIFEST_SLACK_BYTES)
+        raise Refused(message, remedy=f"make them smaller: an image holds {limit} of them")
+
+
+def _existing(path: Path) -> Path:
+    """Return the nearest folder that is there already."""
+    return next(folder for folder in (path, *path.parents) if folder.is_dir())
+
+
+def check_memory(subject: CheckpointTarget, device_bytes: int) -> None:
+    """Check that GPU memory fits into host memory, where the freeze copies it first.
+
+    It becomes memory of the sandbox, which the kernel kills when that is more than its limit.
+
+    Raises:
+        ResourceExhausted: it does not.
+    """
+    if device_bytes == 0:
+        return
+    own = cgroup.find(subject.sandbox.pid)
+    left = cgroup.room(own) if own else None
+    if left is not None and device_bytes > left:
+        message = (
+            f"freezing copies {_mib(device_bytes)} of GPU memory into the sandbox, whose memory "
+            f"limit leaves {_mib(left)}"
+        )
+        raise ResourceExhausted(message, remedy="raise the memory limit of the container or pod")
+    free = available_bytes()
+    if device_bytes > free:
+        message = (
+            f"freezing copies {_mib(device_bytes)} of GPU memory to a host with {_mib(free)} free"
+        )
+        raise ResourceExhausted(message, remedy="free host memory")
+
+
+def available_bytes(*, swap: bool = False) -> int:
+    """Return the kernel's estimate of memory that can be had (MemAvailable), and free swap."""
+    names = ("MemAvailable", "SwapFree") if swap else ("MemAvailable",)
+    lines = Path("/proc/meminfo").read_text("ascii").splitlines()
+    pairs = [line.partition(":") for line in lines]
+    return sum(int(text.split()[0]) << 10 for name, _, text in pairs if name in names)
+
+
+def check_room(needed_bytes: int) -> None:
+    """Check that the host has memory for what a restore loads.
+
+    Raises:
+        ResourceExhausted: it has not.
+    """
+    free = available_bytes(swap=True)
+    if needed_bytes > free:
+        message = f"the image takes {_mib(needed_bytes)} of memory, and the host has {_mib(free)}"
+        raise ResourceExhausted(message, remedy="free host memory, or restore it on another host")
+
+
+def outsiders(rows: list[GuestProcess]) -> list[GuestProcess]:
+    """Pick the processes that came in by exec: children of nobody, but for init."""
+    init = min((row.pid for row in rows), default=0)
+    return [row for row in rows if row.parent == 0 and row.pid != init]
+
+
+def check_execs(subject: CheckpointTarget, rows: list[GuestProcess]) -> list[str]:
+    """Name live exec sessions: a warning where runsc can save them.
+
+    Raises:
+        Refused: this runsc would make an image that cannot be restored.
+    """
+    found = outsiders(rows)
+    if not found:
+        return []
+    names = ", ".join(f"{row.pid} ({row.command})" for row in found[:_SHOWN])
+    if subject.runsc.capabilities.saves_execs:
+        return [f"exec sessions are alive and end in a restored copy: {names}"]
+    message = f"exec sessions are alive: {names}; this runsc's image of them cannot be restored"
+    raise Refused(message, remedy="end them, or use runsc from 20250304 on")
+
+
+def check_bystanders(subject: CheckpointTarget, bystanders: tuple[Holder, ...]) -> list[str]:
+    """Name processes that hold a GPU device without CUDA state (NVML users, forked helpers).
+
+    Raises:
+        Refused: this runsc cannot save an open device.
+    """
+    if not bystanders:
+        return []
+    names = ", ".join(f"{h.pid} ({h.name})" for h in bystanders[:_SHOWN])
+    if subject.runsc.capabilities.builtin_cuda:
+        return [f"processes hold a GPU device without CUDA state and are left alone: {names}"]
+    message = (
+        f"processes hold a GPU device without CUDA state: {names}; this runsc cannot save that"
+    )
+    raise Refused(message, remedy="end them before the checkpoint, or use a newer runsc")
+
+
+def check_namespaces(subjects: list[CheckpointTarget]) -> None:
+    """See that each container with a GPU numbers its processes by itself.
+
+    Raises:
+        Refused: several share a pid namespace: each would find the processes of all.
+    """
+    sharing = [one.ref.id for one in subjects if one.spec.shares_pids]
+    if len(subjects) > 1 and sharing:
+        message = f"{', '.join(sharing)} shares its pid namespace with others that have a GPU"
+        raise Refused(message, remedy="run the pod without shareProcessNamespace")
+
+
+def check_restorable(subjects: list[CheckpointTarget]) -> None:
+    """See that runsc would restore what each container was made with.
+
+    Raises:
+        Refused: its validation refuses the spec itself, as with two mounts at one place.
+    """
+    for one in subjects:
+        enforced = settings.validation(one.runsc.flags) == "enforce"
+        validates = enforced and one.runsc.capabilities.validates_restores
+        if validates and (found := compare.conflicts(one.spec)):
+            message = f"runsc would not restore task {one.ref.id}: {compare.describe(found)}"
+            raise Refused(message, remedy="create the container without it, then checkpoint it")
+
+
+class Connected(Value):
+    """What a sandbox is connected to.
+
+    `host` are unix sockets of the host, which a save closes in the task that runs on too; `tcp`
+    goes on there, and a restored copy has lost it.
+    `unseen` says what could not be looked at.
+    """
+
+    host: tuple[str, ...] = ()
+    tcp: tuple[str, ...] = ()
+    unseen: tuple[str, ...] = ()
+
+
+async def host_connections(subject: CheckpointTarget) -> Connected:
+    """List the sandbox's connections to host sockets, as the host sees them."""
+    own = subject.config.cuda.own_sockets
+    try:
+        found = await asyncio.to_thread(peers.connections, subject.sandbox.pid)
+    except DeadlineExceeded as error:
+        return Connected(unseen=(error.message,))
+    unix = (one.peer for one in found if one.kind == peers.UNIX and not one.peer.startswith(own))
+    tcp = (one.peer for one in found if one.kind == peers.TCP)
+    return Connected(host=tuple(unix), tcp=tuple(tcp))
+
+
+def judge_connections(
+    subject: CheckpointTarget, policy: Connections, found: Connected
+) -> list[str]:
+    """Name the connections that are lost.
+
+    Raises:
+        Refused: the policy says so, or this runsc cannot save a connected host socket.
+    """
+    host, tcp = _first(found.host), _first(found.tcp)
+    if host and not subject.runsc.capabilities.saves_host_sockets:
+        message = f"connected to {host}: this runsc cannot save a connected host socket"
+        raise Refused(message, remedy="close the connection first, or use a newer runsc")
+    lost = ", ".join(filter(None, (host, tcp)))
+    if policy is Connections.REFUSE and lost:
+        message = f"a restored copy would have lost its connections: {lost}"
+        raise Refused(message, remedy="close them, or use --connections cut")
+    if policy is Connections.REFUSE and found.unseen:
+        message = f"whether connections would be lost is not known: {found.unseen[0]}"
+        raise Refused(message, remedy="use --connections cut")
+    warnings = [f"whether connections are lost is not known: {text}" for text in found.unseen]
+    if host:
+        warnings.append(f"the save cuts connections to the host: {host}")
+    if tcp:
+        warnings.append(f"a restored copy has lost its TCP connections: {tcp}")
+    return warnings
+
+
+def _first(names: tuple[str, ...]) -> str:
+    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
+    return ", ".join(names[:_SHOWN]) + more
+
+
+def _mib(count: int) -> str:
+    return f"{count / (1 << 20):.0f} MiB"

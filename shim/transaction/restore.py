@@ -1,0 +1,161 @@
+"""Restore: is the image whole, does this host fit it, and does everything run in the end."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import msgspec
+
+from shim.config import Config
+from shim.cuda import driver, inventory
+from shim.cuda.engine import explain
+from shim.cuda.processes import label
+from shim.errors import CryoError, CudaError, ImageCorrupt, InvalidArgument, Unimplemented
+from shim.image.manifest import Manifest, Member
+from shim.image.verify import HeldImage
+from shim.image.verify_cache import VerifyCache
+from shim.model import CudaProcess, EngineName, Report, RestoreOptions, Verify
+from shim.runsc import overlay
+from shim.runsc.probe import Capabilities
+from shim.transaction import hostfacts, preflight
+from shim.transaction.builds import runsc_build
+from shim.transaction.steps import engine_for, fleet_for
+from shim.transaction.target import CheckpointTarget
+from shim.transaction.worker import in_thread
+
+_PAGES = "pages.img"
+
+
+async def check_image(held: HeldImage, mode: Verify, config: Config, report: Report) -> Manifest:
+    """Verify that an image is what was sealed, reading as much as `mode` asks.
+
+    Raises:
+        NotFound: there is none.
+        ImageCorrupt: it is not what was sealed.
+        PermissionDenied: another user can change it.
+    """
+    ledger = VerifyCache(Path(config.paths.verified))
+    return await in_thread(lambda tell: held.verify(mode, ledger, tell), report)
+
+
+async def check_host(manifest: Manifest, config: Config, capabilities: Capabilities) -> None:
+    """Check that this host can run the image.
+
+    Raises:
+        HostMismatch: it cannot; the message names each difference.
+    """
+    found = inventory.read(config.cuda.nvidia_proc)
+    build = await runsc_build(capabilities)
+    # Where the operator has chosen no medium for the overlay, the image's is taken.
+    flags = overlay.with_medium(config.runsc.flags, manifest.runsc_flags.get(overlay.FLAG, ""))
+    hostfacts.check_host(manifest, hostfacts.read_host(), found, build, flags)
+
+
+def check_options(manifest: Manifest, options: RestoreOptions, capabilities: Capabilities) -> None:
+    """Check that this runsc, engine and image can do what was asked.
+
+    Raises:
+        ImageCorrupt: it is another image than was asked for.
+        ResourceExhausted: the host has too little memory for it.
+        Unimplemented: they cannot.
+        InvalidArgument: a device map without GPU state.
+    """
+    preflight.check_room(_loaded_bytes(manifest))
+    if options.digest and options.digest != manifest.digest:
+        message = f"image {options.image_path} has digest {manifest.digest}, not {options.digest}"
+        raise ImageCorrupt(message, remedy="it was replaced: use the image that has your digest")
+    if options.background and not capabilities.background:
+        message = "this runsc cannot restore in the background"
+        raise Unimplemented(message, remedy="leave out --background, or use runsc from 20240930 on")
+    if options.direct and not capabilities.direct:
+        message = "this runsc has no direct I/O for images"
+        raise Unimplemented(message, remedy="leave out --direct")
+    if not options.device_map:
+        return
+    if manifest.engine == EngineName.BUILTIN:
+        message = "this image was made by runsc's own engine, which takes no device map"
+        raise Unimplemented(message, remedy="checkpoint with --engine phased")
+    if not manifest.has_cuda:
+        message = "the image holds no GPU state to map"
+        raise InvalidArgument(message, remedy="leave out --device-map")
+
+
+def _loaded_bytes(manifest: Manifest) -> int:
+    """Return how much memory the image takes: its pages, or what was noted of compressed ones."""
+    pages = sum(file.size_bytes for file in manifest.files if file.name == _PAGES)
+    return manifest.memory_bytes if manifest.options.compress else pages
+
+
+async def wake(
+    subject: CheckpointTarget,
+    manifest: Manifest,
+    report: Report,
+    *,
+    device_map: Mapping[str, str],
+    background: bool,
+) -> None:
+    """Bring every CUDA process that the image recorded to `running`.
+
+    Raises:
+        ResourceExhausted: too little GPU memory.
+        CudaError, DeadlineExceeded: a process did not come back.
+    """
+    runsc, timeout_s = subject.runsc, subject.config.timeouts.thaw
+    builtin = manifest.engine == EngineName.BUILTIN
+    # Without --background runsc has loaded all pages; only its own CUDA steps come later.
+    loaded = builtin and runsc.capabilities.wait_restore and not background
+    try:
+        if loaded:
+            await runsc.wait_restore(subject.ref.id, timeout_s)
+        if not manifest.has_cuda:
+            return
+        facts = driver.capabilities(manifest.driver)
+        pairs = [(one, _expected(saved)) for one, saved in _pairs(subject, manifest)]
+        seeds = [(one, found) for one, found in pairs if found]
+        fleet = fleet_for(seeds, facts, report, device_map)
+        expected = fleet.known
+        engine = engine_for(subject, EngineName(manifest.engine), fleet)
+        await engine.wake(loaded=loaded)
+        _check_all_there(expected, fleet.known)
+    except CryoError as error:
+        known = [
+            msgspec.structs.replace(process, container=one.container)
+            for one, saved in _pairs(subject, manifest)
+            for process in saved.processes
+        ]
+        if builtin:
+            raise explain(error, hung=False, timeout_s=timeout_s, known=known) from error
+        raise
+
+
+def _expected(saved: Member) -> tuple[CudaProcess, ...]:
+    """List the CUDA processes of a container that its image must bring back."""
+    return tuple(process for process in saved.processes if not process.dropped)
+
+
+def _check_all_there(expected: list[CudaProcess], found: list[CudaProcess]) -> None:
+    """Check that no process was found to be gone.
+
+    Raises:
+        CudaError: one was.
+    """
+    missing = [process for process in expected if process not in found]
+    if not missing:
+        return
+    names = ", ".join(label(process) for process in missing)
+    noun = "process" if len(missing) == 1 else "processes"
+    message = f"the image has the GPU {noun} {names}, and the restored task has not"
+    raise CudaError(
+        message,
+        pid=missing[0].pid,
+        remedy="if an exec had started it, checkpoint with it started from the container's own "
+        "command; else look at the task's output: it may have ended at once",
+    )
+
+
+def _pairs(subject: CheckpointTarget, manifest: Manifest) -> list[tuple[CheckpointTarget, Member]]:
+    """Put what was saved beside what it has become, whatever its id is now."""
+    members = {one.name: one for one in subject.members}
+    pairs = [(members[saved.name], saved) for saved in manifest.members]
+    return [(subject, manifest.own), *pairs]

@@ -1,0 +1,159 @@
+"""One `runsc checkpoint` into a staging folder: watched, waited for, and its failures explained."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from pathlib import Path
+
+from shim.cuda.engine import Builtin, explain
+from shim.errors import CryoError, RunscError
+from shim.host import files
+from shim.host.filecalls import file_call
+from shim.host.shielded import shielded
+from shim.host.supervisor import Supervisor
+from shim.image.store import Staging
+from shim.model import CheckpointOptions, Phase, Progress
+from shim.runsc.argv import CheckpointArgs
+from shim.runsc.failure import failure
+from shim.transaction.alive import unless_dead
+from shim.transaction.steps import Steps
+from shim.transaction.target import CheckpointTarget
+from shim.transaction.transaction import Transaction
+
+_WATCH_S = 0.2
+_STATE_FILE = "checkpoint.img"
+_TOGGLE = "cuda-checkpoint --toggle"
+_FULL_BYTES = 1 << 20
+# What runsc says of a process that began to use the GPU during the save.
+_UNWRITABLE = "encoding error"
+
+
+class Saving:
+    """The saves of one checkpoint; there is more than one when a process came in between.
+
+    `begun` is whether one has begun, `answered` whether runsc has said how the last one ended,
+    `complete` whether its image is whole, and `unthawed` what failed after it in runsc's own
+    CUDA steps.
+    """
+
+    def __init__(
+        self, subject: CheckpointTarget, options: CheckpointOptions, transaction: Transaction
+    ) -> None:
+        self._subject = subject
+        self._options = options
+        self._transaction = transaction
+        self._steps: Steps | None = None
+        self.begun = False
+        self.answered = False
+        self.complete = False
+        self.unthawed: CryoError | None = None
+
+    async def save(self, staged: Staging, steps: Steps | None, expected_bytes: int) -> None:
+        """Write the image; once begun it is waited for, for the sentry cannot be stopped.
+
+        Raises:
+            CryoError: why the image is not complete.
+        """
+        self._steps = steps
+        staging = staged.path
+        self.begun, self.answered, self.complete = True, False, False
+        helpers = Supervisor()
+        helpers.start(self._watch(staged, expected_bytes), name="progress of the save")
+        if steps is not None:
+            helpers.start(steps.engine.guard(), name="guard of the save")
+        saving = asyncio.create_task(self._run(staging))
+        try:
+            await asyncio.shield(saving)
+        except asyncio.CancelledError:
+            await self._see_out(saving)
+            raise
+        except CryoError as error:
+            explained = await self._explained(error, staging)
+            if not await self._only_thaw_failed(error, staging):
+                raise explained from error
+            self.unthawed = explained
+            self._transaction.warn(f"runsc could not thaw after its save: {explained.message}")
+        finally:
+            await helpers.aclose()
+        self.complete = True
+
+    async def _run(self, staging: Path) -> None:
+        journal = self._subject.journal
+
+        def note(pid: int, start: int) -> None:
+            journal.note(save_pid=pid, save_start=start)
+
+        def answered() -> None:
+            self.answered = True
+
+        args = CheckpointArgs(
+            id=self._subject.ref.id,
+            image_path=str(staging),
+            compression="flate-best-speed" if self._options.compress else "none",
+            direct=self._options.direct,
+            cuda_checkpoint_path=self._steps.engine.save_path if self._steps else "",
+        )
+        timeout_s = self._subject.config.timeouts.save
+        await self._subject.runsc.checkpoint(
+            args, timeout_s=timeout_s, started=note, answered=answered
+        )
+
+    async def _see_out(self, saving: asyncio.Task[None]) -> None:
+        """Wait for the end of a save that was cancelled, or for that of the sandbox."""
+        with contextlib.suppress(CryoError):
+            await shielded(unless_dead(self._subject.sandbox, saving), deadline_s=None)
+        self.complete = saving.done() and not saving.cancelled() and saving.exception() is None
+
+    def met_a_newcomer(self, error: RunscError) -> bool:
+        """Whether the save may have failed on a process that began to use the GPU meanwhile.
+
+        No look can come so late that none begins after it. What such a one holds the sentry cannot
+        write, and 20240729 dereferences nil in it; it goes on, and the next freeze finds the
+        process.
+        """
+        phased = self._steps is not None and not self._steps.engine.save_path
+        return phased and self.answered and _UNWRITABLE in error.line
+
+    async def _only_thaw_failed(self, error: CryoError, staging: Path) -> bool:
+        """Whether the image is complete, and only what the built-in engine does after it failed.
+
+        Its freeze is over before the first byte of the state is written, and a failed save says
+        nothing of the tool (SaveWithOpts in pkg/sentry/control/state.go).
+        """
+        if self._steps is None or not self._steps.engine.save_path:
+            return False
+        if _TOGGLE not in error.message:
+            return False
+        state = staging / _STATE_FILE
+        return await file_call(
+            lambda: state.is_file() and state.stat().st_size > 0, doing=f"look into {staging}"
+        )
+
+    async def _explained(self, error: CryoError, staging: Path) -> CryoError:
+        # 20240729 dereferences nil where the disk is full: then the disk itself tells.
+        if isinstance(error, RunscError):
+            free = await file_call(
+                lambda: files.free_bytes(staging), doing=f"measure the disk of {staging}"
+            )
+            if free < _FULL_BYTES:
+                return failure("checkpoint", error.status, "no space left on device")
+        if self._steps is None or not isinstance(self._steps.engine, Builtin):
+            return error
+        return explain(
+            error,
+            hung=self._steps.engine.hung,
+            timeout_s=self._subject.config.timeouts.freeze,
+            known=self._steps.processes.known,
+        )
+
+    async def _watch(self, staging: Staging, expected_bytes: int) -> None:
+        """Report how much is written, while it is."""
+        while True:
+            await asyncio.sleep(_WATCH_S)
+            done = await file_call(
+                lambda: staging.folder.size_bytes, doing=f"measure {staging.path}"
+            )
+            total = max(done, expected_bytes)
+            progress = Progress(phase=Phase.SAVE, bytes_done=done, bytes_total=total)
+            self._transaction.report(progress)

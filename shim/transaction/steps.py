@@ -1,0 +1,182 @@
+"""The CUDA steps of one transaction: which engine, over which processes. Chosen once, then used."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+
+from shim.cuda.batch import Helper
+from shim.cuda.batched import Batched
+from shim.cuda.driver import DriverFacts
+from shim.cuda.engine import Builtin, Engine, Phased
+from shim.cuda.fleet import Fleet
+from shim.cuda.inject import helper_in
+from shim.cuda.processes import Processes
+from shim.cuda.solo import Solo
+from shim.cuda.toggle import ToggleTool
+from shim.cuda.tool import CudaTool, Tool
+from shim.errors import (
+    CryoError,
+    CudaError,
+    DeadlineExceeded,
+    NotFound,
+    Refused,
+    Unimplemented,
+)
+from shim.model import CudaProcess, EngineName, Report
+from shim.transaction.target import CheckpointTarget
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Steps:
+    """An engine and the processes that it works on."""
+
+    engine: Engine
+    processes: Fleet
+
+
+def tool_for(subject: CheckpointTarget, facts: DriverFacts, known: Iterable[int] = ()) -> CudaTool:
+    """Choose how to speak to cuda-checkpoint: by states and actions, or by toggles on 550."""
+    if facts.action and facts.get_state:
+        return Tool(subject.guest, subject.guest_tool, facts)
+    return ToggleTool(subject.guest, subject.guest_tool, frozenset(known))
+
+
+def helper_for(subject: CheckpointTarget, facts: DriverFacts) -> str:
+    """Return cryo-cuda's path inside the container, empty where it is not to be used."""
+    wanted = subject.config.cuda.helper == "auto" and facts.driver_api
+    return helper_in(subject.spec) if wanted else ""
+
+
+def fleet_for(
+    seeds: Sequence[tuple[CheckpointTarget, Iterable[CudaProcess]]],
+    facts: DriverFacts,
+    report: Report,
+    device_map: Mapping[str, str] | None = None,
+) -> Fleet:
+    """Put the containers together that may have CUDA processes, each with those known of it.
+
+    Where that is one alone, cryo-cuda may move all of them at once. Of several none may be frozen
+    before all are locked, which one run in one container cannot see to.
+    """
+    alone = len(seeds) == 1
+    parts = [
+        processes_for(one, facts, report, known, device_map, alone=alone) for one, known in seeds
+    ]
+    match parts:
+        case [Batched() as only]:
+            return Solo(only)
+        case _:
+            return Fleet(parts)
+
+
+def processes_for(
+    subject: CheckpointTarget,
+    facts: DriverFacts,
+    report: Report,
+    known: Iterable[CudaProcess] = (),
+    device_map: Mapping[str, str] | None = None,
+    *,
+    alone: bool = False,
+) -> Processes:
+    """Build the container's process list, seeded with those a journal or manifest names.
+
+    `alone` is whether no other container of the sandbox has any.
+    """
+    seeds = list(known)
+    path = helper_for(subject, facts) if alone else ""
+    make: Callable[..., Processes] = (
+        partial(Batched, Helper(subject.guest, path)) if path else Processes
+    )
+    processes = make(
+        subject.guest,
+        tool_for(subject, facts, (process.pid for process in seeds)),
+        subject.config.timeouts,
+        report,
+        partial(subject.journal.process, container=subject.container),
+        container=subject.container,
+        may_ask=not subject.container,
+    )
+    processes.adopt(seeds)
+    processes.device_map = device_map if device_map and facts.device_map else {}
+    return processes
+
+
+def engine_for(subject: CheckpointTarget, name: EngineName, fleet: Fleet) -> Engine:
+    """Build the engine of a given name."""
+    if name is EngineName.BUILTIN:
+        tool = next(iter(tools_of(subject, fleet)), subject.guest_tool)
+        guests = [one.guest for one in subject.containers]
+        return Builtin(fleet, guests, tool, subject.config.timeouts)
+    return Phased(fleet)
+
+
+def tools_of(subject: CheckpointTarget, fleet: Fleet) -> list[str]:
+    """List the tools in the containers that have CUDA processes: cryo-cuda where it is used."""
+    ours = {part.container: part.helper_path for part in fleet.parts if part.known}
+    busy = [one for one in subject.containers if one.container in ours]
+    return list(dict.fromkeys(ours[one.container] or one.guest_tool for one in busy))
+
+
+def late_rollback(timeout_s: float, held_up: str) -> DeadlineExceeded:
+    """Say that a rollback took too long, and which processes are not back."""
+    message = f"it did not end in {timeout_s:g} s"
+    return DeadlineExceeded(
+        f"{message}: {held_up}" if held_up else message,
+        remedy="look at those processes; a new start of the sidecar tries again",
+    )
+
+
+def failed_rollback(cause: BaseException, failed: CryoError) -> CudaError:
+    """Say why something was undone, and why that did not go well."""
+    message = f"{str(cause) or 'cancelled'}; and then the rollback failed: {failed.message}"
+    return CudaError(message, remedy=failed.remedy)
+
+
+async def look(fleet: Fleet, *, otherwise: str) -> None:
+    """Find the CUDA processes; `otherwise` is what else can be done without cuda-checkpoint.
+
+    Raises:
+        Refused: the container has a GPU and no cuda-checkpoint.
+        CryoError: the look did not end well.
+    """
+    try:
+        await fleet.find()
+    except NotFound as error:
+        message = f"cuda-checkpoint is not in the container: {error.message}"
+        raise Refused(
+            message,
+            remedy="install it on the host (cuda.tool in config.toml) and create the task "
+            f"again, or put it into the image; {otherwise}",
+        ) from error
+
+
+def choose(
+    subject: CheckpointTarget, wanted: EngineName, fleet: Fleet, facts: DriverFacts
+) -> EngineName:
+    """Pick the engine: builtin where runsc has it and every process says that it is `running`.
+
+    A driver that cannot be asked for states leaves runsc to guess, and skips silently what it
+    guesses wrong: there the processes that we found are toggled by us. It also takes one path of
+    cuda-checkpoint for all containers of a pod, and skips those that have it elsewhere.
+
+    Raises:
+        Unimplemented: builtin was asked for, and this runsc has none or this driver misleads it,
+            or the containers have cuda-checkpoint at different paths.
+    """
+    able = subject.runsc.capabilities.builtin_cuda
+    if wanted is EngineName.BUILTIN and not able:
+        message = "this runsc has no built-in CUDA steps (--cuda-checkpoint-path)"
+        raise Unimplemented(message, remedy="use --engine phased, or runsc from 20260608 on")
+    if wanted is EngineName.BUILTIN and not facts.get_state:
+        message = f"with driver {facts.version} runsc's engine guesses which processes have CUDA"
+        raise Unimplemented(message, remedy="use --engine phased, or driver 555 or newer")
+    tools = tools_of(subject, fleet)
+    if wanted is EngineName.BUILTIN and len(tools) > 1:
+        message = f"the containers have cuda-checkpoint at different paths: {', '.join(tools)}"
+        raise Unimplemented(message, remedy="use --engine phased")
+    if wanted is not EngineName.AUTO:
+        return wanted
+    plain = not fleet.not_running() and len(tools) <= 1
+    return EngineName.BUILTIN if able and plain and facts.get_state else EngineName.PHASED

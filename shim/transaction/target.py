@@ -1,0 +1,68 @@
+"""What a transaction may touch of one sandbox: handed in by the task room, which owns it."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Iterable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from shim.config import Config
+from shim.cuda.guest import Guest
+from shim.model import TaskRef
+from shim.runsc import overlay
+from shim.runsc.client import Born, Runsc
+from shim.spec.document import Spec
+from shim.transaction.journal import Journal
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class CheckpointTarget:
+    """One task under checkpoint or restore, with the `members` that share its sandbox.
+
+    `guest_tool` is cuda-checkpoint's path inside the container, `gpu` whether it may hold CUDA
+    state at all, `execs` our own live exec sessions, `stop` kills the task and waits for its end,
+    `ended` tells whether it has, `exec_ran` whether an exec was ever started in it. Of a member,
+    `container` is its id and `name` the one by which runsc finds it in an image; both are empty
+    for the sandbox's own task. `overlay2` is the flag that it was made with where the operator had
+    set none.
+    """
+
+    ref: TaskRef
+    config: Config
+    runsc: Runsc
+    guest: Guest
+    sandbox: Born
+    spec: Spec
+    bundle: Path
+    guest_tool: str
+    gpu: bool
+    paused: bool
+    execs: tuple[str, ...]
+    journal: Journal
+    stop: Callable[[], Awaitable[None]]
+    ended: Callable[[], bool] = lambda: False
+    exec_ran: bool = False
+    container: str = ""
+    name: str = ""
+    overlay2: str = ""
+    members: tuple[CheckpointTarget, ...] = ()
+
+    @property
+    def containers(self) -> tuple[CheckpointTarget, ...]:
+        """Give all containers of the sandbox, its own task first."""
+        return (self, *self.members)
+
+    @property
+    def flags(self) -> dict[str, str]:
+        """Give the top-level flags that runsc made the container with."""
+        return overlay.with_medium(self.runsc.flags, self.overlay2)
+
+    @property
+    def paused_ids(self) -> tuple[str, ...]:
+        """Name the tasks that were paused: a pause of one stops them all, but is its own."""
+        return tuple(one.ref.id for one in self.containers if one.paused)
+
+
+def whole(own: CheckpointTarget, members: Iterable[CheckpointTarget]) -> CheckpointTarget:
+    """Put a sandbox together; there is one journal of it, that of its own task."""
+    return replace(own, members=tuple(replace(one, journal=own.journal) for one in members))

@@ -1,0 +1,240 @@
+"""One operation on a sandbox, done whole or undone: its phases, deadline, commit and undo steps."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import time
+from collections.abc import Awaitable, Callable, Coroutine, Iterator
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import msgspec
+
+from shim.errors import CryoError, CudaError, DeadlineExceeded, ResourceExhausted
+from shim.host.shielded import GRACE_S, shielded
+from shim.model import Phase, Progress, Report
+from shim.transaction.journal import Journal
+from shim.transaction.steps import failed_rollback, late_rollback
+
+T = TypeVar("T")
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class UndoStep:
+    """One step back: `doing` names it, `held_up` says what it waits for when it is late."""
+
+    doing: str
+    work: Callable[[], Awaitable[None]]
+    deadline_s: float
+    held_up: Callable[[], str]
+
+
+class Transaction:
+    """The phases of one operation, its commit, and the way back.
+
+    Until `commit` has succeeded, a failure, a cancellation or the deadline undoes everything.
+    After it nothing is undone: the rest is done although the caller is cancelled or the deadline
+    has passed, and what fails then is raised as "committed, but ...".
+    """
+
+    def __init__(
+        self,
+        doing: str,
+        journal: Journal,
+        report: Report,
+        *,
+        deadline_s: float,
+        late: Callable[[], DeadlineExceeded] | None = None,
+    ) -> None:
+        """Begin to count the time; `doing` names the operation in messages.
+
+        `late` makes the error at the deadline, where there is more to say than the phase.
+        """
+        self.phase = Phase.PREFLIGHT
+        self.timings_s: dict[str, float] = {}
+        self.warnings: list[str] = []
+        # What the commit has made: "the image X is complete"; empty before it.
+        self.committed = ""
+        # The first undo step that failed.
+        self.failed: CryoError | None = None
+        self.over = False
+        self._doing = doing
+        self._late = late
+        self._journal = journal
+        self._report = report
+        self._began = time.monotonic()
+        self._deadline_s = deadline_s
+        self._committing = False
+        self._undo: list[UndoStep] = []
+
+    # -- progress ------------------------------------------------------------------------------
+
+    @contextlib.contextmanager
+    def step(self, phase: Phase) -> Iterator[None]:
+        """Name, journal, report and time a phase."""
+        self.phase = phase
+        self._journal.note(phase=phase)
+        self.report(Progress(phase=phase))
+        began = time.monotonic()
+        try:
+            yield
+        finally:
+            spent = time.monotonic() - began
+            self.timings_s[phase] = round(self.timings_s.get(phase, 0.0) + spent, 6)
+
+    def report(self, progress: Progress) -> None:
+        """Publish a step of progress, with the time since the beginning."""
+        elapsed = round(time.monotonic() - self._began, 6)
+        self._report(msgspec.structs.replace(progress, elapsed_s=elapsed))
+
+    def warn(self, *warnings: str) -> None:
+        """Publish warnings, each once, and keep them for the result."""
+        for text in warnings:
+            if text not in self.warnings:
+                self.warnings.append(text)
+                self.report(Progress(phase=self.phase, message=text, warning=True))
+
+    # -- doing ---------------------------------------------------------------------------------
+
+    async def run(self, work: Coroutine[Any, Any, T]) -> T:
+        """Do the work, or a part of it; on any failure before the commit undo everything.
+
+        Work that ends well although it was cancelled has a result, and that is returned.
+
+        Raises:
+            CryoError: why it was not done, or what failed after the commit.
+            DeadlineExceeded: the whole took too long; the message names the phase.
+        """
+        task = asyncio.ensure_future(work)
+        broken_off = await self._see_out(task)
+        if not task.cancelled() and task.exception() is None:
+            return task.result()
+        failure = None if task.cancelled() else task.exception()
+        cause = failure or broken_off or asyncio.CancelledError()
+        if self.committed:
+            raise self._but(cause) from cause
+        await self.roll_back(cause)
+        raise cause
+
+    async def _see_out(self, task: asyncio.Future[Any]) -> BaseException | None:
+        """Wait for the end of the work; return why it was broken off, if it was.
+
+        It is cancelled once: a second cancellation would break into its cleaning up.
+        """
+        broken_off: BaseException | None = None
+        while not task.done():
+            left_s = None if broken_off else max(self.left_s, 0.0)
+            try:
+                await asyncio.wait({task}, timeout=left_s)
+            except asyncio.CancelledError as error:
+                why: BaseException = error
+            else:
+                why = self.late()
+            if broken_off is None and not task.done():
+                broken_off = why
+                self._break_off(task)
+        return broken_off
+
+    def _break_off(self, task: asyncio.Future[Any]) -> None:
+        """Cancel the work, but not while it commits, or afterwards: then it is done to its end."""
+        if not self.committed and not self._committing:
+            task.cancel()
+
+    @property
+    def left_s(self) -> float:
+        """Give the time that is left of the whole."""
+        return self._began + self._deadline_s - time.monotonic()
+
+    def late(self) -> DeadlineExceeded:
+        """Make the error of an operation that took too long."""
+        if self._late is not None:
+            return self._late()
+        message = f"{self._doing} did not end in {self._deadline_s:g} s"
+        return DeadlineExceeded(
+            f"{message}: it was in phase {self.phase}", remedy="raise --timeout"
+        )
+
+    async def commit(self, work: Coroutine[Any, Any, None], *, made: str) -> None:
+        """Do what cannot be undone; `made` says what there is afterwards.
+
+        Raises:
+            CryoError: it failed, and can be undone still.
+        """
+        self._committing = True
+        try:
+            await shielded(work, deadline_s=None)
+        finally:
+            self._committing = False
+        self.committed = made
+        # From here on nothing may fail for the want of a note.
+        self._journal.forgive()
+        self._journal.note(committed=True)
+
+    def _but(self, cause: BaseException) -> CryoError:
+        """Say what there is, and what failed after it was made."""
+        message = getattr(cause, "message", "") or str(cause) or type(cause).__name__
+        remedy = getattr(cause, "remedy", "")
+        if self.committed not in message:
+            message = f"{self.committed}, but {message}"
+        for kind in (ResourceExhausted, DeadlineExceeded, CudaError):
+            if isinstance(cause, kind):
+                return kind(message, remedy=remedy)
+        if not isinstance(cause, CryoError):
+            _log.error("%s: %s", self._doing, message, exc_info=cause)
+        return CryoError(message, remedy=remedy)
+
+    # -- undoing -------------------------------------------------------------------------------
+
+    def undo_with(
+        self,
+        doing: str,
+        work: Callable[[], Awaitable[None]],
+        *,
+        deadline_s: float,
+        held_up: Callable[[], str] = lambda: "",
+    ) -> None:
+        """Add a step to the way back, which is gone from the last to the first.
+
+        A step that fails does not keep those below from being done; they can see it in `failed`.
+        """
+        self._undo.append(UndoStep(doing=doing, work=work, deadline_s=deadline_s, held_up=held_up))
+
+    async def roll_back(self, cause: BaseException) -> None:
+        """Undo everything, however often the caller is cancelled meanwhile.
+
+        Raises:
+            CudaError: a step failed.
+        """
+        self.over = True
+        self._journal.forgive()
+        self.report(Progress(phase=Phase.ROLLBACK, message=str(cause)))
+        await shielded(self._undo_all(), deadline_s=None, doing=f"the rollback of {self._doing}")
+        if self.failed is not None and self.committed:
+            raise self._but(self.failed) from self.failed
+        if self.failed is not None:
+            raise failed_rollback(cause, self.failed) from self.failed
+
+    async def _undo_all(self) -> None:
+        while self._undo:
+            step = self._undo.pop()
+            try:
+                # The second deadline is for a step that does not react to the first.
+                limit_s = step.deadline_s + GRACE_S
+                await shielded(_in_time(step), deadline_s=limit_s, doing=step.doing)
+            except CryoError as error:
+                _log.warning("%s: to %s failed: %s", self._doing, step.doing, error)
+                self.failed = self.failed or error
+            except Exception as error:  # noqa: BLE001 - it must not keep the other steps undone
+                _log.exception("%s: to %s failed", self._doing, step.doing)
+                self.failed = self.failed or CryoError(f"cannot {step.doing}: {error!r}")
+
+
+async def _in_time(step: UndoStep) -> None:
+    try:
+        async with asyncio.timeout(step.deadline_s):
+            await step.work()
+    except TimeoutError as error:
+        raise late_rollback(step.deadline_s, step.held_up()) from error

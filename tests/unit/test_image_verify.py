@@ -1,0 +1,410 @@
+"""Verifying an image: whatever happened to it is found, and nothing is read twice in vain."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import stat
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from shim.errors import CryoError, ImageCorrupt, NotFound, PermissionDenied
+from shim.image import manifest as manifests
+from shim.image import seal
+from shim.image.verify import HeldImage, read_manifest, verify
+from shim.image.verify_cache import VerifyCache
+from shim.model import Progress, Verify
+from tests.unit.image_helpers import FILES, News, fill, manifest, put, seal_at, sealed
+
+ALL_MODES = (Verify.AUTO, Verify.FULL, Verify.NONE)
+TOTAL = sum(map(len, FILES.values()))
+SIZES = {**{name: len(data) for name, data in FILES.items()}, manifests.NAME: 400}
+SAME_FOLDER = settings(
+    suppress_health_check=(HealthCheck.function_scoped_fixture,), max_examples=60, deadline=None
+)
+
+
+def quiet(_progress: Progress) -> None:
+    """Take no notice."""
+
+
+@pytest.fixture
+def ledger(tmp_path: Path) -> VerifyCache:
+    """Give an empty ledger."""
+    return VerifyCache(tmp_path / "verified")
+
+
+@pytest.fixture
+def image(tmp_path: Path) -> Path:
+    """Give a sealed image."""
+    sealed(tmp_path / "image")
+    return tmp_path / "image"
+
+
+@pytest.mark.parametrize("mode", ALL_MODES)
+def test_a_whole_image_passes(image: Path, ledger: VerifyCache, mode: Verify) -> None:
+    """The manifest comes back, in every mode."""
+    assert verify(image, mode, ledger, quiet).task == "t1"
+
+
+@SAME_FOLDER
+@given(data=st.data())
+def test_any_changed_byte_of_any_file_is_found(
+    image: Path, ledger: VerifyCache, data: st.DataObject
+) -> None:
+    """One byte anywhere, in whatever file, is enough, in both modes that read."""
+    name = data.draw(st.sampled_from(sorted(SIZES)))
+    at = data.draw(st.integers(0, SIZES[name] - 1))
+    mask = data.draw(st.integers(1, 255))
+    mode = data.draw(st.sampled_from((Verify.FULL, Verify.AUTO)))
+    whole = (image / name).read_bytes()
+    damaged = bytearray(whole)
+    damaged[at] ^= mask
+    (image / name).write_bytes(damaged)
+
+    try:
+        with pytest.raises(ImageCorrupt):
+            verify(image, mode, ledger, quiet)
+    finally:
+        (image / name).write_bytes(whole)
+
+
+@SAME_FOLDER
+@given(data=st.data())
+def test_any_other_length_is_found_in_every_mode(
+    image: Path, ledger: VerifyCache, data: st.DataObject
+) -> None:
+    """A file that was cut or has grown is found without reading it."""
+    name = data.draw(st.sampled_from(sorted(FILES)))
+    length = data.draw(st.integers(0, 2 * SIZES[name]).filter(lambda n: n != SIZES[name]))
+    mode = data.draw(st.sampled_from(ALL_MODES))
+    whole = (image / name).read_bytes()
+    os.truncate(image / name, length)
+
+    try:
+        with pytest.raises(ImageCorrupt, match=name):
+            verify(image, mode, ledger, quiet)
+    finally:
+        (image / name).write_bytes(whole)
+
+
+@pytest.mark.parametrize("mode", ALL_MODES)
+@pytest.mark.parametrize("name", (*FILES, manifests.NAME))
+def test_a_missing_file_is_named(image: Path, ledger: VerifyCache, mode: Verify, name: str) -> None:
+    """Each file is needed, the manifest first of all."""
+    (image / name).unlink()
+
+    with pytest.raises(ImageCorrupt, match=rf"{name}.* missing"):
+        verify(image, mode, ledger, quiet)
+
+
+@pytest.mark.parametrize("mode", ALL_MODES)
+def test_an_added_file_is_named(image: Path, ledger: VerifyCache, mode: Verify) -> None:
+    """What was not sealed does not belong there."""
+    (image / "extra.img").touch()
+
+    with pytest.raises(ImageCorrupt, match=r"extra\.img"):
+        verify(image, mode, ledger, quiet)
+
+
+@pytest.mark.parametrize("mode", ALL_MODES)
+@pytest.mark.parametrize("name", ("pages.img", manifests.NAME))
+@pytest.mark.parametrize("kind", ("link", "folder", "fifo"))
+def test_what_is_no_file_is_refused(
+    image: Path, ledger: VerifyCache, mode: Verify, name: str, kind: str
+) -> None:
+    """Nothing is read through a link, and a fifo is not waited for."""
+    (image / name).unlink()
+    put(image / name, kind)
+
+    with pytest.raises(ImageCorrupt, match=f"{name} is no regular file"):
+        verify(image, mode, ledger, quiet)
+
+
+def test_no_image_is_not_found(tmp_path: Path, ledger: VerifyCache) -> None:
+    """A path with nothing, a file, or a link is no image."""
+    (tmp_path / "file").touch()
+    sealed(tmp_path / "real")
+    (tmp_path / "link").symlink_to("real")
+
+    for name in ("nothing", "file", "link"):
+        with pytest.raises(NotFound, match=name):
+            verify(tmp_path / name, Verify.FULL, ledger, quiet)
+
+
+def test_auto_reads_a_new_image_once(image: Path, ledger: VerifyCache) -> None:
+    """The first time everything is read, the second time nothing, and full always everything."""
+    first, second, third = News(), News(), News()
+
+    verify(image, Verify.AUTO, ledger, first)
+    verify(image, Verify.AUTO, ledger, second)
+    verify(image, Verify.FULL, ledger, third)
+
+    assert (first.bytes_read, second.bytes_read, third.bytes_read) == (TOTAL, 0, TOTAL)
+
+
+def test_an_image_sealed_here_is_not_read_again(image: Path, ledger: VerifyCache) -> None:
+    """What was hashed for its seal is known already, under its final name too."""
+    news = News()
+    final = image.with_name("final")
+    done = manifests.decode((image / manifests.NAME).read_bytes(), "")
+    seal.commit(image, final)
+    ledger.remember_image(final, done)
+
+    verify(final, Verify.AUTO, ledger, news)
+
+    assert news.bytes_read == 0
+
+
+def test_auto_reads_again_only_what_was_touched(image: Path, ledger: VerifyCache) -> None:
+    """A file whose ctime has changed is read, the others are not."""
+    verify(image, Verify.AUTO, ledger, quiet)
+    os.utime(image / "checkpoint.img")
+    news = News()
+
+    verify(image, Verify.AUTO, ledger, news)
+
+    assert news.bytes_read == len(FILES["checkpoint.img"])
+
+
+def test_a_copy_is_read_and_both_are_known_then(
+    image: Path, tmp_path: Path, ledger: VerifyCache
+) -> None:
+    """Two copies of one image do not forget each other."""
+    copy = tmp_path / "copy"
+    shutil.copytree(image, copy)
+    reads = []
+    for path in (image, copy, image, copy):
+        news = News()
+        verify(path, Verify.AUTO, ledger, news)
+        reads.append(news.bytes_read)
+
+    assert reads == [TOTAL, TOTAL, 0, 0]
+
+
+def test_auto_finds_a_change_after_it_was_verified(image: Path, ledger: VerifyCache) -> None:
+    """Same size and same mtime do not deceive it: the kernel's ctime tells."""
+    verify(image, Verify.AUTO, ledger, quiet)
+    before = (image / "pages.img").stat()
+    with (image / "pages.img").open("r+b") as file:
+        file.write(b"\x08")
+    os.utime(image / "pages.img", ns=(before.st_atime_ns, before.st_mtime_ns))
+
+    with pytest.raises(ImageCorrupt, match=r"pages\.img"):
+        verify(image, Verify.AUTO, ledger, quiet)
+
+
+@pytest.mark.parametrize("damage", (b"", b"{", b"[]", b"\xff", b'{"copies": [{"pages.img": 1}]}'))
+def test_a_damaged_ledger_only_costs_a_reading(
+    image: Path, tmp_path: Path, ledger: VerifyCache, damage: bytes
+) -> None:
+    """Whatever is in the ledger, the image is read and the ledger is whole again."""
+    done = verify(image, Verify.AUTO, ledger, quiet)
+    (tmp_path / "verified" / f"{done.digest}.json").write_bytes(damage)
+    again, after = News(), News()
+
+    verify(image, Verify.AUTO, ledger, again)
+    verify(image, Verify.AUTO, ledger, after)
+
+    assert (again.bytes_read, after.bytes_read) == (TOTAL, 0)
+
+
+def test_a_forgotten_image_is_read_again(image: Path, ledger: VerifyCache) -> None:
+    """Forgetting is idempotent."""
+    done = verify(image, Verify.AUTO, ledger, quiet)
+    ledger.forget(done.digest)
+    ledger.forget(done.digest)
+    news = News()
+
+    verify(image, Verify.AUTO, ledger, news)
+
+    assert news.bytes_read == TOTAL
+
+
+def test_the_ledger_keeps_a_bounded_number_of_copies(
+    image: Path, tmp_path: Path, ledger: VerifyCache
+) -> None:
+    """An image that is copied about for ever does not fill the disk."""
+    for number in range(12):
+        copy = tmp_path / f"copy{number}"
+        shutil.copytree(image, copy)
+        done = verify(copy, Verify.AUTO, ledger, quiet)
+
+    kept = (tmp_path / "verified" / f"{done.digest}.json").read_bytes()
+    assert kept.count(b"pages.img") == 8
+
+
+def test_a_ledger_that_cannot_be_written_does_not_fail_a_good_image(
+    image: Path, tmp_path: Path
+) -> None:
+    """The image is whole; that this could not be noted is a warning."""
+    (tmp_path / "file").touch()
+    news = News()
+
+    verify(image, Verify.AUTO, VerifyCache(tmp_path / "file" / "verified"), news)
+
+    assert any("read again" in text for text in news.warnings)
+
+
+def test_an_unsealed_image_says_so(tmp_path: Path, ledger: VerifyCache) -> None:
+    """There is nothing to compare its content with: a warning; sizes are checked all the same."""
+    seal_at(fill(tmp_path / "i"), manifest(), sealed=False)
+    news = News()
+
+    verify(tmp_path / "i", Verify.FULL, ledger, news)
+    os.truncate(tmp_path / "i" / "pages.img", 3)
+
+    assert "not sealed" in news.warnings[0]
+    with pytest.raises(ImageCorrupt, match="cut"):
+        verify(tmp_path / "i", Verify.FULL, ledger, quiet)
+
+
+def test_a_huge_manifest_is_not_read(
+    image: Path, ledger: VerifyCache, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is longer than any manifest is refused before it is parsed."""
+    monkeypatch.setattr(manifests, "MAX_MANIFEST_BYTES", 100)
+
+    with pytest.raises(ImageCorrupt, match="larger"):
+        verify(image, Verify.NONE, ledger, quiet)
+
+
+def test_it_stops_when_the_report_raises(image: Path, ledger: VerifyCache) -> None:
+    """A cancelled caller is heard, and nothing is remembered."""
+
+    def report(progress: Progress) -> None:
+        if progress.bytes_done:
+            message = "gone"
+            raise CryoError(message)
+
+    with pytest.raises(CryoError, match="gone"):
+        verify(image, Verify.AUTO, ledger, report)
+    news = News()
+    verify(image, Verify.AUTO, ledger, news)
+
+    assert news.bytes_read == TOTAL
+
+
+def test_what_is_known_of_images_that_are_gone_is_dropped(
+    tmp_path: Path, ledger: VerifyCache
+) -> None:
+    """Images removed by others, or made anew at the same path, leave nothing behind."""
+    folder = tmp_path / "verified"
+    for name in ("kept", "removed", "changed"):
+        done = sealed(tmp_path / name, task=name)
+        assert ledger.remember_image(tmp_path / name, done)
+    shutil.rmtree(tmp_path / "removed")
+    shutil.rmtree(tmp_path / "changed")
+    sealed(tmp_path / "changed", task="another")
+    (folder / "damaged.json").write_bytes(b"{")
+
+    ledger.prune()
+
+    assert [path.name for path in folder.iterdir()] == [f"{sealed_digest(tmp_path / 'kept')}.json"]
+
+
+def test_entries_do_not_pile_up(tmp_path: Path, ledger: VerifyCache) -> None:
+    """Each image that is noted has some of those that are gone forgotten."""
+    for number in range(200):
+        image = tmp_path / "images" / str(number)
+        assert ledger.remember_image(image, sealed(image, task=f"t{number}"))
+        shutil.rmtree(image)
+
+    assert len(list((tmp_path / "verified").iterdir())) < 40
+
+
+def sealed_digest(image: Path) -> str:
+    """Return the digest of an image's manifest."""
+    return read_manifest(image).digest
+
+
+# -- whose an image is ---------------------------------------------------------------------------
+
+needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="giving a file away needs root")
+
+
+@needs_root
+@pytest.mark.parametrize("what", ("folder", "file", "parent"))
+def test_an_image_that_somebody_else_can_change_is_refused(
+    image: Path, ledger: VerifyCache, what: str
+) -> None:
+    """Another's folder, his file in it, or his folder above it; --untrusted-folder takes it."""
+    given = {"folder": image, "file": image / "pages.img", "parent": image.parent}[what]
+    os.chown(given, 65534, 65534)
+    try:
+        with pytest.raises(PermissionDenied, match="belongs to user 65534"):
+            verify(image, Verify.FULL, ledger, quiet)
+        if what != "file":
+            with pytest.raises(PermissionDenied):
+                read_manifest(image, strict=True)
+        assert verify(image, Verify.FULL, ledger, quiet, strict=False).sealed
+    finally:
+        os.chown(given, 0, 0)
+
+
+def test_an_image_that_all_can_write_to_is_refused(image: Path, ledger: VerifyCache) -> None:
+    """The sticky bit does not make it better: files can be added to it."""
+    image.chmod(0o1777)
+
+    with pytest.raises(PermissionDenied, match="others may write"):
+        verify(image, Verify.FULL, ledger, quiet)
+
+
+def test_a_hard_link_in_an_image_is_refused(
+    image: Path, tmp_path: Path, ledger: VerifyCache
+) -> None:
+    """A file with a second name may be any file of the filesystem."""
+    (tmp_path / "other").hardlink_to(image / "pages.img")
+
+    with pytest.raises(PermissionDenied, match=r"pages\.img has 2 names"):
+        verify(image, Verify.FULL, ledger, quiet)
+
+
+def test_what_was_verified_is_what_is_loaded(image: Path, ledger: VerifyCache) -> None:
+    """A held image is reached whatever has its name, and a file that was swapped is told."""
+    held = HeldImage(image)
+    held.verify(Verify.FULL, ledger, quiet)
+    held.check_unchanged()
+    aside = image.with_name("aside")
+    image.rename(aside)
+    image.mkdir()
+
+    assert (Path(held.path) / "pages.img").samefile(aside / "pages.img")
+    (aside / "new").write_bytes((aside / "pages.img").read_bytes())
+    (aside / "new").rename(aside / "pages.img")
+    with pytest.raises(ImageCorrupt, match=r"pages\.img was changed while it was loaded"):
+        held.check_unchanged()
+    held.close()
+    held.close()
+
+
+@pytest.mark.parametrize("kind", ("fifo", "link", "device"))
+def test_what_is_no_file_is_not_opened(
+    image: Path, ledger: VerifyCache, kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A device or fifo in the place of a file is judged before anything is opened."""
+    (image / "pages.img").unlink()
+    if kind == "device":
+        if os.geteuid() != 0:
+            pytest.skip("making a device needs root")
+        os.mknod(image / "pages.img", 0o600 | stat.S_IFCHR, os.makedev(10, 229))
+    else:
+        put(image / "pages.img", kind)
+    opened: list[int] = []
+    real = os.open
+
+    def watched(path: Any, flags: int, *more: Any, **where: Any) -> int:
+        if str(path).endswith("pages.img"):
+            opened.append(flags & os.O_PATH)
+        return real(path, flags, *more, **where)
+
+    monkeypatch.setattr(os, "open", watched)
+    with pytest.raises(ImageCorrupt, match="no regular file"):
+        verify(image, Verify.FULL, ledger, quiet)
+
+    assert opened
+    assert all(opened)
