@@ -16,7 +16,6 @@ API = Path("shim/api")
 # Spoken by tests and examples only; the bindings lie beside it.
 BESIDE = (Path("tests/containerd"), Path("hack/examples"))
 
-# The v2 service is spoken over ttrpc only, so it has messages and no gRPC stubs.
 GRPC = ("shim/api/containerd/task/v3/shim.proto", "shim/api/cryo/v1/cryo.proto")
 
 

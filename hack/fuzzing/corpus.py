@@ -170,7 +170,7 @@ def _record() -> bytes:
 
 
 def _journal() -> bytes:
-    entry = Entry(operation=Operation.CHECKPOINT, image_path="/images/a", began_at=utcnow())
+    entry = Entry(operation=Operation.CHECKPOINT, image_path="/images/a")
     return msgspec.json.encode(entry)
 
 

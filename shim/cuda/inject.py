@@ -42,14 +42,13 @@ _USUAL = (
 
 
 class PreparedSpec(Value):
-    """A spec as runsc gets it. `changed` is whether it differs from what was handed in.
+    """A spec as runsc gets it: the one handed in where nothing is added.
 
     `gpu_wanted` is whether the sandbox needs nvproxy; `guest_tool` is where the container finds
     cuda-checkpoint, empty where it has none.
     """
 
     spec: Spec
-    changed: bool = False
     gpu_wanted: bool = False
     guest_tool: str = ""
     warnings: tuple[str, ...] = ()
@@ -126,7 +125,6 @@ def prepare(
     guest_tool = guest_tool or helper_in(done)
     return PreparedSpec(
         spec=done,
-        changed=done is not spec,
         gpu_wanted=True,
         guest_tool=guest_tool,
         warnings=warnings,

@@ -11,14 +11,13 @@ from pathlib import Path
 from shim.errors import InvalidArgument, PermissionDenied
 from shim.host import trusted
 from shim.host.oserror import typed
-from shim.host.removal import mount_id, remove_tree
+from shim.host.removal import remove_tree
 
 __all__ = (
     "GROUP_SEARCH",
     "free_bytes",
     "fsync_dir",
     "make_folders",
-    "mount_id",
     "private_dir",
     "read_bounded",
     "remove_tree",

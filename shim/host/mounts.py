@@ -13,7 +13,6 @@ from typing import NamedTuple
 
 from shim.errors import InvalidArgument, Unimplemented
 from shim.host import idmap
-from shim.host.files import mount_id
 from shim.host.oserror import typed, typed_number
 from shim.model import Mount
 
@@ -223,21 +222,3 @@ def unmount(path: Path, *, lazy: bool = False) -> None:
             if number in {errno.EINVAL, errno.ENOENT}:
                 return
             raise typed_number(number, f"unmount {path}")
-
-
-def is_mount(path: Path) -> bool:
-    """Tell whether something is mounted at `path`, from the same filesystem too."""
-    try:
-        return _mount_of(path) != _mount_of(path.absolute().parent) or path.absolute() == Path("/")
-    except FileNotFoundError:
-        return False
-    except OSError as error:
-        raise typed(error, f"look at {path}") from error
-
-
-def _mount_of(path: Path) -> str:
-    fd = os.open(path, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC)
-    try:
-        return mount_id(fd)
-    finally:
-        os.close(fd)

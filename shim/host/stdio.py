@@ -78,12 +78,6 @@ class Streams:
         self.stdin_writer: int | None = None
         self.logger: Spawned | None = None
 
-    def take(self) -> tuple[int, int]:
-        """Give stdin and stdout away, to a console; the rest is still to be closed."""
-        taken = self.stdin, self.stdout
-        self.stdin = self.stdout = -1
-        return taken
-
     def close(self) -> None:
         """Close our copies: right after the program was started, and on every failure."""
         for fd in {self.stdin, self.stdout, self.stderr, self.stdin_writer} - {-1, None}:

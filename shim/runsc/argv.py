@@ -37,7 +37,6 @@ class CreateArgs(Value):
     bundle: str
     pid_file: str
     console_socket: str = ""
-    user_log: str = ""
 
     def args(self) -> list[str]:
         """Build the arguments after the subcommand."""
@@ -45,7 +44,6 @@ class CreateArgs(Value):
             f"--bundle={self.bundle}",
             f"--pid-file={self.pid_file}",
             *optional("console-socket", self.console_socket),
-            *optional("user-log", self.user_log),
             runsc_id(self.id),
         ]
 
@@ -82,7 +80,6 @@ class CheckpointArgs(Value):
     image_path: str
     compression: str = "none"
     direct: bool = False
-    exclude_zero_pages: bool = False
     cuda_checkpoint_path: str = ""
 
     def args(self) -> list[str]:
@@ -92,7 +89,6 @@ class CheckpointArgs(Value):
             f"--image-path={self.image_path}",
             *optional("compression", self.compression),
             *(["--direct"] if self.direct else []),
-            *(["--exclude-committed-zero-pages"] if self.exclude_zero_pages else []),
             *optional("cuda-checkpoint-path", self.cuda_checkpoint_path),
             runsc_id(self.id),
         ]

@@ -67,10 +67,6 @@ class Questions:
         """Add a worker; return its pid inside the container."""
         return int(json.loads(self.ask(guest, name, "spawn"))["pid"])
 
-    def spawn_holder(self, guest: Guest, name: str) -> int:
-        """Add a process that holds the device open without CUDA; return its pid."""
-        return int(json.loads(self.ask(guest, name, "spawn-holder"))["pid"])
-
     def end(self, guest: Guest, name: str, pid: int) -> None:
         """Kill a worker, on purpose: it does not count as a loss."""
         self.ask(guest, name, "end", str(pid))

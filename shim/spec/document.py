@@ -70,7 +70,6 @@ class _View(Value, rename="camel"):
     oci_version: str = ""
     process: _Process | None = None
     root: _Root | None = None
-    hostname: str = ""
     mounts: tuple[SpecMount, ...] | None = None
     annotations: dict[str, str] | None = None
     linux: _Linux | None = None
@@ -102,11 +101,6 @@ class Spec(Value):
     def bounding_capabilities(self) -> frozenset[str]:
         """Give the capabilities that the container may have at most."""
         return frozenset((self._process.capabilities or _Capabilities()).bounding or ())
-
-    @property
-    def hostname(self) -> str:
-        """Give the host name of the container; empty when not said."""
-        return self.view.hostname
 
     @property
     def annotations(self) -> dict[str, str]:

@@ -46,7 +46,7 @@ from shim.transaction.execs import ExecCheck
 from shim.transaction.journal import Operation
 from shim.transaction.save_idle import until_quiet
 from shim.transaction.saving import Saving
-from shim.transaction.steps import Steps, choose, engine_for, fleet_for, look, tools_of
+from shim.transaction.steps import Steps, choose, engine_for, fleet_for, look
 from shim.transaction.target import CheckpointTarget
 from shim.transaction.transaction import Transaction
 from shim.transaction.worker import in_thread, metered
@@ -321,8 +321,7 @@ class Checkpoint:
             return
         self._transaction.warn(*facts.warnings)
         name = choose(self._subject, self._engine_for_drop(), fleet, facts)
-        tool_path = next(iter(tools_of(self._subject, fleet)), "")
-        self._journal.note(engine=name, tool_path=tool_path)
+        self._journal.note(engine=name)
         self._journal.processes(fleet.known)
         self._steps = Steps(engine=engine_for(self._subject, name, fleet), processes=fleet)
 

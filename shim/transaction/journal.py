@@ -10,7 +10,6 @@ import contextlib
 import enum
 import logging
 from collections.abc import Iterable
-from datetime import datetime
 from pathlib import Path
 
 import msgspec
@@ -19,7 +18,7 @@ from shim import points
 from shim.errors import InvalidArgument
 from shim.host.files import read_bounded
 from shim.host.oserror import typed
-from shim.model import CudaProcess, EngineName, Phase, Value, utcnow
+from shim.model import CudaProcess, EngineName, Phase, Value
 
 _log = logging.getLogger(__name__)
 NAME = "journal.json"
@@ -58,11 +57,9 @@ class Entry(Value):
 
     operation: Operation
     image_path: str
-    began_at: datetime
     phase: Phase = Phase.PREFLIGHT
     staging: str = ""
     engine: EngineName | None = None
-    tool_path: str = ""
     exit: bool = False
     was_paused: bool = False
     committed: bool = False
@@ -120,7 +117,6 @@ class Journal:
             Entry(
                 operation=operation,
                 image_path=image_path,
-                began_at=utcnow(),
                 was_paused=was_paused,
                 exit=exit,
             )
@@ -151,7 +147,6 @@ class Journal:
         return Entry(
             operation=operation,
             image_path=image_path,
-            began_at=utcnow(),
             engine=now.engine,
             outsiders=now.outsiders,
             execs=now.execs,

@@ -15,7 +15,7 @@ import pytest
 from google.protobuf.any_pb2 import Any as AnyMessage
 
 from shim import __version__
-from shim.api.containerd.task.v2 import shim_pb2
+from shim.api.containerd.task.v3 import shim_pb2
 from shim.api.containerd.types import introspection_pb2
 from shim.simgpu.waiting import environment, wait_until
 from tests.builds import RunscBuild

@@ -176,7 +176,7 @@ async def test_what_the_journal_says_when_the_save_begins(make: Make) -> None:
 
     (entry,) = seen
     assert entry is not None
-    assert (entry.phase, entry.engine, entry.tool_path) == (Phase.SAVE, EngineName.PHASED, TOOL)
+    assert (entry.phase, entry.engine) == (Phase.SAVE, EngineName.PHASED)
     assert (entry.was_paused, entry.exit, entry.committed) == (True, True, False)
     assert (entry.save_pid, entry.save_start) == (12345, 67890)
     assert entry.staging.startswith(str(scene.images))

@@ -110,10 +110,12 @@ def test_a_plain_container_is_left_alone(host: Host) -> None:
 
 def test_nodes_that_are_there_get_the_tool(host: Host) -> None:
     """Only the mount of cuda-checkpoint is added."""
-    done = host.prepare(host.spec(linux=node("/dev/nvidiactl")))
+    spec = host.spec(linux=node("/dev/nvidiactl"))
+
+    done = host.prepare(spec)
 
     assert done.gpu_wanted
-    assert done.changed
+    assert done.spec is not spec
     assert done.guest_tool == GUEST
     assert paths(done) == ["/dev/nvidiactl"]
     assert [(m.destination, m.source) for m in done.spec.mounts] == [(GUEST, host.tool)]
@@ -144,7 +146,7 @@ def test_preparing_twice_is_once(host: Host, cdi: bool, value: str) -> None:
         twice = host.prepare(once.spec, gpu=gpu)
 
         assert twice.spec.data == once.spec.data
-        assert not twice.changed
+        assert twice.spec is once.spec
         assert twice.gpu_wanted
         assert twice.guest_tool == once.guest_tool == GUEST
 
@@ -202,7 +204,6 @@ def test_all_without_a_gpu_runs_without(host: Host) -> None:
     done = host.prepare(spec, stat={}.get)
 
     assert not done.gpu_wanted
-    assert not done.changed
     assert done.spec is spec
     assert "asks for GPUs (all) and runs without" in done.warnings[0]
 
@@ -281,11 +282,12 @@ def test_a_tool_in_the_image_is_used(host: Host, place: str) -> None:
     """The image's own tool at a usual place or on its PATH comes first."""
     program(host.rootfs / place / "cuda-checkpoint")
 
-    done = host.prepare(host.spec("PATH=/srv/tools:relative:", linux=node("/dev/nvidiactl")))
+    spec = host.spec("PATH=/srv/tools:relative:", linux=node("/dev/nvidiactl"))
+
+    done = host.prepare(spec)
 
     assert done.guest_tool == f"/{place}/cuda-checkpoint"
-    assert done.spec.mounts == ()
-    assert not done.changed
+    assert done.spec is spec
 
 
 def test_links_are_followed_inside_the_image(host: Host) -> None:
@@ -331,10 +333,12 @@ def test_a_tool_that_is_mounted_already_is_used(host: Host) -> None:
     """Somebody's own mount of the tool stays."""
     mounts = [{"destination": "/x/cuda-checkpoint", "source": host.tool, "type": "bind"}]
 
-    done = host.prepare(host.spec(linux=node("/dev/nvidiactl"), mounts=mounts))
+    spec = host.spec(linux=node("/dev/nvidiactl"), mounts=mounts)
+
+    done = host.prepare(spec)
 
     assert done.guest_tool == "/x/cuda-checkpoint"
-    assert not done.changed
+    assert done.spec is spec
 
 
 def test_without_a_tool_the_container_runs_all_the_same(host: Host) -> None:
@@ -360,14 +364,12 @@ def test_a_restore_finds_the_images_own_tool(host: Host) -> None:
     """A recorded place inside the rootfs needs no mount and no tool of the host's."""
     program(host.rootfs / "usr" / "bin" / "cuda-checkpoint")
 
-    done = host.prepare(
-        host.spec(linux=node("/dev/nvidiactl")),
-        tool=None,
-        recorded_tool="/usr/bin/cuda-checkpoint",
-    )
+    spec = host.spec(linux=node("/dev/nvidiactl"))
+
+    done = host.prepare(spec, tool=None, recorded_tool="/usr/bin/cuda-checkpoint")
 
     assert done.guest_tool == "/usr/bin/cuda-checkpoint"
-    assert not done.changed
+    assert done.spec is spec
 
 
 def test_a_restore_without_a_tool_is_refused(host: Host) -> None:

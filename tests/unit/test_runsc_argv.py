@@ -19,8 +19,8 @@ GOLDEN = {
         ["--bundle=/b", "--pid-file=/p", "a+"],
     ),
     "create with all": (
-        CreateArgs(id="a", bundle="/b", pid_file="/p", console_socket="/c", user_log="/u").args(),
-        ["--bundle=/b", "--pid-file=/p", "--console-socket=/c", "--user-log=/u", "a+"],
+        CreateArgs(id="a", bundle="/b", pid_file="/p", console_socket="/c").args(),
+        ["--bundle=/b", "--pid-file=/p", "--console-socket=/c", "a+"],
     ),
     "restore": (
         RestoreArgs(id="a", bundle="/b", pid_file="/p", image_path="/i").args(),
@@ -57,7 +57,6 @@ GOLDEN = {
             image_path="/i",
             compression="flate-best-speed",
             direct=True,
-            exclude_zero_pages=True,
             cuda_checkpoint_path="/dev/cryo/cuda-checkpoint",
         ).args(),
         [
@@ -65,7 +64,6 @@ GOLDEN = {
             "--image-path=/i",
             "--compression=flate-best-speed",
             "--direct",
-            "--exclude-committed-zero-pages",
             "--cuda-checkpoint-path=/dev/cryo/cuda-checkpoint",
             "a+",
         ],
@@ -123,19 +121,15 @@ def test_no_legal_id_has_the_sign_that_closes_it() -> None:
 @given(
     compression=st.sampled_from(("", "none", "flate-best-speed")),
     direct=st.booleans(),
-    zero=st.booleans(),
     tool=st.sampled_from(("", "/t")),
 )
-def test_a_checkpoint_is_never_terminal(
-    compression: str, direct: bool, zero: bool, tool: str
-) -> None:
+def test_a_checkpoint_is_never_terminal(compression: str, direct: bool, tool: str) -> None:
     """A terminal checkpoint that fails kills the workload, so none is ever asked for."""
     args = CheckpointArgs(
         id="a",
         image_path="/i",
         compression=compression,
         direct=direct,
-        exclude_zero_pages=zero,
         cuda_checkpoint_path=tool,
     ).args()
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from shim import bundle as bundle_files
-from shim.api.containerd.task.v2 import shim_pb2
+from shim.api.containerd.task.v3 import shim_pb2
 from shim.entry.shimbin import delete, places
 from shim.entry.shimbin import flags as command_line
 

@@ -51,7 +51,6 @@ def test_a_spec_is_read_with_its_parts(tmp_path: Path) -> None:
     assert spec.variable("B") is None
     assert spec.terminal
     assert spec.readonly
-    assert spec.hostname == "h"
     assert spec.annotations == {"a": "b"}
     assert spec.mounts[0].destination == "/proc"
     assert spec.devices[0].minor == 255

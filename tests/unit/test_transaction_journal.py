@@ -31,7 +31,6 @@ def test_what_is_written_is_read(journal: Journal, tmp_path: Path) -> None:
         phase=Phase.SAVE,
         staging="/images/.x",
         engine=EngineName.PHASED,
-        tool_path="/t",
         save_pid=77,
         save_start=88,
         outsiders=(4, 5),
@@ -134,8 +133,8 @@ DAMAGE = (
     b"[]",
     b"{}",
     b"\xff\xfe",
-    b'{"operation": "sing", "image_path": "/i", "began_at": "2026-11-23T00:00:00Z"}',
-    b'{"operation": "restore", "image_path": "/i", "began_at": "yesterday"}',
+    b'{"operation": "sing", "image_path": "/i"}',
+    b'{"operation": "restore", "image_path": "/i", "save_pid": "yesterday"}',
     b"[" * 100_000,
     b'{"x":' * 100_000,
 )
@@ -215,7 +214,7 @@ def test_a_checkpoint_of_what_is_parked(tmp_path: Path) -> None:
 
     again = Journal(tmp_path).load()
     assert again is not None
-    assert msgspec.structs.replace(again, began_at=before.began_at) == before
+    assert again == before
     assert journal.parked
 
 

@@ -16,7 +16,7 @@ from shim.model import CudaProcess, CudaState, EngineName, Phase
 from shim.runsc.client import GuestProcess
 from shim.transaction.journal import Entry, Operation
 from shim.transaction.recover import committed, discard, recover
-from tests.unit.fakes_guest import TOOL, Fault, failed
+from tests.unit.fakes_guest import Fault, failed
 from tests.unit.fakes_subject import Make, Scene, in_states, sleeping
 from tests.unit.image_helpers import sealed
 
@@ -47,7 +47,6 @@ def begun(scene: Scene, phase: Phase, **more: Any) -> Entry:
         "phase": phase,
         "staging": str(staging),
         "engine": EngineName.PHASED,
-        "tool_path": TOOL,
         **more,
     }
     scene.journal.note(**entry)

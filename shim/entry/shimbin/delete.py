@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from shim import bundle as bundle_files
-from shim.api.containerd.task.v2 import shim_pb2
+from shim.api.containerd.task.v3 import shim_pb2
 from shim.entry.shimbin import places
 from shim.entry.shimbin.flags import Flags
 from shim.errors import CryoError

@@ -17,7 +17,6 @@ _CONFIG = "/etc/cryo/config.toml"
 _VARIABLE = "CRYO_CONFIG"
 # In a bundle whose runtime options name other settings: where those are, for `delete`.
 _SETTINGS = "cryo.settings"
-_STATE = "/run/cryo"
 _SOCKETS = "/run/containerd/s"
 NURSERY_FOLDER = "/run/cryo"
 # In a bundle; containerd 1.x reads it when it starts anew.

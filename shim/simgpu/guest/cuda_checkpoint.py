@@ -17,7 +17,6 @@ _RUN_DIR = "/tmp/.simgpu"  # noqa: S108  # the guest's private tmpfs; `names.py`
 _DEVICE_SOCKET = "/dev/simgpu/device/device.sock"
 _FOREVER = 1e9
 _NO_CUDA = "initialization error"
-_INVALID = "invalid argument"
 
 _USAGE = """\
 CUDA checkpoint and restore utility (simulated GPU, driver {driver}).

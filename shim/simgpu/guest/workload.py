@@ -57,7 +57,7 @@ class Supervisor:
         for _ in range(self._settings.processes):
             self._spawn()
         for _ in range(self._settings.nvml_only):
-            self._spawn_holder()
+            self._holders.add(self._fork(_hold_node))
         listener = listen(names.SUPERVISOR_SOCKET)
         while True:
             ready, _, _ = select.select([wake, listener.fileno()], [], [])
@@ -79,11 +79,6 @@ class Supervisor:
         index, self._next = self._next, self._next + 1
         pid = self._fork(lambda: Worker(self._settings, index).run())
         self._workers[pid] = index
-        return pid
-
-    def _spawn_holder(self) -> int:
-        pid = self._fork(_hold_node)
-        self._holders.add(pid)
         return pid
 
     def _fork(self, work: Any) -> int:
@@ -126,8 +121,6 @@ class Supervisor:
     def _ask(self, words: list[str]) -> dict[str, Any]:
         if words[0] == "spawn":
             return {"pid": self._spawn()}
-        if words[0] == "spawn-holder":
-            return {"pid": self._spawn_holder()}
         if words[0] == "end":
             pid = int(words[1])
             self._wanted_ends.add(pid)
