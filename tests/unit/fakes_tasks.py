@@ -181,7 +181,7 @@ class Owner:
     async def again(self, *, killed: bool = False) -> Tasks:
         """Begin as the next owner; one that was `killed` had no time to say goodbye."""
         if killed:
-            for task in self.tasks._tasks.values():
+            for task in self.tasks._map:
                 task.let_go()
         else:
             await self.tasks.close()

@@ -160,7 +160,7 @@ async def test_the_end_of_the_sandbox_is_theirs(owner: Owner) -> None:
     await added(owner)
     await owner.tasks.start(owner.ref(), "e")
     # The runner is asked by nobody: only the sandbox's end is seen.
-    task = owner.tasks._tasks[owner.ref()]
+    task = owner.tasks._task(owner.ref())
     task.execs.get("e").detach()
 
     await owner.tasks.kill(owner.ref(), 9)
@@ -422,7 +422,7 @@ async def test_started_on_a_full_disk(owner: Owner) -> None:
 
 async def test_nothing_is_kept_of_what_is_over(owner: Owner) -> None:
     """A container that is probed by execs all day holds no task, record or stream of them."""
-    context = owner.tasks._ready
+    context = owner.tasks._ready()
     before = context.supervisor.names, set(owner.keeper.held)
     owner.keeper.program = ("/bin/true",)
 

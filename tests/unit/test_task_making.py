@@ -18,8 +18,7 @@ from shim.host import mounts
 from shim.model import Mount, TaskRef
 from shim.state import TaskState, require
 from shim.task import rootfs
-from shim.task import tasks as core
-from shim.task.tasks import Tasks
+from shim.task.recovery import Recovery
 from tests.unit.fakes_tasks import Owner, owning
 
 WAIT_S = 60
@@ -94,9 +93,8 @@ async def test_a_create_that_takes_too_long(tmp_path: Path) -> None:
     async with owning(tmp_path) as owner:
         owner.config = msgspec.structs.replace(owner.config, timeouts=Timeouts(create=0.01))
         tasks = await owner.again()
-        tasks._creating[owner.ref()] = asyncio.Event()
 
-        with pytest.raises(Busy, match="still being created"):
+        with tasks._map.creating(owner.ref()), pytest.raises(Busy, match="still being created"):
             await tasks.state(owner.ref())
 
 
@@ -107,9 +105,11 @@ async def test_two_starts_are_one_restore(owner: Owner, monkeypatch: pytest.Monk
     """Each Start of a pod's container joins the one restore of its sandbox."""
     await owner.tasks.create(owner.request())
     task = owner.tasks._task(owner.ref())
-    monkeypatch.setattr(core, "Gathering", lambda *_: SimpleNamespace(let_go=lambda: None))
+    pending = SimpleNamespace(detach=lambda: None)
+    monkeypatch.setattr("shim.task.pod_restore.PendingPodRestore", lambda *_: pending)
+    restores = owner.tasks._pod_restores
 
-    first, second = await asyncio.gather(owner.tasks._gathering(task), owner.tasks._gathering(task))
+    first, second = await asyncio.gather(restores._find(task), restores._find(task))
 
     assert first is second
 
@@ -123,7 +123,7 @@ async def test_tasks_are_taken_over_a_few_at_a_time(
     monkeypatch.setattr(type(owner.house.layout), "found", lambda _: iter(refs))
     running, most, seen = 0, 0, set[TaskRef]()
 
-    async def adopt(_self: Tasks, ref: TaskRef) -> None:
+    async def adopt(_self: Recovery, ref: TaskRef) -> None:
         nonlocal running, most
         running += 1
         most = max(most, running)
@@ -132,7 +132,7 @@ async def test_tasks_are_taken_over_a_few_at_a_time(
         running -= 1
         seen.add(ref)
 
-    monkeypatch.setattr(Tasks, "_adopt", adopt)
+    monkeypatch.setattr(Recovery, "_adopt", adopt)
     await owner.again(killed=True)
 
     assert seen == set(refs)
@@ -168,7 +168,7 @@ async def test_a_restore_that_cannot_be_removed(
 ) -> None:
     """Its task is not being restored for ever: it can be killed and deleted."""
 
-    class Revival:
+    class Restore:
         """A restore that fails, and whose sandbox stays."""
 
         over, missing = False, ()
@@ -182,7 +182,7 @@ async def test_a_restore_that_cannot_be_removed(
             self.over = True
             raise RunscError("delete", 1, "device or resource busy")
 
-    monkeypatch.setattr("shim.task.gathering.Revival", Revival)
+    monkeypatch.setattr("shim.task.pod_restore.Restore", Restore)
     await owner.tasks.create(owner.request())
     owner.tasks._task(owner.ref()).note(image_path="/image")
     with pytest.raises(RunscError):

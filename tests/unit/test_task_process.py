@@ -269,7 +269,7 @@ async def test_an_exec_is_deleted_while_the_container_dies(
     async with owning(tmp_path) as owner:
         pid = await owner.running()
         await started(owner, "e1", "e2", "e3")
-        execs = owner.tasks._tasks[owner.ref()].execs
+        execs = owner.tasks._task(owner.ref()).execs
         plain, gate = execs.get("e1").streams.close, asyncio.Event()
 
         async def slow() -> None:
@@ -301,7 +301,7 @@ async def test_the_outputs_of_execs_are_taken_side_by_side(
     async with owning(tmp_path) as owner:
         pid = await owner.running()
         await started(owner, "e1", "e2")
-        execs = owner.tasks._tasks[owner.ref()].execs
+        execs = owner.tasks._task(owner.ref()).execs
         closing = {name: asyncio.Event() for name in execs.ids}
 
         def slow(name: str, other: str) -> None:

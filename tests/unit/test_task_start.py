@@ -12,9 +12,9 @@ from shim.host import files, removal
 from shim.image import store
 from shim.model import TaskRef
 from shim.state import TaskState
-from shim.task import tasks as core
-from shim.task.adopt import Say, adopt
+from shim.task import recovery
 from shim.task.context import Context
+from shim.task.recovery import Say, adopt
 from shim.task.task import Task
 from tests.unit.fakes_tasks import Owner, owning
 from tests.unit.test_host_removal import nest
@@ -87,7 +87,7 @@ async def test_a_fault_with_one_task_does_not_end_the_start(
             raise RecursionError("too deep")
         return await adopt(context, ref, say)
 
-    monkeypatch.setattr(core, "adopt", faulty)
+    monkeypatch.setattr(recovery, "adopt", faulty)
     tasks = await owner.again(killed=True)
 
     assert [view.id for view in await tasks.list("ns")] == ["b"]
@@ -105,7 +105,7 @@ async def test_a_fault_in_undoing_is_kept_with_the_task(
     async def faulty(*_: object) -> list[Task]:
         raise KeyError("surprise")
 
-    monkeypatch.setattr(core, "close_journal", faulty)
+    monkeypatch.setattr(recovery, "close_journal", faulty)
     tasks = await owner.again(killed=True)
 
     view = (await tasks.list("ns"))[0]

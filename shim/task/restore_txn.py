@@ -29,7 +29,7 @@ T = TypeVar("T")
 _CLOSE_S = 10.0
 
 
-class Revivable(Protocol):
+class RestoreTarget(Protocol):
     """What a restore needs of a task that it fills."""
 
     journal: Journal
@@ -50,15 +50,15 @@ class Revivable(Protocol):
         """Kill and delete what the restore made."""
 
 
-class Revival:
+class Restore:
     """One restore into created tasks: `run` it, or `begin`, `join` and `finish` in attempts."""
 
     def __init__(
-        self, task: Revivable, config: Config, options: RestoreOptions, report: Report
+        self, task: RestoreTarget, config: Config, options: RestoreOptions, report: Report
     ) -> None:
         """Take the sandbox's own task."""
         self._task = task
-        self._members: dict[str, Revivable] = {}
+        self._members: dict[str, RestoreTarget] = {}
         self._config = config
         self._options = options
         self._transaction = Transaction(
@@ -89,7 +89,7 @@ class Revival:
         return self._options.timeout_s or self._config.timeouts.restore
 
     async def run(
-        self, capabilities: Capabilities, members: Mapping[str, Revivable] | None = None
+        self, capabilities: Capabilities, members: Mapping[str, RestoreTarget] | None = None
     ) -> RestoreResult:
         """Verify, load, thaw; on any failure the sandbox is gone and the image untouched.
 
@@ -100,7 +100,7 @@ class Revival:
         return await self.attempt(self._whole(capabilities, members or {}))
 
     async def _whole(
-        self, capabilities: Capabilities, members: Mapping[str, Revivable]
+        self, capabilities: Capabilities, members: Mapping[str, RestoreTarget]
     ) -> RestoreResult:
         await self.begin(capabilities)
         for name, member in members.items():
@@ -145,7 +145,7 @@ class Revival:
         with self._transaction.step(Phase.LOAD):
             self._pid = await self._load(self._task)
 
-    async def join(self, name: str, member: Revivable) -> None:
+    async def join(self, name: str, member: RestoreTarget) -> None:
         """Add another container; with the last one runsc loads the image."""
         self._members[name] = member
         with self._transaction.step(Phase.LOAD):
@@ -185,14 +185,14 @@ class Revival:
         )
 
     @property
-    def _tasks(self) -> Sequence[Revivable]:
+    def _tasks(self) -> Sequence[RestoreTarget]:
         return (self._task, *self._members.values())
 
     async def _subject(self) -> CheckpointTarget:
         members = [await member.subject() for member in self._members.values()]
         return whole(await self._task.subject(), members)
 
-    async def _load(self, task: Revivable) -> int:
+    async def _load(self, task: RestoreTarget) -> int:
         """Let a task load the folder that was verified, whatever its path leads to by now."""
         options = msgspec.structs.replace(self._options, image_path=self._held.path)
         try:

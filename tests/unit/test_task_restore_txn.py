@@ -20,7 +20,7 @@ from shim.errors import (
 )
 from shim.image.manifest import Build, Manifest
 from shim.model import CudaProcess, CudaState, Phase, Progress, RestoreOptions, RestoreResult
-from shim.task.revive import Revival
+from shim.task.restore_txn import Restore
 from shim.transaction import hostfacts
 from shim.transaction.journal import Journal
 from shim.transaction.target import CheckpointTarget
@@ -99,8 +99,8 @@ class Restoring:
     async def run(self, *, new: bool = True, **options: Any) -> RestoreResult:
         """Restore it."""
         asked = RestoreOptions(image_path=str(self.image), **options)
-        revival = Revival(self.task, self.scene.config, asked, self._hear)
-        return await revival.run(capabilities(new=new))
+        restore = Restore(self.task, self.scene.config, asked, self._hear)
+        return await restore.run(capabilities(new=new))
 
     def _hear(self, progress: Progress) -> None:
         self.news.append(progress)

@@ -7,7 +7,7 @@ import pytest
 from shim.errors import InvalidArgument
 from shim.image.manifest import Member
 from shim.model import MemberOptions, RestoreOptions, Stdio, TaskRef
-from shim.task.wanted import members_wanted
+from shim.task.member_mapping import resolve_members
 from tests.unit.image_helpers import manifest
 
 POD = manifest(
@@ -19,7 +19,7 @@ REF = TaskRef(namespace="ns", id="a")
 def wanted(*members: MemberOptions, task: str = "a") -> tuple[MemberOptions, ...]:
     """Ask for a restore."""
     ref = TaskRef(namespace="ns", id=task)
-    return members_wanted(POD, ref, RestoreOptions(image_path="/i", members=members))
+    return resolve_members(POD, ref, RestoreOptions(image_path="/i", members=members))
 
 
 def test_what_is_not_said_is_as_in_the_image() -> None:
@@ -35,7 +35,7 @@ def test_bundles_are_the_callers_for_all_containers() -> None:
     """Who gives every container a bundle takes no spec from the image."""
     given = tuple(MemberOptions(saved=one, id=one, bundle=f"/{one}") for one in ("b", "c"))
 
-    assert members_wanted(
+    assert resolve_members(
         POD, REF, RestoreOptions(image_path="/i", bundle="/a", members=given)
     ) == (given)
 
@@ -54,7 +54,7 @@ def test_no_mixture_of_bundles_and_image(bundle: str, given: tuple[str, ...], wo
     members = tuple(MemberOptions(saved=one, bundle=f"/{one}") for one in given)
 
     with pytest.raises(InvalidArgument, match=words) as caught:
-        members_wanted(POD, REF, RestoreOptions(image_path="/i", bundle=bundle, members=members))
+        resolve_members(POD, REF, RestoreOptions(image_path="/i", bundle=bundle, members=members))
     assert "--member-bundle" in caught.value.remedy
 
 
@@ -76,9 +76,9 @@ def test_what_cannot_be(member: MemberOptions, words: str) -> None:
 
 def test_an_image_of_one_container() -> None:
     """It has no members to name."""
-    assert members_wanted(manifest(), REF, RestoreOptions(image_path="/i")) == ()
+    assert resolve_members(manifest(), REF, RestoreOptions(image_path="/i")) == ()
     with pytest.raises(InvalidArgument, match="it has none"):
-        members_wanted(
+        resolve_members(
             manifest(),
             REF,
             RestoreOptions(image_path="/i", members=(MemberOptions(saved="b"),)),

@@ -13,8 +13,8 @@ from shim.errors import CryoError, CudaError
 from shim.host.supervisor import Supervisor
 from shim.model import Phase, Progress, TaskRef
 from shim.state import TaskState
-from shim.task.gathering import Gathering
-from shim.task.revive import Revival
+from shim.task.pod_restore import PendingPodRestore
+from shim.task.restore_txn import Restore
 from shim.task.task import Task
 from tests.unit.fakes_runsc import capabilities
 from tests.unit.fakes_tasks import Owner, owning
@@ -29,7 +29,9 @@ class Waiting:
         self.owner = owner
         self.task: Task = owner.tasks._task(owner.ref())
         self.over = 0
-        self.made = Gathering(self.task, owner.config, capabilities(), Supervisor(), self._over)
+        self.made = PendingPodRestore(
+            self.task, owner.config, capabilities(), Supervisor(), self._over
+        )
         self.made._tasks.append(self.task)
         self.task.move(TaskState.RESTORING)
 
@@ -54,7 +56,7 @@ async def test_a_stop_that_fails_ends_it_all_the_same(
     async def fail(*_: object) -> None:
         raise error
 
-    monkeypatch.setattr(Revival, "give_up", fail)
+    monkeypatch.setattr(Restore, "give_up", fail)
 
     with pytest.raises(type(error)):
         await waiting.made.stop()
@@ -69,18 +71,18 @@ async def test_the_time_ends_while_a_start_is_under_way(
 ) -> None:
     """Where that Start does not complete it, it is ended then."""
     asked, given_up = asyncio.Event(), asyncio.Event()
-    late = Revival.late
+    late = Restore.late
 
-    def hear(revival: Revival) -> Any:
+    def hear(restore: Restore) -> Any:
         asked.set()
-        return late(revival)
+        return late(restore)
 
-    async def give_up(_revival: Revival, _cause: CryoError) -> None:
+    async def give_up(_restore: Restore, _cause: CryoError) -> None:
         given_up.set()
 
-    monkeypatch.setattr(Revival, "timeout_s", 0.0)
-    monkeypatch.setattr(Revival, "late", hear)
-    monkeypatch.setattr(Revival, "give_up", give_up)
+    monkeypatch.setattr(Restore, "timeout_s", 0.0)
+    monkeypatch.setattr(Restore, "late", hear)
+    monkeypatch.setattr(Restore, "give_up", give_up)
 
     async with waiting.made._lock:
         alarm = asyncio.ensure_future(waiting.made._expire())
@@ -95,8 +97,10 @@ async def test_the_time_ends_while_a_start_is_under_way(
 
 async def test_warnings_of_a_start_stay_with_the_task(waiting: Waiting) -> None:
     """Its caller hears of no progress, so the task and the events tell them."""
-    waiting.made._hear(Progress(phase=Phase.VERIFY, message="it has no network", warning=True))
-    waiting.made._hear(Progress(phase=Phase.VERIFY, message="read", warning=False))
+    waiting.made._keep_warning(
+        Progress(phase=Phase.VERIFY, message="it has no network", warning=True)
+    )
+    waiting.made._keep_warning(Progress(phase=Phase.VERIFY, message="read", warning=False))
 
     (view,) = await waiting.owner.tasks.list("ns")
     assert view.warning == "it has no network"
@@ -110,11 +114,11 @@ async def test_a_task_whose_sandbox_has_exited_is_deleted(
     tasks, ref = waiting.owner.tasks, waiting.owner.ref()
     given_up: list[TaskRef] = []
 
-    async def give_up(_revival: Revival, _cause: CryoError) -> None:
+    async def give_up(_restore: Restore, _cause: CryoError) -> None:
         given_up.append(ref)
 
-    monkeypatch.setattr(Revival, "give_up", give_up)
-    tasks._gatherings[ref] = waiting.made
+    monkeypatch.setattr(Restore, "give_up", give_up)
+    tasks._pod_restores._pending[ref] = waiting.made
     waiting.owner.kill_sandbox(waiting.task.record.pid)
     await asyncio.wait_for(tasks.wait(ref), WAIT_S)
 

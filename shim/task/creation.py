@@ -1,0 +1,144 @@
+"""Creating a task: plan, record, container; a creation that fails leaves nothing."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import AsyncIterator, Callable, Iterable
+
+from shim.config import Config
+from shim.host.shielded import shielded
+from shim.image.manifest import Manifest
+from shim.model import CreateRequest, utcnow
+from shim.state import TaskState
+from shim.task import record as records
+from shim.task.context import Context
+from shim.task.member import task_of
+from shim.task.plan import Joining, Plan, plan
+from shim.task.record import TaskRecord
+from shim.task.task import LIVE, Task
+from shim.task.task_map import TaskMap
+
+_log = logging.getLogger(__name__)
+
+
+class Creation:
+    """Creates tasks, and removes those whose creation or restore failed."""
+
+    def __init__(
+        self, config: Config, tasks: TaskMap, owner: str, context: Callable[[], Context]
+    ) -> None:
+        """Take the owner's address for the records, and what returns the context or raises."""
+        self._config = config
+        self._tasks = tasks
+        self._owner = owner
+        self._context = context
+
+    async def create(
+        self,
+        request: CreateRequest,
+        manifest: Manifest | None = None,
+        *,
+        own_bundle: bool = True,
+        joining: Joining | None = None,
+        image_hooks: bool = False,
+        one_call: bool = False,
+    ) -> Task:
+        """Create a task, and publish it.
+
+        Raises:
+            AlreadyExists: its name is taken.
+            CryoError: why it was not created.
+        """
+        context, ref = self._context(), request.ref
+        with self._tasks.creating(ref):
+            planned = await asyncio.to_thread(
+                plan,
+                self._config,
+                request,
+                manifest,
+                own_bundle=own_bundle,
+                joining=joining,
+                one_call=one_call,
+                image_hooks=image_hooks,
+            )
+            record = TaskRecord(
+                ref=ref,
+                bundle=request.bundle,
+                stdio=request.stdio,
+                created_at=utcnow(),
+                rootfs=str(planned.spec.rootfs),
+                mounts=request.rootfs,
+                gpu=planned.gpu,
+                guest_tool=planned.guest_tool,
+                overlay2=planned.overlay2,
+                notices=planned.warnings,
+                image_path=request.checkpoint,
+                image_digest=manifest.digest if manifest is not None else "",
+                from_image=not own_bundle,
+                one_call=one_call,
+                sandbox_id=planned.sandbox_id,
+                owner=self._owner,
+                exec_ran=False,
+            )
+            task = await self._create(context, record, planned)
+            self._tasks.add(task)
+        context.tell(
+            "/tasks/create",
+            ref,
+            bundle=request.bundle,
+            rootfs=request.rootfs,
+            stdio=request.stdio,
+            checkpoint=request.checkpoint,
+            pid=task.record.pid,
+        )
+        for text in planned.warnings:
+            _log.warning("task %s: %s", ref, text)
+            context.tell("/cryo/warning", ref, text=text)
+        return task
+
+    async def _create(self, context: Context, record: TaskRecord, planned: Plan) -> Task:
+        """Write the record before the first side effect; undo everything on failure."""
+        ref = record.ref
+        task = task_of(context, await context.runsc(ref.namespace), record)
+        try:
+            task.mark()
+            records.save(context.layout.make_task(ref), record)
+            async with self._joining(record):
+                await task.create(planned.spec)
+        except BaseException:  # also on a bug or a cancellation
+            await shielded(self.remove([task], "its creation"), deadline_s=None)
+            raise
+        return task
+
+    @contextlib.asynccontextmanager
+    async def _joining(self, record: TaskRecord) -> AsyncIterator[None]:
+        """Hold the sandbox's root task while another container joins it.
+
+        Raises:
+            Busy: the sandbox is being saved or restored.
+        """
+        root = self._tasks.root(record.ref.namespace, record.sandbox_id)
+        if root is None or record.image_path:
+            yield
+            return
+        idle = (TaskState.CREATED, *LIVE, TaskState.STOPPED)
+        async with root.holding(*idle, verb="join"):
+            yield
+
+    async def remove(self, tasks: Iterable[Task], failed: str) -> None:
+        """Remove tasks whose creation or restore failed; what stays is listed with a warning.
+
+        Each step of a removal has a deadline of its own.
+        """
+        for task in tasks:
+            try:
+                await task.clear()
+            except Exception as error:  # noqa: BLE001 - the caller gets the first error
+                _log.exception("task %s could not be removed after %s failed", task.ref, failed)
+                task.leave_behind(f"{failed} failed, and it could not be removed: {error}")
+                self._tasks.add(task)
+            else:
+                task.state = TaskState.DELETED
+                self._tasks.remove(task)

@@ -1,0 +1,193 @@
+"""Recovery at an owner's start: adopt the tasks of the last owner, undo what it did not finish."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable, Iterable
+from typing import TypeVar
+
+from shim.errors import CryoError
+from shim.host import procs
+from shim.image.images import Images
+from shim.model import Progress, TaskRef
+from shim.task import record as records
+from shim.task.context import Context
+from shim.task.member import task_of
+from shim.task.pod import Pod
+from shim.task.record import TaskRecord
+from shim.task.task import Task
+from shim.task.task_map import TaskMap
+from shim.transaction.journal import Entry, Operation
+from shim.transaction.recover import discard, recover
+
+_log = logging.getLogger(__name__)
+_Item = TypeVar("_Item")
+# Each adoption runs several runsc commands.
+_ADOPTED_AT_ONCE = 4
+
+Say = Callable[[str], None]
+"""Records what a recovery did, a line each."""
+
+
+class Recovery:
+    """Recovers the tasks of one state directory, once."""
+
+    def __init__(self, context: Context, tasks: TaskMap) -> None:
+        """Take the map that the adopted tasks go into."""
+        self._context = context
+        self._tasks = tasks
+        # What was done, a line each.
+        self.lines: list[str] = []
+
+    async def run(self) -> None:
+        """Adopt all tasks; then undo, sandbox by sandbox, what was interrupted."""
+        await _each(self._adopt, self._context.layout.found())
+        await _each(self._undo, [task for task in self._tasks if not task.record.sandbox_id])
+
+    async def tidy(self, images: Images, is_closing: Callable[[], bool]) -> None:
+        """Remove what interrupted checkpoints left among the images.
+
+        A staging folder that an open journal names stays: it may hold what could not be thawed.
+        """
+
+        def kept() -> set[str] | None:
+            return None if is_closing() else {task.journal.staging() for task in self._tasks}
+
+        await images.tidy(kept, self._say)
+
+    def _say(self, text: str) -> None:
+        _log.warning("%s", text)
+        self.lines.append(text)
+
+    def _say_failed(self, ref: TaskRef, error: Exception) -> None:
+        """Report a task that cannot be adopted, with a traceback where that is a bug."""
+        if not isinstance(error, CryoError | OSError):
+            _log.error("task %s cannot be taken over", ref, exc_info=error)
+        self._say(f"task {ref} cannot be taken over: {str(error) or type(error).__name__}")
+
+    async def _adopt(self, ref: TaskRef) -> None:
+        try:
+            task = await adopt(self._context, ref, self._say)
+        except Exception as error:  # noqa: BLE001 - one task must not block the others
+            self._say_failed(ref, error)
+            self._tasks.keep_unreadable(ref)
+            return
+        if task is not None:
+            self._tasks.add(task)
+
+    async def _undo(self, root: Task) -> None:
+        try:
+            removed = await close_journal(self._tasks.sandbox(root), self._say)
+        except Exception as error:  # noqa: BLE001 - one task must not block the others
+            self._say_failed(root.ref, error)
+            root.warn(f"it could not be taken over: {error}")
+            return
+        for task in removed:
+            self._tasks.remove(task)
+
+
+async def _each(do: Callable[[_Item], Awaitable[None]], items: Iterable[_Item]) -> None:
+    """Do it for each item, for a few of them at a time."""
+    slots = asyncio.Semaphore(_ADOPTED_AT_ONCE)
+
+    async def one(item: _Item) -> None:
+        async with slots:
+            await do(item)
+
+    await asyncio.gather(*(one(item) for item in items))
+
+
+# -- one task ------------------------------------------------------------------------------------
+
+
+async def adopt(context: Context, ref: TaskRef, say: Say) -> Task | None:
+    """Adopt one task; None when there was nothing to keep.
+
+    Its journal is left to `close_journal`, once all tasks of its sandbox are adopted.
+    """
+    folder = context.layout.task(ref)
+    record = records.load(folder)
+    if record is None:
+        say(f"removing {folder}: it has no record")
+        context.layout.remove_task(ref)
+        return None
+    task = task_of(context, await context.runsc(ref.namespace), record)
+    if _is_half_created(record):
+        say(f"removing task {ref}: its creation was interrupted")
+        await task.clear()
+        return None
+    await task.adopt()
+    return task
+
+
+def _is_half_created(record: TaskRecord) -> bool:
+    # A task whose Start will restore it is complete without a sandbox.
+    return record.pid == 0 and (record.one_call or not record.image_path)
+
+
+# -- one sandbox ---------------------------------------------------------------------------------
+
+
+async def close_journal(pod: Pod, say: Say) -> list[Task]:
+    """Undo what was under way with a sandbox; return the tasks that are removed with that."""
+    removed = await _close(pod, say)
+    if not removed:
+        for task in pod.tasks:
+            await task.check_paused()
+    return removed
+
+
+async def _close(pod: Pod, say: Say) -> list[Task]:
+    root = pod.own
+    try:
+        entry = root.journal.load()
+    except CryoError as error:
+        damage = f"its GPU processes may be frozen: its journal is damaged: {error}"
+        say(f"task {root.ref}: {damage}")
+        root.warn(damage)
+        return []
+    if entry is None:
+        return []
+    if entry.operation is Operation.RESTORE:
+        say(f"removing task {root.ref}: its restore was interrupted")
+        removed = list(pod.tasks)
+        for task in removed:
+            await task.clear()
+        return removed
+    if not root.is_parked:
+        await _undo(pod, entry, say)
+    return []
+
+
+async def _undo(pod: Pod, entry: Entry, say: Say) -> None:
+    root = pod.own
+    try:
+        done = await _undone(pod, entry)
+    except (CryoError, TimeoutError) as error:
+        text = str(error) or "it did not end in time"
+        done = f"could not undo its {entry.operation}: {text}"
+        root.warn(done)
+    else:
+        root.note_recovered()
+    say(f"task {root.ref}: {done}")
+
+
+async def _undone(pod: Pod, entry: Entry) -> str:
+    """Undo a checkpoint or park; return what was done."""
+    root = pod.own
+    alive = procs.is_alive(root.record.pid, root.record.start)
+    if entry.operation is Operation.PARK:
+        if alive:
+            await pod.recover_parking(log_progress)
+            return "brought it back to running: its park was interrupted"
+        root.journal.close()
+        return "it ended while it was parked"
+    if alive:
+        return await recover(await pod.subject(), entry, log_progress)
+    return await discard(await root.subject(), entry)
+
+
+def log_progress(progress: Progress) -> None:
+    """Log the progress of an operation that has no caller to report it to."""
+    _log.info("%s %s %s", progress.phase, progress.message, progress.pid_state)

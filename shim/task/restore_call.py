@@ -1,0 +1,127 @@
+"""A restore in one call: creates the tasks that an image holds, and fills them together."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable
+
+import msgspec
+
+from shim.config import Config
+from shim.host.shielded import shielded
+from shim.image.contents import host_access
+from shim.image.images import Images
+from shim.image.manifest import Manifest, Member
+from shim.model import (
+    CreateRequest,
+    MemberOptions,
+    Phase,
+    Progress,
+    Report,
+    RestoreOptions,
+    RestoreResult,
+    TaskRef,
+)
+from shim.state import TaskState
+from shim.task.context import Context
+from shim.task.creation import Creation
+from shim.task.member_mapping import resolve_members
+from shim.task.plan import Joining
+from shim.task.restore_txn import Restore
+from shim.task.task import Task
+
+
+class RestoreCall:
+    """Restores whole sandboxes from images."""
+
+    def __init__(
+        self, config: Config, images: Images, creation: Creation, context: Callable[[], Context]
+    ) -> None:
+        """Take what returns the context, or raises while there is none."""
+        self._config = config
+        self._images = images
+        self._creation = creation
+        self._context = context
+
+    async def run(self, ref: TaskRef, options: RestoreOptions, report: Report) -> RestoreResult:
+        """Restore an image as task `ref`, and all that shared its sandbox with it.
+
+        Raises:
+            CryoError: why it was not done; none of the tasks is left.
+        """
+        image = await self._images.find(options.image_path)
+        manifest = await self._images.manifest(image, strict=not options.untrusted_folder)
+        mapped = resolve_members(manifest, ref, options)
+        # The image that is verified and loaded later must be the one whose manifest was read now.
+        digest = options.digest or manifest.digest
+        pinned = msgspec.structs.replace(options, image_path=str(image), digest=digest)
+        warnings = _hook_warnings(manifest, options)
+        for text in warnings:
+            report(Progress(phase=Phase.VERIFY, message=text, warning=True))
+        made: list[Task] = []
+        try:
+            own = MemberOptions(saved=manifest.task, bundle=options.bundle, stdio=options.stdio)
+            made.append(await self._create(ref, manifest.own, own, pinned, manifest))
+            for saved, member in zip(manifest.members, mapped, strict=True):
+                one = TaskRef(namespace=ref.namespace, id=member.id)
+                joining = Joining(name=saved.name, sandbox_id=ref.id)
+                made.append(await self._create(one, saved, member, pinned, manifest, joining))
+            names = [saved.name for saved in manifest.members]
+            result = await self._fill(made, names, pinned, report)
+            return msgspec.structs.replace(result, warnings=(*warnings, *result.warnings))
+        except BaseException:  # also on a bug or a cancellation
+            await shielded(self._creation.remove(made, "its restore"), deadline_s=None)
+            raise
+
+    async def _create(
+        self,
+        ref: TaskRef,
+        saved: Member,
+        mapped: MemberOptions,
+        options: RestoreOptions,
+        manifest: Manifest,
+        joining: Joining | None = None,
+    ) -> Task:
+        """Create the task that a container of the image becomes."""
+        request = CreateRequest(
+            ref=ref,
+            bundle=mapped.bundle or saved.bundle,
+            stdio=mapped.stdio,
+            checkpoint=options.image_path,
+        )
+        return await self._creation.create(
+            request,
+            manifest,
+            own_bundle=bool(mapped.bundle),
+            joining=joining,
+            image_hooks=options.image_hooks,
+            one_call=True,
+        )
+
+    async def _fill(
+        self, made: list[Task], names: list[str], options: RestoreOptions, report: Report
+    ) -> RestoreResult:
+        """Load the image into the created tasks, the root task first."""
+        restore = Restore(made[0], self._config, options, report)
+        async with contextlib.AsyncExitStack() as stack:
+            for task in made:
+                await stack.enter_async_context(task.holding(TaskState.CREATED, verb="restore"))
+                task.move(TaskState.RESTORING)
+            members = dict(zip(names, made[1:], strict=True))
+            result = await restore.run(await self._context().capabilities(), members)
+            for task in made:
+                task.note_start()
+                task.begin_to_run()
+        return result
+
+
+def _hook_warnings(manifest: Manifest, options: RestoreOptions) -> tuple[str, ...]:
+    """Name the hooks of the image that will not run."""
+    if options.bundle or options.image_hooks:
+        return ()
+    return tuple(
+        f"hooks of the image are left out for {one.task}, and run with --image-hooks only: "
+        + ", ".join(map(str, one.hooks))
+        for one in host_access(manifest)
+        if one.hooks
+    )

@@ -1,0 +1,130 @@
+"""The tasks of one owner process by name, and which of them share a sandbox."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Iterator
+
+from shim.errors import AlreadyExists, Busy, NotFound
+from shim.model import TaskRef
+from shim.task.pod import Pod
+from shim.task.task import Task
+
+
+class TaskMap:
+    """Tasks by name; the names of those that are being created or cannot be adopted are taken."""
+
+    def __init__(self) -> None:
+        self._tasks: dict[TaskRef, Task] = {}
+        self._unreadable: set[TaskRef] = set()
+        # Set when the creation is over, successful or not.
+        self._creating: dict[TaskRef, asyncio.Event] = {}
+
+    def __iter__(self) -> Iterator[Task]:
+        """Iterate over a copy: tasks may be added and removed meanwhile."""
+        return iter(list(self._tasks.values()))
+
+    @property
+    def empty(self) -> bool:
+        """Whether no name is taken."""
+        return not self._tasks and not self._unreadable and not self._creating
+
+    def has(self, ref: TaskRef) -> bool:
+        """Whether the name is taken."""
+        return ref in self._tasks or ref in self._unreadable or ref in self._creating
+
+    def add(self, task: Task) -> None:
+        """Add a task."""
+        self._tasks[task.ref] = task
+
+    def remove(self, task: Task) -> None:
+        """Remove a task, if it is there."""
+        self._tasks.pop(task.ref, None)
+
+    def keep_unreadable(self, ref: TaskRef) -> None:
+        """Keep the name of a task that cannot be adopted: its sandbox may still run."""
+        self._unreadable.add(ref)
+
+    @contextlib.contextmanager
+    def creating(self, ref: TaskRef) -> Iterator[None]:
+        """Take the name while its task is created.
+
+        Raises:
+            AlreadyExists: the name is taken.
+        """
+        if self.has(ref):
+            message = f"task {ref.id} exists in namespace {ref.namespace}"
+            raise AlreadyExists(message, remedy="choose another id, or delete that task")
+        over = self._creating[ref] = asyncio.Event()
+        try:
+            yield
+        finally:
+            del self._creating[ref]
+            over.set()
+
+    async def until_created(self, ref: TaskRef, timeout_s: float) -> None:
+        """Wait for the end of a creation, if one is under way.
+
+        Raises:
+            Busy: it takes longer than `timeout_s`.
+        """
+        if ref not in self._creating:
+            return
+        try:
+            async with asyncio.timeout(timeout_s):
+                await self._creating[ref].wait()
+        except TimeoutError as error:
+            message = f"task {ref} is still being created after {timeout_s:g} s"
+            raise Busy(message, remedy="ask again when its creation is over") from error
+
+    def get(self, ref: TaskRef) -> Task:
+        """Return a task.
+
+        Raises:
+            NotFound: there is none of that name.
+        """
+        if ref in self._tasks:
+            return self._tasks[ref]
+        message = f"no task {ref.id} in namespace {ref.namespace}"
+        raise NotFound(message, remedy="'cryo tasks ls' lists them")
+
+    def in_namespace(self, namespace: str) -> list[Task]:
+        """Return the tasks of a namespace."""
+        return [task for ref, task in self._tasks.items() if ref.namespace == namespace]
+
+    # -- sandboxes -----------------------------------------------------------------------------
+
+    def root(self, namespace: str, sandbox_id: str) -> Task | None:
+        """Return a sandbox's root task; None where the id, which a spec names, is of no task."""
+        tasks = self.in_namespace(namespace)
+        return next((task for task in tasks if task.ref.id == sandbox_id), None)
+
+    def root_of(self, task: Task) -> Task:
+        """Return the root task of a task's sandbox.
+
+        Raises:
+            NotFound: it is no task of this owner.
+        """
+        if not task.record.sandbox_id:
+            return task
+        root = self.root(task.ref.namespace, task.record.sandbox_id)
+        if root is None:
+            message = f"the sandbox {task.record.sandbox_id} of task {task.ref} is no task of ours"
+            raise NotFound(message, remedy="create a task for the sandbox first")
+        return root
+
+    def root_ref(self, task: Task) -> TaskRef:
+        """Name a task's sandbox by its root task; by the task itself where that is not ours."""
+        root = self.root(task.ref.namespace, task.record.sandbox_id)
+        return root.ref if root is not None else task.ref
+
+    def sandbox(self, root: Task) -> Pod:
+        """Return a root task with those that share its sandbox, in the order of creation."""
+
+        def members() -> list[Task]:
+            tasks = self.in_namespace(root.ref.namespace)
+            found = (task for task in tasks if task.record.sandbox_id == root.ref.id)
+            return sorted(found, key=lambda task: (task.record.created_at, task.ref.id))
+
+        return Pod(root, members)
