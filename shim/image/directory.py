@@ -14,7 +14,7 @@ from shim.errors import ImageCorrupt, NotFound, PermissionDenied
 from shim.host import trusted
 from shim.host.oserror import typed
 from shim.image import hashing
-from shim.image.hashing import Tick, no_tick
+from shim.image.hashing import OnBytes, ignore_bytes
 from shim.model import Value
 
 UNTRUSTED_REMEDY = (
@@ -77,13 +77,13 @@ class ImageDir:
         try:
             named = os.open(name, _LOOK, dir_fd=self.fd)
         except FileNotFoundError:
-            self.refuse(f"{name} is missing")
+            self.corrupt(f"{name} is missing")
         except OSError as error:
             raise typed(error, f"open {self.path / name}") from error
         try:
             found = os.fstat(named)
             if not stat.S_ISREG(found.st_mode):
-                self.refuse(f"{name} is no regular file")
+                self.corrupt(f"{name} is no regular file")
             if self._strict:
                 trusted.check_file(found, self.path / name)
             return os.open(f"/proc/self/fd/{named}", _FILE)
@@ -92,19 +92,19 @@ class ImageDir:
         finally:
             os.close(named)
 
-    def hash(self, name: str, fd: int, tick: Tick) -> str:
+    def hash(self, name: str, fd: int, on_bytes: OnBytes) -> str:
         """Hash an open file from its beginning on all cores: BLAKE3, in hexadecimal.
 
         Raises:
             ImageCorrupt: it changed while it was read.
         """
         before = identity(fd)
-        digest, size_bytes = hashing.digest(fd, before.size_bytes, tick)
+        digest, size_bytes = hashing.digest(fd, before.size_bytes, on_bytes)
         if size_bytes != before.size_bytes or identity(fd) != before:
-            self.refuse(f"{name} changed while it was read")
+            self.corrupt(f"{name} changed while it was read")
         return digest
 
-    def refuse(self, why: str) -> NoReturn:
+    def corrupt(self, why: str) -> NoReturn:
         """Say what is wrong with this image.
 
         Raises:
@@ -178,6 +178,6 @@ def hash_file(path: Path) -> str:
     """Hash any readable file, such as a program: BLAKE3, in hexadecimal."""
     try:
         with path.open("rb", buffering=0) as file:
-            return hashing.digest(file.fileno(), os.fstat(file.fileno()).st_size, no_tick)[0]
+            return hashing.digest(file.fileno(), os.fstat(file.fileno()).st_size, ignore_bytes)[0]
     except OSError as error:
         raise typed(error, f"read {path}") from error

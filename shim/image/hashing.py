@@ -16,15 +16,15 @@ _CORES = len(os.sched_getaffinity(0))
 # One core copies from the page cache slower than several hash what it copies.
 READERS = max(1, min(4, _CORES // 2))
 
-Tick = Callable[[int], None]
+OnBytes = Callable[[int], None]
 """Called with the number of bytes that were just done; it may raise to stop the work."""
 
 
-def no_tick(_count: int) -> None:
+def ignore_bytes(_count: int) -> None:
     """Take no notice."""
 
 
-def digest(fd: int, expected_bytes: int, tick: Tick) -> tuple[str, int]:
+def digest(fd: int, expected_bytes: int, on_bytes: OnBytes) -> tuple[str, int]:
     """Hash from the beginning to the end, or until the file has plainly grown, perhaps for ever.
 
     Return the hash in hexadecimal, and how many bytes it is of. While one batch is hashed, the next
@@ -44,7 +44,7 @@ def digest(fd: int, expected_bytes: int, tick: Tick) -> tuple[str, int]:
             if more:
                 coming = _read(pool, fd, following, halves[1])
             hasher.update(halves[0][:batch])
-            tick(batch)
+            on_bytes(batch)
             at = following
             if not more:
                 return hasher.hexdigest(), at

@@ -16,7 +16,7 @@ from shim.host import files
 from shim.host.oserror import typed, typed_number
 from shim.image import manifest as manifests
 from shim.image.directory import ImageDir
-from shim.image.hashing import Tick, no_tick
+from shim.image.hashing import OnBytes, ignore_bytes
 from shim.image.manifest import ImageFile, Manifest
 
 _RENAME_NOREPLACE = 1
@@ -25,7 +25,7 @@ _libc = ctypes.CDLL(None, use_errno=True)
 
 
 def seal(
-    folder: ImageDir, manifest: Manifest, *, sealed: bool = True, tick: Tick = no_tick
+    folder: ImageDir, manifest: Manifest, *, sealed: bool = True, on_bytes: OnBytes = ignore_bytes
 ) -> Manifest:
     """Hash the files of a folder, write cryo.json beside them, and make it all durable.
 
@@ -37,7 +37,7 @@ def seal(
     """
     try:
         entries = tuple(
-            _seal_file(folder, name, sealed=sealed, tick=tick)
+            _seal_file(folder, name, sealed=sealed, on_bytes=on_bytes)
             for name in folder.names()
             if name != manifests.NAME
         )
@@ -68,13 +68,13 @@ def commit(staging: Path, final: Path, *, durable: bool = True, fill: bool = Fal
             files.fsync_dir(final.parent)
 
 
-def _seal_file(folder: ImageDir, name: str, *, sealed: bool, tick: Tick) -> ImageFile:
+def _seal_file(folder: ImageDir, name: str, *, sealed: bool, on_bytes: OnBytes) -> ImageFile:
     with folder.opened(name) as fd:
         os.fchmod(fd, 0o600)
         if not sealed:
             return ImageFile(name=name, size_bytes=os.fstat(fd).st_size)
         with points.around("image.hash"), _Syncing(fd):
-            digest = folder.hash(name, fd, tick)
+            digest = folder.hash(name, fd, on_bytes)
         return ImageFile(name=name, size_bytes=os.fstat(fd).st_size, blake3=digest)
 
 

@@ -183,12 +183,12 @@ def remove(requested: str, images: Path) -> Manifest | None:
     path = resolve_existing(requested, images)
     _check_removable(path, images)
     manifest = _readable(path)
-    grave = path.with_name(f"{STAGING_PREFIX}{secrets.token_hex(8)}")
+    trash = path.with_name(f"{STAGING_PREFIX}{secrets.token_hex(8)}")
     try:
-        path.rename(grave)
+        path.rename(trash)
     except OSError as error:
         raise typed(error, f"remove image {path}") from error
-    files.remove_tree(grave)
+    files.remove_tree(trash)
     _remove_empty(path.parent, images)
     return manifest
 

@@ -49,7 +49,7 @@ class HeldImage:
             self._folder = begin_image_dir(self.image, strict=self._strict)
         return self._folder
 
-    def verify(self, mode: Verify, ledger: VerifyCache, report: Report) -> Manifest:
+    def verify(self, mode: Verify, cache: VerifyCache, report: Report) -> Manifest:
         """Check that it is complete and unchanged; how much is read again is up to `mode`.
 
         `full` reads everything, `auto` what this host has not read since it last changed, `none`
@@ -65,7 +65,7 @@ class HeldImage:
         manifest = _manifest(folder)
         _check_names(folder, manifest)
         try:
-            self._found = _Reading(folder, manifest, ledger, report).run(mode)
+            self._found = _Reading(folder, manifest, cache, report).run(mode)
         except OSError as error:
             raise typed(error, f"read image {self.image}") from error
         return manifest
@@ -79,7 +79,7 @@ class HeldImage:
         for name, before in self._found.items():
             with self._open.opened(name) as fd:
                 if identity(fd) != before:
-                    self._open.refuse(f"{name} was changed while it was loaded")
+                    self._open.corrupt(f"{name} was changed while it was loaded")
 
     def close(self) -> None:
         """Let go of it; safe to repeat."""
@@ -89,12 +89,12 @@ class HeldImage:
 
 
 def verify(
-    image: Path, mode: Verify, ledger: VerifyCache, report: Report, *, strict: bool = True
+    image: Path, mode: Verify, cache: VerifyCache, report: Report, *, strict: bool = True
 ) -> Manifest:
     """Check an image as `HeldImage.verify` does, and let go of it."""
     held = HeldImage(image, strict=strict)
     try:
-        return held.verify(mode, ledger, report)
+        return held.verify(mode, cache, report)
     finally:
         held.close()
 
@@ -103,11 +103,11 @@ class _Reading:
     """One pass over the files of an image."""
 
     def __init__(
-        self, folder: ImageDir, manifest: Manifest, ledger: VerifyCache, report: Report
+        self, folder: ImageDir, manifest: Manifest, cache: VerifyCache, report: Report
     ) -> None:
         self._folder = folder
         self._manifest = manifest
-        self._ledger = ledger
+        self._cache = cache
         self._report = report
         self._done_bytes = 0
         self._total_bytes = 0
@@ -125,17 +125,17 @@ class _Reading:
             return
         stale = [file for file in self._manifest.files if self._stale(file, found, mode)]
         self._total_bytes = sum(file.size_bytes for file in stale)
-        self._tick(0)
+        self._on_bytes(0)
         for file in stale:
             self._compare(file, found[file.name])
         if stale and not self._remembered(found):
             self._warn("this could not be noted in paths.verified: next time it is read again")
 
     def _remembered(self, found: dict[str, Identity]) -> bool:
-        return self._ledger.remember(self._manifest, self._folder.path, found)
+        return self._cache.remember(self._manifest, self._folder.path, found)
 
     def _stale(self, file: ImageFile, found: dict[str, Identity], mode: Verify) -> bool:
-        known = self._ledger.knows
+        known = self._cache.knows
         return mode is Verify.FULL or not known(self._manifest, file.name, found[file.name])
 
     def _measure(self, file: ImageFile) -> Identity:
@@ -144,19 +144,19 @@ class _Reading:
         if found.size_bytes != file.size_bytes:
             how = "was cut" if found.size_bytes < file.size_bytes else "has grown"
             why = f"{file.name} {how}: {found.size_bytes} bytes, not {file.size_bytes}"
-            self._folder.refuse(why)
+            self._folder.corrupt(why)
         return found
 
     def _compare(self, file: ImageFile, measured: Identity) -> None:
         with self._folder.opened(file.name) as fd:
-            digest = self._folder.hash(file.name, fd, self._tick)
+            digest = self._folder.hash(file.name, fd, self._on_bytes)
             same = identity(fd) == measured
         if not same:
-            self._folder.refuse(f"{file.name} is being changed")
+            self._folder.corrupt(f"{file.name} is being changed")
         if digest != file.blake3:
-            self._folder.refuse(f"{file.name} was changed after it was sealed")
+            self._folder.corrupt(f"{file.name} was changed after it was sealed")
 
-    def _tick(self, count: int) -> None:
+    def _on_bytes(self, count: int) -> None:
         self._done_bytes += count
         self._report(
             Progress(phase=Phase.VERIFY, bytes_done=self._done_bytes, bytes_total=self._total_bytes)
@@ -179,7 +179,7 @@ def _read_bounded(folder: ImageDir, fd: int) -> bytes:
     except OSError as error:
         raise typed(error, f"read {folder.path / manifests.NAME}") from error
     if len(data) > manifests.MAX_MANIFEST_BYTES:
-        folder.refuse(f"{manifests.NAME} is larger than any manifest")
+        folder.corrupt(f"{manifests.NAME} is larger than any manifest")
     return data
 
 
@@ -187,6 +187,6 @@ def _check_names(folder: ImageDir, manifest: Manifest) -> None:
     expected = {file.name for file in manifest.files} | {manifests.NAME}
     found = set(folder.names())
     if missing := sorted(expected - found):
-        folder.refuse(f"{', '.join(missing)} missing")
+        folder.corrupt(f"{', '.join(missing)} missing")
     if extra := sorted(found - expected):
-        folder.refuse(f"{', '.join(extra)[:200]} does not belong to it")
+        folder.corrupt(f"{', '.join(extra)[:200]} does not belong to it")

@@ -44,12 +44,12 @@ from shim.transaction.alive import is_alive, unless_dead
 from shim.transaction.draft import draft
 from shim.transaction.execs import ExecCheck
 from shim.transaction.journal import Operation
-from shim.transaction.save_idle import until_quiet
+from shim.transaction.save_idle import wait_for_save_idle
 from shim.transaction.saving import Saving
 from shim.transaction.steps import Steps, choose, engine_for, fleet_for, look
 from shim.transaction.target import CheckpointTarget
 from shim.transaction.transaction import Transaction
-from shim.transaction.worker import in_thread, metered
+from shim.transaction.worker import in_thread, throttled
 
 # How often a save may meet a newcomer.
 _NEWCOMERS = 3
@@ -62,10 +62,10 @@ class Checkpoint:
     """One checkpoint of one task. Make it, `run` it once."""
 
     def __init__(
-        self, subject: CheckpointTarget, options: CheckpointOptions, report: Report
+        self, target: CheckpointTarget, options: CheckpointOptions, report: Report
     ) -> None:
-        self._subject = subject
-        defaults = subject.config.defaults
+        self._target = target
+        defaults = target.config.defaults
         self._engine = options.engine or defaults.engine
         self._mode = options.cuda or defaults.cuda
         self._policy = options.connections or defaults.connections
@@ -77,18 +77,18 @@ class Checkpoint:
             connections=self._policy,
             exec_processes=exec_policy,
         )
-        self._config = subject.config
-        self._journal = subject.journal
-        self._from_park = subject.journal.parked
+        self._config = target.config
+        self._journal = target.journal
+        self._from_park = target.journal.parked
         self._transaction = Transaction(
-            f"checkpoint of {subject.ref}",
-            subject.journal,
+            f"checkpoint of {target.ref}",
+            target.journal,
             report,
-            deadline_s=options.timeout_s or subject.config.timeouts.checkpoint,
+            deadline_s=options.timeout_s or target.config.timeouts.checkpoint,
         )
         warn = self._transaction.warn
-        self._execs = ExecCheck(subject, exec_policy, warn, exit=options.exit)
-        self._saving = Saving(subject, self._options, self._transaction)
+        self._execs = ExecCheck(target, exec_policy, warn, exit=options.exit)
+        self._saving = Saving(target, self._options, self._transaction)
         self._steps: Steps | None = None
         self._touched = False
         self._waits_for_save = False
@@ -132,7 +132,7 @@ class Checkpoint:
         return store.resolve_new(
             self._options.image_path,
             Path(self._config.paths.images),
-            self._subject.ref,
+            self._target.ref,
             utcnow(),
             fill=self._options.fill,
         )
@@ -143,12 +143,12 @@ class Checkpoint:
             self._check_not_ignored()
             self._journal.open_from_park(str(final), exit=leaves)
             return
-        paused = bool(self._subject.paused_ids)
+        paused = bool(self._target.paused_ids)
         self._journal.open(Operation.CHECKPOINT, str(final), was_paused=paused, exit=leaves)
 
     def _close(self) -> None:
         """Leave nothing to undo; a task that was parked is so again, while it is there."""
-        if self._from_park and is_alive(self._subject.sandbox):
+        if self._from_park and is_alive(self._target.sandbox):
             self._journal.park_again()
         else:
             self._journal.close()
@@ -160,7 +160,7 @@ class Checkpoint:
             IllegalState: it would not.
         """
         if self._mode is CudaMode.IGNORE:
-            message = f"task {self._subject.ref} is parked: an image must know who is frozen"
+            message = f"task {self._target.ref} is parked: an image must know who is frozen"
             raise IllegalState(message, remedy="leave out --cuda ignore, or resume it first")
 
     async def _forward(self, final: Path) -> CheckpointResult:
@@ -207,9 +207,9 @@ class Checkpoint:
         limit_s = self._config.timeouts.rollback
         try:
             async with asyncio.timeout(limit_s):
-                await stop_all(self._subject)
+                await stop_all(self._target)
         except TimeoutError as error:
-            message = f"task {self._subject.ref} did not stop in {limit_s:g} s"
+            message = f"task {self._target.ref} did not stop in {limit_s:g} s"
             raise DeadlineExceeded(message, remedy="kill the task") from error
 
     def _result(self, final: Path, manifest: Manifest) -> CheckpointResult:
@@ -228,29 +228,29 @@ class Checkpoint:
 
     async def _preflight(self, final: Path) -> None:
         self._check_members()
-        preflight.check_manifest(self._subject)
-        preflight.check_restorable(list(self._subject.containers))
-        preflight.check_network(self._subject)
+        preflight.check_manifest(self._target)
+        preflight.check_restorable(list(self._target.containers))
+        preflight.check_network(self._target)
         device_bytes, listed, disk = await asyncio.gather(
             self._device_bytes(),
-            asyncio.gather(*(one.guest.ps() for one in self._subject.containers)),
+            asyncio.gather(*(one.guest.ps() for one in self._target.containers)),
             file_call(
-                lambda: preflight.measure_disk(self._subject, final.parent),
+                lambda: preflight.measure_disk(self._target, final.parent),
                 doing=f"measure the disk of {final.parent}",
             ),
         )
         for rows in listed:
-            self._transaction.warn(*preflight.check_execs(self._subject, rows))
-        outsiders = tuple(row.pid for rows in listed for row in preflight.outsiders(rows))
-        self._journal.note(outsiders=outsiders)
+            self._transaction.warn(*preflight.check_execs(self._target, rows))
+        exec_processes = tuple(row.pid for rows in listed for row in preflight.exec_processes(rows))
+        self._journal.note(exec_processes=exec_processes)
         self._expected_bytes = preflight.check_disk(disk, device_bytes)
-        preflight.check_memory(self._subject, device_bytes)
+        preflight.check_memory(self._target, device_bytes)
         if self._from_park:
             self._take_parked()
         elif self._wants_cuda():
             await self._find_cuda()
         else:
-            await self._execs.look_at(listed, (), paused=bool(self._subject.paused_ids))
+            await self._execs.look_at(listed, (), paused=bool(self._target.paused_ids))
         await self._look_at_tcp()
         await self._check_connections(again=False)
 
@@ -260,20 +260,20 @@ class Checkpoint:
         Raises:
             IllegalState: one has.
         """
-        gone = [one.ref.id for one in self._subject.members if one.ended()]
+        gone = [one.ref.id for one in self._target.members if one.ended()]
         if gone:
-            message = f"{', '.join(gone)} ended during the checkpoint of {self._subject.ref}"
+            message = f"{', '.join(gone)} ended during the checkpoint of {self._target.ref}"
             raise IllegalState(message, remedy="delete what has ended, and try again")
 
     @property
     def _with_gpu(self) -> list[CheckpointTarget]:
-        return [one for one in self._subject.containers if one.gpu]
+        return [one for one in self._target.containers if one.gpu]
 
     async def _device_bytes(self) -> int:
         if not self._with_gpu:
             return 0
         try:
-            return sum((await memory.held(self._subject)).values())
+            return sum((await memory.held(self._target)).values())
         except CryoError as error:
             self._transaction.warn(
                 f"GPU memory is not counted in the image's size beforehand: {error}"
@@ -287,7 +287,7 @@ class Checkpoint:
                 self._transaction.warn("--cuda ignore: GPU state is neither saved nor protected")
             return False
         if mode is CudaMode.REQUIRE and not gpu:
-            message = f"task {self._subject.ref} has no GPU, and --cuda require insists on one"
+            message = f"task {self._target.ref} has no GPU, and --cuda require insists on one"
             raise Refused(message, remedy="leave out --cuda require")
         return gpu
 
@@ -296,7 +296,7 @@ class Checkpoint:
         self._inventory = inventory.read(self._config.cuda.nvidia_proc)
         facts = driver.capabilities(self._inventory.driver)
         known = self._journal.entry.cuda_processes()
-        fleet = fleet_for([(self._subject, known)], facts, self._transaction.report)
+        fleet = fleet_for([(self._target, known)], facts, self._transaction.report)
         entry = self._journal.entry
         self._execs.take_parked(fleet.known, entry.execs, entry.execs_unclear)
         if known:
@@ -320,10 +320,10 @@ class Checkpoint:
             self._no_cuda_found()
             return
         self._transaction.warn(*facts.warnings)
-        name = choose(self._subject, self._engine_for_drop(), fleet, facts)
+        name = choose(self._target, self._engine_for_drop(), fleet, facts)
         self._journal.note(engine=name)
         self._journal.processes(fleet.known)
-        self._steps = Steps(engine=engine_for(self._subject, name, fleet), processes=fleet)
+        self._steps = Steps(engine=engine_for(self._target, name, fleet), processes=fleet)
 
     def _engine_for_drop(self) -> EngineName:
         """Say which engine is wanted: runsc's own thaws all that it finds, or fails the restore.
@@ -341,7 +341,7 @@ class Checkpoint:
     def _judge(self, fleet: Fleet) -> None:
         """Tell of what else the look into the containers has found."""
         for part in fleet.parts:
-            self._transaction.warn(*preflight.check_bystanders(self._subject, part.bystanders))
+            self._transaction.warn(*preflight.check_non_cuda_holders(self._target, part.bystanders))
         scans = [part.last_scan for part in fleet.parts if part.last_scan]
         told = [scan for scan in scans if scan.tells_tcp]
         if told:
@@ -350,20 +350,20 @@ class Checkpoint:
 
     def _no_cuda_found(self) -> None:
         if self._mode is CudaMode.REQUIRE:
-            message = f"no CUDA process was found in task {self._subject.ref}"
+            message = f"no CUDA process was found in task {self._target.ref}"
             raise Refused(message, remedy="wait until it uses the GPU, or leave out --cuda require")
 
     async def _wake_if_paused(self) -> None:
         """Resume what is paused for the CUDA steps: a paused sandbox cannot exec."""
-        for paused in self._subject.paused_ids:
+        for paused in self._target.paused_ids:
             self._touched = self._resumed = True
-            await self._subject.runsc.resume(paused)
+            await self._target.runsc.resume(paused)
 
     async def _look_at_tcp(self) -> None:
         """Look for TCP connections, where the look for CUDA processes has not found them."""
         if self._connected is None:
-            paused = bool(self._subject.paused_ids) and not self._resumed
-            found = await connections.look(self._subject, paused=paused)
+            paused = bool(self._target.paused_ids) and not self._resumed
+            found = await connections.look(self._target, paused=paused)
             unseen = (found.unseen,) if found.unseen else ()
             self._connected = preflight.Connected(tcp=found.peers, unseen=unseen)
 
@@ -375,13 +375,13 @@ class Checkpoint:
         frozen = again or self._steps is None
         known = self._connected or preflight.Connected()
         if frozen:
-            host = await preflight.host_connections(self._subject)
+            host = await preflight.host_connections(self._target)
             known = preflight.Connected(
                 host=host.host,
                 tcp=(*known.tcp, *host.tcp),
                 unseen=(*known.unseen, *host.unseen),
             )
-        self._transaction.warn(*preflight.judge_connections(self._subject, self._policy, known))
+        self._transaction.warn(*preflight.judge_connections(self._target, self._policy, known))
 
     # -- the steps -----------------------------------------------------------------------------
 
@@ -443,15 +443,15 @@ class Checkpoint:
 
     async def _pause_again(self) -> None:
         if self._resumed:
-            for paused in self._subject.paused_ids:
-                await self._subject.runsc.pause(paused)
+            for paused in self._target.paused_ids:
+                await self._target.runsc.pause(paused)
             self._resumed = False
 
     async def _seal(self, staging: Staging) -> Manifest:
         """Hash the files, write the manifest and make it durable."""
         with self._transaction.step(Phase.SEAL):
             drafted = await draft(
-                self._subject,
+                self._target,
                 self._options,
                 self._transaction,
                 found=self._inventory,
@@ -466,8 +466,8 @@ class Checkpoint:
     def _hash(self, staging: Staging, drafted: Manifest, tell: Report) -> Manifest:
         staging.check()
         folder = staging.folder
-        tick = metered(tell, Phase.SEAL, folder.size_bytes)
-        return seal.seal(folder, drafted, sealed=self._options.seal, tick=tick)
+        on_bytes = throttled(tell, Phase.SEAL, folder.size_bytes)
+        return seal.seal(folder, drafted, sealed=self._options.seal, on_bytes=on_bytes)
 
     async def _commit(self, staging: Staging, final: Path, manifest: Manifest) -> None:
         """Give the image its name: from here on nothing is undone."""
@@ -481,9 +481,9 @@ class Checkpoint:
         await self._transaction.commit(naming, made=_complete(final))
         if not self._options.seal:
             return
-        ledger = VerifyCache(Path(self._config.paths.verified))
+        cache = VerifyCache(Path(self._config.paths.verified))
         try:
-            await file_call(lambda: ledger.remember_image(final, manifest), doing=f"read {final}")
+            await file_call(lambda: cache.remember_image(final, manifest), doing=f"read {final}")
         except (CryoError, OSError) as error:
             # Without it a restore reads the image again, and that is all.
             self._transaction.warn(f"the image could not be noted in paths.verified: {error}")
@@ -496,7 +496,7 @@ class Checkpoint:
         Raises:
             CryoError: what could not be undone.
         """
-        sandbox = self._subject.sandbox
+        sandbox = self._target.sandbox
         if not self._touched or not is_alive(sandbox):
             return
         try:
@@ -513,7 +513,7 @@ class Checkpoint:
             writing = bool(entry.save_pid) and not self._saving.answered
             staging = entry.staging if writing else ""
             self._waits_for_save = True
-            await until_quiet(self._subject, staging, entry.outsiders)
+            await wait_for_save_idle(self._target, staging, entry.exec_processes)
             self._waits_for_save = False
             await self._steps.engine.undo()
         await self._pause_again()
@@ -557,12 +557,12 @@ class Checkpoint:
             self._close()
 
 
-async def stop_all(subject: CheckpointTarget) -> None:
+async def stop_all(target: CheckpointTarget) -> None:
     """Stop every task of the sandbox, its own last: with that one the sandbox goes."""
-    for member in subject.members:
+    for member in target.members:
         if not member.ended():
             await member.stop()
-    await subject.stop()
+    await target.stop()
 
 
 def _complete(image: Path) -> str:

@@ -31,17 +31,17 @@ def established(text: str) -> int:
     return sum(len(row) > _STATE_AT and row[_STATE_AT] == _ESTABLISHED for row in rows)
 
 
-async def look(subject: CheckpointTarget, *, paused: bool) -> Tcp:
+async def look(target: CheckpointTarget, *, paused: bool) -> Tcp:
     """Look for connections that leave the sandbox; one that has none is not disturbed.
 
     How many there are the sentry tells in a millisecond. Whose they are only a program inside can
     tell, which a sandbox that is `paused` does not run.
     """
-    if subject.config.runsc.flags.get("network") in _NOT_NETSTACK:
+    if target.config.runsc.flags.get("network") in _NOT_NETSTACK:
         return Tcp()
     try:
         tables = [table.replace("/proc/", "/proc/1/") for table in _TABLES]
-        count = established(await subject.runsc.read_files(subject.ref.id, tables))
+        count = established(await target.runsc.read_files(target.ref.id, tables))
     except CryoError:
         count = None  # an older runsc, or no /proc
     if count == 0:
@@ -49,10 +49,10 @@ async def look(subject: CheckpointTarget, *, paused: bool) -> Tcp:
     what = "TCP connections" if count is None else f"{count} TCP connections are open, and they"
     if paused:
         return Tcp(unseen=f"{what} cannot be looked at while the task is paused")
-    for one in reversed(subject.containers):
+    for one in reversed(target.containers):
         try:
             done = await one.guest.run(
-                ("/bin/sh", "-c", _SCRIPT), timeout_s=subject.config.timeouts.detect
+                ("/bin/sh", "-c", _SCRIPT), timeout_s=target.config.timeouts.detect
             )
         except NotFound:
             continue

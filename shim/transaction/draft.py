@@ -20,7 +20,7 @@ from shim.transaction.transaction import Transaction
 
 
 async def draft(
-    subject: CheckpointTarget,
+    target: CheckpointTarget,
     options: CheckpointOptions,
     transaction: Transaction,
     *,
@@ -31,30 +31,30 @@ async def draft(
 ) -> Manifest:
     """Describe a sandbox that was saved by `engine`, with these CUDA processes."""
     host = hostfacts.read_host()
-    with_gpu = [one for one in subject.containers if one.gpu]
+    with_gpu = [one for one in target.containers if one.gpu]
     devices = [device for one in with_gpu for device in one.spec.devices]
     processes = tuple(saved)
     return Manifest(
         created_at=utcnow(),
-        namespace=subject.ref.namespace,
-        task=subject.ref.id,
-        runsc=await runsc_build(subject.runsc.capabilities),
-        runsc_flags=settings.recorded(_flags_in_effect(subject)),
+        namespace=target.ref.namespace,
+        task=target.ref.id,
+        runsc=await runsc_build(target.runsc.capabilities),
+        runsc_flags=settings.recorded(_flags_in_effect(target)),
         arch=host.arch,
         kernel=host.kernel,
         cpu_features=host.cpu_features,
-        spec=subject.spec.data,
-        spec_digest=document.digest(subject.spec),
-        bundle=str(subject.bundle),
-        rootfs=str(subject.spec.rootfs),
+        spec=target.spec.data,
+        spec_digest=document.digest(target.spec),
+        bundle=str(target.bundle),
+        rootfs=str(target.spec.rootfs),
         driver=found.driver,
-        guest_tool=subject.guest_tool,
+        guest_tool=target.guest_tool,
         engine=engine or "",
         gpus=inventory.visible(found.gpus, devices) if engine else (),
-        processes=_of(subject, processes),
-        members=tuple(_member(one, processes) for one in subject.members),
+        processes=_of(target, processes),
+        members=tuple(_member(one, processes) for one in target.members),
         options=options,
-        paused=bool(subject.paused_ids),
+        paused=bool(target.paused_ids),
         memory_bytes=memory_bytes,
         timings_s=dict(transaction.timings_s),
         warnings=tuple(transaction.warnings),
@@ -84,7 +84,7 @@ def _of(one: CheckpointTarget, saved: tuple[CudaProcess, ...]) -> tuple[CudaProc
     )
 
 
-def _flags_in_effect(subject: CheckpointTarget) -> Mapping[str, str]:
+def _flags_in_effect(target: CheckpointTarget) -> Mapping[str, str]:
     """Give the flags that the sandbox runs with, else those that are configured now."""
-    own = settings.of_sandbox(procs.command_line(subject.sandbox.pid))
-    return subject.flags if own is None else own
+    own = settings.of_sandbox(procs.command_line(target.sandbox.pid))
+    return target.flags if own is None else own

@@ -23,14 +23,14 @@ class ExecCheck:
 
     def __init__(
         self,
-        subject: CheckpointTarget,
+        target: CheckpointTarget,
         policy: ExecProcesses,
         warn: Callable[[str], None],
         *,
         exit: bool,
     ) -> None:
         """Take the sandbox, and whether the save is the end of its task."""
-        self._subject = subject
+        self._target = target
         self._policy = policy
         self._warn = warn
         self._exit = exit
@@ -47,7 +47,7 @@ class ExecCheck:
         Raises:
             Refused: a CUDA process descends from an exec, or may do so and the task is to end.
         """
-        listed = await asyncio.gather(*(one.guest.ps() for one in self._subject.containers))
+        listed = await asyncio.gather(*(one.guest.ps() for one in self._target.containers))
         await self.look_at(listed, known, paused=paused)
 
     async def look_at(
@@ -62,8 +62,8 @@ class ExecCheck:
         Raises:
             Refused: as `look`.
         """
-        containers = self._subject.containers
-        origins = await find(self._subject, listed, paused=paused)
+        containers = self._target.containers
+        origins = await find(self._target, listed, paused=paused)
         execs: list[CudaProcess] = []
         unknown: list[CudaProcess] = []
         for one, rows, found in zip(containers, listed, origins, strict=True):
@@ -139,15 +139,15 @@ class ExecCheck:
 
 
 async def cuda_execs(
-    subject: CheckpointTarget, known: Sequence[CudaProcess]
+    target: CheckpointTarget, known: Sequence[CudaProcess]
 ) -> tuple[tuple[int, ...], tuple[int, ...]]:
     """List the CUDA processes of a running sandbox's own container that descend from an exec.
 
     The second list has those of which that is not known.
     """
-    rows = await subject.guest.ps()
-    (found,) = await find(subject, [rows], paused=False)
-    numbers = await _numbers(subject, rows, found)
+    rows = await target.guest.ps()
+    (found,) = await find(target, [rows], paused=False)
+    numbers = await _numbers(target, rows, found)
     origins = {process.pid: _origin(process.pid, numbers, found) for process in known}
     return (
         tuple(pid for pid, execs in origins.items() if execs),
@@ -166,12 +166,12 @@ def _origin(pid: int, numbers: dict[int, int] | None, found: Origins) -> bool | 
 
 
 async def _numbers(
-    subject: CheckpointTarget, rows: list[GuestProcess], found: Origins
+    target: CheckpointTarget, rows: list[GuestProcess], found: Origins
 ) -> dict[int, int] | None:
     """Give the container's own numbers for those of `ps`; None where these cannot be had."""
     if not (found.execs or found.unknown):
         return {}
-    return await subject.guest.own_numbers(rows)
+    return await target.guest.own_numbers(rows)
 
 
 def _labels(processes: Sequence[CudaProcess]) -> str:

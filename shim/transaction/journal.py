@@ -66,7 +66,7 @@ class Entry(Value):
     from_park: bool = False
     save_pid: int = 0
     save_start: int = 0
-    outsiders: tuple[int, ...] = ()
+    exec_processes: tuple[int, ...] = msgspec.field(default=(), name="outsiders")
     tracing: bool = False
     execs: tuple[int, ...] = ()
     execs_unclear: tuple[int, ...] = ()
@@ -89,7 +89,7 @@ class Journal:
     def __init__(self, folder: Path) -> None:
         self.path = folder / NAME
         self._entry: Entry | None = None
-        self._forgiving = False
+        self._allows_errors = False
 
     @property
     def entry(self) -> Entry:
@@ -112,7 +112,7 @@ class Journal:
         Raises:
             CryoError: it cannot be written; so do the other writes, unless they are forgiven.
         """
-        self._forgiving = False
+        self._allows_errors = False
         self._write(
             Entry(
                 operation=operation,
@@ -128,7 +128,7 @@ class Journal:
         Raises:
             CryoError: it cannot be written; the task stays parked.
         """
-        self._forgiving = False
+        self._allows_errors = False
         kept = self._kept_of_park(Operation.CHECKPOINT, image_path)
         self._write(msgspec.structs.replace(kept, was_paused=True, exit=exit, from_park=True))
 
@@ -148,7 +148,7 @@ class Journal:
             operation=operation,
             image_path=image_path,
             engine=now.engine,
-            outsiders=now.outsiders,
+            exec_processes=now.exec_processes,
             execs=now.execs,
             execs_unclear=now.execs_unclear,
             processes=now.processes,
@@ -215,12 +215,12 @@ class Journal:
             raise typed(error, f"remove {self.path}") from error
         self._entry = None
 
-    def forgive(self) -> None:
+    def allow_write_errors(self) -> None:
         """Go on where the file cannot be written: an undo must not stop at a full disk.
 
         What the file then says is old; recovery reads each process's state itself.
         """
-        self._forgiving = True
+        self._allows_errors = True
 
     def _write(self, entry: Entry) -> None:
         temporary = self.path.with_suffix(".tmp")
@@ -231,7 +231,7 @@ class Journal:
         except OSError as error:
             with contextlib.suppress(OSError):
                 temporary.unlink()
-            if not self._forgiving:
+            if not self._allows_errors:
                 raise typed(error, f"write {self.path}") from error
             _log.warning("%s cannot be written: %s", self.path, error)
         self._entry = entry

@@ -11,25 +11,25 @@ from shim.runsc.run import run
 from shim.transaction.target import CheckpointTarget
 
 
-async def held(subject: CheckpointTarget) -> dict[str, int]:
+async def held(target: CheckpointTarget) -> dict[str, int]:
     """Return the bytes that the sandbox's processes hold together, by the UUID of each GPU.
 
     Raises:
         CryoError: nvidia-smi does not tell.
     """
-    cuda = subject.config.cuda
-    return await inventory.bytes_by_gpu(cuda.nvidia_smi, _spawn(subject), subject.sandbox.pid)
+    cuda = target.config.cuda
+    return await inventory.bytes_by_gpu(cuda.nvidia_smi, _spawn(target), target.sandbox.pid)
 
 
-async def check_room(subject: CheckpointTarget, needed: Mapping[str, int]) -> None:
+async def check_room(target: CheckpointTarget, needed: Mapping[str, int]) -> None:
     """See that the sandbox can have this much GPU memory, what it holds already included.
 
     Raises:
         ResourceExhausted: a GPU has too little left.
         CryoError: nvidia-smi does not tell.
     """
-    now = await held(subject)
-    free = await inventory.free_bytes(subject.config.cuda.nvidia_smi, _spawn(subject))
+    now = await held(target)
+    free = await inventory.free_bytes(target.config.cuda.nvidia_smi, _spawn(target))
     for gpu, count in needed.items():
         missing = count - now.get(gpu, 0)
         if missing > free.get(gpu, missing):
@@ -37,8 +37,8 @@ async def check_room(subject: CheckpointTarget, needed: Mapping[str, int]) -> No
             raise ResourceExhausted(message, remedy="free GPU memory, and resume it then")
 
 
-def _spawn(subject: CheckpointTarget) -> inventory.Spawn:
-    return partial(_ask, subject.config.timeouts.command)
+def _spawn(target: CheckpointTarget) -> inventory.Spawn:
+    return partial(_ask, target.config.timeouts.command)
 
 
 async def _ask(timeout_s: float, argv: list[str]) -> str:

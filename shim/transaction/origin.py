@@ -61,22 +61,22 @@ def _ancestry(row: GuestProcess, known: dict[int, GuestProcess]) -> list[GuestPr
 
 
 async def find(
-    subject: CheckpointTarget, listed: Sequence[list[GuestProcess]], *, paused: bool
+    target: CheckpointTarget, listed: Sequence[list[GuestProcess]], *, paused: bool
 ) -> tuple[Origins, ...]:
     """Tell of the processes of all containers, `listed` one by one, where they come from.
 
     While the sandbox is `paused` the sentry cannot tell.
     """
     found = tuple(by_parents(rows) for rows in listed)
-    if not subject.runsc.capabilities.ends_execs:
+    if not target.runsc.capabilities.ends_execs:
         return tuple(Origins() for _ in found)
-    if not any(one.exec_ran for one in subject.containers):
+    if not any(one.exec_ran for one in target.containers):
         # A process that was started past us has no parent in the container.
         return tuple(Origins(execs=one.execs) for one in found)
     unclear = frozenset(pid for one in found for pid in one.unknown)
     if not unclear or paused:
         return found
-    told = await _ask(subject, unclear)
+    told = await _ask(target, unclear)
     return tuple(_settled(one, told) for one in found)
 
 
@@ -85,12 +85,12 @@ def _settled(one: Origins, told: dict[int, bool]) -> Origins:
     return Origins(execs=one.execs | execs, unknown=one.unknown - told.keys())
 
 
-async def _ask(subject: CheckpointTarget, pids: frozenset[int]) -> dict[int, bool]:
+async def _ask(target: CheckpointTarget, pids: frozenset[int]) -> dict[int, bool]:
     """Ask the sentry; where it does not tell, nothing is known."""
-    subject.journal.note(tracing=True)
+    target.journal.note(tracing=True)
     try:
-        return await subject.runsc.exec_descendants(subject.ref.id, pids)
+        return await target.runsc.exec_descendants(target.ref.id, pids)
     except CryoError:
         return {}
     finally:
-        subject.journal.note(tracing=False)
+        target.journal.note(tracing=False)

@@ -20,7 +20,7 @@ from shim.transaction import memory, preflight
 from shim.transaction.alive import is_alive, unless_dead
 from shim.transaction.execs import cuda_execs
 from shim.transaction.journal import Operation
-from shim.transaction.save_idle import until_quiet
+from shim.transaction.save_idle import wait_for_save_idle
 from shim.transaction.steps import fleet_for, late_rollback, look
 from shim.transaction.target import CheckpointTarget
 from shim.transaction.transaction import Transaction
@@ -38,21 +38,21 @@ class Parking:
 
     def __init__(
         self,
-        subject: CheckpointTarget,
+        target: CheckpointTarget,
         report: Report,
         *,
         pause: Callable[[], Awaitable[None]],
         resume: Callable[[], Awaitable[None]],
     ) -> None:
-        self._subject = subject
-        self._journal = subject.journal
-        self._timeouts = subject.config.timeouts
+        self._target = target
+        self._journal = target.journal
+        self._timeouts = target.config.timeouts
         self._tell = report
         self._pause = pause
         self._resume = resume
         # Whether an unpark has begun to move processes.
         self.began = False
-        self._facts = driver.capabilities(inventory.read(subject.config.cuda.nvidia_proc).driver)
+        self._facts = driver.capabilities(inventory.read(target.config.cuda.nvidia_proc).driver)
 
     async def park(self) -> None:
         """Freeze every CUDA process, then pause; when that fails the task runs as before.
@@ -62,13 +62,13 @@ class Parking:
             CudaError: a process could not be brought back; the journal stays open.
         """
         transaction = Transaction(
-            f"park of {self._subject.ref}",
+            f"park of {self._target.ref}",
             self._journal,
             self._tell,
             deadline_s=self._timeouts.checkpoint,
         )
         self._journal.open(Operation.PARK, "")
-        fleet = fleet_for([(self._subject, ())], self._facts, self._tell)
+        fleet = fleet_for([(self._target, ())], self._facts, self._tell)
         transaction.undo_with(
             "bring the task back",
             lambda: self._bring_back(fleet),
@@ -79,7 +79,7 @@ class Parking:
 
     async def _forward(self, fleet: Fleet, transaction: Transaction) -> None:
         await self._freeze(fleet)
-        await transaction.commit(self._stand_still(), made=f"task {self._subject.ref} is parked")
+        await transaction.commit(self._stand_still(), made=f"task {self._target.ref} is parked")
 
     async def unpark(self) -> None:
         """Let the task go on with its GPU memory; one that cannot have it stays parked.
@@ -109,25 +109,25 @@ class Parking:
             CryoError: a process could not be brought back; the journal stays open.
         """
         if self._journal.entry.tracing:
-            await self._subject.runsc.end_trace(self._subject.ref.id)
-            await self._subject.runsc.agree(self._subject.ref.id)
+            await self._target.runsc.end_trace(self._target.ref.id)
+            await self._target.runsc.agree(self._target.ref.id)
         await self._check_room()
         await self._bring_back_in_time(self._noted(), self._timeouts.rollback)
 
     def _noted(self) -> Fleet:
         known = self._journal.entry.cuda_processes()
-        return fleet_for([(self._subject, known)], self._facts, self._tell)
+        return fleet_for([(self._target, known)], self._facts, self._tell)
 
     async def _freeze(self, fleet: Fleet) -> None:
-        rows = await self._subject.guest.ps()
-        held = await self._told(memory.held(self._subject)) or {}
-        outsiders = tuple(row.pid for row in preflight.outsiders(rows))
-        self._journal.note(outsiders=outsiders, gpu_bytes=held)
-        preflight.check_memory(self._subject, sum(held.values()))
+        rows = await self._target.guest.ps()
+        held = await self._told(memory.held(self._target)) or {}
+        exec_processes = tuple(row.pid for row in preflight.exec_processes(rows))
+        self._journal.note(exec_processes=exec_processes, gpu_bytes=held)
+        preflight.check_memory(self._target, sum(held.values()))
         await look(fleet, otherwise=_WITHOUT)
         self._journal.note(engine=EngineName.PHASED, phase=Phase.FREEZE)
         self._journal.processes(fleet.known)
-        execs, unclear = await cuda_execs(self._subject, fleet.known)
+        execs, unclear = await cuda_execs(self._target, fleet.known)
         self._journal.note(execs=execs, execs_unclear=unclear)
         if fleet.known:
             await fleet.freeze()
@@ -150,7 +150,7 @@ class Parking:
         (cuda-checkpoint issue 44).
         """
         if needed := self._journal.entry.gpu_bytes:
-            await self._told(memory.check_room(self._subject, needed))
+            await self._told(memory.check_room(self._target, needed))
 
     async def _stand_still(self) -> None:
         """Pause; a park that the next owner would not know of is none, so the note must succeed."""
@@ -166,8 +166,8 @@ class Parking:
 
     async def _bring_back(self, fleet: Fleet) -> None:
         """Resume and thaw, whatever state it was left in, and close the journal."""
-        self._journal.forgive()
-        sandbox = self._subject.sandbox
+        self._journal.allow_write_errors()
+        sandbox = self._target.sandbox
         if is_alive(sandbox):
             try:
                 await unless_dead(sandbox, self._thaw(fleet))
@@ -179,7 +179,7 @@ class Parking:
     async def _thaw(self, fleet: Fleet) -> None:
         await self._resume()
         # What a dead owner has begun in the container would move them under our hands.
-        await until_quiet(self._subject, "", self._journal.entry.outsiders)
+        await wait_for_save_idle(self._target, "", self._journal.entry.exec_processes)
         if fleet.known:
             await fleet.thaw()
 

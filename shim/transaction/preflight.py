@@ -31,10 +31,10 @@ class Disk(NamedTuple):
     free_bytes: int
 
 
-def measure_disk(subject: CheckpointTarget, target: Path) -> Disk:
-    """Measure the sandbox's memory and the filesystem of `target`, which may have to be made."""
-    resident = procs.resident_bytes(subject.sandbox.pid)
-    return Disk(target, resident, files.free_bytes(_existing(target)))
+def measure_disk(target: CheckpointTarget, folder: Path) -> Disk:
+    """Measure the sandbox's memory and the filesystem of `folder`, which may have to be made."""
+    resident = procs.resident_bytes(target.sandbox.pid)
+    return Disk(folder, resident, files.free_bytes(_existing(folder)))
 
 
 def check_disk(disk: Disk, device_bytes: int) -> int:
@@ -51,14 +51,14 @@ def check_disk(disk: Disk, device_bytes: int) -> int:
     return need
 
 
-def check_network(subject: CheckpointTarget) -> None:
+def check_network(target: CheckpointTarget) -> None:
     """Check that runsc can save a sandbox on this kind of network.
 
     Raises:
         Refused: it is on the host's, which this runsc refuses only once the save has begun.
     """
-    host = subject.flags.get("network") == "host"
-    if host and not subject.runsc.capabilities.saves_host_network:
+    host = target.flags.get("network") == "host"
+    if host and not target.runsc.capabilities.saves_host_network:
         message = "the sandbox uses the host's network, which this runsc cannot save"
         raise Refused(
             message,
@@ -67,16 +67,16 @@ def check_network(subject: CheckpointTarget) -> None:
         )
 
 
-def check_manifest(subject: CheckpointTarget) -> None:
+def check_manifest(target: CheckpointTarget) -> None:
     """Check that the manifest of the image will be one that can be read again.
 
     Raises:
         Refused: there are too many containers, or their specs are too large together.
     """
-    containers = subject.containers
-    if len(subject.members) > manifests.MAX_MEMBERS:
+    containers = target.containers
+    if len(target.members) > manifests.MAX_MEMBERS:
         message = (
-            f"{subject.ref} shares its sandbox with {len(subject.members)} containers, "
+            f"{target.ref} shares its sandbox with {len(target.members)} containers, "
             f"and an image holds {manifests.MAX_MEMBERS} besides its own"
         )
         raise Refused(message, remedy="save pods with fewer containers")
@@ -92,7 +92,7 @@ def _existing(path: Path) -> Path:
     return next(folder for folder in (path, *path.parents) if folder.is_dir())
 
 
-def check_memory(subject: CheckpointTarget, device_bytes: int) -> None:
+def check_memory(target: CheckpointTarget, device_bytes: int) -> None:
     """Check that GPU memory fits into host memory, where the freeze copies it first.
 
     It becomes memory of the sandbox, which the kernel kills when that is more than its limit.
@@ -102,7 +102,7 @@ def check_memory(subject: CheckpointTarget, device_bytes: int) -> None:
     """
     if device_bytes == 0:
         return
-    own = cgroup.find(subject.sandbox.pid)
+    own = cgroup.find(target.sandbox.pid)
     left = cgroup.room(own) if own else None
     if left is not None and device_bytes > left:
         message = (
@@ -138,29 +138,29 @@ def check_room(needed_bytes: int) -> None:
         raise ResourceExhausted(message, remedy="free host memory, or restore it on another host")
 
 
-def outsiders(rows: list[GuestProcess]) -> list[GuestProcess]:
+def exec_processes(rows: list[GuestProcess]) -> list[GuestProcess]:
     """Pick the processes that came in by exec: children of nobody, but for init."""
     init = min((row.pid for row in rows), default=0)
     return [row for row in rows if row.parent == 0 and row.pid != init]
 
 
-def check_execs(subject: CheckpointTarget, rows: list[GuestProcess]) -> list[str]:
+def check_execs(target: CheckpointTarget, rows: list[GuestProcess]) -> list[str]:
     """Name live exec sessions: a warning where runsc can save them.
 
     Raises:
         Refused: this runsc would make an image that cannot be restored.
     """
-    found = outsiders(rows)
+    found = exec_processes(rows)
     if not found:
         return []
     names = ", ".join(f"{row.pid} ({row.command})" for row in found[:_SHOWN])
-    if subject.runsc.capabilities.saves_execs:
+    if target.runsc.capabilities.saves_execs:
         return [f"exec sessions are alive and end in a restored copy: {names}"]
     message = f"exec sessions are alive: {names}; this runsc's image of them cannot be restored"
     raise Refused(message, remedy="end them, or use runsc from 20250304 on")
 
 
-def check_bystanders(subject: CheckpointTarget, bystanders: tuple[Holder, ...]) -> list[str]:
+def check_non_cuda_holders(target: CheckpointTarget, bystanders: tuple[Holder, ...]) -> list[str]:
     """Name processes that hold a GPU device without CUDA state (NVML users, forked helpers).
 
     Raises:
@@ -169,7 +169,7 @@ def check_bystanders(subject: CheckpointTarget, bystanders: tuple[Holder, ...]) 
     if not bystanders:
         return []
     names = ", ".join(f"{h.pid} ({h.name})" for h in bystanders[:_SHOWN])
-    if subject.runsc.capabilities.builtin_cuda:
+    if target.runsc.capabilities.builtin_cuda:
         return [f"processes hold a GPU device without CUDA state and are left alone: {names}"]
     message = (
         f"processes hold a GPU device without CUDA state: {names}; this runsc cannot save that"
@@ -177,25 +177,25 @@ def check_bystanders(subject: CheckpointTarget, bystanders: tuple[Holder, ...]) 
     raise Refused(message, remedy="end them before the checkpoint, or use a newer runsc")
 
 
-def check_namespaces(subjects: list[CheckpointTarget]) -> None:
+def check_namespaces(targets: list[CheckpointTarget]) -> None:
     """See that each container with a GPU numbers its processes by itself.
 
     Raises:
         Refused: several share a pid namespace: each would find the processes of all.
     """
-    sharing = [one.ref.id for one in subjects if one.spec.shares_pids]
-    if len(subjects) > 1 and sharing:
+    sharing = [one.ref.id for one in targets if one.spec.shares_pids]
+    if len(targets) > 1 and sharing:
         message = f"{', '.join(sharing)} shares its pid namespace with others that have a GPU"
         raise Refused(message, remedy="run the pod without shareProcessNamespace")
 
 
-def check_restorable(subjects: list[CheckpointTarget]) -> None:
+def check_restorable(targets: list[CheckpointTarget]) -> None:
     """See that runsc would restore what each container was made with.
 
     Raises:
         Refused: its validation refuses the spec itself, as with two mounts at one place.
     """
-    for one in subjects:
+    for one in targets:
         enforced = settings.validation(one.runsc.flags) == "enforce"
         validates = enforced and one.runsc.capabilities.validates_restores
         if validates and (found := compare.conflicts(one.spec)):
@@ -216,11 +216,11 @@ class Connected(Value):
     unseen: tuple[str, ...] = ()
 
 
-async def host_connections(subject: CheckpointTarget) -> Connected:
+async def host_connections(target: CheckpointTarget) -> Connected:
     """List the sandbox's connections to host sockets, as the host sees them."""
-    own = subject.config.cuda.own_sockets
+    own = target.config.cuda.own_sockets
     try:
-        found = await asyncio.to_thread(peers.connections, subject.sandbox.pid)
+        found = await asyncio.to_thread(peers.connections, target.sandbox.pid)
     except DeadlineExceeded as error:
         return Connected(unseen=(error.message,))
     unix = (one.peer for one in found if one.kind == peers.UNIX and not one.peer.startswith(own))
@@ -228,16 +228,14 @@ async def host_connections(subject: CheckpointTarget) -> Connected:
     return Connected(host=tuple(unix), tcp=tuple(tcp))
 
 
-def judge_connections(
-    subject: CheckpointTarget, policy: Connections, found: Connected
-) -> list[str]:
+def judge_connections(target: CheckpointTarget, policy: Connections, found: Connected) -> list[str]:
     """Name the connections that are lost.
 
     Raises:
         Refused: the policy says so, or this runsc cannot save a connected host socket.
     """
     host, tcp = _first(found.host), _first(found.tcp)
-    if host and not subject.runsc.capabilities.saves_host_sockets:
+    if host and not target.runsc.capabilities.saves_host_sockets:
         message = f"connected to {host}: this runsc cannot save a connected host socket"
         raise Refused(message, remedy="close the connection first, or use a newer runsc")
     lost = ", ".join(filter(None, (host, tcp)))

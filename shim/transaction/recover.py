@@ -15,7 +15,7 @@ from shim.image.verify import read_manifest
 from shim.model import Phase, Progress, Report
 from shim.transaction.checkpoint import REMOVE_S, stop_all
 from shim.transaction.journal import Entry
-from shim.transaction.save_idle import until_quiet
+from shim.transaction.save_idle import wait_for_save_idle
 from shim.transaction.steps import Steps, engine_for, fleet_for, late_rollback
 from shim.transaction.target import CheckpointTarget
 
@@ -44,7 +44,7 @@ def _is_named(entry: Entry) -> bool:
     return True
 
 
-async def recover(subject: CheckpointTarget, entry: Entry, report: Report) -> str:
+async def recover(target: CheckpointTarget, entry: Entry, report: Report) -> str:
     """Bring a task out of an open checkpoint and say what was done.
 
     Either the image is complete, and what was left to do is done; or the task runs as before.
@@ -52,68 +52,68 @@ async def recover(subject: CheckpointTarget, entry: Entry, report: Report) -> st
     Raises:
         CryoError: a process could not be brought back; the journal stays.
     """
-    subject.journal.forgive()
+    target.journal.allow_write_errors()
     report(Progress(phase=Phase.ROLLBACK, message=f"found a checkpoint in phase {entry.phase}"))
     if entry.tracing:
-        await subject.runsc.end_trace(subject.ref.id)
-        await subject.runsc.agree(subject.ref.id)
+        await target.runsc.end_trace(target.ref.id)
+        await target.runsc.agree(target.ref.id)
     if entry.from_park:
-        return await _recover_parked(subject, entry)
-    steps = _steps(subject, entry, report)
-    await _save_over(subject, entry, steps)
+        return await _recover_parked(target, entry)
+    steps = _steps(target, entry, report)
+    await _save_over(target, entry, steps)
     if await committed(entry) and entry.exit:
-        await stop_all(subject)
-        subject.journal.close()
+        await stop_all(target)
+        target.journal.close()
         return f"stopped it: its image {entry.image_path} is complete"
-    limit_s = subject.config.timeouts.rollback
+    limit_s = target.config.timeouts.rollback
     try:
         async with asyncio.timeout(limit_s):
             if steps is not None:
-                await _tools_over(subject, entry)
-            await _undo(subject, entry, steps)
+                await _tools_over(target, entry)
+            await _undo(target, entry, steps)
     except TimeoutError as error:
         raise late_rollback(limit_s, steps.processes.unfinished() if steps else "") from error
-    done = await discard(subject, entry)
+    done = await discard(target, entry)
     return f"brought it back to {'paused' if entry.was_paused else 'running'}; {done}"
 
 
-async def _recover_parked(subject: CheckpointTarget, entry: Entry) -> str:
+async def _recover_parked(target: CheckpointTarget, entry: Entry) -> str:
     """Bring a task out of a checkpoint that found it parked and touched no process of it."""
-    await _save_over(subject, entry, None)
+    await _save_over(target, entry, None)
     if await committed(entry) and entry.exit:
-        await stop_all(subject)
-        subject.journal.close()
+        await stop_all(target)
+        target.journal.close()
         return f"stopped it: its image {entry.image_path} is complete"
-    limit_s = subject.config.timeouts.rollback
+    limit_s = target.config.timeouts.rollback
     try:
         async with asyncio.timeout(limit_s):
-            await until_quiet(subject, entry.staging, entry.outsiders)
+            await wait_for_save_idle(target, entry.staging, entry.exec_processes)
     except TimeoutError as error:
         raise late_rollback(limit_s, _SAVE_GOES_ON) from error
     done = await _tidy(entry)
-    subject.journal.park_again()
+    target.journal.park_again()
     return f"it is parked as before; {done}"
 
 
-def _steps(subject: CheckpointTarget, entry: Entry, report: Report) -> Steps | None:
+def _steps(target: CheckpointTarget, entry: Entry, report: Report) -> Steps | None:
     if entry.engine is None:
         return None
-    facts = driver.capabilities(inventory.read(subject.config.cuda.nvidia_proc).driver)
-    noted = [(one, entry.cuda_processes(one.container)) for one in subject.containers]
+    facts = driver.capabilities(inventory.read(target.config.cuda.nvidia_proc).driver)
+    noted = [(one, entry.cuda_processes(one.container)) for one in target.containers]
     fleet = fleet_for([(one, found) for one, found in noted if found], facts, report)
-    return Steps(engine=engine_for(subject, entry.engine, fleet), processes=fleet)
+    return Steps(engine=engine_for(target, entry.engine, fleet), processes=fleet)
 
 
-async def _undo(subject: CheckpointTarget, entry: Entry, steps: Steps | None) -> None:
+async def _undo(target: CheckpointTarget, entry: Entry, steps: Steps | None) -> None:
     if steps is not None:
         await steps.engine.undo()
-    await _pause_again(subject, entry)
+    await _pause_again(target, entry)
 
 
-async def discard(subject: CheckpointTarget, entry: Entry) -> str:
+async def discard(target: CheckpointTarget, entry: Entry) -> str:
     """Remove what an unfinished image left, close the journal, and say which it was."""
     done = await _tidy(entry)
-    subject.journal.close()
+    target.journal.close()
     return done
 
 
@@ -127,38 +127,38 @@ async def _tidy(entry: Entry) -> str:
     return f"its image {entry.image_path} is " + ("complete" if finished else "gone")
 
 
-async def _save_over(subject: CheckpointTarget, entry: Entry, steps: Steps | None) -> None:
+async def _save_over(target: CheckpointTarget, entry: Entry, steps: Steps | None) -> None:
     """Wait for a save that outlived its owner: the sentry finishes what it began.
 
     A tool that hangs in it would hold it for ever.
     """
     if not procs.is_alive(entry.save_pid, entry.save_start):
         return
-    own = frozenset(entry.outsiders)
+    own = frozenset(entry.exec_processes)
     helpers = Supervisor()
     if steps is not None:
         helpers.start(steps.engine.guard(own), name="guard of a save")
     try:
-        async with asyncio.timeout(subject.config.timeouts.save):
+        async with asyncio.timeout(target.config.timeouts.save):
             await procs.wait_pidfd(entry.save_pid, entry.save_start)
     finally:
         await helpers.aclose()
 
 
-async def _tools_over(subject: CheckpointTarget, entry: Entry) -> None:
+async def _tools_over(target: CheckpointTarget, entry: Entry) -> None:
     """Wait for what the dead owner had begun in the container."""
-    for paused in _paused_ids(subject, entry):
-        await subject.runsc.agree(paused)
+    for paused in _paused_ids(target, entry):
+        await target.runsc.agree(paused)
         with contextlib.suppress(CryoError):  # it is paused no more when the resume had been done
-            await subject.runsc.resume(paused)
-    await until_quiet(subject, entry.staging, entry.outsiders)
+            await target.runsc.resume(paused)
+    await wait_for_save_idle(target, entry.staging, entry.exec_processes)
 
 
-async def _pause_again(subject: CheckpointTarget, entry: Entry) -> None:
-    for paused in _paused_ids(subject, entry):
+async def _pause_again(target: CheckpointTarget, entry: Entry) -> None:
+    for paused in _paused_ids(target, entry):
         with contextlib.suppress(CryoError):  # paused already
-            await subject.runsc.pause(paused)
+            await target.runsc.pause(paused)
 
 
-def _paused_ids(subject: CheckpointTarget, entry: Entry) -> tuple[str, ...]:
-    return subject.paused_ids if entry.was_paused else ()
+def _paused_ids(target: CheckpointTarget, entry: Entry) -> tuple[str, ...]:
+    return target.paused_ids if entry.was_paused else ()

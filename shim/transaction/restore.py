@@ -35,8 +35,8 @@ async def check_image(held: HeldImage, mode: Verify, config: Config, report: Rep
         ImageCorrupt: it is not what was sealed.
         PermissionDenied: another user can change it.
     """
-    ledger = VerifyCache(Path(config.paths.verified))
-    return await in_thread(lambda tell: held.verify(mode, ledger, tell), report)
+    cache = VerifyCache(Path(config.paths.verified))
+    return await in_thread(lambda tell: held.verify(mode, cache, tell), report)
 
 
 async def check_host(manifest: Manifest, config: Config, capabilities: Capabilities) -> None:
@@ -88,7 +88,7 @@ def _loaded_bytes(manifest: Manifest) -> int:
 
 
 async def wake(
-    subject: CheckpointTarget,
+    target: CheckpointTarget,
     manifest: Manifest,
     report: Report,
     *,
@@ -101,27 +101,27 @@ async def wake(
         ResourceExhausted: too little GPU memory.
         CudaError, DeadlineExceeded: a process did not come back.
     """
-    runsc, timeout_s = subject.runsc, subject.config.timeouts.thaw
+    runsc, timeout_s = target.runsc, target.config.timeouts.thaw
     builtin = manifest.engine == EngineName.BUILTIN
     # Without --background runsc has loaded all pages; only its own CUDA steps come later.
     loaded = builtin and runsc.capabilities.wait_restore and not background
     try:
         if loaded:
-            await runsc.wait_restore(subject.ref.id, timeout_s)
+            await runsc.wait_restore(target.ref.id, timeout_s)
         if not manifest.has_cuda:
             return
         facts = driver.capabilities(manifest.driver)
-        pairs = [(one, _expected(saved)) for one, saved in _pairs(subject, manifest)]
+        pairs = [(one, _expected(saved)) for one, saved in _pairs(target, manifest)]
         seeds = [(one, found) for one, found in pairs if found]
         fleet = fleet_for(seeds, facts, report, device_map)
         expected = fleet.known
-        engine = engine_for(subject, EngineName(manifest.engine), fleet)
+        engine = engine_for(target, EngineName(manifest.engine), fleet)
         await engine.wake(loaded=loaded)
         _check_all_there(expected, fleet.known)
     except CryoError as error:
         known = [
             msgspec.structs.replace(process, container=one.container)
-            for one, saved in _pairs(subject, manifest)
+            for one, saved in _pairs(target, manifest)
             for process in saved.processes
         ]
         if builtin:
@@ -154,8 +154,8 @@ def _check_all_there(expected: list[CudaProcess], found: list[CudaProcess]) -> N
     )
 
 
-def _pairs(subject: CheckpointTarget, manifest: Manifest) -> list[tuple[CheckpointTarget, Member]]:
+def _pairs(target: CheckpointTarget, manifest: Manifest) -> list[tuple[CheckpointTarget, Member]]:
     """Put what was saved beside what it has become, whatever its id is now."""
-    members = {one.name: one for one in subject.members}
+    members = {one.name: one for one in target.members}
     pairs = [(members[saved.name], saved) for saved in manifest.members]
-    return [(subject, manifest.own), *pairs]
+    return [(target, manifest.own), *pairs]

@@ -33,17 +33,19 @@ def _target(fd: Path) -> str:
     return ""
 
 
-async def until_quiet(subject: CheckpointTarget, staging: str, outsiders: tuple[int, ...]) -> None:
+async def wait_for_save_idle(
+    target: CheckpointTarget, staging: str, exec_processes: tuple[int, ...]
+) -> None:
     """Wait for the end of a save and of its tools; a tool that hangs is ended after its time.
 
     How long the save itself may go on is bounded by the caller, whose time it is.
     """
-    timeouts = subject.config.timeouts
-    tools = Strays([one.guest for one in subject.containers], outsiders, timeouts.freeze)
+    timeouts = target.config.timeouts
+    tools = Strays([one.guest for one in target.containers], exec_processes, timeouts.freeze)
     looks = 0
     while looks < _CALM:
         found = await tools.look()
-        busy = found or (bool(staging) and writes(subject.sandbox.pid, Path(staging)))
+        busy = found or (bool(staging) and writes(target.sandbox.pid, Path(staging)))
         looks = 0 if busy else looks + 1
         for pid, guest in tools.late().items():
             await guest.end(pid)

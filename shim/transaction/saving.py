@@ -38,9 +38,9 @@ class Saving:
     """
 
     def __init__(
-        self, subject: CheckpointTarget, options: CheckpointOptions, transaction: Transaction
+        self, target: CheckpointTarget, options: CheckpointOptions, transaction: Transaction
     ) -> None:
-        self._subject = subject
+        self._target = target
         self._options = options
         self._transaction = transaction
         self._steps: Steps | None = None
@@ -79,7 +79,7 @@ class Saving:
         self.complete = True
 
     async def _run(self, staging: Path) -> None:
-        journal = self._subject.journal
+        journal = self._target.journal
 
         def note(pid: int, start: int) -> None:
             journal.note(save_pid=pid, save_start=start)
@@ -88,21 +88,21 @@ class Saving:
             self.answered = True
 
         args = CheckpointArgs(
-            id=self._subject.ref.id,
+            id=self._target.ref.id,
             image_path=str(staging),
             compression="flate-best-speed" if self._options.compress else "none",
             direct=self._options.direct,
             cuda_checkpoint_path=self._steps.engine.save_path if self._steps else "",
         )
-        timeout_s = self._subject.config.timeouts.save
-        await self._subject.runsc.checkpoint(
+        timeout_s = self._target.config.timeouts.save
+        await self._target.runsc.checkpoint(
             args, timeout_s=timeout_s, started=note, answered=answered
         )
 
     async def _see_out(self, saving: asyncio.Task[None]) -> None:
         """Wait for the end of a save that was cancelled, or for that of the sandbox."""
         with contextlib.suppress(CryoError):
-            await shielded(unless_dead(self._subject.sandbox, saving), deadline_s=None)
+            await shielded(unless_dead(self._target.sandbox, saving), deadline_s=None)
         self.complete = saving.done() and not saving.cancelled() and saving.exception() is None
 
     def met_a_newcomer(self, error: RunscError) -> bool:
@@ -143,7 +143,7 @@ class Saving:
         return explain(
             error,
             hung=self._steps.engine.hung,
-            timeout_s=self._subject.config.timeouts.freeze,
+            timeout_s=self._target.config.timeouts.freeze,
             known=self._steps.processes.known,
         )
 

@@ -36,17 +36,17 @@ class Steps:
     processes: Fleet
 
 
-def tool_for(subject: CheckpointTarget, facts: DriverFacts, known: Iterable[int] = ()) -> CudaTool:
+def tool_for(target: CheckpointTarget, facts: DriverFacts, known: Iterable[int] = ()) -> CudaTool:
     """Choose how to speak to cuda-checkpoint: by states and actions, or by toggles on 550."""
     if facts.action and facts.get_state:
-        return Tool(subject.guest, subject.guest_tool, facts)
-    return ToggleTool(subject.guest, subject.guest_tool, frozenset(known))
+        return Tool(target.guest, target.guest_tool, facts)
+    return ToggleTool(target.guest, target.guest_tool, frozenset(known))
 
 
-def helper_for(subject: CheckpointTarget, facts: DriverFacts) -> str:
+def helper_for(target: CheckpointTarget, facts: DriverFacts) -> str:
     """Return cryo-cuda's path inside the container, empty where it is not to be used."""
-    wanted = subject.config.cuda.helper == "auto" and facts.driver_api
-    return helper_in(subject.spec) if wanted else ""
+    wanted = target.config.cuda.helper == "auto" and facts.driver_api
+    return helper_in(target.spec) if wanted else ""
 
 
 def fleet_for(
@@ -72,7 +72,7 @@ def fleet_for(
 
 
 def processes_for(
-    subject: CheckpointTarget,
+    target: CheckpointTarget,
     facts: DriverFacts,
     report: Report,
     known: Iterable[CudaProcess] = (),
@@ -85,37 +85,37 @@ def processes_for(
     `alone` is whether no other container of the sandbox has any.
     """
     seeds = list(known)
-    path = helper_for(subject, facts) if alone else ""
+    path = helper_for(target, facts) if alone else ""
     make: Callable[..., Processes] = (
-        partial(Batched, Helper(subject.guest, path)) if path else Processes
+        partial(Batched, Helper(target.guest, path)) if path else Processes
     )
     processes = make(
-        subject.guest,
-        tool_for(subject, facts, (process.pid for process in seeds)),
-        subject.config.timeouts,
+        target.guest,
+        tool_for(target, facts, (process.pid for process in seeds)),
+        target.config.timeouts,
         report,
-        partial(subject.journal.process, container=subject.container),
-        container=subject.container,
-        may_ask=not subject.container,
+        partial(target.journal.process, container=target.container),
+        container=target.container,
+        may_ask=not target.container,
     )
     processes.adopt(seeds)
     processes.device_map = device_map if device_map and facts.device_map else {}
     return processes
 
 
-def engine_for(subject: CheckpointTarget, name: EngineName, fleet: Fleet) -> Engine:
+def engine_for(target: CheckpointTarget, name: EngineName, fleet: Fleet) -> Engine:
     """Build the engine of a given name."""
     if name is EngineName.BUILTIN:
-        tool = next(iter(tools_of(subject, fleet)), subject.guest_tool)
-        guests = [one.guest for one in subject.containers]
-        return Builtin(fleet, guests, tool, subject.config.timeouts)
+        tool = next(iter(tools_of(target, fleet)), target.guest_tool)
+        guests = [one.guest for one in target.containers]
+        return Builtin(fleet, guests, tool, target.config.timeouts)
     return Phased(fleet)
 
 
-def tools_of(subject: CheckpointTarget, fleet: Fleet) -> list[str]:
+def tools_of(target: CheckpointTarget, fleet: Fleet) -> list[str]:
     """List the tools in the containers that have CUDA processes: cryo-cuda where it is used."""
     ours = {part.container: part.helper_path for part in fleet.parts if part.known}
-    busy = [one for one in subject.containers if one.container in ours]
+    busy = [one for one in target.containers if one.container in ours]
     return list(dict.fromkeys(ours[one.container] or one.guest_tool for one in busy))
 
 
@@ -153,7 +153,7 @@ async def look(fleet: Fleet, *, otherwise: str) -> None:
 
 
 def choose(
-    subject: CheckpointTarget, wanted: EngineName, fleet: Fleet, facts: DriverFacts
+    target: CheckpointTarget, wanted: EngineName, fleet: Fleet, facts: DriverFacts
 ) -> EngineName:
     """Pick the engine: builtin where runsc has it and every process says that it is `running`.
 
@@ -165,14 +165,14 @@ def choose(
         Unimplemented: builtin was asked for, and this runsc has none or this driver misleads it,
             or the containers have cuda-checkpoint at different paths.
     """
-    able = subject.runsc.capabilities.builtin_cuda
+    able = target.runsc.capabilities.builtin_cuda
     if wanted is EngineName.BUILTIN and not able:
         message = "this runsc has no built-in CUDA steps (--cuda-checkpoint-path)"
         raise Unimplemented(message, remedy="use --engine phased, or runsc from 20260608 on")
     if wanted is EngineName.BUILTIN and not facts.get_state:
         message = f"with driver {facts.version} runsc's engine guesses which processes have CUDA"
         raise Unimplemented(message, remedy="use --engine phased, or driver 555 or newer")
-    tools = tools_of(subject, fleet)
+    tools = tools_of(target, fleet)
     if wanted is EngineName.BUILTIN and len(tools) > 1:
         message = f"the containers have cuda-checkpoint at different paths: {', '.join(tools)}"
         raise Unimplemented(message, remedy="use --engine phased")

@@ -170,7 +170,7 @@ class Transaction:
             self._committing = False
         self.committed = made
         # From here on nothing may fail for the want of a note.
-        self._journal.forgive()
+        self._journal.allow_write_errors()
         self._journal.note(committed=True)
 
     def _but(self, cause: BaseException) -> CryoError:
@@ -209,7 +209,7 @@ class Transaction:
             CudaError: a step failed.
         """
         self.over = True
-        self._journal.forgive()
+        self._journal.allow_write_errors()
         self.report(Progress(phase=Phase.ROLLBACK, message=str(cause)))
         await shielded(self._undo_all(), deadline_s=None, doing=f"the rollback of {self._doing}")
         if self.failed is not None and self.committed:

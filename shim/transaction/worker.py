@@ -12,7 +12,7 @@ from typing import TypeVar
 from shim.errors import Cancelled
 from shim.host.filecalls import ANSWER_S, file_call
 from shim.host.shielded import shielded
-from shim.image.hashing import Tick
+from shim.image.hashing import OnBytes
 from shim.model import Phase, Progress, Report
 
 T = TypeVar("T")
@@ -65,12 +65,12 @@ async def in_thread(work: Callable[[Report], T], report: Report) -> T:
         raise
 
 
-def metered(report: Report, phase: Phase, total_bytes: int) -> Tick:
+def throttled(report: Report, phase: Phase, total_bytes: int) -> OnBytes:
     """Turn counts of bytes into news of a phase, at most ten a second and one at the end."""
     done_bytes = 0
     last_s = 0.0
 
-    def tick(count: int) -> None:
+    def on_bytes(count: int) -> None:
         nonlocal done_bytes, last_s
         done_bytes += count
         now_s = time.monotonic()
@@ -78,4 +78,4 @@ def metered(report: Report, phase: Phase, total_bytes: int) -> Tick:
             last_s = now_s
             report(Progress(phase=phase, bytes_done=done_bytes, bytes_total=total_bytes))
 
-    return tick
+    return on_bytes

@@ -30,7 +30,7 @@ from shim.runsc.client import GuestProcess
 from shim.transaction import save_idle
 from shim.transaction.journal import Entry
 from tests.unit.fakes_guest import DEVICE, TOOL, Cuda, FakeGuest, Fault, failed
-from tests.unit.fakes_subject import Scene, sleeping
+from tests.unit.fakes_target import Scene, sleeping
 
 RUNNING, FROZEN = CudaState.RUNNING, CudaState.CHECKPOINTED
 Make = Callable[..., Scene]
@@ -52,8 +52,8 @@ def make(tmp_path: Path) -> Iterator[Make]:
 
 def image_is_whole(scene: Scene, path: str) -> bool:
     """Read the image again, every byte of it."""
-    ledger = VerifyCache(scene.folder / "other-ledger")
-    verify(Path(path), Verify.FULL, ledger, lambda _: None)
+    cache = VerifyCache(scene.folder / "other-ledger")
+    verify(Path(path), Verify.FULL, cache, lambda _: None)
     return True
 
 

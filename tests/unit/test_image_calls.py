@@ -20,7 +20,7 @@ from shim.transaction.journal import Operation
 from shim.transaction.recover import recover
 from tests.hung import hung_mount
 from tests.unit.fakes_guest import Fault, failed
-from tests.unit.fakes_subject import Make, in_states
+from tests.unit.fakes_target import Make, in_states
 from tests.unit.fakes_tasks import Owner, owning
 from tests.unit.image_helpers import News, sealed
 from tests.unit.loop_guard import watched
@@ -91,7 +91,7 @@ async def test_a_recovery(make: Make, phase: Phase) -> None:
     scene.journal.open(Operation.CHECKPOINT, str(scene.images / "image"))
     scene.journal.note(phase=phase, staging=str(staging))
     with watched(scene.images) as found:
-        await recover(scene.subject, scene.journal.entry, scene.news.append)
+        await recover(scene.target, scene.journal.entry, scene.news.append)
 
     assert found == []
     assert not staging.exists()

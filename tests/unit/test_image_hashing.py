@@ -22,11 +22,11 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def digest(
-    path: Path, expected_bytes: int, tick: hashing.Tick = hashing.no_tick
+    path: Path, expected_bytes: int, on_bytes: hashing.OnBytes = hashing.ignore_bytes
 ) -> tuple[str, int]:
     """Hash a file that is thought to have so many bytes."""
     with path.open("rb") as file:
-        return hashing.digest(file.fileno(), expected_bytes, tick)
+        return hashing.digest(file.fileno(), expected_bytes, on_bytes)
 
 
 @pytest.mark.parametrize(

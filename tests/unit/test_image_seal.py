@@ -44,7 +44,7 @@ def test_progress_adds_up(tmp_path: Path) -> None:
     """The counts that are reported are the bytes that were hashed."""
     counts: list[int] = []
 
-    seal_at(fill(tmp_path), manifest(), tick=counts.append)
+    seal_at(fill(tmp_path), manifest(), on_bytes=counts.append)
 
     assert sum(counts) == sum(map(len, FILES.values()))
 
@@ -53,7 +53,7 @@ def test_without_a_seal_nothing_is_read(tmp_path: Path) -> None:
     """Sizes only, and the manifest says so."""
     counts: list[int] = []
 
-    done = seal_at(fill(tmp_path), manifest(), sealed=False, tick=counts.append)
+    done = seal_at(fill(tmp_path), manifest(), sealed=False, on_bytes=counts.append)
 
     assert counts == []
     assert not done.sealed
@@ -64,12 +64,12 @@ def test_without_a_seal_nothing_is_read(tmp_path: Path) -> None:
 def test_work_stops_when_the_tick_raises(tmp_path: Path) -> None:
     """A cancelled caller is heard between pieces, and no thread or manifest is left."""
 
-    def tick(_count: int) -> None:
+    def on_bytes(_count: int) -> None:
         message = "gone"
         raise CryoError(message)
 
     with pytest.raises(CryoError, match="gone"):
-        seal_at(fill(tmp_path), manifest(), tick=tick)
+        seal_at(fill(tmp_path), manifest(), on_bytes=on_bytes)
 
     assert not (tmp_path / manifests.NAME).exists()
     assert not [thread for thread in threading.enumerate() if thread.name == "fsync"]
@@ -88,12 +88,12 @@ def test_a_file_that_grows_meanwhile_is_refused(tmp_path: Path) -> None:
     """A hash of something that is still being written is worth nothing."""
     fill(tmp_path)
 
-    def tick(_count: int) -> None:
+    def on_bytes(_count: int) -> None:
         with (tmp_path / "checkpoint.img").open("ab") as file:
             file.write(b"x")
 
     with pytest.raises(ImageCorrupt, match="changed while"):
-        seal_at(tmp_path, manifest(), tick=tick)
+        seal_at(tmp_path, manifest(), on_bytes=on_bytes)
 
 
 def test_a_failed_sync_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

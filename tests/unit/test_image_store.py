@@ -289,7 +289,7 @@ def test_no_folder_no_images(tmp_path: Path) -> None:
 
 
 def test_an_image_is_removed_with_its_empty_folders(images: Path) -> None:
-    """The manifest comes back, so that the ledger can forget it."""
+    """The manifest comes back, so that the cache can forget it."""
     done = sealed(images / "ns" / "t1" / "a")
     sealed(images / "ns" / "t2" / "b")
 

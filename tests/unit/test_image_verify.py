@@ -33,8 +33,8 @@ def quiet(_progress: Progress) -> None:
 
 
 @pytest.fixture
-def ledger(tmp_path: Path) -> VerifyCache:
-    """Give an empty ledger."""
+def cache(tmp_path: Path) -> VerifyCache:
+    """Give an empty cache."""
     return VerifyCache(tmp_path / "verified")
 
 
@@ -46,15 +46,15 @@ def image(tmp_path: Path) -> Path:
 
 
 @pytest.mark.parametrize("mode", ALL_MODES)
-def test_a_whole_image_passes(image: Path, ledger: VerifyCache, mode: Verify) -> None:
+def test_a_whole_image_passes(image: Path, cache: VerifyCache, mode: Verify) -> None:
     """The manifest comes back, in every mode."""
-    assert verify(image, mode, ledger, quiet).task == "t1"
+    assert verify(image, mode, cache, quiet).task == "t1"
 
 
 @SAME_FOLDER
 @given(data=st.data())
 def test_any_changed_byte_of_any_file_is_found(
-    image: Path, ledger: VerifyCache, data: st.DataObject
+    image: Path, cache: VerifyCache, data: st.DataObject
 ) -> None:
     """One byte anywhere, in whatever file, is enough, in both modes that read."""
     name = data.draw(st.sampled_from(sorted(SIZES)))
@@ -68,7 +68,7 @@ def test_any_changed_byte_of_any_file_is_found(
 
     try:
         with pytest.raises(ImageCorrupt):
-            verify(image, mode, ledger, quiet)
+            verify(image, mode, cache, quiet)
     finally:
         (image / name).write_bytes(whole)
 
@@ -76,7 +76,7 @@ def test_any_changed_byte_of_any_file_is_found(
 @SAME_FOLDER
 @given(data=st.data())
 def test_any_other_length_is_found_in_every_mode(
-    image: Path, ledger: VerifyCache, data: st.DataObject
+    image: Path, cache: VerifyCache, data: st.DataObject
 ) -> None:
     """A file that was cut or has grown is found without reading it."""
     name = data.draw(st.sampled_from(sorted(FILES)))
@@ -87,45 +87,45 @@ def test_any_other_length_is_found_in_every_mode(
 
     try:
         with pytest.raises(ImageCorrupt, match=name):
-            verify(image, mode, ledger, quiet)
+            verify(image, mode, cache, quiet)
     finally:
         (image / name).write_bytes(whole)
 
 
 @pytest.mark.parametrize("mode", ALL_MODES)
 @pytest.mark.parametrize("name", (*FILES, manifests.NAME))
-def test_a_missing_file_is_named(image: Path, ledger: VerifyCache, mode: Verify, name: str) -> None:
+def test_a_missing_file_is_named(image: Path, cache: VerifyCache, mode: Verify, name: str) -> None:
     """Each file is needed, the manifest first of all."""
     (image / name).unlink()
 
     with pytest.raises(ImageCorrupt, match=rf"{name}.* missing"):
-        verify(image, mode, ledger, quiet)
+        verify(image, mode, cache, quiet)
 
 
 @pytest.mark.parametrize("mode", ALL_MODES)
-def test_an_added_file_is_named(image: Path, ledger: VerifyCache, mode: Verify) -> None:
+def test_an_added_file_is_named(image: Path, cache: VerifyCache, mode: Verify) -> None:
     """What was not sealed does not belong there."""
     (image / "extra.img").touch()
 
     with pytest.raises(ImageCorrupt, match=r"extra\.img"):
-        verify(image, mode, ledger, quiet)
+        verify(image, mode, cache, quiet)
 
 
 @pytest.mark.parametrize("mode", ALL_MODES)
 @pytest.mark.parametrize("name", ("pages.img", manifests.NAME))
 @pytest.mark.parametrize("kind", ("link", "folder", "fifo"))
 def test_what_is_no_file_is_refused(
-    image: Path, ledger: VerifyCache, mode: Verify, name: str, kind: str
+    image: Path, cache: VerifyCache, mode: Verify, name: str, kind: str
 ) -> None:
     """Nothing is read through a link, and a fifo is not waited for."""
     (image / name).unlink()
     put(image / name, kind)
 
     with pytest.raises(ImageCorrupt, match=f"{name} is no regular file"):
-        verify(image, mode, ledger, quiet)
+        verify(image, mode, cache, quiet)
 
 
-def test_no_image_is_not_found(tmp_path: Path, ledger: VerifyCache) -> None:
+def test_no_image_is_not_found(tmp_path: Path, cache: VerifyCache) -> None:
     """A path with nothing, a file, or a link is no image."""
     (tmp_path / "file").touch()
     sealed(tmp_path / "real")
@@ -133,46 +133,46 @@ def test_no_image_is_not_found(tmp_path: Path, ledger: VerifyCache) -> None:
 
     for name in ("nothing", "file", "link"):
         with pytest.raises(NotFound, match=name):
-            verify(tmp_path / name, Verify.FULL, ledger, quiet)
+            verify(tmp_path / name, Verify.FULL, cache, quiet)
 
 
-def test_auto_reads_a_new_image_once(image: Path, ledger: VerifyCache) -> None:
+def test_auto_reads_a_new_image_once(image: Path, cache: VerifyCache) -> None:
     """The first time everything is read, the second time nothing, and full always everything."""
     first, second, third = News(), News(), News()
 
-    verify(image, Verify.AUTO, ledger, first)
-    verify(image, Verify.AUTO, ledger, second)
-    verify(image, Verify.FULL, ledger, third)
+    verify(image, Verify.AUTO, cache, first)
+    verify(image, Verify.AUTO, cache, second)
+    verify(image, Verify.FULL, cache, third)
 
     assert (first.bytes_read, second.bytes_read, third.bytes_read) == (TOTAL, 0, TOTAL)
 
 
-def test_an_image_sealed_here_is_not_read_again(image: Path, ledger: VerifyCache) -> None:
+def test_an_image_sealed_here_is_not_read_again(image: Path, cache: VerifyCache) -> None:
     """What was hashed for its seal is known already, under its final name too."""
     news = News()
     final = image.with_name("final")
     done = manifests.decode((image / manifests.NAME).read_bytes(), "")
     seal.commit(image, final)
-    ledger.remember_image(final, done)
+    cache.remember_image(final, done)
 
-    verify(final, Verify.AUTO, ledger, news)
+    verify(final, Verify.AUTO, cache, news)
 
     assert news.bytes_read == 0
 
 
-def test_auto_reads_again_only_what_was_touched(image: Path, ledger: VerifyCache) -> None:
+def test_auto_reads_again_only_what_was_touched(image: Path, cache: VerifyCache) -> None:
     """A file whose ctime has changed is read, the others are not."""
-    verify(image, Verify.AUTO, ledger, quiet)
+    verify(image, Verify.AUTO, cache, quiet)
     os.utime(image / "checkpoint.img")
     news = News()
 
-    verify(image, Verify.AUTO, ledger, news)
+    verify(image, Verify.AUTO, cache, news)
 
     assert news.bytes_read == len(FILES["checkpoint.img"])
 
 
 def test_a_copy_is_read_and_both_are_known_then(
-    image: Path, tmp_path: Path, ledger: VerifyCache
+    image: Path, tmp_path: Path, cache: VerifyCache
 ) -> None:
     """Two copies of one image do not forget each other."""
     copy = tmp_path / "copy"
@@ -180,59 +180,59 @@ def test_a_copy_is_read_and_both_are_known_then(
     reads = []
     for path in (image, copy, image, copy):
         news = News()
-        verify(path, Verify.AUTO, ledger, news)
+        verify(path, Verify.AUTO, cache, news)
         reads.append(news.bytes_read)
 
     assert reads == [TOTAL, TOTAL, 0, 0]
 
 
-def test_auto_finds_a_change_after_it_was_verified(image: Path, ledger: VerifyCache) -> None:
+def test_auto_finds_a_change_after_it_was_verified(image: Path, cache: VerifyCache) -> None:
     """Same size and same mtime do not deceive it: the kernel's ctime tells."""
-    verify(image, Verify.AUTO, ledger, quiet)
+    verify(image, Verify.AUTO, cache, quiet)
     before = (image / "pages.img").stat()
     with (image / "pages.img").open("r+b") as file:
         file.write(b"\x08")
     os.utime(image / "pages.img", ns=(before.st_atime_ns, before.st_mtime_ns))
 
     with pytest.raises(ImageCorrupt, match=r"pages\.img"):
-        verify(image, Verify.AUTO, ledger, quiet)
+        verify(image, Verify.AUTO, cache, quiet)
 
 
 @pytest.mark.parametrize("damage", (b"", b"{", b"[]", b"\xff", b'{"copies": [{"pages.img": 1}]}'))
 def test_a_damaged_ledger_only_costs_a_reading(
-    image: Path, tmp_path: Path, ledger: VerifyCache, damage: bytes
+    image: Path, tmp_path: Path, cache: VerifyCache, damage: bytes
 ) -> None:
-    """Whatever is in the ledger, the image is read and the ledger is whole again."""
-    done = verify(image, Verify.AUTO, ledger, quiet)
+    """Whatever is in the cache, the image is read and the cache is whole again."""
+    done = verify(image, Verify.AUTO, cache, quiet)
     (tmp_path / "verified" / f"{done.digest}.json").write_bytes(damage)
     again, after = News(), News()
 
-    verify(image, Verify.AUTO, ledger, again)
-    verify(image, Verify.AUTO, ledger, after)
+    verify(image, Verify.AUTO, cache, again)
+    verify(image, Verify.AUTO, cache, after)
 
     assert (again.bytes_read, after.bytes_read) == (TOTAL, 0)
 
 
-def test_a_forgotten_image_is_read_again(image: Path, ledger: VerifyCache) -> None:
+def test_a_forgotten_image_is_read_again(image: Path, cache: VerifyCache) -> None:
     """Forgetting is idempotent."""
-    done = verify(image, Verify.AUTO, ledger, quiet)
-    ledger.forget(done.digest)
-    ledger.forget(done.digest)
+    done = verify(image, Verify.AUTO, cache, quiet)
+    cache.forget(done.digest)
+    cache.forget(done.digest)
     news = News()
 
-    verify(image, Verify.AUTO, ledger, news)
+    verify(image, Verify.AUTO, cache, news)
 
     assert news.bytes_read == TOTAL
 
 
 def test_the_ledger_keeps_a_bounded_number_of_copies(
-    image: Path, tmp_path: Path, ledger: VerifyCache
+    image: Path, tmp_path: Path, cache: VerifyCache
 ) -> None:
     """An image that is copied about for ever does not fill the disk."""
     for number in range(12):
         copy = tmp_path / f"copy{number}"
         shutil.copytree(image, copy)
-        done = verify(copy, Verify.AUTO, ledger, quiet)
+        done = verify(copy, Verify.AUTO, cache, quiet)
 
     kept = (tmp_path / "verified" / f"{done.digest}.json").read_bytes()
     assert kept.count(b"pages.img") == 8
@@ -250,30 +250,30 @@ def test_a_ledger_that_cannot_be_written_does_not_fail_a_good_image(
     assert any("read again" in text for text in news.warnings)
 
 
-def test_an_unsealed_image_says_so(tmp_path: Path, ledger: VerifyCache) -> None:
+def test_an_unsealed_image_says_so(tmp_path: Path, cache: VerifyCache) -> None:
     """There is nothing to compare its content with: a warning; sizes are checked all the same."""
     seal_at(fill(tmp_path / "i"), manifest(), sealed=False)
     news = News()
 
-    verify(tmp_path / "i", Verify.FULL, ledger, news)
+    verify(tmp_path / "i", Verify.FULL, cache, news)
     os.truncate(tmp_path / "i" / "pages.img", 3)
 
     assert "not sealed" in news.warnings[0]
     with pytest.raises(ImageCorrupt, match="cut"):
-        verify(tmp_path / "i", Verify.FULL, ledger, quiet)
+        verify(tmp_path / "i", Verify.FULL, cache, quiet)
 
 
 def test_a_huge_manifest_is_not_read(
-    image: Path, ledger: VerifyCache, monkeypatch: pytest.MonkeyPatch
+    image: Path, cache: VerifyCache, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What is longer than any manifest is refused before it is parsed."""
     monkeypatch.setattr(manifests, "MAX_MANIFEST_BYTES", 100)
 
     with pytest.raises(ImageCorrupt, match="larger"):
-        verify(image, Verify.NONE, ledger, quiet)
+        verify(image, Verify.NONE, cache, quiet)
 
 
-def test_it_stops_when_the_report_raises(image: Path, ledger: VerifyCache) -> None:
+def test_it_stops_when_the_report_raises(image: Path, cache: VerifyCache) -> None:
     """A cancelled caller is heard, and nothing is remembered."""
 
     def report(progress: Progress) -> None:
@@ -282,36 +282,36 @@ def test_it_stops_when_the_report_raises(image: Path, ledger: VerifyCache) -> No
             raise CryoError(message)
 
     with pytest.raises(CryoError, match="gone"):
-        verify(image, Verify.AUTO, ledger, report)
+        verify(image, Verify.AUTO, cache, report)
     news = News()
-    verify(image, Verify.AUTO, ledger, news)
+    verify(image, Verify.AUTO, cache, news)
 
     assert news.bytes_read == TOTAL
 
 
 def test_what_is_known_of_images_that_are_gone_is_dropped(
-    tmp_path: Path, ledger: VerifyCache
+    tmp_path: Path, cache: VerifyCache
 ) -> None:
     """Images removed by others, or made anew at the same path, leave nothing behind."""
     folder = tmp_path / "verified"
     for name in ("kept", "removed", "changed"):
         done = sealed(tmp_path / name, task=name)
-        assert ledger.remember_image(tmp_path / name, done)
+        assert cache.remember_image(tmp_path / name, done)
     shutil.rmtree(tmp_path / "removed")
     shutil.rmtree(tmp_path / "changed")
     sealed(tmp_path / "changed", task="another")
     (folder / "damaged.json").write_bytes(b"{")
 
-    ledger.prune()
+    cache.prune()
 
     assert [path.name for path in folder.iterdir()] == [f"{sealed_digest(tmp_path / 'kept')}.json"]
 
 
-def test_entries_do_not_pile_up(tmp_path: Path, ledger: VerifyCache) -> None:
+def test_entries_do_not_pile_up(tmp_path: Path, cache: VerifyCache) -> None:
     """Each image that is noted has some of those that are gone forgotten."""
     for number in range(200):
         image = tmp_path / "images" / str(number)
-        assert ledger.remember_image(image, sealed(image, task=f"t{number}"))
+        assert cache.remember_image(image, sealed(image, task=f"t{number}"))
         shutil.rmtree(image)
 
     assert len(list((tmp_path / "verified").iterdir())) < 40
@@ -330,44 +330,44 @@ needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="giving a file away ne
 @needs_root
 @pytest.mark.parametrize("what", ("folder", "file", "parent"))
 def test_an_image_that_somebody_else_can_change_is_refused(
-    image: Path, ledger: VerifyCache, what: str
+    image: Path, cache: VerifyCache, what: str
 ) -> None:
     """Another's folder, his file in it, or his folder above it; --untrusted-folder takes it."""
     given = {"folder": image, "file": image / "pages.img", "parent": image.parent}[what]
     os.chown(given, 65534, 65534)
     try:
         with pytest.raises(PermissionDenied, match="belongs to user 65534"):
-            verify(image, Verify.FULL, ledger, quiet)
+            verify(image, Verify.FULL, cache, quiet)
         if what != "file":
             with pytest.raises(PermissionDenied):
                 read_manifest(image, strict=True)
-        assert verify(image, Verify.FULL, ledger, quiet, strict=False).sealed
+        assert verify(image, Verify.FULL, cache, quiet, strict=False).sealed
     finally:
         os.chown(given, 0, 0)
 
 
-def test_an_image_that_all_can_write_to_is_refused(image: Path, ledger: VerifyCache) -> None:
+def test_an_image_that_all_can_write_to_is_refused(image: Path, cache: VerifyCache) -> None:
     """The sticky bit does not make it better: files can be added to it."""
     image.chmod(0o1777)
 
     with pytest.raises(PermissionDenied, match="others may write"):
-        verify(image, Verify.FULL, ledger, quiet)
+        verify(image, Verify.FULL, cache, quiet)
 
 
 def test_a_hard_link_in_an_image_is_refused(
-    image: Path, tmp_path: Path, ledger: VerifyCache
+    image: Path, tmp_path: Path, cache: VerifyCache
 ) -> None:
     """A file with a second name may be any file of the filesystem."""
     (tmp_path / "other").hardlink_to(image / "pages.img")
 
     with pytest.raises(PermissionDenied, match=r"pages\.img has 2 names"):
-        verify(image, Verify.FULL, ledger, quiet)
+        verify(image, Verify.FULL, cache, quiet)
 
 
-def test_what_was_verified_is_what_is_loaded(image: Path, ledger: VerifyCache) -> None:
+def test_what_was_verified_is_what_is_loaded(image: Path, cache: VerifyCache) -> None:
     """A held image is reached whatever has its name, and a file that was swapped is told."""
     held = HeldImage(image)
-    held.verify(Verify.FULL, ledger, quiet)
+    held.verify(Verify.FULL, cache, quiet)
     held.check_unchanged()
     aside = image.with_name("aside")
     image.rename(aside)
@@ -384,7 +384,7 @@ def test_what_was_verified_is_what_is_loaded(image: Path, ledger: VerifyCache) -
 
 @pytest.mark.parametrize("kind", ("fifo", "link", "device"))
 def test_what_is_no_file_is_not_opened(
-    image: Path, ledger: VerifyCache, kind: str, monkeypatch: pytest.MonkeyPatch
+    image: Path, cache: VerifyCache, kind: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A device or fifo in the place of a file is judged before anything is opened."""
     (image / "pages.img").unlink()
@@ -404,7 +404,7 @@ def test_what_is_no_file_is_not_opened(
 
     monkeypatch.setattr(os, "open", watched)
     with pytest.raises(ImageCorrupt, match="no regular file"):
-        verify(image, Verify.FULL, ledger, quiet)
+        verify(image, Verify.FULL, cache, quiet)
 
     assert opened
     assert all(opened)

@@ -26,7 +26,7 @@ from shim.transaction.journal import Journal
 from shim.transaction.target import CheckpointTarget
 from tests.unit.fakes_guest import Cuda, FakeGuest, Fault, failed
 from tests.unit.fakes_runsc import capabilities
-from tests.unit.fakes_subject import Scene, sleeping
+from tests.unit.fakes_target import Scene, sleeping
 from tests.unit.image_helpers import sealed
 
 RUNNING, FROZEN = CudaState.RUNNING, CudaState.CHECKPOINTED
@@ -66,7 +66,7 @@ class Reviving:
 
     async def subject(self) -> CheckpointTarget:
         """Hand over the loaded task."""
-        return self.scene.subject
+        return self.scene.target
 
     async def remove_sandbox(self) -> None:
         """Stand for kill and delete."""

@@ -13,7 +13,7 @@ from shim.model import Connections
 from shim.transaction import connections
 from shim.transaction.connections import Tcp, established
 from tests.unit.fakes_guest import Cuda, FakeGuest
-from tests.unit.fakes_subject import Scene, sleeping
+from tests.unit.fakes_target import Scene, sleeping
 
 Make = Callable[..., Scene]
 HEAD = "  sl  local_address rem_address   st tx_queue rx_queue\n"
@@ -92,7 +92,7 @@ async def test_a_paused_task(make: Make) -> None:
     assert ["while the task is paused" in text for text in made.warnings] == [True]
     assert scene.guest.calls == []
     scene.runsc.tables = HEAD + LISTENS
-    assert (await connections.look(scene.subject, paused=True)) == Tcp()
+    assert (await connections.look(scene.target, paused=True)) == Tcp()
 
 
 async def test_a_runsc_that_does_not_count(make: Make) -> None:

@@ -14,7 +14,7 @@ from shim.errors import Refused
 from shim.image.verify import read_manifest
 from shim.model import Connections, CudaMode, EngineName
 from tests.unit.fakes_guest import Cuda, FakeGuest
-from tests.unit.fakes_subject import Scene, sleeping
+from tests.unit.fakes_target import Scene, sleeping
 
 # 192.168.1.1:80, as /proc/net/tcp writes it.
 PEER = "0101A8C0:0050 01"

@@ -15,7 +15,7 @@ from shim.transaction.execs import ExecCheck, cuda_execs
 from shim.transaction.journal import Operation
 from shim.transaction.origin import Origins, by_parents
 from tests.unit.fakes_guest import Cuda, FakeGuest
-from tests.unit.fakes_subject import Scene, sleeping
+from tests.unit.fakes_target import Scene, sleeping
 
 Make = Callable[..., Scene]
 TRAIN = CudaProcess(pid=7, name="train")
@@ -194,7 +194,7 @@ async def test_numbers_that_cannot_be_had(make: Make) -> None:
     scene.guest.numbered = False
     scene.journal.open(Operation.CHECKPOINT, "/i")
     heard: list[str] = []
-    check = ExecCheck(scene.subject, ExecProcesses.REFUSE, heard.append, exit=False)
+    check = ExecCheck(scene.target, ExecProcesses.REFUSE, heard.append, exit=False)
 
     await check.look([TRAIN], paused=False)
 
@@ -206,9 +206,9 @@ async def test_a_parked_task_is_judged_by_its_park(make: Make) -> None:
     scene = make()
     scene.runsc.origins = {7: True}
     scene.journal.open(Operation.PARK, "")
-    execs, unclear = await cuda_execs(scene.subject, [TRAIN])
+    execs, unclear = await cuda_execs(scene.target, [TRAIN])
     heard: list[str] = []
-    check = ExecCheck(scene.subject, ExecProcesses.REFUSE, heard.append, exit=False)
+    check = ExecCheck(scene.target, ExecProcesses.REFUSE, heard.append, exit=False)
 
     assert (execs, unclear) == ((7,), ())
     with pytest.raises(Refused):
@@ -255,8 +255,8 @@ async def test_what_a_park_could_not_tell_is_refused_with_exit(make: Make) -> No
     scene.runsc.origins = {}
     scene.journal.open(Operation.PARK, "")
 
-    execs, unclear = await cuda_execs(scene.subject, [TRAIN])
-    check = ExecCheck(scene.subject, ExecProcesses.REFUSE, print, exit=True)
+    execs, unclear = await cuda_execs(scene.target, [TRAIN])
+    check = ExecCheck(scene.target, ExecProcesses.REFUSE, print, exit=True)
 
     assert (execs, unclear) == ((), (7,))
     with pytest.raises(Refused, match="the task is to end"):

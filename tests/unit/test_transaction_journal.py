@@ -33,7 +33,7 @@ def test_what_is_written_is_read(journal: Journal, tmp_path: Path) -> None:
         engine=EngineName.PHASED,
         save_pid=77,
         save_start=88,
-        outsiders=(4, 5),
+        exec_processes=(4, 5),
     )
     journal.processes([CudaProcess(pid=7, name="train"), CudaProcess(pid=8, name="é")])
     journal.process(7, "", "locking")
@@ -47,7 +47,7 @@ def test_what_is_written_is_read(journal: Journal, tmp_path: Path) -> None:
         CudaProcess(pid=7, name="train"),
         CudaProcess(pid=8, name="é"),
     ]
-    assert (found.phase, found.save_pid, found.outsiders) == (Phase.SAVE, 77, (4, 5))
+    assert (found.phase, found.save_pid, found.exec_processes) == (Phase.SAVE, 77, (4, 5))
 
 
 def test_a_file_that_cannot_be_removed(journal: Journal, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -118,7 +118,7 @@ def test_an_undo_goes_on_without_its_journal(journal: Journal, tmp_path: Path) -
     """Once forgiven, a write that fails is known in memory, and the file says what it said."""
     before = journal.path.read_bytes()
     (tmp_path / "journal.tmp").mkdir()
-    journal.forgive()
+    journal.allow_write_errors()
 
     journal.note(phase=Phase.THAW)
 
@@ -198,7 +198,7 @@ def test_a_checkpoint_of_what_is_parked(tmp_path: Path) -> None:
     journal.open(Operation.PARK, "")
     journal.processes([CudaProcess(pid=7, name="train")])
     journal.note(engine=EngineName.PHASED, phase=Phase.FREEZE, gpu_bytes={"GPU-a": 5})
-    journal.note(outsiders=(1,), committed=True)
+    journal.note(exec_processes=(1,), committed=True)
     before = journal.entry
 
     journal.open_from_park("/images/a", exit=True)

@@ -22,7 +22,7 @@ from shim.errors import (
 from shim.model import CudaState
 from shim.transaction.park import Parking
 from tests.unit.fakes_guest import Fault, failed
-from tests.unit.fakes_subject import Make, Scene, in_states
+from tests.unit.fakes_target import Make, Scene, in_states
 
 RUNNING, LOCKED, FROZEN = CudaState.RUNNING, CudaState.LOCKED, CudaState.CHECKPOINTED
 BROKEN = RunscError("pause", 128, "broken")
@@ -45,7 +45,7 @@ def parking(scene: Scene) -> Parking:
         if scene.guest.paused:
             await scene.runsc.resume("a")
 
-    return Parking(scene.subject, scene.news.append, pause=pause, resume=resume)
+    return Parking(scene.target, scene.news.append, pause=pause, resume=resume)
 
 
 async def parked(scene: Scene) -> Parking:

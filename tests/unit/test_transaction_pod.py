@@ -12,7 +12,7 @@ from shim.image.verify import read_manifest
 from shim.model import CudaState, EngineName
 from shim.transaction.recover import recover
 from tests.unit.fakes_guest import Cuda, FakeGuest, Fault, failed
-from tests.unit.fakes_subject import Scene, sleeping
+from tests.unit.fakes_target import Scene, sleeping
 
 RUNNING, LOCKED, FROZEN = CudaState.RUNNING, CudaState.LOCKED, CudaState.CHECKPOINTED
 
@@ -87,7 +87,7 @@ async def test_a_recovery_thaws_every_container(scene: Scene) -> None:
     scene.others["b"].faults.clear()
     scene.others["c"].processes[0].state = LOCKED
 
-    await recover(scene.subject, entry, lambda _: None)
+    await recover(scene.target, entry, lambda _: None)
 
     assert scene.as_before()
 

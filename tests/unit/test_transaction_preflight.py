@@ -22,7 +22,7 @@ from shim.spec import document
 from shim.transaction import preflight
 from shim.transaction.preflight import Connected
 from tests.unit.fakes_guest import FakeGuest
-from tests.unit.fakes_subject import SPEC, Scene, sleeping
+from tests.unit.fakes_target import SPEC, Scene, sleeping
 
 
 @pytest.fixture
@@ -47,21 +47,21 @@ def rows(*numbers: tuple[int, int]) -> list[GuestProcess]:
 
 def test_who_came_in_by_exec() -> None:
     """Children of nobody, but for the first process; orphans are adopted by that one."""
-    found = preflight.outsiders(rows((1, 0), (5, 1), (9, 0), (10, 9), (12, 0)))
+    found = preflight.exec_processes(rows((1, 0), (5, 1), (9, 0), (10, 9), (12, 0)))
 
     assert [row.pid for row in found] == [9, 12]
-    assert preflight.outsiders([]) == []
+    assert preflight.exec_processes([]) == []
 
 
 def test_the_first_process_need_not_be_one() -> None:
     """In a pod the container's first process has another number."""
-    assert preflight.outsiders(rows((20, 0), (21, 20))) == []
+    assert preflight.exec_processes(rows((20, 0), (21, 20))) == []
 
 
 def test_only_some_exec_sessions_are_shown(old: Scene) -> None:
     """A message stays readable."""
     with pytest.raises(Refused) as caught:
-        preflight.check_execs(old.subject, rows((1, 0), *((pid, 0) for pid in range(2, 50))))
+        preflight.check_execs(old.target, rows((1, 0), *((pid, 0) for pid in range(2, 50))))
     assert "6 (c6)" in caught.value.message
     assert "7 (c7)" not in caught.value.message
 
@@ -71,7 +71,7 @@ def test_room_on_the_disk(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.setattr(files, "free_bytes", lambda _path: 1 << 40)
     monkeypatch.setattr(procs, "resident_bytes", lambda _pid: 1 << 30)
 
-    disk = preflight.measure_disk(scene.subject, scene.images / "not" / "there")
+    disk = preflight.measure_disk(scene.target, scene.images / "not" / "there")
     plain = preflight.check_disk(disk, 0)
     more = preflight.check_disk(disk, 5 << 30)
 
@@ -89,7 +89,7 @@ def test_the_disk_of_the_image_is_asked(scene: Scene, monkeypatch: pytest.Monkey
 
     monkeypatch.setattr(files, "free_bytes", free)
 
-    preflight.measure_disk(scene.subject, scene.folder / "a" / "b" / "c")
+    preflight.measure_disk(scene.target, scene.folder / "a" / "b" / "c")
 
     assert asked == [scene.folder]
 
@@ -98,9 +98,9 @@ def test_gpu_memory_goes_through_host_memory(scene: Scene, monkeypatch: pytest.M
     """A freeze that would bring the kernel's killer is refused."""
     monkeypatch.setattr(preflight, "available_bytes", lambda: 1 << 30)
 
-    preflight.check_memory(scene.subject, 1 << 30)
+    preflight.check_memory(scene.target, 1 << 30)
     with pytest.raises(ResourceExhausted, match="1025 MiB of GPU memory to a host with 1024 MiB"):
-        preflight.check_memory(scene.subject, (1 << 30) + (1 << 20))
+        preflight.check_memory(scene.target, (1 << 30) + (1 << 20))
 
 
 def test_gpu_memory_becomes_memory_of_the_sandbox(
@@ -111,9 +111,9 @@ def test_gpu_memory_becomes_memory_of_the_sandbox(
     monkeypatch.setattr(cgroup, "find", lambda _pid: own)
     monkeypatch.setattr(cgroup, "room", lambda found: (1 << 20) if found is own else None)
 
-    preflight.check_memory(scene.subject, 1 << 20)
+    preflight.check_memory(scene.target, 1 << 20)
     with pytest.raises(ResourceExhausted, match="limit leaves 1 MiB"):
-        preflight.check_memory(scene.subject, 2 << 20)
+        preflight.check_memory(scene.target, 2 << 20)
 
 
 def test_this_host_has_memory() -> None:
@@ -124,7 +124,7 @@ def test_this_host_has_memory() -> None:
 def test_containers_that_number_their_processes_together(scene: Scene) -> None:
     """Two with a GPU in one pid namespace would each find the processes of both."""
     shared = {**SPEC, "linux": {"namespaces": [{"type": "pid", "path": "/proc/1/ns/pid"}]}}
-    alone, joined = scene.subject, replace(scene.subject, spec=document.parse(shared, Path("/b")))
+    alone, joined = scene.target, replace(scene.target, spec=document.parse(shared, Path("/b")))
 
     preflight.check_namespaces([joined])
     preflight.check_namespaces([alone, alone])
@@ -136,21 +136,21 @@ def test_containers_that_number_their_processes_together(scene: Scene) -> None:
 def test_the_hosts_network(scene: Scene, old: Scene) -> None:
     """A runsc that refuses it in its save alone is not let come so far."""
     for one in (scene, old):
-        preflight.check_network(one.subject)
+        preflight.check_network(one.target)
         one.runsc._flags = {"network": "host"}
 
-    preflight.check_network(scene.subject)
+    preflight.check_network(scene.target)
     with pytest.raises(Refused, match="the host's network") as caught:
-        preflight.check_network(old.subject)
+        preflight.check_network(old.target)
     assert 'network = "sandbox"' in caught.value.remedy
 
 
 def test_no_bystanders_no_words(scene: Scene, old: Scene) -> None:
     """Nothing is said of nothing."""
-    assert preflight.check_bystanders(scene.subject, ()) == []
-    assert preflight.check_bystanders(old.subject, ()) == []
+    assert preflight.check_non_cuda_holders(scene.target, ()) == []
+    assert preflight.check_non_cuda_holders(old.target, ()) == []
     with pytest.raises(Refused, match=r"5 \(nvml\)"):
-        preflight.check_bystanders(old.subject, (Holder(pid=5, name="nvml"),))
+        preflight.check_non_cuda_holders(old.target, (Holder(pid=5, name="nvml"),))
 
 
 CASES: tuple[tuple[Connected, str], ...] = (
@@ -168,7 +168,7 @@ CASES: tuple[tuple[Connected, str], ...] = (
 @pytest.mark.parametrize(("found", "warning"), CASES)
 def test_connections_that_may_be_lost(scene: Scene, found: Connected, warning: str) -> None:
     """They are named in a warning that says which copy is without them."""
-    said = preflight.judge_connections(scene.subject, Connections.CUT, found)
+    said = preflight.judge_connections(scene.target, Connections.CUT, found)
 
     assert said == ([warning] if warning else [])
 
@@ -177,21 +177,21 @@ def test_connections_that_must_not_be_lost(scene: Scene) -> None:
     """The caller's policy is a no, with the way past; also where one cannot know."""
     both = Connected(host=("/a",), tcp=("1.2.3.4:5",))
     with pytest.raises(Refused, match="lost its connections: /a, 1") as caught:
-        preflight.judge_connections(scene.subject, Connections.REFUSE, both)
+        preflight.judge_connections(scene.target, Connections.REFUSE, both)
     assert "cut" in caught.value.remedy
     with pytest.raises(Refused, match="not known: no shell") as caught:
         preflight.judge_connections(
-            scene.subject, Connections.REFUSE, Connected(unseen=("no shell",))
+            scene.target, Connections.REFUSE, Connected(unseen=("no shell",))
         )
     assert "cut" in caught.value.remedy
-    assert preflight.judge_connections(scene.subject, Connections.REFUSE, Connected()) == []
+    assert preflight.judge_connections(scene.target, Connections.REFUSE, Connected()) == []
 
 
 def test_a_host_socket_that_the_old_runsc_cannot_save(old: Scene) -> None:
     """It would crash in the save: that is refused under either policy; other TCP is not."""
     with pytest.raises(Refused, match="cannot save a connected host socket"):
-        preflight.judge_connections(old.subject, Connections.CUT, Connected(host=("/a",)))
-    assert preflight.judge_connections(old.subject, Connections.CUT, Connected(tcp=("1.2.3.4:5",)))
+        preflight.judge_connections(old.target, Connections.CUT, Connected(host=("/a",)))
+    assert preflight.judge_connections(old.target, Connections.CUT, Connected(tcp=("1.2.3.4:5",)))
 
 
 def test_the_hosts_view_of_connections(tmp_path: Path) -> None:
@@ -203,8 +203,8 @@ def test_the_hosts_view_of_connections(tmp_path: Path) -> None:
         mine.connect(path)
         with subprocess.Popen(["/bin/sleep", "1000"], stdin=mine.fileno()) as process:
             try:
-                subject = Scene(tmp_path, process, FakeGuest()).subject
-                found = asyncio.run(preflight.host_connections(subject))
+                target = Scene(tmp_path, process, FakeGuest()).target
+                found = asyncio.run(preflight.host_connections(target))
             finally:
                 process.kill()
 
@@ -215,11 +215,11 @@ def test_a_manifest_that_could_not_be_read_refuses_the_checkpoint(
     scene: Scene, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Specs that are larger than a manifest may be are told before anything is frozen."""
-    preflight.check_manifest(scene.subject)
+    preflight.check_manifest(scene.target)
 
     monkeypatch.setattr(manifests, "MAX_MANIFEST_BYTES", (1 << 20) + 10)
     with pytest.raises(Refused, match=r"config\.json") as caught:
-        preflight.check_manifest(scene.subject)
+        preflight.check_manifest(scene.target)
     assert caught.value.remedy
 
 
@@ -234,6 +234,6 @@ async def test_too_many_files_to_look_through(
 
     monkeypatch.setattr(peers, "connections", late)
 
-    found = await preflight.host_connections(scene.subject)
+    found = await preflight.host_connections(scene.target)
 
     assert found == Connected(unseen=("process 5 has more than 1000000 open files",))

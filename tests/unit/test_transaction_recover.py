@@ -17,7 +17,7 @@ from shim.runsc.client import GuestProcess
 from shim.transaction.journal import Entry, Operation
 from shim.transaction.recover import committed, discard, recover
 from tests.unit.fakes_guest import Fault, failed
-from tests.unit.fakes_subject import Make, Scene, in_states, sleeping
+from tests.unit.fakes_target import Make, Scene, in_states, sleeping
 from tests.unit.image_helpers import sealed
 
 RUNNING, LOCKED, FROZEN = CudaState.RUNNING, CudaState.LOCKED, CudaState.CHECKPOINTED
@@ -58,7 +58,7 @@ def begun(scene: Scene, phase: Phase, **more: Any) -> Entry:
 
 async def recovered(scene: Scene, entry: Entry) -> str:
     """Do what the next owner does."""
-    return await recover(scene.subject, entry, scene.news.append)
+    return await recover(scene.target, entry, scene.news.append)
 
 
 @pytest.mark.parametrize(
@@ -148,7 +148,7 @@ async def test_tools_of_the_dead_owner_are_waited_for_then_ended(make: Make) -> 
     theirs = GuestProcess(pid=40, parent=0, command="bash")
     tool = GuestProcess(pid=50, parent=0, command="cuda-checkpoint")
     scene.guest.execs = (theirs, tool)
-    entry = begun(scene, Phase.FREEZE, outsiders=(40,))
+    entry = begun(scene, Phase.FREEZE, exec_processes=(40,))
 
     await recovered(scene, entry)
 
@@ -270,7 +270,7 @@ async def test_a_dead_sandbox_leaves_only_things_to_remove(make: Make) -> None:
     scene = make(FROZEN)
     entry = begun(scene, Phase.SAVE)
 
-    said = await discard(scene.subject, entry)
+    said = await discard(scene.target, entry)
 
     assert "is gone" in said
     assert scene.guest.calls == []

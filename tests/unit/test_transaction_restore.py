@@ -30,7 +30,7 @@ from shim.transaction.journal import Operation
 from shim.transaction.restore import check_image, check_options
 from tests.unit.fakes_guest import Fault, failed
 from tests.unit.fakes_runsc import capabilities
-from tests.unit.fakes_subject import Make, Scene, in_states
+from tests.unit.fakes_target import Make, Scene, in_states
 from tests.unit.image_helpers import manifest, sealed
 
 RUNNING, FROZEN = CudaState.RUNNING, CudaState.CHECKPOINTED
@@ -64,7 +64,7 @@ async def wake(
 ) -> None:
     """Wake the recorded processes."""
     await restore.wake(
-        scene.subject,
+        scene.target,
         image(scene, engine),
         scene.news.append,
         device_map=device_map or {},
@@ -90,7 +90,7 @@ async def test_a_plain_image_needs_no_thaw(make: Make) -> None:
     scene = make()
 
     await restore.wake(
-        scene.subject,
+        scene.target,
         manifest(engine="", processes=()),
         scene.news.append,
         device_map={},
@@ -235,7 +235,7 @@ async def test_a_process_that_is_gone_fails_the_restore(make: Make, engine: Engi
     scene.guest.gone(8)()
 
     with pytest.raises(CudaError, match=r"process 8 \(p8\)") as caught:
-        await restore.wake(scene.subject, saved, scene.news.append, device_map={}, background=False)
+        await restore.wake(scene.target, saved, scene.news.append, device_map={}, background=False)
 
     assert caught.value.remedy
 
@@ -250,7 +250,7 @@ async def test_a_dropped_process_is_passed_over(make: Make) -> None:
         driver="580.65.06",
     )
 
-    await restore.wake(scene.subject, saved, scene.news.append, device_map={}, background=False)
+    await restore.wake(scene.target, saved, scene.news.append, device_map={}, background=False)
 
     assert scene.guest.states == [RUNNING, FROZEN]
 

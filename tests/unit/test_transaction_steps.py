@@ -31,7 +31,7 @@ from shim.transaction.steps import (
 )
 from shim.transaction.target import CheckpointTarget
 from tests.unit.fakes_guest import TOOL, Cuda, FakeGuest
-from tests.unit.fakes_subject import Scene, sleeping
+from tests.unit.fakes_target import Scene, sleeping
 
 AUTO, BUILTIN, PHASED = EngineName.AUTO, EngineName.BUILTIN, EngineName.PHASED
 NEVER = CudaConfig(helper="never")
@@ -51,7 +51,7 @@ def scene(tmp_path: Path) -> Iterator[Scene]:
 @pytest.mark.parametrize(("version", "kind"), (("550.90.07", ToggleTool), ("555.42.02", Tool)))
 def test_the_tool_that_the_driver_understands(scene: Scene, version: str, kind: type) -> None:
     """Actions from 555 on, toggles before."""
-    assert type(tool_for(scene.subject, driver.capabilities(version))) is kind
+    assert type(tool_for(scene.target, driver.capabilities(version))) is kind
 
 
 TABLE = (
@@ -75,10 +75,10 @@ def test_the_engine(
     (scene.folder / "x").mkdir()
     fresh = Scene(scene.folder / "x", scene.sandbox, scene.guest, new=new)
     facts = driver.capabilities(version)
-    part = processes_for(fresh.subject, facts, lambda _: None)
+    part = processes_for(fresh.target, facts, lambda _: None)
     part.states.update({7: CudaState.RUNNING, 8: state})
 
-    assert choose(fresh.subject, wanted, Fleet([part]), facts) is chosen
+    assert choose(fresh.target, wanted, Fleet([part]), facts) is chosen
 
 
 def test_an_engine_that_is_not_there(scene: Scene) -> None:
@@ -86,31 +86,31 @@ def test_an_engine_that_is_not_there(scene: Scene) -> None:
     (scene.folder / "x").mkdir()
     old = Scene(scene.folder / "x", scene.sandbox, scene.guest, new=False)
     facts = driver.capabilities("580.65.06")
-    part = processes_for(old.subject, facts, lambda _: None)
+    part = processes_for(old.target, facts, lambda _: None)
 
     with pytest.raises(Unimplemented, match="cuda-checkpoint-path") as caught:
-        choose(old.subject, BUILTIN, Fleet([part]), facts)
+        choose(old.target, BUILTIN, Fleet([part]), facts)
     assert "phased" in caught.value.remedy
 
 
 def test_a_driver_that_misleads_the_builtin_engine(scene: Scene) -> None:
     """Driver 550 tells no states: the built-in engine is refused even when it is asked for."""
     facts = driver.capabilities("550.90.07")
-    part = processes_for(scene.subject, facts, lambda _: None)
+    part = processes_for(scene.target, facts, lambda _: None)
 
     with pytest.raises(Unimplemented, match="550"):
-        choose(scene.subject, EngineName.BUILTIN, Fleet([part]), facts)
+        choose(scene.target, EngineName.BUILTIN, Fleet([part]), facts)
 
 
 def test_engines_by_name(scene: Scene) -> None:
     """The name in a manifest or journal gives the engine back."""
     facts = driver.capabilities("580.65.06")
-    part = processes_for(scene.subject, facts, lambda _: None)
+    part = processes_for(scene.target, facts, lambda _: None)
 
-    builtin = engine_for(scene.subject, BUILTIN, Fleet([part]))
+    builtin = engine_for(scene.target, BUILTIN, Fleet([part]))
     assert isinstance(builtin, Builtin)
     assert builtin.save_path == TOOL
-    assert isinstance(engine_for(scene.subject, PHASED, Fleet([part])), Phased)
+    assert isinstance(engine_for(scene.target, PHASED, Fleet([part])), Phased)
 
 
 async def test_seeds_are_known_and_mapped(scene: Scene) -> None:
@@ -118,7 +118,7 @@ async def test_seeds_are_known_and_mapped(scene: Scene) -> None:
     scene.guest.processes[0].state = CudaState.CHECKPOINTED
     seeds = [CudaProcess(pid=7, name="train")]
     facts = driver.capabilities("580.65.06")
-    part = processes_for(scene.subject, facts, lambda _: None, seeds, {"GPU-a": "GPU-b"})
+    part = processes_for(scene.target, facts, lambda _: None, seeds, {"GPU-a": "GPU-b"})
     scene.journal.open(Operation.RESTORE, "/i")
     await Fleet([part]).thaw()
 
@@ -131,39 +131,39 @@ def test_a_tool_at_different_paths(scene: Scene) -> None:
     """Runsc takes one path for all containers, and would pass over the others in silence."""
     scene.others["b"] = FakeGuest([Cuda(7)])
     facts = driver.capabilities("580.65.06")
-    other = replace(scene.subject.members[0], guest_tool="/elsewhere")
-    subject = replace(scene.subject, members=(other,))
-    parts = [processes_for(one, facts, lambda _: None) for one in subject.containers]
+    other = replace(scene.target.members[0], guest_tool="/elsewhere")
+    target = replace(scene.target, members=(other,))
+    parts = [processes_for(one, facts, lambda _: None) for one in target.containers]
     for part in parts:
         part.adopt([CudaProcess(pid=7)])
     fleet = Fleet(parts)
 
-    assert choose(subject, AUTO, fleet, facts) is PHASED
+    assert choose(target, AUTO, fleet, facts) is PHASED
     with pytest.raises(Unimplemented, match="/elsewhere"):
-        choose(subject, BUILTIN, fleet, facts)
+        choose(target, BUILTIN, fleet, facts)
     parts[0].known.clear()
-    assert choose(subject, AUTO, fleet, facts) is BUILTIN
-    assert engine_for(subject, BUILTIN, fleet).save_path == "/elsewhere"
+    assert choose(target, AUTO, fleet, facts) is BUILTIN
+    assert engine_for(target, BUILTIN, fleet).save_path == "/elsewhere"
 
 
-def with_helper(subject: CheckpointTarget) -> CheckpointTarget:
+def with_helper(target: CheckpointTarget) -> CheckpointTarget:
     """Mount cryo-cuda in a container."""
     mount = BindMount(destination="/dev/cryo/cryo-cuda", source="/usr/bin/true")
-    return replace(subject, spec=apply(subject.spec, Edits(mounts=(mount,))))
+    return replace(target, spec=apply(target.spec, Edits(mounts=(mount,))))
 
 
 def test_one_container_alone_is_moved_at_once(scene: Scene) -> None:
     """Where cryo-cuda is mounted, the driver has its calls and nobody has forbidden it."""
-    subject, new, old = with_helper(scene.subject), "570.86.15", "565.57.01"
-    never = replace(subject, config=msgspec.structs.replace(scene.config, cuda=NEVER))
+    target, new, old = with_helper(scene.target), "570.86.15", "565.57.01"
+    never = replace(target, config=msgspec.structs.replace(scene.config, cuda=NEVER))
 
     def fleet(one: CheckpointTarget, version: str) -> Fleet:
         return fleet_for([(one, [CudaProcess(pid=7)])], driver.capabilities(version), unheard)
 
-    assert type(fleet(subject, new)) is Solo
-    assert fleet(subject, new).parts[0].helper_path == "/dev/cryo/cryo-cuda"
-    assert tools_of(subject, fleet(subject, new)) == ["/dev/cryo/cryo-cuda"]
-    for one, version in ((scene.subject, new), (subject, old), (never, new)):
+    assert type(fleet(target, new)) is Solo
+    assert fleet(target, new).parts[0].helper_path == "/dev/cryo/cryo-cuda"
+    assert tools_of(target, fleet(target, new)) == ["/dev/cryo/cryo-cuda"]
+    for one, version in ((scene.target, new), (target, old), (never, new)):
         assert type(fleet(one, version)) is Fleet
         assert tools_of(one, fleet(one, version)) == [TOOL]
 
@@ -171,14 +171,14 @@ def test_one_container_alone_is_moved_at_once(scene: Scene) -> None:
 def test_several_containers_are_moved_step_by_step(scene: Scene) -> None:
     """One run would freeze the processes of one before those of the other are locked."""
     scene.others["b"] = FakeGuest([Cuda(7)])
-    both = [with_helper(one) for one in scene.subject.containers]
+    both = [with_helper(one) for one in scene.target.containers]
     facts = driver.capabilities("580.65.06")
 
     fleet = fleet_for([(one, [CudaProcess(pid=7)]) for one in both], facts, unheard)
 
     assert type(fleet) is Fleet
     assert [type(part) for part in fleet.parts] == [Processes, Processes]
-    assert tools_of(scene.subject, fleet) == [TOOL]
+    assert tools_of(scene.target, fleet) == [TOOL]
     assert [(p.container, p.pid) for p in fleet.known] == [("", 7), ("b", 7)]
     assert type(fleet_for([(both[1], [])], facts, unheard)) is Solo
     assert fleet_for([], facts, unheard).parts == ()

@@ -9,7 +9,7 @@ import pytest
 
 from shim.errors import ImageCorrupt
 from shim.model import Phase, Progress, Report
-from shim.transaction.worker import in_thread, metered
+from shim.transaction.worker import in_thread, throttled
 from tests.unit.image_helpers import News
 
 STEP = Progress(phase=Phase.VERIFY)
@@ -100,10 +100,10 @@ async def test_work_that_ends_by_itself_after_a_cancellation() -> None:
 def test_news_is_bounded_and_the_last_is_told() -> None:
     """Thousands of pieces make a handful of news, and the end is always among them."""
     news = News()
-    tick = metered(news, Phase.SEAL, 10_000)
+    on_bytes = throttled(news, Phase.SEAL, 10_000)
 
     for _ in range(10_000):
-        tick(1)
+        on_bytes(1)
 
     assert len(news.all) < 1000
     assert news.all[-1].bytes_done == news.all[-1].bytes_total == 10_000

@@ -170,7 +170,7 @@ class Scene:
         )
 
     @property
-    def subject(self) -> CheckpointTarget:
+    def target(self) -> CheckpointTarget:
         return CheckpointTarget(
             ref=REF,
             config=self.config,
@@ -218,7 +218,7 @@ class Scene:
 
     async def checkpoint(self, **options: Any) -> CheckpointResult:
         """Run one; what is not said is as usual."""
-        return await Checkpoint(self.subject, CheckpointOptions(**options), self._hear).run()
+        return await Checkpoint(self.target, CheckpointOptions(**options), self._hear).run()
 
     async def error(self, **options: Any) -> CryoError:
         """Run one that must fail, and give its error."""
