@@ -27,7 +27,8 @@ from tests.unit.test_imports import RULES
 ROOT = Path(__file__).parents[2]
 README = ROOT / "README.md"
 CONTRIBUTING = ROOT / "CONTRIBUTING.md"
-PEOPLE = (README, CONTRIBUTING, ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").glob("*.md")))
+PEOPLE = (README, CONTRIBUTING, ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").rglob("*.md")))
+DECISIONS = ROOT / "docs" / "adr"
 
 
 class Said(NamedTuple):
@@ -242,10 +243,40 @@ def test_files_that_are_named_exist() -> None:
     assert missing == []
 
 
-@pytest.mark.parametrize("path", PEOPLE, ids=lambda path: path.name)
+@pytest.mark.parametrize("path", PEOPLE, ids=lambda path: str(path.relative_to(ROOT)))
 def test_documents_are_of_the_project_alone(path: Path) -> None:
     """No folder of a developer's machine stands in a document."""
     assert not re.search(r"/(?:root|home|work)/|/tmp/(?!nvidia-mps/)", read(path))
+
+
+# Decisions.
+
+
+def test_the_index_lists_each_decision() -> None:
+    """docs/adr/README.md has a row for each record, with its title and its date."""
+    shown = rows(read(DECISIONS / "README.md"), "| | decision | date |")
+    records = [head_of(path) for path in sorted(DECISIONS.glob("[0-9]*.md"))]
+
+    assert shown == records
+
+
+def head_of(path: Path) -> list[str]:
+    """Return the row that the index should have for a record."""
+    number = path.name.partition("-")[0]
+    title, date = re.findall(rf"^# {int(number)}\. (.+)\n\nDate: ([\d-]+).* Status: ", read(path))[
+        0
+    ]
+    return [f"[{number}]({path.name})", title, date]
+
+
+@pytest.mark.parametrize("path", sorted(DECISIONS.glob("[0-9]*.md")), ids=lambda path: path.name)
+def test_a_decision_has_its_three_parts(path: Path) -> None:
+    """Each record says what forced it, what was decided, and what follows."""
+    assert re.findall(r"^## (.+)$", read(path), re.MULTILINE) == [
+        "Context",
+        "Decision",
+        "Consequences",
+    ]
 
 
 # Security.
@@ -253,7 +284,7 @@ def test_documents_are_of_the_project_alone(path: Path) -> None:
 
 def attacks_tests(text: str) -> list[str]:
     """Return the tests that the table of attacks names, as FILE::NAME."""
-    table = rows(text, "| attack | what happens | test |")[1:]
+    table = rows(text, "| attack | what happens | test |")
     return [cell.strip("`") for *_, cell in table]
 
 
