@@ -85,9 +85,9 @@ def times(told: dict[str, Any]) -> dict[str, list[float]]:
 
 
 def shim_pids(runtime: str) -> list[int]:
-    """List the processes that are a runtime's shims; ours include the nursery."""
+    """List the processes that are a runtime's shims; ours include the fork server."""
     sign = {
-        "cryo": b"shim.entry.shimbin.nursery",
+        "cryo": b"shim.entry.shimbin.forkserver",
         "runsc": b"containerd-shim-runsc-v1",
         "runc": b"containerd-shim-runc-v2",
     }[runtime]

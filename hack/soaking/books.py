@@ -23,7 +23,7 @@ ENV = "CRYO_SOAK_BOOKS"
 ARMING = """
 import sys
 
-if "shim.entry.shimbin.nursery" in sys.orig_argv:
+if "shim.entry.shimbin.forkserver" in sys.orig_argv:
     from hack.soaking import books
 
     books.arm()

@@ -100,7 +100,7 @@ def machine(runsc: RunscBuild) -> Iterator[tuple[Cryo, Path]]:
 def probe(runsc: RunscBuild, minutes: float, every_s: float) -> tuple[Gauge, Probe]:
     """Probe one container for some minutes, and measure its shim all the while."""
     with machine(runsc) as (cryo, folder), cryo.container("sleep", "1000000") as name:
-        forks = cryo.processes(r"shim\.entry\.shimbin\.nursery")
+        forks = cryo.processes(r"shim\.entry\.shimbin\.forkserver")
         (shim,) = (pid for pid in forks if comm(pid) == "cryo-shim")
         state = Path(f"/proc/{shim}/root{cryo.state}")  # as it is in the shim's place
         gauge = Gauge(shim, (state,), lambda: sum(books.look(folder, shim).values()))

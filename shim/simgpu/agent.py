@@ -10,12 +10,10 @@ Requests come over a unix socket, a thread each, in the device's framing.
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import os
 import shutil
 import signal
 import socket
-import struct
 import subprocess
 import sys
 import threading
@@ -24,14 +22,13 @@ from pathlib import Path
 from tempfile import TemporaryFile
 from typing import Any
 
+from shim.host import prctl, unix_socket
 from shim.simgpu import devns
 from shim.simgpu.guest import frames
 
-_PR_SET_CHILD_SUBREAPER = 36
 _OUTPUT_MAX = 1 << 20
 _TICK_S = 0.2
 _END_S = 5.0
-_CREDENTIALS = struct.Struct("3i")  # pid, uid, gid: unix(7)
 
 Answer = dict[str, Any]
 
@@ -170,8 +167,7 @@ def listen(path: Path) -> socket.socket:
 
 
 def _is_ours(connection: socket.socket) -> bool:
-    data = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
-    return bool(_CREDENTIALS.unpack(data)[1] == os.geteuid())
+    return unix_socket.peer_credentials(connection).uid == os.geteuid()
 
 
 def _serve(listener: socket.socket, agent: Agent) -> None:
@@ -229,7 +225,7 @@ def remove(folder: Path) -> None:
 def serve(folder: Path, *, host_dev: bool) -> None:
     """Be the init of the namespace until stdin ends."""
     devns.enter(folder / "rootfs", host_dev=host_dev)
-    ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+    prctl.become_subreaper()
     listener = listen(folder / "agent.sock")
     reaper = Reaper()
     threading.Thread(target=reaper.reap, daemon=True).start()

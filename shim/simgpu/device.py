@@ -15,7 +15,6 @@ import contextlib
 import itertools
 import os
 import socket
-import struct
 import threading
 import time
 from collections.abc import Callable
@@ -23,6 +22,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from shim.host.unix_socket import peer_credentials
 from shim.simgpu import sandboxes
 from shim.simgpu.fault import Fault
 from shim.simgpu.guest import frames, pattern
@@ -30,7 +30,6 @@ from shim.simgpu.guest.client import DeviceError
 from shim.simgpu.sandboxes import Origin
 
 _CALLS_MAX = 10_000
-_CREDENTIALS = struct.Struct("3i")
 
 Header = dict[str, Any]
 Answer = tuple[Header, bytes]
@@ -301,13 +300,6 @@ def _range(allocation: Allocation, offset: object, size: int) -> int:
     raise DeviceError("invalid argument")  # noqa: EM101  # CUDA's own words
 
 
-def _peer(connection: socket.socket) -> int:
-    """Return the host pid of the other side: for a sandbox, of its sentry or gofer."""
-    raw = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
-    pid: int = _CREDENTIALS.unpack(raw)[0]
-    return pid
-
-
 class Server:
     """Serves a device on a unix socket, a thread per connection."""
 
@@ -336,7 +328,8 @@ class Server:
 
     def _one(self, connection: socket.socket) -> None:
         number = next(self._numbers)
-        self._device.clients[number] = Client(sandboxes.origin(_peer(connection)))
+        peer = peer_credentials(connection).pid  # for a sandbox, of its sentry or gofer
+        self._device.clients[number] = Client(sandboxes.origin(peer))
         gone = (OSError, EOFError, ValueError, frames.Malformed)
         try:
             with connection, contextlib.suppress(*gone):

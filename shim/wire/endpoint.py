@@ -18,10 +18,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from shim.errors import AlreadyExists, InvalidArgument
-from shim.host import files, trusted
+from shim.host import files, trusted, unix_socket
 
 _SCHEME = "unix:"
-_PATH_MAX = 107  # sun_path holds 108 bytes with its final zero
 _PROBE_S = 1.0
 
 
@@ -36,8 +35,8 @@ def parse(address: str) -> Path:
     if not text.startswith("/") or path == Path("/"):
         message = f"address {address!r} is not a unix socket"
         raise InvalidArgument(message, remedy="write it as unix:///run/cryo/cryo.sock")
-    if len(os.fsencode(path)) > _PATH_MAX:
-        message = f"socket path {path} is longer than {_PATH_MAX} bytes"
+    if len(os.fsencode(path)) > unix_socket.PATH_MAX:
+        message = f"socket path {path} is longer than {unix_socket.PATH_MAX} bytes"
         raise InvalidArgument(message, remedy="choose a shorter path")
     return path
 

@@ -9,7 +9,7 @@ import sys
 from collections.abc import Iterator
 from typing import Any
 
-from shim.entry.shimbin import places
+from shim.entry.shimbin import paths
 from shim.simgpu.remote import Ran
 from shim.simgpu.waiting import wait_until
 from tests.containerd.cryo import Cryo
@@ -47,7 +47,7 @@ def serving(cryo: Cryo, namespace: str = "") -> Iterator[Beside]:
     argv = [sys.executable, "-m", "shim.entry.cli", "serve", "--config", str(cryo.config)]
     pid = remote.spawn(argv, output=cryo.folder / "sidecar.log", env=cryo.env)
     try:
-        wait_until(lambda: places.answers(client.socket), "the sidecar", _START_S)
+        wait_until(lambda: paths.answers(client.socket), "the sidecar", _START_S)
         yield client
     finally:
         remote.kill(pid, signal.SIGTERM)

@@ -117,7 +117,7 @@ def cryo(
     """Give a running containerd of each line with our shim, on a machine with a GPU."""
     with simulated(containerd_build, simulation, gpu_place) as made:
         made.import_image(archive)
-        # The first container brings the nursery, and makes folders that all later ones share.
+        # The first container starts the fork server, and makes folders that all later ones share.
         made.run("first", "true")
         made.know()
         yield made

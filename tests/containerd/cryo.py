@@ -101,13 +101,13 @@ class Cryo(Containerd):
     def end(self) -> None:
         """End it, and remove what its shims shared: others in the place look for leftovers."""
         super().end()
-        script = "from shim.entry.shimbin import places; print(places.nursery_socket())"
-        nursery = self.place.remote.run([sys.executable, "-c", script], env=self.env).out.strip()
+        script = "from shim.entry.shimbin import paths; print(paths.forkserver_socket())"
+        forkserver = self.place.remote.run([sys.executable, "-c", script], env=self.env).out.strip()
         # runsc keeps a mount in its root for the next sandbox, which will not come.
         for point in self.look().mounts:
             if look.is_below(point, str(self.state)):
                 self.place.do("umount", "-l", point)
-        self.place.do("rm", "-rf", str(self.state), nursery, f"{nursery}.lock")
+        self.place.do("rm", "-rf", str(self.state), forkserver, f"{forkserver}.lock")
 
     @property
     def env(self) -> dict[str, str]:
@@ -214,10 +214,10 @@ class Cryo(Containerd):
         """Return the pid of the shim that serves a container: its sandbox's parent."""
         return look.parent_of(self.tasks()[name][0])
 
-    def nursery(self) -> int:
+    def forkserver(self) -> int:
         """Return the pid of the process that forks the shims of this containerd."""
-        forks = self.processes(r"shim\.entry\.shimbin\.nursery")
-        (found,) = (pid for pid in forks if comm(pid) == "cryo-nursery" and self._ours(pid))
+        forks = self.processes(r"shim\.entry\.shimbin\.forkserver")
+        (found,) = (pid for pid in forks if comm(pid) == "cryo-forkserver" and self._ours(pid))
         return found
 
     def _ours(self, pid: int) -> bool:

@@ -21,7 +21,7 @@ class Look:
 
     processes: dict[str, str]
     # Those of `processes` that only wait to fork shims.
-    nurseries: list[str]
+    forkservers: list[str]
     mounts: list[str]
     files: list[str]
     cgroups: list[str]
@@ -36,14 +36,14 @@ class Look:
         return lines + self._more_open(before)
 
     def _new_processes(self, before: Look) -> Iterator[tuple[str, str]]:
-        """Give what was not there; a nursery that had nothing to do may have left its place."""
+        """Give what was not there; an idle fork server may have exited."""
         heirs = Counter(
-            before.processes[pid] for pid in before.nurseries if pid not in self.processes
+            before.processes[pid] for pid in before.forkservers if pid not in self.processes
         )
         for pid, command in self.processes.items():
             if pid in before.processes:
                 continue
-            if pid in self.nurseries and heirs[command] > 0:
+            if pid in self.forkservers and heirs[command] > 0:
                 heirs[command] -= 1
                 continue
             yield pid, command

@@ -127,7 +127,7 @@ def look(folder: str, cgroup: str) -> dict[str, object]:
     roots = (f"{folder}/state", f"{folder}/tmp", f"{folder}/bundles", "/run")
     return {
         "processes": others,
-        "nurseries": [pid for pid in others if comm_of(pid) == "cryo-nursery"],
+        "forkservers": [pid for pid in others if comm_of(pid) == "cryo-forkserver"],
         "mounts": mounts(folder),
         "files": files(roots),
         "cgroups": cgroups(cgroup),

@@ -86,8 +86,8 @@ def test_a_container_with_settings_of_its_own(cryo: Cryo) -> None:
 
     assert ran.status != 0
     assert "--cuda require" in ran.err
-    # Their nursery waits for others with the same settings.
-    cryo.expect_nothing_new(ignored=("nursery",))
+    # Their fork server waits for others with the same settings.
+    cryo.expect_nothing_new(ignored=("forkserver",))
 
 
 def test_a_mistake_in_an_annotation(cryo: Cryo) -> None:

@@ -17,10 +17,10 @@ _FIFOS = "/run/containerd/fifo/"
 
 @pytest.fixture(autouse=True)
 def nothing_of_ours_left(cryo: Cryo) -> Iterator[None]:
-    """Whatever was killed, nothing of the containers may be left, but a nursery."""
+    """Whatever was killed, nothing of the containers may be left, but a fork server."""
     yield
-    cryo.expect_nothing_new((_FIFOS, "shim.entry.shimbin.nursery"))
-    assert not [pid for pid in cryo.processes("shimbin.nursery") if comm(pid) == "cryo-shim"]
+    cryo.expect_nothing_new((_FIFOS, "shim.entry.shimbin.forkserver"))
+    assert not [pid for pid in cryo.processes("shimbin.forkserver") if comm(pid) == "cryo-shim"]
 
 
 def test_containerd_dies(cryo: Cryo) -> None:
@@ -87,18 +87,18 @@ def test_a_shim_dies_without_containerd(cryo: Cryo) -> None:
         assert cryo.status(name) == ""
 
 
-def test_the_nursery_dies(cryo: Cryo) -> None:
+def test_the_fork_server_dies(cryo: Cryo) -> None:
     """Shims live on without what forked them, and the next starts bring one other."""
     with cryo.container("sh", "-c", COUNT) as old:
-        nursery = cryo.nursery()
-        os.kill(nursery, signal.SIGKILL)
-        cryo.gone(nursery)
+        forkserver = cryo.forkserver()
+        os.kill(forkserver, signal.SIGKILL)
+        cryo.gone(forkserver)
         cryo.until_counts(old)
         names = [cryo.fresh("next") for _ in range(3)]
         with cryo.removing(*names):
             cryo.each(lambda name: cryo.begin(name, "sh", "-c", COUNT), names)
             # Exactly one, though all of them missed it at once.
-            assert cryo.nursery() != nursery
+            assert cryo.forkserver() != forkserver
             cryo.each(cryo.until_counts, names)
         cryo.kill_task(old)
         assert "exit code 137" in cryo.ctr("tasks", "delete", old).err

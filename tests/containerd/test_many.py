@@ -20,8 +20,8 @@ def open_files(pid: int) -> list[str]:
 def test_many_at_once(cryo: Cryo) -> None:
     """Containers are started and deleted at once, each with its own exit; nothing is left."""
     count = _MANY if cryo.build.line == LINES[-1] else _SOME
-    nursery = cryo.nursery()
-    files = open_files(nursery)
+    forkserver = cryo.forkserver()
+    files = open_files(forkserver)
     names = [cryo.fresh("many") for _ in range(count)]
     codes = {name: number % 100 for number, name in enumerate(names)}
 
@@ -42,14 +42,14 @@ def test_many_at_once(cryo: Cryo) -> None:
         cryo.each(begin, names)
         tasks = cryo.tasks()
         assert [tasks[name][1] for name in names] == ["RUNNING"] * count
-        assert len(cryo.children_of(nursery)) == len({tasks[name][0] for name in names}) == count
+        assert len(cryo.children_of(forkserver)) == len({tasks[name][0] for name in names}) == count
         cryo.each(end, names)
         cryo.until_all_stopped(names)
         said = cryo.each(delete, names)
         assert [told_code(text) for text in said] == [codes[name] for name in names]
 
     cryo.expect_nothing_new()
-    assert open_files(nursery) == files
+    assert open_files(forkserver) == files
 
 
 def told_code(text: str) -> int:

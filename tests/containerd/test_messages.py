@@ -28,4 +28,4 @@ def test_flags_that_runsc_does_not_take(cryo: Cryo, flag: str, line: str) -> Non
     assert ran.status != 0
     assert line in ran.err
     assert "no message" not in ran.err
-    cryo.expect_nothing_new(ignored=("nursery",))
+    cryo.expect_nothing_new(ignored=("forkserver",))

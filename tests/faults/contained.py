@@ -39,7 +39,7 @@ WHATS = (What.SHIM, What.SHIM_HANGS, What.CONTAINERD, What.SANDBOX)
 _ARMING = """
 import sys
 
-if "shim.entry.shimbin.nursery" in sys.orig_argv:
+if "shim.entry.shimbin.forkserver" in sys.orig_argv:
     from tests.faults import trap
 
     trap.arm()
@@ -117,7 +117,7 @@ class Contained:
 
     def shims(self) -> list[int]:
         """List the shims."""
-        forks = self.cryo.processes(r"shim\.entry\.shimbin\.nursery")
+        forks = self.cryo.processes(r"shim\.entry\.shimbin\.forkserver")
         return [pid for pid in forks if comm_or_none(pid) == "cryo-shim"]
 
     def halted(self) -> list[int]:

@@ -81,7 +81,7 @@ class Script:
 
 
 @dataclass
-class FakeNursery:
+class FakeKeeper:
     """Starts `program` whatever it is asked to start, as a child of the test, and waits for it."""
 
     closed = False
@@ -127,7 +127,7 @@ def client(script: Script, *, new: bool = True, timeouts: Timeouts | None = None
     config = Config(timeouts=timeouts or Timeouts(command=10))
     root = script.folder / ROOT
     root.mkdir(exist_ok=True)
-    return Runsc(config, capabilities(script.path, new=new), root, FakeNursery())
+    return Runsc(config, capabilities(script.path, new=new), root, FakeKeeper())
 
 
 def known(runsc: Runsc, task_id: str, sandbox: str = "") -> Path:

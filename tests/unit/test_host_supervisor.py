@@ -145,7 +145,7 @@ OWNERS = {
     "shim/entry/cli/attached.py": "kept until done, in a program that ends with it",
     "shim/entry/relay.py": "awaited on the spot, shielded",
     "shim/entry/serve.py": "awaited at the end, and in a task group",
-    "shim/entry/shimbin/rehearsal.py": "in a task group",
+    "shim/entry/shimbin/warmup.py": "in a task group",
     "shim/host/keeper/client.py": "a callback logs how it ended",
     "shim/host/shielded.py": "is an owner",
     "shim/host/supervisor.py": "is an owner",

@@ -30,7 +30,7 @@ from shim.runsc.argv import CheckpointArgs, CreateArgs, ExecArgs, RestoreArgs
 from shim.runsc.client import GuestProcess, Runsc, Streams, last_error, parse_ps, parse_stats
 from shim.simgpu.waiting import wait_until
 from tests.hung import hung_mount
-from tests.unit.fakes_runsc import FakeNursery, Script, capabilities, client, known
+from tests.unit.fakes_runsc import FakeKeeper, Script, capabilities, client, known
 
 PS_OLD = """\
 UID       PID       PPID      C         TTY       STIME     TIME      CMD
@@ -166,7 +166,7 @@ def test_only_the_exact_container_exists(script: Script) -> None:
 
 def test_nothing_exists_where_no_root_is(tmp_path: Path) -> None:
     """Before the first create there is no folder to look into."""
-    runsc = Runsc(Config(), capabilities(), tmp_path / "nowhere", FakeNursery())
+    runsc = Runsc(Config(), capabilities(), tmp_path / "nowhere", FakeKeeper())
 
     assert not runsc.exists("a")
 
@@ -464,10 +464,10 @@ async def test_stats_through_the_command(script: Script) -> None:
 # -- create and restore --------------------------------------------------------------------------
 
 
-def made(tmp_path: Path, nursery: FakeNursery, timeouts: Timeouts | None = None) -> Runsc:
-    """Make a client whose creates go through the nursery."""
+def made(tmp_path: Path, keeper: FakeKeeper, timeouts: Timeouts | None = None) -> Runsc:
+    """Make a client whose creates go through the keeper."""
     config = Config(timeouts=timeouts or Timeouts(create=10))
-    return Runsc(config, capabilities(), tmp_path / "root", nursery)
+    return Runsc(config, capabilities(), tmp_path / "root", keeper)
 
 
 def create_args(tmp_path: Path) -> CreateArgs:
@@ -482,8 +482,8 @@ def writes_pid(tmp_path: Path) -> list[str]:
 
 async def test_create_tells_the_sandbox(tmp_path: Path) -> None:
     """The sandbox's pid comes from the pid file, with its start time; errors go to a log file."""
-    nursery = FakeNursery(writes_pid(tmp_path))
-    runsc = made(tmp_path, nursery)
+    keeper = FakeKeeper(writes_pid(tmp_path))
+    runsc = made(tmp_path, keeper)
     heard: list[tuple[int, int]] = []
 
     born = await runsc.create(
@@ -495,8 +495,8 @@ async def test_create_tells_the_sandbox(tmp_path: Path) -> None:
     )
 
     assert (born.pid, born.start) == (1, procs.start_time(1))
-    assert [pid for pid, _ in heard] == list(nursery.children)
-    assert nursery.spawned == [
+    assert [pid for pid, _ in heard] == list(keeper.children)
+    assert keeper.spawned == [
         [
             "/usr/bin/runsc",
             f"--root={tmp_path}/root",
@@ -513,25 +513,25 @@ async def test_create_tells_the_sandbox(tmp_path: Path) -> None:
 
 async def test_a_container_without_gpu_gets_no_nvproxy(tmp_path: Path) -> None:
     """The flag is for containers that have a GPU, and restore speaks the same way."""
-    nursery = FakeNursery(writes_pid(tmp_path))
-    runsc = made(tmp_path, nursery)
+    keeper = FakeKeeper(writes_pid(tmp_path))
+    runsc = made(tmp_path, keeper)
     args = RestoreArgs(id="a", bundle="/b", pid_file=f"{tmp_path}/pid", image_path="/i")
 
     await runsc.create(create_args(tmp_path), STREAMS, gpu=False, log=tmp_path / "log")
     await runsc.restore(args, STREAMS, gpu=False, log=tmp_path / "log", timeout_s=10)
 
-    assert not any("nvproxy" in word for argv in nursery.spawned for word in argv)
-    assert nursery.spawned[1][4:] == ["restore", *args.args()]
+    assert not any("nvproxy" in word for argv in keeper.spawned for word in argv)
+    assert keeper.spawned[1][4:] == ["restore", *args.args()]
 
 
 async def test_a_failed_create_reads_the_log(tmp_path: Path) -> None:
     """The sentry keeps the streams, so the reason stands in the log; an old log is no reason."""
     entry = json.dumps({"level": "error", "msg": "no such bundle"})
     (tmp_path / "log").write_text(json.dumps({"level": "error", "msg": "of yesterday"}))
-    nursery = FakeNursery(["/bin/sh", "-c", f"echo '{entry}' >{tmp_path}/log; exit 128"])
+    keeper = FakeKeeper(["/bin/sh", "-c", f"echo '{entry}' >{tmp_path}/log; exit 128"])
 
     with pytest.raises(RunscError, match="runsc create failed: no such bundle"):
-        await made(tmp_path, nursery).create(
+        await made(tmp_path, keeper).create(
             create_args(tmp_path), STREAMS, gpu=False, log=tmp_path / "log"
         )
 
@@ -541,7 +541,7 @@ async def test_an_old_log_is_no_reason(tmp_path: Path) -> None:
     (tmp_path / "log").write_text(json.dumps({"level": "error", "msg": "of yesterday"}))
 
     with pytest.raises(RunscError, match="exit status 1 and no message"):
-        await made(tmp_path, FakeNursery(["/bin/false"])).create(
+        await made(tmp_path, FakeKeeper(["/bin/false"])).create(
             create_args(tmp_path), STREAMS, gpu=False, log=tmp_path / "log"
         )
 
@@ -553,28 +553,28 @@ async def test_no_pid_file_is_a_failure(tmp_path: Path, content: str | None) -> 
         (tmp_path / "pid").write_text(content)
 
     with pytest.raises(RunscError, match="no pid file"):
-        await made(tmp_path, FakeNursery()).create(
+        await made(tmp_path, FakeKeeper()).create(
             create_args(tmp_path), STREAMS, gpu=False, log=tmp_path / "log"
         )
 
 
 async def test_a_create_that_hangs_is_ended(tmp_path: Path) -> None:
     """The command is killed by its exact pid and waited for, and the message says how long."""
-    nursery = FakeNursery(["/bin/sleep", "1000"])
-    runsc = made(tmp_path, nursery, Timeouts(create=0.1))
+    keeper = FakeKeeper(["/bin/sleep", "1000"])
+    runsc = made(tmp_path, keeper, Timeouts(create=0.1))
 
     with pytest.raises(DeadlineExceeded, match=r"runsc create did not end in 0\.1 s"):
         await runsc.create(create_args(tmp_path), STREAMS, gpu=False, log=tmp_path / "log")
 
-    assert [child.returncode for child in nursery.children.values()] == [-9]
+    assert [child.returncode for child in keeper.children.values()] == [-9]
 
 
 async def test_a_sandbox_that_was_begun_ends_with_its_command(tmp_path: Path) -> None:
     """Its pid is not written down yet when the command is given up: it would run for ever."""
     noted = tmp_path / "sandbox"
     begin = f"setsid sh -c 'echo $$ >{noted}.new; mv {noted}.new {noted}; exec sleep 1000' & wait"
-    nursery = FakeNursery(["/bin/sh", "-c", begin])
-    runsc = made(tmp_path, nursery, Timeouts(create=60))
+    keeper = FakeKeeper(["/bin/sh", "-c", begin])
+    runsc = made(tmp_path, keeper, Timeouts(create=60))
     work = asyncio.create_task(
         runsc.create(create_args(tmp_path), STREAMS, gpu=False, log=tmp_path / "log")
     )
@@ -593,10 +593,10 @@ async def test_a_sandbox_that_was_begun_ends_with_its_command(tmp_path: Path) ->
 
 async def test_a_cancelled_create_is_ended(tmp_path: Path) -> None:
     """A caller who leaves leaves no runsc behind."""
-    nursery = FakeNursery(["/bin/sleep", "1000"])
+    keeper = FakeKeeper(["/bin/sleep", "1000"])
     begun = asyncio.Event()
     work = asyncio.create_task(
-        made(tmp_path, nursery).create(
+        made(tmp_path, keeper).create(
             create_args(tmp_path),
             STREAMS,
             gpu=False,
@@ -610,16 +610,16 @@ async def test_a_cancelled_create_is_ended(tmp_path: Path) -> None:
     with pytest.raises(asyncio.CancelledError):
         await work
 
-    assert [child.returncode for child in nursery.children.values()] == [-9]
+    assert [child.returncode for child in keeper.children.values()] == [-9]
 
 
 async def test_a_create_that_does_not_die(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """One that hangs in the kernel is waited for a bounded time, and named with its state."""
     monkeypatch.setattr(client_module, "KILLED_S", 0.2)
     with hung_mount(tmp_path / "hung") as mount:
-        nursery = FakeNursery(["/bin/cat", f"{mount.path}/file"])
+        keeper = FakeKeeper(["/bin/cat", f"{mount.path}/file"])
         work = asyncio.ensure_future(
-            made(tmp_path, nursery).create(
+            made(tmp_path, keeper).create(
                 create_args(tmp_path), STREAMS, gpu=False, log=tmp_path / "log"
             )
         )
@@ -633,35 +633,35 @@ async def test_a_create_that_does_not_die(tmp_path: Path, monkeypatch: pytest.Mo
 
 async def test_a_create_that_cannot_be_noted_is_ended(tmp_path: Path) -> None:
     """When the maker's pid cannot be written down, nobody could end it later: it ends now."""
-    nursery = FakeNursery(["/bin/sleep", "1000"])
+    keeper = FakeKeeper(["/bin/sleep", "1000"])
 
     def full(_pid: int, _start: int) -> None:
         raise OSError(28, "No space left on device")
 
     with pytest.raises(OSError, match="No space"):
-        await made(tmp_path, nursery).create(
+        await made(tmp_path, keeper).create(
             create_args(tmp_path), STREAMS, gpu=False, log=tmp_path / "log", started=full
         )
 
-    assert [child.returncode for child in nursery.children.values()] == [-9]
+    assert [child.returncode for child in keeper.children.values()] == [-9]
 
 
 async def test_an_attached_exec_is_spawned(tmp_path: Path) -> None:
     """The runner's identity comes back; it is asked for only in a container that is there."""
-    nursery = FakeNursery()
-    runsc = made(tmp_path, nursery)
+    keeper = FakeKeeper()
+    runsc = made(tmp_path, keeper)
     args = ExecArgs(id="a", process="/f", internal_pid_file="/p")
 
     with pytest.raises(NotFound):
         await runsc.exec_spawn(args, STREAMS, tmp_path / "log")
-    assert nursery.spawned == []
+    assert keeper.spawned == []
 
     runsc.root.mkdir()
     known(runsc, "a")
     born = await runsc.exec_spawn(args, STREAMS, tmp_path / "log")
-    await nursery.wait(born.pid, born.start)
-    assert born.pid in nursery.children
-    assert nursery.spawned[0][4:] == ["exec", *args.args()]
+    await keeper.wait(born.pid, born.start)
+    assert born.pid in keeper.children
+    assert keeper.spawned[0][4:] == ["exec", *args.args()]
 
 
 def test_only_the_end_of_a_long_log_is_read(tmp_path: Path) -> None:

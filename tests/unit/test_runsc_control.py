@@ -11,7 +11,7 @@ import pytest
 from shim.config import Config
 from shim.runsc.client import Runsc
 from shim.runsc.control import control_socket
-from tests.unit.fakes_runsc import FakeNursery, capabilities
+from tests.unit.fakes_runsc import FakeKeeper, capabilities
 
 
 @pytest.mark.parametrize(
@@ -45,7 +45,7 @@ def test_a_socket_elsewhere(tmp_path: Path) -> None:
 
 async def test_what_a_killed_runsc_has_left(tmp_path: Path) -> None:
     """A delete removes the socket that nobody serves, but none that somebody does, nor a file."""
-    runsc = Runsc(Config(), capabilities(), tmp_path, FakeNursery())
+    runsc = Runsc(Config(), capabilities(), tmp_path, FakeKeeper())
     dead, alive, file = (tmp_path / f"runsc-{name}+.sock" for name in ("dead", "alive", "file"))
     with socket.socket(socket.AF_UNIX) as bound:
         bound.bind(str(dead))

@@ -10,7 +10,7 @@ import pytest
 
 from shim import bundle as bundle_files
 from shim.api.containerd.task.v3 import shim_pb2
-from shim.entry.shimbin import delete, places
+from shim.entry.shimbin import delete, paths
 from shim.entry.shimbin import flags as command_line
 
 
@@ -50,9 +50,9 @@ def test_the_settings_that_start_used(
     bundle.mkdir()
     config.write_text(f'[paths]\nstate = "{tmp_path}/state"\n', "utf-8")
     monkeypatch.chdir(bundle)
-    places.use_settings(str(config), b"")
+    paths.use_settings(str(config), b"")
     monkeypatch.setenv("CRYO_CONFIG", str(tmp_path / "usual.toml"))
-    folder = Path(places.of_containerd(f"{tmp_path}/state", "/a")) / "tasks/n/one"
+    folder = Path(paths.of_containerd(f"{tmp_path}/state", "/a")) / "tasks/n/one"
     folder.mkdir(parents=True)
     if record:
         (folder / "task.json").write_text(record, "utf-8")
@@ -76,7 +76,7 @@ def test_runsc_gets_little_of_the_environment(
     monkeypatch.setenv("A_TOKEN", "secret")
     bundle.mkdir()
     monkeypatch.chdir(bundle)
-    folder = Path(places.of_containerd(f"{tmp_path}/state", "/a")) / "tasks/n/one"
+    folder = Path(paths.of_containerd(f"{tmp_path}/state", "/a")) / "tasks/n/one"
     folder.mkdir(parents=True)
     (folder / "task.json").write_text(json.dumps({"pid": 0, "owner": "shim"}), "utf-8")
     argv = ["-namespace", "n", "-id", "one", "-address", "/a", "-bundle", str(bundle), "delete"]
@@ -96,7 +96,7 @@ def test_no_task_is_not_all_tasks(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     monkeypatch.setenv("CRYO_CONFIG", str(tmp_path / "config.toml"))
     (tmp_path / "config.toml").write_text(f'[paths]\nstate = "{tmp_path}/state"\n', "utf-8")
     (tmp_path / "bundle").mkdir()
-    folder = Path(places.of_containerd(f"{tmp_path}/state", "/a")) / "tasks/n/one"
+    folder = Path(paths.of_containerd(f"{tmp_path}/state", "/a")) / "tasks/n/one"
     folder.mkdir(parents=True)
     argv = ["-namespace", "n", "-address", "/a", "-bundle", str(tmp_path / "bundle"), "delete"]
 

@@ -1,4 +1,4 @@
-"""The nursery and the code that it has loaded: it forks no shim of old code."""
+"""The fork server and the code that it has loaded: it forks no shim of old code."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from pathlib import Path
 
 import pytest
 
+from shim.entry.shimbin import forkserver_client, paths
 from shim.entry.shimbin import loaded as loaded_files
-from shim.entry.shimbin import nursery_client, places
 from shim.entry.shimbin.loaded import Loaded
 from shim.host.keeper.spawn import Program, spawn
 
@@ -48,7 +48,7 @@ def test_a_change_of_a_loaded_file_is_seen(tmp_path: Path, monkeypatch: pytest.M
 def test_a_file_that_changed_while_it_was_loaded_is_not_trusted(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """An upgrade that ran while a nursery started may have given it half of the old code."""
+    """An upgrade that ran while a fork server started may have given it half of the old code."""
     file = tmp_path / "a_module_that_is_upgraded.py"
     file.write_text("x = 1\n")
     os.utime(file, (0, 0))  # as an installer that keeps the times of the package
@@ -79,43 +79,43 @@ def test_a_process_begins_before_it_loads_its_code() -> None:
     assert said.stdout == b"True True\n"
 
 
-def test_a_start_asks_again_while_nurseries_go(monkeypatch: pytest.MonkeyPatch) -> None:
-    """An upgrade changes files more than once, and each change may end another nursery."""
+def test_start_tries_again_while_fork_servers_exit(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An upgrade changes files more than once, and each change may end another fork server."""
     answers = [b"", b"", b"", b"17", b"18"]
-    monkeypatch.setattr(nursery_client, "_ask", lambda *_: answers.pop(0))
-    assert nursery_client.ask([], "/a/socket", 0) == 17
+    monkeypatch.setattr(forkserver_client, "_call", lambda *_: answers.pop(0))
+    assert forkserver_client.start_shim([], "/a/socket", 0) == 17
 
     answers[:] = [b"no shim: a reason"]
     with pytest.raises(OSError, match="no shim: a reason"):
-        nursery_client.ask([], "/a/socket", 0)
+        forkserver_client.start_shim([], "/a/socket", 0)
     answers[:] = [b""] * 5
-    with pytest.raises(OSError, match="no answer"):
-        nursery_client.ask([], "/a/socket", 0)
+    with pytest.raises(OSError, match="did not reply"):
+        forkserver_client.start_shim([], "/a/socket", 0)
 
 
-def test_each_installation_has_a_nursery_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The nursery's socket is named by the package's place, the interpreter and the settings."""
-    found = {places.nursery_socket()}
-    monkeypatch.setattr(places, "__file__", "/elsewhere/places.py")
-    found.add(places.nursery_socket())
+def test_each_installation_has_a_fork_server_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its socket is named by the package's path, the interpreter and the config file."""
+    found = {paths.forkserver_socket()}
+    monkeypatch.setattr(paths, "__file__", "/elsewhere/paths.py")
+    found.add(paths.forkserver_socket())
     monkeypatch.setattr(sys, "prefix", "/other/venv")
-    found.add(places.nursery_socket())
+    found.add(paths.forkserver_socket())
     monkeypatch.setenv("PYTHONPATH", "/somewhere")
-    found.add(places.nursery_socket())
+    found.add(paths.forkserver_socket())
     monkeypatch.setenv("CRYO_CONFIG", "/other.toml")
-    found.add(places.nursery_socket())
+    found.add(paths.forkserver_socket())
 
     assert len(found) == 5
 
 
 @contextlib.contextmanager
-def a_nursery(folder: Path) -> Iterator[tuple[Path, int]]:
-    """Run a nursery of a copy of the package; give its socket and its pid."""
+def a_forkserver(folder: Path) -> Iterator[tuple[Path, int]]:
+    """Run the fork server of a copy of the package; give its socket and its pid."""
     shutil.copytree(PACKAGE, folder / "shim", ignore=shutil.ignore_patterns("__pycache__", "bin"))
     path, config = folder / "n.sock", folder / "cryo.toml"
     config.write_text(f'[paths]\nstate = "{folder}/state"\n')
     environment = {**os.environ, "PYTHONPATH": str(folder), "CRYO_CONFIG": str(config)}
-    argv = [sys.executable, "-m", "shim.entry.shimbin.nursery", str(path)]
+    argv = [sys.executable, "-m", "shim.entry.shimbin.forkserver", str(path)]
     null, (reader, writer) = os.open("/dev/null", os.O_RDWR), os.pipe()
     pid = spawn(Program(argv, environment, [null, null, null, writer]))
     try:
@@ -142,12 +142,12 @@ def asked(path: Path) -> bytes:
             return b""
 
 
-def test_a_nursery_of_old_code_serves_nobody(
+def test_a_fork_server_of_old_code_serves_no_start(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Once a file of its package is another one, a nursery answers no start, and is not found."""
+    """Once a file of its package has changed, it answers no start, and its socket is removed."""
     monkeypatch.chdir(tmp_path)
-    with a_nursery(tmp_path) as (path, pid):
+    with a_forkserver(tmp_path) as (path, pid):
         assert asked(path).startswith(b"no shim: ")
         changed = tmp_path / "shim" / "task" / "task.py"
         changed.write_text(f"{changed.read_text()}\n")

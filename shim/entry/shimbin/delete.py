@@ -21,7 +21,7 @@ from typing import Any
 
 from shim import bundle as bundle_files
 from shim.api.containerd.task.v3 import shim_pb2
-from shim.entry.shimbin import places
+from shim.entry.shimbin import paths
 from shim.entry.shimbin.flags import Flags
 from shim.errors import CryoError
 from shim.host import exact, files, mounts
@@ -40,7 +40,7 @@ _RECORD_LIMIT = 1 << 20
 def run(flags: Flags) -> None:
     """Remove what is left of the task and print a DeleteResponse."""
     bundle = Path(flags.bundle) if flags.bundle else Path.cwd()
-    places.recall_settings(str(bundle))
+    paths.recall_settings(str(bundle))
     link = bundle / bundle_files.LINK
     folder = link.readlink() if link.is_symlink() else _folder(flags)
     record = _record(folder)
@@ -57,8 +57,8 @@ def run(flags: Flags) -> None:
             files.remove_tree(folder)
     with contextlib.suppress(CryoError):
         mounts.unmount(bundle / "rootfs", lazy=True)
-    for path in {record.get("owner", ""), places.socket_of(str(bundle))}:
-        if places.is_left(path):
+    for path in {record.get("owner"), paths.socket_of(str(bundle))}:
+        if path and paths.is_stale(path):
             Path(path).unlink(missing_ok=True)
     with contextlib.suppress(OSError):
         link.unlink()
@@ -67,14 +67,14 @@ def run(flags: Flags) -> None:
 
 def _settings() -> dict[str, Any]:
     try:
-        return tomllib.loads(Path(places.config_path()).read_text("utf-8"))
+        return tomllib.loads(Path(paths.config_path()).read_text("utf-8"))
     except (OSError, ValueError, RecursionError):
         return {}
 
 
 def _folder(flags: Flags) -> Path:
     state = str(_settings().get("paths", {}).get("state", "/run/cryo"))
-    part = places.of_containerd(state, flags.address)
+    part = paths.of_containerd(state, flags.address)
     return Path(part) / "tasks" / flags.namespace / flags.id
 
 

@@ -1,4 +1,4 @@
-"""`containerd-shim-cryo-v1`: what containerd runs. Each action loads what it needs, and no more."""
+"""`containerd-shim-cryo-v1`, which containerd runs. Each action imports only what it needs."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ import sys
 
 from shim import bundle
 from shim.entry.shimbin import flags as command_line
-from shim.entry.shimbin import places
+from shim.entry.shimbin import paths
 
 
 def main() -> None:
-    """Run one action and end."""
+    """Run one action and exit."""
     flags = command_line.parse(sys.argv[1:])
     if flags.version:
         from shim import __version__
@@ -33,13 +33,14 @@ def main() -> None:
 
 
 def _delete(flags: command_line.Flags) -> None:
-    """Clean up, when there is anything: after a task's own Delete there is not.
+    """Clean up what is left; after a task's own Delete nothing is.
 
-    containerd runs this then too, and waits for it. Nothing printed is an empty answer to it.
+    containerd runs this then too, and waits for it. No output is an empty response.
     """
     folder = flags.bundle or "."
     left = os.path.lexists(f"{folder}/{bundle.LINK}")
-    if left or places.is_left(places.socket_of(folder)):
+    socket = paths.socket_of(folder)
+    if left or (socket is not None and paths.is_stale(socket)):
         from shim.entry.shimbin import delete
 
         delete.run(flags)

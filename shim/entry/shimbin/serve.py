@@ -1,6 +1,6 @@
-"""The shim process: the Task service over ttrpc for one container or pod, until containerd is done.
+"""The shim process: serves the Task service over ttrpc for one container or pod.
 
-Runs in a fork of the nursery, on a socket that is bound already.
+Runs in a fork of the fork server, on a socket that `start` has bound.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from shim import config as configs
 from shim.config import Config
 from shim.entry import logs
 from shim.entry.shimbin import flags as command_line
-from shim.entry.shimbin import places
+from shim.entry.shimbin import paths
 from shim.entry.shimbin.flags import Flags
 from shim.entry.shimbin.logfifo import FifoHandler
 from shim.task.house import ShimHouse
@@ -35,49 +35,49 @@ _GOODBYE_S = 3.0
 _OOM_SCORE = "-999"
 
 
-class SocketName:
-    """The name of our socket, as long as it is ours: another shim may have taken it since."""
+class SocketFile:
+    """The file of our socket, which another shim may have replaced by its own."""
 
     def __init__(self, path: str) -> None:
         self._path = Path(path)
-        self._made = self._number()
+        self._own_inode = self._inode()
 
-    def _number(self) -> int:
+    def _inode(self) -> int | None:
         with contextlib.suppress(OSError):
             return self._path.stat().st_ino
-        return 0
+        return None
 
     def remove(self) -> None:
-        """Remove it; gone already is fine."""
-        if self._number() == self._made:
+        """Remove it, unless it is gone or another shim's."""
+        if self._inode() == self._own_inode:
             with contextlib.suppress(OSError):
                 self._path.unlink()
 
 
 class Shim:
-    """One shim: serves until Shutdown comes while it has no task."""
+    """One shim: serves until it gets Shutdown while it has no task."""
 
     def __init__(
         self, config: Config, flags: Flags, listener: socket.socket, socket_path: str
     ) -> None:
-        self._name = SocketName(socket_path)
-        state = Path(places.of_containerd(config.paths.state, flags.address))
+        self._socket_file = SocketFile(socket_path)
+        state = Path(paths.of_containerd(config.paths.state, flags.address))
         self._config = config
-        self._namespace = flags.namespace
+        self._socket_filespace = flags.namespace
         self._listener = listener
         self._publisher = Publisher(os.environ.get("TTRPC_ADDRESS") or f"{flags.address}.ttrpc")
         self._tasks = Tasks(config, self._publisher.publish, ShimHouse(state, socket_path))
         self._drain = Drain()
         self._done = asyncio.Event()
 
-    async def live(self) -> None:
-        """Serve, and leave in order."""
+    async def serve(self) -> None:
+        """Adopt the tasks, serve, and shut down in order."""
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, self._signaled)
+            loop.add_signal_handler(number, self._on_signal)
         await self._tasks.recover()
         methods = TaskMethods(self._tasks, self._drain, self._shutdown)
-        table = ttrpc_task.services(methods, self._namespace)
+        table = ttrpc_task.services(methods, self._socket_filespace)
         server = Server({**table, **ttrpc_cryo.services(self._tasks)})
         server.serve(self._listener)
         _log.info("serving")
@@ -88,23 +88,23 @@ class Shim:
         await self._publisher.close(_GOODBYE_S)
 
     def _shutdown(self, _request: object) -> None:
-        """End when nothing is left: containerd says this after every Delete."""
+        """Shut down if no task is left: containerd calls this after every Delete."""
         if self._tasks.empty:
-            # Before the answer: after it the next container of this id may start.
-            self._name.remove()
+            # Before the response: after it the next container of this id may start.
+            self._socket_file.remove()
             self._done.set()
 
-    def _signaled(self) -> None:
-        """Stay while there are tasks: they would end with us."""
+    def _on_signal(self) -> None:
+        """Shut down if no task is left: tasks would be killed with the shim."""
         if self._tasks.empty:
-            self._name.remove()
+            self._socket_file.remove()
             self._done.set()
         else:
-            _log.warning("a signal to end was ignored: tasks are running")
+            _log.warning("ignored a termination signal: tasks are running")
 
 
-class Words(NamedTuple):
-    """What `start` passed on: its arguments and surroundings."""
+class StartRequest(NamedTuple):
+    """What `start` asks the fork server for: a shim with its arguments and environment."""
 
     argv: list[str]
     socket: str
@@ -113,18 +113,18 @@ class Words(NamedTuple):
 
 
 def settings() -> Config:
-    """Read config.toml where there is one."""
-    path = Path(places.config_path())
+    """Load config.toml, or the defaults where there is none."""
+    path = Path(paths.config_path())
     return configs.load(path) if path.exists() else Config()
 
 
-def run(words: Words, fd: int) -> None:
-    """Be the shim that `start` asked for, to its end."""
-    flags = command_line.parse(words.argv)
-    _detach(Path(words.cwd), debug=flags.debug)
-    listener, name = socket.socket(fileno=fd), SocketName(words.socket)
+def run(request: StartRequest, fd: int) -> None:
+    """Be the shim that `start` asked for; return when it shuts down."""
+    flags = command_line.parse(request.argv)
+    _detach(Path(request.cwd), debug=flags.debug)
+    listener, name = socket.socket(fileno=fd), SocketFile(request.socket)
     try:
-        asyncio.run(_live(settings(), flags, listener, words.socket))
+        asyncio.run(_serve(settings(), flags, listener, request.socket))
     except Exception:
         _log.exception("the shim failed")
         raise
@@ -132,12 +132,12 @@ def run(words: Words, fd: int) -> None:
         name.remove()
 
 
-async def _live(config: Config, flags: Flags, listener: socket.socket, path: str) -> None:
-    await Shim(config, flags, listener, path).live()
+async def _serve(config: Config, flags: Flags, listener: socket.socket, path: str) -> None:
+    await Shim(config, flags, listener, path).serve()
 
 
 def _detach(bundle: Path, *, debug: bool) -> None:
-    """Let go of everything that containerd waits for, and log to the bundle's fifo."""
+    """Close what containerd waits for, and log to the bundle's fifo."""
     null = os.open("/dev/null", os.O_RDWR)
     for number in (0, 1, 2):
         os.dup2(null, number)
@@ -147,7 +147,7 @@ def _detach(bundle: Path, *, debug: bool) -> None:
     handler.setFormatter(logs.Pairs())
     level = logging.DEBUG if debug else logging.INFO
     logging.basicConfig(level=level, handlers=[handler], force=True)
-    # Without CAP_SYS_RESOURCE it may not be lowered, which is no reason not to run.
+    # It cannot be lowered without CAP_SYS_RESOURCE; the shim runs all the same.
     with contextlib.suppress(OSError):
         Path("/proc/self/oom_score_adj").write_text(_OOM_SCORE, "ascii")
     sys.excepthook = lambda kind, error, trace: _log.error("failed", exc_info=(kind, error, trace))

@@ -14,12 +14,11 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 from shim.errors import Unavailable
-from shim.host import exact, procs, procstat
+from shim.host import exact, prctl, procs, procstat
 from shim.host.environment import environment
 from shim.host.keeper import exits
 from shim.host.keeper.exits import End, Exits, Key
 from shim.host.keeper.port import Exited, Spawned
-from shim.host.keeper.process import become_subreaper
 from shim.host.keeper.spawn import Program, close_on_exec, spawn
 from shim.host.oserror import typed
 
@@ -39,7 +38,7 @@ class LocalKeeper:
 
     def __init__(self, others: Callable[[int], bool]) -> None:
         """Become a subreaper; `others` says whether a child is collected elsewhere."""
-        become_subreaper()
+        prctl.become_subreaper()
         close_on_exec()
         self._others = others
         self._held: dict[str, int] = {}

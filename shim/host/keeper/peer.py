@@ -4,21 +4,12 @@ from __future__ import annotations
 
 import os
 import socket
-import struct
 from collections import deque
-from typing import NamedTuple
 
 from shim.host.keeper import wire
+from shim.host.unix_socket import Credentials, peer_credentials
 
 _OUTBOX_MAX = 8192
-_UCRED = struct.Struct("=iII")
-
-
-class Credentials(NamedTuple):
-    """Who a peer is."""
-
-    pid: int
-    uid: int
 
 
 class Peer:
@@ -41,10 +32,8 @@ class Peer:
         return len(self._outbox) > _OUTBOX_MAX
 
     def credentials(self) -> Credentials:
-        """Tell who was on the other side when the connection was made."""
-        cred = self.sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _UCRED.size)
-        pid, uid, _ = _UCRED.unpack(cred)
-        return Credentials(pid, uid)
+        """Return who was at the other end when the connection was made."""
+        return peer_credentials(self.sock)
 
     def allowed(self) -> bool:
         """Tell whether the other side is root or runs as our own user."""

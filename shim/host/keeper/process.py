@@ -1,18 +1,14 @@
-"""What makes a process the keeper: detached, a subreaper, told of signals through a pipe."""
+"""What makes a process the keeper: detached, with a listening socket and a pipe of signals."""
 
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import fcntl
 import os
 import signal
 import socket
 
-_PR_SET_NAME = 15
-_PR_SET_CHILD_SUBREAPER = 36
 _BACKLOG = 64
-NAME = b"cryo-keeper"
 
 
 def detach() -> None:
@@ -21,23 +17,6 @@ def detach() -> None:
         os._exit(0)
     os.setsid()
     os.chdir("/")
-
-
-def become_subreaper() -> None:
-    """Inherit the orphans among our descendants. Source: prctl(2).
-
-    Raises:
-        OSError: the kernel refuses.
-    """
-    libc = ctypes.CDLL(None, use_errno=True)
-    if libc.prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0):
-        number = ctypes.get_errno()
-        raise OSError(number, os.strerror(number))
-
-
-def take_name() -> None:
-    """Be called `NAME` in ps and top."""
-    ctypes.CDLL(None).prctl(_PR_SET_NAME, NAME, 0, 0, 0)
 
 
 def signal_pipe() -> int:

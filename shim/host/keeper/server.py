@@ -12,7 +12,7 @@ import sys
 from collections.abc import Callable
 from typing import Any, NoReturn
 
-from shim.host import procstat
+from shim.host import prctl, procstat
 from shim.host.environment import private_umask
 from shim.host.keeper import exits, process, spawn, wire
 from shim.host.keeper.exits import End, Exits, Key
@@ -42,8 +42,8 @@ class Server:
 
     def __init__(self, path: str, idle_s: float = _IDLE_S) -> None:
         """Become subreaper and listen at `path`; from here on clients may connect."""
-        process.become_subreaper()
-        process.take_name()
+        prctl.become_subreaper()
+        prctl.set_name("cryo-keeper")
         spawn.close_on_exec()
         self._path = path
         self._idle_s = idle_s

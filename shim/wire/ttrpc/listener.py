@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import os
 import socket
-import struct
 from pathlib import Path
 
 from shim.errors import AlreadyExists, InvalidArgument, Unavailable
+from shim.host import unix_socket
 
 _BACKLOG = 128
-_PATH_MAX = 107  # sun_path holds 108 bytes with its final zero
-_CREDENTIALS = struct.Struct("3i")  # struct ucred: pid, uid, gid
 _ROOT = 0
 
 
@@ -23,8 +21,8 @@ def bind(path: Path) -> socket.socket:
         InvalidArgument: the path is too long for a socket.
         Unavailable: it cannot be bound.
     """
-    if len(os.fsencode(path)) > _PATH_MAX:
-        message = f"socket path {path} is longer than {_PATH_MAX} bytes"
+    if len(os.fsencode(path)) > unix_socket.PATH_MAX:
+        message = f"socket path {path} is longer than {unix_socket.PATH_MAX} bytes"
         raise InvalidArgument(message, remedy="choose a shorter path")
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
@@ -51,6 +49,4 @@ def _bind(listener: socket.socket, path: Path) -> None:
 
 def is_ours(connected: socket.socket) -> bool:
     """Tell whether the peer is root, or runs as the user that we run as."""
-    raw = connected.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
-    _, uid, _ = _CREDENTIALS.unpack(raw)
-    return uid in {_ROOT, os.geteuid()}
+    return unix_socket.peer_credentials(connected).uid in {_ROOT, os.geteuid()}

@@ -1,4 +1,4 @@
-"""The nursery's rehearsal: it goes as far as a life without a container can, and leaves nothing."""
+"""The fork server's warm-up: it goes as far as it can without a container, and leaves nothing."""
 
 from __future__ import annotations
 
@@ -9,34 +9,34 @@ from pathlib import Path
 _PROGRAM = """
 import logging, os, sys, threading
 from pathlib import Path
-from shim.entry.shimbin.rehearsal import rehearse
+from shim.entry.shimbin.warmup import warm_up
 
 if "told" in sys.argv:
     logging.basicConfig(level=logging.INFO, stream=sys.stdout)
 files = os.listdir("/proc/self/fd")
-rehearse(Path(sys.argv[1]))
+warm_up(Path(sys.argv[1]))
 assert threading.active_count() == 1, threading.enumerate()
 assert os.listdir("/proc/self/fd") == files
 """
 
 
-def rehearsed(folder: Path, *words: str) -> str:
-    """Rehearse in a process of its own, as the nursery is; return what it says."""
+def warmed_up(folder: Path, *words: str) -> str:
+    """Warm up in a process of its own, as the fork server does; return what it logs."""
     argv = [sys.executable, "-c", _PROGRAM, str(folder), *words]
     return subprocess.run(argv, check=True, capture_output=True, text=True, timeout=60).stdout
 
 
 def test_it_goes_as_far_as_runsc(tmp_path: Path) -> None:
     """Create prepares everything, and fails only where runsc would make the container."""
-    told = rehearsed(tmp_path / "place", "told")
+    told = warmed_up(tmp_path / "place", "told")
 
     assert "Create: RunscError: runsc create failed: exit status 1" in told
     assert "Start: NotFound" in told
 
 
 def test_it_leaves_nothing(tmp_path: Path) -> None:
-    """No thread, descriptor, file or word is left, so that the nursery may fork."""
-    assert not rehearsed(tmp_path / "place")
+    """No thread, descriptor, file or word is left, so that the fork server may fork."""
+    assert not warmed_up(tmp_path / "place")
     assert list(tmp_path.iterdir()) == []
 
 
@@ -46,7 +46,7 @@ def test_what_one_that_was_killed_left_is_removed(tmp_path: Path) -> None:
     (place / "shims").mkdir(parents=True)
     (place / "socket").touch()
 
-    assert "runsc create failed" in rehearsed(place, "told")
+    assert "runsc create failed" in warmed_up(place, "told")
     assert not place.exists()
 
 
@@ -54,24 +54,24 @@ def test_without_a_place_the_shims_do_without(tmp_path: Path) -> None:
     """What makes it impossible is no reason not to fork shims."""
     (tmp_path / "file").touch()
 
-    assert "Create" not in rehearsed(tmp_path / "file" / "place", "told")
+    assert "Create" not in warmed_up(tmp_path / "file" / "place", "told")
 
 
 def test_a_failure_in_the_middle_is_no_end(tmp_path: Path) -> None:
-    """The nursery forks all the same, and nothing of the rehearsal is left."""
+    """The fork server forks all the same, and nothing is left."""
     broken = """
-from shim.entry.shimbin import rehearsal
+from shim.entry.shimbin import warmup
 from shim.errors import Unavailable
 
 async def connect(_path):
     raise Unavailable("nobody there")
 
-rehearsal.Client.connect = connect
+warmup.Client.connect = connect
 """
     argv = [sys.executable, "-c", broken + _PROGRAM, str(tmp_path / "place"), "told"]
 
     ran = subprocess.run(argv, capture_output=True, text=True, timeout=60, check=False)
 
     assert ran.returncode == 0, ran.stderr
-    assert "the rehearsal failed" in ran.stdout
+    assert "the warm-up failed" in ran.stdout
     assert list(tmp_path.iterdir()) == []

@@ -1,6 +1,7 @@
-"""What containerd writes to `start`: which settings the runtime options of the container name.
+"""What containerd writes to the stdin of `start`: the container's runtime options.
 
-Read field by field, for protobuf takes longer to load than the rest of `start` takes.
+Up to 2.2 that is an Any with the options or nothing, from 2.3 on a BootstrapParams. It is parsed by
+hand, because loading protobuf takes longer than the rest of `start`.
 """
 
 from __future__ import annotations
@@ -18,14 +19,14 @@ _KIND_BITS = 3
 _MOST_SHIFT = 63
 
 
-def has_bootstrap(given: bytes, container: str) -> bool:
+def is_bootstrap_params(stdin_data: bytes, container: str) -> bool:
     """Tell BootstrapParams from an Any: both begin with a text, here the container's id."""
-    return _first(fields(given), _INSTANCE_ID) == container.encode()
+    return _first(fields(stdin_data), _INSTANCE_ID) == container.encode()
 
 
-def settings(given: bytes, container: str) -> tuple[str, bytes]:
-    """Return the path of the settings that the options name, or else their text; often neither."""
-    for packed in _packed(given, container):
+def config_of(stdin_data: bytes, container: str) -> tuple[str, bytes]:
+    """Return the config file that the options name, or else the text they contain, or neither."""
+    for packed in _packed(stdin_data, container):
         parts = fields(packed)
         if _first(parts, _ANY_TYPE).endswith(TYPE):
             options = fields(_first(parts, _ANY_VALUE))
@@ -34,11 +35,11 @@ def settings(given: bytes, container: str) -> tuple[str, bytes]:
     return "", b""
 
 
-def _packed(given: bytes, container: str) -> list[bytes]:
+def _packed(stdin_data: bytes, container: str) -> list[bytes]:
     """List the Any messages: the only one up to containerd 2.2, those of the extensions later."""
-    parts = fields(given)
+    parts = fields(stdin_data)
     if _first(parts, _INSTANCE_ID) != container.encode():
-        return [given]
+        return [stdin_data]
     found = [data for number, data in parts if number == _EXTENSIONS]
     return [_first(fields(data), _EXTENSION_VALUE) for data in found]
 
@@ -48,7 +49,7 @@ def _first(parts: list[tuple[int, bytes]], number: int) -> bytes:
 
 
 def fields(data: bytes) -> list[tuple[int, bytes]]:
-    """Return the texts and messages of a message by their numbers; none when it is garbled."""
+    """Return the length-delimited fields of a message by number; none when it is malformed."""
     found: list[tuple[int, bytes]] = []
     at = 0
     try:
@@ -67,7 +68,7 @@ def fields(data: bytes) -> list[tuple[int, bytes]]:
 
 
 def _end(data: bytes, at: int, kind: int) -> int:
-    """Return where a field ends whose content begins at `at`."""
+    """Return the end of a field whose value begins at `at`."""
     if kind == _VARINT:
         return _varint(data, at)[1]
     if kind == _BYTES:

@@ -1,10 +1,10 @@
-"""A warm process that forks shims: all that a shim needs is loaded and tried here once, and shared.
+"""The fork server: a process that has loaded and warmed up all that a shim needs, and forks shims.
 
-Single-threaded and without an event loop by then, so that a fork is safe. A shim is a process of
-its own in every way; the nursery only starts it, and collects what it leaves behind when it dies.
+It is single-threaded and runs no event loop when it forks, so a fork is safe. A shim is a process
+of its own; the fork server only starts it, and is the subreaper of what a shim leaves behind.
 
-It forks the code that it has loaded. Once a file of that has changed it starts no shim any more, so
-that the next start brings up another one, and stays only for what it has started.
+Once a file of the code that it has loaded changes, it forks no more shims: the next `start`
+launches another fork server, and this one exits when its last child has.
 """
 
 from __future__ import annotations
@@ -12,44 +12,41 @@ from __future__ import annotations
 import array
 import concurrent.futures.thread  # noqa: F401 - every shim would load it for itself otherwise
 import contextlib
-import ctypes
 import gc
 import os
 import signal
 import socket
-import struct
 import sys
 import time
 from pathlib import Path
 
 from shim.entry.shimbin import serve
 from shim.entry.shimbin.loaded import Loaded
-from shim.entry.shimbin.rehearsal import rehearse
-from shim.entry.shimbin.serve import Words
+from shim.entry.shimbin.serve import StartRequest
+from shim.entry.shimbin.warmup import warm_up
 from shim.errors import CryoError
+from shim.host import prctl, unix_socket
 from shim.host.environment import private_umask
 from shim.host.keeper.spawn import close_on_exec
 from shim.task.layout import Layout
 
-_PR_SET_NAME = 15
-_PR_SET_CHILD_SUBREAPER = 36
-_LIMIT = 16 << 20
+_REQUEST_LIMIT = 16 << 20
 _READY_FD = 3
-_PATIENCE_S = 10.0
-# With nothing to keep, it goes; the next start brings another one.
+_REQUEST_TIMEOUT_S = 10.0
+# With nothing to serve and no children it exits; the next `start` launches another one.
 _IDLE_S = 120.0
-_CREDENTIALS = struct.Struct("3i")
 
 
 def main(path: str) -> None:
-    """Listen and fork until nobody is left to fork for."""
+    """Listen at `path` and fork shims until the fork server is idle or its code has changed."""
     loaded = Loaded()
-    ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
-    _be_called(b"cryo-nursery")
+    prctl.become_subreaper()
+    # Shims have the same command line; ps and top tell them apart by this name.
+    prctl.set_name("cryo-forkserver")
     private_umask()  # of every shim too
-    rehearse(Path(f"{path}.rehearsal"))
+    warm_up(Path(f"{path}.warmup"))
     loaded.look()
-    # Children, and orphans of shims that died, are collected by the kernel itself.
+    # The kernel itself reaps children, and orphans of shims that died.
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)
     listener = _listen(Path(path))
     os.chdir("/")
@@ -69,18 +66,13 @@ def main(path: str) -> None:
             continue
         with peer:
             if loaded.changed:
-                # Before the peer hears: unanswered, it asks again, and must find no listener here.
+                # Before the peer is disconnected: it tries again, and must find no listener here.
                 Path(path).unlink(missing_ok=True)
                 listener.close()
                 break
             _serve(peer, listener)
     while _has_children():
         time.sleep(_IDLE_S)
-
-
-def _be_called(name: bytes) -> None:
-    """Take a name by which ps and top tell us from our shims: the command line is the same."""
-    ctypes.CDLL(None).prctl(_PR_SET_NAME, name, 0, 0, 0)
 
 
 def _tidy() -> None:
@@ -106,29 +98,24 @@ def _listen(path: Path) -> socket.socket:
 
 
 def _serve(peer: socket.socket, listener: socket.socket) -> None:
-    peer.settimeout(_PATIENCE_S)
+    peer.settimeout(_REQUEST_TIMEOUT_S)
     try:
-        _check(peer)
-        words, fd = _receive(peer)
+        if unix_socket.peer_credentials(peer).uid != os.geteuid():
+            raise PermissionError
+        request, fd = _receive(peer)
     except (OSError, ValueError) as error:
-        _answer(peer, f"no shim: {error}")
+        _reply(peer, f"no shim: {error}")
         return
     pid = os.fork()
     if pid == 0:
         listener.close()
         peer.close()
-        _become_shim(words, fd)
+        _become_shim(request, fd)
     os.close(fd)
-    _answer(peer, str(pid))
+    _reply(peer, str(pid))
 
 
-def _check(peer: socket.socket) -> None:
-    data = peer.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
-    if _CREDENTIALS.unpack(data)[1] != os.geteuid():
-        raise PermissionError
-
-
-def _receive(peer: socket.socket) -> tuple[Words, int]:
+def _receive(peer: socket.socket) -> tuple[StartRequest, int]:
     head, ancillary, _, _ = peer.recvmsg(4, socket.CMSG_SPACE(4), socket.MSG_CMSG_CLOEXEC)
     fds = array.array("i")
     for _level, _kind, data in ancillary:
@@ -136,29 +123,29 @@ def _receive(peer: socket.socket) -> tuple[Words, int]:
     if len(head) != 4 or len(fds) != 1:  # noqa: PLR2004 - a length and one socket
         message = "not a request for a shim"
         raise ValueError(message)
-    return parse(_exactly(peer, int.from_bytes(head, "big"))), fds[0]
+    return decode(_receive_exactly(peer, int.from_bytes(head, "big"))), fds[0]
 
 
-def parse(data: bytes) -> Words:
-    """Read what `nursery_client.request` wrote.
+def decode(data: bytes) -> StartRequest:
+    """Read what `forkserver_client.encode` wrote.
 
     Raises:
         ValueError: it is something else.
     """
     count, rest = _text(data)
-    words, rest = _texts(rest, int(count))
+    argv, rest = _texts(rest, int(count))
     path, rest = _text(rest)
     cwd, rest = _text(rest)
     count, rest = _text(rest)
     env, _ = _texts(rest, int(count))
     pairs = dict(line.split("=", 1) for line in env)
-    return Words(argv=words, socket=path, cwd=cwd, env=pairs)
+    return StartRequest(argv=argv, socket=path, cwd=cwd, env=pairs)
 
 
 def _text(data: bytes) -> tuple[str, bytes]:
     head, mark, rest = data.partition(b"\0")
     if not mark:
-        message = "the request is cut short"
+        message = "the request is truncated"
         raise ValueError(message)
     return os.fsdecode(head), rest
 
@@ -171,37 +158,37 @@ def _texts(data: bytes, count: int) -> tuple[list[str], bytes]:
     return found, data
 
 
-def _exactly(peer: socket.socket, size: int) -> bytes:
-    if size > _LIMIT:
+def _receive_exactly(peer: socket.socket, size: int) -> bytes:
+    if size > _REQUEST_LIMIT:
         message = f"a request of {size} bytes"
         raise ValueError(message)
     data = bytearray()
     while len(data) < size:
         piece = peer.recv(size - len(data))
         if not piece:
-            message = "the request ended early"
+            message = "the request is truncated"
             raise ValueError(message)
         data += piece
     return bytes(data)
 
 
-def _answer(peer: socket.socket, answer: str) -> None:
+def _reply(peer: socket.socket, reply: str) -> None:
     try:
-        peer.sendall(answer.encode())
+        peer.sendall(reply.encode())
     except OSError:
-        return  # it went away; its shim is there all the same and answers the next start
+        return  # the client is gone; its shim runs all the same, and the next start finds it
 
 
-def _become_shim(words: Words, fd: int) -> None:
+def _become_shim(request: StartRequest, fd: int) -> None:
     """Turn this fork into a shim; never returns."""
     status = 1
     try:
         os.setsid()
-        _be_called(b"cryo-shim")
+        prctl.set_name("cryo-shim")
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         os.environ.clear()
-        os.environ.update(words.env)
-        serve.run(words, fd)
+        os.environ.update(request.env)
+        serve.run(request, fd)
         status = 0
     finally:
         os._exit(status)

@@ -1,4 +1,4 @@
-"""What containerd writes to `start`, of each release, and what nobody should write."""
+"""What containerd writes to `start`, of each release, and malformed input."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from google.protobuf.any_pb2 import Any as AnyMessage
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shim.entry.shimbin import given as containerd
+from shim.entry.shimbin import bootstrap_params
 
 NAMED = b"\x12\x0c/etc/my.toml"
 TEXT = b"\x1a\x04a=1\n"
@@ -34,15 +34,15 @@ def test_a_named_file(prefix: str) -> None:
     """The options of ctr and CRI name a file, in the old form and in the new."""
     packed = options(NAMED, f"{prefix}runtimeoptions.v1.Options")
 
-    assert containerd.settings(packed, "box") == ("/etc/my.toml", b"")
+    assert bootstrap_params.config_of(packed, "box") == ("/etc/my.toml", b"")
     other = options(b"\x08\x01", "containerd.runc.v1.Options")
-    assert containerd.settings(bootstrap(other, packed), "box") == ("/etc/my.toml", b"")
+    assert bootstrap_params.config_of(bootstrap(other, packed), "box") == ("/etc/my.toml", b"")
 
 
 def test_a_text() -> None:
     """Without a file the options may hold the settings; a file that is named comes first."""
-    assert containerd.settings(options(TEXT), "box") == ("", b"a=1\n")
-    assert containerd.settings(options(NAMED + TEXT), "box") == ("/etc/my.toml", b"")
+    assert bootstrap_params.config_of(options(TEXT), "box") == ("", b"a=1\n")
+    assert bootstrap_params.config_of(options(NAMED + TEXT), "box") == ("/etc/my.toml", b"")
 
 
 @pytest.mark.parametrize(
@@ -50,24 +50,24 @@ def test_a_text() -> None:
 )
 def test_no_settings(data: bytes) -> None:
     """No options, those of runc, or none among the extensions name nothing."""
-    assert containerd.settings(data, "box") == ("", b"")
+    assert bootstrap_params.config_of(data, "box") == ("", b"")
 
 
 @pytest.mark.parametrize("size", (1, 76, 127, 200))
-def test_bootstrap_is_told_by_the_id(size: int) -> None:
+def test_bootstrap_params_are_recognised_by_the_id(size: int) -> None:
     """BootstrapParams begin with the very id of the container, an Any with a type."""
     name = "x" * size
     head = AnyMessage(type_url=name).SerializeToString()  # field 1, of any length
 
-    assert containerd.has_bootstrap(head, name)
-    assert not containerd.has_bootstrap(head, f"{name}y")
-    assert not containerd.has_bootstrap(options(NAMED), name)
+    assert bootstrap_params.is_bootstrap_params(head, name)
+    assert not bootstrap_params.is_bootstrap_params(head, f"{name}y")
+    assert not bootstrap_params.is_bootstrap_params(options(NAMED), name)
 
 
 @given(st.binary(max_size=200))
 def test_anything(data: bytes) -> None:
     """Whatever is written gives an answer."""
-    path, text = containerd.settings(data, "box")
+    path, text = bootstrap_params.config_of(data, "box")
     assert not (path and text)
 
 
@@ -76,4 +76,4 @@ def test_what_is_cut_short(size: int) -> None:
     """A message that ends early has no fields."""
     whole = options(NAMED)
     if size < len(whole):
-        assert containerd.settings(whole[:size], "box") == ("", b"")
+        assert bootstrap_params.config_of(whole[:size], "box") == ("", b"")

@@ -1,0 +1,25 @@
+"""Unix sockets: who the peer is. Standard library only: the keeper loads it. Source: unix(7)."""
+
+from __future__ import annotations
+
+import socket
+import struct
+from typing import NamedTuple
+
+_UCRED = struct.Struct("=iII")  # pid, uid, gid
+# sun_path has 108 bytes, its final zero included.
+PATH_MAX = 107
+
+
+class Credentials(NamedTuple):
+    """The process and the user that connected a socket."""
+
+    pid: int
+    uid: int
+
+
+def peer_credentials(sock: socket.socket) -> Credentials:
+    """Return who was at the other end when the connection was made."""
+    data = sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _UCRED.size)
+    pid, uid, _ = _UCRED.unpack(data)
+    return Credentials(pid, uid)
