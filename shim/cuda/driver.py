@@ -14,8 +14,6 @@ _ACTION = 555
 _LOCK_TIMEOUT = 570
 _DRIVER_API = 570
 _DEVICE_MAP = 580
-_LAUNCH_JOB = 590
-_IPC = 610
 _VERSION = re.compile(r"(\d{3,4})\.\d+(?:\.\d+)?")
 _REMEDY = "install NVIDIA driver 570 or newer; 580 or newer can move between GPUs"
 
@@ -23,22 +21,18 @@ _REMEDY = "install NVIDIA driver 570 or newer; 580 or newer can move between GPU
 class DriverFacts(Value):
     """What `cuda-checkpoint` can do with a driver of one release line.
 
-    `toggle`, `action`, `get_state` and `device_map` are its options; `lock_timeout` is whether a
-    lock that does not come can be given up by the driver itself; `driver_api` whether libcuda.so.1
-    has the same moves as calls, which cryo-cuda makes; `launch_job` and `ipc` whether
-    processes that share GPU memory can be saved together.
+    `action`, `get_state` and `device_map` are its options; `lock_timeout` is whether the driver
+    itself gives up a lock after a while; `driver_api` whether libcuda.so.1 has the same moves as
+    calls, which cryo-cuda makes.
     """
 
     version: str
     major: int
-    toggle: bool
     get_state: bool
     action: bool
     lock_timeout: bool
     driver_api: bool
     device_map: bool
-    launch_job: bool
-    ipc: bool
     warnings: tuple[str, ...] = ()
 
 
@@ -58,14 +52,11 @@ def capabilities(version: str) -> DriverFacts:
     return DriverFacts(
         version=version,
         major=major,
-        toggle=True,
         get_state=major >= _GET_STATE,
         action=major >= _ACTION,
         lock_timeout=major >= _LOCK_TIMEOUT,
         driver_api=major >= _DRIVER_API,
         device_map=major >= _DEVICE_MAP,
-        launch_job=major >= _LAUNCH_JOB,
-        ipc=major >= _IPC,
         warnings=_warnings(version, major),
     )
 

@@ -1,4 +1,4 @@
-"""The two ways to run the CUDA steps around a save, behind one face."""
+"""The engines, which run the CUDA steps around a save. `phased` is `CudaGroup` itself."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from collections.abc import Iterable, Sequence
 from typing import Protocol
 
 from shim.config import Timeouts
-from shim.cuda.fleet import Fleet
+from shim.cuda.group import CudaGroup
 from shim.cuda.guest import Guest
-from shim.cuda.processes import label
 from shim.cuda.strays import Strays
+from shim.cuda.table import label
 from shim.cuda.tool import STUCK
 from shim.errors import CryoError, CudaError, DeadlineExceeded, IllegalState, ResourceExhausted
 from shim.model import CudaProcess, EngineName
@@ -22,13 +22,13 @@ _SHOWN = 200
 
 
 class Engine(Protocol):
-    """What a checkpoint and a restore need: freeze, thaw, undo, wake."""
+    """The CUDA steps of a checkpoint and a restore."""
 
     name: EngineName
 
     @property
     def save_path(self) -> str:
-        """What `runsc checkpoint` is told as `--cuda-checkpoint-path`; empty for nothing."""
+        """The value of `runsc checkpoint --cuda-checkpoint-path`; empty to leave it out."""
 
     async def freeze(self) -> None:
         """Bring all CUDA processes to where the save can begin."""
@@ -48,56 +48,36 @@ class Engine(Protocol):
     async def undo(self) -> None:
         """After anything else: every process runs again, whatever state it was left in."""
 
-    async def wake(self, *, loaded: bool) -> None:
+    async def thaw_restored(self, *, loaded: bool) -> None:
         """After a restore: every recorded process runs; `loaded`: runsc has done its part."""
 
 
-class Phased:
-    """Lock all, checkpoint all, save, restore all, unlock all: any runsc with exec."""
+class Parked:
+    """A task that is frozen already, and stays so: an image of it touches no process."""
 
     name = EngineName.PHASED
     save_path = ""
 
-    def __init__(self, fleet: Fleet) -> None:
-        self._processes = fleet
-
     async def freeze(self) -> None:
-        """Bring every process to `checkpointed`."""
-        await self._processes.freeze()
+        """Do nothing: it was done when the task was parked."""
 
     async def guard(self, before: frozenset[int] | None = None) -> None:
-        """Do nothing: no CUDA step runs inside the save."""
+        """Do nothing until cancelled: no CUDA step runs inside the save."""
         del before
         await asyncio.Event().wait()
 
     async def check(self) -> None:
-        """Do nothing: the freeze looked until it found no other process."""
-
-    async def thaw(self) -> None:
-        """Bring every process back to `running`."""
-        await self._processes.thaw()
-
-    async def undo(self) -> None:
-        """Bring every process back to `running`."""
-        await self._processes.thaw()
-
-    async def wake(self, *, loaded: bool) -> None:
-        """Bring every recorded process back to `running`."""
-        del loaded
-        await self._processes.thaw()
-
-
-class Parked(Phased):
-    """A task that is frozen already, and stays so: an image of it touches no process."""
-
-    async def freeze(self) -> None:
-        """Do nothing: it was done when the task was parked."""
+        """Do nothing: no process runs that could have begun to use the GPU."""
 
     async def thaw(self) -> None:
         """Do nothing: its GPU may be another's by now."""
 
     async def undo(self) -> None:
         """Do nothing: nothing was done."""
+
+    async def thaw_restored(self, *, loaded: bool) -> None:
+        """Do nothing: a restored task is not parked."""
+        del loaded
 
 
 class Builtin:
@@ -106,10 +86,10 @@ class Builtin:
     name = EngineName.BUILTIN
 
     def __init__(
-        self, fleet: Fleet, guests: Sequence[Guest], tool_path: str, timeouts: Timeouts
+        self, group: CudaGroup, guests: Sequence[Guest], tool_path: str, timeouts: Timeouts
     ) -> None:
         """Take the processes and the inside of every container of the sandbox, its own first."""
-        self._processes = fleet
+        self._group = group
         self._guests = guests
         self._timeouts = timeouts
         self.save_path = tool_path
@@ -121,7 +101,7 @@ class Builtin:
         Raises:
             IllegalState: one is not.
         """
-        for process, state in self._processes.not_running():
+        for process, state in self._group.not_running():
             message = f"process {process.pid} is {state}: runsc's own engine would invert that"
             raise IllegalState(message, remedy="use --engine phased")
 
@@ -152,7 +132,7 @@ class Builtin:
         Raises:
             CudaError: there is one.
         """
-        fresh = await self._processes.find()
+        fresh = await self._group.find()
         if fresh:
             message = f"process {label(fresh[0])} began to use the GPU during the save"
             raise CudaError(
@@ -163,23 +143,23 @@ class Builtin:
 
     async def thaw(self) -> None:
         """Read every state back: runsc has thawed them after the save."""
-        await self._processes.thaw()
+        await self._group.thaw()
 
     async def undo(self) -> None:
         """Let the sentry do what it owes, then bring every process to `running`."""
         await self._guests[0].settle()
-        await self._processes.thaw()
+        await self._group.thaw()
 
-    async def wake(self, *, loaded: bool) -> None:
+    async def thaw_restored(self, *, loaded: bool) -> None:
         """Wait until runsc has thawed every recorded process."""
-        failures = await self._processes.refresh()
-        while not loaded and not failures and not self._processes.running():
+        failures = await self._group.refresh()
+        while not loaded and not failures and not self._group.running():
             await asyncio.sleep(_POLL_S)
-            failures = await self._processes.refresh()
+            failures = await self._group.refresh()
         if failures:
             raise failures[0]
-        if not self._processes.running():
-            late = [process for process, _ in self._processes.not_running()]
+        if not self._group.running():
+            late = [process for process, _ in self._group.not_running()]
             message = f"runsc did not thaw {', '.join(f'process {label(one)}' for one in late)}"
             remedy = "restore with an image of --engine phased"
             raise CudaError(message, pid=late[0].pid, remedy=remedy)

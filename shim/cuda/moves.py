@@ -1,4 +1,4 @@
-"""The states of a CUDA process and the moves of cuda-checkpoint between them. Pure.
+"""The moves of cuda-checkpoint: the state that each leads to, its phase and its timeout. Pure.
 
 running --lock--> locked --checkpoint--> checkpointed --restore--> locked --unlock--> running
 failed: terminal
@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import enum
 
-from shim.errors import CudaError
-from shim.model import CudaState
+from shim.config import Timeouts
+from shim.model import CudaState, Phase
 
 
 class Action(enum.StrEnum):
@@ -21,27 +21,33 @@ class Action(enum.StrEnum):
     UNLOCK = "unlock"
 
 
-_UP = [CudaState.RUNNING, CudaState.LOCKED, CudaState.CHECKPOINTED]
-_DOWNWARD = {CudaState.RUNNING: Action.LOCK, CudaState.LOCKED: Action.CHECKPOINT}
-_UPWARD = {CudaState.CHECKPOINTED: Action.RESTORE, CudaState.LOCKED: Action.UNLOCK}
 AFTER = {
     Action.LOCK: CudaState.LOCKED,
     Action.CHECKPOINT: CudaState.CHECKPOINTED,
     Action.RESTORE: CudaState.LOCKED,
     Action.UNLOCK: CudaState.RUNNING,
 }
+PHASE = {
+    Action.LOCK: Phase.LOCK,
+    Action.CHECKPOINT: Phase.FREEZE,
+    Action.RESTORE: Phase.THAW,
+    Action.UNLOCK: Phase.THAW,
+}
+# What the journal has of a process while it is moved.
+UNDER_WAY = {
+    Action.LOCK: "locking",
+    Action.CHECKPOINT: "checkpointing",
+    Action.RESTORE: "restoring",
+    Action.UNLOCK: "unlocking",
+}
 
 
-def step(pid: int, now: CudaState, goal: CudaState) -> Action | None:
-    """Return the next action on the way from `now` to `goal`; None when it is there.
-
-    Raises:
-        CudaError: the driver has declared the process failed; nothing leads out of that.
-    """
-    if CudaState.FAILED in (now, goal):
-        message = f"the driver has declared process {pid} failed: its GPU state is lost"
-        raise CudaError(message, pid=pid, remedy="kill the task and start it again")
-    if now == goal:
-        return None
-    downward = _UP.index(now) < _UP.index(goal)
-    return _DOWNWARD[now] if downward else _UPWARD[now]
+def limit_s(action: Action, timeouts: Timeouts) -> float:
+    """Return how long one process may take for a move."""
+    match action:
+        case Action.LOCK:
+            return timeouts.lock
+        case Action.CHECKPOINT:
+            return timeouts.freeze
+        case Action.RESTORE | Action.UNLOCK:
+            return timeouts.thaw

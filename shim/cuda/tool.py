@@ -62,7 +62,9 @@ def refusal(action: Action, pid: int, words: str, *, tool: str = "cuda-checkpoin
 
 
 class CudaTool(Protocol):
-    """What the engines need of a tool: `Tool`, or `ToggleTool` for driver 550."""
+    """What `StepMover` needs of a tool: `Tool`, or `ToggleTool` for driver 550."""
+
+    path: str
 
     async def state(self, pid: int, *, timeout_s: float) -> CudaState | None:
         """Read a process's state; None when it has none or is gone."""

@@ -12,7 +12,7 @@ import msgspec
 
 from shim.cuda import driver, inventory
 from shim.cuda.engine import Parked
-from shim.cuda.fleet import Fleet
+from shim.cuda.group import CudaGroup
 from shim.errors import (
     CryoError,
     CudaError,
@@ -46,7 +46,7 @@ from shim.transaction.execs import ExecCheck
 from shim.transaction.journal import Operation
 from shim.transaction.save_idle import wait_for_save_idle
 from shim.transaction.saving import Saving
-from shim.transaction.steps import Steps, choose, engine_for, fleet_for, look
+from shim.transaction.steps import Steps, choose, engine_for, group_for, look
 from shim.transaction.target import CheckpointTarget
 from shim.transaction.transaction import Transaction
 from shim.transaction.worker import in_thread, throttled
@@ -296,11 +296,11 @@ class Checkpoint:
         self._inventory = inventory.read(self._config.cuda.nvidia_proc)
         facts = driver.capabilities(self._inventory.driver)
         known = self._journal.entry.cuda_processes()
-        fleet = fleet_for([(self._target, known)], facts, self._transaction.report)
+        group = group_for([(self._target, known)], facts, self._transaction.report)
         entry = self._journal.entry
-        self._execs.take_parked(fleet.known, entry.execs, entry.execs_unclear)
+        self._execs.take_parked(group.known, entry.execs, entry.execs_unclear)
         if known:
-            self._steps = Steps(engine=Parked(fleet), processes=fleet)
+            self._steps = Steps(engine=Parked(), processes=group)
         if self._engine is EngineName.BUILTIN:
             self._transaction.warn(
                 "the task is parked: what is frozen already is saved as by engine phased"
@@ -312,18 +312,18 @@ class Checkpoint:
         self._inventory = inventory.read(self._config.cuda.nvidia_proc)
         facts = driver.capabilities(self._inventory.driver)
         preflight.check_namespaces(self._with_gpu)
-        fleet = fleet_for([(one, ()) for one in self._with_gpu], facts, self._transaction.report)
-        await look(fleet, otherwise="--cuda ignore goes past this")
-        self._judge(fleet)
-        await self._execs.look(fleet.known, paused=False)
-        if not fleet.known:
+        group = group_for([(one, ()) for one in self._with_gpu], facts, self._transaction.report)
+        await look(group, otherwise="--cuda ignore goes past this")
+        self._judge(group)
+        await self._execs.look(group.known, paused=False)
+        if not group.known:
             self._no_cuda_found()
             return
         self._transaction.warn(*facts.warnings)
-        name = choose(self._target, self._engine_for_drop(), fleet, facts)
+        name = choose(self._target, self._engine_for_drop(), group, facts)
         self._journal.note(engine=name)
-        self._journal.processes(fleet.known)
-        self._steps = Steps(engine=engine_for(self._target, name, fleet), processes=fleet)
+        self._journal.processes(group.known)
+        self._steps = Steps(engine=engine_for(self._target, name, group), processes=group)
 
     def _engine_for_drop(self) -> EngineName:
         """Say which engine is wanted: runsc's own thaws all that it finds, or fails the restore.
@@ -338,11 +338,13 @@ class Checkpoint:
             raise Refused(message, remedy="use --engine phased")
         return EngineName.PHASED
 
-    def _judge(self, fleet: Fleet) -> None:
+    def _judge(self, group: CudaGroup) -> None:
         """Tell of what else the look into the containers has found."""
-        for part in fleet.parts:
-            self._transaction.warn(*preflight.check_non_cuda_holders(self._target, part.bystanders))
-        scans = [part.last_scan for part in fleet.parts if part.last_scan]
+        tables = [mover.table for mover in group.movers]
+        for table in tables:
+            others = table.non_cuda_holders
+            self._transaction.warn(*preflight.check_non_cuda_holders(self._target, others))
+        scans = [table.last_scan for table in tables if table.last_scan]
         told = [scan for scan in scans if scan.tells_tcp]
         if told:
             peers = dict.fromkeys(peer for scan in told for peer in scan.tcp)

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Sequence
 
 import msgspec
 
-from shim.cuda.processes import label
+from shim.cuda.table import label
 from shim.errors import Refused
 from shim.model import CudaProcess, ExecProcesses
 from shim.runsc.client import GuestProcess

@@ -12,7 +12,7 @@ from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
 from shim.cuda import driver, inventory
-from shim.cuda.fleet import Fleet
+from shim.cuda.group import CudaGroup
 from shim.errors import CryoError, CudaError, ResourceExhausted
 from shim.host.shielded import shielded
 from shim.model import EngineName, Phase, Progress, Report
@@ -21,7 +21,7 @@ from shim.transaction.alive import is_alive, unless_dead
 from shim.transaction.execs import cuda_execs
 from shim.transaction.journal import Operation
 from shim.transaction.save_idle import wait_for_save_idle
-from shim.transaction.steps import fleet_for, late_rollback, look
+from shim.transaction.steps import group_for, late_rollback, look
 from shim.transaction.target import CheckpointTarget
 from shim.transaction.transaction import Transaction
 
@@ -68,17 +68,17 @@ class Parking:
             deadline_s=self._timeouts.checkpoint,
         )
         self._journal.open(Operation.PARK, "")
-        fleet = fleet_for([(self._target, ())], self._facts, self._tell)
+        group = group_for([(self._target, ())], self._facts, self._tell)
         transaction.undo_with(
             "bring the task back",
-            lambda: self._bring_back(fleet),
+            lambda: self._bring_back(group),
             deadline_s=self._timeouts.rollback,
-            held_up=fleet.unfinished,
+            held_up=group.unfinished,
         )
-        await transaction.run(self._forward(fleet, transaction))
+        await transaction.run(self._forward(group, transaction))
 
-    async def _forward(self, fleet: Fleet, transaction: Transaction) -> None:
-        await self._freeze(fleet)
+    async def _forward(self, group: CudaGroup, transaction: Transaction) -> None:
+        await self._freeze(group)
         await transaction.commit(self._stand_still(), made=f"task {self._target.ref} is parked")
 
     async def unpark(self) -> None:
@@ -89,13 +89,13 @@ class Parking:
             CryoError: why else it stays parked.
             CudaError: a process neither came back nor could be frozen again.
         """
-        fleet = self._noted()
+        group = self._noted()
         await self._check_room()
         # From here on whoever takes over brings it back.
         self.began = True
         self._journal.note(committed=False)
         # A caller who leaves has asked for what is under way, and it is done.
-        waking = asyncio.ensure_future(self._wake(fleet))
+        waking = asyncio.ensure_future(self._wake(group))
         try:
             await shielded(waking, deadline_s=None)
         except asyncio.CancelledError:
@@ -114,23 +114,23 @@ class Parking:
         await self._check_room()
         await self._bring_back_in_time(self._noted(), self._timeouts.rollback)
 
-    def _noted(self) -> Fleet:
+    def _noted(self) -> CudaGroup:
         known = self._journal.entry.cuda_processes()
-        return fleet_for([(self._target, known)], self._facts, self._tell)
+        return group_for([(self._target, known)], self._facts, self._tell)
 
-    async def _freeze(self, fleet: Fleet) -> None:
+    async def _freeze(self, group: CudaGroup) -> None:
         rows = await self._target.guest.ps()
         held = await self._told(memory.held(self._target)) or {}
         exec_processes = tuple(row.pid for row in preflight.exec_processes(rows))
         self._journal.note(exec_processes=exec_processes, gpu_bytes=held)
         preflight.check_memory(self._target, sum(held.values()))
-        await look(fleet, otherwise=_WITHOUT)
+        await look(group, otherwise=_WITHOUT)
         self._journal.note(engine=EngineName.PHASED, phase=Phase.FREEZE)
-        self._journal.processes(fleet.known)
-        execs, unclear = await cuda_execs(self._target, fleet.known)
+        self._journal.processes(group.known)
+        execs, unclear = await cuda_execs(self._target, group.known)
         self._journal.note(execs=execs, execs_unclear=unclear)
-        if fleet.known:
-            await fleet.freeze()
+        if group.known:
+            await group.freeze()
 
     async def _told(self, asking: Awaitable[_T]) -> _T | None:
         """Ask nvidia-smi; where it does not tell, there is a warning in place of the check."""
@@ -157,43 +157,43 @@ class Parking:
         await self._pause()
         self._journal.note(committed=True)
 
-    async def _bring_back_in_time(self, fleet: Fleet, limit_s: float) -> None:
+    async def _bring_back_in_time(self, group: CudaGroup, limit_s: float) -> None:
         try:
             async with asyncio.timeout(limit_s):
-                await self._bring_back(fleet)
+                await self._bring_back(group)
         except TimeoutError as error:
-            raise late_rollback(limit_s, fleet.unfinished()) from error
+            raise late_rollback(limit_s, group.unfinished()) from error
 
-    async def _bring_back(self, fleet: Fleet) -> None:
+    async def _bring_back(self, group: CudaGroup) -> None:
         """Resume and thaw, whatever state it was left in, and close the journal."""
         self._journal.allow_write_errors()
         sandbox = self._target.sandbox
         if is_alive(sandbox):
             try:
-                await unless_dead(sandbox, self._thaw(fleet))
+                await unless_dead(sandbox, self._thaw(group))
             except CryoError:
                 if is_alive(sandbox):
                     raise
         self._journal.close()
 
-    async def _thaw(self, fleet: Fleet) -> None:
+    async def _thaw(self, group: CudaGroup) -> None:
         await self._resume()
         # What a dead owner has begun in the container would move them under our hands.
         await wait_for_save_idle(self._target, "", self._journal.entry.exec_processes)
-        if fleet.known:
-            await fleet.thaw()
+        if group.known:
+            await group.thaw()
 
-    async def _wake(self, fleet: Fleet) -> None:
+    async def _wake(self, group: CudaGroup) -> None:
         try:
-            await self._bring_back_in_time(fleet, self._timeouts.restore)
+            await self._bring_back_in_time(group, self._timeouts.restore)
         except CryoError as cause:
-            await self._park_again(fleet, cause)
+            await self._park_again(group, cause)
             raise
 
-    async def _park_again(self, fleet: Fleet, cause: CryoError) -> None:
+    async def _park_again(self, group: CudaGroup, cause: CryoError) -> None:
         """Freeze again what had come back: half a task is worse than none."""
         try:
-            await fleet.freeze()
+            await group.freeze()
             await self._stand_still()
         except CryoError as failed:
             message = f"{cause.message}; and it could not be parked again: {failed.message}"

@@ -16,7 +16,7 @@ from shim.model import Phase, Progress, Report
 from shim.transaction.checkpoint import REMOVE_S, stop_all
 from shim.transaction.journal import Entry
 from shim.transaction.save_idle import wait_for_save_idle
-from shim.transaction.steps import Steps, engine_for, fleet_for, late_rollback
+from shim.transaction.steps import Steps, engine_for, group_for, late_rollback
 from shim.transaction.target import CheckpointTarget
 
 _POLL_S = 0.1
@@ -100,8 +100,8 @@ def _steps(target: CheckpointTarget, entry: Entry, report: Report) -> Steps | No
         return None
     facts = driver.capabilities(inventory.read(target.config.cuda.nvidia_proc).driver)
     noted = [(one, entry.cuda_processes(one.container)) for one in target.containers]
-    fleet = fleet_for([(one, found) for one, found in noted if found], facts, report)
-    return Steps(engine=engine_for(target, entry.engine, fleet), processes=fleet)
+    group = group_for([(one, found) for one, found in noted if found], facts, report)
+    return Steps(engine=engine_for(target, entry.engine, group), processes=group)
 
 
 async def _undo(target: CheckpointTarget, entry: Entry, steps: Steps | None) -> None:

@@ -10,7 +10,7 @@ import msgspec
 from shim.config import Config
 from shim.cuda import driver, inventory
 from shim.cuda.engine import explain
-from shim.cuda.processes import label
+from shim.cuda.table import label
 from shim.errors import CryoError, CudaError, ImageCorrupt, InvalidArgument, Unimplemented
 from shim.image.manifest import Manifest, Member
 from shim.image.verify import HeldImage
@@ -20,7 +20,7 @@ from shim.runsc import overlay
 from shim.runsc.probe import Capabilities
 from shim.transaction import hostfacts, preflight
 from shim.transaction.builds import runsc_build
-from shim.transaction.steps import engine_for, fleet_for
+from shim.transaction.steps import engine_for, group_for
 from shim.transaction.target import CheckpointTarget
 from shim.transaction.worker import in_thread
 
@@ -113,11 +113,11 @@ async def wake(
         facts = driver.capabilities(manifest.driver)
         pairs = [(one, _expected(saved)) for one, saved in _pairs(target, manifest)]
         seeds = [(one, found) for one, found in pairs if found]
-        fleet = fleet_for(seeds, facts, report, device_map)
-        expected = fleet.known
-        engine = engine_for(target, EngineName(manifest.engine), fleet)
-        await engine.wake(loaded=loaded)
-        _check_all_there(expected, fleet.known)
+        group = group_for(seeds, facts, report, device_map)
+        expected = group.known
+        engine = engine_for(target, EngineName(manifest.engine), group)
+        await engine.thaw_restored(loaded=loaded)
+        _check_all_there(expected, group.known)
     except CryoError as error:
         known = [
             msgspec.structs.replace(process, container=one.container)

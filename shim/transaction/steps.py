@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 
 from shim.cuda.batch import Helper
-from shim.cuda.batched import Batched
+from shim.cuda.batch_mover import BatchMover
 from shim.cuda.driver import DriverFacts
-from shim.cuda.engine import Builtin, Engine, Phased
-from shim.cuda.fleet import Fleet
+from shim.cuda.engine import Builtin, Engine
+from shim.cuda.group import CudaGroup, Mover
 from shim.cuda.inject import helper_in
-from shim.cuda.processes import Processes
-from shim.cuda.solo import Solo
+from shim.cuda.step_mover import StepMover
+from shim.cuda.table import ProcessTable
 from shim.cuda.toggle import ToggleTool
 from shim.cuda.tool import CudaTool, Tool
 from shim.errors import (
@@ -33,7 +33,7 @@ class Steps:
     """An engine and the processes that it works on."""
 
     engine: Engine
-    processes: Fleet
+    processes: CudaGroup
 
 
 def tool_for(target: CheckpointTarget, facts: DriverFacts, known: Iterable[int] = ()) -> CudaTool:
@@ -43,35 +43,23 @@ def tool_for(target: CheckpointTarget, facts: DriverFacts, known: Iterable[int] 
     return ToggleTool(target.guest, target.guest_tool, frozenset(known))
 
 
-def helper_for(target: CheckpointTarget, facts: DriverFacts) -> str:
-    """Return cryo-cuda's path inside the container, empty where it is not to be used."""
-    wanted = target.config.cuda.helper == "auto" and facts.driver_api
-    return helper_in(target.spec) if wanted else ""
-
-
-def fleet_for(
+def group_for(
     seeds: Sequence[tuple[CheckpointTarget, Iterable[CudaProcess]]],
     facts: DriverFacts,
     report: Report,
     device_map: Mapping[str, str] | None = None,
-) -> Fleet:
+) -> CudaGroup:
     """Put the containers together that may have CUDA processes, each with those known of it.
 
-    Where that is one alone, cryo-cuda may move all of them at once. Of several none may be frozen
-    before all are locked, which one run in one container cannot see to.
+    Only where that is one alone may cryo-cuda move all of them at once: of several none may be
+    frozen before all are locked, which one run in one container cannot see to.
     """
     alone = len(seeds) == 1
-    parts = [
-        processes_for(one, facts, report, known, device_map, alone=alone) for one, known in seeds
-    ]
-    match parts:
-        case [Batched() as only]:
-            return Solo(only)
-        case _:
-            return Fleet(parts)
+    movers = [mover_for(one, facts, report, known, device_map, alone=alone) for one, known in seeds]
+    return CudaGroup(movers)
 
 
-def processes_for(
+def mover_for(
     target: CheckpointTarget,
     facts: DriverFacts,
     report: Report,
@@ -79,44 +67,34 @@ def processes_for(
     device_map: Mapping[str, str] | None = None,
     *,
     alone: bool = False,
-) -> Processes:
-    """Build the container's process list, seeded with those a journal or manifest names.
+) -> Mover:
+    """Choose what moves a container's processes, of which a journal or manifest names some.
 
     `alone` is whether no other container of the sandbox has any.
     """
-    seeds = list(known)
-    path = helper_for(target, facts) if alone else ""
-    make: Callable[..., Processes] = (
-        partial(Batched, Helper(target.guest, path)) if path else Processes
-    )
-    processes = make(
+    record = partial(target.journal.process, container=target.container)
+    table = ProcessTable(report, record, container=target.container)
+    table.adopt(known)
+    steps = StepMover(
+        table,
         target.guest,
-        tool_for(target, facts, (process.pid for process in seeds)),
+        tool_for(target, facts, table.known),
         target.config.timeouts,
-        report,
-        partial(target.journal.process, container=target.container),
-        container=target.container,
         may_ask=not target.container,
+        device_map=device_map if facts.device_map else None,
     )
-    processes.adopt(seeds)
-    processes.device_map = device_map if device_map and facts.device_map else {}
-    return processes
+    batches = alone and facts.driver_api and target.config.cuda.helper == "auto"
+    path = helper_in(target.spec) if batches else ""
+    return BatchMover(steps, Helper(target.guest, path)) if path else steps
 
 
-def engine_for(target: CheckpointTarget, name: EngineName, fleet: Fleet) -> Engine:
+def engine_for(target: CheckpointTarget, name: EngineName, group: CudaGroup) -> Engine:
     """Build the engine of a given name."""
-    if name is EngineName.BUILTIN:
-        tool = next(iter(tools_of(target, fleet)), target.guest_tool)
-        guests = [one.guest for one in target.containers]
-        return Builtin(fleet, guests, tool, target.config.timeouts)
-    return Phased(fleet)
-
-
-def tools_of(target: CheckpointTarget, fleet: Fleet) -> list[str]:
-    """List the tools in the containers that have CUDA processes: cryo-cuda where it is used."""
-    ours = {part.container: part.helper_path for part in fleet.parts if part.known}
-    busy = [one for one in target.containers if one.container in ours]
-    return list(dict.fromkeys(ours[one.container] or one.guest_tool for one in busy))
+    if name is not EngineName.BUILTIN:
+        return group
+    tool_path = next(iter(group.tool_paths), target.guest_tool)
+    guests = [one.guest for one in target.containers]
+    return Builtin(group, guests, tool_path, target.config.timeouts)
 
 
 def late_rollback(timeout_s: float, held_up: str) -> DeadlineExceeded:
@@ -134,7 +112,7 @@ def failed_rollback(cause: BaseException, failed: CryoError) -> CudaError:
     return CudaError(message, remedy=failed.remedy)
 
 
-async def look(fleet: Fleet, *, otherwise: str) -> None:
+async def look(group: CudaGroup, *, otherwise: str) -> None:
     """Find the CUDA processes; `otherwise` is what else can be done without cuda-checkpoint.
 
     Raises:
@@ -142,7 +120,7 @@ async def look(fleet: Fleet, *, otherwise: str) -> None:
         CryoError: the look did not end well.
     """
     try:
-        await fleet.find()
+        await group.find()
     except NotFound as error:
         message = f"cuda-checkpoint is not in the container: {error.message}"
         raise Refused(
@@ -153,7 +131,7 @@ async def look(fleet: Fleet, *, otherwise: str) -> None:
 
 
 def choose(
-    target: CheckpointTarget, wanted: EngineName, fleet: Fleet, facts: DriverFacts
+    target: CheckpointTarget, wanted: EngineName, group: CudaGroup, facts: DriverFacts
 ) -> EngineName:
     """Pick the engine: builtin where runsc has it and every process says that it is `running`.
 
@@ -172,11 +150,11 @@ def choose(
     if wanted is EngineName.BUILTIN and not facts.get_state:
         message = f"with driver {facts.version} runsc's engine guesses which processes have CUDA"
         raise Unimplemented(message, remedy="use --engine phased, or driver 555 or newer")
-    tools = tools_of(target, fleet)
+    tools = group.tool_paths
     if wanted is EngineName.BUILTIN and len(tools) > 1:
         message = f"the containers have cuda-checkpoint at different paths: {', '.join(tools)}"
         raise Unimplemented(message, remedy="use --engine phased")
     if wanted is not EngineName.AUTO:
         return wanted
-    plain = not fleet.not_running() and len(tools) <= 1
+    plain = not group.not_running() and len(tools) <= 1
     return EngineName.BUILTIN if able and plain and facts.get_state else EngineName.PHASED

@@ -38,7 +38,7 @@ POINTS: dict[str, dict[str, Any]] = {
     "frozen": {"phase": "save"},
     "save": {"saving": True},
     "thaw": {"phase": "thaw"},
-    "thawing": {"phase": "thaw", "move": "restoreing"},
+    "thawing": {"phase": "thaw", "move": "restoring"},
     "seal": {"phase": "seal"},
     "commit": {"phase": "commit"},
 }

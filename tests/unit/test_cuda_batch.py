@@ -17,8 +17,10 @@ from shim import points
 from shim.config import Timeouts
 from shim.cuda import driver, native
 from shim.cuda.batch import PIDS_MAX, VERSION, Helper, parse
-from shim.cuda.batched import Batched
-from shim.cuda.solo import Solo
+from shim.cuda.batch_mover import BatchMover
+from shim.cuda.group import CudaGroup
+from shim.cuda.step_mover import StepMover
+from shim.cuda.table import ProcessTable
 from shim.cuda.tool import Tool
 from shim.errors import (
     CryoError,
@@ -165,18 +167,15 @@ class Stage:
         self.news: list[Progress] = []
         self.records: list[tuple[int, str]] = []
         tool = Tool(self.guest, native.path(), driver.capabilities("580.65.06"))
-        self.all = Batched(
-            Helper(self.guest, native.path()),
-            self.guest,
-            tool,
-            QUICK,
-            self.news.append,
-            lambda pid, _, state: self.records.append((pid, state)),
+        self.table = ProcessTable(
+            self.news.append, lambda pid, _, state: self.records.append((pid, state))
         )
-        self.fleet = Solo(self.all)
+        steps = StepMover(self.table, self.guest, tool, QUICK)
+        self.mover = BatchMover(steps, Helper(self.guest, native.path()))
+        self.group = CudaGroup([self.mover])
         for pid in made.pids:
-            self.all.known[pid] = CudaProcess(pid=pid, name="sleep")
-            self.all.states[pid] = RUNNING
+            self.table.known[pid] = CudaProcess(pid=pid, name="sleep")
+            self.table.states[pid] = RUNNING
 
 
 @pytest.fixture
@@ -190,21 +189,21 @@ def stage(tmp_path: Path) -> Iterator[Stage]:
 
 async def test_there_and_back(stage: Stage) -> None:
     """One run each way, and each process is written down before it is moved."""
-    await stage.fleet.freeze()
+    await stage.group.freeze()
     assert stage.ground.states == ["checkpointed"] * 3
-    assert set(stage.all.states.values()) == {FROZEN}
-    await stage.fleet.thaw()
+    assert set(stage.table.states.values()) == {FROZEN}
+    await stage.group.thaw()
 
     assert stage.ground.states == ["running"] * 3
-    assert stage.all.running()
+    assert stage.table.running()
     assert [run[2] for run in stage.guest.runs] == ["freeze", "thaw"]
     assert stage.records[:3] == [(pid, "freezing") for pid in stage.ground.pids]
 
 
 async def test_all_are_locked_before_one_is_checkpointed(stage: Stage) -> None:
     """And all are restored before one is unlocked."""
-    await stage.fleet.freeze()
-    await stage.fleet.thaw()
+    await stage.group.freeze()
+    await stage.group.thaw()
 
     order = [c["action"] for c in stage.ground.device.script.calls]
     moves = [action for action in order if action not in ("init", "get-state")]
@@ -217,9 +216,9 @@ async def test_nothing_is_written_nothing_is_moved(stage: Stage) -> None:
     def full(_pid: int, _name: str, _state: str) -> None:
         raise OSError(28, "No space left on device")
 
-    stage.all._record = full
+    stage.table._record = full
     with pytest.raises(OSError, match="space"):
-        await stage.fleet.freeze()
+        await stage.group.freeze()
 
     assert stage.guest.runs == []
 
@@ -229,10 +228,10 @@ async def test_half_way_states_lead_both_ways(stage: Stage, state: str) -> None:
     """A process that is further already is taken from there, and none is inverted."""
     first = stage.ground.pids[0]
     stage.ground.drivers[first].state = state
-    await stage.fleet.freeze()
+    await stage.group.freeze()
     assert stage.ground.states == ["checkpointed"] * 3
     stage.ground.drivers[first].state = "running" if state == "checkpointed" else "locked"
-    await stage.fleet.thaw()
+    await stage.group.thaw()
 
     assert stage.ground.states == ["running"] * 3
 
@@ -242,7 +241,7 @@ async def test_a_failed_process_stops_a_freeze(stage: Stage) -> None:
     stage.ground.drivers[stage.ground.pids[1]].state = "failed"
 
     with pytest.raises(CudaError, match="failed"):
-        await stage.fleet.freeze()
+        await stage.group.freeze()
 
     assert stage.ground.states == ["running", "failed", "running"]
 
@@ -268,7 +267,7 @@ async def test_what_stops_a_freeze(
     """The error names the process, nobody goes on, and a thaw brings all back."""
     stage.ground.faults(fault)
     with pytest.raises(kind) as caught:
-        await stage.fleet.freeze()
+        await stage.group.freeze()
 
     assert any(f"{pid} (sleep)" in caught.value.message for pid in stage.ground.pids)
     if fault.kind is Kind.HANG:
@@ -277,7 +276,7 @@ async def test_what_stops_a_freeze(
         assert f"did not end in {limit_s:g} s" in caught.value.message
     assert set(stage.ground.states) == states
     stage.ground.faults()
-    await stage.fleet.thaw()
+    await stage.group.thaw()
     assert stage.ground.states == ["running"] * 3
 
 
@@ -294,10 +293,10 @@ async def test_one_that_does_not_come_back(
     stage: Stage, fault: Fault, kind: type[CryoError]
 ) -> None:
     """It keeps no other, and is told."""
-    await stage.fleet.freeze()
+    await stage.group.freeze()
     stage.ground.faults(fault)
     with pytest.raises(kind):
-        await stage.fleet.thaw()
+        await stage.group.thaw()
 
     assert sorted(stage.ground.states) == ["checkpointed", "running", "running"]
 
@@ -306,15 +305,15 @@ async def test_refresh_reads_what_is(stage: Stage) -> None:
     """The states come from the driver, not from our books."""
     stage.ground.drivers[stage.ground.pids[0]].state = "locked"
 
-    assert await stage.all.refresh() == []
-    assert sorted(stage.all.states.values()) == sorted([LOCKED, RUNNING, RUNNING])
+    assert await stage.mover.refresh() == []
+    assert sorted(stage.table.states.values()) == sorted([LOCKED, RUNNING, RUNNING])
 
 
 async def test_a_look_finds_who_holds_a_device(stage: Stage) -> None:
     """Our own process, which holds none, is not in it; established TCP connections may be."""
-    assert await stage.all.find() == []
-    assert stage.all.last_scan is not None
-    assert stage.all.last_scan.method == "helper"
+    assert await stage.mover.find() == []
+    assert stage.table.last_scan is not None
+    assert stage.table.last_scan.method == "helper"
 
 
 async def test_too_many_are_left_to_the_tool(stage: Stage) -> None:
@@ -326,12 +325,12 @@ async def test_too_many_are_left_to_the_tool(stage: Stage) -> None:
 async def test_a_cancelled_freeze_ends_the_program(stage: Stage) -> None:
     """Whoever goes away leaves no program behind that would move a process later."""
     stage.ground.faults(Fault(action="checkpoint", kind=Kind.SLOW, seconds=0.3))
-    work = asyncio.create_task(stage.fleet.freeze())
+    work = asyncio.create_task(stage.group.freeze())
     await asyncio.to_thread(wait_until, lambda: "locked" in stage.ground.states, "a lock", 5)
     work.cancel()
     await asyncio.wait({work})
     stage.ground.faults()
-    await stage.fleet.thaw()
+    await stage.group.thaw()
 
     assert stage.ground.states == ["running"] * 3
 
@@ -341,15 +340,15 @@ async def test_a_run_passes_the_points_of_all_that_it_does(stage: Stage) -> None
     reached: list[str] = []
     points.arm(reached.append)
     try:
-        await stage.all.find()
-        await stage.all.refresh()
+        await stage.mover.find()
+        await stage.mover.refresh()
         assert reached == ["cuda.get-state:before", "cuda.get-state:after"] * 2
         del reached[:]
-        await stage.fleet.freeze()
+        await stage.group.freeze()
         down = {f"cuda.{one}" for one in ("get-state", "lock", "checkpoint")}
         assert sorted(reached) == sorted(f"{one}:{side}" for one in down for side in SIDES)
         del reached[:]
-        await stage.fleet.thaw()
+        await stage.group.thaw()
     finally:
         points.arm(None)
 
@@ -368,11 +367,11 @@ async def test_a_fault_at_a_point_of_a_run(stage: Stage, point: str) -> None:
     points.arm(fail)
     try:
         with pytest.raises(CudaError, match="injected"):
-            await stage.fleet.freeze()
+            await stage.group.freeze()
     finally:
         points.arm(None)
     assert set(stage.ground.states) == {"running" if "before" in point else "checkpointed"}
-    await stage.fleet.thaw()
+    await stage.group.thaw()
 
     assert stage.ground.states == ["running"] * 3
 
@@ -382,9 +381,9 @@ async def test_a_run_whose_outcome_nobody_hears(stage: Stage, lost: str) -> None
     """It has moved them all, so the tool that takes over looks before it moves any."""
     stage.guest.lost.add(lost)
 
-    await stage.fleet.freeze()
+    await stage.group.freeze()
     assert stage.ground.states == ["checkpointed"] * 3
-    await stage.fleet.thaw()
+    await stage.group.thaw()
 
     assert stage.ground.states == ["running"] * 3
     moves = [c["action"] for c in stage.ground.device.script.calls]
@@ -404,17 +403,18 @@ async def test_a_container_that_is_gone(left: int) -> None:
     """Its processes are forgotten, which is no error; one that is there all the same is one."""
     guest = Gone([Cuda(7)] * left)
     tool = Tool(guest, TOOL, driver.capabilities("580.65.06"))
+    table = ProcessTable(lambda _: None, lambda *_: None, container="b")
     helper = Helper(guest, "/dev/cryo/cryo-cuda")
-    every = Batched(helper, guest, tool, QUICK, lambda _: None, lambda *_: None, container="b")
-    every.adopt([CudaProcess(pid=7), CudaProcess(pid=8)])
+    mover = BatchMover(StepMover(table, guest, tool, QUICK), helper)
+    table.adopt([CudaProcess(pid=7), CudaProcess(pid=8)])
 
     with pytest.raises(RunscError) if left else contextlib.nullcontext():
-        await Solo(every).thaw()
+        await CudaGroup([mover]).thaw()
 
-    assert list(every.known) == [7] * left
-    every.adopt([CudaProcess(pid=7)])
-    assert len(await every.refresh()) == left
-    assert list(every.known) == [7] * left
+    assert list(table.known) == [7] * left
+    table.adopt([CudaProcess(pid=7)])
+    assert len(await mover.refresh()) == left
+    assert list(table.known) == [7] * left
 
 
 # -- without it ----------------------------------------------------------------------------------
@@ -425,13 +425,15 @@ async def test_where_it_cannot_run_the_tool_takes_over() -> None:
     guest, news = FakeGuest([Cuda(7), Cuda(8)]), list[Progress]()
     tool = Tool(guest, TOOL, driver.capabilities("580.65.06"))
     helper = Helper(guest, "/dev/cryo/cryo-cuda")
-    every = Batched(helper, guest, tool, QUICK, news.append, lambda *_: None)
+    table = ProcessTable(news.append, lambda *_: None)
+    mover = BatchMover(StepMover(table, guest, tool, QUICK), helper)
+    group = CudaGroup([mover])
 
-    assert await every.find() == [7, 8]
-    assert every.helper_path == ""
-    await Solo(every).freeze()
+    assert await mover.find() == [7, 8]
+    assert mover.tool_path == TOOL
+    await group.freeze()
     assert guest.states == [FROZEN, FROZEN]
-    await Solo(every).thaw()
+    await group.thaw()
 
     assert guest.states == [RUNNING, RUNNING]
     assert len([one for one in news if one.warning]) == 1

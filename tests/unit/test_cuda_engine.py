@@ -10,9 +10,10 @@ from hypothesis import strategies as st
 
 from shim.config import Timeouts
 from shim.cuda import driver
-from shim.cuda.engine import Builtin, Phased, explain
-from shim.cuda.fleet import Fleet
-from shim.cuda.processes import Processes
+from shim.cuda.engine import Builtin, explain
+from shim.cuda.group import CudaGroup
+from shim.cuda.step_mover import StepMover
+from shim.cuda.table import ProcessTable
 from shim.cuda.tool import Tool
 from shim.errors import (
     CudaError,
@@ -29,25 +30,25 @@ RUNNING, LOCKED, FROZEN = CudaState.RUNNING, CudaState.LOCKED, CudaState.CHECKPO
 QUICK = Timeouts(detect=5, lock=5, freeze=0.02, thaw=5)
 
 
-def processes(guest: FakeGuest, *, known: bool = True) -> Fleet:
-    """Make the processes of a guest, already known as from a manifest."""
+def phased(guest: FakeGuest, *, known: bool = True) -> CudaGroup:
+    """Make the group of one guest, its processes already known as from a manifest."""
     tool = Tool(guest, TOOL, driver.capabilities("580.65.06"))
-    made = Processes(guest, tool, QUICK, lambda _: None, lambda *_: None)
+    table = ProcessTable(lambda _: None, lambda *_: None)
     if known:
-        made.adopt([CudaProcess(pid=p.pid, name=p.name) for p in guest.processes])
-    return Fleet([made])
+        table.adopt([CudaProcess(pid=p.pid, name=p.name) for p in guest.processes])
+    return CudaGroup([StepMover(table, guest, tool, QUICK)])
 
 
 def builtin(guest: FakeGuest) -> Builtin:
     """Make runsc's own engine over a guest."""
-    return Builtin(processes(guest), [guest], TOOL, QUICK)
+    return Builtin(phased(guest), [guest], TOOL, QUICK)
 
 
 async def test_phased_goes_all_the_way() -> None:
     """Down before the save, up after it; runsc is told of no tool."""
     guest = FakeGuest([Cuda(7), Cuda(8)])
-    engine = Phased(processes(guest, known=False))
-    await engine._processes.find()
+    engine = phased(guest, known=False)
+    await engine.find()
 
     await engine.freeze()
     assert guest.states == [FROZEN, FROZEN]
@@ -61,15 +62,15 @@ async def test_phased_undoes_and_wakes_from_any_state(state: CudaState) -> None:
     """Whatever was reached: every process runs afterwards."""
     for way in ("undo", "wake"):
         guest = FakeGuest([Cuda(7, state=state)])
-        engine = Phased(processes(guest))
-        await (engine.undo() if way == "undo" else engine.wake(loaded=False))
+        engine = phased(guest)
+        await (engine.undo() if way == "undo" else engine.thaw_restored(loaded=False))
         assert guest.states == [RUNNING]
 
 
 async def test_phased_guards_nothing() -> None:
     """No tool runs inside its save; the guard lasts until it is called off."""
     guest = FakeGuest([Cuda(7)])
-    guard = asyncio.create_task(Phased(processes(guest)).guard())
+    guard = asyncio.create_task(phased(guest).guard())
     await asyncio.sleep(0.01)
     assert not guard.done()
     guard.cancel()
@@ -81,7 +82,7 @@ async def test_builtin_leaves_the_freeze_to_runsc() -> None:
     """It only looks; the tool's path goes with the save."""
     guest = FakeGuest([Cuda(7)])
     engine = builtin(guest)
-    await engine._processes.refresh()
+    await engine._group.refresh()
 
     await engine.freeze()
 
@@ -94,7 +95,7 @@ async def test_builtin_refuses_what_it_would_invert(state: CudaState) -> None:
     """Runsc toggles: a process that is frozen already would be woken in the middle of a save."""
     guest = FakeGuest([Cuda(7), Cuda(8, state=state)])
     engine = builtin(guest)
-    await engine._processes.refresh()
+    await engine._group.refresh()
 
     with pytest.raises(IllegalState, match=f"8 is {state}") as caught:
         await engine.freeze()
@@ -124,7 +125,7 @@ async def test_builtin_ends_a_tool_that_hangs() -> None:
 async def test_each_tool_has_its_own_time() -> None:
     """One that began late in a long save is not ended for those that came before it."""
     guest = FakeGuest([Cuda(7)])
-    engine = Builtin(processes(guest), [guest], TOOL, Timeouts(freeze=1.0))
+    engine = Builtin(phased(guest), [guest], TOOL, Timeouts(freeze=1.0))
     guard = asyncio.create_task(engine.guard(frozenset({1, 7})))
     for pid in range(50, 58):
         guest.execs = (GuestProcess(pid=pid, parent=0, command="cuda-checkpoint"),)
@@ -138,7 +139,7 @@ async def test_each_tool_has_its_own_time() -> None:
 async def test_a_save_in_time_ends_nothing() -> None:
     """The tool is given its time."""
     guest = FakeGuest([Cuda(7)])
-    engine = Builtin(processes(guest), [guest], TOOL, Timeouts(freeze=30))
+    engine = Builtin(phased(guest), [guest], TOOL, Timeouts(freeze=30))
     guard = asyncio.create_task(engine.guard())
     await asyncio.sleep(0.01)
     guest.execs = (GuestProcess(pid=50, parent=0, command="cuda-checkpoint"),)
@@ -180,7 +181,7 @@ async def test_builtin_tells_who_began_during_the_save() -> None:
     """Runsc looks once: a process that it did not see is in the image without its GPU state."""
     guest = FakeGuest([Cuda(7)])
     engine = builtin(guest)
-    await engine._processes.refresh()
+    await engine._group.refresh()
     await engine.check()
     guest.appears(9)()
 
@@ -194,7 +195,7 @@ async def test_builtin_waits_for_runscs_thaw(monkeypatch: pytest.MonkeyPatch) ->
     """With pages loading in the background, the processes wake some time after the restore."""
     monkeypatch.setattr("shim.cuda.engine._POLL_S", 0.005)
     guest = FakeGuest([Cuda(7, state=FROZEN)])
-    waking = asyncio.create_task(builtin(guest).wake(loaded=False))
+    waking = asyncio.create_task(builtin(guest).thaw_restored(loaded=False))
     await asyncio.sleep(0.02)
     assert not waking.done()
 
@@ -209,7 +210,7 @@ async def test_a_process_that_runsc_did_not_thaw() -> None:
     guest = FakeGuest([Cuda(7), Cuda(8, state=FROZEN)])
 
     with pytest.raises(CudaError, match=r"did not thaw process 8 \(train\)") as caught:
-        await builtin(guest).wake(loaded=True)
+        await builtin(guest).thaw_restored(loaded=True)
     assert caught.value.pid == 8
 
 
@@ -219,7 +220,7 @@ async def test_a_process_that_cannot_be_asked() -> None:
     guest.faults["get-state", 7] = Fault(answer=failed("", 127), times=9)
 
     with pytest.raises(CudaError, match="cannot be run"):
-        await asyncio.wait_for(builtin(guest).wake(loaded=False), 60)
+        await asyncio.wait_for(builtin(guest).thaw_restored(loaded=False), 60)
 
 
 # -- runsc's words -------------------------------------------------------------------------------
@@ -255,7 +256,7 @@ def test_a_failed_tool_of_another_container() -> None:
 async def test_the_guard_looks_into_every_container() -> None:
     """A tool that hangs is ended where it is."""
     first, second = FakeGuest([Cuda(7)]), FakeGuest([Cuda(7)])
-    engine = Builtin(processes(first), [first, second], TOOL, QUICK)
+    engine = Builtin(phased(first), [first, second], TOOL, QUICK)
     second.execs = (GuestProcess(pid=99, parent=0, command="cuda-checkpoint"),)
 
     with pytest.raises(TimeoutError):

@@ -11,10 +11,10 @@ import pytest
 
 from shim.config import Cuda as CudaConfig
 from shim.cuda import driver
-from shim.cuda.engine import Builtin, Phased
-from shim.cuda.fleet import Fleet
-from shim.cuda.processes import Processes
-from shim.cuda.solo import Solo
+from shim.cuda.batch_mover import BatchMover
+from shim.cuda.engine import Builtin
+from shim.cuda.group import CudaGroup
+from shim.cuda.step_mover import StepMover
 from shim.cuda.toggle import ToggleTool
 from shim.cuda.tool import Tool
 from shim.errors import Unimplemented
@@ -24,10 +24,9 @@ from shim.transaction.journal import Operation
 from shim.transaction.steps import (
     choose,
     engine_for,
-    fleet_for,
-    processes_for,
+    group_for,
+    mover_for,
     tool_for,
-    tools_of,
 )
 from shim.transaction.target import CheckpointTarget
 from tests.unit.fakes_guest import TOOL, Cuda, FakeGuest
@@ -75,10 +74,10 @@ def test_the_engine(
     (scene.folder / "x").mkdir()
     fresh = Scene(scene.folder / "x", scene.sandbox, scene.guest, new=new)
     facts = driver.capabilities(version)
-    part = processes_for(fresh.target, facts, lambda _: None)
-    part.states.update({7: CudaState.RUNNING, 8: state})
+    mover = mover_for(fresh.target, facts, lambda _: None)
+    mover.table.states.update({7: CudaState.RUNNING, 8: state})
 
-    assert choose(fresh.target, wanted, Fleet([part]), facts) is chosen
+    assert choose(fresh.target, wanted, CudaGroup([mover]), facts) is chosen
 
 
 def test_an_engine_that_is_not_there(scene: Scene) -> None:
@@ -86,31 +85,33 @@ def test_an_engine_that_is_not_there(scene: Scene) -> None:
     (scene.folder / "x").mkdir()
     old = Scene(scene.folder / "x", scene.sandbox, scene.guest, new=False)
     facts = driver.capabilities("580.65.06")
-    part = processes_for(old.target, facts, lambda _: None)
+    mover = mover_for(old.target, facts, lambda _: None)
 
     with pytest.raises(Unimplemented, match="cuda-checkpoint-path") as caught:
-        choose(old.target, BUILTIN, Fleet([part]), facts)
+        choose(old.target, BUILTIN, CudaGroup([mover]), facts)
     assert "phased" in caught.value.remedy
 
 
 def test_a_driver_that_misleads_the_builtin_engine(scene: Scene) -> None:
     """Driver 550 tells no states: the built-in engine is refused even when it is asked for."""
     facts = driver.capabilities("550.90.07")
-    part = processes_for(scene.target, facts, lambda _: None)
+    mover = mover_for(scene.target, facts, lambda _: None)
 
     with pytest.raises(Unimplemented, match="550"):
-        choose(scene.target, EngineName.BUILTIN, Fleet([part]), facts)
+        choose(scene.target, EngineName.BUILTIN, CudaGroup([mover]), facts)
 
 
 def test_engines_by_name(scene: Scene) -> None:
     """The name in a manifest or journal gives the engine back."""
     facts = driver.capabilities("580.65.06")
-    part = processes_for(scene.target, facts, lambda _: None)
+    group = CudaGroup([mover_for(scene.target, facts, lambda _: None)])
 
-    builtin = engine_for(scene.target, BUILTIN, Fleet([part]))
+    builtin = engine_for(scene.target, BUILTIN, group)
     assert isinstance(builtin, Builtin)
     assert builtin.save_path == TOOL
-    assert isinstance(engine_for(scene.target, PHASED, Fleet([part])), Phased)
+    assert builtin.name is BUILTIN
+    assert engine_for(scene.target, PHASED, group) is group
+    assert group.name is PHASED
 
 
 async def test_seeds_are_known_and_mapped(scene: Scene) -> None:
@@ -118,9 +119,9 @@ async def test_seeds_are_known_and_mapped(scene: Scene) -> None:
     scene.guest.processes[0].state = CudaState.CHECKPOINTED
     seeds = [CudaProcess(pid=7, name="train")]
     facts = driver.capabilities("580.65.06")
-    part = processes_for(scene.target, facts, lambda _: None, seeds, {"GPU-a": "GPU-b"})
+    mover = mover_for(scene.target, facts, lambda _: None, seeds, {"GPU-a": "GPU-b"})
     scene.journal.open(Operation.RESTORE, "/i")
-    await Fleet([part]).thaw()
+    await CudaGroup([mover]).thaw()
 
     assert scene.guest.state(7) is CudaState.RUNNING
     assert any("GPU-a=GPU-b" in argv for argv in scene.guest.calls)
@@ -133,17 +134,17 @@ def test_a_tool_at_different_paths(scene: Scene) -> None:
     facts = driver.capabilities("580.65.06")
     other = replace(scene.target.members[0], guest_tool="/elsewhere")
     target = replace(scene.target, members=(other,))
-    parts = [processes_for(one, facts, lambda _: None) for one in target.containers]
-    for part in parts:
-        part.adopt([CudaProcess(pid=7)])
-    fleet = Fleet(parts)
+    movers = [mover_for(one, facts, lambda _: None) for one in target.containers]
+    for mover in movers:
+        mover.table.adopt([CudaProcess(pid=7)])
+    group = CudaGroup(movers)
 
-    assert choose(target, AUTO, fleet, facts) is PHASED
+    assert choose(target, AUTO, group, facts) is PHASED
     with pytest.raises(Unimplemented, match="/elsewhere"):
-        choose(target, BUILTIN, fleet, facts)
-    parts[0].known.clear()
-    assert choose(target, AUTO, fleet, facts) is BUILTIN
-    assert engine_for(target, BUILTIN, fleet).save_path == "/elsewhere"
+        choose(target, BUILTIN, group, facts)
+    movers[0].table.known.clear()
+    assert choose(target, AUTO, group, facts) is BUILTIN
+    assert engine_for(target, BUILTIN, group).save_path == "/elsewhere"
 
 
 def with_helper(target: CheckpointTarget) -> CheckpointTarget:
@@ -157,15 +158,14 @@ def test_one_container_alone_is_moved_at_once(scene: Scene) -> None:
     target, new, old = with_helper(scene.target), "570.86.15", "565.57.01"
     never = replace(target, config=msgspec.structs.replace(scene.config, cuda=NEVER))
 
-    def fleet(one: CheckpointTarget, version: str) -> Fleet:
-        return fleet_for([(one, [CudaProcess(pid=7)])], driver.capabilities(version), unheard)
+    def group(one: CheckpointTarget, version: str) -> CudaGroup:
+        return group_for([(one, [CudaProcess(pid=7)])], driver.capabilities(version), unheard)
 
-    assert type(fleet(target, new)) is Solo
-    assert fleet(target, new).parts[0].helper_path == "/dev/cryo/cryo-cuda"
-    assert tools_of(target, fleet(target, new)) == ["/dev/cryo/cryo-cuda"]
+    assert [type(mover) for mover in group(target, new).movers] == [BatchMover]
+    assert group(target, new).tool_paths == ["/dev/cryo/cryo-cuda"]
     for one, version in ((scene.target, new), (target, old), (never, new)):
-        assert type(fleet(one, version)) is Fleet
-        assert tools_of(one, fleet(one, version)) == [TOOL]
+        assert [type(mover) for mover in group(one, version).movers] == [StepMover]
+        assert group(one, version).tool_paths == [TOOL]
 
 
 def test_several_containers_are_moved_step_by_step(scene: Scene) -> None:
@@ -174,11 +174,11 @@ def test_several_containers_are_moved_step_by_step(scene: Scene) -> None:
     both = [with_helper(one) for one in scene.target.containers]
     facts = driver.capabilities("580.65.06")
 
-    fleet = fleet_for([(one, [CudaProcess(pid=7)]) for one in both], facts, unheard)
+    group = group_for([(one, [CudaProcess(pid=7)]) for one in both], facts, unheard)
 
-    assert type(fleet) is Fleet
-    assert [type(part) for part in fleet.parts] == [Processes, Processes]
-    assert tools_of(scene.target, fleet) == [TOOL]
-    assert [(p.container, p.pid) for p in fleet.known] == [("", 7), ("b", 7)]
-    assert type(fleet_for([(both[1], [])], facts, unheard)) is Solo
-    assert fleet_for([], facts, unheard).parts == ()
+    assert [type(mover) for mover in group.movers] == [StepMover, StepMover]
+    assert group.tool_paths == [TOOL]
+    assert [(p.container, p.pid) for p in group.known] == [("", 7), ("b", 7)]
+    [alone] = group_for([(both[1], [])], facts, unheard).movers
+    assert type(alone) is BatchMover
+    assert group_for([], facts, unheard).movers == ()

@@ -6,8 +6,9 @@ import pytest
 
 from shim.config import Timeouts
 from shim.cuda import driver
-from shim.cuda.fleet import Fleet
-from shim.cuda.processes import Processes
+from shim.cuda.group import CudaGroup
+from shim.cuda.step_mover import StepMover
+from shim.cuda.table import ProcessTable
 from shim.cuda.tool import Tool
 from shim.errors import CudaError, DeadlineExceeded
 from shim.model import CudaProcess, CudaState
@@ -26,12 +27,13 @@ class Ground:
         for guest in self.guests.values():
             guest.done = self.done
         timeouts = Timeouts(detect=5, lock=lock_s, freeze=5, thaw=5)
-        self.fleet = Fleet([self._part(name, timeouts) for name in self.guests])
+        self.group = CudaGroup([self._mover(name, timeouts) for name in self.guests])
 
-    def _part(self, name: str, timeouts: Timeouts) -> Processes:
+    def _mover(self, name: str, timeouts: Timeouts) -> StepMover:
         guest = self.guests[name]
         tool = Tool(guest, TOOL, driver.capabilities("580.65.06"))
-        return Processes(guest, tool, timeouts, lambda _: None, lambda *_: None, container=name)
+        table = ProcessTable(lambda _: None, lambda *_: None, container=name)
+        return StepMover(table, guest, tool, timeouts)
 
     @property
     def states(self) -> list[CudaState | None]:
@@ -47,68 +49,68 @@ class Ground:
 async def test_one_kind_of_move_at_a_time() -> None:
     """No container is frozen before every process of the others is locked; likewise back."""
     ground = Ground()
-    found = await ground.fleet.find()
+    found = await ground.group.find()
 
-    await ground.fleet.freeze()
+    await ground.group.freeze()
     assert ground.states == [FROZEN] * 3
-    await ground.fleet.thaw()
+    await ground.group.thaw()
 
     assert [(p.container, p.pid) for p in found] == [("x", 7), ("y", 7), ("y", 8)]
-    assert ground.fleet.known == found
+    assert ground.group.known == found
     assert ground.verbs == [v for v in ("lock", "checkpoint", "restore", "unlock") for _ in "123"]
     assert ground.states == [RUNNING] * 3
-    assert ground.fleet.running()
+    assert ground.group.running()
 
 
 async def test_a_lock_that_fails_in_one_freezes_none() -> None:
     """Nothing is frozen anywhere, and the message says in which container it was."""
     ground = Ground()
-    await ground.fleet.find()
+    await ground.group.find()
     ground.guests["y"].faults["lock", 8] = Fault(answer=failed("no"))
 
     with pytest.raises(CudaError, match=r"process 8 \(train\) of y"):
-        await ground.fleet.freeze()
+        await ground.group.freeze()
 
     assert "checkpoint" not in ground.verbs
-    await ground.fleet.thaw()
+    await ground.group.thaw()
     assert ground.states == [RUNNING] * 3
 
 
 async def test_a_process_that_appears_in_another_container() -> None:
     """What begins in one while the other is being locked is frozen too."""
     ground = Ground()
-    await ground.fleet.find()
+    await ground.group.find()
     deed = ground.guests["x"].appears(9)
     ground.guests["y"].faults["lock", 8] = Fault(deed=deed)
 
-    await ground.fleet.freeze()
+    await ground.group.freeze()
 
     assert ground.states == [FROZEN] * 4
-    assert CudaProcess(pid=9, name="late", container="x") in ground.fleet.known
+    assert CudaProcess(pid=9, name="late", container="x") in ground.group.known
 
 
 async def test_what_holds_up_is_named_with_its_container() -> None:
     """So are those that are not back."""
     ground = Ground(lock_s=0.02)
-    await ground.fleet.find()
+    await ground.group.find()
     ground.guests["y"].faults["lock", 7] = Fault(hang=True)
 
     with pytest.raises(DeadlineExceeded):
-        await ground.fleet.freeze()
+        await ground.group.freeze()
 
-    assert "of x is locked" in ground.fleet.unfinished()
-    assert [(p.container, p.pid) for p, _ in ground.fleet.not_running()] == [("x", 7), ("y", 8)]
+    assert "of x is locked" in ground.group.unfinished()
+    assert [(p.container, p.pid) for p, _ in ground.group.not_running()] == [("x", 7), ("y", 8)]
 
 
 async def test_one_that_does_not_come_back_keeps_no_other() -> None:
     """Every other process of every container runs, and the failure is told."""
     ground = Ground()
-    await ground.fleet.find()
-    await ground.fleet.freeze()
+    await ground.group.find()
+    await ground.group.freeze()
     ground.guests["x"].faults["restore", 7] = Fault(answer=failed("no"))
 
     with pytest.raises(CudaError, match="of x"):
-        await ground.fleet.thaw()
+        await ground.group.thaw()
 
     assert ground.states == [FROZEN, RUNNING, RUNNING]
 
@@ -116,12 +118,12 @@ async def test_one_that_does_not_come_back_keeps_no_other() -> None:
 async def test_a_container_that_is_gone_keeps_no_other() -> None:
     """Its processes are forgotten; those of the others come back."""
     ground = Ground()
-    await ground.fleet.find()
-    await ground.fleet.freeze()
+    await ground.group.find()
+    await ground.group.freeze()
     ground.guests["x"].processes.clear()
     ground.guests["x"].faults["get-state", 7] = Fault(answer=failed("runsc", 127))
 
-    await ground.fleet.thaw()
+    await ground.group.thaw()
 
     assert ground.states == [RUNNING, RUNNING]
-    assert {p.container for p in ground.fleet.known} == {"y"}
+    assert {p.container for p in ground.group.known} == {"y"}
