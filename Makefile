@@ -12,13 +12,20 @@ bin := $(venv)/bin
 stamp := $(venv)/.stamp
 
 PYTEST_ARGS ?=
-# The files of tests are spread over so many processes; 0 is one after the other.
+# The tests run in so many processes; 0 is one after the other. See tests/matrix.py.
 TEST_WORKERS ?= $(shell cores=$$(nproc); echo $$((cores < 8 ? cores : 8)))
+pytest := $(bin)/python -m pytest -n $(TEST_WORKERS)
+# A step prints its result and duration, and fails as its command does: $(call step,NAME,COMMAND)
+step = begin=$$SECONDS; if $(2); then result=passed; else result=FAILED; fi; \
+	printf '%-6s %4d s  %s\n' $$result $$((SECONDS - begin)) '$(1)'; [ $$result = passed ]
+# What make smoke needs of make tools.
+smoke_tools := runsc-new containerd-2.4 runc busybox
 N ?= 1000
 SEED ?= 1
 CASE ?= new
 
-.PHONY: help native demo test lint format types protos check-protos bench tools faults fuzz soak test-containerd test-faults lock clean runsc
+.PHONY: help demo check check-lint check-types check-bindings check-tests smoke test test-all lint format \
+	types native protos check-protos bench runsc tools faults fuzz soak test-containerd test-faults lock clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1|\2/p' Makefile | while IFS='|' read -r name text; do \
@@ -27,8 +34,33 @@ help: ## list the targets
 demo: runsc native ## freeze, kill and restore a live GPU container on this machine, and tell the story
 	@$(bin)/cryo selftest --story
 
-test: tools native ## run every test; what this machine cannot run is skipped with its reason
-	@$(bin)/python -m pytest -n $(TEST_WORKERS) --dist loadfile $(PYTEST_ARGS)
+check: $(stamp) native ## lint, types, bindings, unit and wire tests, side by side; needs no root and no tools
+	@$(MAKE) -s --keep-going -j 2 --output-sync=target check-lint check-types check-bindings check-tests
+
+check-lint:
+	@$(call step,lint,$(MAKE) -s lint)
+
+check-types:
+	@$(call step,types,$(MAKE) -s types)
+
+check-bindings:
+	@$(call step,bindings,$(MAKE) -s check-protos)
+
+check-tests:
+	@$(call step,unit and wire tests,$(pytest) -q --no-header tests/unit tests/wire)
+
+smoke: $(stamp) native ## the main cases of tests/smoke.txt, with one runsc, one engine and one containerd
+	@$(bin)/python -m hack.tools $(smoke_tools)
+	@$(call step,smoke,$(pytest) @tests/smoke.txt)
+
+test: $(stamp) native ## every test with one combination of runsc, engine and containerd; skips with a reason what this machine cannot run
+	@$(call step,test,$(pytest) --tools $(PYTEST_ARGS))
+
+test-all: $(stamp) native ## every test with every combination, then fuzz, faults and soak (many hours)
+	@$(call step,test-all,$(pytest) --tools --all $(PYTEST_ARGS))
+	@$(call step,fuzz,$(MAKE) -s fuzz N=1000000)
+	@$(call step,faults,$(MAKE) -s faults CASE=new && $(MAKE) -s faults CASE=old)
+	@$(call step,soak,$(MAKE) -s soak)
 
 lint: $(stamp) ## check style and format
 	@$(bin)/ruff check .
@@ -72,11 +104,11 @@ fuzz: $(stamp) ## feed N mutated frames, requests, files and outputs to all that
 soak: tools native ## run long: 1000 cycles of one task, then 200 tasks at once for half an hour
 	@$(bin)/python -m hack.soak --docs docs
 
-test-containerd: tools native ## run the tests with real containerd, Docker, crictl and nerdctl
-	@$(bin)/python -m pytest -n $(TEST_WORKERS) --dist loadfile tests/containerd $(PYTEST_ARGS)
+test-containerd: tools native ## run the tests of containerd, Docker, crictl and nerdctl with every combination
+	@$(pytest) --all tests/containerd $(PYTEST_ARGS)
 
-test-faults: tools native ## run the tests of faults with every combination, not the short set (an hour)
-	@CRYO_FAULTS_ALL=1 $(bin)/python -m pytest tests/faults $(PYTEST_ARGS)
+test-faults: tools native ## run the tests of faults with every combination (an hour)
+	@$(pytest) --all tests/faults $(PYTEST_ARGS)
 
 lock: $(stamp) ## renew requirements.lock from pyproject.toml (needs uv)
 	@hack/lock.sh

@@ -1,13 +1,76 @@
-"""Fixtures that more than one room of tests uses."""
+"""Fixtures that several folders of tests use, and the choice of the tests that run."""
 
 from __future__ import annotations
 
 import signal
+import subprocess
+import sys
+from collections.abc import Iterable
 
 import pytest
+from xdist.remote import Producer
+from xdist.scheduler import LoadScopeScheduling
+from xdist.workermanage import WorkerController
 
 from hack.tools.running import NotHere
-from tests.builds import RunscBuild, can_run_runsc, excuse, find
+from tests import matrix
+from tests.builds import RunscBuild, can_run_runsc, excuse, find, real_is_required
+
+_NEED_TOOLS = ("tests/real/", "tests/faults/", "tests/containerd/")
+_TOOLS_S = 3600.0
+
+
+class BySharedMachine(LoadScopeScheduling):
+    """Gives each worker the tests of one unit after the other; see `matrix.unit_of`."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        return matrix.unit_of(nodeid)
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Add our options."""
+    group = parser.getgroup("cryoshim")
+    group.addoption("--all", action="store_true", help="run all combinations, and long tests")
+    group.addoption("--tools", action="store_true", help="obtain the tools that real tests need")
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave out what only `--all` runs."""
+    if not config.getoption("all"):
+        items[:], left = matrix.select(items)
+        config.hook.pytest_deselected(items=left)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> LoadScopeScheduling:
+    """Distribute the tests by what they share."""
+    return BySharedMachine(config, log)
+
+
+def pytest_collection_finish(session: pytest.Session) -> None:
+    """Obtain the tools where this process runs the tests itself."""
+    if not hasattr(session.config, "workerinput"):
+        obtain_tools(session.config, (item.nodeid for item in session.items))
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_node_collection_finished(node: WorkerController, ids: list[str]) -> None:
+    """Obtain the tools before the first worker begins."""
+    obtain_tools(node.config, ids)
+
+
+def obtain_tools(config: pytest.Config, ids: Iterable[str]) -> None:
+    """Do what `make tools` does, once, where asked to and where a test of these needs it."""
+    if not config.getoption("tools") or not any(each.startswith(_NEED_TOOLS) for each in ids):
+        return
+    config.option.tools = False
+    argv = [sys.executable, "-m", "hack.tools", *(["--require"] if real_is_required() else [])]
+    capture = config.pluginmanager.getplugin("capturemanager")
+    with capture.global_and_fixture_disabled():
+        done = subprocess.run(argv, check=False, timeout=_TOOLS_S)
+    if done.returncode:
+        pytest.exit("the tools could not be obtained", returncode=1)
 
 
 @pytest.fixture(scope="session", autouse=True)

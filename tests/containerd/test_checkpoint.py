@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from shim.simgpu.waiting import wait_until
+from tests.containerd.builds import LINES
 from tests.containerd.cryo import COUNT, Cryo
 
 TAR = "application/vnd.containerd.container.criu.checkpoint.criu.tar"
@@ -48,6 +49,7 @@ def test_a_task_is_saved_and_runs_on(cryo: Cryo) -> None:
         assert not folders_left(cryo)
 
 
+@pytest.mark.every_combination
 def test_a_saved_task_may_end(cryo: Cryo) -> None:
     """`--exit` ends the task when the image is there, where ctr sends it: 1.x does not."""
     with cryo.container(*COUNTER) as name:
@@ -100,6 +102,7 @@ def test_a_mistake_in_an_annotation(cryo: Cryo) -> None:
     assert "engin" in ran.err
 
 
+@pytest.mark.every_combination
 def test_an_image_at_a_path(cryo: Cryo) -> None:
     """`--image-path` writes a flat image there and no second copy, where ctr sends it."""
     path = cryo.folder / "scratch" / cryo.fresh("image")
@@ -119,10 +122,10 @@ def test_an_image_at_a_path(cryo: Cryo) -> None:
             assert TAR in cryo.media_types(reference)
 
 
+# ctr 1.x sends no options for runtimes that are not runc.
+@pytest.mark.parametrize("containerd_build", LINES[2:], indirect=True)
 def test_a_path_that_is_taken(cryo: Cryo) -> None:
     """A folder with something in it is refused by name, and the task runs on."""
-    if not sends_options(cryo):
-        pytest.skip("ctr 1.x sends no options for runtimes that are not runc")
     path = cryo.folder / "scratch" / cryo.fresh("taken")
     path.mkdir()
     (path / "mine").write_text("keep", "utf-8")
@@ -200,14 +203,14 @@ def test_a_paused_task_stays_paused(cryo: Cryo) -> None:
         cryo.until_counts(name)
 
 
+# containerd 2.x accepts a blob that it has already.
+@pytest.mark.parametrize("containerd_build", LINES[:2], indirect=True)
 def test_a_second_save_of_the_same(cryo: Cryo) -> None:
     """What containerd 1.x says of a second image of one container, and that it is not ours.
 
     It cannot commit the spec's blob twice: `tasks checkpoint` fails, `containers checkpoint` makes
     an image without the task. With the first image removed it works; from 2.0 on it always does.
     """
-    if sends_options(cryo):
-        pytest.skip("containerd 2.x takes what it has already")
     with cryo.container(*COUNTER) as name:
         first, second = cryo.save(name), cryo.save(name)
         assert TAR in cryo.media_types(first)

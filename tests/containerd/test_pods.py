@@ -80,10 +80,10 @@ def pod(node: Cryo, kubelet: Kubelet) -> Iterator[Pod]:
         kubelet.remove_pod(made)
 
 
+# containerd has no CheckpointContainer before 2.0.
+@pytest.mark.parametrize("containerd_build", LINES[2:], indirect=True)
 def test_the_kubelet_saves_a_container(node: Cryo, kubelet: Kubelet, pod: Pod) -> None:
     """CheckpointContainer of one writes an archive with the image of its whole pod; all run on."""
-    if node.build.numbers < (2, 0):
-        pytest.skip("containerd has no CheckpointContainer before 2.0")
     names = ("one", "two")
     containers = [kubelet.run(pod, Wanted(name, REFERENCE, COUNTER)) for name in names]
     before = [count(kubelet, one) for one in containers]
@@ -107,12 +107,13 @@ def count(kubelet: Kubelet, container: str) -> int:
     return int(kubelet.exec(container, "sh", "-c", COUNTS).stdout)
 
 
+# containerd 1.6 mounts /dev/shm twice, which runsc does not restore elsewhere.
+@pytest.mark.every_combination
+@pytest.mark.parametrize("containerd_build", LINES[1:], indirect=True)
 def test_a_pod_of_the_kubelet_comes_back_beside_it(
     node: Cryo, kubelet: Kubelet, pod: Pod, beside: Beside
 ) -> None:
     """`cryo` brings a copy of a pod back under other ids, from the kubelet's own archive too."""
-    if node.build.numbers < (1, 7):
-        pytest.skip("containerd 1.6 mounts /dev/shm twice, which runsc does not restore elsewhere")
     containers = [kubelet.run(pod, Wanted(name, REFERENCE, COUNTER)) for name in ("one", "two")]
     before = [count(kubelet, one) for one in containers]
     image = node.folder / "scratch" / node.fresh("image")
@@ -189,10 +190,10 @@ def api(cryo: Cryo, nothing_left: None) -> Iterator[Api]:
     shutil.rmtree(rootfs)
 
 
+# ctr 1.x sends no options for runtimes that are not runc.
+@pytest.mark.parametrize("containerd_build", LINES[2:], indirect=True)
 def test_containerd_brings_a_pod_back(cryo: Cryo, api: Api) -> None:
     """With one image for all: the sandbox's Start returns, and with the last one's all go on."""
-    if cryo.build.numbers < (2, 0):
-        pytest.skip("ctr 1.x sends no options for runtimes that are not runc")
     before = [cryo.until_counts(name) for name in ONES[1:]]
     path = cryo.folder / "scratch" / cryo.fresh("image")
     rootfs = next((cryo.folder / "scratch").glob("rootfs-*"))

@@ -1,9 +1,8 @@
-"""Which runsc and engine a fault is tried on, and how much is tried by default."""
+"""Which runsc and engine a fault is tried on; `tests.matrix` chooses how many of them run."""
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 
 import pytest
 
@@ -18,21 +17,14 @@ NEW_STEPS = Case("new", EngineName.PHASED, helper=False)
 ALL = (NEW_PHASED, NEW_BUILTIN, OLD_PHASED, NEW_STEPS)
 PHASED = (NEW_PHASED, OLD_PHASED, NEW_STEPS)
 
-# `make test-faults` tries everything; `make test` a fixed short set, each fault at least once.
-EVERYTHING = os.environ.get("CRYO_FAULTS_ALL") == "1"
+
+def on(*cases: Case) -> pytest.MarkDecorator:
+    """Try a test on each of these."""
+    return pytest.mark.parametrize("machine", cases, indirect=True, ids=str, scope="session")
 
 
-def on(*cases: Case, more: Sequence[Case] = ()) -> pytest.MarkDecorator:
-    """Try a test on these, and on `more` where everything is tried."""
-    chosen = [*cases, *(case for case in more if EVERYTHING and case not in cases)]
-    return pytest.mark.parametrize("machine", chosen, indirect=True, ids=str, scope="session")
-
-
-def pairs(
-    argument: str, short: Iterable[tuple[Case, str]], every: Iterable[tuple[Case, str]] = ()
-) -> pytest.MarkDecorator:
-    """Try a test on these pairs of a case and a value, or on `every` one of a longer list."""
-    chosen = every if EVERYTHING and every else short
+def pairs(argument: str, chosen: Iterable[tuple[Case, str]]) -> pytest.MarkDecorator:
+    """Try a test on these pairs of a case and a value."""
     return pytest.mark.parametrize(
         ("machine", argument),
         [pytest.param(case, value, id=f"{value}-{case}") for case, value in chosen],
@@ -42,8 +34,8 @@ def pairs(
 
 
 def spread(
-    argument: str, values: Sequence[str], cases: Sequence[Case] = ALL
+    argument: str, values: Iterable[str], cases: Iterable[Case] = ALL
 ) -> pytest.MarkDecorator:
-    """Try each value on one of the cases by turns, or everything on everything."""
-    turns = [(cases[at % len(cases)], value) for at, value in enumerate(values)]
-    return pairs(argument, turns, [(case, value) for case in cases for value in values])
+    """Try each value on each case."""
+    chosen = tuple(cases)
+    return pairs(argument, [(case, value) for value in values for case in chosen])

@@ -28,6 +28,7 @@ def machine(request: pytest.FixtureRequest, require_root: None) -> Iterator[Rig]
     build = ready(case.version)
     with Halting(build.path, helper=case.helper) as sim:
         rig = Rig(sim, case)
+        rig.thorough = request.config.getoption("all")
         rig.mount_state()
         try:
             yield rig

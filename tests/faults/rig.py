@@ -30,7 +30,6 @@ from shim.simgpu.remote import Ran
 from shim.simgpu.simulation import Fault, Kind, Settings, environment, wait_until
 from shim.state import TaskState
 from tests.faults import trap
-from tests.faults.cases import EVERYTHING
 from tests.faults.judge import COPY, PROCESSES, TASK, Judge
 from tests.faults.machine import Case, Halting, command_lines, state_of
 from tests.faults.memory import Memory, limits
@@ -59,6 +58,8 @@ class Rig(Judge):
         self._judged = False
         # Whether a pause of the task gives its GPU memory back.
         self.parks = False
+        # Whether a task that survived a fault is saved and restored once more after each of them.
+        self.thorough = False
 
     # Life.
 
@@ -337,7 +338,7 @@ class Rig(Judge):
     # What must hold at the end.
 
     def assert_unharmed(
-        self, state: TaskState = TaskState.RUNNING, *, saved: bool = EVERYTHING
+        self, state: TaskState = TaskState.RUNNING, *, saved: bool | None = None
     ) -> None:
         """Check that the task is as before, that nothing is left, and (`saved`) can be saved."""
         with contextlib.suppress(CryoError):
@@ -347,7 +348,7 @@ class Rig(Judge):
             self.client.resume(TASK)
         self.assert_thawed()
         self.assert_clean(TASK)
-        if saved:
+        if self.thorough if saved is None else saved:
             self.assert_can_be_saved()
 
     def assert_can_be_saved(self) -> None:

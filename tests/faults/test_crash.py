@@ -13,11 +13,6 @@ from shim.model import EngineName, Verify
 from shim.state import TaskState
 from tests.faults.cases import (
     ALL,
-    EVERYTHING,
-    NEW_BUILTIN,
-    NEW_PHASED,
-    NEW_STEPS,
-    OLD_PHASED,
     on,
     spread,
 )
@@ -45,9 +40,6 @@ OF_BATCHES: dict[str, dict[str, Any]] = {
     "lock": {"move": "freezing"},
     "freeze": {"move": "locked"},
 }
-# With --exit instead of without, where not both are tried.
-EXITS = ("lock", "seal", "named", "stop")
-RISKIEST = ("freeze", "save", "thaw", "named", "stop")
 
 
 def _happens(case: Case, name: str, *, exit_: bool) -> bool:
@@ -57,21 +49,12 @@ def _happens(case: Case, name: str, *, exit_: bool) -> bool:
     return name not in ("thaw", "stop") or exit_ is (name == "stop")
 
 
-def _short(case: Case, name: str, *, exit_: bool) -> bool:
-    """Whether it is tried by default: each moment on one case, the riskiest on all.
-
-    Without cryo-cuda those that are other ones then.
-    """
-    tried = OF_BATCHES if case is NEW_STEPS else RISKIEST
-    return exit_ is (name in EXITS) and (case is NEW_PHASED or name in tried)
-
-
 def _moments() -> list[Any]:
     ways = [(case, name, exit_) for case in ALL for name in POINTS for exit_ in (False, True)]
     return [
         pytest.param(case, name, exit_, id=f"{name}-{'exit' if exit_ else 'run-on'}-{case}")
         for case, name, exit_ in ways
-        if _happens(case, name, exit_=exit_) and (EVERYTHING or _short(case, name, exit_=exit_))
+        if _happens(case, name, exit_=exit_)
     ]
 
 
@@ -94,14 +77,14 @@ def test_the_sidecar_is_killed(rig: Rig, name: str, exit_: bool) -> None:
     if complete and exit_:
         rig.assert_stopped_with(image)
         return
-    rig.assert_unharmed(saved=EVERYTHING or name == "save")
+    rig.assert_unharmed(saved=rig.thorough or name == "save")
     if complete:
         rig.assert_restores(image)
     else:
         assert not image.exists()
 
 
-@on(NEW_BUILTIN, OLD_PHASED, more=ALL)
+@on(*ALL)
 def test_a_restore_loses_its_sidecar(rig: Rig) -> None:
     """Killed at each step of a restore and started again, nothing of the copy is left."""
     image = rig.new_image()
@@ -137,7 +120,7 @@ def test_the_sidecar_is_asked_to_stop(rig: Rig, phase: str) -> None:
     rig.assert_restores(image)
 
 
-@on(OLD_PHASED, more=ALL)
+@on(*ALL)
 def test_the_sidecar_may_not_wait_for_long(rig: Rig) -> None:
     """SIGTERM rolls back what does not finish within the time for a stop."""
     rig.serve(shutdown=0.2)
@@ -155,7 +138,7 @@ def test_the_sidecar_may_not_wait_for_long(rig: Rig) -> None:
     assert not image.exists()
 
 
-@on(NEW_PHASED, more=ALL)
+@on(*ALL)
 def test_an_image_made_before_is_untouched(rig: Rig) -> None:
     """An image that was complete before a crash verifies whole after it."""
     image = rig.new_image()
@@ -172,10 +155,10 @@ def test_an_image_made_before_is_untouched(rig: Rig) -> None:
     rig.client.remove(str(image))
 
 
-@pytest.mark.skipif(not EVERYTHING, reason="tried by `make test-faults`")
+@pytest.mark.long
 @pytest.mark.timeout(3600)
 @pytest.mark.parametrize("exit_", (False, True), ids=("run-on", "exit"))
-@on(NEW_PHASED, more=ALL)
+@on(*ALL)
 def test_every_write_of_the_journal(rig: Rig, exit_: bool) -> None:
     """Killed right after each write in turn: the task runs, or is stopped with a whole image."""
     for number in itertools.count(1):

@@ -12,12 +12,9 @@ from shim.simgpu.fault import Fault, Kind
 from shim.simgpu.simulation import wait_until
 from tests.faults.cases import (
     ALL,
-    NEW_BUILTIN,
     NEW_PHASED,
-    OLD_PHASED,
     PHASED,
     on,
-    pairs,
     spread,
 )
 from tests.faults.judge import TASK
@@ -117,17 +114,7 @@ def test_a_tool_that_does_it_and_fails(rig: Rig, action: str, kind: Kind) -> Non
     rig.assert_unharmed()
 
 
-@pairs(
-    "action",
-    (
-        (NEW_PHASED, "get-state"),
-        (NEW_PHASED, "lock"),
-        (NEW_BUILTIN, "lock"),
-        (NEW_BUILTIN, "checkpoint"),
-        (OLD_PHASED, "checkpoint"),
-    ),
-    [(case, action) for case in ALL for action in ("get-state", "lock", "checkpoint")],
-)
+@spread("action", ("get-state", "lock", "checkpoint"))
 def test_a_tool_that_hangs(rig: Rig, action: str) -> None:
     """It is ended in time, inside the container too, and the error says who was waited for."""
     rig.serve(detect=3.0, lock=2.0, freeze=2.0)
@@ -139,7 +126,7 @@ def test_a_tool_that_hangs(rig: Rig, action: str) -> None:
     rig.assert_unharmed()
 
 
-@on(OLD_PHASED, more=PHASED)
+@on(*PHASED)
 def test_a_rollback_that_hangs(rig: Rig) -> None:
     """It ends in time and names who is not back; the next sidecar brings that one back."""
     rig.serve(rollback=3.0)
@@ -174,7 +161,7 @@ def test_a_thaw_that_hangs(rig: Rig, action: str) -> None:
     rig.assert_restores(image)
 
 
-@on(NEW_BUILTIN, OLD_PHASED, more=ALL)
+@on(*ALL)
 def test_a_thaw_that_fails_once(rig: Rig) -> None:
     """A thaw that fails is tried again, and the image that was saved is good."""
     rig.sim.faults(Fault(action="restore", kind=Kind.FAIL, nth=2))
@@ -186,7 +173,7 @@ def test_a_thaw_that_fails_once(rig: Rig) -> None:
     rig.assert_restores(image)
 
 
-@on(NEW_PHASED, NEW_BUILTIN, more=ALL)
+@on(*ALL)
 def test_no_memory_to_thaw(rig: Rig) -> None:
     """A process that cannot be thawed is lost to the task, so the image is finished and said."""
     rig.sim.faults(Fault(action="restore", kind=Kind.OOM, nth=2))
@@ -203,7 +190,7 @@ def test_no_memory_to_thaw(rig: Rig) -> None:
     rig.assert_restores(image)
 
 
-@on(NEW_BUILTIN, OLD_PHASED, more=ALL)
+@on(*ALL)
 def test_no_memory_to_thaw_and_nobody_there(rig: Rig) -> None:
     """The image of a task that cannot be thawed is finished for a caller that has left, too."""
     # Every try fails: the first ends with its caller, and may have counted without having failed.
@@ -225,7 +212,7 @@ def test_no_memory_to_thaw_and_nobody_there(rig: Rig) -> None:
     rig.assert_restores(image)
 
 
-@on(NEW_PHASED, more=PHASED)
+@on(*PHASED)
 def test_no_memory_to_thaw_after_a_crash(rig: Rig) -> None:
     """What could not be thawed is not removed by the next sidecar, which says so."""
     rig.sim.faults(Fault(action="restore", kind=Kind.OOM, nth=2))
@@ -245,7 +232,7 @@ def test_no_memory_to_thaw_after_a_crash(rig: Rig) -> None:
     rig.assert_clean()
 
 
-@on(NEW_PHASED, more=PHASED)
+@on(*PHASED)
 def test_a_process_that_ends_meanwhile(rig: Rig) -> None:
     """A process that ends while it is locked is no error: the others are saved."""
     rig.sim.faults(Fault(action="lock", kind=Kind.DIE, nth=2))
@@ -258,7 +245,7 @@ def test_a_process_that_ends_meanwhile(rig: Rig) -> None:
     rig.remove(TASK)
 
 
-@on(NEW_PHASED, OLD_PHASED, more=ALL)
+@on(*ALL)
 def test_no_tool_at_all(rig: Rig) -> None:
     """Without cuda-checkpoint the answer is no, with what to do; --cuda ignore goes past that."""
     rig.remove(TASK)

@@ -6,13 +6,13 @@ import pytest
 
 from shim.errors import ResourceExhausted
 from shim.model import Verify
-from tests.faults.cases import ALL, NEW_BUILTIN, NEW_PHASED, OLD_PHASED, on, pairs, spread
+from tests.faults.cases import ALL, on, spread
 from tests.faults.rig import ROOM_BYTES, Rig
 
 pytestmark = pytest.mark.timeout(600)
 
 
-@on(NEW_PHASED, more=ALL)
+@on(*ALL)
 def test_a_disk_that_is_too_small(rig: Rig) -> None:
     """Where the free space is known to be too little, nothing is touched."""
     disk = rig.small_disk(8 << 20)
@@ -26,11 +26,7 @@ def test_a_disk_that_is_too_small(rig: Rig) -> None:
     rig.assert_unharmed(saved=False)
 
 
-@pairs(
-    "phase",
-    [*((case, "save") for case in ALL), (NEW_BUILTIN, "seal"), (OLD_PHASED, "commit")],
-    [(case, phase) for case in ALL for phase in ("save", "seal", "commit")],
-)
+@spread("phase", ("save", "seal", "commit"))
 def test_a_disk_that_fills_up(rig: Rig, phase: str) -> None:
     """What no preflight can know: the save, its seal or its commit finds no space left."""
     disk = rig.small_disk(ROOM_BYTES)

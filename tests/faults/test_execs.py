@@ -21,7 +21,7 @@ _SLEEP = {"args": ["/bin/sleep", "1000"], "cwd": "/"}
 _END_S = 60.0
 
 
-@on(NEW_PHASED, more=(OLD_PHASED,))
+@on(NEW_PHASED, OLD_PHASED)
 @pytest.mark.parametrize("point", ("event.exit:before", "record.save:before"))
 def test_execs_are_deleted_while_the_container_dies(rig: Rig, point: str) -> None:
     """Deletions that come in the middle of its end are answered, and its exit is known."""

@@ -14,9 +14,7 @@ from shim.state import TaskState
 from tests.faults.cases import (
     ALL,
     NEW_BUILTIN,
-    OLD_PHASED,
     on,
-    pairs,
     spread,
 )
 from tests.faults.judge import COPY, TASK
@@ -25,11 +23,7 @@ from tests.faults.rig import Rig
 pytestmark = pytest.mark.timeout(600)
 
 
-@pairs(
-    "phase",
-    [(case, "save") for case in ALL],
-    [(case, phase) for case in ALL for phase in ("preflight", "save", "seal", "commit")],
-)
+@spread("phase", ("preflight", "save", "seal", "commit"))
 def test_the_sandbox_is_killed(rig: Rig, phase: str) -> None:
     """The task has ended and its exit is known; an image that was not saved yet is gone."""
     image = rig.new_image()
@@ -92,7 +86,7 @@ def test_a_save_that_goes_on_without_its_command(rig: Rig, crash: bool) -> None:
     rig.assert_unharmed(saved=False)
 
 
-@on(NEW_BUILTIN, more=ALL)
+@on(*ALL)
 def test_runsc_is_stopped_in_the_save(rig: Rig) -> None:
     """A save that does not end in its time is given up."""
     rig.serve(save=2.0)
@@ -126,7 +120,7 @@ def test_a_rollback_that_was_killed_between_its_pause_and_its_resume(rig: Rig) -
     rig.assert_unharmed()
 
 
-@on(NEW_BUILTIN, OLD_PHASED, more=ALL)
+@on(*ALL)
 def test_a_crash_with_a_tool_under_way(rig: Rig) -> None:
     """A tool that outlives the sidecar is ended before its process is brought back."""
     rig.serve(detect=3.0, freeze=3.0)
@@ -180,7 +174,7 @@ def test_a_restore_that_hangs(rig: Rig, action: str) -> None:
     rig.assert_restores(image)
 
 
-@on(NEW_BUILTIN, OLD_PHASED, more=ALL)
+@on(*ALL)
 def test_the_sandbox_of_a_restore_is_killed(rig: Rig) -> None:
     """A copy that dies while it wakes is gone, and the call fails."""
     image = rig.new_image()

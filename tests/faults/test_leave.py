@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import signal
-from collections.abc import Collection
 from typing import Any
 
 import pytest
@@ -16,11 +15,6 @@ from shim.simgpu.simulation import wait_until
 from shim.state import TaskState
 from tests.faults.cases import (
     ALL,
-    EVERYTHING,
-    NEW_BUILTIN,
-    NEW_PHASED,
-    NEW_STEPS,
-    OLD_PHASED,
     on,
     pairs,
     spread,
@@ -50,20 +44,12 @@ OF_BATCHES: dict[str, dict[str, Any]] = {
 _PHASED = ("lock", "freeze", "thawing")
 
 
-SHORT = ("freeze", "save", "thaw", "seal")
-
-
-def _tried(case: Case) -> Collection[str]:
-    return OF_BATCHES if case is NEW_STEPS else SHORT
-
-
-def _moments(*, short: bool) -> list[tuple[Case, str]]:
+def _moments() -> list[tuple[Case, str]]:
     return [
         (case, name)
         for case in ALL
         for name in POINTS
         if not (name in _PHASED and case.engine is EngineName.BUILTIN)
-        and not (short and case is not NEW_PHASED and name not in _tried(case))
     ]
 
 
@@ -72,7 +58,7 @@ def over(rig: Rig) -> None:
     wait_until(lambda: rig.state() is TaskState.RUNNING, "the rollback", 60)
 
 
-@pairs("name", _moments(short=True), _moments(short=False))
+@pairs("name", _moments())
 def test_the_caller_leaves(rig: Rig, name: str) -> None:
     """A caller who leaves in any phase finds the task as it was; an image is whole or gone."""
     image = rig.new_image()
@@ -84,12 +70,12 @@ def test_the_caller_leaves(rig: Rig, name: str) -> None:
     rig.resume()
 
     over(rig)
-    rig.assert_unharmed(saved=EVERYTHING or name == "save")
+    rig.assert_unharmed(saved=rig.thorough or name == "save")
     if name != "commit":
         assert not image.exists()
 
 
-@on(NEW_PHASED, more=ALL)
+@on(*ALL)
 def test_the_caller_leaves_before_the_end_of_the_task(rig: Rig) -> None:
     """Leaving a checkpoint with --exit before its commit leaves the task running."""
     image = rig.new_image()
@@ -105,7 +91,7 @@ def test_the_caller_leaves_before_the_end_of_the_task(rig: Rig) -> None:
     assert not image.exists()
 
 
-@on(NEW_PHASED, more=ALL)
+@on(*ALL)
 @pytest.mark.parametrize("how", ("leaves", "is late"))
 def test_the_caller_leaves_after_the_commit(rig: Rig, how: str) -> None:
     """With the image complete the task is stopped, and the operation has completed: no lie."""
@@ -124,7 +110,7 @@ def test_the_caller_leaves_after_the_commit(rig: Rig, how: str) -> None:
     rig.assert_stopped_with(image)
 
 
-@on(NEW_BUILTIN, OLD_PHASED, more=ALL)
+@on(*ALL)
 def test_the_caller_of_a_paused_task_leaves(rig: Rig) -> None:
     """A task that was paused is paused again after the rollback."""
     rig.client.pause(TASK)
@@ -176,7 +162,7 @@ def test_the_command_line_ends(rig: Rig, how: str) -> None:
     assert not image.exists()
 
 
-@pairs("name", [(OLD_PHASED, "save")], [(c, n) for c in ALL for n in ("preflight", "save", "seal")])
+@spread("name", ("preflight", "save", "seal"))
 def test_the_deadline_of_the_call_passes(rig: Rig, name: str) -> None:
     """GRPC's own deadline rolls back wherever it passes."""
     image = rig.new_image()
@@ -193,7 +179,7 @@ def test_the_deadline_of_the_call_passes(rig: Rig, name: str) -> None:
     assert not image.exists()
 
 
-@on(NEW_BUILTIN, more=ALL)
+@on(*ALL)
 def test_a_deadline_with_a_name(rig: Rig) -> None:
     """The core's own deadline comes first, leaves time for the rollback, and names the phase."""
     rig.sim.faults(Fault(action="checkpoint", kind=Kind.SLOW, seconds=4.0, nth=2))
@@ -207,7 +193,7 @@ def test_a_deadline_with_a_name(rig: Rig) -> None:
     rig.assert_unharmed(saved=False)
 
 
-@on(NEW_PHASED, more=ALL)
+@on(*ALL)
 def test_a_second_cancellation(rig: Rig) -> None:
     """Leaving twice does not break the rollback off."""
     future = rig.begin(rig.new_image())

@@ -59,6 +59,8 @@ TRACES = {scene: Counter({"journal.note:before": 3, "runsc.exec:begun": 2}) for 
             case,
             Plan(scene=scene, what=what, point=point, nth=nth),
             id=f"{what}-at-{point}-{scene}-{case}".replace(" ", "-"),
+            # It is given up after a minute and a half.
+            marks=pytest.mark.long if what is What.FROZEN else (),
         )
         for case, scene, what, point, nth in FIXED
     ],

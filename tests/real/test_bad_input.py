@@ -430,6 +430,7 @@ def test_restore_over_another_bundle(job: Rig, kept: Path) -> None:
     assert "process.args" in error.message
 
 
+@pytest.mark.every_combination
 def test_what_cannot_be_asked_for(job: Rig, kept: Path) -> None:
     """CUDA where there is none, an engine or a way of loading that this runsc has not."""
     errors: list[tuple[type[CryoError], Callable[[], object]]] = [
@@ -443,11 +444,9 @@ def test_what_cannot_be_asked_for(job: Rig, kept: Path) -> None:
         job.checkpoint(JOB, cuda=CudaMode.REQUIRE)
 
 
+@pytest.mark.parametrize("runsc", ("old",), indirect=True)
 def test_engine_that_this_runsc_has_not(rig: Rig) -> None:
     """The built-in engine on 20240729 is refused before anything is touched."""
-    if rig.build.has_builtin:
-        rig.sleeper(JOB)
-        return
     rig.workload(JOB)
     refused(Unimplemented, lambda: rig.checkpoint(JOB, EngineName.BUILTIN))
     assert rig.fine(JOB)

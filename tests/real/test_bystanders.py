@@ -42,6 +42,7 @@ time.sleep(1000)
 # Processes that hold the device.
 
 
+@pytest.mark.every_combination
 def test_holder_without_cuda_is_named_and_left_alone(rig: Rig) -> None:
     """A process that only uses NVML is refused on the old runsc, and told of on the new one."""
     status = rig.workload("job", nvml_only=1)
@@ -134,6 +135,7 @@ def test_process_that_ends_meanwhile_is_no_error(rig: Rig) -> None:
 # Exec sessions.
 
 
+@pytest.mark.every_combination
 def test_session_of_another_is_named(rig: Rig) -> None:
     """An exec that was made with plain runsc is refused on the old one, a warning on the new."""
     rig.workload("job")
@@ -149,6 +151,7 @@ def test_session_of_another_is_named(rig: Rig) -> None:
     rig.sim.remote.kill(pid)
 
 
+@pytest.mark.every_combination
 def test_session_of_ours_is_named(rig: Rig) -> None:
     """An exec of the client's is treated as any; it runs on in the original."""
     rig.workload("job")
@@ -258,6 +261,7 @@ def connected_job(rig: Rig, *, gpu: bool) -> None:
     rig.sim.until_ready(rig.guest, "job")
 
 
+@pytest.mark.every_combination
 @pytest.mark.parametrize("gpu", (True, False))
 def test_connection_to_the_host_is_named(rig: Rig, echo: Echo, gpu: bool) -> None:
     """A save cuts it on the new runsc, with a warning, and cannot be made on the old one."""

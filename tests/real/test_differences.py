@@ -104,6 +104,7 @@ def test_what_may_differ_is_taken(rig: Rig) -> None:
     assert rig.restore("copy", image, bundle=str(bundle)).pid
 
 
+@pytest.mark.every_combination
 def test_a_spec_that_runsc_would_never_restore(rig: Rig, tmp_path: Path) -> None:
     """Two mounts at one place are refused before the save where runsc compares specs."""
     bundle = rig.bundle("job", ["/bin/sleep", "1000"])
@@ -119,6 +120,7 @@ def test_a_spec_that_runsc_would_never_restore(rig: Rig, tmp_path: Path) -> None
         assert rig.restore("copy", rig.checkpoint("job").image_path).pid
 
 
+@pytest.mark.every_combination
 def test_an_open_file_that_is_gone(rig: Rig, tmp_path: Path) -> None:
     """The file is to be brought back, and then the same image restores."""
     open_file(rig, "job", tmp_path / "v")

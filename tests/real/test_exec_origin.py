@@ -42,11 +42,11 @@ def _start(rig: Rig, way: str) -> None:
     rig.sim.until_ready(rig.guest, "job")
 
 
+# The old runsc keeps what an exec has left behind, and live sessions are refused.
+@pytest.mark.parametrize("runsc", ("new",), indirect=True)
 @pytest.mark.parametrize("way", WAYS)
 def test_gpu_process_of_an_exec_is_refused(rig: Rig, engine: str, way: str) -> None:
     """The refusal names the process, how to go past it, and comes before anything is touched."""
-    if not rig.build.has_builtin:
-        pytest.skip("this runsc keeps what an exec has left behind; live sessions are refused")
     _start(rig, way)
     status = rig.sim.until_ready(rig.guest, "job")
 
@@ -59,11 +59,10 @@ def test_gpu_process_of_an_exec_is_refused(rig: Rig, engine: str, way: str) -> N
     assert rig.fine("job")
 
 
+@pytest.mark.parametrize("runsc", ("new",), indirect=True)
 @pytest.mark.parametrize("way", WAYS)
 def test_gpu_process_of_an_exec_is_dropped_on_request(rig: Rig, way: str) -> None:
     """It runs on in the original, and the copy comes up without it."""
-    if not rig.build.has_builtin:
-        pytest.skip("this runsc keeps what an exec has left behind; live sessions are refused")
     _start(rig, way)
     pid = rig.sim.until_ready(rig.guest, "job").processes[0].pid
 
@@ -106,10 +105,9 @@ def test_own_daemon_is_not_taken_for_an_execs(rig: Rig, engine: str) -> None:
     assert rig.fine("job")
 
 
+@pytest.mark.parametrize("runsc", ("new",), indirect=True)
 def test_background_process_of_an_exec_is_named(rig: Rig) -> None:
     """A server without CUDA that an exec has left behind is warned of, by number and name."""
-    if not rig.build.has_builtin:
-        pytest.skip("this runsc keeps what an exec has left behind")
     rig.sleeper("plain")
     rig.execute("plain", "shell", "/bin/sh", "-c", "setsid -f sleep 500; sleep 600 &")
     rig.client.wait("plain", "shell")

@@ -63,10 +63,9 @@ def test_one_start_of_the_driver_each_way(rig: Rig) -> None:
     assert len(begun) == 3
 
 
+@pytest.mark.parametrize("runsc", ("new",), indirect=True)
 def test_the_builtin_engine_runs_it(rig: Rig) -> None:
     """In place of cuda-checkpoint, runsc is told to run cryo-cuda."""
-    if not rig.build.has_builtin:
-        pytest.skip("this runsc has no built-in engine")
     rig.workload("job", processes=2)
 
     made = rig.checkpoint("job", "builtin")
@@ -80,10 +79,9 @@ def test_the_builtin_engine_runs_it(rig: Rig) -> None:
     assert rig.fine("copy")
 
 
+@pytest.mark.parametrize("runsc", ("new",), indirect=True)
 def test_the_builtin_engine_has_a_deadline_for_the_lock(rig: Rig) -> None:
     """The driver gives the lock up in time, where runsc alone would wait for ever."""
-    if not rig.build.has_builtin:
-        pytest.skip("this runsc has no built-in engine")
     busy = rig.workload("job", processes=3).pids[1]
     rig.sim.faults(Fault(action="lock", kind=Kind.BUSY, pid=busy))
 

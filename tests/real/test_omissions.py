@@ -12,6 +12,7 @@ from tests.real.helpers_rig import Rig
 pytestmark = pytest.mark.timeout(120)
 
 
+@pytest.mark.every_combination
 def test_omitted_freeze_is_caught(rig: Rig) -> None:
     """Without the freeze the old runsc refuses; on the new one both copies report their loss."""
     rig.workload("job", processes=2)

@@ -50,10 +50,9 @@ def test_its_exit_status_is_its_own(rig: Rig, tmp_path: Path) -> None:
     assert (view.id, view.restored_from) == ("soon", image)
 
 
+@pytest.mark.parametrize("runsc", ("new",), indirect=True)
 def test_an_application_learns_that_it_was_restored(rig: Rig, tmp_path: Path) -> None:
     """A read of /proc/gvisor/checkpoint ends with the save, and says on which side of it one is."""
-    if not rig.build.has_builtin:
-        pytest.skip("this runsc has no /proc/gvisor/checkpoint")
     script = "read -r side </proc/gvisor/checkpoint; echo $side >/side; while :; do sleep 1; done"
     waiting(rig, "job", tmp_path, script, readonly=False)
 
@@ -142,6 +141,7 @@ def test_created_with_an_image_and_never_started(rig: Rig) -> None:
     rig.client.delete("copy")
 
 
+@pytest.mark.every_combination
 @pytest.mark.parametrize("option", ("direct", "background"))
 def test_ways_of_loading(rig: Rig, engine: str, option: str) -> None:
     """Direct and background restores come back whole, where this runsc has them."""

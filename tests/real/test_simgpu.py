@@ -137,6 +137,7 @@ def test_builtin_engine_finds_and_toggles_the_processes(runsc_new: RunscBuild) -
         assert len([c for c in toggled if c[1] == "checkpoint"]) == 2
 
 
+@pytest.mark.every_combination
 def test_omitted_freeze_is_caught(runsc: RunscBuild, sim: Simulation, box: Box) -> None:
     """The old runsc refuses to save an open device; on the new one both copies report a loss."""
     box.start(Settings(processes=2))
@@ -156,6 +157,7 @@ def test_omitted_freeze_is_caught(runsc: RunscBuild, sim: Simulation, box: Box) 
         assert len(status.losses) >= 2
 
 
+@pytest.mark.every_combination
 def test_one_process_missed_is_caught(runsc: RunscBuild, sim: Simulation, box: Box) -> None:
     """A freeze that forgets the second of two processes costs that one its memory."""
     box.start(Settings(processes=2))

@@ -229,6 +229,7 @@ def test_processor_time_is_the_tasks_own(rig: Rig) -> None:
     assert used("busy") < 20 * second
 
 
+@pytest.mark.every_combination
 def test_update_is_what_runsc_can_do(rig: Rig) -> None:
     """The old runsc has no update; the new one has no cgroup here, and says so."""
     rig.sleeper("job")
@@ -252,6 +253,7 @@ def test_wrong_moments(rig: Rig) -> None:
     refused(NotFound, lambda: rig.client.stats("job"))
 
 
+@pytest.mark.every_combination
 def test_information_names_what_is_used(rig: Rig) -> None:
     """`info` tells the runsc, its engines, the driver, the GPU, and what makes it slow."""
     info = rig.client.info()
