@@ -15,8 +15,8 @@ from pathlib import Path
 
 from shim.host.keeper.local import LocalKeeper
 from shim.simgpu.waiting import wait_until
+from shim.task.container import Container
 from shim.task.execs import Exec
-from shim.task.task import Task
 
 ENV = "CRYO_SOAK_BOOKS"
 # Python imports this module by itself, if it finds one.
@@ -50,7 +50,7 @@ def _books() -> dict[str, int]:
     for one in gc.get_objects():
         if isinstance(one, LocalKeeper):
             found |= one.books
-        elif isinstance(one, Task):
+        elif isinstance(one, Container):
             found["execs"] += len(one.execs.ids)
         elif isinstance(one, Exec):
             found["exec_objects"] += 1

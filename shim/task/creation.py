@@ -13,11 +13,11 @@ from shim.image.manifest import Manifest
 from shim.model import CreateRequest, utcnow
 from shim.state import TaskState
 from shim.task import record as records
+from shim.task.container import Container
 from shim.task.context import Context
-from shim.task.member import task_of
 from shim.task.plan import Joining, Plan, plan
 from shim.task.record import TaskRecord
-from shim.task.task import LIVE, Task
+from shim.task.state_machine import LIVE
 from shim.task.task_map import TaskMap
 
 _log = logging.getLogger(__name__)
@@ -44,7 +44,7 @@ class Creation:
         joining: Joining | None = None,
         image_hooks: bool = False,
         one_call: bool = False,
-    ) -> Task:
+    ) -> Container:
         """Create a task, and publish it.
 
         Raises:
@@ -98,12 +98,12 @@ class Creation:
             context.tell("/cryo/warning", ref, text=text)
         return task
 
-    async def _create(self, context: Context, record: TaskRecord, planned: Plan) -> Task:
+    async def _create(self, context: Context, record: TaskRecord, planned: Plan) -> Container:
         """Write the record before the first side effect; undo everything on failure."""
         ref = record.ref
-        task = task_of(context, await context.runsc(ref.namespace), record)
+        task = Container(context, await context.runsc(ref.namespace), record)
         try:
-            task.mark()
+            task.files.link()
             records.save(context.layout.make_task(ref), record)
             async with self._joining(record):
                 await task.create(planned.spec)
@@ -124,10 +124,10 @@ class Creation:
             yield
             return
         idle = (TaskState.CREATED, *LIVE, TaskState.STOPPED)
-        async with root.holding(*idle, verb="join"):
+        async with root.machine.holding(*idle, verb="join"):
             yield
 
-    async def remove(self, tasks: Iterable[Task], failed: str) -> None:
+    async def remove(self, tasks: Iterable[Container], failed: str) -> None:
         """Remove tasks whose creation or restore failed; what stays is listed with a warning.
 
         Each step of a removal has a deadline of its own.
@@ -140,5 +140,5 @@ class Creation:
                 task.leave_behind(f"{failed} failed, and it could not be removed: {error}")
                 self._tasks.add(task)
             else:
-                task.state = TaskState.DELETED
+                task.machine.state = TaskState.DELETED
                 self._tasks.remove(task)

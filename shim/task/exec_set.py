@@ -1,4 +1,4 @@
-"""The processes added to one task. None of their operations takes the task's lock."""
+"""The execs of one container. None of their operations takes the container's lock."""
 
 from __future__ import annotations
 
@@ -10,32 +10,35 @@ from pathlib import Path
 from typing import Any
 
 from shim.errors import AlreadyExists, Busy, NotFound
-from shim.model import Exit, ProcessView, Stdio, TaskRef
+from shim.model import Exit, ProcessView, Stdio
 from shim.runsc.client import Runsc
+from shim.state import TaskState, require
 from shim.task.context import Context
 from shim.task.execs import Exec
 from shim.task.record import ExecRecord
+from shim.task.record_store import RecordStore
 
 Records = Mapping[str, ExecRecord]
 
 
 class ExecSet:
-    """Added processes by their ids."""
+    """The execs by their ids."""
 
     def __init__(
         self,
         context: Context,
         runsc: Runsc,
-        ref: TaskRef,
+        store: RecordStore,
         folder: Path,
-        save: Callable[[dict[str, ExecRecord]], None],
+        state: Callable[[], TaskState],
     ) -> None:
-        """Take what writes the records; it raises CryoError where they cannot be written."""
+        """Take the record that lists them, and what returns the container's state."""
         self._context = context
         self._runsc = runsc
-        self._ref = ref
+        self._store = store
+        self._ref = store.record.ref
         self._folder = folder
-        self._save = save
+        self._state = state
         self._by_id: dict[str, Exec] = {}
         self._starting = 0
         self._barred = False
@@ -58,9 +61,15 @@ class ExecSet:
         message = f"task {self._ref} has no process {exec_id}"
         raise NotFound(message, remedy="'cryo tasks ls' names those that it has")
 
-    def records(self) -> dict[str, ExecRecord]:
-        """Return what the record of the task says of them."""
+    def _records(self) -> dict[str, ExecRecord]:
         return {name: one.record for name, one in self._by_id.items()}
+
+    def _note(self) -> None:
+        """Record them, on disk if that is possible."""
+        if self._state() is not TaskState.DELETED:
+            execs = self._records()
+            ran = self._store.record.exec_ran or bool(execs)
+            self._store.try_update(execs=execs, exec_ran=ran)
 
     def _make(self, exec_id: str, stdio: Stdio) -> Exec:
         return Exec(self._context, self._runsc, self._ref, exec_id, stdio, self._folder)
@@ -69,14 +78,16 @@ class ExecSet:
         """Add a process; where its record cannot be written, the id stays free.
 
         Raises:
+            IllegalState, Busy: the container is not running.
             AlreadyExists: the id is taken.
         """
+        require(self._ref.id, self._state(), TaskState.RUNNING, verb="exec in")
         if exec_id in self._by_id:
             message = f"task {self._ref} has a process {exec_id} already"
             raise AlreadyExists(message, remedy="choose another exec id, or delete that one")
         added = self._make(exec_id, stdio)
         added.write(process)
-        self._save({**self.records(), exec_id: added.record})
+        self._store.update(execs={**self._records(), exec_id: added.record})
         self._by_id[exec_id] = added
         self._context.tell("/tasks/exec-added", self._ref, exec_id=exec_id)
 
@@ -84,11 +95,18 @@ class ExecSet:
         """Run an added process; return its number in the container.
 
         Raises:
-            Busy: a pause or checkpoint of the task is about to begin.
+            IllegalState: the container is not running.
+            Busy: a pause or checkpoint of the container is under way or about to begin.
         """
-        one = self.get(exec_id)
-        async with self._start_under_way(exec_id):
-            return await one.start()
+        require(self._ref.id, self._state(), TaskState.RUNNING, verb="exec in")
+        if not self._store.record.exec_ran:
+            self._store.try_update(exec_ran=True)  # before: this owner may be killed during it
+        try:
+            one = self.get(exec_id)
+            async with self._start_under_way(exec_id):
+                return await one.start()
+        finally:
+            self._note()
 
     @contextlib.asynccontextmanager
     async def _start_under_way(self, exec_id: str) -> AsyncIterator[None]:
@@ -114,20 +132,22 @@ class ExecSet:
         finally:
             self._barred = False
 
-    async def delete(self, exec_id: str, bundle: str) -> ProcessView:
-        """Remove an exited process."""
+    async def delete(self, exec_id: str) -> ProcessView:
+        """Remove an exited process; return its last view."""
         one = self.get(exec_id)
         await one.delete()
         if self._by_id.get(exec_id) is one:
             del self._by_id[exec_id]
-        return one.view(bundle)
+        last = one.view(self._store.record.bundle)
+        self._note()
+        return last
 
     async def end_with_sandbox(self, at: datetime) -> None:
         """Publish the exits of all that ran when the sandbox exited, side by side."""
         await asyncio.gather(*(one.ended_with_sandbox(at) for one in list(self._by_id.values())))
 
-    def wake(self, exit_: Exit) -> None:
-        """Let those go who wait for a process that was never started: its task is removed."""
+    def set_exited(self, exit_: Exit) -> None:
+        """End the waits for processes that were never started: their task is removed."""
         for one in self._by_id.values():
             one.process.set_exited(exit_)
 

@@ -24,9 +24,11 @@ from shim.model import Progress, TaskRef
 from shim.runsc.probe import Capabilities
 from shim.spec import wishes
 from shim.state import TaskState
+from shim.task.container import Container
 from shim.task.context import Context
+from shim.task.kill import ends_created
 from shim.task.restore_txn import Restore
-from shim.task.task import Task, ends_created
+from shim.task.restored_container import RestoredContainer
 from shim.task.task_map import TaskMap
 
 _log = logging.getLogger(__name__)
@@ -37,25 +39,25 @@ class PendingPodRestore:
 
     def __init__(
         self,
-        root: Task,
+        root: Container,
         config: Config,
         capabilities: Capabilities,
         supervisor: Supervisor,
         on_over: Callable[[], None],
     ) -> None:
         """Take the sandbox's root task, and what is called when the restore is over."""
-        options = wishes.for_restore(root.record.image_path, wishes.read(root.spec))
+        options = wishes.for_restore(root.record.image_path, wishes.read(root.files.spec))
         options = msgspec.structs.replace(options, digest=root.record.image_digest)
         self._root = root
         self._capabilities = capabilities
         self._supervisor = supervisor
-        self._restore = Restore(root, config, options, self._keep_warning)
+        self._restore = Restore(RestoredContainer(root), config, options, self._keep_warning)
         self._on_over = on_over
-        self._tasks: list[Task] = []
+        self._tasks: list[Container] = []
         self._lock = asyncio.Lock()
         self._timer: asyncio.Task[None] | None = None
 
-    async def start(self, task: Task) -> None:
+    async def start(self, task: Container) -> None:
         """Add a task; the last one completes the restore.
 
         Raises:
@@ -63,34 +65,34 @@ class PendingPodRestore:
         """
         async with self._lock:
             try:
-                async with task.holding(TaskState.CREATED, verb="start"):
+                async with task.machine.holding(TaskState.CREATED, verb="start"):
                     await self._add(task)
             finally:
                 if self._restore.over or not self._tasks:
                     await self._close()
 
-    async def _add(self, task: Task) -> None:
+    async def _add(self, task: Container) -> None:
         name = await self._name_in_image(task)
-        task.move(TaskState.RESTORING)
+        task.machine.move(TaskState.RESTORING)
         self._tasks.append(task)
         await self._restore.attempt(self._join(task, name))
-        task.note_start()
+        task.note_started()
         if self._restore.over:
             for one in self._tasks:
-                one.begin_to_run()
+                one.machine.run()
         elif self._timer is None:
             name = f"deadline of the restore of {self._root.ref}"
             self._timer = self._supervisor.start(self._expire(), name=name)
 
-    async def _join(self, task: Task, name: str) -> None:
+    async def _join(self, task: Container, name: str) -> None:
         if task is self._root:
             await self._restore.begin(self._capabilities)
         else:
-            await self._restore.join(name, task)
+            await self._restore.join(name, RestoredContainer(task))
         if not self._restore.missing:
             await self._restore.finish()
 
-    async def _name_in_image(self, task: Task) -> str:
+    async def _name_in_image(self, task: Container) -> str:
         """Return the name of a task's container in the image.
 
         Raises:
@@ -132,7 +134,7 @@ class PendingPodRestore:
         late = self._restore.late()
         if await self._stop(late):
             _log.error("task %s: %s", self._root.ref, late)
-            self._root.warn(str(late))
+            self._root.warnings.set(str(late))
 
     async def _close(self) -> None:
         """Release the tasks: none of them is being restored any more, whatever else fails."""
@@ -143,12 +145,12 @@ class PendingPodRestore:
             if task.state is TaskState.RESTORING:
                 task.leave_behind("its restore failed, and not all of it could be removed")
         for task in self._tasks:
-            await task.drop_unpacked()
+            await task.files.remove_unpacked()
 
     def _keep_warning(self, progress: Progress) -> None:
         """Keep the warnings with the root task: a Start has no stream of progress."""
         if progress.warning:
-            self._root.notice(progress.message)
+            self._root.warnings.add_notice(progress.message)
 
 
 class PodRestores:
@@ -161,12 +163,12 @@ class PodRestores:
         self._context = context
         self._pending: dict[TaskRef, PendingPodRestore] = {}
 
-    async def start(self, task: Task) -> int:
+    async def start(self, task: Container) -> int:
         """Start a task as a part of the restore of its sandbox; return its host pid."""
         await (await self._find(task)).start(task)
         return task.record.pid
 
-    async def _find(self, task: Task) -> PendingPodRestore:
+    async def _find(self, task: Container) -> PendingPodRestore:
         """Return the restore that a Start is a part of; that of a root task begins one."""
         able = await self._context().capabilities()
         # From here to the insertion nothing is awaited: two Starts must find the same one.
@@ -184,7 +186,7 @@ class PodRestores:
         self._pending[root.ref] = made
         return made
 
-    async def end_by_signal(self, task: Task, signal: int) -> bool:
+    async def end_by_signal(self, task: Container, signal: int) -> bool:
         """Roll back the task's pending restore if the signal would end it; return whether it was.
 
         runsc signals only processes that run.
@@ -194,7 +196,7 @@ class PodRestores:
         pending = self._pending.get(self._tasks.root_of(task).ref)
         return pending is not None and await pending.stop()
 
-    async def end_stopped(self, task: Task) -> None:
+    async def end_stopped(self, task: Container) -> None:
         """Roll back the pending restore of a task whose sandbox has exited, before its deletion.
 
         A later rollback would hit the next task of its name.

@@ -8,15 +8,13 @@ from collections.abc import Awaitable, Callable, Iterable
 from typing import TypeVar
 
 from shim.errors import CryoError
-from shim.host import procs
 from shim.image.images import Images
 from shim.model import Progress, TaskRef
 from shim.task import record as records
+from shim.task.container import Container
 from shim.task.context import Context
-from shim.task.member import task_of
-from shim.task.pod import Pod
 from shim.task.record import TaskRecord
-from shim.task.task import Task
+from shim.task.sandbox import Sandbox
 from shim.task.task_map import TaskMap
 from shim.transaction.journal import Entry, Operation
 from shim.transaction.recover import discard, recover
@@ -76,12 +74,12 @@ class Recovery:
         if task is not None:
             self._tasks.add(task)
 
-    async def _undo(self, root: Task) -> None:
+    async def _undo(self, root: Container) -> None:
         try:
             removed = await close_journal(self._tasks.sandbox(root), self._say)
         except Exception as error:  # noqa: BLE001 - one task must not block the others
             self._say_failed(root.ref, error)
-            root.warn(f"it could not be taken over: {error}")
+            root.warnings.set(f"it could not be taken over: {error}")
             return
         for task in removed:
             self._tasks.remove(task)
@@ -101,7 +99,7 @@ async def _each(do: Callable[[_Item], Awaitable[None]], items: Iterable[_Item]) 
 # -- one task ------------------------------------------------------------------------------------
 
 
-async def adopt(context: Context, ref: TaskRef, say: Say) -> Task | None:
+async def adopt(context: Context, ref: TaskRef, say: Say) -> Container | None:
     """Adopt one task; None when there was nothing to keep.
 
     Its journal is left to `close_journal`, once all tasks of its sandbox are adopted.
@@ -112,7 +110,7 @@ async def adopt(context: Context, ref: TaskRef, say: Say) -> Task | None:
         say(f"removing {folder}: it has no record")
         context.layout.remove_task(ref)
         return None
-    task = task_of(context, await context.runsc(ref.namespace), record)
+    task = Container(context, await context.runsc(ref.namespace), record)
     if _is_half_created(record):
         say(f"removing task {ref}: its creation was interrupted")
         await task.clear()
@@ -129,62 +127,62 @@ def _is_half_created(record: TaskRecord) -> bool:
 # -- one sandbox ---------------------------------------------------------------------------------
 
 
-async def close_journal(pod: Pod, say: Say) -> list[Task]:
+async def close_journal(sandbox: Sandbox, say: Say) -> list[Container]:
     """Undo what was under way with a sandbox; return the tasks that are removed with that."""
-    removed = await _close(pod, say)
+    removed = await _close(sandbox, say)
     if not removed:
-        for task in pod.tasks:
-            await task.check_paused()
+        for task in sandbox.containers:
+            await task.machine.check_paused()
     return removed
 
 
-async def _close(pod: Pod, say: Say) -> list[Task]:
-    root = pod.own
+async def _close(sandbox: Sandbox, say: Say) -> list[Container]:
+    root = sandbox.root
     try:
         entry = root.journal.load()
     except CryoError as error:
         damage = f"its GPU processes may be frozen: its journal is damaged: {error}"
         say(f"task {root.ref}: {damage}")
-        root.warn(damage)
+        root.warnings.set(damage)
         return []
     if entry is None:
         return []
     if entry.operation is Operation.RESTORE:
         say(f"removing task {root.ref}: its restore was interrupted")
-        removed = list(pod.tasks)
+        removed = list(sandbox.containers)
         for task in removed:
             await task.clear()
         return removed
     if not root.is_parked:
-        await _undo(pod, entry, say)
+        await _undo(sandbox, entry, say)
     return []
 
 
-async def _undo(pod: Pod, entry: Entry, say: Say) -> None:
-    root = pod.own
+async def _undo(sandbox: Sandbox, entry: Entry, say: Say) -> None:
+    root = sandbox.root
     try:
-        done = await _undone(pod, entry)
+        done = await _undone(sandbox, entry)
     except (CryoError, TimeoutError) as error:
         text = str(error) or "it did not end in time"
         done = f"could not undo its {entry.operation}: {text}"
-        root.warn(done)
+        root.warnings.set(done)
     else:
-        root.note_recovered()
+        root.warnings.clear()
     say(f"task {root.ref}: {done}")
 
 
-async def _undone(pod: Pod, entry: Entry) -> str:
+async def _undone(sandbox: Sandbox, entry: Entry) -> str:
     """Undo a checkpoint or park; return what was done."""
-    root = pod.own
-    alive = procs.is_alive(root.record.pid, root.record.start)
+    root = sandbox.root
+    alive = root.init.is_sandbox_alive
     if entry.operation is Operation.PARK:
         if alive:
-            await pod.recover_parking(log_progress)
+            await sandbox.recover_parking(log_progress)
             return "brought it back to running: its park was interrupted"
         root.journal.close()
         return "it ended while it was parked"
     if alive:
-        return await recover(await pod.subject(), entry, log_progress)
+        return await recover(await sandbox.subject(), entry, log_progress)
     return await discard(await root.subject(), entry)
 
 

@@ -23,12 +23,13 @@ from shim.model import (
     TaskRef,
 )
 from shim.state import TaskState
+from shim.task.container import Container
 from shim.task.context import Context
 from shim.task.creation import Creation
 from shim.task.member_mapping import resolve_members
 from shim.task.plan import Joining
 from shim.task.restore_txn import Restore
-from shim.task.task import Task
+from shim.task.restored_container import RestoredContainer
 
 
 class RestoreCall:
@@ -58,7 +59,7 @@ class RestoreCall:
         warnings = _hook_warnings(manifest, options)
         for text in warnings:
             report(Progress(phase=Phase.VERIFY, message=text, warning=True))
-        made: list[Task] = []
+        made: list[Container] = []
         try:
             own = MemberOptions(saved=manifest.task, bundle=options.bundle, stdio=options.stdio)
             made.append(await self._create(ref, manifest.own, own, pinned, manifest))
@@ -81,7 +82,7 @@ class RestoreCall:
         options: RestoreOptions,
         manifest: Manifest,
         joining: Joining | None = None,
-    ) -> Task:
+    ) -> Container:
         """Create the task that a container of the image becomes."""
         request = CreateRequest(
             ref=ref,
@@ -99,19 +100,20 @@ class RestoreCall:
         )
 
     async def _fill(
-        self, made: list[Task], names: list[str], options: RestoreOptions, report: Report
+        self, made: list[Container], names: list[str], options: RestoreOptions, report: Report
     ) -> RestoreResult:
         """Load the image into the created tasks, the root task first."""
-        restore = Restore(made[0], self._config, options, report)
+        restore = Restore(RestoredContainer(made[0]), self._config, options, report)
         async with contextlib.AsyncExitStack() as stack:
             for task in made:
-                await stack.enter_async_context(task.holding(TaskState.CREATED, verb="restore"))
-                task.move(TaskState.RESTORING)
-            members = dict(zip(names, made[1:], strict=True))
+                held = task.machine.holding(TaskState.CREATED, verb="restore")
+                await stack.enter_async_context(held)
+                task.machine.move(TaskState.RESTORING)
+            members = dict(zip(names, map(RestoredContainer, made[1:]), strict=True))
             result = await restore.run(await self._context().capabilities(), members)
             for task in made:
-                task.note_start()
-                task.begin_to_run()
+                task.note_started()
+                task.machine.run()
         return result
 
 

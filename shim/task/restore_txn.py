@@ -40,7 +40,7 @@ class RestoreTarget(Protocol):
     async def load_image(self, options: RestoreOptions) -> int:
         """Run `runsc restore` with the task's bundle and streams; return the sandbox's pid."""
 
-    async def attend_end(self) -> None:
+    async def watch_restored(self) -> None:
         """Listen for the end of what was restored, now that it runs."""
 
     async def subject(self) -> CheckpointTarget:
@@ -161,7 +161,7 @@ class Restore:
             message = f"the restore waits for {', '.join(self.missing) or 'its image'}"
             raise IllegalState(message, remedy="start every container of the pod")
         for task in self._tasks:
-            await task.attend_end()
+            await task.watch_restored()
         await file_call(self._held.check_unchanged, doing=f"look at {self._held.image}")
         self._held.close()
         subject = await self._subject()

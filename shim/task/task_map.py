@@ -8,20 +8,20 @@ from collections.abc import Iterator
 
 from shim.errors import AlreadyExists, Busy, NotFound
 from shim.model import TaskRef
-from shim.task.pod import Pod
-from shim.task.task import Task
+from shim.task.container import Container
+from shim.task.sandbox import Sandbox
 
 
 class TaskMap:
     """Tasks by name; the names of those that are being created or cannot be adopted are taken."""
 
     def __init__(self) -> None:
-        self._tasks: dict[TaskRef, Task] = {}
+        self._tasks: dict[TaskRef, Container] = {}
         self._unreadable: set[TaskRef] = set()
         # Set when the creation is over, successful or not.
         self._creating: dict[TaskRef, asyncio.Event] = {}
 
-    def __iter__(self) -> Iterator[Task]:
+    def __iter__(self) -> Iterator[Container]:
         """Iterate over a copy: tasks may be added and removed meanwhile."""
         return iter(list(self._tasks.values()))
 
@@ -34,11 +34,11 @@ class TaskMap:
         """Whether the name is taken."""
         return ref in self._tasks or ref in self._unreadable or ref in self._creating
 
-    def add(self, task: Task) -> None:
+    def add(self, task: Container) -> None:
         """Add a task."""
         self._tasks[task.ref] = task
 
-    def remove(self, task: Task) -> None:
+    def remove(self, task: Container) -> None:
         """Remove a task, if it is there."""
         self._tasks.pop(task.ref, None)
 
@@ -78,7 +78,7 @@ class TaskMap:
             message = f"task {ref} is still being created after {timeout_s:g} s"
             raise Busy(message, remedy="ask again when its creation is over") from error
 
-    def get(self, ref: TaskRef) -> Task:
+    def get(self, ref: TaskRef) -> Container:
         """Return a task.
 
         Raises:
@@ -89,18 +89,18 @@ class TaskMap:
         message = f"no task {ref.id} in namespace {ref.namespace}"
         raise NotFound(message, remedy="'cryo tasks ls' lists them")
 
-    def in_namespace(self, namespace: str) -> list[Task]:
+    def in_namespace(self, namespace: str) -> list[Container]:
         """Return the tasks of a namespace."""
         return [task for ref, task in self._tasks.items() if ref.namespace == namespace]
 
     # -- sandboxes -----------------------------------------------------------------------------
 
-    def root(self, namespace: str, sandbox_id: str) -> Task | None:
+    def root(self, namespace: str, sandbox_id: str) -> Container | None:
         """Return a sandbox's root task; None where the id, which a spec names, is of no task."""
         tasks = self.in_namespace(namespace)
         return next((task for task in tasks if task.ref.id == sandbox_id), None)
 
-    def root_of(self, task: Task) -> Task:
+    def root_of(self, task: Container) -> Container:
         """Return the root task of a task's sandbox.
 
         Raises:
@@ -114,17 +114,17 @@ class TaskMap:
             raise NotFound(message, remedy="create a task for the sandbox first")
         return root
 
-    def root_ref(self, task: Task) -> TaskRef:
+    def root_ref(self, task: Container) -> TaskRef:
         """Name a task's sandbox by its root task; by the task itself where that is not ours."""
         root = self.root(task.ref.namespace, task.record.sandbox_id)
         return root.ref if root is not None else task.ref
 
-    def sandbox(self, root: Task) -> Pod:
+    def sandbox(self, root: Container) -> Sandbox:
         """Return a root task with those that share its sandbox, in the order of creation."""
 
-        def members() -> list[Task]:
+        def members() -> list[Container]:
             tasks = self.in_namespace(root.ref.namespace)
             found = (task for task in tasks if task.record.sandbox_id == root.ref.id)
             return sorted(found, key=lambda task: (task.record.created_at, task.ref.id))
 
-        return Pod(root, members)
+        return Sandbox(root, members)

@@ -34,16 +34,18 @@ from shim.model import (
 )
 from shim.runsc.probe import Capabilities
 from shim.runsc.prober import Prober
+from shim.task import usage
+from shim.task.container import Container
 from shim.task.context import Context, Publish
 from shim.task.creation import Creation
 from shim.task.host_info import HostInfo
 from shim.task.house import House, SidecarHouse
 from shim.task.image_service import ImageService
-from shim.task.pod import Pod
+from shim.task.kill import kill, kill_interrupted
 from shim.task.pod_restore import PodRestores
 from shim.task.recovery import Recovery, log_progress
 from shim.task.restore_call import RestoreCall
-from shim.task.task import Task
+from shim.task.sandbox import Sandbox
 from shim.task.task_map import TaskMap
 from shim.task.transactions import Transactions
 
@@ -121,7 +123,7 @@ class Tasks:
         await self._transactions.finish(self._config.timeouts.shutdown)
         self._pod_restores.detach()
         for task in self._map:
-            task.let_go()
+            task.detach()
         if self._context is not None:
             await self._context.supervisor.aclose()
             await self._context.keeper.close()
@@ -155,11 +157,11 @@ class Tasks:
     async def _capabilities(self) -> Capabilities:
         return await self._ready().capabilities()
 
-    def _task(self, ref: TaskRef) -> Task:
+    def _task(self, ref: TaskRef) -> Container:
         self._ready()
         return self._map.get(ref)
 
-    async def _created(self, ref: TaskRef) -> Task:
+    async def _created(self, ref: TaskRef) -> Container:
         """Return a task; one that is being created is waited for.
 
         A client that asks meanwhile would take NotFound for the end of the task.
@@ -167,10 +169,10 @@ class Tasks:
         await self._map.until_created(ref, self._config.timeouts.create)
         return self._task(ref)
 
-    def _sandbox_of(self, task: Task) -> Pod:
+    def _sandbox_of(self, task: Container) -> Sandbox:
         return self._map.sandbox(self._map.root_of(task))
 
-    async def _interruptible(self, task: Task, what: str, work: Coroutine[Any, Any, _T]) -> _T:
+    async def _interruptible(self, task: Container, what: str, work: Coroutine[Any, Any, _T]) -> _T:
         """Run what a graceful stop waits for, and a KILL of the task or its sandbox cancels."""
         return await self._transactions.run(work, what, sandbox=self._map.root_ref(task))
 
@@ -195,7 +197,7 @@ class Tasks:
         """Start the init process or an exec."""
         task = self._task(ref)
         if exec_id:
-            return await self._transactions.run(task.start_exec(exec_id), "start")
+            return await self._transactions.run(task.execs.start(exec_id), "start")
         if task.record.image_path:  # a part of the restore of the whole sandbox
             return await self._interruptible(task, "start", self._pod_restores.start(task))
         root = self._map.root_ref(task)
@@ -203,12 +205,11 @@ class Tasks:
 
     async def state(self, ref: TaskRef, exec_id: str = "") -> ProcessView:
         """Describe a process."""
-        return (await self._created(ref)).process(exec_id)
+        return (await self._created(ref)).process_view(exec_id)
 
     async def wait(self, ref: TaskRef, exec_id: str = "") -> Exit:
         """Return when the process has exited."""
-        task = await self._created(ref)
-        return await (task.exec(exec_id).wait() if exec_id else task.wait())
+        return await (await self._created(ref)).process(exec_id).exit.get()
 
     async def kill(
         self, ref: TaskRef, signal: int, *, exec_id: str = "", everyone: bool = False
@@ -221,33 +222,33 @@ class Tasks:
         if task.is_parked and signal != SIGKILL:
             await self.resume(ref)
         if exec_id:
-            await task.exec(exec_id).kill(signal)
+            await task.execs.get(exec_id).kill(signal)
         elif not await self._pod_restores.end_by_signal(task, signal):
-            await task.kill(signal, everyone=everyone)
+            await kill(task, signal, everyone=everyone)
 
-    async def _kill_now(self, task: Task, *, everyone: bool) -> None:
+    async def _kill_now(self, task: Container, *, everyone: bool) -> None:
         """Kill a task whatever is under way with it: that is cancelled, and returns an error."""
-        task.check_alive()
+        task.machine.require_not_exited()
         cancelled = self._transactions.interrupt(task.ref, self._map.root_ref(task))
         if cancelled:
-            await task.kill_interrupted(cancelled)
+            await kill_interrupted(task, cancelled)
         elif not await self._pod_restores.end_by_signal(task, SIGKILL):
-            await task.kill(SIGKILL, everyone=everyone)
+            await kill(task, SIGKILL, everyone=everyone)
 
     async def exec(
         self, ref: TaskRef, exec_id: str, process: Mapping[str, Any], stdio: Stdio
     ) -> None:
         """Add a process to a running task."""
-        await self._task(ref).add_exec(exec_id, process, stdio)
+        self._task(ref).execs.add(exec_id, process, stdio)
 
     async def delete(self, ref: TaskRef, exec_id: str = "") -> ProcessView:
         """Delete a stopped task or exec."""
         task = self._task(ref)
         if exec_id:
-            return await task.delete_exec(exec_id)
+            return await task.execs.delete(exec_id)
         return await self._transactions.run(self._delete(task), "delete")
 
-    async def _delete(self, task: Task) -> ProcessView:
+    async def _delete(self, task: Container) -> ProcessView:
         await self._pod_restores.end_stopped(task)
         last = await task.delete()
         self._map.remove(task)
@@ -255,7 +256,7 @@ class Tasks:
 
     async def pids(self, ref: TaskRef) -> Pids:
         """List the processes of the container."""
-        return await self._task(ref).pids()
+        return await usage.pids(self._task(ref))
 
     async def pause(self, ref: TaskRef) -> None:
         """Pause the task's processes; io.cryo.park gives their GPU memory back."""
@@ -277,19 +278,19 @@ class Tasks:
 
     async def update(self, ref: TaskRef, resources: Mapping[str, Any]) -> None:
         """Apply OCI LinuxResources."""
-        await self._task(ref).update(resources)
+        await usage.update(self._task(ref), resources)
 
     async def stats(self, ref: TaskRef) -> Stats:
         """Measure the task."""
-        return await self._task(ref).stats()
+        return await usage.stats(self._task(ref))
 
     async def close_io(self, ref: TaskRef, exec_id: str = "") -> None:
         """Close a process's stdin."""
-        await (await self._created(ref)).close_io(exec_id)
+        await (await self._created(ref)).process(exec_id).streams.close_stdin()
 
     async def resize_pty(self, ref: TaskRef, width: int, height: int, exec_id: str = "") -> None:
         """Set the size of a terminal."""
-        (await self._created(ref)).resize(width, height, exec_id)
+        (await self._created(ref)).process(exec_id).streams.resize(width, height)
 
     async def checkpoint(
         self, ref: TaskRef, options: CheckpointOptions, report: Report

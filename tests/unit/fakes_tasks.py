@@ -182,7 +182,7 @@ class Owner:
         """Begin as the next owner; one that was `killed` had no time to say goodbye."""
         if killed:
             for task in self.tasks._map:
-                task.let_go()
+                task.detach()
         else:
             await self.tasks.close()
         self.tasks = self._new()

@@ -258,7 +258,7 @@ async def test_a_signal_to_one_whose_number_was_not_noted(owner: Owner) -> None:
     assert record is not None
     left = msgspec.structs.replace(record.execs["e"], guest_pid=0)
     tasks = await owner.again(killed=True)
-    tasks._task(owner.ref()).exec("e").record = left
+    tasks._task(owner.ref()).execs.get("e").record = left
 
     await tasks.kill(owner.ref(), 15, exec_id="e")
 
@@ -316,7 +316,7 @@ async def test_a_runsc_exec_that_does_not_exit(owner: Owner) -> None:
     """A Delete after its Start has failed does not wait for it without end."""
     await added(owner)
     await owner.tasks.start(owner.ref(), "e")
-    one = owner.tasks._task(owner.ref()).exec("e")
+    one = owner.tasks._task(owner.ref()).execs.get("e")
     one.state, one._abandoned = TaskState.CREATED, True
     timeouts = msgspec.structs.replace(owner.config.timeouts, command=0.01)
     one._context = dataclasses.replace(

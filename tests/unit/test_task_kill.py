@@ -40,7 +40,7 @@ async def killed(owner: Owner) -> int:
 
 async def interrupted(owner: Owner, hung: Hung, monkeypatch: pytest.MonkeyPatch) -> Any:
     """Kill the task in the middle of a checkpoint; return how that ended for its caller."""
-    monkeypatch.setattr("shim.task.pod.Checkpoint.run", hung.run)
+    monkeypatch.setattr("shim.task.sandbox.Checkpoint.run", hung.run)
     work = asyncio.ensure_future(owner.tasks.checkpoint(owner.ref(), CheckpointOptions(), silent))
     await asyncio.wait_for(hung.begun.wait(), WAIT_S)
 
@@ -92,7 +92,7 @@ async def test_other_signals_wait_for_a_checkpoint(
 ) -> None:
     """Only KILL ends it."""
     hung = Hung()
-    monkeypatch.setattr("shim.task.pod.Checkpoint.run", hung.run)
+    monkeypatch.setattr("shim.task.sandbox.Checkpoint.run", hung.run)
     work = asyncio.ensure_future(owner.tasks.checkpoint(owner.ref(), CheckpointOptions(), silent))
     await asyncio.wait_for(hung.begun.wait(), WAIT_S)
 
@@ -107,8 +107,8 @@ async def test_other_signals_wait_for_a_checkpoint(
 async def test_while_it_is_parked(owner: Owner, monkeypatch: pytest.MonkeyPatch) -> None:
     """A pause that gives GPU memory back is cancelled as a checkpoint is."""
     hung = Hung()
-    monkeypatch.setattr("shim.task.task.Task.parks", True)
-    monkeypatch.setattr("shim.task.pod.Pod.park", hung.run)
+    monkeypatch.setattr("shim.task.container.Container.parks", True)
+    monkeypatch.setattr("shim.task.sandbox.Sandbox.park", hung.run)
     work = asyncio.ensure_future(owner.tasks.pause(owner.ref()))
     await asyncio.wait_for(hung.begun.wait(), WAIT_S)
 
@@ -165,7 +165,7 @@ async def test_while_it_is_paused_by_a_runsc_that_hangs(owner: Owner) -> None:
 
 async def test_a_runsc_kill_that_hangs(owner: Owner, monkeypatch: pytest.MonkeyPatch) -> None:
     """The sandbox is killed without it."""
-    monkeypatch.setattr("shim.task.task._SENTRY_S", 0.01)
+    monkeypatch.setattr("shim.task.kill._SENTRY_S", 0.01)
     owner.script.on("kill", "exec sleep 1000")
 
     assert await killed(owner) == 137

@@ -184,7 +184,8 @@ async def test_a_restore_that_cannot_be_removed(
 
     monkeypatch.setattr("shim.task.pod_restore.Restore", Restore)
     await owner.tasks.create(owner.request())
-    owner.tasks._task(owner.ref()).note(image_path="/image")
+    store = owner.tasks._task(owner.ref()).store
+    store.record = msgspec.structs.replace(store.record, image_path="/image")
     with pytest.raises(RunscError):
         await owner.tasks.start(owner.ref())
 

@@ -15,7 +15,7 @@ from shim.errors import IllegalState
 from shim.host.keeper.client import Spawned
 from shim.model import CheckpointOptions, CreateRequest, TaskRef
 from shim.state import TaskState
-from shim.task import member as members
+from shim.task import pod_container
 from tests.unit.fakes_tasks import SPEC, FakeHouse, FakeKeeper, Hung, Owner
 
 WAIT_S = 60
@@ -103,7 +103,7 @@ class Pod:
 @pytest.fixture
 async def pod(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Pod]:
     """Give a pod that runs."""
-    monkeypatch.setattr(members, "_RETRY_S", 0)
+    monkeypatch.setattr(pod_container, "_RETRY_S", 0)
     owner, keeper = Owner(tmp_path), WaitKeeper()
     owner.keeper, owner.house = keeper, FakeHouse(tmp_path / "state", keeper)
     owner.tasks = owner._new()
@@ -160,7 +160,7 @@ async def test_the_sandbox_ends(pod: Pod) -> None:
 
 async def test_the_keeper_is_gone(pod: Pod, monkeypatch: pytest.MonkeyPatch) -> None:
     """The exit is published all the same, once the sandbox has ended."""
-    monkeypatch.setattr(members, "_LAST_WORDS_S", 0.01)
+    monkeypatch.setattr(pod_container, "_FLUSH_S", 0.01)
     pod.owner.house.keeper = pod.keeper
     pod.keeper.closed = True
     tasks = await pod.owner.again(killed=True)
@@ -181,7 +181,7 @@ async def test_a_kill_during_a_checkpoint_of_its_pod(
     """KILL of one container cancels the checkpoint of all, and the error of that says so."""
     hung = Hung()
     pod.owner.script.on("kill", "exit 0")  # the usual one ends the sandbox of `a`
-    monkeypatch.setattr("shim.task.pod.Checkpoint.run", hung.run)
+    monkeypatch.setattr("shim.task.sandbox.Checkpoint.run", hung.run)
     sandbox = pod.owner.ref()
     work = asyncio.ensure_future(
         pod.tasks.checkpoint(sandbox, CheckpointOptions(), lambda _progress: None)
@@ -207,7 +207,7 @@ async def test_one_exits_while_another_is_waited_for(
 
     @contextlib.asynccontextmanager
     async def quiesced() -> AsyncIterator[None]:
-        first.state = TaskState.STOPPED
+        first.machine.state = TaskState.STOPPED
         yield
 
     monkeypatch.setattr(pod.tasks._task(other).execs, "quiesced", quiesced)

@@ -13,9 +13,9 @@ from shim.errors import CryoError, CudaError
 from shim.host.supervisor import Supervisor
 from shim.model import Phase, Progress, TaskRef
 from shim.state import TaskState
+from shim.task.container import Container
 from shim.task.pod_restore import PendingPodRestore
 from shim.task.restore_txn import Restore
-from shim.task.task import Task
 from tests.unit.fakes_runsc import capabilities
 from tests.unit.fakes_tasks import Owner, owning
 
@@ -27,13 +27,13 @@ class Waiting:
 
     def __init__(self, owner: Owner) -> None:
         self.owner = owner
-        self.task: Task = owner.tasks._task(owner.ref())
+        self.task: Container = owner.tasks._task(owner.ref())
         self.over = 0
         self.made = PendingPodRestore(
             self.task, owner.config, capabilities(), Supervisor(), self._over
         )
         self.made._tasks.append(self.task)
-        self.task.move(TaskState.RESTORING)
+        self.task.machine.move(TaskState.RESTORING)
 
     def _over(self) -> None:
         self.over += 1

@@ -154,7 +154,7 @@ async def test_a_crash_marks_the_task(tmp_path: Path, monkeypatch: pytest.Monkey
         message = "a bug"
         raise ZeroDivisionError(message)
 
-    monkeypatch.setattr("shim.task.task.exit_of", crash)
+    monkeypatch.setattr("shim.task.root_container.exit_of", crash)
     async with owning(tmp_path) as owner:
         await owner.running()
         gate.set()

@@ -61,7 +61,7 @@ class Reviving:
             await self.gate.wait()
         return 4711
 
-    async def attend_end(self) -> None:
+    async def watch_restored(self) -> None:
         """Stand for the wait for the end."""
 
     async def subject(self) -> CheckpointTarget:

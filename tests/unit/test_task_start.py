@@ -13,9 +13,9 @@ from shim.image import store
 from shim.model import TaskRef
 from shim.state import TaskState
 from shim.task import recovery
+from shim.task.container import Container
 from shim.task.context import Context
 from shim.task.recovery import Say, adopt
-from shim.task.task import Task
 from tests.unit.fakes_tasks import Owner, owning
 from tests.unit.test_host_removal import nest
 
@@ -82,7 +82,7 @@ async def test_a_fault_with_one_task_does_not_end_the_start(
     await owner.running()
     await owner.tasks.create(owner.request("b"))
 
-    async def faulty(context: Context, ref: TaskRef, say: Say) -> Task | None:
+    async def faulty(context: Context, ref: TaskRef, say: Say) -> Container | None:
         if ref.id == "a":
             raise RecursionError("too deep")
         return await adopt(context, ref, say)
@@ -102,7 +102,7 @@ async def test_a_fault_in_undoing_is_kept_with_the_task(
     """A task that could not be brought back is listed, with the reason as its warning."""
     await owner.running()
 
-    async def faulty(*_: object) -> list[Task]:
+    async def faulty(*_: object) -> list[Container]:
         raise KeyError("surprise")
 
     monkeypatch.setattr(recovery, "close_journal", faulty)

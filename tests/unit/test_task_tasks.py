@@ -246,7 +246,7 @@ async def test_during_a_checkpoint(owner: Owner, monkeypatch: pytest.MonkeyPatch
         await gate.wait()
         raise RunscError("checkpoint", 1, "no")
 
-    monkeypatch.setattr("shim.task.pod.Checkpoint.run", run)
+    monkeypatch.setattr("shim.task.sandbox.Checkpoint.run", run)
     await owner.running()
     await owner.tasks.pause(owner.ref())
     work = asyncio.ensure_future(owner.tasks.checkpoint(owner.ref(), CheckpointOptions(), silent))
@@ -280,7 +280,7 @@ async def test_a_stop_waits_for_a_checkpoint(owner: Owner, monkeypatch: pytest.M
         await gate.wait()
         raise RunscError("checkpoint", 1, "rolled back")
 
-    monkeypatch.setattr("shim.task.pod.Checkpoint.run", run)
+    monkeypatch.setattr("shim.task.sandbox.Checkpoint.run", run)
     await owner.running()
     work = asyncio.ensure_future(owner.tasks.checkpoint(owner.ref(), CheckpointOptions(), silent))
     await asyncio.wait_for(begun.wait(), 60)
@@ -525,19 +525,19 @@ async def test_a_stopped_task_has_its_exit(owner: Owner, monkeypatch: pytest.Mon
     pid = await owner.running()
     task = owner.tasks._task(owner.ref())
     seen: list[tuple[bool, bool]] = []
-    plain = task._last_look
+    plain = task.init._oom.publish_last
 
     async def look() -> None:
-        view = task.process("")
+        view = task.process_view()
         seen.append((view.state is TaskState.STOPPED, view.exit is not None))
         await plain()
 
-    monkeypatch.setattr(task, "_last_look", look)
+    monkeypatch.setattr(task.init._oom, "publish_last", look)
     owner.kill_sandbox(pid)
     await owner.tasks.wait(owner.ref())
 
     assert seen == [(False, False)]
-    view = task.process("")
+    view = task.process_view()
     assert (view.state, view.exit is not None) == (TaskState.STOPPED, True)
 
 

@@ -1,0 +1,263 @@
+"""One container: its record, its state, its init process and its execs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from signal import SIGKILL
+
+from shim.model import Exit, ProcessView, TaskRef, TaskView, utcnow
+from shim.runsc.client import Runsc
+from shim.runsc.guest import ContainerGuest
+from shim.spec import pod, wishes
+from shim.spec.document import Spec
+from shim.state import TaskState
+from shim.task.container_files import ContainerFiles
+from shim.task.context import Context
+from shim.task.exec_set import ExecSet
+from shim.task.init_process import InitProcess
+from shim.task.pod_container import PodContainerLifecycle
+from shim.task.process import UNKNOWN_STATUS, Process
+from shim.task.record import TaskRecord
+from shim.task.record_store import RecordStore
+from shim.task.root_container import RootLifecycle
+from shim.task.state_machine import LIVE, StateMachine
+from shim.task.task_warnings import TaskWarnings
+from shim.transaction.journal import Journal
+from shim.transaction.target import CheckpointTarget
+
+
+class Container:
+    """A task's container: the root container of a sandbox, or another one in a pod's sandbox."""
+
+    def __init__(self, context: Context, runsc: Runsc, record: TaskRecord) -> None:
+        folder = context.layout.task(record.ref)
+        timeouts = context.config.timeouts
+        self.context = context
+        self.runsc = runsc
+        self.store = RecordStore(folder, record)
+        self.warnings = TaskWarnings(context, self.store)
+        self.files = ContainerFiles(folder, context.config, self.store)
+        self.journal = Journal(folder)
+        self.is_root = not record.sandbox_id
+        self.guest = ContainerGuest(runsc, record.ref.id, folder, member=not self.is_root)
+        self.execs = ExecSet(context, runsc, self.store, folder, lambda: self.state)
+        self.machine = StateMachine(runsc, self.store, self.execs, timeouts.command)
+        self.init = InitProcess(
+            context,
+            runsc,
+            self.store,
+            self.files,
+            RootLifecycle() if self.is_root else PodContainerLifecycle(),
+            self.execs.end_with_sandbox,
+            self._publish_exit,
+            self._keep_crash,
+        )
+
+    # -- views ---------------------------------------------------------------------------------
+
+    @property
+    def ref(self) -> TaskRef:
+        """Return the task's name."""
+        return self.store.record.ref
+
+    @property
+    def record(self) -> TaskRecord:
+        """Return the task's record."""
+        return self.store.record
+
+    @property
+    def state(self) -> TaskState:
+        """Return the state."""
+        return self.machine.state
+
+    @property
+    def is_undone(self) -> bool:
+        """Whether something was begun with the sandbox that is neither done nor undone."""
+        return self.journal.path.exists() and not self.journal.parked
+
+    @property
+    def is_parked(self) -> bool:
+        """Whether the container is paused with its GPU memory given back."""
+        return self.state is TaskState.PAUSED and self.journal.parked
+
+    @property
+    def parks(self) -> bool:
+        """Whether a pause of the container gives its GPU memory back."""
+        return bool(self.record.gpu and wishes.read(self.files.spec).park)
+
+    def process(self, exec_id: str) -> Process:
+        """Return the init process, or an exec's.
+
+        Raises:
+            NotFound: there is no exec of that id.
+        """
+        return self.execs.get(exec_id).process if exec_id else self.init.process
+
+    def view(self) -> TaskView:
+        """Describe the task for a listing."""
+        record = self.record
+        return TaskView(
+            namespace=self.ref.namespace,
+            id=self.ref.id,
+            bundle=record.bundle,
+            pid=record.pid,
+            state=self.state,
+            created_at=record.created_at,
+            restored_from=record.image_path,
+            gpu=record.gpu,
+            exit=self.init.process.exit.value,
+            execs=self.execs.ids,
+            warning=self.warnings.text,
+        )
+
+    def process_view(self, exec_id: str = "") -> ProcessView:
+        """Describe the init process or an exec."""
+        if exec_id:
+            return self.execs.get(exec_id).view(self.record.bundle)
+        return ProcessView(
+            id=self.ref.id,
+            exec_id="",
+            bundle=self.record.bundle,
+            pid=self.record.pid,
+            state=self.state,
+            stdio=self.record.stdio,
+            exit=self.init.process.exit.value,
+        )
+
+    # -- life ----------------------------------------------------------------------------------
+
+    async def create(self, spec: Spec) -> None:
+        """Create the container, not yet started; one that is to be restored gets its files only."""
+        async with self.machine.locked():
+            await self.files.prepare(spec)
+            if not self.record.image_path:
+                await self.init.create()
+
+    async def start(self) -> int:
+        """Start the created container; return its pid on the host."""
+        async with self.machine.holding(TaskState.CREATED, verb="start"):
+            self.store.update(unsettled=True)
+            async with self.init.process.starting():
+                async with self.machine.changing():
+                    await self.init.start()
+                self.note_started()
+                self.machine.run()
+            return self.record.pid
+
+    def note_started(self) -> None:
+        """Record and publish that the container is started."""
+        self.store.try_update(started=True, unsettled=False)
+        self.context.tell("/tasks/start", self.ref, pid=self.record.pid)
+
+    def _publish_exit(self, exit_: Exit) -> None:
+        # The state and the exit change in one step: a stopped task always has its exit.
+        self.machine.state = TaskState.STOPPED
+        self.context.tell(
+            "/tasks/exit",
+            self.ref,
+            id=self.ref.id,
+            pid=self.record.pid,
+            exit_status=exit_.status,
+            exited_at=exit_.at,
+        )
+
+    def _keep_crash(self, error: BaseException) -> None:
+        self.warnings.set(f"its exit is unknown after an internal error: {error!r}")
+
+    async def pause(self) -> None:
+        """Pause all processes."""
+        async with self.machine.holding(TaskState.RUNNING, verb="pause", quiesce=True):
+            await self.machine.pause()
+            self.machine.move(TaskState.PAUSED)
+            self.context.tell("/tasks/paused", self.ref)
+
+    async def resume(self) -> None:
+        """Resume all processes."""
+        async with self.machine.holding(TaskState.PAUSED, verb="resume"):
+            await self.machine.resume()
+            self.machine.move(TaskState.RUNNING)
+            self.context.tell("/tasks/resumed", self.ref)
+
+    async def delete(self) -> ProcessView:
+        """Remove a container that does not run, and everything that it left."""
+        async with self.machine.holding(TaskState.CREATED, TaskState.STOPPED, verb="delete"):
+            if self.state is TaskState.CREATED:
+                await self.init.end_unstarted(SIGKILL)
+            await self.clear()
+            self.machine.move(TaskState.DELETED)
+            last = self.process_view()
+            at = last.exit.at if last.exit else utcnow()
+            status = last.exit.status if last.exit else 0
+            self.context.tell(
+                "/tasks/delete", self.ref, pid=last.pid, exit_status=status, exited_at=at
+            )
+            return last
+
+    async def clear(self) -> None:
+        """Remove the container, its mounts and its folder; safe to repeat."""
+        await self.init.end_maker()
+        if self.init.is_watched and self.state is not TaskState.STOPPED:
+            await self.init.stop()
+        await self.runsc.delete(self.ref.id)
+        await self.files.remove_cgroups()
+        await self.init.streams.close()
+        await self.files.remove()
+        # End the waits for the processes of a task that is no more.
+        gone = Exit(status=UNKNOWN_STATUS, at=utcnow())
+        self.execs.set_exited(gone)
+        self.init.process.set_exited(gone)
+
+    def leave_behind(self, warning: str) -> None:
+        """Stay as a task that can be killed and deleted, after a removal that failed.
+
+        A waiter for its exit gets that of its sandbox.
+        """
+        self.warnings.set(warning)
+        if self.state is TaskState.RESTORING:
+            self.machine.state = TaskState.CREATED
+
+    # -- owners --------------------------------------------------------------------------------
+
+    async def adopt(self) -> None:
+        """Adopt what an earlier owner made: streams, execs, and the wait for the exit."""
+        record = self.record
+        if record.exit is not None:
+            self.machine.state = TaskState.STOPPED
+            self.init.process.set_exited(record.exit)
+            return
+        self.machine.state = self.machine.recorded
+        if record.unsettled:
+            await self.machine.settle()
+        await self.execs.adopt(record.execs)
+        await self.init.adopt(live=self.state in LIVE)
+
+    def detach(self) -> None:
+        """Stop watching, so that nothing is recorded while the owner ends; the task runs on."""
+        self.init.detach()
+        self.execs.detach()
+
+    # -- transactions --------------------------------------------------------------------------
+
+    async def subject(self) -> CheckpointTarget:
+        """Return the container as a transaction sees it."""
+        record, spec = self.record, self.files.spec
+        return CheckpointTarget(
+            ref=self.ref,
+            config=self.context.config,
+            runsc=self.runsc,
+            guest=self.guest,
+            sandbox=self.init.sandbox,
+            spec=spec,
+            bundle=Path(record.bundle),
+            guest_tool=record.guest_tool,
+            gpu=record.gpu,
+            overlay2=record.overlay2,
+            paused=record.paused,
+            execs=self.execs.ids,
+            journal=self.journal,
+            stop=self.init.stop,
+            ended=lambda: self.state is TaskState.STOPPED,
+            exec_ran=record.exec_ran,
+            container="" if self.is_root else self.ref.id,
+            name="" if self.is_root else pod.name_of(spec),
+        )

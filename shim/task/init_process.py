@@ -1,0 +1,244 @@
+"""The init process of a container: made, started, restored and stopped by runsc, and its exit."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from contextlib import AbstractAsyncContextManager
+from datetime import datetime
+from functools import partial
+from signal import SIGKILL
+from typing import Protocol
+
+from shim.host import procs
+from shim.host.supervisor import OnCrash
+from shim.model import Exit, RestoreOptions, utcnow
+from shim.runsc.argv import CreateArgs, RestoreArgs
+from shim.runsc.client import Born, Runsc, Streams
+from shim.spec.terminal import console_size
+from shim.task.container_files import ContainerFiles
+from shim.task.context import Context
+from shim.task.oom import OomEvents
+from shim.task.process import Process, Publish, until_killed
+from shim.task.record_store import RecordStore
+from shim.task.streams import ProcessStreams
+
+
+class Lifecycle(Protocol):
+    """What depends on whether the container has its sandbox for itself or shares another's.
+
+    `RootLifecycle` is that of a sandbox's root container, `PodContainerLifecycle` the other one.
+    """
+
+    def streams_at_create(self, init: InitProcess) -> AbstractAsyncContextManager[Streams]:
+        """Open what `runsc create` gets."""
+
+    async def start(self, init: InitProcess) -> None:
+        """Start the container."""
+
+    async def watch_restored(self, init: InitProcess) -> None:
+        """Watch the container, once all of its sandbox is restored."""
+
+    async def watch_adopted(self, init: InitProcess) -> None:
+        """Watch a running container that an earlier owner started."""
+
+    async def exit_of_sandbox(self, init: InitProcess, sandbox: Born) -> Exit:
+        """Wait for the exit of the sandbox process; return the container's."""
+
+    async def kill(self, init: InitProcess) -> None:
+        """Kill the container with SIGKILL.
+
+        Raises:
+            CryoError: it cannot be killed.
+        """
+
+
+class InitProcess:
+    """The init process of one container, which stands for the container itself."""
+
+    def __init__(
+        self,
+        context: Context,
+        runsc: Runsc,
+        store: RecordStore,
+        files: ContainerFiles,
+        lifecycle: Lifecycle,
+        end_execs: Callable[[datetime], Awaitable[None]],
+        publish_exit: Publish,
+        on_crash: OnCrash,
+    ) -> None:
+        """Take what ends the execs before the exit, and what publishes the exit."""
+        ref = store.record.ref
+        self.context = context
+        self.runsc = runsc
+        self.store = store
+        self.files = files
+        self.streams = ProcessStreams(context.keeper, ref, "", store.record.stdio, files.folder)
+        self.process = Process(
+            f"task {ref}", context.supervisor, self.streams, publish_exit, on_crash
+        )
+        self.is_watched = False
+        self._id = ref.id
+        self._lifecycle = lifecycle
+        self._end_execs = end_execs
+        self._oom = OomEvents(context, ref)
+
+    @property
+    def name(self) -> str:
+        """Return the name for logs and errors."""
+        return self.process.name
+
+    @property
+    def sandbox(self) -> Born:
+        """Return the sandbox process."""
+        return Born(pid=self.store.record.pid, start=self.store.record.start)
+
+    # -- create, restore, start ----------------------------------------------------------------
+
+    async def create(self) -> None:
+        """Create the container with runsc."""
+        record = self.store.record
+        self.files.note_cgroups()
+        args = CreateArgs(
+            id=self._id,
+            bundle=str(self.files.bundle),
+            pid_file=str(self.files.pid_file),
+            console_socket=await self.streams.listen(),
+        )
+        async with self._lifecycle.streams_at_create(self) as streams:
+            born = await self.runsc.create(
+                args,
+                streams,
+                gpu=record.gpu,
+                log=self.files.log,
+                overlay2=record.overlay2,
+                started=self._note_maker,
+            )
+        self.store.update(pid=born.pid, start=born.start, unsettled=False)
+        self._watch_sandbox(born)
+        await self._connect_terminal()
+
+    async def restore(self, options: RestoreOptions) -> int:
+        """Create the container from an image with runsc; return the sandbox's pid."""
+        record = self.store.record
+        self.files.note_cgroups()
+        args = RestoreArgs(
+            id=self._id,
+            bundle=str(self.files.bundle),
+            pid_file=str(self.files.pid_file),
+            image_path=options.image_path,
+            console_socket=await self.streams.listen(),
+            background=options.background,
+            direct=options.direct,
+        )
+        async with self.streams.opened() as streams:
+            born = await self.runsc.restore(
+                args,
+                streams,
+                gpu=record.gpu,
+                log=self.files.log,
+                overlay2=record.overlay2,
+                timeout_s=self.context.config.timeouts.save,
+                started=self._note_maker,
+            )
+        # It runs before its restore is over, and before that can be recorded.
+        self.store.update(pid=born.pid, start=born.start, unsettled=True)
+        self._watch_sandbox(born)
+        await self._connect_terminal()
+        return born.pid
+
+    def _note_maker(self, pid: int, start: int) -> None:
+        self.store.update(maker_pid=pid, maker_start=start)
+
+    async def _connect_terminal(self) -> None:
+        self.streams.suggest_size(console_size(self.files.spec.data.get("process")))
+        await self.streams.connect(self.context.config.timeouts.console)
+
+    async def start(self) -> None:
+        """Start the created container."""
+        await self._lifecycle.start(self)
+
+    # -- exit ----------------------------------------------------------------------------------
+
+    def _watch_sandbox(self, born: Born) -> None:
+        """Watch for the sandbox's exit, and for OOM kills."""
+        self.is_watched = True
+        self.watch(partial(self._lifecycle.exit_of_sandbox, self, born))
+        self._oom.watch(born.pid)
+
+    def watch(self, exit_of: Callable[[], Awaitable[Exit | None]]) -> asyncio.Task[None]:
+        """Wait for an exit in the background, and publish it."""
+        return self.process.watch(exit_of, self._before_exit)
+
+    async def watch_restored(self) -> None:
+        """Watch the container, once all of its sandbox is restored."""
+        await self._lifecycle.watch_restored(self)
+
+    async def end(self, exit_: Exit) -> None:
+        """Publish the exit, once."""
+        await self.process.end(exit_, self._before_exit)
+
+    async def _before_exit(self, exit_: Exit) -> None:
+        """Do what comes before the exit: the exits of the execs, the record, OOM events."""
+        await self.process.attempt(partial(self._end_execs, exit_.at))
+        await self.process.attempt(partial(self._note_exit, exit_))
+        await self.process.attempt(self._oom.publish_last)
+
+    async def _note_exit(self, exit_: Exit) -> None:
+        self.store.update(exit=exit_, paused=False)
+
+    # -- stop ----------------------------------------------------------------------------------
+
+    def kill_sandbox(self) -> None:
+        """Send SIGKILL to the sandbox process."""
+        procs.kill(self.store.record.pid, self.store.record.start, SIGKILL)
+
+    @property
+    def is_sandbox_alive(self) -> bool:
+        """Whether the sandbox process runs."""
+        return procs.is_alive(self.store.record.pid, self.store.record.start)
+
+    async def stop(self) -> None:
+        """Kill the container and wait for its exit.
+
+        Raises:
+            DeadlineExceeded: it does not exit; the message names its process and says why.
+        """
+        await self._lifecycle.kill(self)
+        await self.process.killed(self.sandbox, self.context.config.timeouts.command)
+
+    async def end_unstarted(self, signal: int) -> None:
+        """End a container whose init has never run, as if by a signal: runsc cannot signal it."""
+        if self.store.record.pid:
+            await self.stop()
+        else:
+            await self.end(Exit(status=128 + signal, at=utcnow()))
+
+    async def end_maker(self) -> None:
+        """Wait for a runsc of a dead owner that still makes the sandbox, or kill it."""
+        pid, start = self.store.record.maker_pid, self.store.record.maker_start
+        if not procs.is_alive(pid, start):
+            return
+        timeouts = self.context.config.timeouts
+        try:
+            async with asyncio.timeout(timeouts.create):
+                await procs.wait_pidfd(pid, start)
+        except TimeoutError:
+            for number, since in ((pid, start), *procs.kill_tree(pid, start)):
+                born = Born(pid=number, start=since)
+                await until_killed(f"runsc for {self.name}", born, timeouts.command)
+
+    # -- owners --------------------------------------------------------------------------------
+
+    async def adopt(self, *, live: bool) -> None:
+        """Adopt what an earlier owner made: the streams, and the wait for the exit."""
+        if self.store.record.pid:
+            await self.streams.adopt()
+            self._watch_sandbox(self.sandbox)
+        if live:
+            await self._lifecycle.watch_adopted(self)
+
+    def detach(self) -> None:
+        """Stop watching: the owner ends, the process runs on."""
+        self.process.detach()
+        self._oom.close()

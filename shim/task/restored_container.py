@@ -1,0 +1,47 @@
+"""A container as the target of a restore transaction."""
+
+from __future__ import annotations
+
+import asyncio
+
+from shim.model import Exit, RestoreOptions, utcnow
+from shim.state import TaskState
+from shim.task.container import Container
+from shim.task.process import UNKNOWN_STATUS
+from shim.transaction import network
+from shim.transaction.journal import Journal
+from shim.transaction.target import CheckpointTarget
+
+
+class RestoredContainer:
+    """One created container that is filled from an image."""
+
+    def __init__(self, container: Container) -> None:
+        self.journal: Journal = container.journal
+        self._container = container
+
+    async def network_warnings(self) -> tuple[str, ...]:
+        """Say what the network of the restored container will lack."""
+        spec = self._container.files.runsc_spec
+        return await asyncio.to_thread(network.warnings, spec, self._container.runsc.flags)
+
+    async def load_image(self, options: RestoreOptions) -> int:
+        """Run `runsc restore`; return the sandbox's pid."""
+        return await self._container.init.restore(options)
+
+    async def watch_restored(self) -> None:
+        """Watch for the exit, now that the container runs."""
+        await self._container.init.watch_restored()
+
+    async def subject(self) -> CheckpointTarget:
+        """Return the loaded container for the CUDA steps."""
+        return await self._container.subject()
+
+    async def remove_sandbox(self) -> None:
+        """Kill and delete what a failed restore made; the container has exited with it."""
+        container = self._container
+        if container.record.pid:
+            await container.init.stop()
+        await container.runsc.delete(container.ref.id)
+        if container.state is TaskState.RESTORING:
+            await container.init.end(Exit(status=UNKNOWN_STATUS, at=utcnow()))

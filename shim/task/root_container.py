@@ -1,0 +1,36 @@
+"""The root container of a sandbox: its exit is that of the sandbox process."""
+
+from __future__ import annotations
+
+from contextlib import AbstractAsyncContextManager
+
+from shim.model import Exit
+from shim.runsc.client import Born, Streams
+from shim.task.init_process import InitProcess
+from shim.task.process import exit_of
+
+
+class RootLifecycle:
+    """A container whose sandbox process is its own."""
+
+    def streams_at_create(self, init: InitProcess) -> AbstractAsyncContextManager[Streams]:
+        """Open the container's streams: the sandbox is made with them."""
+        return init.streams.opened()
+
+    async def start(self, init: InitProcess) -> None:
+        """Start the container."""
+        await init.runsc.start(init.store.record.ref.id)
+
+    async def watch_restored(self, init: InitProcess) -> None:
+        """Do nothing: the sandbox process is watched."""
+
+    async def watch_adopted(self, init: InitProcess) -> None:
+        """Do nothing: the sandbox process is watched."""
+
+    async def exit_of_sandbox(self, init: InitProcess, sandbox: Born) -> Exit:
+        """Wait for the exit of the sandbox process, which has the container's exit status."""
+        return await exit_of(init.context.keeper, sandbox)
+
+    async def kill(self, init: InitProcess) -> None:
+        """Kill the sandbox process."""
+        init.kill_sandbox()

@@ -1,0 +1,167 @@
+"""A sandbox: its root container and those that share it, and the operations on all of them."""
+
+from __future__ import annotations
+
+import contextlib
+from collections import Counter
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+
+from shim.errors import CryoError, Refused
+from shim.model import CheckpointOptions, CheckpointResult, Report
+from shim.spec import wishes
+from shim.spec.pod import CONTAINER_NAME
+from shim.state import TaskState
+from shim.task.container import Container
+from shim.task.state_machine import LIVE
+from shim.transaction.checkpoint import Checkpoint
+from shim.transaction.park import Parking
+from shim.transaction.target import CheckpointTarget, whole
+
+
+class Sandbox:
+    """A root container, and the containers that have joined it by the time that it is held.
+
+    A root container that is alone in its sandbox is the usual case. The journal is that of the
+    root container.
+    """
+
+    def __init__(self, root: Container, members: Callable[[], Sequence[Container]]) -> None:
+        """Take what lists the other containers of the sandbox."""
+        self.root = root
+        self._members = members
+
+    @property
+    def containers(self) -> tuple[Container, ...]:
+        """List the containers, the root container first."""
+        return (self.root, *self._members())
+
+    async def subject(self) -> CheckpointTarget:
+        """Return the sandbox as a transaction sees it."""
+        members = [await one.subject() for one in self._members()]
+        return whole(await self.root.subject(), members)
+
+    async def checkpoint(self, options: CheckpointOptions, report: Report) -> CheckpointResult:
+        """Save all containers into one image; they run on unless `options.exit`.
+
+        Raises:
+            Busy, IllegalState: one is in a state that does not allow it; none was touched.
+        """
+        root = self.root
+        async with self._holding(*LIVE, verb="checkpoint", quiesce=True) as containers:
+            subject = await self.subject()
+            _check_names(subject)
+            before = [one.state for one in containers]
+            for one in containers:
+                one.machine.move(TaskState.CHECKPOINTING)
+            try:
+                filled = wishes.for_checkpoint(options, wishes.read(subject.spec))
+                result = await Checkpoint(subject, filled, report).run()
+            except CryoError as error:
+                self._keep_damage(error)
+                raise
+            finally:
+                for one, state in zip(containers, before, strict=True):
+                    one.machine.leave_checkpoint(state)
+            root.warnings.clear()
+        for one in containers:
+            one.context.tell("/tasks/checkpointed", one.ref, checkpoint=result.image_path)
+        return result
+
+    async def park(self, report: Report) -> None:
+        """Pause the only container of the sandbox, with its GPU memory given back.
+
+        Raises:
+            Refused: others share the sandbox, and a pause would stop them as well.
+            CryoError: why it was not done; the container runs as before.
+        """
+        root = self.root
+        async with self._holding(TaskState.RUNNING, verb="pause", quiesce=True) as containers:
+            if len(containers) > 1:
+                others = ", ".join(one.ref.id for one in containers[1:])
+                message = f"{others} would be stopped as well: they share {root.ref}'s sandbox"
+                raise Refused(message, remedy="leave out io.cryo.park in pods")
+            await self._parking(lambda parking: parking.park(), report)
+        root.context.tell("/tasks/paused", root.ref)
+
+    async def unpark(self, report: Report) -> None:
+        """Resume a parked container with its GPU memory; on failure it stays parked.
+
+        Raises:
+            CryoError: why it stays.
+        """
+        root = self.root
+        async with self._holding(TaskState.PAUSED, verb="resume"):
+            await self._parking(self._unpark, report)
+            root.warnings.clear()
+        root.context.tell("/tasks/resumed", root.ref)
+
+    async def _unpark(self, parking: Parking) -> None:
+        try:
+            await parking.unpark()
+        except CryoError as error:
+            # It is parked, but perhaps with a process that the driver has given up.
+            if parking.began:
+                self.root.warnings.set(f"it could not go on: {error}")
+            raise
+
+    async def recover_parking(self, report: Report) -> None:
+        """Bring a container back whose park or unpark the last owner did not finish.
+
+        Raises:
+            CryoError: it cannot be brought back; its journal stays open.
+        """
+        async with self._holding(*LIVE, verb="bring back"):
+            await self._parking(lambda parking: parking.recover(), report)
+
+    async def _parking(self, do: Callable[[Parking], Awaitable[None]], report: Report) -> None:
+        machine = self.root.machine
+        subject = await self.root.subject()
+        machine.move(TaskState.CHECKPOINTING)
+        try:
+            await do(Parking(subject, report, pause=machine.pause, resume=machine.resume))
+        except CryoError as error:
+            self._keep_damage(error)
+            raise
+        finally:
+            machine.leave_checkpoint(machine.recorded)
+
+    def _keep_damage(self, error: CryoError) -> None:
+        """Warn of what could not be undone: then the journal is still open."""
+        if self.root.is_undone and not self.root.record.warning:
+            self.root.warnings.set(str(error))
+
+    @contextlib.asynccontextmanager
+    async def _holding(
+        self, *allowed: TaskState, verb: str, quiesce: bool = False
+    ) -> AsyncIterator[tuple[Container, ...]]:
+        """Hold all containers for one operation; none joins while the root container is held.
+
+        Raises:
+            Busy, IllegalState: one is in a state that is not allowed; the message names it.
+        """
+        async with contextlib.AsyncExitStack() as stack:
+            held = self.root.machine.holding(*allowed, verb=verb, quiesce=quiesce)
+            await stack.enter_async_context(held)
+            containers = self.containers
+            for one in containers:
+                one.machine.require(*allowed, verb=verb)
+            for one in containers[1:]:
+                held = one.machine.holding(*allowed, verb=verb, quiesce=quiesce)
+                await stack.enter_async_context(held)
+            # One may have exited while the others were waited for.
+            for one in containers:
+                one.machine.require(*allowed, verb=verb)
+            yield containers
+
+
+def _check_names(subject: CheckpointTarget) -> None:
+    """Check that runsc can tell the containers of the image apart.
+
+    Raises:
+        Refused: one has no name, or that of another.
+    """
+    counts = Counter(one.name for one in subject.members)
+    unclear = [one.ref.id for one in subject.members if not one.name or counts[one.name] > 1]
+    if unclear:
+        message = f"{', '.join(unclear)} cannot be told apart in an image of their sandbox"
+        raise Refused(message, remedy=f"give each a name of its own in {CONTAINER_NAME}")

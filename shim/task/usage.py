@@ -1,0 +1,86 @@
+"""What a container uses: its processes, its resources, and the limits of these."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Mapping
+from typing import Any
+
+import msgspec
+
+from shim.errors import CryoError, FailedPrecondition, RunscError, Unimplemented
+from shim.host import cgroup, cpu
+from shim.model import Pids, Stats
+from shim.state import TaskState
+from shim.task.container import Container
+from shim.task.state_machine import LIVE, exited
+
+
+async def pids(container: Container) -> Pids:
+    """List the processes of the container, on the host and by its own numbers.
+
+    Before its restore a shim's task has the shim alone: a containerd that is started again takes
+    a shim without any process for one that was left behind, and forgets it.
+    """
+    record = container.record
+    if container.state not in LIVE:
+        pid = record.pid or (os.getpid() if record.owner else 0)
+        return Pids(host=(pid,) if pid else ())
+    guest = tuple(row.pid for row in await container.guest.ps())
+    gofer = await asyncio.to_thread(container.runsc.gofer_pid, container.ref.id)
+    return Pids(host=(container.record.pid, *((gofer,) if gofer else ())), guest=guest)
+
+
+async def stats(container: Container) -> Stats:
+    """Measure the container: its cgroup where it has one for itself, else ask runsc.
+
+    Raises:
+        NotFound: it has exited, perhaps just now.
+    """
+    container.machine.require_not_exited()
+    try:
+        own = cgroup.find(container.record.pid)
+        if own is None:
+            return await _stats_without_cgroup(container)
+        if container.is_root:
+            return cgroup.measure(own)
+        return await container.runsc.stats(container.ref.id)  # the cgroup is the whole sandbox's
+    except CryoError:
+        if not container.record.pid or container.init.is_sandbox_alive:
+            raise
+        raise exited(container.ref) from None
+
+
+async def _stats_without_cgroup(container: Container) -> Stats:
+    found = await container.runsc.stats(container.ref.id)
+    # Without cgroups runsc reports the CPU time of the whole host as the container's.
+    used = await asyncio.to_thread(cpu.used_below, container.record.pid)
+    return msgspec.structs.replace(
+        found,
+        cpu_usage_ns=used.user_ns + used.system_ns,
+        cpu_user_ns=used.user_ns,
+        cpu_system_ns=used.system_ns,
+    )
+
+
+async def update(container: Container, resources: Mapping[str, Any]) -> None:
+    """Apply LinuxResources.
+
+    Raises:
+        Unimplemented: this runsc has no update.
+        FailedPrecondition: the container has no cgroup.
+    """
+    async with container.machine.holding(TaskState.CREATED, *LIVE, verb="update"):
+        if not container.runsc.capabilities.update:
+            message = "this runsc has no update"
+            raise Unimplemented(message, remedy="use runsc from 2026-01 on")
+        path = container.files.write_resources(resources)
+        try:
+            await container.runsc.update(container.ref.id, str(path))
+        except RunscError as error:
+            if "nil pointer" not in error.line:  # how runsc fails without the cgroup
+                raise
+            message = f"task {container.ref.id} has no cgroup whose limits could be changed"
+            remedy = "run runsc without --ignore-cgroups"
+            raise FailedPrecondition(message, remedy=remedy) from error
