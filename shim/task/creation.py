@@ -9,13 +9,12 @@ from collections.abc import AsyncIterator, Callable, Iterable
 
 from shim.config import Config
 from shim.host.shielded import shielded
-from shim.image.manifest import Manifest
 from shim.model import CreateRequest, utcnow
 from shim.state import TaskState
 from shim.task import record as records
 from shim.task.container import Container
 from shim.task.context import Context
-from shim.task.plan import Joining, Plan, plan
+from shim.task.plan import ImageSource, Plan, plan
 from shim.task.record import TaskRecord
 from shim.task.state_machine import LIVE
 from shim.task.task_map import TaskMap
@@ -35,16 +34,7 @@ class Creation:
         self._owner = owner
         self._context = context
 
-    async def create(
-        self,
-        request: CreateRequest,
-        manifest: Manifest | None = None,
-        *,
-        own_bundle: bool = True,
-        joining: Joining | None = None,
-        image_hooks: bool = False,
-        one_call: bool = False,
-    ) -> Container:
+    async def create(self, request: CreateRequest, source: ImageSource | None = None) -> Container:
         """Create a task, and publish it.
 
         Raises:
@@ -53,16 +43,7 @@ class Creation:
         """
         context, ref = self._context(), request.ref
         with self._tasks.creating(ref):
-            planned = await asyncio.to_thread(
-                plan,
-                self._config,
-                request,
-                manifest,
-                own_bundle=own_bundle,
-                joining=joining,
-                one_call=one_call,
-                image_hooks=image_hooks,
-            )
+            planned = await asyncio.to_thread(plan, self._config, request, source)
             record = TaskRecord(
                 ref=ref,
                 bundle=request.bundle,
@@ -75,9 +56,9 @@ class Creation:
                 overlay2=planned.overlay2,
                 notices=planned.warnings,
                 image_path=request.checkpoint,
-                image_digest=manifest.digest if manifest is not None else "",
-                from_image=not own_bundle,
-                one_call=one_call,
+                image_digest=source.manifest.digest if source else "",
+                from_image=source is not None and not source.own_bundle,
+                one_call=source is not None and source.one_call,
                 sandbox_id=planned.sandbox_id,
                 owner=self._owner,
                 exec_ran=False,

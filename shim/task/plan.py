@@ -49,37 +49,35 @@ class Joining(Value):
     sandbox_id: str
 
 
-def plan(
-    config: Config,
-    request: CreateRequest,
-    manifest: Manifest | None,
-    *,
-    own_bundle: bool = True,
-    joining: Joining | None = None,
-    one_call: bool = False,
-    image_hooks: bool = False,
-) -> Plan:
-    """Read the bundle's spec, or without `own_bundle` the image's, and prepare it.
+class ImageSource(Value):
+    """The image that a task is made from, and how.
 
-    Hooks of the image's spec are left out unless `image_hooks` asks for them.
+    Without `own_bundle` the spec is the image's, and its hooks are left out unless `image_hooks`
+    asks for them. Where `joining` is absent the spec's annotations say which container of the
+    image the task becomes. `one_call` is whether the caller asked for a restore, rather than for a
+    container to be created from an image.
+    """
 
-    Which container of the image it is, its annotations say where `joining` does not. `one_call` is
-    whether the caller asked for a restore, rather than for a container to be created from an image.
+    manifest: Manifest
+    own_bundle: bool = True
+    joining: Joining | None = None
+    one_call: bool = False
+    image_hooks: bool = False
+
+
+def plan(config: Config, request: CreateRequest, source: ImageSource | None = None) -> Plan:
+    """Read the spec of the bundle or of the image, and prepare it.
 
     Raises:
         InvalidBundle: config.json is missing or broken, or the root filesystem is not there.
         InvalidArgument: the bundle's path is relative, it does not fit the image, a GPU is asked
             for in no known way, or an annotation of ours says something unknown.
     """
-    saved = manifest.member(joining.name) if manifest and joining else None
-    if saved is None and manifest is not None and not own_bundle:
-        saved = manifest.own
-    spec = _spec(request, None if own_bundle else saved)
-    if not own_bundle and not image_hooks:
-        spec = host_access.without_hooks(spec)
-    if manifest is not None:
-        saved = saved or _meant(manifest, spec)
-        spec = _in_place(spec, request, joining)
+    saved = None
+    if source is None:
+        spec = _bundle_spec(request)
+    else:
+        spec, saved = _from_image(request, source)
     if not request.rootfs and not spec.rootfs.is_dir():
         message = f"the root filesystem {spec.rootfs} is not there"
         raise InvalidBundle(message, remedy="mount it, or correct root.path in config.json")
@@ -100,25 +98,50 @@ def plan(
     warnings = ready.warnings
     if was is not None and request.checkpoint:
         final = fitted(final, was)
-        warnings += _compare(was, final, config, one_call=one_call)
+        warnings += _compare(was, final, config, one_call=source is not None and source.one_call)
     return Plan(
         spec=final,
         gpu=ready.gpu_wanted,
         guest_tool=ready.guest_tool,
         sandbox_id=pod.sandbox_of(spec),
-        overlay2=_overlay2(config, manifest, _work(request) if own_bundle else ""),
+        overlay2=_overlay2(config, request, source),
         warnings=warnings,
     )
 
 
-def _overlay2(config: Config, manifest: Manifest | None, work: str) -> str:
-    """Choose where the container's changes to its root filesystem lie: in `work`, else in ours.
+def _from_image(request: CreateRequest, source: ImageSource) -> tuple[Spec, Member]:
+    """Return the spec of a container of an image, and what the image says of that container."""
+    manifest, joining = source.manifest, source.joining
+    if not source.own_bundle:
+        saved = manifest.member(joining.name) if joining else manifest.own
+        _check_absolute(request)
+        spec = document.parse(saved.spec, Path(request.bundle), restoring=True)
+        if not source.image_hooks:
+            spec = host_access.without_hooks(spec)
+    else:
+        spec = _bundle_spec(request)
+        if joining is not None:
+            saved = manifest.member(joining.name)
+        else:
+            in_pod = pod.sandbox_of(spec)
+            saved = manifest.member(pod.name_of(spec)) if in_pod else manifest.own
+    # The sandbox's name is that of today.
+    if joining is not None:
+        spec = pod.joined(spec, joining.name, joining.sandbox_id)
+    elif not pod.sandbox_of(spec):
+        spec = pod.leading(spec, request.ref.id)
+    return spec, saved
+
+
+def _overlay2(config: Config, request: CreateRequest, source: ImageSource | None) -> str:
+    """Choose where the container's changes to its root filesystem lie: with its bundle, or ours.
 
     An image whose operator had chosen another medium is restored with that one.
     """
     if overlay.is_set(config.runsc.flags):
         return ""
-    saved = manifest.runsc_flags.get(overlay.FLAG, "") if manifest else ""
+    saved = source.manifest.runsc_flags.get(overlay.FLAG, "") if source else ""
+    work = _work(request) if source is None or source.own_bundle else ""
     return overlay.fitting(saved, work or config.paths.scratch)
 
 
@@ -138,26 +161,16 @@ def _compare(saved: Spec, given: Spec, config: Config, *, one_call: bool) -> tup
     return (f"the bundle differs from the image: {describe(found)}",) if found else ()
 
 
-def _in_place(spec: Spec, request: CreateRequest, joining: Joining | None) -> Spec:
-    """Name the sandbox of today in a spec that comes from an image, or is to fit one."""
-    if joining is not None:
-        return pod.joined(spec, joining.name, joining.sandbox_id)
-    return spec if pod.sandbox_of(spec) else pod.leading(spec, request.ref.id)
-
-
 def _spec_of(saved: Member) -> Spec:
     return document.parse(saved.spec, Path(saved.bundle), restoring=True)
 
 
-def _meant(manifest: Manifest, spec: Spec) -> Member:
-    return manifest.member(pod.name_of(spec)) if pod.sandbox_of(spec) else manifest.own
+def _bundle_spec(request: CreateRequest) -> Spec:
+    _check_absolute(request)
+    return document.load(Path(request.bundle), restoring=bool(request.checkpoint))
 
 
-def _spec(request: CreateRequest, saved: Member | None) -> Spec:
+def _check_absolute(request: CreateRequest) -> None:
     if not Path(request.bundle).is_absolute():
         message = f"bundle {request.bundle!r} is not an absolute path"
         raise InvalidArgument(message, remedy="name it from the root")
-    bundle = Path(request.bundle)
-    if saved is not None:
-        return document.parse(saved.spec, bundle, restoring=True)
-    return document.load(bundle, restoring=bool(request.checkpoint))

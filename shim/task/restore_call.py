@@ -27,7 +27,7 @@ from shim.task.container import Container
 from shim.task.context import Context
 from shim.task.creation import Creation
 from shim.task.member_mapping import resolve_members
-from shim.task.plan import Joining
+from shim.task.plan import ImageSource, Joining
 from shim.task.restore_txn import Restore
 from shim.task.restored_container import RestoredContainer
 
@@ -90,14 +90,14 @@ class RestoreCall:
             stdio=mapped.stdio,
             checkpoint=options.image_path,
         )
-        return await self._creation.create(
-            request,
-            manifest,
+        source = ImageSource(
+            manifest=manifest,
             own_bundle=bool(mapped.bundle),
             joining=joining,
             image_hooks=options.image_hooks,
             one_call=True,
         )
+        return await self._creation.create(request, source)
 
     async def _fill(
         self, made: list[Container], names: list[str], options: RestoreOptions, report: Report

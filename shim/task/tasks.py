@@ -42,6 +42,7 @@ from shim.task.host_info import HostInfo
 from shim.task.house import House, SidecarHouse
 from shim.task.image_service import ImageService
 from shim.task.kill import kill, kill_interrupted
+from shim.task.plan import ImageSource
 from shim.task.pod_restore import PodRestores
 from shim.task.recovery import Recovery, log_progress
 from shim.task.restore_call import RestoreCall
@@ -181,11 +182,11 @@ class Tasks:
     async def create(self, request: CreateRequest) -> int:
         """Create a task from a bundle; with `checkpoint` set, Start restores that image."""
         try:
-            manifest = None
+            source = None
             if request.checkpoint:
                 image = await self._images.find(request.checkpoint)
-                manifest = await self._images.manifest(image, strict=True)
-            task = await self._creation.create(request, manifest)
+                source = ImageSource(manifest=await self._images.manifest(image, strict=True))
+            task = await self._creation.create(request, source)
         except BaseException:  # containerd does not remove what it has unpacked for a Create
             if is_unpacked(request.bundle, request.checkpoint):
                 unpacked = Path(request.checkpoint)

@@ -14,7 +14,7 @@ from shim.errors import InvalidArgument
 from shim.image.manifest import Manifest, Member
 from shim.model import CreateRequest, TaskRef
 from shim.spec import pod
-from shim.task.plan import Joining, Plan, plan
+from shim.task.plan import ImageSource, Joining, Plan, plan
 from tests.unit.image_helpers import manifest
 
 _CRI = "io.kubernetes.cri"
@@ -57,7 +57,7 @@ def planned(
     request = CreateRequest(ref=ref, bundle=str(folder), checkpoint="/i")
     cuda = Cuda(nvidia_proc=str(folder / "none"), cdi_dirs=())
     config = Config(cuda=cuda, runsc=Runsc(flags=flags or {}))
-    return plan(config, request, image, **how)
+    return plan(config, request, ImageSource(manifest=image, **how))
 
 
 def written(folder: Path, data: dict[str, Any]) -> Path:
@@ -140,7 +140,8 @@ def overlay_of(bundle: Path, image: Manifest | None = None, **flags: str) -> str
         cuda=Cuda(nvidia_proc=str(bundle / "none"), cdi_dirs=()),
         runsc=Runsc(flags=flags),
     )
-    return plan(config, request, image).overlay2
+    source = ImageSource(manifest=image) if image else None
+    return plan(config, request, source).overlay2
 
 
 def test_the_overlay_lies_in_our_own_folder(tmp_path: Path) -> None:
