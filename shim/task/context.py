@@ -1,4 +1,4 @@
-"""What every task needs of the house: settings, the keeper, runsc, and somebody to tell."""
+"""What all tasks of an owner share: settings, folders, keeper, runsc, and the event publisher."""
 
 from __future__ import annotations
 

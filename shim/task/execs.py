@@ -1,4 +1,4 @@
-"""A process added to a running task: `runsc exec`, attached, run by the keeper."""
+"""An exec: a process added to a running container by an attached `runsc exec`."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def check_signal(number: int) -> None:
 
 
 class Exec:
-    """One added process."""
+    """One exec."""
 
     def __init__(
         self,
@@ -279,7 +279,7 @@ class Exec:
         await self._runsc.kill(self._ref.id, signal, pid=self.record.guest_pid)
 
     def _kill_runner(self, signal: int) -> None:
-        """Signal the `runsc exec` of a program whose number an earlier owner did not live to note.
+        """Signal the `runsc exec` of a program whose pid an earlier owner did not record.
 
         runsc passes signals on to the program, all but KILL: then that may run on.
         """

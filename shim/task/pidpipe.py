@@ -1,4 +1,4 @@
-"""The number of a process that runsc starts, heard at the moment that it is known.
+"""The pid of a process that runsc starts, received as soon as it is known.
 
 runsc writes it to a file. A fifo in the file's place makes that an event instead of a poll.
 """

@@ -118,7 +118,7 @@ class PendingPodRestore:
             if self._restore.over:
                 return False
             try:
-                await self._restore.give_up(cause)
+                await self._restore.roll_back(cause)
             finally:  # also when something could not be removed, or the caller is cancelled
                 await self._close()
         return True

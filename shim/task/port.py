@@ -37,10 +37,10 @@ class TaskService(Protocol):
         """Start the init process or an exec; return its pid."""
 
     async def state(self, ref: TaskRef, exec_id: str = "") -> ProcessView:
-        """Tell how a process is."""
+        """Describe a process."""
 
     async def wait(self, ref: TaskRef, exec_id: str = "") -> Exit:
-        """Return when the process has ended; at once when it has already."""
+        """Return when the process has exited; at once when it has already."""
 
     async def kill(
         self, ref: TaskRef, signal: int, *, exec_id: str = "", everyone: bool = False
@@ -53,16 +53,16 @@ class TaskService(Protocol):
         """Add a process (an OCI `process` object) to a running task; Start runs it."""
 
     async def delete(self, ref: TaskRef, exec_id: str = "") -> ProcessView:
-        """Forget a stopped task or exec and return its last view, exit included."""
+        """Delete a stopped task or exec and return its last view, exit included."""
 
     async def pids(self, ref: TaskRef) -> Pids:
         """List the processes of the container, by the container's own numbers."""
 
     async def pause(self, ref: TaskRef) -> None:
-        """Stop the task's processes where they are."""
+        """Pause the task's processes."""
 
     async def resume(self, ref: TaskRef) -> None:
-        """Let a paused task go on."""
+        """Resume a paused task."""
 
     async def update(self, ref: TaskRef, resources: Mapping[str, Any]) -> None:
         """Apply OCI LinuxResources."""
@@ -74,7 +74,7 @@ class TaskService(Protocol):
         """Close the task's stdin."""
 
     async def resize_pty(self, ref: TaskRef, width: int, height: int, exec_id: str = "") -> None:
-        """Tell the terminal its size."""
+        """Set the size of a terminal."""
 
     async def checkpoint(
         self, ref: TaskRef, options: CheckpointOptions, report: Report
@@ -82,10 +82,10 @@ class TaskService(Protocol):
         """Freeze, save, seal, thaw or stop. All or nothing."""
 
     async def restore(self, ref: TaskRef, options: RestoreOptions, report: Report) -> RestoreResult:
-        """Bring an image back as a new running task. All or nothing."""
+        """Restore an image as a new running task. All or nothing."""
 
     async def images(self) -> list[ImageView]:
-        """List the images under the configured folder, newest first."""
+        """List the images below the configured folder, newest first."""
 
     async def inspect(self, image_path: str) -> dict[str, Any]:
         """Return an image's manifest as plain data."""

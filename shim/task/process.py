@@ -47,7 +47,7 @@ class Process:
         publish: Publish,
         on_crash: OnCrash | None = None,
     ) -> None:
-        """Take the name for the log, what publishes the exit, and what hears of a lost watch."""
+        """Take the name for the log, what publishes the exit, and what is called on a crash."""
         self.name = name
         self.streams = streams
         self.ended: SetOnce[Exit] = SetOnce()
@@ -133,7 +133,7 @@ class Process:
             self.exit.put(exit_)
 
     def set_exited(self, exit_: Exit) -> None:
-        """Take an exit without publishing it: an earlier owner did, or there is nothing to tell."""
+        """Set an exit without publishing it: an earlier owner did, or the task is removed."""
         self.ended.put(exit_)
         self.exit.put(exit_)
 
@@ -147,7 +147,7 @@ class Process:
             _log.exception("%s exited, and a step of its end crashed", self.name)
 
     async def _close_streams(self) -> None:
-        """Close the streams; what takes too long goes on in the background."""
+        """Close the streams; what takes too long continues in the background."""
         closing = self.run(self.attempt(self.streams.close), "streams")
         _, late = await asyncio.wait({closing}, timeout=_CLOSE_S)
         if late:
@@ -173,7 +173,7 @@ class Process:
 
 
 async def exit_of(keeper: KeeperPort, born: Born) -> Exit:
-    """Wait for the exit of a process, with its status where the keeper can tell it."""
+    """Wait for the exit of a process, with its status where the keeper knows it."""
     try:
         ended = await keeper.wait(born.pid, born.start)
     except Unavailable as error:
@@ -187,7 +187,7 @@ async def exit_of(keeper: KeeperPort, born: Born) -> Exit:
 
 
 def unkillable(name: str, born: Born, timeout_s: float) -> DeadlineExceeded:
-    """Say of a process that was sent SIGKILL where it is, and when it will end."""
+    """Return the error for a process that does not exit after SIGKILL."""
     found = procstat.read(born.pid)
     state = found.state if found is not None else "unknown"
     sleeps = " in uninterruptible sleep" if state == "D" else ""

@@ -39,7 +39,7 @@ class TaskRecord(Value):
     `overlay2` is the flag that runsc gets where the operator set none.
     `notices` are what its creation warned of, and hold for as long as it runs.
     `exec_ran` is whether an exec was ever started; in a record of an older cryo that is not known.
-    `one_call` tells a task that one call makes and restores from one whose restore a Start begins.
+    `one_call` is whether one call makes and restores the task, and not a Create and a Start.
     """
 
     ref: TaskRef

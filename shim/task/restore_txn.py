@@ -1,7 +1,7 @@
-"""Restore as a transaction: running tasks with every CUDA process awake, or nothing at all.
+"""The restore of a sandbox as one transaction: all containers and CUDA processes run, or none.
 
-What is restored is a whole sandbox. Its own container comes first, the others join it, and runsc
-loads the image when the last one has (measured on both versions): until then none of them runs.
+The root container comes first and the others join it. runsc loads the image when the last one has
+joined (measured on both versions); until then none of them runs.
 """
 
 from __future__ import annotations
@@ -30,40 +30,44 @@ _CLOSE_S = 10.0
 
 
 class RestoreTarget(Protocol):
-    """What a restore needs of a task that it fills."""
+    """A created container that is filled from the image."""
 
     journal: Journal
 
     async def network_warnings(self) -> tuple[str, ...]:
-        """Say what its network will lack."""
+        """Return what its network will lack, a line each."""
 
     async def load_image(self, options: RestoreOptions) -> int:
-        """Run `runsc restore` with the task's bundle and streams; return the sandbox's pid."""
+        """Run `runsc restore` with its bundle and streams; return the sandbox's pid."""
 
     async def watch_restored(self) -> None:
-        """Listen for the end of what was restored, now that it runs."""
+        """Watch for its exit, now that it runs."""
 
     async def subject(self) -> CheckpointTarget:
-        """Hand the loaded task to the CUDA steps."""
+        """Return it as the CUDA steps see it."""
 
     async def remove_sandbox(self) -> None:
-        """Kill and delete what the restore made."""
+        """Kill and delete what the restore made of it."""
 
 
 class Restore:
-    """One restore into created tasks: `run` it, or `begin`, `join` and `finish` in attempts."""
+    """One restore into created containers.
+
+    Either `run` it, or call `begin`, `join` for each other container, and `finish`, each in an
+    `attempt`.
+    """
 
     def __init__(
-        self, task: RestoreTarget, config: Config, options: RestoreOptions, report: Report
+        self, root: RestoreTarget, config: Config, options: RestoreOptions, report: Report
     ) -> None:
-        """Take the sandbox's own task."""
-        self._task = task
+        """Take the root container."""
+        self._root = root
         self._members: dict[str, RestoreTarget] = {}
         self._config = config
         self._options = options
         self._transaction = Transaction(
             f"restore of {options.image_path}",
-            task.journal,
+            root.journal,
             report,
             deadline_s=self.timeout_s,
             late=self.late,
@@ -80,12 +84,12 @@ class Restore:
 
     @property
     def over(self) -> bool:
-        """Whether the restore has ended, well or not."""
+        """Whether the restore has ended, successful or not."""
         return self._done or self._transaction.over
 
     @property
     def timeout_s(self) -> float:
-        """Give the time that the whole may take."""
+        """Return the timeout of the whole restore."""
         return self._options.timeout_s or self._config.timeouts.restore
 
     async def run(
@@ -108,7 +112,7 @@ class Restore:
         return await self.finish()
 
     async def attempt(self, work: Coroutine[Any, Any, T]) -> T:
-        """Do a part of the restore, whose failure ends all of it.
+        """Run a part of the restore; its failure rolls back all of it.
 
         Raises:
             CryoError: why it was not done.
@@ -117,7 +121,7 @@ class Restore:
         return await self._transaction.run(work)
 
     def late(self) -> DeadlineExceeded:
-        """Say that it took too long, and what it waited for."""
+        """Return the error for the timeout; it names the phase and the missing containers."""
         phase = self._transaction.phase
         message = f"restore did not end in {self.timeout_s:g} s: it was in phase {phase}"
         if missing := self.missing:
@@ -127,23 +131,23 @@ class Restore:
 
     @property
     def digest(self) -> str:
-        """Name the image that was verified, by the digest of its manifest."""
+        """Return the manifest digest of the verified image; empty before `begin`."""
         return self._manifest.digest if self._manifest is not None else ""
 
     @property
     def missing(self) -> list[str]:
-        """Name the containers of the image that have not joined yet."""
+        """List the containers of the image that have not joined yet."""
         members = self._manifest.members if self._manifest is not None else ()
         return [one.name for one in members if one.name not in self._members]
 
     async def begin(self, capabilities: Capabilities) -> None:
-        """Verify the image, and make the sandbox with its own container."""
-        self._task.journal.open(Operation.RESTORE, self._options.image_path)
+        """Verify the image, and make the sandbox with the root container."""
+        self._root.journal.open(Operation.RESTORE, self._options.image_path)
         with self._transaction.step(Phase.VERIFY):
             self._manifest = await self._check(capabilities)
-            self._transaction.warn(*await self._task.network_warnings())
+            self._transaction.warn(*await self._root.network_warnings())
         with self._transaction.step(Phase.LOAD):
-            self._pid = await self._load(self._task)
+            self._pid = await self._load(self._root)
 
     async def join(self, name: str, member: RestoreTarget) -> None:
         """Add another container; with the last one runsc loads the image."""
@@ -160,8 +164,8 @@ class Restore:
         if self._manifest is None or self.missing:
             message = f"the restore waits for {', '.join(self.missing) or 'its image'}"
             raise IllegalState(message, remedy="start every container of the pod")
-        for task in self._tasks:
-            await task.watch_restored()
+        for target in self._targets:
+            await target.watch_restored()
         await file_call(self._held.check_unchanged, doing=f"look at {self._held.image}")
         self._held.close()
         subject = await self._subject()
@@ -173,30 +177,30 @@ class Restore:
                 device_map=self._options.device_map,
                 background=self._options.background,
             )
-        self._task.journal.close()
+        self._root.journal.close()
         self._done = True
         return RestoreResult(
             pid=self._pid,
             engine=self._manifest.engine,
-            processes=_now(subject, self._manifest),
+            processes=_restored_processes(subject, self._manifest),
             members=tuple(one.ref.id for one in subject.members),
             warnings=tuple(self._transaction.warnings),
             timings_s=dict(self._transaction.timings_s),
         )
 
     @property
-    def _tasks(self) -> Sequence[RestoreTarget]:
-        return (self._task, *self._members.values())
+    def _targets(self) -> Sequence[RestoreTarget]:
+        return (self._root, *self._members.values())
 
     async def _subject(self) -> CheckpointTarget:
         members = [await member.subject() for member in self._members.values()]
-        return whole(await self._task.subject(), members)
+        return whole(await self._root.subject(), members)
 
-    async def _load(self, task: RestoreTarget) -> int:
-        """Let a task load the folder that was verified, whatever its path leads to by now."""
+    async def _load(self, target: RestoreTarget) -> int:
+        """Load the verified folder, which the path need not name any more."""
         options = msgspec.structs.replace(self._options, image_path=self._held.path)
         try:
-            return await task.load_image(options)
+            return await target.load_image(options)
         except CryoError as error:
             error.rename(options.image_path, self._options.image_path)
             raise
@@ -208,8 +212,8 @@ class Restore:
         await restore.check_host(manifest, self._config, capabilities)
         return manifest
 
-    async def give_up(self, cause: BaseException) -> None:
-        """Remove what was made, to its end, however often the caller is cancelled meanwhile.
+    async def roll_back(self, cause: BaseException) -> None:
+        """Remove what was made, although the caller is cancelled meanwhile.
 
         Raises:
             CudaError: something could not be removed.
@@ -217,11 +221,11 @@ class Restore:
         await self._transaction.roll_back(cause)
 
     async def _remove(self) -> None:
-        """Remove the sandbox first: then nothing can hold up the removal of what was in it."""
+        """Remove the root container first: with its sandbox the others end."""
         failed: CryoError | None = None
-        for task in self._tasks:
+        for target in self._targets:
             try:
-                await task.remove_sandbox()
+                await target.remove_sandbox()
             except CryoError as error:
                 failed = failed or error
         if failed is not None:
@@ -230,11 +234,11 @@ class Restore:
     async def _close_undone(self) -> None:
         self._held.close()
         if self._transaction.failed is None:
-            self._task.journal.close()
+            self._root.journal.close()
 
 
-def _now(subject: CheckpointTarget, manifest: Manifest) -> tuple[CudaProcess, ...]:
-    """List what was brought back, each process with its container's id of today."""
+def _restored_processes(subject: CheckpointTarget, manifest: Manifest) -> tuple[CudaProcess, ...]:
+    """List the restored processes, each with the new id of its container."""
     ids = {one.name: one.container for one in subject.members}
     return tuple(process for process in manifest.processes if not process.dropped) + tuple(
         msgspec.structs.replace(process, container=ids[saved.name])

@@ -21,7 +21,7 @@ class RestoredContainer:
         self._container = container
 
     async def network_warnings(self) -> tuple[str, ...]:
-        """Say what the network of the restored container will lack."""
+        """Return what the network of the restored container will lack, a line each."""
         spec = self._container.files.runsc_spec
         return await asyncio.to_thread(network.warnings, spec, self._container.runsc.flags)
 
@@ -34,7 +34,7 @@ class RestoredContainer:
         await self._container.init.watch_restored()
 
     async def subject(self) -> CheckpointTarget:
-        """Return the loaded container for the CUDA steps."""
+        """Return the loaded container as the CUDA steps see it."""
         return await self._container.subject()
 
     async def remove_sandbox(self) -> None:

@@ -1,7 +1,7 @@
 """The standard streams of one process of a task: opened, handed over, and what of them is kept.
 
 What must outlive us is kept by the keeper under a name: the writing end of stdin, so that CloseIO
-decides when it ends, and a terminal's master, which a next owner goes on pumping.
+decides when it ends, and a terminal's master, which the next owner continues to pump.
 """
 
 from __future__ import annotations
@@ -124,7 +124,7 @@ class ProcessStreams:
         self._size = self._size or size
 
     def resize(self, width: int, height: int) -> None:
-        """Tell the terminal its size, or keep the size for a terminal that is yet to be made.
+        """Set the terminal's size, or keep it for a terminal that does not exist yet.
 
         Raises:
             InvalidArgument: a size that no terminal has.
@@ -193,9 +193,9 @@ class ExecStreams(ProcessStreams):
             os.close(slave)
 
     def started(self) -> None:
-        """Pass on what is typed, once the program has a number: runsc listens before it tells it.
+        """Pass on what is typed, once the program has a pid.
 
-        (Execute in runsc/cmd/exec.go.)
+        runsc listens before it writes that (Execute in runsc/cmd/exec.go).
         """
         if self._console is not None:
             self._console.pass_input()

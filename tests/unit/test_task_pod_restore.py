@@ -56,7 +56,7 @@ async def test_a_stop_that_fails_ends_it_all_the_same(
     async def fail(*_: object) -> None:
         raise error
 
-    monkeypatch.setattr(Restore, "give_up", fail)
+    monkeypatch.setattr(Restore, "roll_back", fail)
 
     with pytest.raises(type(error)):
         await waiting.made.stop()
@@ -70,28 +70,28 @@ async def test_the_time_ends_while_a_start_is_under_way(
     waiting: Waiting, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Where that Start does not complete it, it is ended then."""
-    asked, given_up = asyncio.Event(), asyncio.Event()
+    asked, rolled_back = asyncio.Event(), asyncio.Event()
     late = Restore.late
 
     def hear(restore: Restore) -> Any:
         asked.set()
         return late(restore)
 
-    async def give_up(_restore: Restore, _cause: CryoError) -> None:
-        given_up.set()
+    async def roll_back(_restore: Restore, _cause: CryoError) -> None:
+        rolled_back.set()
 
     monkeypatch.setattr(Restore, "timeout_s", 0.0)
     monkeypatch.setattr(Restore, "late", hear)
-    monkeypatch.setattr(Restore, "give_up", give_up)
+    monkeypatch.setattr(Restore, "roll_back", roll_back)
 
     async with waiting.made._lock:
         alarm = asyncio.ensure_future(waiting.made._expire())
         await asyncio.wait_for(asked.wait(), WAIT_S)
         await asyncio.sleep(0)
-        assert not given_up.is_set()
+        assert not rolled_back.is_set()
     await asyncio.wait_for(alarm, WAIT_S)
 
-    assert given_up.is_set()
+    assert rolled_back.is_set()
     assert waiting.over == 1
 
 
@@ -112,17 +112,17 @@ async def test_a_task_whose_sandbox_has_exited_is_deleted(
 ) -> None:
     """Its restore is over then, and does nothing to the next task of its name."""
     tasks, ref = waiting.owner.tasks, waiting.owner.ref()
-    given_up: list[TaskRef] = []
+    rolled_back: list[TaskRef] = []
 
-    async def give_up(_restore: Restore, _cause: CryoError) -> None:
-        given_up.append(ref)
+    async def roll_back(_restore: Restore, _cause: CryoError) -> None:
+        rolled_back.append(ref)
 
-    monkeypatch.setattr(Restore, "give_up", give_up)
+    monkeypatch.setattr(Restore, "roll_back", roll_back)
     tasks._pod_restores._pending[ref] = waiting.made
     waiting.owner.kill_sandbox(waiting.task.record.pid)
     await asyncio.wait_for(tasks.wait(ref), WAIT_S)
 
     await tasks.delete(ref)
 
-    assert given_up == [ref]
+    assert rolled_back == [ref]
     assert waiting.over == 1
