@@ -22,9 +22,9 @@ from typing import Any
 
 from hack.gpu import guests
 from shim.client.blocking import Client
-from shim.entry.trial.guest import TaskGuest
 from shim.errors import CryoError, DeadlineExceeded, ResourceExhausted
 from shim.model import CheckpointOptions, EngineName, Phase, Progress, RestoreOptions, Stdio
+from shim.selftest.guest import TaskGuest
 from shim.simgpu.bundle import shares
 from shim.simgpu.guest import names
 from shim.simgpu.hardware import Hardware

@@ -17,7 +17,7 @@ Example, with the sidecar:
     with Simulation(runsc) as sim:
         sim.start_sidecar()
         client = Client(sim.address)
-        guest = TaskGuest(client, sim.folder)  # shim.entry.trial.guest
+        guest = TaskGuest(client, sim.folder)  # shim.selftest.guest
         client.create("demo", str(sim.bundle("demo", inject_tool=False)))
         client.start("demo")
         sim.until_ready(guest, "demo")

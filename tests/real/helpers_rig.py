@@ -16,7 +16,6 @@ from typing import Any, TypeVar
 import pytest
 
 from shim.client import Client
-from shim.entry.trial.guest import TaskGuest
 from shim.errors import CryoError, Unavailable
 from shim.model import (
     CheckpointOptions,
@@ -29,6 +28,7 @@ from shim.model import (
     RestoreResult,
     Stdio,
 )
+from shim.selftest.guest import TaskGuest
 from shim.simgpu.remote import Ran
 from shim.simgpu.sandbox import Sandbox
 from shim.simgpu.simulation import Settings, Simulation, wait_until

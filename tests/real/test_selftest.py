@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from shim.entry.selftest import CANNOT_RUN
+from shim.selftest.command import CANNOT_RUN
 from tests.builds import RunscBuild
 
 pytestmark = pytest.mark.timeout(120)
@@ -18,7 +18,7 @@ ROOT = Path(__file__).parents[2]
 
 def selftest(*arguments: str) -> subprocess.CompletedProcess[str]:
     """Run it as a person would."""
-    argv = [sys.executable, "-m", "shim.entry.selftest", *arguments]
+    argv = [sys.executable, "-m", "shim.selftest", *arguments]
     return subprocess.run(argv, cwd=ROOT, capture_output=True, text=True, check=False, timeout=100)
 
 

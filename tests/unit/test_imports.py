@@ -30,7 +30,7 @@ ORDER = (
     "entry",
 )
 VALUES = ("errors", "state", "model", "config", "bundle", "points")
-EDGES = ("wire", "client", "entry")
+EDGES = ("wire", "client", "entry", "selftest")
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,9 @@ RULES = {
     "task": Room(below("task"), ("msgspec",)),
     "wire": Room(below("wire", "api"), ("msgspec", *GRPC)),
     "client": Room(below("client", "api"), ("msgspec", *GRPC)),
-    "entry": Room(below("entry", "api", "simgpu"), ("click", "msgspec", *GRPC)),
+    "entry": Room(below("entry", "api"), ("click", "msgspec", *GRPC)),
+    # Never imported by the above: an installation may leave both out.
+    "selftest": Room(below("client", "selftest", "simgpu"), ("click",)),
     "simgpu": Room(("values", "host", "spec", "runsc", "simgpu", "guest"), ("msgspec",)),
     # It runs inside the sandbox with whatever Python is there.
     "guest": Room(("guest",)),
@@ -141,6 +143,8 @@ def test_every_import_points_down() -> None:
         ("shim.simgpu.guest.client", "from shim.errors import CryoError"),
         ("shim.simgpu.guest.client", "import msgspec"),
         ("shim.client.client", "from shim.simgpu import simulation"),
+        ("shim.entry.cli.app", "from shim.selftest import command"),
+        ("shim.simgpu.simulation", "from shim.selftest import runner"),
         ("shim.spec.document", "from . import canonical"),
     ),
 )
@@ -172,6 +176,18 @@ def test_only_the_edges_load_grpc() -> None:
     ]
 
     assert loaded(inner, ("grpc", "google.protobuf")) == "[]"
+
+
+def test_the_core_does_not_load_what_may_be_left_out() -> None:
+    """Importing all of the core loads neither the selftest nor the simulated GPU."""
+    outside = ("selftest", "simgpu", "guest")
+    core = [
+        module
+        for module in modules()
+        if room_of(module) not in outside and not module.endswith("__main__")
+    ]
+
+    assert loaded(core, ("shim.selftest", "shim.simgpu")) == "[]"
 
 
 def test_the_keeper_stays_small() -> None:

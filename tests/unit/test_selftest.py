@@ -1,4 +1,4 @@
-"""How a selftest is judged and told, without running one."""
+"""How a selftest is judged and reported, without running one."""
 
 from __future__ import annotations
 
@@ -10,13 +10,21 @@ from pathlib import Path
 import pytest
 
 from shim.cuda.inventory import Gpu, Inventory
-from shim.entry import selftest
-from shim.entry.trial.outcome import Outcome, Span, Step, compare
-from shim.entry.trial.spans import Spans
-from shim.entry.trial.tell import Plain, Silent, Story, Style, duration, size, verdict
-from shim.entry.trial.trial import check_begun, other_gpus
 from shim.errors import FailedPrecondition
 from shim.model import Phase, Progress
+from shim.selftest import command
+from shim.selftest.outcome import Outcome, Span, Step, compare
+from shim.selftest.report import (
+    JsonReporter,
+    PlainReporter,
+    StoryReporter,
+    Style,
+    duration,
+    size,
+    verdict,
+)
+from shim.selftest.runner import check_begun, other_gpus
+from shim.selftest.timeline import Timeline
 from shim.simgpu.guest import pattern
 from shim.simgpu.status import ProcessStatus, Status
 
@@ -85,18 +93,18 @@ def test_a_loss_or_an_error_fails(what: dict[str, object]) -> None:
     assert "- x" in verdict(found)
 
 
-def test_spans_follow_the_news() -> None:
+def test_the_timeline_follows_the_progress() -> None:
     """Each phase lasts until the next begins; one that was only announced is not drawn twice."""
     times = iter((10.0, 10.0, 10.2, 10.202, 10.5, 10.6, 10.7))
-    spans = Spans(lambda: next(times))
-    spans.hear(Progress(phase=Phase.PREFLIGHT))
-    spans.hear(Progress(phase=Phase.FREEZE))
-    spans.hear(Progress(phase=Phase.LOCK))
-    spans.hear(Progress(phase=Phase.DETECT, pid=3, pid_state="locked"))
-    spans.hear(Progress(phase=Phase.FREEZE, message="checkpoint 2"))
-    spans.hear(Progress(phase=Phase.SAVE, bytes_done=1, bytes_total=3 << 20))
-    spans.explain(Phase.SAVE, "all in one")
-    found = [(s.phase, round(s.began_s, 3), round(s.ended_s, 3), s.detail) for s in spans.end()]
+    timeline = Timeline(lambda: next(times))
+    timeline.add(Progress(phase=Phase.PREFLIGHT))
+    timeline.add(Progress(phase=Phase.FREEZE))
+    timeline.add(Progress(phase=Phase.LOCK))
+    timeline.add(Progress(phase=Phase.DETECT, pid=3, pid_state="locked"))
+    timeline.add(Progress(phase=Phase.FREEZE, message="checkpoint 2"))
+    timeline.add(Progress(phase=Phase.SAVE, bytes_done=1, bytes_total=3 << 20))
+    timeline.explain(Phase.SAVE, "all in one")
+    found = [(s.phase, round(s.began_s, 3), round(s.ended_s, 3), s.detail) for s in timeline.end()]
 
     assert found == [
         ("preflight", 0.0, 0.2, ""),
@@ -124,16 +132,16 @@ def test_a_rate_is_of_what_moves_memory(engine: str, wanted: list[tuple[str, str
     assert {rate["gpu_bytes"] for rate in found.rates()} == {SIZE}
 
 
-def test_a_phase_that_is_told_of_late_lasted_as_long_as_it_took() -> None:
-    """What one run of a helper did is told of when all is done: each with its own time."""
+def test_a_phase_that_is_reported_late_has_its_own_duration() -> None:
+    """The steps of one run of a helper are reported at its end, each with its own duration."""
     times = iter((10.0, 10.0, 11.0, 11.0, 11.0, 11.0, 11.1, 11.6))
-    spans = Spans(lambda: next(times))
-    spans.hear(Progress(phase=Phase.LOCK))
-    spans.hear(Progress(phase=Phase.LOCK, pid=3, pid_state="locked", took_s=0.01))
-    spans.hear(Progress(phase=Phase.FREEZE, pid=3, pid_state="checkpointed", took_s=0.5))
-    spans.hear(Progress(phase=Phase.FREEZE, pid=4, pid_state="checkpointed", took_s=0.75))
-    spans.hear(Progress(phase=Phase.SAVE))
-    found = [(s.phase, round(s.began_s, 3), round(s.ended_s, 3)) for s in spans.end()]
+    timeline = Timeline(lambda: next(times))
+    timeline.add(Progress(phase=Phase.LOCK))
+    timeline.add(Progress(phase=Phase.LOCK, pid=3, pid_state="locked", took_s=0.01))
+    timeline.add(Progress(phase=Phase.FREEZE, pid=3, pid_state="checkpointed", took_s=0.5))
+    timeline.add(Progress(phase=Phase.FREEZE, pid=4, pid_state="checkpointed", took_s=0.75))
+    timeline.add(Progress(phase=Phase.SAVE))
+    found = [(s.phase, round(s.began_s, 3), round(s.ended_s, 3)) for s in timeline.end()]
 
     assert found == [("lock", 0.0, 0.25), ("freeze", 0.25, 1.1), ("save", 1.1, 1.6)]
 
@@ -144,7 +152,7 @@ def test_a_workload_that_cannot_begin_says_why(tmp_path: Path) -> None:
     begun = status()
     check_begun(begun, log)
     ended = replace(begun, processes=(), ended=({"pid": 4, "status": 1},))
-    with pytest.raises(FailedPrecondition, match="said nothing"):
+    with pytest.raises(FailedPrecondition, match="printed nothing"):
         check_begun(ended, log)
     log.write_text("first\nsimgpu: process 4: cuMemAlloc_v2 returned 2\n", "utf-8")
 
@@ -178,7 +186,7 @@ STEP = Step("checkpoint", 1.0, 2.0, "engine phased", (Span("save", 0.25, 0.75, "
 def test_story_draws_a_phase_where_it_was() -> None:
     """A phase from a quarter to three quarters of its step has a bar there."""
     stream = io.StringIO()
-    story = Story(stream, Style())
+    story = StoryReporter(stream, Style())
     story.begin("checkpoint", "while it runs")
     story.end(STEP)
     line = stream.getvalue().splitlines()[1]
@@ -191,7 +199,7 @@ def test_story_draws_a_phase_where_it_was() -> None:
 def test_story_without_a_terminal_has_no_control_characters() -> None:
     """Into a file or a pipe goes plain text only."""
     stream = io.StringIO()
-    story = Story(stream, Style.of(stream))
+    story = StoryReporter(stream, Style.of(stream))
     story.title(simulated=True)
     story.begin("checkpoint", "while it runs")
     story.progress(Progress(phase=Phase.SAVE, message="news"))
@@ -200,13 +208,13 @@ def test_story_without_a_terminal_has_no_control_characters() -> None:
 
     assert "\x1b" not in stream.getvalue()
     assert "\r" not in stream.getvalue()
-    assert "Everything came back" in stream.getvalue()
+    assert "Everything was restored intact" in stream.getvalue()
 
 
 def test_story_says_that_the_gpu_is_simulated() -> None:
     """Nobody may take the demo for a run on real hardware."""
     stream = io.StringIO()
-    story = Story(stream, Style())
+    story = StoryReporter(stream, Style())
     story.title(simulated=True)
     story.outcome(outcome(status(), status()))
 
@@ -216,7 +224,7 @@ def test_story_says_that_the_gpu_is_simulated() -> None:
 def test_plain_tells_a_step_in_one_line() -> None:
     """Without --story each step is a line with its phases."""
     stream = io.StringIO()
-    Plain(stream).end(STEP)
+    PlainReporter(stream).end(STEP)
 
     assert stream.getvalue() == "checkpoint: 1.00 s engine phased (save 500 ms)\n"
 
@@ -224,7 +232,7 @@ def test_plain_tells_a_step_in_one_line() -> None:
 def test_report_is_json_with_everything() -> None:
     """--json prints one object that says whether it passed and why."""
     stream = io.StringIO()
-    Silent(stream).outcome(outcome(status(), status(digest="other")))
+    JsonReporter(stream).outcome(outcome(status(), status(digest="other")))
     report = json.loads(stream.getvalue())
 
     assert report["passed"] is False
@@ -254,8 +262,8 @@ def test_runsc_of_make_tools_is_found(tmp_path: Path, monkeypatch: pytest.Monkey
     monkeypatch.setenv("CRYO_CACHE", str(tmp_path))
     monkeypatch.setenv("PATH", str(tmp_path / "none"))
 
-    assert selftest.find_runsc(None) == runsc
-    assert selftest.find_runsc(Path("/given")) == Path("/given")
+    assert command.find_runsc(None) == runsc
+    assert command.find_runsc(Path("/given")) == Path("/given")
 
 
 def test_no_runsc_is_said_in_one_line_with_its_own_status(
@@ -264,7 +272,7 @@ def test_no_runsc_is_said_in_one_line_with_its_own_status(
     """Where runsc cannot run the status is 77, and stderr has one line."""
     monkeypatch.setenv("CRYO_CACHE", str(tmp_path))
     monkeypatch.setenv("PATH", str(tmp_path))
-    assert selftest.selftest() == selftest.CANNOT_RUN
+    assert command.selftest() == command.CANNOT_RUN
     out, err = capsys.readouterr()
 
     assert out == ""

@@ -23,8 +23,6 @@ from shim.entry.cli.progress import Bar, Lines
 from shim.entry.cli.settings import Settings
 from shim.entry.cli.table import table
 from shim.entry.shimbin.logfifo import _cut
-from shim.entry.trial.outcome import Outcome, Step
-from shim.entry.trial.tell import Plain, Story, Style
 from shim.errors import CryoError, CudaError, RunscError
 from shim.model import (
     CheckpointResult,
@@ -34,6 +32,8 @@ from shim.model import (
     RestoreResult,
     TaskView,
 )
+from shim.selftest.outcome import Outcome, Step
+from shim.selftest.report import PlainReporter, StoryReporter, Style
 from shim.state import TaskState
 from shim.wire import convert, status
 
@@ -95,15 +95,15 @@ def logged(formatter: logging.Formatter, text: str, *, raised: bool = False) -> 
     return formatter.format(record)
 
 
-def told(teller: Plain | Story, text: str) -> str:
+def told(reporter: PlainReporter | StoryReporter, text: str) -> str:
     """Return what a selftest tells."""
     step = Step(name="save", began_s=0, ended_s=1, detail=text)
-    teller.begin("save", text)
-    teller.progress(progress(text))
-    teller.progress(progress(text, warning=True))
-    teller.end(step)
-    teller.outcome(Outcome(error=text, remedy=text))
-    stream = teller._stream
+    reporter.begin("save", text)
+    reporter.progress(progress(text))
+    reporter.progress(progress(text, warning=True))
+    reporter.end(step)
+    reporter.outcome(Outcome(error=text, remedy=text))
+    stream = reporter._stream
     assert isinstance(stream, io.StringIO)
     return stream.getvalue()
 
@@ -180,8 +180,8 @@ EDGES: dict[str, Edge] = {
     "error of runsc": lambda text: texts(status.info_of(RunscError("create", 1, text))),
     "news over the wire": lambda text: texts(convert.to_progress(progress(text))),
     "task over the wire": lambda text: texts(convert.to_task(task(text))),
-    "selftest in lines": lambda text: told(Plain(io.StringIO()), text),
-    "selftest as a story": lambda text: told(Story(io.StringIO(), Style(live=True)), text),
+    "selftest in lines": lambda text: told(PlainReporter(io.StringIO()), text),
+    "selftest as a story": lambda text: told(StoryReporter(io.StringIO(), Style(live=True)), text),
 }
 
 

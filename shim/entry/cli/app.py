@@ -11,15 +11,14 @@ from click.core import ParameterSource
 
 from shim import __version__
 from shim.config import DEFAULT_ADDRESS
-from shim.entry import selftest
 from shim.entry.cli import checkpoint, exits, host, images, processes, run, tasks
-from shim.entry.cli.groups import Group
+from shim.entry.cli.groups import Group, Root
 from shim.entry.cli.settings import Settings
 from shim.errors import CryoError
 from shim.host.text import printable
 
 
-@click.group("cryo", cls=Group, context_settings={"help_option_names": ["-h", "--help"]})
+@click.group("cryo", cls=Root, context_settings={"help_option_names": ["-h", "--help"]})
 @click.option(
     "-a",
     "--address",
@@ -65,7 +64,7 @@ for _command in (*tasks.COMMANDS, *processes.COMMANDS, *checkpoint.COMMANDS):
     tasks_group.add_command(_command)
 for _command in images.COMMANDS:
     checkpoints_group.add_command(_command)
-for _command in (*run.COMMANDS, *host.COMMANDS, selftest.command):
+for _command in (*run.COMMANDS, *host.COMMANDS):
     cryo.add_command(_command)
 
 

@@ -1,8 +1,10 @@
-"""A click group whose commands may be called by ctr's other names for them."""
+"""Click groups: with ctr's other names of commands, and with a command that is loaded late."""
 
 from __future__ import annotations
 
 import click
+
+from shim.entry.cli import selftest
 
 _ALIASES = {
     "list": "ls",
@@ -24,3 +26,15 @@ class Group(click.Group):
         if found is None and cmd_name in _ALIASES:
             return super().get_command(ctx, _ALIASES[cmd_name])
         return found
+
+
+class Root(Group):
+    """The group of all commands, with `selftest`, which is loaded when it is used."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """List the names in order."""
+        return sorted([*super().list_commands(ctx), selftest.NAME])
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """Find a command by its name, or by one of its other names."""
+        return selftest.load() if cmd_name == selftest.NAME else super().get_command(ctx, cmd_name)

@@ -1,7 +1,7 @@
-"""`cryo selftest`: the main job on this very machine, with proof.
+"""`cryo selftest`: checkpoints and restores a GPU container on this machine, and compares it.
 
-Exit status: 0 everything came back; 1 something did not; 2 the command line is wrong; 77 runsc
-cannot run here, with the reason in one line on stderr (to test harnesses 77 means "skipped").
+Exit status: 0 all data was restored intact; 1 it was not; 2 wrong command line; 77 runsc cannot run
+here, with the reason in one line on stderr (test harnesses take 77 for "skipped").
 
     cryo selftest
     cryo selftest --story --processes 4
@@ -29,12 +29,12 @@ _ROUNDS_MAX = 10
 _MIB_MAX = 1 << 18
 _SIMULATED_MIB_MAX = 1 << 14
 _TRY_S = 30.0
-# What a selftest makes is read by its containers, whose users need not be root; no user may write.
+# Containers whose user is not root read the files of a selftest; no other user may write them.
 _UMASK = 0o022
 
 
 def _cached() -> list[Path]:
-    """Return what `make tools` has fetched, newest version first."""
+    """Return the runsc that `make tools` has obtained, newest version first."""
     base = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
     cache = Path(os.environ.get("CRYO_CACHE") or Path(base) / "cryoshim")
     found = []
@@ -49,7 +49,7 @@ def _cached() -> list[Path]:
 
 
 def find_runsc(given: Path | None) -> Path | None:
-    """Return the runsc to try: the given, the configured, one on PATH, one from `make tools`."""
+    """Return the runsc to use: the given, the configured, one on PATH, one from `make tools`."""
     if given is not None:
         return given.absolute()
     configured = shutil.which(_configured())
@@ -61,18 +61,18 @@ def _configured() -> str:
     try:
         return config.load().runsc.binary
     except CryoError:
-        return config.Config().runsc.binary  # `cryo serve` will say what is wrong with the file
+        return config.Config().runsc.binary  # `cryo serve` reports what is wrong with the file
 
 
 def _has_tool() -> bool:
-    """Whether this host has a tool for the CUDA steps: NVIDIA's, or ours that its driver can do."""
+    """Whether this host has a tool for the CUDA steps: NVIDIA's, or ours if its driver fits."""
     from shim.cuda.inject import TOOL, find_helper
 
     return bool(shutil.which(TOOL) or find_helper(config.Cuda()))
 
 
 def why_not(runsc: Path | None) -> str:
-    """Return why nothing can run here, in one line; empty when it can."""
+    """Return in one line why runsc cannot run here; empty if it can."""
     from shim.simgpu.simulation import Simulation, can_run
 
     reason = can_run(runsc)
@@ -88,8 +88,8 @@ def why_not(runsc: Path | None) -> str:
     return f"{runsc} cannot run a container here: {lines[0][:300]}" if ran.status else ""
 
 
-def _why_not_so(*, real: bool, mib: int, torch: bool) -> str:
-    """Return why what is wanted of the GPU cannot be had, empty when it can."""
+def _why_no_gpu(*, real: bool, mib: int, torch: bool) -> str:
+    """Return why the options for the GPU cannot be met; empty if they can."""
     from shim.simgpu import pytorch
 
     if not real and torch:
@@ -115,16 +115,16 @@ def selftest(
     pytorch: bool = False,
     helper: str = "auto",
 ) -> int:
-    """Run the selftest and tell of it on standard output; return the exit status."""
-    from shim.entry.trial import tell
-    from shim.entry.trial.trial import Plan, Trial
+    """Run the selftest, print its result on standard output, and return the exit status."""
+    from shim.selftest import report
+    from shim.selftest.runner import Plan, Runner
     from shim.simgpu import hardware
 
     os.umask(_UMASK)
     found = find_runsc(runsc)
     no_gpu = "" if gpu == "simulated" else hardware.why_not(tool=_has_tool())
     real = gpu != "simulated" and not no_gpu
-    reason = (no_gpu if gpu == "real" else "") or _why_not_so(real=real, mib=gpu_mib, torch=pytorch)
+    reason = (no_gpu if gpu == "real" else "") or _why_no_gpu(real=real, mib=gpu_mib, torch=pytorch)
     reason = reason or why_not(found)
     if reason or found is None:
         print(printable(f"cryo selftest: cannot run here: {reason}"), file=sys.stderr)
@@ -141,8 +141,8 @@ def selftest(
         pytorch=pytorch,
         helper=helper,
     )
-    teller = tell.for_terminal(story=story, as_json=as_json, simulated=not real)
-    outcome = Trial(plan, teller).run()
+    reporter = report.for_terminal(story=story, as_json=as_json, simulated=not real)
+    outcome = Runner(plan, reporter).run()
     return 0 if outcome.passed else 1
 
 
@@ -207,10 +207,10 @@ def command(
     keep_image: Path | None,
     runsc: Path | None,
 ) -> None:
-    """Freeze, save, kill and restore a live GPU container here, and compare every byte.
+    """Checkpoint, kill and restore a GPU container on this machine, and compare all data.
 
-    Ends with 0 when everything came back, 1 when something did not, and 77 when runsc cannot run
-    here; the reason is one line on stderr. Needs no sidecar, and leaves nothing behind.
+    Exits 0 if all data was restored intact, 1 if not, and 77 if runsc cannot run here, with the
+    reason in one line on stderr. Needs no sidecar, and leaves nothing behind.
     """
     status = selftest(
         runsc=runsc,
@@ -226,7 +226,3 @@ def command(
         helper=helper,
     )
     raise SystemExit(status)
-
-
-if __name__ == "__main__":
-    command()

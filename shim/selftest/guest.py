@@ -1,4 +1,4 @@
-"""Runs programs inside a task of the sidecar, as anyone could through the client."""
+"""Runs programs inside a task of the sidecar, through the client."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _OUTPUT_MAX = 1 << 20
 
 
 class TaskGuest:
-    """The simulation's way into the tasks of a sidecar; outputs go through files in a folder.
+    """Runs the programs of a simulation in the tasks of a sidecar; files hold their output.
 
     Example:
         guest = TaskGuest(client, sim.folder)
@@ -32,8 +32,8 @@ class TaskGuest:
         self._numbers = itertools.count(1)
 
     def exec(self, name: str, argv: Sequence[str], *, timeout_s: float = 60.0) -> Ran:
-        """Run a program in a task to its end; after `timeout_s` it is killed."""
-        exec_id = f"trial{next(self._numbers)}"
+        """Run a program in a task until it exits; after `timeout_s` it is killed."""
+        exec_id = f"selftest{next(self._numbers)}"
         out, err = (self._folder / f"{name}-{exec_id}.{end}" for end in ("out", "err"))
         process = {"args": list(argv), "cwd": "/", "env": ["PATH=/usr/bin:/bin"]}
         stdio = Stdio(stdout=f"file://{out}", stderr=f"file://{err}")
@@ -42,7 +42,7 @@ class TaskGuest:
         try:
             status = self._run(name, exec_id, timeout_s)
         except BaseException:
-            # Ctrl-C above all: it must not be hidden by what the cleaning up runs into.
+            # Ctrl-C too: an error of the cleanup must not hide it.
             with contextlib.suppress(CryoError):
                 self._client.kill(name, signal.SIGKILL, exec_id=exec_id)
                 self._client.wait(name, exec_id)
@@ -65,11 +65,11 @@ class TaskGuest:
         try:
             self._client.kill(name, signal.SIGKILL, exec_id=exec_id)
         except NotFound:
-            return  # it ended at the same moment
+            return  # it exited at the same moment
 
 
 def _take(path: Path) -> str:
-    """Read a file and remove it; one that was never made is empty."""
+    """Read and remove a file; one that does not exist is empty."""
     try:
         with path.open("rb") as file:
             return file.read(_OUTPUT_MAX).decode("utf-8", "replace")

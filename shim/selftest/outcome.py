@@ -1,4 +1,4 @@
-"""What a selftest found, as values that can be printed or attached to a bug."""
+"""The result of a selftest, as values that can be printed or attached to a bug report."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ KINDS = {"gpu": "GPU memory", WEIGHTS: "GPU weights", "cpu": "CPU memory", "file
 
 @dataclass(frozen=True)
 class Span:
-    """A phase of a checkpoint or restore, in seconds from its beginning."""
+    """A phase of a checkpoint or restore, in seconds since the start of the operation."""
 
     phase: str
     began_s: float
@@ -26,13 +26,13 @@ class Span:
 
     @property
     def seconds(self) -> float:
-        """How long it took."""
+        """Its duration."""
         return self.ended_s - self.began_s
 
 
 @dataclass(frozen=True)
 class Step:
-    """One step of the selftest, in seconds from its beginning."""
+    """One step of the selftest, in seconds since the start of the selftest."""
 
     name: str
     began_s: float
@@ -43,10 +43,10 @@ class Step:
 
 @dataclass(frozen=True)
 class Proof:
-    """One thing that a process held: digests at the same generation, three times.
+    """One piece of a process's memory: three digests at the same generation.
 
-    `before` is what the original held, `after` what the restored copy held when it came to the
-    same generation, `computed` what the pattern says that it must be.
+    `before` is of the original, `after` of the restored copy when it reached the same generation,
+    `computed` of the known pattern.
     """
 
     pid: int
@@ -59,13 +59,13 @@ class Proof:
 
     @property
     def same(self) -> bool:
-        """Whether all three are the same bytes."""
+        """Whether all three are equal."""
         return self.before == self.after == self.computed
 
 
 @dataclass
 class Outcome:
-    """Everything about one selftest."""
+    """The result of one selftest."""
 
     simulated: bool = True
     gpu: str = ""
@@ -84,18 +84,18 @@ class Outcome:
 
     @property
     def passed(self) -> bool:
-        """Whether everything came back."""
+        """Whether all memory was restored intact."""
         fine = bool(self.proofs) and all(proof.same for proof in self.proofs)
         return fine and not self.losses and not self.error
 
     def total_bytes(self, *kinds: str) -> int:
-        """Return how many bytes of some kinds were compared."""
+        """Return the number of bytes of some kinds that were compared."""
         return sum(proof.size_bytes for proof in self.proofs if proof.kind in kinds)
 
     def rates(self) -> list[dict[str, Any]]:
-        """Return how fast each phase was that moves GPU memory: bytes, seconds, GB/s.
+        """Return the throughput of each phase that moves GPU memory: bytes, seconds, GB/s.
 
-        With the built-in engine a save holds the freeze and the thaw after it.
+        With the built-in engine the save includes the freeze and the thaw.
         """
         moved = {(p.pid, p.kind): p.size_bytes for p in self.proofs if p.kind in ON_GPU}
         total = sum(moved.values())
@@ -113,9 +113,9 @@ class Outcome:
         ]
 
     def _is_in_save(self, step: Step, span: Span) -> bool:
-        """Whether what a phase is called for is done elsewhere, and it only looks."""
-        looks = step.name == "checkpoint" and span.phase in {Phase.FREEZE, Phase.THAW}
-        return looks and self.engine == EngineName.BUILTIN
+        """Whether the phase only checks states, since runsc does its work within the save."""
+        only_checks = step.name == "checkpoint" and span.phase in {Phase.FREEZE, Phase.THAW}
+        return only_checks and self.engine == EngineName.BUILTIN
 
     def as_json(self) -> dict[str, Any]:
         """Return the report."""
@@ -125,13 +125,13 @@ class Outcome:
 
 
 def compare(before: Status, after: Status) -> list[Proof]:
-    """Compare what each process held with what its restored copy holds at the same generation."""
+    """Compare each process's memory with its restored copy's at the same generation."""
     later = {process.pid: process for process in after.processes}
     proofs = []
     for old in before.processes:
         new = later.get(old.pid)
         for kind, store in old.stores.items():
-            came_there = new is not None and new.generation == old.generation
+            reached = new is not None and new.generation == old.generation
             proofs.append(
                 Proof(
                     pid=old.pid,
@@ -139,7 +139,7 @@ def compare(before: Status, after: Status) -> list[Proof]:
                     size_bytes=store["bytes"],
                     generation=old.generation,
                     before=old.digests.get(kind, ""),
-                    after=new.digests.get(kind, "") if new is not None and came_there else "",
+                    after=new.digests.get(kind, "") if new is not None and reached else "",
                     computed=old.expected(kind),
                 )
             )

@@ -1,8 +1,8 @@
-"""The trial: a container with live GPU state goes through the whole cycle, and is compared.
+"""The selftest: checkpoints, kills and restores a container with live GPU state, and compares it.
 
-Each process is told beforehand at which generation to stop. The original gets there after the
-checkpoint; the restored copy, which knows no more than what was saved, gets there again by itself.
-There both must hold the same bytes, which are also computed from the pattern alone.
+Each process is set to stop at a certain generation. The original reaches it after the checkpoint,
+the restored copy from the saved state. Both must then hold the same bytes, which are also computed
+from the known pattern.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -19,11 +19,11 @@ from shim import config
 from shim.client.blocking import Client
 from shim.cuda import driver, inventory
 from shim.cuda.inventory import Inventory
-from shim.entry.trial.guest import TaskGuest
-from shim.entry.trial.outcome import Outcome, Span, Step, compare
-from shim.entry.trial.spans import Spans
 from shim.errors import CryoError, FailedPrecondition
 from shim.model import CheckpointOptions, EngineName, Phase, Progress, RestoreOptions, Stdio
+from shim.selftest.guest import TaskGuest
+from shim.selftest.outcome import Outcome, Span, Step, compare
+from shim.selftest.timeline import Timeline
 from shim.simgpu import tools
 from shim.simgpu.bundle import shares
 from shim.simgpu.hardware import Hardware
@@ -34,20 +34,20 @@ from shim.simgpu.status import Status
 NAMESPACE = "selftest"
 _ORIGINAL = "original"
 _RESTORED = "restored"
-# At 100 steps a second: long enough that the checkpoint falls in between.
+# At 100 steps a second: more than the checkpoint takes.
 _STEPS = 120
 _PERIOD_S = 0.01
 _RESIDENT_MIB = 16
-# The import of PyTorch reads gigabytes, in every process.
+# Each process imports PyTorch, which reads gigabytes.
 _READY_S = 240.0
 _PARKS = {"io.cryo.park": "true"}
 _LOG_TAIL = 4000
-_WORDS_MAX = 300
+_REASON_MAX = 300
 
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """What to try."""
+    """What the selftest runs with."""
 
     runsc: Path
     engine: EngineName = EngineName.AUTO
@@ -60,46 +60,46 @@ class Plan:
     keep_image: Path | None = None
 
 
-class Teller(Protocol):
-    """Whoever tells a person how it goes."""
+class Reporter(Protocol):
+    """Prints what the selftest does; see `report`."""
 
     def begin(self, name: str, what: str) -> None:
-        """Say that a step begins."""
+        """Report that a step starts."""
 
     def progress(self, progress: Progress) -> None:
-        """Say how a checkpoint or restore gets on."""
+        """Report the progress of a checkpoint or restore."""
 
     def end(self, step: Step) -> None:
-        """Say that a step is done."""
+        """Report that a step is done."""
 
     def outcome(self, outcome: Outcome) -> None:
-        """Say what came of it all."""
+        """Report the result."""
 
 
-class Trial:
-    """One selftest, from `run` to an outcome."""
+class Runner:
+    """Runs one selftest."""
 
-    def __init__(self, plan: Plan, teller: Teller) -> None:
+    def __init__(self, plan: Plan, reporter: Reporter) -> None:
         self._plan = plan
-        self._teller = teller
+        self._reporter = reporter
         self._zero = time.monotonic()
         self.outcome = Outcome(simulated=not plan.real)
 
     def run(self) -> Outcome:
-        """Try it; whatever goes wrong on the way is part of the outcome."""
+        """Run it; an error is part of the outcome."""
         with contextlib.ExitStack() as stack:
             try:
                 self._cycle(stack)
             except CryoError as error:
                 self.outcome.error = str(error)
                 self.outcome.remedy = error.remedy
-        self._teller.outcome(self.outcome)
+        self._reporter.outcome(self.outcome)
         return self.outcome
 
     @contextlib.contextmanager
     def _step(self, name: str, what: str) -> Iterator[list[str]]:
-        """Tell of a step and time it; what is put into the list becomes its detail."""
-        self._teller.begin(name, what)
+        """Report a step with its duration; the texts added to the list become its detail."""
+        self._reporter.begin(name, what)
         details: list[str] = []
         began = time.monotonic() - self._zero
         yield details
@@ -107,7 +107,7 @@ class Trial:
 
     def _done(self, step: Step) -> None:
         self.outcome.steps.append(step)
-        self._teller.end(step)
+        self._reporter.end(step)
 
     def _cycle(self, stack: contextlib.ExitStack) -> None:
         sim = self._machine(stack)
@@ -132,7 +132,7 @@ class Trial:
         name: str,
         number: int,
     ) -> str:
-        """Checkpoint, kill, restore and compare; return the name of the restored one."""
+        """Checkpoint, kill, restore and compare; return the name of the restored task."""
         last = number == self._plan.rounds
         kept = self._plan.keep_image if last else None
         image = str(kept or sim.image(f"selftest-{number}"))
@@ -186,15 +186,15 @@ class Trial:
 
     def _bundle(self, sim: Machine, settings: Settings) -> Path:
         if isinstance(sim, Simulation):
-            # The real cuda-checkpoint of this host, if any, would be found in the rootfs first.
+            # A real cuda-checkpoint of this host would be found first in the rootfs.
             real_one = tools.host_has_cuda_checkpoint()
             return sim.bundle(_ORIGINAL, settings, inject_tool=real_one, annotations=_PARKS)
         return sim.bundle(_ORIGINAL, settings, annotations=_PARKS)
 
     def _checkpoint(self, client: Client, name: str, image: str) -> None:
         options = CheckpointOptions(image_path=image, engine=self._plan.engine)
-        with self._operation("checkpoint", "while it runs") as (spans, details):
-            result = client.checkpoint(name, options, self._hear(spans))
+        with self._operation("checkpoint", "while it runs") as (timeline, details):
+            result = client.checkpoint(name, options, self._listener(timeline))
             self.outcome.engine = result.engine
             self.outcome.image_path = result.image_path if self._plan.keep_image else ""
             self.outcome.image_bytes = result.size_bytes
@@ -202,35 +202,39 @@ class Trial:
             self.outcome.warnings += result.warnings
             details.append(f"engine {result.engine}")
             if result.engine == EngineName.BUILTIN:
-                spans.explain(Phase.SAVE, "lock and freeze included")
+                timeline.explain(Phase.SAVE, "lock and freeze included")
 
     def _restore(self, client: Client, name: str, bundle: Path, image: str) -> None:
         mappable = self._plan.real and self.outcome.engine == EngineName.PHASED
         found = inventory.read(config.Cuda().nvidia_proc) if mappable else Inventory()
         device_map = other_gpus(found)
         options = RestoreOptions(image_path=image, bundle=str(bundle), device_map=device_map)
-        with self._operation("restore", "as a new container") as (spans, details):
+        with self._operation("restore", "as a new container") as (timeline, details):
             if device_map:
                 details.append(f"on the next of {len(device_map)} GPUs")
-            result = client.restore(name, options, self._hear(spans))
+            result = client.restore(name, options, self._listener(timeline))
             self.outcome.warnings += result.warnings
 
     @contextlib.contextmanager
-    def _operation(self, name: str, what: str) -> Iterator[tuple[Spans, list[str]]]:
-        """Tell of a checkpoint or restore, with its phases."""
-        self._teller.begin(name, what)
+    def _operation(self, name: str, what: str) -> Iterator[tuple[Timeline, list[str]]]:
+        """Report a checkpoint or restore, with its phases."""
+        self._reporter.begin(name, what)
         details: list[str] = []
-        began, spans = time.monotonic() - self._zero, Spans()
-        yield spans, details
-        phases: tuple[Span, ...] = spans.end()
+        began, timeline = time.monotonic() - self._zero, Timeline()
+        yield timeline, details
+        phases: tuple[Span, ...] = timeline.end()
         ended = time.monotonic() - self._zero
         self._done(Step(name, began, ended, " ".join(details), phases))
 
-    def _hear(self, spans: Spans) -> _Hearing:
-        return _Hearing(spans, self._teller)
+    def _listener(self, timeline: Timeline) -> Callable[[Progress], None]:
+        def on_progress(progress: Progress) -> None:
+            timeline.add(progress)
+            self._reporter.progress(progress)
+
+        return on_progress
 
     def _run_on(self, sim: Machine, guest: TaskGuest, name: str) -> Status:
-        with self._step("run on", f"the {name} one, to the moment of comparison") as details:
+        with self._step("run on", f"the {name} task, to the moment of comparison") as details:
             status = sim.until_held(guest, name)
             steps = sorted({p.generation for p in status.processes})
             details.append("step " + " to ".join(map(str, dict.fromkeys((steps[0], steps[-1])))))
@@ -240,65 +244,55 @@ class Trial:
         return status
 
     def _kill(self, client: Client, name: str) -> None:
-        with self._step("kill", "the container, and its GPU memory with it") as details:
+        with self._step("kill", "the container; its GPU memory is lost") as details:
             client.kill(name, signal.SIGKILL)
             details.append(f"exit {client.wait(name).status}")
             client.delete(name)
 
     def _park(self, sim: Machine, client: Client, guest: TaskGuest, name: str) -> None:
-        """Pause with the GPU memory given back, go on, and compare at the same generation."""
+        """Pause with the GPU memory released, resume, and compare at the same generation."""
         sim.hold(guest, name)
         before = sim.verify(guest, name)
-        with self._step("park", "paused, its GPU memory given back"):
+        with self._step("park", "paused, its GPU memory released"):
             client.pause(name)
-        with self._step("unpark", "it goes on with its GPU memory"):
+        with self._step("unpark", "resumed with its GPU memory"):
             client.resume(name)
         self.outcome.proofs += compare(before, sim.verify(guest, name))
         self._works_on(sim, guest, name)
 
     def _works_on(self, sim: Machine, guest: TaskGuest, name: str) -> None:
-        with self._step("work on", "every process takes up its work"):
+        with self._step("work on", "every process continues"):
             sim.go(guest, name)
             if not sim.works(guest, name):
-                message = "the restored container does not work on"
+                message = "the restored container does not continue"
                 raise FailedPrecondition(message, remedy="see the losses in the report")
 
     def _keep_log(self, sim: Machine) -> None:
-        """Keep the sidecar's last words when something went wrong."""
+        """Keep the end of the sidecar's log when the selftest failed."""
         if not self.outcome.passed:
             with contextlib.suppress(OSError):
                 self.outcome.log = sim.sidecar_log.read_text("utf-8", "replace")[-_LOG_TAIL:]
 
 
 def check_begun(status: Status, log: Path) -> None:
-    """See that every process of the workload could take what it is to hold.
+    """Check that every process of the workload has allocated its memory.
 
     Raises:
-        FailedPrecondition: one could not; the last that it printed says why.
+        FailedPrecondition: one has not; the last line of its output says why.
     """
     if not status.losses:
         return
     said = log.read_text("utf-8", "replace").strip().splitlines() if log.exists() else []
-    why = said[-1][:_WORDS_MAX] if said else "it said nothing"
-    message = f"the workload could not begin: {status.losses[0]}: {why}"
-    raise FailedPrecondition(message, remedy="ask for less GPU memory, or see whose it is now")
+    why = said[-1][:_REASON_MAX] if said else "it printed nothing"
+    message = f"the workload could not start: {status.losses[0]}: {why}"
+    raise FailedPrecondition(
+        message, remedy="choose less GPU memory, or free GPU memory of other processes"
+    )
 
 
 def other_gpus(found: Inventory) -> dict[str, str]:
-    """Give each GPU's work to the next one; empty where there is no other, or no way to say so."""
+    """Map each GPU to the next one; empty with one GPU, or if the driver supports no map."""
     uuids = [gpu.uuid for gpu in found.gpus]
     if not uuids[1:] or not driver.capabilities(found.driver).device_map:
         return {}
     return dict(zip(uuids, (*uuids[1:], uuids[0]), strict=True))
-
-
-class _Hearing:
-    """Passes news to the spans and to the teller."""
-
-    def __init__(self, spans: Spans, teller: Teller) -> None:
-        self._spans = spans
-        self._teller = teller
-
-    def __call__(self, progress: Progress) -> None:
-        self._spans.hear(progress)
-        self._teller.progress(progress)

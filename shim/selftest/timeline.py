@@ -1,4 +1,4 @@
-"""Turns the news of a checkpoint or restore into the spans of a timeline."""
+"""Turns the progress of a checkpoint or restore into a timeline of its phases."""
 
 from __future__ import annotations
 
@@ -6,16 +6,16 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 
-from shim.entry.trial.outcome import Span
 from shim.model import Phase, Progress
+from shim.selftest.outcome import Span
 
 _NOTICEABLE_S = 0.0005
 _FRAGMENT_S = 0.01
-_INSIDE = frozenset({Phase.DETECT})  # news of one process, within another phase
+_INSIDE = frozenset({Phase.DETECT})  # of one process, within another phase
 
 
-class Spans:
-    """Listens to one operation; `end` closes the last phase."""
+class Timeline:
+    """The phases of one operation; `end` closes the last one."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
@@ -24,10 +24,10 @@ class Spans:
         self._began_s = 0.0
         self._bytes = 0
         self._done: list[Span] = []
-        self._words: dict[str, str] = {}
+        self._notes: dict[str, str] = {}
 
-    def hear(self, progress: Progress) -> None:
-        """Take one piece of news."""
+    def add(self, progress: Progress) -> None:
+        """Add one progress report."""
         if progress.phase in _INSIDE or progress.warning:
             return
         if progress.phase != self._phase:
@@ -37,7 +37,7 @@ class Spans:
         self._bytes = max(self._bytes, progress.bytes_total)
 
     def _reach_back(self, took_s: float) -> None:
-        """Let the phase begin that long ago: several are told of at once, when all are done."""
+        """Move the start of the phase back: several are reported at once, when all are done."""
         began_s = self._clock() - self._zero - took_s if took_s else self._began_s
         if began_s >= self._began_s or not self._done:
             return
@@ -45,23 +45,23 @@ class Spans:
         self._began_s = max(began_s, last.began_s)
         self._done.append(replace(last, ended_s=self._began_s))
 
-    def explain(self, phase: str, words: str) -> None:
-        """Add some words to what is told of a phase."""
-        self._words[phase] = words
+    def explain(self, phase: str, note: str) -> None:
+        """Add a note to the detail of a phase."""
+        self._notes[phase] = note
 
     def end(self) -> tuple[Span, ...]:
-        """Return the spans, without those too short to see."""
+        """Return the phases, without those that are too short to be seen."""
         self._close()
         return tuple(self._explained(span) for span in self._done if not self._is_fragment(span))
 
     def _is_fragment(self, span: Span) -> bool:
-        """Whether a phase was only announced here, and came later."""
+        """Whether a phase is only announced here and runs later."""
         again = any(other.phase == span.phase and other is not span for other in self._done)
         return again and span.seconds < _FRAGMENT_S
 
     def _explained(self, span: Span) -> Span:
-        told = filter(None, (span.detail, self._words.get(span.phase)))
-        return replace(span, detail=", ".join(told))
+        parts = filter(None, (span.detail, self._notes.get(span.phase)))
+        return replace(span, detail=", ".join(parts))
 
     def _close(self) -> None:
         now = self._clock() - self._zero

@@ -1,0 +1,32 @@
+"""`cryo selftest`: loaded when it is used, since an installation may leave it out."""
+
+from __future__ import annotations
+
+import importlib
+
+import click
+
+from shim.errors import FailedPrecondition
+
+NAME = "selftest"
+_PACKAGES = ("shim.selftest", "shim.simgpu")
+_MODULE = "shim.selftest.command"
+
+
+def load() -> click.Command:
+    """Return the command, or one that says how to install it."""
+    try:
+        module = importlib.import_module(_MODULE)
+    except ModuleNotFoundError as error:
+        if not (error.name or "").startswith(_PACKAGES):
+            raise
+        return _missing
+    command: click.Command = module.command
+    return command
+
+
+@click.command(NAME, context_settings={"ignore_unknown_options": True, "allow_extra_args": True})
+def _missing() -> None:
+    """Run a self-test; not installed: pip install 'cryoshim[selftest]'."""
+    message = "cryo selftest is not installed"
+    raise FailedPrecondition(message, remedy="pip install 'cryoshim[selftest]'")

@@ -1,1 +1,0 @@
-"""What `cryo selftest` is made of: the trial itself, and the ways to tell of it."""
