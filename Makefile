@@ -117,6 +117,6 @@ clean: ## remove the venv and what the tools leave in the checkout; the cache st
 	@rm -rf $(venv) build dist shim/cuda/bin shim/simgpu/bin .mypy_cache .pytest_cache .ruff_cache .hypothesis
 	@find . -name __pycache__ -not -path './.git/*' -prune -exec rm -rf {} +
 
-$(stamp): pyproject.toml requirements.lock hack/venv.sh
+$(stamp): pyproject.toml packaging/selftest/pyproject.toml requirements.lock hack/venv.sh
 	@hack/venv.sh $(venv)
 	@touch $@

@@ -1,6 +1,6 @@
-"""Puts cryo-cuda and the simulation's libcuda.so.1 into the wheel, where a C compiler is there.
+"""Puts what native/ builds into the wheel: cryo-cuda, or the simulated GPU's libcuda.so.1.
 
-Without one the wheel is pure Python, and NVIDIA's cuda-checkpoint does the CUDA steps.
+Without a C compiler the wheel is pure Python, and NVIDIA's cuda-checkpoint does the CUDA steps.
 """
 
 from __future__ import annotations
@@ -36,14 +36,16 @@ class NativeHook(BuildHookInterface[Any]):
 
     def initialize(self, version: str, build_data: dict[str, Any]) -> None:
         """Build, and add what was built."""
-        root = Path(self.root)
+        root = (Path(self.root) / self.config.get("source", ".")).resolve()
         reason = build(root)
         if reason:
-            print(f"cryo-cuda is not built: {reason}", file=sys.stderr)
+            print(f"the C programs are not built: {reason}", file=sys.stderr)
             return
         if version == "editable":
             return
-        build_data["force_include"] |= {str(root / path): path for path in BUILT}
+        package = self.config["package"]
+        chosen = [path for path in BUILT if path.startswith(f"{package}/")]
+        build_data["force_include"] |= {str(root / path): path for path in chosen}
         build_data["pure_python"] = False
         if platform.machine() == "x86_64":
             build_data["tag"] = TAG

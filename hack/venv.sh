@@ -34,4 +34,4 @@ fi
 pip=("$venv/bin/python" -m pip --disable-pip-version-check --quiet --no-input)
 "${pip[@]}" install --require-hashes --requirement requirements.lock
 # What it needs is installed by now, the build backend too: nothing more is fetched.
-"${pip[@]}" install --no-deps --no-build-isolation --editable .
+"${pip[@]}" install --no-deps --no-build-isolation --editable . --editable packaging/selftest

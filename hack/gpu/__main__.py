@@ -60,14 +60,15 @@ def foreign(python: str) -> list[str]:
 
 
 def put_wheels(folder: Path, python: str) -> None:
-    """Build our wheel, and fetch those that it needs, at the versions of the lock."""
+    """Build our wheels, and fetch those that they need, at the versions of the lock."""
     folder.mkdir()
-    pip("wheel", "--no-deps", "--no-build-isolation", "--wheel-dir", str(folder), str(ROOT))
+    for source in (ROOT, ROOT / "packaging" / "selftest"):
+        pip("wheel", "--no-deps", "--no-build-isolation", "--wheel-dir", str(folder), str(source))
     constraints = folder / "constraints.txt"
     constraints.write_text("\n".join(pins()) + "\n", "utf-8")
-    ours = next(folder.glob("cryoshim-*.whl"))
+    ours = [str(wheel) for wheel in sorted(folder.glob("cryoshim*.whl"))]
     arguments = ["--dest", str(folder), "--constraint", str(constraints), *foreign(python)]
-    pip("download", *arguments, str(ours))
+    pip("download", *arguments, *ours)
 
 
 def put_runsc(folder: Path, runsc: Path) -> None:

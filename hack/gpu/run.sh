@@ -54,7 +54,7 @@ step machine bash -c machine
 # Without a pip of its own: Debian's Python has no ensurepip unless one more package is there.
 step venv python3 -m venv --without-pip "$venv"
 step install python3 -m pip --python "$venv/bin/python" install --no-index --find-links "$here/wheels" \
-	--constraint "$here/wheels/constraints.txt" cryoshim
+	--constraint "$here/wheels/constraints.txt" "cryoshim[selftest]"
 step cryo "$venv/bin/cryo" version
 step runsc "$here/runsc/runsc" --version
 step helper "$venv/bin/python" -c 'from shim.cuda import native; print(native.path() or "none")'

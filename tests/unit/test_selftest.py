@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import io
 import json
+import sys
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from shim.cuda.inventory import Gpu, Inventory
+from shim.entry.cli import selftest
 from shim.errors import FailedPrecondition
 from shim.model import Phase, Progress
 from shim.selftest import command
@@ -278,3 +280,15 @@ def test_no_runsc_is_said_in_one_line_with_its_own_status(
     assert out == ""
     assert len(err.splitlines()) == 1
     assert "cannot run here" in err
+
+
+def test_where_it_is_not_installed_the_command_names_the_remedy(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Without its package the command fails with what to install, whatever its options."""
+    monkeypatch.setitem(sys.modules, "shim.selftest.command", None)
+
+    with pytest.raises(FailedPrecondition, match="not installed") as caught:
+        selftest.load().main(["--json", "--rounds", "2"], standalone_mode=False)
+
+    assert "cryoshim[selftest]" in caught.value.remedy

@@ -10,6 +10,7 @@ from shim.errors import FailedPrecondition
 
 NAME = "selftest"
 _PACKAGES = ("shim.selftest", "shim.simgpu")
+_REMEDY = "pip install 'cryoshim[selftest]', or packaging/selftest of a checkout"
 _MODULE = "shim.selftest.command"
 
 
@@ -29,4 +30,4 @@ def load() -> click.Command:
 def _missing() -> None:
     """Run a self-test; not installed: pip install 'cryoshim[selftest]'."""
     message = "cryo selftest is not installed"
-    raise FailedPrecondition(message, remedy="pip install 'cryoshim[selftest]'")
+    raise FailedPrecondition(message, remedy=_REMEDY)
