@@ -79,11 +79,13 @@ native: ## build cryo-cuda and the simulation's libcuda.so.1; goes on without a 
 		echo "make: cryo-cuda was not built (is libc6-dev there?): going on without it" >&2; \
 		$(if $(CRYO_REQUIRE_REAL),false,true); fi
 
-protos: $(stamp) ## generate the bindings in shim/api from proto/
+protos: $(stamp) ## generate the bindings in shim/api from proto/, and both clients
 	@$(bin)/python hack/protos.py
+	@$(bin)/python hack/clients.py
 
-check-protos: $(stamp) ## prove that the committed bindings are current
+check-protos: $(stamp) ## check that the generated code is current
 	@$(bin)/python hack/protos.py --check
+	@$(bin)/python hack/clients.py --check
 
 bench: tools native ## measure our checkpoint and restore against the plain runsc commands
 	@$(bin)/python -m hack.bench

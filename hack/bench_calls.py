@@ -26,7 +26,7 @@ from google.protobuf.empty_pb2 import Empty
 from google.protobuf.message import Message
 
 from shim.api.containerd.task.v3 import shim_pb2 as pb
-from shim.wire.ttrpc.client import Client
+from shim.service.ttrpc.client import Client
 from tests.containerd.gvisor import ANNOTATIONS
 
 SERVICE = "containerd.task.v2.Task"

@@ -1,4 +1,4 @@
-"""The one error tree. The gRPC code of each class is chosen in `shim.wire.status` and nowhere else.
+"""The error classes. `shim.service.status` alone chooses the gRPC code of each.
 
 CryoError
 ├── InvalidArgument         the request can never work as written

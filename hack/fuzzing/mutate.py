@@ -8,8 +8,8 @@ import random
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
-from shim.wire.ttrpc import envelope
-from shim.wire.ttrpc.frame import Header, Kind
+from shim.service.ttrpc import envelope
+from shim.service.ttrpc.frame import Header, Kind
 
 # What parsers trip over: ends of ranges, brackets, wrong encodings, other lines.
 _TOKENS = (

@@ -16,14 +16,12 @@ from hack.fuzzing.mutate import Seed
 from shim.api.containerd.task.v3 import shim_pb2
 from shim.errors import CryoError
 from shim.model import TaskRef
+from shim.service.convert import PROCESS_TYPE, RESOURCES_TYPE, to_json
+from shim.service.ttrpc import Client, Server
+from shim.service.ttrpc.listener import bind
+from shim.service.ttrpc_edge import V2, V3, task_services
 from shim.state import TaskState
-from shim.wire.convert import PROCESS_TYPE, RESOURCES_TYPE, to_json
-from shim.wire.drain import Drain
-from shim.wire.task_methods import TaskMethods
-from shim.wire.ttrpc import Client, Server
-from shim.wire.ttrpc.listener import bind
-from shim.wire.ttrpc_task import V2, V3, services
-from tests.wire.fakes import FakeTasks
+from tests.wire.fakes import FakeTasks, service_of
 
 _END_S = 20.0
 _TASKS_MAX = 100
@@ -115,8 +113,7 @@ async def serving(path: Path) -> AsyncIterator[Target]:
     loop = asyncio.get_running_loop()
     loop.set_exception_handler(lambda _loop, context: ears.heard.append(str(context)))
     logging.getLogger().addHandler(ears)
-    methods = TaskMethods(Core(), Drain(), lambda _request: None)
-    server = Server(services(methods, "fuzz"))
+    server = Server(task_services(service_of(Core()), "fuzz"))
     server.serve(bind(path))
     try:
         yield Target(path, ears)

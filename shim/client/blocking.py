@@ -1,24 +1,18 @@
-"""The blocking client: no event loop, and Ctrl-C ends a call cleanly."""
+"""A blocking client of a sidecar, which threads may share.
+
+Generated from the operations in shim/service by `make protos`.
+"""
 
 from __future__ import annotations
 
-import contextlib
-import functools
 from collections.abc import Mapping, Sequence
-from types import TracebackType
-from typing import Any, Self, TypeVar
+from typing import Any
 
-import grpc
-
-from shim.client import calls, channel
-from shim.client.calls import Call, Stream
-from shim.client.exchange import Exchange
-from shim.config import DEFAULT_ADDRESS
-from shim.errors import CryoError
+from shim import model
+from shim.client.transport import Transport
 from shim.model import (
     CheckpointOptions,
     CheckpointResult,
-    CreateRequest,
     Exit,
     ImageView,
     Mount,
@@ -26,151 +20,124 @@ from shim.model import (
     Report,
     RestoreOptions,
     RestoreResult,
-    Stats,
     Stdio,
     TaskRef,
     TaskView,
     Verify,
 )
-from shim.wire import endpoint
+from shim.service import cryo_operations, task_operations
 
-_Value = TypeVar("_Value")
-_Task = str | TaskRef
-
-_NULL = Stdio()
-_USUAL = CheckpointOptions()
+# `list`, `exec` are the names of the operations
 
 
-class Client:
-    """Talks to a sidecar and blocks meanwhile; one may be shared between threads."""
-
-    def __init__(
-        self,
-        address: str = DEFAULT_ADDRESS,
-        namespace: str = channel.DEFAULT_NAMESPACE,
-        *,
-        timeout_s: float = channel.DEFAULT_TIMEOUT_S,
-    ) -> None:
-        """Take where the sidecar is, the namespace of plain task ids, and how long a call may take.
-
-        The timeout is for questions, SIGKILL, `close_io` and `resize_pty`. What changes a task or
-        an image is bounded by its owner's settings, and `wait` by nothing. Nothing is sent before
-        the first call.
-        """
-        self.address = address
-        self.namespace = namespace
-        self._timeout_s = timeout_s
-        self._channel = grpc.insecure_channel(endpoint.target(address), options=channel.OPTIONS)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
-
-    def close(self) -> None:
-        """Close the connection; calls under way end."""
-        self._channel.close()
+class Client(Transport):
+    """A blocking client of a sidecar, which threads may share."""
 
     def create(
         self,
-        task: _Task,
+        task: str | TaskRef,
         bundle: str,
         *,
         rootfs: Sequence[Mount] = (),
-        stdio: Stdio = _NULL,
+        stdio: Stdio = Stdio(),
         checkpoint: str = "",
     ) -> int:
-        """Make a task of a bundle, or of an image; return its pid, 0 with an image."""
-        request = CreateRequest(
-            ref=self._ref(task),
-            bundle=bundle,
-            rootfs=tuple(rootfs),
-            stdio=stdio,
-            checkpoint=checkpoint,
+        """Create a task from a bundle; with `checkpoint`, `start` restores that image.
+
+        Returns the pid of the sandbox on the host, 0 before a restore.
+        """
+        return self._call(
+            task_operations.create(
+                self._ref(task), bundle, rootfs=rootfs, stdio=stdio, checkpoint=checkpoint
+            )
         )
-        return self._call(calls.create(request))
 
-    def start(self, task: _Task, exec_id: str = "") -> int:
+    def start(self, task: str | TaskRef, exec_id: str = "") -> int:
         """Start the init process or an exec; return its pid."""
-        return self._call(calls.start(self._ref(task), exec_id))
+        return self._call(task_operations.start(self._ref(task), exec_id))
 
-    def state(self, task: _Task, exec_id: str = "") -> ProcessView:
-        """Tell how a process is."""
-        return self._call(calls.state(self._ref(task), exec_id))
+    def state(self, task: str | TaskRef, exec_id: str = "") -> ProcessView:
+        """Describe the init process or an exec."""
+        return self._call(task_operations.state(self._ref(task), exec_id))
 
-    def wait(self, task: _Task, exec_id: str = "") -> Exit:
-        """Return when a process has ended; at once when it has already."""
-        return self._call(calls.wait(self._ref(task), exec_id))
+    def wait(self, task: str | TaskRef, exec_id: str = "") -> Exit:
+        """Wait until a process exits; return at once when it has exited before."""
+        return self._call(task_operations.wait(self._ref(task), exec_id))
 
-    def kill(self, task: _Task, signal: int, *, exec_id: str = "", everyone: bool = False) -> None:
+    def kill(
+        self, task: str | TaskRef, signal: int, *, exec_id: str = "", everyone: bool = False
+    ) -> None:
         """Send a signal to one process, or to every process of the task."""
-        self._call(calls.kill(self._ref(task), signal, exec_id, everyone=everyone))
+        self._call(
+            task_operations.kill(self._ref(task), signal, exec_id=exec_id, everyone=everyone)
+        )
 
     def exec(
-        self, task: _Task, exec_id: str, process: Mapping[str, Any], stdio: Stdio = _NULL
+        self, task: str | TaskRef, exec_id: str, process: Mapping[str, Any], stdio: Stdio = Stdio()
     ) -> None:
         """Add a process (an OCI `process` object) to a running task; `start` runs it."""
-        self._call(calls.exec_(self._ref(task), exec_id, process, stdio))
+        self._call(task_operations.exec_(self._ref(task), exec_id, process, stdio))
 
-    def delete(self, task: _Task, exec_id: str = "") -> ProcessView:
-        """Forget a process that has ended; the view says how it did."""
-        return self._call(calls.delete(self._ref(task), exec_id))
+    def delete(self, task: str | TaskRef, exec_id: str = "") -> ProcessView:
+        """Delete a process that has exited; return its last state."""
+        return self._call(task_operations.delete(self._ref(task), exec_id))
 
-    def pids(self, task: _Task) -> list[int]:
-        """List the task's processes, by the container's own numbers."""
-        found = self._call(calls.pids(self._ref(task)))
-        return list(found.guest or found.host)
+    def pids(self, task: str | TaskRef) -> list[int]:
+        """List the processes of a task, by their pids in the container."""
+        return self._call(task_operations.pids(self._ref(task)))
 
-    def pause(self, task: _Task) -> None:
-        """Stop the task's processes where they are."""
-        self._call(calls.pause(self._ref(task)))
+    def pause(self, task: str | TaskRef) -> None:
+        """Pause all processes of a task."""
+        self._call(task_operations.pause(self._ref(task)))
 
-    def resume(self, task: _Task) -> None:
-        """Let a paused task go on."""
-        self._call(calls.resume(self._ref(task)))
+    def resume(self, task: str | TaskRef) -> None:
+        """Resume a paused task."""
+        self._call(task_operations.resume(self._ref(task)))
 
-    def update(self, task: _Task, resources: Mapping[str, Any]) -> None:
-        """Apply OCI LinuxResources."""
-        self._call(calls.update(self._ref(task), resources))
+    def update(self, task: str | TaskRef, resources: Mapping[str, Any]) -> None:
+        """Set resource limits (an OCI LinuxResources object)."""
+        self._call(task_operations.update(self._ref(task), resources))
 
-    def stats(self, task: _Task) -> Stats:
-        """Measure the task."""
-        return self._call(calls.stats(self._ref(task)))
+    def stats(self, task: str | TaskRef) -> model.Stats:
+        """Measure the CPU, memory and process counts of a task."""
+        return self._call(task_operations.stats(self._ref(task)))
 
-    def close_io(self, task: _Task, exec_id: str = "") -> None:
-        """Close a process's stdin."""
-        self._call(calls.close_io(self._ref(task), exec_id))
+    def close_io(self, task: str | TaskRef, exec_id: str = "") -> None:
+        """Close the stdin of a process."""
+        self._call(task_operations.close_io(self._ref(task), exec_id))
 
-    def resize_pty(self, task: _Task, width: int, height: int, exec_id: str = "") -> None:
-        """Tell a process's terminal its size, in character cells."""
-        self._call(calls.resize_pty(self._ref(task), width, height, exec_id))
+    def resize_pty(self, task: str | TaskRef, width: int, height: int, exec_id: str = "") -> None:
+        """Set the size of the terminal of a process, in character cells."""
+        self._call(task_operations.resize_pty(self._ref(task), width, height, exec_id))
 
     def checkpoint(
         self,
-        task: _Task,
-        options: CheckpointOptions = _USUAL,
+        task: str | TaskRef,
+        options: CheckpointOptions = CheckpointOptions(),
         on_progress: Report | None = None,
     ) -> CheckpointResult:
-        """Freeze a task, save it, and let it run on or end. All or nothing.
+        """Freeze a task, save it to an image, and let it run on or exit. All or nothing.
 
-        Leaving early (Ctrl-C, an error in `on_progress`) rolls back, and waits for that.
+        A call that ends early (Ctrl-C, an error in `on_progress`) rolls back, and waits for that.
         """
-        return self._stream(calls.checkpoint(self._ref(task), options), on_progress)
+        return self._stream(cryo_operations.checkpoint(self._ref(task), options), on_progress)
 
     def restore(
-        self, task: _Task, options: RestoreOptions, on_progress: Report | None = None
+        self, task: str | TaskRef, options: RestoreOptions, on_progress: Report | None = None
     ) -> RestoreResult:
-        """Bring an image back as a new running task. All or nothing.
+        """Restore an image as a new running task. All or nothing.
 
-        Leaving early (Ctrl-C, an error in `on_progress`) rolls back, and waits for that.
+        A call that ends early (Ctrl-C, an error in `on_progress`) rolls back, and waits for that.
         """
-        return self._stream(calls.restore(self._ref(task), options), on_progress)
+        return self._stream(cryo_operations.restore(self._ref(task), options), on_progress)
+
+    def images(self) -> list[ImageView]:
+        """List the images below the sidecar's image directory, newest first."""
+        return self._call(cryo_operations.images())
+
+    def inspect(self, image_path: str) -> dict[str, Any]:
+        """Return the manifest of an image."""
+        return self._call(cryo_operations.inspect(image_path))
 
     def verify(
         self,
@@ -180,91 +147,22 @@ class Client:
         *,
         untrusted_folder: bool = False,
     ) -> dict[str, Any]:
-        """Read an image against its seal and this host; return its manifest.
+        """Compare an image with its seal and this host; return its manifest.
 
-        With `untrusted_folder` it may lie where another user can change it.
+        `untrusted_folder` accepts an image in a directory that another user can change.
         """
-        call = calls.verify(image_path, mode, untrusted_folder=untrusted_folder)
-        return self._stream(call, on_progress)
-
-    def images(self) -> list[ImageView]:
-        """List the images below the sidecar's folder, newest first."""
-        return self._call(calls.images())
-
-    def inspect(self, image_path: str) -> dict[str, Any]:
-        """Return an image's manifest."""
-        return self._call(calls.inspect(image_path))
+        return self._stream(
+            cryo_operations.verify(image_path, mode, untrusted_folder=untrusted_folder), on_progress
+        )
 
     def remove(self, image_path: str) -> None:
-        """Delete an image below the sidecar's folder."""
-        self._call(calls.remove(image_path))
+        """Delete an image below the sidecar's image directory."""
+        self._call(cryo_operations.remove(image_path))
 
     def info(self) -> dict[str, str]:
-        """Describe the host: runsc, engines, driver, tool, versions."""
-        return self._call(calls.info())
+        """Describe the host: runsc, engines, driver, tool and versions."""
+        return self._call(cryo_operations.info())
 
-    # Last: below it, `list` in an annotation would mean this method.
     def list(self, namespace: str = "") -> list[TaskView]:
-        """List a namespace's tasks, by id; without a name, the client's own."""
-        return self._call(calls.list_(namespace or self.namespace))
-
-    def _ref(self, task: _Task) -> TaskRef:
-        return channel.ref_of(task, self.namespace)
-
-    def _call(self, call: Call[_Value]) -> _Value:
-        deadline_s = channel.deadline_of(call, self._timeout_s)
-        exchange = self._exchange(call, deadline_s, channel.metadata_of(call))
-        try:
-            with contextlib.closing(exchange.answers()) as answers:
-                [answer] = answers
-        except grpc.RpcError as error:
-            raise channel.failure(error, self.address) from error
-        return call.read(answer)
-
-    def _stream(self, stream: Stream[_Value], report: Report | None) -> _Value:
-        try:
-            return self._follow(stream, report)
-        except grpc.RpcError as error:
-            raise channel.failure(error, self.address) from error
-        except BaseException:
-            self._roll_back(stream, report)
-            raise
-
-    def _follow(self, stream: Stream[_Value], report: Report | None) -> _Value:
-        result = None
-        with contextlib.closing(self._exchange(stream).answers()) as updates:
-            for update in updates:
-                if update.WhichOneof("update") == "progress":
-                    channel.tell(report, update.progress)
-                else:
-                    result = update
-        if result is None:
-            raise channel.no_result(stream.what)
-        return stream.read(result)
-
-    def _exchange(
-        self,
-        call: Call[Any] | Stream[Any],
-        timeout_s: float | None = None,
-        metadata: tuple[tuple[str, str], ...] = (),
-    ) -> Exchange:
-        """Prepare a call. On the wire a unary answer is a stream of one, so one way serves all."""
-        method = self._channel.unary_stream(
-            call.path,
-            request_serializer=type(call.request).SerializeToString,
-            response_deserializer=call.response.FromString,
-        )
-        return Exchange(
-            functools.partial(method, call.request, timeout=timeout_s, metadata=metadata)
-        )
-
-    def _roll_back(self, stream: Stream[Any], report: Report | None) -> None:
-        if not stream.token:
-            return
-        channel.tell_rollback(report, f"cancelling the {stream.what}")
-        try:
-            answer = self._call(calls.cancel(stream.token, channel.ROLLBACK_S))
-        except CryoError as error:
-            channel.tell_rollback(report, f"cannot tell whether it was rolled back: {error}")
-        else:
-            channel.tell_rollback(report, channel.outcome_of(stream.what, answer))
+        """List the tasks of a namespace, by id; the default is the client's namespace."""
+        return self._call(cryo_operations.list_(namespace or self.namespace))

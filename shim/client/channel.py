@@ -10,12 +10,12 @@ from typing import Any, Protocol
 import grpc
 
 from shim.api.cryo.v1 import cryo_pb2
-from shim.client.calls import Call
 from shim.errors import CryoError, InvalidArgument, PermissionDenied, Unavailable
 from shim.model import Phase, Progress, Report, TaskRef
-from shim.wire import convert, endpoint, status
+from shim.service import convert, endpoint, status
+from shim.service.cryo_operations import Cancel
+from shim.service.operation import Call
 
-DEFAULT_NAMESPACE = "default"
 DEFAULT_TIMEOUT_S = 60.0
 
 # A rollback is bounded by the sidecar; this is for a sidecar that hangs.
@@ -127,6 +127,12 @@ def tell_rollback(report: Report | None, message: str) -> None:
     """Hand on news of our own: that a rollback begins, or how it ended."""
     if report is not None:
         report(Progress(phase=Phase.ROLLBACK, message=message))
+
+
+def cancel(token: str) -> Call[cryo_pb2.CancelResponse]:
+    """Cancel an operation by its token; the answer says how it ended."""
+    request = cryo_pb2.CancelRequest(operation=token)
+    return Cancel.call(request, lambda answer: answer, timeout_s=ROLLBACK_S)
 
 
 def outcome_of(what: str, answer: cryo_pb2.CancelResponse) -> str:

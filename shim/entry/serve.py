@@ -11,23 +11,22 @@ import socket
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
 
 import msgspec
 
 from shim import config as configs
 from shim.config import Config
 from shim.entry import logs
-from shim.entry.relay import Relay
 from shim.errors import DeadlineExceeded
 from shim.host.environment import private_umask
 from shim.model import Event
-from shim.task.port import TaskService
+from shim.service.endpoint import Endpoint
+from shim.service.events import Publisher
+from shim.service.server import Server
+from shim.service.service import Service
+from shim.service.shims import Shims
+from shim.service.ttrpc_edge import TtrpcEdge
 from shim.task.tasks import Tasks, log_event
-from shim.wire.endpoint import Endpoint
-from shim.wire.events import Publisher
-from shim.wire.server import Server
-from shim.wire.ttrpc_edge import TtrpcEdge
 
 _log = logging.getLogger("cryo")
 _GOODBYE_S = 3.0
@@ -75,32 +74,20 @@ def settings(path: Path | None, over: Overrides) -> Config:
     )
 
 
-class Core(TaskService, Protocol):
-    """What the sidecar asks of its core besides the service: to begin and to end."""
-
-    async def recover(self) -> object:
-        """Take over what runs and undo what was interrupted."""
-
-    async def tidy(self) -> object:
-        """Remove what was left behind; calls are served meanwhile."""
-
-    async def close(self) -> None:
-        """Finish or roll back what is under way; the tasks run on."""
-
-
 class Sidecar:
     """One life of the sidecar: `serve` returns when a signal ends it."""
 
-    def __init__(self, config: Config, core: Core | None = None) -> None:
+    def __init__(self, config: Config, tasks: Tasks | None = None) -> None:
         self._config = config
         state = Path(config.paths.state)
         endpoint = Endpoint(config.server.address, config.server.group, own_folder=state)
         containerd = config.server.containerd
         self._publisher = Publisher(containerd) if containerd else None
-        self._tasks = core or Relay(Tasks(config, self._tell), state, config.timeouts.rollback)
-        self._server = Server(self._tasks, endpoint)
+        self._tasks = tasks or Tasks(config, self._tell)
+        service = Service(self._tasks, shims=Shims(state, config.timeouts.rollback))
+        self._server = Server(service, endpoint)
         ttrpc = config.server.ttrpc
-        self._ttrpc = TtrpcEdge(self._tasks, Endpoint(ttrpc)) if ttrpc else None
+        self._ttrpc = TtrpcEdge(service, Endpoint(ttrpc)) if ttrpc else None
         self._stop = asyncio.Event()
 
     async def serve(self) -> None:

@@ -60,7 +60,7 @@ def log_event(event: Event) -> None:
 
 
 class Tasks:
-    """The operations on tasks, as `shim.task.port.TaskService` lists them."""
+    """The operations on tasks, which the handlers in `shim.service` call."""
 
     def __init__(
         self, config: Config, publish: Publish = log_event, house: House | None = None

@@ -16,7 +16,7 @@ from typing import Any
 
 import msgspec
 
-from shim.client import Client, calls
+from shim.client import Client
 from shim.errors import CryoError, NotFound
 from shim.model import (
     CheckpointOptions,
@@ -26,6 +26,7 @@ from shim.model import (
     TaskRef,
     Verify,
 )
+from shim.service import cryo_operations
 from shim.simgpu.remote import Ran
 from shim.simgpu.simulation import Fault, Kind, Settings, environment, wait_until
 from shim.state import TaskState
@@ -201,13 +202,13 @@ class Rig(Judge):
 
     def call_checkpoint(self, image: Path, timeout_s: float | None = None, **more: Any) -> Wire:
         """Begin a checkpoint as a foreign program would."""
-        stream = calls.checkpoint(_REF, self.options(image, **more))
+        stream = cryo_operations.checkpoint(_REF, self.options(image, **more))
         return Wire(self.sim.address, stream, timeout_s)
 
     def call_restore(self, image: Path, timeout_s: float | None = None) -> Wire:
         """Begin a restore as a foreign program would."""
         options = RestoreOptions(image_path=str(image), bundle=str(self.bundle(COPY)))
-        stream = calls.restore(TaskRef(namespace="default", id=COPY), options)
+        stream = cryo_operations.restore(TaskRef(namespace="default", id=COPY), options)
         return Wire(self.sim.address, stream, timeout_s)
 
     def spawn_cryo(self, *arguments: str) -> int:

@@ -7,9 +7,10 @@ from typing import Any
 import grpc
 
 from shim.api.cryo.v1 import cryo_pb2, cryo_pb2_grpc
-from shim.client import calls, channel
+from shim.client import channel
 from shim.errors import CryoError
-from shim.wire import endpoint
+from shim.service import endpoint
+from shim.service.operation import Stream
 
 Outcome = cryo_pb2.CancelResponse.Outcome
 _OUTCOME_S = 150.0
@@ -18,16 +19,14 @@ _OUTCOME_S = 150.0
 class Wire:
     """One streaming call on a connection of its own; `timeout_s` is gRPC's deadline."""
 
-    def __init__(
-        self, address: str, stream: calls.Stream[Any], timeout_s: float | None = None
-    ) -> None:
+    def __init__(self, address: str, stream: Stream[Any], timeout_s: float | None = None) -> None:
         self._address = address
         self._token = stream.token
         self._channel = grpc.insecure_channel(endpoint.target(address), options=channel.OPTIONS)
         method = self._channel.unary_stream(
-            stream.path,
-            request_serializer=type(stream.request).SerializeToString,
-            response_deserializer=stream.response.FromString,
+            stream.operation.path,
+            request_serializer=stream.operation.request.SerializeToString,
+            response_deserializer=stream.operation.response.FromString,
         )
         self._rpc = method(stream.request, timeout=timeout_s)
 

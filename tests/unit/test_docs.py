@@ -20,7 +20,7 @@ from shim.config import Config
 from shim.entry.cli import exits
 from shim.entry.cli.app import cryo
 from shim.errors import CryoError
-from shim.wire import status
+from shim.service import status
 from tests.source import parsed
 from tests.unit.test_imports import RULES
 

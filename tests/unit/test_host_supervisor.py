@@ -143,7 +143,7 @@ OWNERS = {
     "shim/transaction/worker.py": "awaited on the spot, shielded",
     "shim/cuda/processes.py": "in a task group",
     "shim/entry/cli/attached.py": "kept until done, in a program that ends with it",
-    "shim/entry/relay.py": "awaited on the spot, shielded",
+    "shim/service/shims.py": "awaited on the spot, shielded",
     "shim/entry/serve.py": "awaited at the end, and in a task group",
     "shim/entry/shimbin/warmup.py": "in a task group",
     "shim/host/keeper/client.py": "a callback logs how it ended",
@@ -152,10 +152,10 @@ OWNERS = {
     "shim/runsc/guest.py": "awaited on the spot, shielded",
     "shim/runsc/run.py": "awaited on the spot, shielded",
     "shim/task/transactions.py": "awaited by the caller, and by a graceful stop",
-    "shim/wire/drain.py": "cancelled on the spot",
-    "shim/wire/operation.py": "awaited by the call that began it",
-    "shim/wire/server.py": "awaited on the spot",
-    "shim/wire/ttrpc/client.py": "fails its calls in a finally",
+    "shim/service/drain.py": "cancelled on the spot",
+    "shim/service/running.py": "awaited by the call that began it",
+    "shim/service/server.py": "awaited on the spot",
+    "shim/service/ttrpc/client.py": "fails its calls in a finally",
 }
 
 

@@ -12,9 +12,9 @@ from typing import Any, Self, TypeVar
 import pytest
 
 from shim.client import AsyncClient, Client
-from shim.wire.endpoint import Endpoint
-from shim.wire.server import Server
-from tests.wire.fakes import FakeTasks
+from shim.service.endpoint import Endpoint
+from shim.service.server import Server
+from tests.wire.fakes import FakeTasks, service_of
 
 _Result = TypeVar("_Result")
 
@@ -24,7 +24,7 @@ GRACE_S = 5.0
 @contextlib.asynccontextmanager
 async def serving(core: FakeTasks, address: str) -> AsyncIterator[Server]:
     """Serve a core for as long as it is wanted, and stop as `cryo serve` does."""
-    server = Server(core, Endpoint(address))
+    server = Server(service_of(core), Endpoint(address))
     await server.start()
     try:
         yield server

@@ -7,7 +7,7 @@ import contextlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, cast
 
 from shim.errors import AlreadyExists, CryoError, IllegalState, NotFound
 from shim.model import (
@@ -30,7 +30,9 @@ from shim.model import (
     TaskView,
     Verify,
 )
+from shim.service.service import Service
 from shim.state import TaskState
+from shim.task.tasks import Tasks
 from tests.wire.programs import Cat
 
 AT = datetime(2026, 11, 23, 12, 0, 0, 250000, tzinfo=UTC)
@@ -70,6 +72,16 @@ IMAGE = ImageView(
 )
 
 
+def as_tasks(core: FakeTasks) -> Tasks:
+    """Pass a fake for the real tasks (test_operations.py compares their methods)."""
+    return cast("Tasks", core)
+
+
+def service_of(core: FakeTasks) -> Service:
+    """Make what answers the operations on a fake."""
+    return Service(as_tasks(core))
+
+
 @dataclass
 class FakeTask:
     request: CreateRequest
@@ -98,6 +110,7 @@ class FakeTasks:
         self.committed = False
         self.release = asyncio.Event()
         self.holding = asyncio.Event()
+        self.holder: asyncio.Task[Any] | None = None
         self.rolled_back = asyncio.Event()
         self.waiting = asyncio.Event()
         self.wait_cancelled = asyncio.Event()
@@ -114,6 +127,9 @@ class FakeTasks:
         if ref in self.tasks:
             return self.tasks[ref]
         raise NotFound(f"no task {ref}", remedy="cryo tasks ls shows them")
+
+    def has(self, ref: TaskRef) -> bool:
+        return ref in self.tasks
 
     async def recover(self) -> None:
         self.recovered = True
@@ -248,6 +264,7 @@ class FakeTasks:
             report(progress)
         if not self.hold:
             return
+        self.holder = asyncio.current_task()
         self.holding.set()
         try:
             await self.release.wait()

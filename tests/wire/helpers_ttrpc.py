@@ -12,10 +12,10 @@ from typing import Self
 from google.protobuf.wrappers_pb2 import StringValue
 
 from shim.api.ttrpc import request_pb2
-from shim.wire.ttrpc import Call, Client, Limits, Method, Server, Services
-from shim.wire.ttrpc import frame as frames
-from shim.wire.ttrpc.frame import Frame, Kind
-from shim.wire.ttrpc.listener import bind
+from shim.service.ttrpc import Call, Client, Limits, Method, Server, Services
+from shim.service.ttrpc import frame as frames
+from shim.service.ttrpc.frame import Frame, Kind
+from shim.service.ttrpc.listener import bind
 
 SERVICE = "test.v1.Echo"
 SOON_S = 60.0

@@ -16,7 +16,7 @@ from shim.api.cryo.v1 import cryo_pb2, cryo_pb2_grpc
 from shim.client import AsyncClient, Client
 from shim.errors import Cancelled, DeadlineExceeded
 from shim.model import CheckpointOptions, Phase, Progress, Report, RestoreOptions
-from shim.wire.server import Server
+from shim.service.server import Server
 from tests.wire.conftest import Sidecar
 from tests.wire.fakes import RESULT, FakeTasks
 

@@ -7,12 +7,14 @@ from collections.abc import Awaitable, Callable
 
 import pytest
 
-from shim.client import AsyncClient, calls
+from shim.client import AsyncClient
 from shim.config import Timeouts
 from shim.errors import DeadlineExceeded
 from shim.model import CreateRequest, Stdio, TaskRef
+from shim.service import task_operations as operations
+from shim.service.operation import Call
+from shim.service.server import Server
 from shim.state import TaskState
-from shim.wire.server import Server
 from tests.wire.fakes import FakeTask, FakeTasks
 
 REF = TaskRef(namespace="ns", id="a")
@@ -83,18 +85,18 @@ async def test_a_change_outlasts_the_limit_of_a_question(
 @pytest.mark.parametrize(
     "call",
     (
-        calls.create(CreateRequest(ref=REF, bundle="/b")),
-        calls.start(REF, ""),
-        calls.kill(REF, 15, "", everyone=False),
-        calls.exec_(REF, "e", {"args": ["x"]}, Stdio()),
-        calls.delete(REF, ""),
-        calls.pause(REF),
-        calls.resume(REF),
-        calls.update(REF, {}),
+        operations.create(REF, "/b"),
+        operations.start(REF, ""),
+        operations.kill(REF, 15),
+        operations.exec_(REF, "e", {"args": ["x"]}, Stdio()),
+        operations.delete(REF, ""),
+        operations.pause(REF),
+        operations.resume(REF),
+        operations.update(REF, {}),
     ),
-    ids=lambda call: str(call.path).rpartition("/")[2],
+    ids=lambda call: call.operation.name,
 )
-def test_changes_are_bounded_by_their_owner(call: calls.Call[object]) -> None:
+def test_changes_are_bounded_by_their_owner(call: Call[object]) -> None:
     """A client's limit is beyond every default deadline of the settings."""
     assert call.timeout_s is not None
     assert call.timeout_s > max(Timeouts.__struct_defaults__)
@@ -102,4 +104,4 @@ def test_changes_are_bounded_by_their_owner(call: calls.Call[object]) -> None:
 
 def test_kill_is_bounded_by_the_client() -> None:
     """SIGKILL waits for nothing in the owner, so its client's usual limit holds."""
-    assert calls.kill(REF, 9, "", everyone=False).timeout_s is None
+    assert operations.kill(REF, 9).timeout_s is None

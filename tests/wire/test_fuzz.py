@@ -13,7 +13,7 @@ from hack import fuzz
 from hack.fuzzing import corpus
 from hack.fuzzing.corpus import Parser
 from hack.fuzzing.mutate import Mutator
-from shim.wire import convert
+from shim.service import convert
 
 
 @pytest.fixture

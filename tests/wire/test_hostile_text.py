@@ -34,8 +34,8 @@ from shim.model import (
 )
 from shim.selftest.outcome import Outcome, Step
 from shim.selftest.report import PlainReporter, StoryReporter, Style
+from shim.service import convert, status
 from shim.state import TaskState
-from shim.wire import convert, status
 
 FORGED = "\nERROR cryo: forged\r\n"
 CORPUS = (

@@ -6,7 +6,7 @@ import msgspec
 import pytest
 
 from shim.model import DeviceUse, Stats
-from shim.wire import metrics
+from shim.service import metrics
 
 # Each figure is another one, so that no two can be mixed up; times are whole microseconds.
 FULL = Stats(

@@ -23,8 +23,8 @@ from shim.config import Config, Paths, Server, Timeouts
 from shim.entry import logs, recover
 from shim.entry.serve import Overrides, Sidecar, notify, settings
 from shim.errors import DeadlineExceeded, InvalidArgument
-from shim.wire import endpoint, ttrpc, ttrpc_task
-from tests.wire.fakes import FakeTasks
+from shim.service import endpoint, ttrpc, ttrpc_edge
+from tests.wire.fakes import FakeTasks, as_tasks
 
 
 def test_the_command_line_comes_before_the_file(tmp_path: Path) -> None:
@@ -107,11 +107,13 @@ async def test_containerd_has_a_socket_of_its_own(address: str) -> None:
     config = config_of(address)
     second = f"{config.paths.state}/ttrpc.sock"
     server = Server(address=address, ttrpc=second)
-    life = asyncio.create_task(Sidecar(replace(config, server=server), FakeTasks()).serve())
+    life = asyncio.create_task(
+        Sidecar(replace(config, server=server), as_tasks(FakeTasks())).serve()
+    )
     await bound(second)
     client = await ttrpc.Client.connect(second)
     request = shim_pb2.ConnectRequest(id="nobody")
-    answer = await client.call(ttrpc_task.V3, "Connect", request, shim_pb2.ConnectResponse)
+    answer = await client.call(ttrpc_edge.V3, "Connect", request, shim_pb2.ConnectResponse)
     os.kill(os.getpid(), signal.SIGTERM)
     await asyncio.wait_for(life, 60)
 
@@ -123,7 +125,7 @@ async def test_containerd_has_a_socket_of_its_own(address: str) -> None:
 async def test_a_signal_ends_it_in_order(address: str) -> None:
     """It recovers before it listens, and at SIGTERM the core is closed and the socket gone."""
     core = FakeTasks()
-    life = asyncio.create_task(Sidecar(config_of(address), core).serve())
+    life = asyncio.create_task(Sidecar(config_of(address), as_tasks(core)).serve())
     await listening(address)
     recovered = core.recovered
     os.kill(os.getpid(), signal.SIGTERM)
@@ -141,7 +143,7 @@ async def test_systemd_is_told(address: str, monkeypatch: pytest.MonkeyPatch) ->
         systemd.bind(str(path))
         systemd.settimeout(10)
         monkeypatch.setenv("NOTIFY_SOCKET", str(path))
-        life = asyncio.create_task(Sidecar(config_of(address), FakeTasks()).serve())
+        life = asyncio.create_task(Sidecar(config_of(address), as_tasks(FakeTasks())).serve())
         ready = await asyncio.to_thread(systemd.recv, 100)
         there = endpoint.parse(address).exists()
         os.kill(os.getpid(), signal.SIGINT)
@@ -167,7 +169,7 @@ async def test_a_core_that_cannot_end_is_told(address: str) -> None:
         await asyncio.Event().wait()
 
     core.close = never  # type: ignore[method-assign]  # one test's own fault
-    sidecar = Sidecar(config_of(address, shutdown=0.1, rollback=0.1), core)
+    sidecar = Sidecar(config_of(address, shutdown=0.1, rollback=0.1), as_tasks(core))
     life = asyncio.create_task(sidecar.serve())
     await listening(address)
     os.kill(os.getpid(), signal.SIGTERM)
@@ -179,7 +181,7 @@ def test_a_second_signal_ends_it_at_once(address: str) -> None:
     """Whoever signals twice does not wait; the status says which signal."""
     program = f"""
 import asyncio, os, signal
-from tests.wire.fakes import FakeTasks
+from tests.wire.fakes import FakeTasks, as_tasks
 from tests.wire.test_serve import config_of
 from shim.entry.serve import Sidecar
 

@@ -16,11 +16,11 @@ import pytest
 
 from shim.client import AsyncClient, Client
 from shim.errors import AlreadyExists, InvalidArgument, PermissionDenied, Unavailable
-from shim.wire import endpoint
-from shim.wire.endpoint import Endpoint
-from shim.wire.server import Server
+from shim.service import endpoint
+from shim.service.endpoint import Endpoint
+from shim.service.server import Server
 from tests.wire.conftest import GRACE_S, Sidecar, serving
-from tests.wire.fakes import FakeTasks
+from tests.wire.fakes import FakeTasks, service_of
 
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="changing a group needs root")
 
@@ -43,7 +43,7 @@ async def test_a_group_may_connect(address: str) -> None:
     """With a group the folder is 0710 and the socket 0660, both root's and the group's."""
     group = grp.getgrgid(os.getgrouplist("nobody", 65534)[0])
     core, path = FakeTasks(), endpoint.parse(address)
-    server = Server(core, Endpoint(address, group.gr_name))
+    server = Server(service_of(core), Endpoint(address, group.gr_name))
     await server.start()
     try:
         assert mode(path.parent) == 0o710
@@ -100,7 +100,7 @@ async def test_a_stale_socket_is_replaced(address: str) -> None:
 
 async def test_a_living_server_is_not_displaced(server: Server, address: str) -> None:
     """A second sidecar is refused, and the first still serves."""
-    second = Server(FakeTasks(), Endpoint(address))
+    second = Server(service_of(FakeTasks()), Endpoint(address))
     with pytest.raises(AlreadyExists, match="another sidecar"):
         await second.start()
     await second.stop(FakeTasks().close, 1)

@@ -21,9 +21,9 @@ from shim.api.containerd.types import task_pb2
 from shim.api.cryo.v1 import cryo_pb2, cryo_pb2_grpc
 from shim.errors import Unimplemented
 from shim.model import CheckpointOptions, CreateRequest, Stats, TaskRef
+from shim.service import metrics
+from shim.service.server import Server
 from shim.state import TaskState
-from shim.wire import metrics
-from shim.wire.server import Server
 from tests.wire.fakes import FakeTask, FakeTasks
 
 A = TaskRef(namespace="default", id="a")

@@ -13,8 +13,8 @@ from shim.api.containerd.task.v3 import shim_pb2, shim_pb2_grpc
 from shim.api.cryo.v1 import cryo_pb2
 from shim.client import AsyncClient, Client
 from shim.errors import CryoError, CudaError, InvalidArgument, RunscError
-from shim.wire import status
-from shim.wire.server import Server
+from shim.service import status
+from shim.service.server import Server
 from tests.wire.conftest import Sidecar
 from tests.wire.fakes import FakeTasks, every_error, failing
 

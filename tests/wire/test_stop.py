@@ -13,16 +13,16 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from shim.client import AsyncClient
 from shim.errors import Cancelled, Unavailable
-from shim.wire import endpoint
-from shim.wire.endpoint import Endpoint
-from shim.wire.server import Server
-from tests.wire.fakes import RESULT, FakeTasks
+from shim.service import endpoint
+from shim.service.endpoint import Endpoint
+from shim.service.server import Server
+from tests.wire.fakes import RESULT, FakeTasks, service_of
 
 
 async def start(address: str) -> tuple[Server, FakeTasks]:
     """Serve a core that will be stopped by the test."""
     core = FakeTasks()
-    server = Server(core, Endpoint(address))
+    server = Server(service_of(core), Endpoint(address))
     await server.start()
     return server, core
 
@@ -54,9 +54,8 @@ async def test_a_core_that_rolls_back_is_heard(address: str) -> None:
         await asyncio.wait_for(core.holding.wait(), 60)
 
         async def close() -> None:
-            for task in asyncio.all_tasks():
-                if "checkpoint" in repr(task.get_coro()) and "FakeTasks" in repr(task.get_coro()):
-                    task.cancel()
+            assert core.holder is not None
+            core.holder.cancel()
 
         await server.stop(close, 10)
 

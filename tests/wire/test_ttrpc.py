@@ -23,9 +23,9 @@ from shim.errors import (
     Unavailable,
     Unimplemented,
 )
-from shim.wire.code import Code
-from shim.wire.ttrpc import Client, Limits, Server, frame
-from shim.wire.ttrpc.listener import bind
+from shim.service.code import Code
+from shim.service.ttrpc import Client, Limits, Server, frame
+from shim.service.ttrpc.listener import bind
 from tests.wire.fakes import every_error
 from tests.wire.helpers_ttrpc import SERVICE, Echo, Peer, ask, request, serving, until
 
@@ -247,7 +247,7 @@ async def test_a_call_that_crashes_ends_its_connection(
         message = "a bug"
         raise ZeroDivisionError(message)
 
-    monkeypatch.setattr("shim.wire.ttrpc.connection.Connection._answer", crash)
+    monkeypatch.setattr("shim.service.ttrpc.connection.Connection._answer", crash)
 
     with pytest.raises(Unavailable, match="was lost"):
         await asyncio.wait_for(ask(client, "echo"), 60)

@@ -20,10 +20,9 @@ from shim.api.containerd.types import event_pb2
 from shim.api.cryo.v1 import cryo_pb2
 from shim.errors import CryoError, InvalidArgument, Unavailable
 from shim.model import Event, Mount, Stdio, TaskRef
-from shim.wire.events import SERVICE, Pace, Publisher
-from shim.wire.ttrpc import Call, Method
-from shim.wire.ttrpc.listener import bind
-from shim.wire.ttrpc_task import NAMESPACE_KEY
+from shim.service.events import SERVICE, Pace, Publisher
+from shim.service.ttrpc import NAMESPACE_KEY, Call, Method
+from shim.service.ttrpc.listener import bind
 from tests.wire.helpers_ttrpc import SOON_S, serving, until
 
 A = TaskRef(namespace="k8s.io", id="a")
@@ -193,7 +192,7 @@ async def test_every_topic_has_a_message() -> None:
 
     folder = Path(__file__).parents[2] / "shim" / "task"
     sources = "".join(path.read_text("utf-8") for path in folder.glob("*.py"))
-    from shim.wire import event_messages
+    from shim.service import event_messages
 
     assert set(re.findall(r'"(/(?:tasks|cryo)/[a-z-]+)"', sources)) <= set(event_messages._MAKERS)
 

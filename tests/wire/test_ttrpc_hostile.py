@@ -15,11 +15,11 @@ from hypothesis import strategies as st
 
 from shim.api.ttrpc import request_pb2
 from shim.errors import CryoError, NotFound, ResourceExhausted, Unavailable
-from shim.wire.code import Code
-from shim.wire.ttrpc import Client, Server
-from shim.wire.ttrpc import frame as frames
-from shim.wire.ttrpc.frame import Header, Kind
-from shim.wire.ttrpc.listener import bind
+from shim.service.code import Code
+from shim.service.ttrpc import Client, Server
+from shim.service.ttrpc import frame as frames
+from shim.service.ttrpc.frame import Header, Kind
+from shim.service.ttrpc.listener import bind
 from tests.wire.helpers_ttrpc import SERVICE, Echo, Peer, ask, request, serving, until
 
 BYTES = st.integers(0, 255)

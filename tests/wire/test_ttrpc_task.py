@@ -20,12 +20,12 @@ from shim.api.containerd.task.v3 import shim_pb2
 from shim.api.containerd.types import mount_pb2, task_pb2
 from shim.errors import AlreadyExists, InvalidArgument, NotFound, Unavailable
 from shim.model import CreateRequest, Mount, Stdio, TaskRef
-from shim.wire.convert import PROCESS_TYPE, RESOURCES_TYPE, from_time, to_json
-from shim.wire.drain import Drain
-from shim.wire.task_methods import TaskMethods
-from shim.wire.ttrpc import Client
-from shim.wire.ttrpc_task import NAMESPACE_KEY, V2, V3, services
-from tests.wire.fakes import AT, FakeTask, FakeTasks
+from shim.service.convert import PROCESS_TYPE, RESOURCES_TYPE, from_time, to_json
+from shim.service.service import Service
+from shim.service.task_operations import TASK
+from shim.service.ttrpc import NAMESPACE_KEY, Client
+from shim.service.ttrpc_edge import V2, V3, task_services
+from tests.wire.fakes import AT, FakeTask, FakeTasks, as_tasks, service_of
 from tests.wire.helpers_ttrpc import serving, until
 
 A = TaskRef(namespace="k8s.io", id="a")
@@ -60,28 +60,25 @@ async def core() -> FakeTasks:
 
 
 @pytest.fixture
-async def drain() -> Drain:
-    """Make what ends the waits."""
-    return Drain()
-
-
-@pytest.fixture
 def said() -> list[shim_pb2.ShutdownRequest]:
     """Note what Shutdown was called with."""
     return []
 
 
+@pytest.fixture
+async def service(core: FakeTasks, said: list[shim_pb2.ShutdownRequest]) -> Service:
+    """Make what answers the calls."""
+    return Service(as_tasks(core), shutdown=said.append)
+
+
 @pytest.fixture(params=(V2, V3))
 async def shim(
     request: pytest.FixtureRequest,
-    core: FakeTasks,
-    drain: Drain,
-    said: list[shim_pb2.ShutdownRequest],
+    service: Service,
     tmp_path: Path,
 ) -> AsyncIterator[Shim]:
     """Serve the core, and speak either version with it."""
-    table = services(TaskMethods(core, drain, said.append), "moby")
-    async with serving(table, tmp_path / "s"):
+    async with serving(task_services(service, "moby"), tmp_path / "s"):
         client = await Client.connect(tmp_path / "s")
         yield Shim(client, request.param)
         await client.close()
@@ -91,10 +88,11 @@ async def shim(
 def test_every_method_is_served(service: str) -> None:
     """The table has each method of the service, with its request's class, and no other."""
     descriptor = shim_pb2.DESCRIPTOR.services_by_name["Task"]
-    table = services(TaskMethods(FakeTasks(), Drain()))[service]
+    table = task_services(service_of(FakeTasks()))[service]
 
     assert (V2, V3) == ("containerd.task.v2.Task", "containerd.task.v3.Task")
-    assert {name: one.request.DESCRIPTOR.name for name, one in table.items()} == {
+    assert table.keys() == TASK.operations.keys()
+    assert {name: one.request.DESCRIPTOR.name for name, one in TASK.operations.items()} == {
         method.name: method.input_type.name for method in descriptor.methods
     }
 
@@ -245,12 +243,12 @@ async def test_a_wait_ends_with_its_caller(shim: Shim, core: FakeTasks) -> None:
         await core.wait_cancelled.wait()
 
 
-async def test_a_stop_ends_every_wait(shim: Shim, core: FakeTasks, drain: Drain) -> None:
+async def test_a_stop_ends_every_wait(shim: Shim, core: FakeTasks, service: Service) -> None:
     """A shim that stops answers its waits, so that it need not cut them."""
     core.tasks[A] = FakeTask(CreateRequest(ref=A, bundle="/b"))
     waiting = asyncio.create_task(shim.call("Wait", id="a"))
     await core.waiting.wait()
-    drain.close()
+    service.drain.close()
 
     with pytest.raises(Unavailable, match="stopping"):
         await waiting
@@ -271,9 +269,9 @@ async def test_a_checkpoint_is_undone_when_its_caller_leaves(shim: Shim, core: F
 
 def test_it_loads_no_grpc() -> None:
     """The shim process stays small: neither gRPC nor the client library is loaded."""
-    watched = ("grpc", "shim.client", "shim.wire.edge", "click")
+    watched = ("grpc", "shim.client", "shim.service.grpc_edge", "click")
     code = (
-        "import sys, shim.wire.ttrpc, shim.wire.ttrpc_task, shim.wire.events\n"
+        "import sys, shim.service.ttrpc, shim.service.ttrpc_edge, shim.service.events\n"
         f"print([name for name in {watched} if name in sys.modules])"
     )
     done = subprocess.run(

@@ -22,13 +22,12 @@ from shim.entry.shimbin import flags as command_line
 from shim.entry.shimbin import paths
 from shim.entry.shimbin.flags import Flags
 from shim.entry.shimbin.logfifo import FifoHandler
+from shim.service.events import Publisher
+from shim.service.service import Service
+from shim.service.ttrpc.server import Server
+from shim.service.ttrpc_edge import shim_services
 from shim.task.house import ShimHouse
 from shim.task.tasks import Tasks
-from shim.wire import ttrpc_cryo, ttrpc_task
-from shim.wire.drain import Drain
-from shim.wire.events import Publisher
-from shim.wire.task_methods import TaskMethods
-from shim.wire.ttrpc.server import Server
 
 _log = logging.getLogger("cryo")
 _GOODBYE_S = 3.0
@@ -63,11 +62,11 @@ class Shim:
         self._socket_file = SocketFile(socket_path)
         state = Path(paths.of_containerd(config.paths.state, flags.address))
         self._config = config
-        self._socket_filespace = flags.namespace
+        self._namespace = flags.namespace
         self._listener = listener
         self._publisher = Publisher(os.environ.get("TTRPC_ADDRESS") or f"{flags.address}.ttrpc")
         self._tasks = Tasks(config, self._publisher.publish, ShimHouse(state, socket_path))
-        self._drain = Drain()
+        self._service = Service(self._tasks, shutdown=self._shutdown)
         self._done = asyncio.Event()
 
     async def serve(self) -> None:
@@ -76,13 +75,11 @@ class Shim:
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._on_signal)
         await self._tasks.recover()
-        methods = TaskMethods(self._tasks, self._drain, self._shutdown)
-        table = ttrpc_task.services(methods, self._socket_filespace)
-        server = Server({**table, **ttrpc_cryo.services(self._tasks)})
+        server = Server(shim_services(self._service, self._namespace))
         server.serve(self._listener)
         _log.info("serving")
         await self._done.wait()
-        self._drain.close()
+        self._service.drain.close()
         await server.close(_GOODBYE_S)
         await self._tasks.close()
         await self._publisher.close(_GOODBYE_S)

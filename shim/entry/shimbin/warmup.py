@@ -28,9 +28,9 @@ from shim.errors import CryoError
 from shim.host import files
 from shim.runsc import known
 from shim.runsc.probe import Capabilities, find_binary, identity
+from shim.service.ttrpc import Client
+from shim.service.ttrpc_edge import V2
 from shim.task.layout import Layout
-from shim.wire.ttrpc import Client
-from shim.wire.ttrpc_task import V2
 
 _ID = "warmup"
 _ADDRESS = "none"

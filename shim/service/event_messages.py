@@ -15,7 +15,7 @@ from shim.api.cryo.v1 import cryo_pb2
 from shim.errors import InvalidArgument
 from shim.host.text import printable
 from shim.model import Event, Stdio
-from shim.wire import convert
+from shim.service import convert
 
 _TEXT_MAX = 4096
 _Fields = Mapping[str, Any]

@@ -12,9 +12,9 @@ from typing import Self, TypeVar
 from google.protobuf.message import DecodeError, Message
 
 from shim.errors import CryoError, DeadlineExceeded, ResourceExhausted, Unavailable
-from shim.wire.ttrpc import envelope, frame
-from shim.wire.ttrpc.channel import Channel
-from shim.wire.ttrpc.frame import Frame, Kind
+from shim.service.ttrpc import envelope, frame
+from shim.service.ttrpc.channel import Channel
+from shim.service.ttrpc.frame import Frame, Kind
 
 _log = logging.getLogger(__name__)
 
@@ -74,20 +74,35 @@ class Client:
             ResourceExhausted: the request is too long to send.
             Unavailable: the connection is gone.
         """
-        packed = request.SerializeToString()
-        payload = envelope.write_request(service, method, packed, timeout_s, metadata or {})
-        if len(payload) > frame.PAYLOAD_MAX:
-            message = f"a request of {len(payload)} bytes is longer than {frame.PAYLOAD_MAX}"
+        payload = request.SerializeToString()
+        answer = await self.exchange(
+            service, method, payload, timeout_s=timeout_s, metadata=metadata
+        )
+        return _parsed(answer, response_type)
+
+    async def exchange(
+        self,
+        service: str,
+        method: str,
+        payload: bytes,
+        *,
+        timeout_s: float | None = None,
+        metadata: Mapping[str, str] | None = None,
+    ) -> bytes:
+        """Call a method with an encoded request and return the encoded answer; raises as `call`."""
+        request = envelope.write_request(service, method, payload, timeout_s, metadata or {})
+        if len(request) > frame.PAYLOAD_MAX:
+            message = f"a request of {len(request)} bytes is longer than {frame.PAYLOAD_MAX}"
             raise ResourceExhausted(message)
         try:
             async with asyncio.timeout(timeout_s) as deadline:
-                answer = await self._exchange(payload)
+                answer = await self._exchange(request)
         except TimeoutError as error:
             if not deadline.expired():
                 raise
             message = f"{method} got no answer within {timeout_s} s"
             raise DeadlineExceeded(message, remedy="allow it more time") from error
-        return _parsed(envelope.read_response(answer), response_type)
+        return envelope.read_response(answer)
 
     async def close(self) -> None:
         """Hang up; calls under way fail as unavailable."""

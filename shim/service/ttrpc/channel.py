@@ -8,8 +8,8 @@ import logging
 import socket
 from typing import Self
 
-from shim.wire.ttrpc import frame
-from shim.wire.ttrpc.frame import Frame, Header, Kind
+from shim.service.ttrpc import frame
+from shim.service.ttrpc.frame import Frame, Header, Kind
 
 _log = logging.getLogger(__name__)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from typing import Any, NoReturn
+from typing import NoReturn
 
 from shim.api.ttrpc import request_pb2
 from shim.errors import (
@@ -18,11 +18,11 @@ from shim.errors import (
 )
 from shim.host.shielded import ended
 from shim.host.supervisor import Supervisor
-from shim.wire import failure
-from shim.wire.ttrpc import envelope, frame
-from shim.wire.ttrpc.channel import Channel
-from shim.wire.ttrpc.frame import Frame, Header, Kind
-from shim.wire.ttrpc.method import Call, Method, Services
+from shim.service import failure
+from shim.service.ttrpc import envelope, frame
+from shim.service.ttrpc.channel import Channel
+from shim.service.ttrpc.frame import Frame, Header, Kind
+from shim.service.ttrpc.method import Call, Runnable, Services
 
 _log = logging.getLogger(__name__)
 
@@ -169,7 +169,7 @@ class Connection:
                 _late(request)
             raise
 
-    def _find(self, request: request_pb2.Request) -> Method[Any]:
+    def _find(self, request: request_pb2.Request) -> Runnable:
         methods = self._services.get(request.service)
         if methods is None:
             message = f"there is no service {request.service!r}"

@@ -9,12 +9,15 @@ from google.protobuf.message import DecodeError
 
 from shim.api.ttrpc import request_pb2
 from shim.errors import CryoError, InvalidArgument
-from shim.wire import status
-from shim.wire.code import Code
+from shim.service import status
+from shim.service.code import Code
 
 # A caller that sends this gets the error whole, as a detail of the status. Others do not:
 # containerd appends every detail that it does not know to the text that it shows.
 WHOLE_ERRORS = "cryo-whole-errors"
+
+# The metadata key in which containerd sends the namespace of a call.
+NAMESPACE_KEY = "containerd-namespace-ttrpc"
 
 _INFO = "cryo.v1.ErrorInfo"
 _NS_PER_S = 1_000_000_000

@@ -15,7 +15,7 @@ from shim import errors
 from shim.api.cryo.v1 import cryo_pb2
 from shim.errors import CryoError, CudaError, RunscError
 from shim.host.text import printable
-from shim.wire.code import Code
+from shim.service.code import Code
 
 ERROR_KEY = "cryo-error-bin"
 

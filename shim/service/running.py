@@ -1,9 +1,10 @@
-"""A checkpoint or restore under way: its news, its end, and the token that cancels it."""
+"""Running operations: their progress, their result, and the token that cancels them."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 from collections.abc import AsyncIterator, Callable, Coroutine
 from typing import Any, Generic, TypeVar
 
@@ -13,32 +14,40 @@ from shim.model import Progress, Report
 
 _Result = TypeVar("_Result")
 
-# News that a slow reader has not taken; byte counts beyond are dropped, all else is kept.
+# Progress that a slow reader has not taken; byte counts beyond this are dropped, the rest is kept.
 _BACKLOG = 256
-# How many ended operations can still be asked how they ended.
+# How many completed operations Cancel still finds.
 _ENDED_MAX = 64
 
+_log = logging.getLogger(__name__)
 
-class Operation(Generic[_Result]):
-    """Runs one call of the core in a task of its own, so that it can be outlived and awaited."""
+
+def log_progress(progress: Progress) -> None:
+    """Log the progress of an operation whose caller takes no stream."""
+    level = logging.WARNING if progress.warning else logging.DEBUG
+    _log.log(level, "%s %s", progress.phase, progress.message)
+
+
+class RunningOperation(Generic[_Result]):
+    """Runs one operation in an asyncio task of its own: a call that ends early can wait for it."""
 
     def __init__(self, begin: Callable[[Report], Coroutine[Any, Any, _Result]]) -> None:
         self._loop = asyncio.get_running_loop()
         self._cancelled = False
-        self._news: asyncio.Queue[Progress | None] = asyncio.Queue()
+        self._updates: asyncio.Queue[Progress | None] = asyncio.Queue()
         self._task = asyncio.create_task(begin(self._report))
-        self._task.add_done_callback(lambda _: self._news.put_nowait(None))
+        self._task.add_done_callback(lambda _: self._updates.put_nowait(None))
 
-    async def news(self) -> AsyncIterator[Progress]:
-        """Yield each step of news, until the operation has ended."""
-        while (progress := await self._news.get()) is not None:
+    async def progress(self) -> AsyncIterator[Progress]:
+        """Yield progress until the operation ends."""
+        while (progress := await self._updates.get()) is not None:
             yield progress
 
     async def result(self) -> _Result:
-        """Return what the operation made, or raise what it raised.
+        """Return the result of the operation, or raise its error.
 
         Raises:
-            Cancelled: it was cancelled, and has rolled back.
+            Cancelled: it was cancelled and has rolled back.
         """
         await self.settle()
         try:
@@ -48,19 +57,19 @@ class Operation(Generic[_Result]):
             raise Cancelled(message) from error
 
     async def settle(self) -> None:
-        """Wait for the end, whatever it is; being cancelled oneself leaves the operation alone."""
+        """Wait for the end; a cancelled waiter does not cancel the operation."""
         await asyncio.wait({self._task})
 
     def cancel(self) -> None:
-        """Ask the core to roll back; once, because a second time would stop the rollback."""
+        """Cancel the operation, once: a second cancellation would interrupt the rollback."""
         if not self._cancelled:
             self._cancelled = True
             self._task.cancel()
 
     async def abandon(self) -> None:
-        """Roll back unless it has ended, and return only when that is over.
+        """Cancel the operation unless it has ended, and return when its rollback is complete.
 
-        The call may be cancelled again meanwhile: the rollback is seen out first.
+        A cancellation of the caller is raised afterwards.
         """
         self.cancel()
         await shielded(self.settle(), deadline_s=None)
@@ -70,36 +79,36 @@ class Operation(Generic[_Result]):
         self._loop.call_soon_threadsafe(self._take, progress)
 
     def _take(self, progress: Progress) -> None:
-        crowded = self._news.qsize() >= _BACKLOG
+        crowded = self._updates.qsize() >= _BACKLOG
         if not crowded or progress.warning or progress.pid or not progress.bytes_done:
-            self._news.put_nowait(progress)
+            self._updates.put_nowait(progress)
 
 
-class Operations:
-    """The operations that can be cancelled by a token."""
+class RunningOperations:
+    """Running and lately completed operations by their tokens."""
 
     def __init__(self) -> None:
-        self._by_token: dict[str, Operation[Any]] = {}
-        # Those that have ended, the newest last: who cancels often does so as the call ends.
-        self._ended: dict[str, Operation[Any]] = {}
+        self._by_token: dict[str, RunningOperation[Any]] = {}
+        # The newest last: a Cancel often arrives as its operation completes.
+        self._ended: dict[str, RunningOperation[Any]] = {}
 
-    def find(self, token: str) -> Operation[Any] | None:
-        """Return the operation that was begun with this token; of ended ones only the newest."""
+    def find(self, token: str) -> RunningOperation[Any] | None:
+        """Return the operation with this token, running or lately completed."""
         return self._by_token.get(token) or self._ended.get(token)
 
     @contextlib.asynccontextmanager
     async def hold(
         self, token: str, begin: Callable[[Report], Coroutine[Any, Any, _Result]]
-    ) -> AsyncIterator[Operation[_Result]]:
-        """Begin an operation and keep it findable; leaving early rolls it back.
+    ) -> AsyncIterator[RunningOperation[_Result]]:
+        """Start an operation; leaving the context before its end cancels it and rolls it back.
 
         Raises:
             AlreadyExists: the token is in use.
         """
         if token in self._by_token:
             message = f"an operation with the token {token[:64]!r} is under way"
-            raise AlreadyExists(message, remedy="choose a token at random")
-        operation = Operation(begin)
+            raise AlreadyExists(message, remedy="use a random token")
+        operation = RunningOperation(begin)
         if token:
             self._by_token[token] = operation
         try:
@@ -112,7 +121,7 @@ class Operations:
                     self._by_token.pop(token, None)
                     self._remember(token, operation)
 
-    def _remember(self, token: str, operation: Operation[Any]) -> None:
+    def _remember(self, token: str, operation: RunningOperation[Any]) -> None:
         self._ended.pop(token, None)
         self._ended[token] = operation
         while len(self._ended) > _ENDED_MAX:

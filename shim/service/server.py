@@ -9,20 +9,16 @@ import grpc.aio
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
-from shim.api.containerd.task.v3 import shim_pb2, shim_pb2_grpc
-from shim.api.cryo.v1 import cryo_pb2, cryo_pb2_grpc
 from shim.errors import Unavailable
-from shim.task.port import TaskService
-from shim.wire.cryo_service import CryoServicer
-from shim.wire.drain import Drain
-from shim.wire.edge import Edge
-from shim.wire.endpoint import Endpoint
-from shim.wire.task_service import TaskServicer
+from shim.service import grpc_edge
+from shim.service.cryo_operations import CRYO
+from shim.service.endpoint import Endpoint
+from shim.service.service import Service
+from shim.service.task_operations import TASK
 
 MESSAGE_MAX = 4 << 20
 
-_TASK = shim_pb2.DESCRIPTOR.services_by_name["Task"].full_name
-_CRYO = cryo_pb2.DESCRIPTOR.services_by_name["Cryo"].full_name
+_SERVICES = (TASK.service, CRYO.service)
 _EVERYTHING = ""  # health's name for the server as a whole
 
 _OPTIONS = (
@@ -39,17 +35,16 @@ _GOODBYE_S = 2.0
 
 
 class Server:
-    """Serves one core on one endpoint, from `start` to `stop`."""
+    """Serves the operations on one endpoint, from `start` to `stop`."""
 
-    def __init__(self, core: TaskService, endpoint: Endpoint) -> None:
+    def __init__(self, service: Service, endpoint: Endpoint) -> None:
         self._endpoint = endpoint
-        self._drain = Drain()
+        self._service = service
         self._health = health.aio.HealthServicer()
-        self._server = grpc.aio.server(interceptors=(Edge(_TASK, _CRYO),), options=_OPTIONS)
-        shim_pb2_grpc.add_TaskServicer_to_server(TaskServicer(core, self._drain), self._server)
-        cryo_pb2_grpc.add_CryoServicer_to_server(CryoServicer(core), self._server)
+        self._server = grpc.aio.server(options=_OPTIONS)
+        grpc_edge.add_to(self._server, service)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
-        names = (_TASK, _CRYO, health.SERVICE_NAME, reflection.SERVICE_NAME)
+        names = (*_SERVICES, health.SERVICE_NAME, reflection.SERVICE_NAME)
         reflection.enable_server_reflection(names, self._server)
 
     async def start(self) -> None:
@@ -66,7 +61,7 @@ class Server:
         except BaseException:
             self._endpoint.release()
             raise
-        for name in (_EVERYTHING, _TASK, _CRYO):
+        for name in (_EVERYTHING, *_SERVICES):
             await self._health.set(name, health_pb2.HealthCheckResponse.SERVING)
 
     async def stop(self, settle: Callable[[], Awaitable[None]], grace_s: float) -> None:
@@ -76,7 +71,7 @@ class Server:
         """
         await self._health.enter_graceful_shutdown()
         stopping = asyncio.create_task(self._server.stop(grace_s + _GOODBYE_S))
-        self._drain.close()
+        self._service.drain.close()
         try:
             async with asyncio.timeout(grace_s):
                 await settle()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Generic, TypeAlias, TypeVar
+from typing import Generic, Protocol, TypeAlias, TypeVar
 
 from google.protobuf.message import DecodeError, Message
 
@@ -41,4 +41,11 @@ class Method(Generic[_Request]):
         return (await self.answer(request, call)).SerializeToString()
 
 
-Services: TypeAlias = Mapping[str, Mapping[str, Method[Any]]]
+class Runnable(Protocol):
+    """A method as a server runs it."""
+
+    async def run(self, payload: bytes, call: Call) -> bytes:
+        """Answer one encoded request; a CryoError becomes the status of the call."""
+
+
+Services: TypeAlias = Mapping[str, Mapping[str, Runnable]]

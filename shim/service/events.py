@@ -15,9 +15,8 @@ from shim.api.containerd.types import event_pb2
 from shim.errors import CryoError, DeadlineExceeded, InvalidArgument, Unavailable
 from shim.host.supervisor import Supervisor
 from shim.model import Event
-from shim.wire import event_messages
-from shim.wire.ttrpc import Client
-from shim.wire.ttrpc_task import NAMESPACE_KEY
+from shim.service import event_messages
+from shim.service.ttrpc import NAMESPACE_KEY, Client
 
 _log = logging.getLogger(__name__)
 

@@ -8,11 +8,11 @@ import logging
 import socket
 
 from shim.host.supervisor import Supervisor
-from shim.wire.ttrpc.channel import Channel
-from shim.wire.ttrpc.connection import Connection
-from shim.wire.ttrpc.limits import Limits
-from shim.wire.ttrpc.listener import is_ours
-from shim.wire.ttrpc.method import Services
+from shim.service.ttrpc.channel import Channel
+from shim.service.ttrpc.connection import Connection
+from shim.service.ttrpc.limits import Limits
+from shim.service.ttrpc.listener import is_ours
+from shim.service.ttrpc.method import Services
 
 _log = logging.getLogger(__name__)
 

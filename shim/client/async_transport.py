@@ -1,0 +1,118 @@
+"""The client for asyncio."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterable
+from types import TracebackType
+from typing import Any, Self, TypeVar
+
+import grpc.aio
+
+from shim.client import channel
+from shim.config import DEFAULT_ADDRESS
+from shim.errors import CryoError
+from shim.model import Report, TaskRef
+from shim.service import endpoint
+from shim.service.operation import DEFAULT_NAMESPACE, Call, Stream
+
+_Value = TypeVar("_Value")
+_Task = str | TaskRef
+
+
+class AsyncTransport:
+    """Talks to a sidecar; any number of calls at once."""
+
+    def __init__(
+        self,
+        address: str = DEFAULT_ADDRESS,
+        namespace: str = DEFAULT_NAMESPACE,
+        *,
+        timeout_s: float = channel.DEFAULT_TIMEOUT_S,
+    ) -> None:
+        """Take where the sidecar is, the namespace of plain task ids, and how long a call may take.
+
+        The timeout is for questions, SIGKILL, `close_io` and `resize_pty`. What changes a task or
+        an image is bounded by its owner's settings, and `wait` by nothing. Nothing is sent before
+        the first call.
+        """
+        self.address = address
+        self.namespace = namespace
+        self._timeout_s = timeout_s
+        self._channel = grpc.aio.insecure_channel(endpoint.target(address), options=channel.OPTIONS)
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        await self.close()
+
+    async def close(self) -> None:
+        """Close the connection; calls under way end."""
+        await self._channel.close()
+
+    def _ref(self, task: _Task) -> TaskRef:
+        return channel.ref_of(task, self.namespace)
+
+    async def _call(self, call: Call[_Value]) -> _Value:
+        method = self._channel.unary_unary(
+            call.operation.path,
+            request_serializer=call.operation.request.SerializeToString,
+            response_deserializer=call.operation.response.FromString,
+        )
+        try:
+            answer = await method(
+                call.request,
+                timeout=channel.deadline_of(call, self._timeout_s),
+                metadata=channel.metadata_of(call),
+            )
+        except grpc.aio.AioRpcError as error:
+            raise channel.failure(error, self.address) from error
+        return call.read(answer)
+
+    async def _stream(self, stream: Stream[_Value], report: Report | None) -> _Value:
+        method = self._channel.unary_stream(
+            stream.operation.path,
+            request_serializer=stream.operation.request.SerializeToString,
+            response_deserializer=stream.operation.response.FromString,
+        )
+        rpc = method(stream.request)
+        try:
+            return await self._follow(stream, rpc, report)
+        except grpc.aio.AioRpcError as error:
+            raise channel.failure(error, self.address) from error
+        except BaseException:
+            # A second cancellation stops the waiting, not the rollback.
+            await asyncio.shield(self._roll_back(stream, report))
+            raise
+        finally:
+            rpc.cancel()
+
+    async def _follow(
+        self, stream: Stream[_Value], rpc: AsyncIterable[Any], report: Report | None
+    ) -> _Value:
+        result = None
+        async for update in rpc:
+            if update.WhichOneof("update") == "progress":
+                channel.tell(report, update.progress)
+            else:
+                result = update
+        if result is None:
+            raise channel.no_result(stream.what)
+        return stream.read(result)
+
+    async def _roll_back(self, stream: Stream[Any], report: Report | None) -> None:
+        if not stream.token:
+            return
+        channel.tell_rollback(report, f"cancelling the {stream.what}")
+        try:
+            answer = await self._call(channel.cancel(stream.token))
+        except CryoError as error:
+            channel.tell_rollback(report, f"cannot tell whether it was rolled back: {error}")
+        else:
+            channel.tell_rollback(report, channel.outcome_of(stream.what, answer))

@@ -1,0 +1,216 @@
+"""cryo.v1: checkpoints, restores and images, and the calls that clients make of them."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+from uuid import uuid4
+
+from shim.api.cryo.v1 import cryo_pb2
+from shim.errors import Cancelled, CryoError
+from shim.model import (
+    CheckpointOptions,
+    CheckpointResult,
+    ImageView,
+    RestoreOptions,
+    RestoreResult,
+    TaskRef,
+    TaskView,
+    Verify,
+    check_id,
+)
+from shim.service import convert, status
+from shim.service.operation import ENDLESS, OWNER_S, Call, Incoming, Owner, Stream, Table
+from shim.service.running import RunningOperation
+
+CRYO = Table("cryo.v1.Cryo")
+_Cancelled = cryo_pb2.CancelResponse
+
+
+@CRYO.add(cryo_pb2.ListTasksRequest, cryo_pb2.ListTasksResponse, Owner.SERVER)
+async def ListTasks(
+    call: Incoming, request: cryo_pb2.ListTasksRequest
+) -> cryo_pb2.ListTasksResponse:
+    """List the tasks of a namespace, whichever process owns them."""
+    views = await call.service.list_tasks(check_id("namespace", call.namespace))
+    return cryo_pb2.ListTasksResponse(tasks=[convert.to_task(view) for view in views])
+
+
+def list_(namespace: str = "") -> Call[list[TaskView]]:
+    """List the tasks of a namespace, by id; the default is the client's namespace."""
+    return ListTasks.call(
+        cryo_pb2.ListTasksRequest(namespace=namespace),
+        lambda answer: [convert.from_task(task) for task in answer.tasks],
+    )
+
+
+@CRYO.add(
+    cryo_pb2.CheckpointRequest,
+    cryo_pb2.CheckpointUpdate,
+    timeout_s=ENDLESS,
+    streams=True,
+    in_shims=True,
+)
+async def Checkpoint(
+    call: Incoming, request: cryo_pb2.CheckpointRequest
+) -> cryo_pb2.CheckpointUpdate:
+    """Save a task to an image."""
+    options = convert.from_checkpoint(request)
+    result = await call.service.core.checkpoint(call.ref, options, call.report)
+    return cryo_pb2.CheckpointUpdate(result=convert.to_checkpoint_result(result))
+
+
+def checkpoint(
+    ref: TaskRef, options: CheckpointOptions = CheckpointOptions()
+) -> Stream[CheckpointResult]:
+    """Freeze a task, save it to an image, and let it run on or exit. All or nothing.
+
+    A call that ends early (Ctrl-C, an error in `on_progress`) rolls back, and waits for that.
+    """
+    token = uuid4().hex
+    return Checkpoint.stream(
+        convert.to_checkpoint(ref, options, token),
+        lambda update: convert.from_checkpoint_result(update.result),
+        f"checkpoint of task {ref}",
+        token,
+    )
+
+
+@CRYO.add(cryo_pb2.RestoreRequest, cryo_pb2.RestoreUpdate, Owner.NEW_TASK, ENDLESS, streams=True)
+async def Restore(call: Incoming, request: cryo_pb2.RestoreRequest) -> cryo_pb2.RestoreUpdate:
+    """Restore an image as a new running task."""
+    options = convert.from_restore(request)
+    result = await call.service.core.restore(call.ref, options, call.report)
+    return cryo_pb2.RestoreUpdate(result=convert.to_restore_result(result))
+
+
+def restore(ref: TaskRef, options: RestoreOptions) -> Stream[RestoreResult]:
+    """Restore an image as a new running task. All or nothing.
+
+    A call that ends early (Ctrl-C, an error in `on_progress`) rolls back, and waits for that.
+    """
+    token = uuid4().hex
+    return Restore.stream(
+        convert.to_restore(ref, options, token),
+        lambda update: convert.from_restore_result(update.result),
+        f"restore of task {ref}",
+        token,
+    )
+
+
+@CRYO.add(cryo_pb2.CancelRequest, cryo_pb2.CancelResponse, Owner.SERVER, in_shims=True)
+async def Cancel(call: Incoming, request: cryo_pb2.CancelRequest) -> cryo_pb2.CancelResponse:
+    """Cancel a checkpoint or restore by its token; return how it ended, once it has rolled back."""
+    operation = call.service.running.find(request.operation)
+    if operation is None:
+        return _Cancelled(outcome=_Cancelled.OUTCOME_UNKNOWN)
+    operation.cancel()
+    return await _outcome(operation)
+
+
+async def _outcome(operation: RunningOperation[Any]) -> cryo_pb2.CancelResponse:
+    try:
+        await operation.result()
+    except Cancelled:
+        return _Cancelled(outcome=_Cancelled.OUTCOME_CANCELLED)
+    except CryoError as error:
+        return _Cancelled(outcome=_Cancelled.OUTCOME_FAILED, message=status.details_of(error))
+    return _Cancelled(outcome=_Cancelled.OUTCOME_COMPLETED)
+
+
+@CRYO.add(cryo_pb2.ListImagesRequest, cryo_pb2.ListImagesResponse, Owner.SERVER)
+async def ListImages(
+    call: Incoming, request: cryo_pb2.ListImagesRequest
+) -> cryo_pb2.ListImagesResponse:
+    """List the images."""
+    views = await call.service.core.images()
+    return cryo_pb2.ListImagesResponse(images=[convert.to_image(view) for view in views])
+
+
+def images() -> Call[list[ImageView]]:
+    """List the images below the sidecar's image directory, newest first."""
+    return ListImages.call(
+        cryo_pb2.ListImagesRequest(),
+        lambda answer: [convert.from_image(image) for image in answer.images],
+    )
+
+
+@CRYO.add(cryo_pb2.InspectImageRequest, cryo_pb2.InspectImageResponse, Owner.SERVER)
+async def InspectImage(
+    call: Incoming, request: cryo_pb2.InspectImageRequest
+) -> cryo_pb2.InspectImageResponse:
+    """Return the manifest of an image."""
+    manifest = await call.service.core.inspect(request.image_path)
+    return cryo_pb2.InspectImageResponse(manifest_json=json.dumps(manifest))
+
+
+def inspect(image_path: str) -> Call[dict[str, Any]]:
+    """Return the manifest of an image."""
+    request = cryo_pb2.InspectImageRequest(image_path=image_path)
+    return InspectImage.call(request, lambda answer: _object(answer.manifest_json))
+
+
+@CRYO.add(
+    cryo_pb2.VerifyImageRequest,
+    cryo_pb2.VerifyImageUpdate,
+    Owner.SERVER,
+    ENDLESS,
+    streams=True,
+)
+async def VerifyImage(
+    call: Incoming, request: cryo_pb2.VerifyImageRequest
+) -> cryo_pb2.VerifyImageUpdate:
+    """Compare an image with its seal and this host."""
+    manifest = await call.service.core.verify(
+        request.image_path,
+        convert.from_verify(request.mode),
+        call.report,
+        untrusted_folder=request.untrusted_folder,
+    )
+    return cryo_pb2.VerifyImageUpdate(manifest_json=json.dumps(manifest))
+
+
+def verify(
+    image_path: str, mode: Verify = Verify.FULL, *, untrusted_folder: bool = False
+) -> Stream[dict[str, Any]]:
+    """Compare an image with its seal and this host; return its manifest.
+
+    `untrusted_folder` accepts an image in a directory that another user can change.
+    """
+    request = cryo_pb2.VerifyImageRequest(
+        image_path=image_path, mode=convert.to_verify(mode), untrusted_folder=untrusted_folder
+    )
+    return VerifyImage.stream(
+        request, lambda update: _object(update.manifest_json), f"verification of {image_path}"
+    )
+
+
+@CRYO.add(cryo_pb2.RemoveImageRequest, cryo_pb2.RemoveImageResponse, Owner.SERVER, OWNER_S)
+async def RemoveImage(
+    call: Incoming, request: cryo_pb2.RemoveImageRequest
+) -> cryo_pb2.RemoveImageResponse:
+    """Delete an image."""
+    await call.service.core.remove(request.image_path)
+    return cryo_pb2.RemoveImageResponse()
+
+
+def remove(image_path: str) -> Call[None]:
+    """Delete an image below the sidecar's image directory."""
+    request = cryo_pb2.RemoveImageRequest(image_path=image_path)
+    return RemoveImage.call(request, lambda _answer: None)
+
+
+@CRYO.add(cryo_pb2.InfoRequest, cryo_pb2.InfoResponse, Owner.SERVER)
+async def Info(call: Incoming, request: cryo_pb2.InfoRequest) -> cryo_pb2.InfoResponse:
+    """Describe the host."""
+    return cryo_pb2.InfoResponse(facts=await call.service.core.info())
+
+
+def info() -> Call[dict[str, str]]:
+    """Describe the host: runsc, engines, driver, tool and versions."""
+    return Info.call(cryo_pb2.InfoRequest(), lambda answer: dict(answer.facts))
+
+
+def _object(text: str) -> dict[str, Any]:
+    value: dict[str, Any] = json.loads(text)
+    return value

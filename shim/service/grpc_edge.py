@@ -1,0 +1,114 @@
+"""The operations over gRPC: each handler gets encoded requests, and errors become statuses."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import time
+from collections.abc import Awaitable, Callable, Iterator
+from typing import Any, NoReturn, TypeAlias
+
+import grpc
+import grpc.aio
+
+from shim.model import Progress
+from shim.service import failure, status
+from shim.service.cryo_operations import CRYO
+from shim.service.operation import DEFAULT_NAMESPACE, Operation, Table
+from shim.service.service import Beside, Service
+from shim.service.task_operations import TASK
+
+_log = logging.getLogger(__name__)
+
+NAMESPACE_KEY = "containerd-namespace"
+
+# Quoted, because grpc's classes are generic only in their stubs.
+Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
+_Behaviour: TypeAlias = Callable[[bytes, Context], Awaitable[bytes | None]]
+
+
+def add_to(server: grpc.aio.Server, service: Service) -> None:
+    """Serve every operation of both services."""
+    server.add_generic_rpc_handlers(tuple(_handlers(table, service) for table in (TASK, CRYO)))
+
+
+def _handlers(table: Table, service: Service) -> grpc.GenericRpcHandler:
+    return grpc.method_handlers_generic_handler(
+        table.service,
+        {name: _handler(operation, service) for name, operation in table.operations.items()},
+    )
+
+
+def _handler(operation: Operation[Any, Any], service: Service) -> Any:
+    # The stubs know the blocking server's handlers alone.
+    make: Any = (
+        grpc.unary_stream_rpc_method_handler
+        if operation.streams
+        else grpc.unary_unary_rpc_method_handler
+    )
+    behaviour = _streaming if operation.streams else _unary
+    return make(_with_errors(operation.path, behaviour(operation, service)))
+
+
+def _unary(operation: Operation[Any, Any], service: Service) -> _Behaviour:
+    async def answer(payload: bytes, context: Context) -> bytes:
+        return await service.unary(operation, payload, _beside(context))
+
+    return answer
+
+
+def _streaming(operation: Operation[Any, Any], service: Service) -> _Behaviour:
+    # A coroutine that writes, not a generator: a generator that is left suspended when its call is
+    # cancelled would roll back only once it is collected.
+    async def answer(payload: bytes, context: Context) -> None:
+        async def write(progress: Progress) -> None:
+            await context.write(operation.progress(progress))
+
+        await context.write(await service.streaming(operation, payload, _beside(context), write))
+
+    return answer
+
+
+def _beside(context: Context) -> Beside:
+    return Beside(namespace=_namespace_of(context), remaining_s=context.time_remaining())
+
+
+def _namespace_of(context: Context) -> str:
+    for key, value in context.invocation_metadata() or ():
+        if key == NAMESPACE_KEY:
+            return value if isinstance(value, str) else value.decode("utf-8", "replace")
+    return DEFAULT_NAMESPACE
+
+
+def _with_errors(method: str, behaviour: _Behaviour) -> _Behaviour:
+    async def call(payload: bytes, context: Context) -> bytes | None:
+        try:
+            with _timed(method):
+                return await behaviour(payload, context)
+        except (Exception, asyncio.CancelledError) as error:  # noqa: BLE001  # each becomes a status
+            await _fail(method, error, context)
+
+    return call
+
+
+@contextlib.contextmanager
+def _timed(method: str) -> Iterator[None]:
+    start = time.monotonic()
+    try:
+        yield
+    finally:
+        _log.debug("%s took %.1f ms", method, (time.monotonic() - start) * 1e3)
+
+
+async def _fail(method: str, error: BaseException, context: Context) -> NoReturn:
+    """End the call with the status of an error."""
+    if isinstance(error, grpc.aio.AbortError):
+        raise error
+    ours = failure.of(error, method)
+    _log.info("%s: %s: %s", method, type(ours).__name__, status.details_of(ours))
+    await context.abort(
+        grpc.StatusCode[status.code_of(ours).name],
+        status.details_of(ours),
+        ((status.ERROR_KEY, status.info_of(ours).SerializeToString()),),
+    )

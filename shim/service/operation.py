@@ -1,0 +1,184 @@
+"""An operation: one row of the table that both servers, both clients and the relay work from."""
+
+from __future__ import annotations
+
+import enum
+import math
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Generic, TypeAlias, TypeVar
+
+from google.protobuf.message import DecodeError, Message
+
+from shim.errors import InvalidArgument
+from shim.model import Progress, Report, TaskRef
+from shim.service import convert
+from shim.service.running import log_progress
+
+if TYPE_CHECKING:
+    from shim.service.service import Service
+
+_Request = TypeVar("_Request", bound=Message)
+_Response = TypeVar("_Response", bound=Message)
+_Value = TypeVar("_Value")
+
+# Changes of a task are bounded by the settings of its owner: a Start may be a whole restore, a
+# Pause may park 80 GiB of GPU memory, a Kill or Delete may resume a parked task first, and each may
+# wait for the one before it. This bounds an owner that hangs.
+OWNER_S = 3600.0
+ENDLESS = math.inf
+DEFAULT_NAMESPACE = "default"
+SENT = ""
+"""The namespace of a call whose request has a field for it."""
+
+
+class Owner(enum.Enum):
+    """Which process answers an operation."""
+
+    TASK = "the owner of the task that the request names: the sidecar or a shim"
+    NEW_TASK = "the server, unless another process has a task of that name"
+    SERVER = "the server"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Incoming:
+    """What a handler gets besides the request."""
+
+    service: Service
+    namespace: str
+    id: str = ""
+    report: Report = log_progress
+
+    @property
+    def ref(self) -> TaskRef:
+        """Return the task that the request names.
+
+        Raises:
+            InvalidArgument: the namespace or the id is not valid.
+        """
+        return TaskRef(namespace=self.namespace, id=self.id)
+
+
+Handler: TypeAlias = Callable[[Incoming, _Request], Awaitable[_Response]]
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Operation(Generic[_Request, _Response]):
+    """Name, messages, owner, deadline and handler of an RPC.
+
+    `timeout_s` None is the default of the client, `ENDLESS` is none. An operation that `streams`
+    answers with any number of progress updates and one result, each a `response`. Shims serve what
+    is marked with `in_shims` over ttrpc, with the result alone.
+    """
+
+    service: str
+    name: str
+    request: type[_Request]
+    response: type[_Response]
+    handler: Handler[_Request, _Response]
+    owner: Owner = Owner.TASK
+    timeout_s: float | None = None
+    streams: bool = False
+    in_shims: bool = False
+
+    @property
+    def path(self) -> str:
+        """Return the path of the RPC, as gRPC has it."""
+        return f"/{self.service}/{self.name}"
+
+    def parse(self, payload: bytes) -> _Request:
+        """Decode a request.
+
+        Raises:
+            InvalidArgument: it is garbled.
+        """
+        try:
+            return self.request.FromString(payload)
+        except DecodeError as error:
+            message = f"the {self.request.DESCRIPTOR.name} is garbled"
+            raise InvalidArgument(message) from error
+
+    def progress(self, progress: Progress) -> bytes:
+        """Encode a progress update of an operation that streams."""
+        return self.response(progress=convert.to_progress(progress)).SerializeToString()
+
+    def call(
+        self,
+        request: _Request,
+        read: Callable[[_Response], _Value],
+        namespace: str = SENT,
+        timeout_s: float | None = None,
+    ) -> Call[_Value]:
+        """Make a call of it; `read` decodes the response."""
+        return Call(
+            operation=self,
+            request=request,
+            read=read,
+            namespace=namespace,
+            timeout_s=self.timeout_s if timeout_s is None else timeout_s,
+        )
+
+    def stream(
+        self, request: _Request, read: Callable[[_Response], _Value], what: str, token: str = ""
+    ) -> Stream[_Value]:
+        """Make a call of it with progress; `read` decodes the last update."""
+        return Stream(operation=self, request=request, read=read, what=what, token=token)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Call(Generic[_Value]):
+    """A unary call by a client. `timeout_s` None is the client's default, `ENDLESS` is none."""
+
+    operation: Operation[Any, Any]
+    request: Message
+    read: Callable[[Any], _Value]
+    namespace: str
+    timeout_s: float | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stream(Generic[_Value]):
+    """A call by a client that receives progress. `token` is what Cancel finds it by."""
+
+    operation: Operation[Any, Any]
+    request: Message
+    read: Callable[[Any], _Value]
+    what: str
+    token: str
+
+
+@dataclass(frozen=True)
+class Table:
+    """The operations of one service of a .proto file, by name."""
+
+    service: str
+    operations: dict[str, Operation[Any, Any]] = field(default_factory=dict)
+
+    def add(
+        self,
+        request: type[_Request],
+        response: type[_Response],
+        owner: Owner = Owner.TASK,
+        timeout_s: float | None = None,
+        *,
+        streams: bool = False,
+        in_shims: bool = False,
+    ) -> Callable[[Handler[_Request, _Response]], Operation[_Request, _Response]]:
+        """Make a handler the operation of its name."""
+
+        def made(handler: Handler[_Request, _Response]) -> Operation[_Request, _Response]:
+            operation = Operation(
+                service=self.service,
+                name=handler.__name__,
+                request=request,
+                response=response,
+                handler=handler,
+                owner=owner,
+                timeout_s=timeout_s,
+                streams=streams,
+                in_shims=in_shims,
+            )
+            self.operations[operation.name] = operation
+            return operation
+
+        return made

@@ -1,0 +1,158 @@
+"""What both servers run for a request: find the owner of its task, run or forward it, answer."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Awaitable, Callable, Coroutine
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+from google.protobuf.message import Message
+
+from shim.api.containerd.task.v3 import shim_pb2
+from shim.errors import AlreadyExists
+from shim.model import Progress, Report, TaskRef, TaskView
+from shim.service import convert
+from shim.service.calls_under_way import CallsUnderWay
+from shim.service.drain import Drain
+from shim.service.operation import DEFAULT_NAMESPACE, ENDLESS, Incoming, Operation, Owner
+from shim.service.running import RunningOperations
+
+if TYPE_CHECKING:
+    from shim.service.shims import Shims
+    from shim.task.tasks import Tasks
+
+# The deadline of the operation comes this much before that of the call, so that the caller receives
+# an error that names what is late; at most a tenth of a short one.
+_MARGIN_S = 1.0
+_FORWARDED_S = 60.0
+
+Write: TypeAlias = Callable[[Progress], Awaitable[None]]
+Shutdown: TypeAlias = Callable[[shim_pb2.ShutdownRequest], None]
+
+
+def ignore(_request: shim_pb2.ShutdownRequest) -> None:
+    """Go on serving: containerd sends Shutdown after every Delete, and others may share us."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Beside:
+    """What comes with a request: the namespace of the call, and the time that its caller waits."""
+
+    namespace: str = DEFAULT_NAMESPACE
+    remaining_s: float | None = None
+
+
+class Service:
+    """Answers every operation for one server."""
+
+    def __init__(
+        self, core: Tasks, *, shims: Shims | None = None, shutdown: Shutdown = ignore
+    ) -> None:
+        """Take the server's own tasks, those of shims where it forwards, and what ends it."""
+        self.core = core
+        self.shutdown = shutdown
+        self.running = RunningOperations()
+        self.drain = Drain()
+        self._shims = shims
+        self._under_way = CallsUnderWay()
+
+    async def unary(self, operation: Operation[Any, Any], payload: bytes, beside: Beside) -> bytes:
+        """Answer a call that does not stream."""
+        request = operation.parse(payload)
+        call = self._incoming(request, beside)
+        if operation.owner is Owner.SERVER:
+            return await _answered(operation, call, request)
+        async with self._under_way.one(call.ref, last=_is_deletion(request)):
+            socket = self._shim_for(operation, call.ref)
+            if socket is None or self._shims is None:
+                return await _answered(operation, call, request)
+            timeout_s = _FORWARDED_S if operation.timeout_s is None else operation.timeout_s
+            timeout_s = min(timeout_s, beside.remaining_s or math.inf)
+            return await self._shims.forward(
+                socket,
+                operation,
+                payload,
+                namespace=call.namespace,
+                timeout_s=None if timeout_s == ENDLESS else timeout_s,
+            )
+
+    async def streaming(
+        self, operation: Operation[Any, Any], payload: bytes, beside: Beside, write: Write
+    ) -> bytes:
+        """Answer a call that streams: write its progress, and return the last update.
+
+        A call that ends early is rolled back before this returns.
+        """
+        request = operation.parse(payload)
+        _bound(request, beside.remaining_s)
+        begin = self._begin(operation, self._incoming(request, beside), request)
+        token = getattr(request, "operation", "")
+        async with self.running.hold(token, begin) as running:
+            async for progress in running.progress():
+                await write(progress)
+            return await running.result()
+
+    def _begin(
+        self, operation: Operation[Any, Any], call: Incoming, request: Message
+    ) -> Callable[[Report], Coroutine[Any, Any, bytes]]:
+        """Return what runs a streaming operation, here or in the shim that owns the task."""
+        if operation.owner is not Owner.SERVER:
+            socket = self._shim_for(operation, call.ref)
+            if socket is not None and self._shims is not None:
+                return partial(self._shims.stream, socket, operation, request, call.ref)
+
+        async def run(report: Report) -> bytes:
+            with_report = Incoming(
+                service=self, namespace=call.namespace, id=call.id, report=report
+            )
+            return await _answered(operation, with_report, request)
+
+        return run
+
+    async def list_tasks(self, namespace: str) -> list[TaskView]:
+        """List the tasks of a namespace, by id: this server's and those of shims."""
+        found = await self.core.list(namespace)
+        if self._shims is not None:
+            found = [*found, *await self._shims.list(namespace)]
+        return sorted(found, key=lambda view: view.id)
+
+    def _incoming(self, request: Message, beside: Beside) -> Incoming:
+        return Incoming(
+            service=self,
+            namespace=getattr(request, "namespace", "") or beside.namespace,
+            id=getattr(request, "id", ""),
+        )
+
+    def _shim_for(self, operation: Operation[Any, Any], ref: TaskRef) -> str | None:
+        """Return the socket of the shim that owns a task; None when the task is not a shim's.
+
+        Raises:
+            AlreadyExists: the operation makes a task, and a shim has one of its name.
+        """
+        if self._shims is None or self.core.has(ref):
+            return None
+        socket = self._shims.owner(ref)
+        if socket is not None and operation.owner is Owner.NEW_TASK:
+            message = f"task {ref} exists in namespace {ref.namespace}: a shim's"
+            raise AlreadyExists(message, remedy="choose another id")
+        return socket
+
+
+async def _answered(operation: Operation[Any, Any], call: Incoming, request: Message) -> bytes:
+    response: Message = await operation.handler(call, request)
+    return response.SerializeToString()
+
+
+def _is_deletion(request: Message) -> bool:
+    return isinstance(request, shim_pb2.DeleteRequest) and not request.exec_id
+
+
+def _bound(request: Any, remaining_s: float | None) -> None:
+    """Shorten the timeout in a request to what the deadline of its call leaves."""
+    if remaining_s is None or "timeout" not in request.DESCRIPTOR.fields_by_name:
+        return
+    left_s = max(remaining_s - min(_MARGIN_S, remaining_s / 10), 0.001)
+    timeout_s = min(convert.from_duration(request.timeout) or left_s, left_s)
+    request.timeout.CopyFrom(convert.to_duration(timeout_s))

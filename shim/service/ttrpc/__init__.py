@@ -1,0 +1,9 @@
+"""ttrpc, as containerd and its shims speak it: unary calls over unix sockets, and no gRPC."""
+
+from shim.service.ttrpc.client import Client
+from shim.service.ttrpc.envelope import NAMESPACE_KEY
+from shim.service.ttrpc.limits import Limits
+from shim.service.ttrpc.method import Call, Method, Services
+from shim.service.ttrpc.server import Server
+
+__all__ = ["NAMESPACE_KEY", "Call", "Client", "Limits", "Method", "Server", "Services"]

@@ -1,0 +1,115 @@
+"""The operations over ttrpc: what shims serve, and what the sidecar offers to a containerd.
+
+containerd 2.4 takes a gRPC connection that has not been used yet for one that was lost, and gives
+the task up (core/runtime/v2/shim.go, grpcDialContext); over ttrpc it does not.
+"""
+
+from __future__ import annotations
+
+import socket
+from dataclasses import dataclass
+from typing import Any
+
+from shim.errors import Unavailable
+from shim.model import Progress
+from shim.service.cryo_operations import CRYO
+from shim.service.endpoint import Endpoint
+from shim.service.operation import DEFAULT_NAMESPACE, Operation
+from shim.service.running import log_progress
+from shim.service.service import Beside, Service
+from shim.service.task_operations import TASK
+from shim.service.ttrpc import NAMESPACE_KEY, Call, Server, Services
+
+V2 = "containerd.task.v2.Task"
+V3 = TASK.service
+
+
+@dataclass(frozen=True)
+class _Served:
+    """One operation as a ttrpc server runs it. ttrpc here is unary: progress goes to the log."""
+
+    operation: Operation[Any, Any]
+    service: Service
+    namespace: str
+
+    async def run(self, payload: bytes, call: Call) -> bytes:
+        """Answer one encoded request."""
+        beside = Beside(namespace=call.metadata.get(NAMESPACE_KEY, self.namespace))
+        if self.operation.streams:
+            return await self.service.streaming(self.operation, payload, beside, _log)
+        return await self.service.unary(self.operation, payload, beside)
+
+
+async def _log(progress: Progress) -> None:
+    log_progress(progress)
+
+
+def task_services(service: Service, namespace: str = DEFAULT_NAMESPACE) -> Services:
+    """Return containerd's Task service: v2 and v3 have the same messages, field for field.
+
+    A shim serves one namespace, and containerd 1.x names none in its calls: `namespace` is taken
+    then, the one that `start` was given.
+    """
+    table = {
+        name: _Served(operation, service, namespace) for name, operation in TASK.operations.items()
+    }
+    return {V2: table, V3: table}
+
+
+def shim_services(service: Service, namespace: str = DEFAULT_NAMESPACE) -> Services:
+    """Return what a shim serves: the Task service, and what the sidecar forwards of ours.
+
+    A checkpoint answers once, with its result. A caller that hangs up cancels it; one that awaits
+    the outcome of a cancellation cancels it by its token.
+    """
+    ours = {
+        name: _Served(operation, service, namespace)
+        for name, operation in CRYO.operations.items()
+        if operation.in_shims
+    }
+    return {**task_services(service, namespace), CRYO.service: ours}
+
+
+class TtrpcEdge:
+    """Serves containerd's Task service on one endpoint, from `start` to `stop`."""
+
+    def __init__(self, service: Service, endpoint: Endpoint) -> None:
+        self._endpoint = endpoint
+        self._service = service
+        self._server = Server(task_services(service))
+
+    def start(self) -> None:
+        """Listen.
+
+        Raises:
+            AlreadyExists: another sidecar serves the address.
+            Unavailable: the socket cannot be bound.
+        """
+        self._endpoint.claim()
+        try:
+            self._server.serve(self._bound())
+        except BaseException:
+            self._endpoint.release()
+            raise
+
+    async def stop(self, grace_s: float) -> None:
+        """Refuse new calls, end every Wait, let the others end for `grace_s` seconds, and close."""
+        self._service.drain.close()
+        await self._server.close(grace_s)
+        self._endpoint.path.unlink(missing_ok=True)
+        self._endpoint.release()
+
+    def _bound(self) -> socket.socket:
+        path = self._endpoint.path
+        listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        try:
+            with self._endpoint.binding():
+                listener.bind(str(path))
+            listener.listen()
+        except OSError as error:
+            listener.close()
+            message = f"cannot listen on {path}: {error}"
+            raise Unavailable(
+                message, remedy="check the directory, or choose another one"
+            ) from error
+        return listener
