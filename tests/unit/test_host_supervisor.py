@@ -141,7 +141,7 @@ OWNERS = {
     "shim/transaction/saving.py": "awaited on the spot, shielded",
     "shim/transaction/transaction.py": "awaited on the spot, shielded",
     "shim/transaction/worker.py": "awaited on the spot, shielded",
-    "shim/cuda/processes.py": "in a task group",
+    "shim/cuda/step_mover.py": "in a task group",
     "shim/entry/cli/attached.py": "kept until done, in a program that ends with it",
     "shim/service/shims.py": "awaited on the spot, shielded",
     "shim/entry/serve.py": "awaited at the end, and in a task group",
