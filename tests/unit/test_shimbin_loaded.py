@@ -149,7 +149,7 @@ def test_a_fork_server_of_old_code_serves_no_start(
     monkeypatch.chdir(tmp_path)
     with a_forkserver(tmp_path) as (path, pid):
         assert asked(path).startswith(b"no shim: ")
-        changed = tmp_path / "shim" / "task" / "task.py"
+        changed = tmp_path / "shim" / "task" / "tasks.py"
         changed.write_text(f"{changed.read_text()}\n")
 
         assert asked(path) == b""
