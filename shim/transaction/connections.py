@@ -1,10 +1,13 @@
-"""TCP connections that leave a sandbox: none of them is there in a restored copy."""
+"""Connections that leave a sandbox: a restored copy has none of them."""
 
 from __future__ import annotations
 
+import asyncio
+
 from shim.cuda.detect import parse_scan
-from shim.errors import CryoError, NotFound
-from shim.model import Value
+from shim.errors import CryoError, DeadlineExceeded, NotFound, Refused
+from shim.host import peers
+from shim.model import Connections, Value
 from shim.transaction.target import CheckpointTarget
 
 _TABLES = ("/proc/net/tcp", "/proc/net/tcp6")
@@ -16,13 +19,20 @@ _ESTABLISHED = "01"
 _STATE_AT = 3
 # Networks in which nothing leaves the sandbox, or all of it is seen from the host.
 _NOT_NETSTACK = frozenset({"none", "host"})
+_SHOWN = 5
 
 
-class Tcp(Value):
-    """Who is connected over TCP; `unseen` says why that is not known."""
+class Connected(Value):
+    """What a sandbox is connected to.
 
-    peers: tuple[str, ...] = ()
-    unseen: str = ""
+    `host` are unix sockets of the host, which a save closes in the task that runs on too. `tcp`
+    connections stay open there, and only a restored copy loses them. `unseen` says what could not
+    be examined.
+    """
+
+    host: tuple[str, ...] = ()
+    tcp: tuple[str, ...] = ()
+    unseen: tuple[str, ...] = ()
 
 
 def established(text: str) -> int:
@@ -31,24 +41,24 @@ def established(text: str) -> int:
     return sum(len(row) > _STATE_AT and row[_STATE_AT] == _ESTABLISHED for row in rows)
 
 
-async def look(target: CheckpointTarget, *, paused: bool) -> Tcp:
-    """Look for connections that leave the sandbox; one that has none is not disturbed.
+async def from_inside(target: CheckpointTarget, *, paused: bool) -> Connected:
+    """List the TCP connections that leave the sandbox, as a program inside sees them.
 
-    How many there are the sentry tells in a millisecond. Whose they are only a program inside can
-    tell, which a sandbox that is `paused` does not run.
+    The sentry returns their number in a millisecond; only if there are any, and the sandbox is not
+    `paused`, a program is run inside that lists their peers.
     """
     if target.config.runsc.flags.get("network") in _NOT_NETSTACK:
-        return Tcp()
+        return Connected()
     try:
         tables = [table.replace("/proc/", "/proc/1/") for table in _TABLES]
         count = established(await target.runsc.read_files(target.ref.id, tables))
     except CryoError:
         count = None  # an older runsc, or no /proc
     if count == 0:
-        return Tcp()
+        return Connected()
     what = "TCP connections" if count is None else f"{count} TCP connections are open, and they"
     if paused:
-        return Tcp(unseen=f"{what} cannot be looked at while the task is paused")
+        return Connected(unseen=(f"{what} cannot be looked at while the task is paused",))
     for one in reversed(target.containers):
         try:
             done = await one.guest.run(
@@ -57,5 +67,64 @@ async def look(target: CheckpointTarget, *, paused: bool) -> Tcp:
         except NotFound:
             continue
         if found := parse_scan(done.stdout.decode("utf-8", "replace")):
-            return Tcp(peers=found.tcp)
-    return Tcp(unseen=f"{what} cannot be looked at: the image has no shell")
+            return Connected(tcp=found.tcp)
+    return Connected(unseen=(f"{what} cannot be looked at: the image has no shell",))
+
+
+async def from_host(target: CheckpointTarget) -> Connected:
+    """List the sandbox's connections to host sockets, as the host sees them."""
+    ignored = target.config.cuda.own_sockets
+    try:
+        found = await asyncio.to_thread(peers.connections, target.sandbox.pid)
+    except DeadlineExceeded as error:
+        return Connected(unseen=(error.message,))
+    unix = (one.peer for one in found if one.kind == peers.UNIX)
+    tcp = (one.peer for one in found if one.kind == peers.TCP)
+    return Connected(host=tuple(p for p in unix if not p.startswith(ignored)), tcp=tuple(tcp))
+
+
+async def check(
+    target: CheckpointTarget, policy: Connections, inside: Connected, *, host: bool
+) -> list[str]:
+    """Name the connections that will be lost, those of the host's side only with `host`.
+
+    Raises:
+        Refused: as `judge`.
+    """
+    outside = await from_host(target) if host else Connected()
+    found = Connected(
+        host=outside.host,
+        tcp=(*inside.tcp, *outside.tcp),
+        unseen=(*inside.unseen, *outside.unseen),
+    )
+    return judge(target, policy, found)
+
+
+def judge(target: CheckpointTarget, policy: Connections, found: Connected) -> list[str]:
+    """Return a warning for each kind of connection that will be lost.
+
+    Raises:
+        Refused: the policy says so, or this runsc cannot save a connected host socket.
+    """
+    host, tcp = _first(found.host), _first(found.tcp)
+    if host and not target.runsc.capabilities.saves_host_sockets:
+        message = f"connected to {host}: this runsc cannot save a connected host socket"
+        raise Refused(message, remedy="close the connection first, or use a newer runsc")
+    lost = ", ".join(filter(None, (host, tcp)))
+    if policy is Connections.REFUSE and lost:
+        message = f"a restored copy would have lost its connections: {lost}"
+        raise Refused(message, remedy="close them, or use --connections cut")
+    if policy is Connections.REFUSE and found.unseen:
+        message = f"whether connections would be lost is not known: {found.unseen[0]}"
+        raise Refused(message, remedy="use --connections cut")
+    warnings = [f"whether connections are lost is not known: {text}" for text in found.unseen]
+    if host:
+        warnings.append(f"the save cuts connections to the host: {host}")
+    if tcp:
+        warnings.append(f"a restored copy has lost its TCP connections: {tcp}")
+    return warnings
+
+
+def _first(names: tuple[str, ...]) -> str:
+    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
+    return ", ".join(names[:_SHOWN]) + more

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 
 import msgspec
 
@@ -10,7 +10,7 @@ from shim.cuda import inventory
 from shim.cuda.inventory import Inventory
 from shim.host import procs
 from shim.image.manifest import Manifest, Member
-from shim.model import CheckpointOptions, CudaProcess, EngineName, utcnow
+from shim.model import CheckpointOptions, CudaProcess, EngineName, Value, utcnow
 from shim.runsc import settings
 from shim.spec import document
 from shim.transaction import hostfacts
@@ -19,21 +19,28 @@ from shim.transaction.target import CheckpointTarget
 from shim.transaction.transaction import Transaction
 
 
+class Content(Value):
+    """What a save puts into an image: the CUDA processes, by which engine, on which GPUs.
+
+    `engine` is None in an image without CUDA state. `memory_bytes` is the memory that a restore
+    takes at most.
+    """
+
+    engine: EngineName | None = None
+    processes: tuple[CudaProcess, ...] = ()
+    inventory: Inventory = Inventory()
+    memory_bytes: int = 0
+
+
 async def draft(
     target: CheckpointTarget,
     options: CheckpointOptions,
     transaction: Transaction,
-    *,
-    found: Inventory,
-    engine: EngineName | None,
-    saved: Iterable[CudaProcess],
-    memory_bytes: int,
+    content: Content,
 ) -> Manifest:
-    """Describe a sandbox that was saved by `engine`, with these CUDA processes."""
+    """Describe the image of a sandbox that was saved with this content."""
     host = hostfacts.read_host()
-    with_gpu = [one for one in target.containers if one.gpu]
-    devices = [device for one in with_gpu for device in one.spec.devices]
-    processes = tuple(saved)
+    devices = [device for one in target.with_gpu for device in one.spec.devices]
     return Manifest(
         created_at=utcnow(),
         namespace=target.ref.namespace,
@@ -47,15 +54,15 @@ async def draft(
         spec_digest=document.digest(target.spec),
         bundle=str(target.bundle),
         rootfs=str(target.spec.rootfs),
-        driver=found.driver,
+        driver=content.inventory.driver,
         guest_tool=target.guest_tool,
-        engine=engine or "",
-        gpus=inventory.visible(found.gpus, devices) if engine else (),
-        processes=_of(target, processes),
-        members=tuple(_member(one, processes) for one in target.members),
+        engine=content.engine or "",
+        gpus=inventory.visible(content.inventory.gpus, devices) if content.engine else (),
+        processes=_of(target, content.processes),
+        members=tuple(_member(one, content.processes) for one in target.members),
         options=options,
         paused=bool(target.paused_ids),
-        memory_bytes=memory_bytes,
+        memory_bytes=content.memory_bytes,
         timings_s=dict(transaction.timings_s),
         warnings=tuple(transaction.warnings),
     )

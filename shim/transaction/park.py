@@ -21,9 +21,9 @@ from shim.transaction.alive import is_alive, unless_dead
 from shim.transaction.execs import cuda_execs
 from shim.transaction.journal import Operation
 from shim.transaction.save_idle import wait_for_save_idle
-from shim.transaction.steps import group_for, late_rollback, look
+from shim.transaction.steps import group_for, look
 from shim.transaction.target import CheckpointTarget
-from shim.transaction.transaction import Transaction
+from shim.transaction.transaction import Transaction, late_rollback
 
 _T = TypeVar("_T")
 _WITHOUT = "without io.cryo.park the task can be paused with its GPU memory"
@@ -109,8 +109,7 @@ class Parking:
             CryoError: a process could not be brought back; the journal stays open.
         """
         if self._journal.entry.tracing:
-            await self._target.runsc.end_trace(self._target.ref.id)
-            await self._target.runsc.agree(self._target.ref.id)
+            await self._target.end_trace()
         await self._check_room()
         await self._bring_back_in_time(self._noted(), self._timeouts.rollback)
 

@@ -1,16 +1,15 @@
-"""Can this checkpoint succeed? Every no comes before anything is touched and says what to do."""
+"""The checks before a checkpoint: each raises, with a remedy, before anything is changed."""
 
 from __future__ import annotations
 
-import asyncio
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 from shim.cuda.detect import Holder
-from shim.errors import DeadlineExceeded, Refused, ResourceExhausted
-from shim.host import cgroup, files, peers, procs
+from shim.errors import IllegalState, Refused, ResourceExhausted
+from shim.host import cgroup, files, procs
 from shim.image import manifest as manifests
-from shim.model import Connections, Value
 from shim.runsc import settings
 from shim.runsc.client import GuestProcess
 from shim.spec import canonical, compare
@@ -49,6 +48,18 @@ def check_disk(disk: Disk, device_bytes: int) -> int:
         message = f"the image may need {_mib(need)}, and {disk.folder} has {free} free"
         raise ResourceExhausted(message, remedy="free space, or choose another image path")
     return need
+
+
+def check_none_ended(target: CheckpointTarget) -> None:
+    """Check that no container has exited: the image would lack it, or have it dead.
+
+    Raises:
+        IllegalState: one has.
+    """
+    gone = [one.ref.id for one in target.members if one.ended()]
+    if gone:
+        message = f"{', '.join(gone)} ended during the checkpoint of {target.ref}"
+        raise IllegalState(message, remedy="delete what has ended, and try again")
 
 
 def check_network(target: CheckpointTarget) -> None:
@@ -160,15 +171,15 @@ def check_execs(target: CheckpointTarget, rows: list[GuestProcess]) -> list[str]
     raise Refused(message, remedy="end them, or use runsc from 20250304 on")
 
 
-def check_non_cuda_holders(target: CheckpointTarget, bystanders: tuple[Holder, ...]) -> list[str]:
+def check_non_cuda_holders(target: CheckpointTarget, holders: tuple[Holder, ...]) -> list[str]:
     """Name processes that hold a GPU device without CUDA state (NVML users, forked helpers).
 
     Raises:
         Refused: this runsc cannot save an open device.
     """
-    if not bystanders:
+    if not holders:
         return []
-    names = ", ".join(f"{h.pid} ({h.name})" for h in bystanders[:_SHOWN])
+    names = ", ".join(f"{h.pid} ({h.name})" for h in holders[:_SHOWN])
     if target.runsc.capabilities.builtin_cuda:
         return [f"processes hold a GPU device without CUDA state and are left alone: {names}"]
     message = (
@@ -177,7 +188,7 @@ def check_non_cuda_holders(target: CheckpointTarget, bystanders: tuple[Holder, .
     raise Refused(message, remedy="end them before the checkpoint, or use a newer runsc")
 
 
-def check_namespaces(targets: list[CheckpointTarget]) -> None:
+def check_namespaces(targets: Sequence[CheckpointTarget]) -> None:
     """See that each container with a GPU numbers its processes by itself.
 
     Raises:
@@ -189,7 +200,7 @@ def check_namespaces(targets: list[CheckpointTarget]) -> None:
         raise Refused(message, remedy="run the pod without shareProcessNamespace")
 
 
-def check_restorable(targets: list[CheckpointTarget]) -> None:
+def check_restorable(targets: Sequence[CheckpointTarget]) -> None:
     """See that runsc would restore what each container was made with.
 
     Raises:
@@ -201,61 +212,6 @@ def check_restorable(targets: list[CheckpointTarget]) -> None:
         if validates and (found := compare.conflicts(one.spec)):
             message = f"runsc would not restore task {one.ref.id}: {compare.describe(found)}"
             raise Refused(message, remedy="create the container without it, then checkpoint it")
-
-
-class Connected(Value):
-    """What a sandbox is connected to.
-
-    `host` are unix sockets of the host, which a save closes in the task that runs on too; `tcp`
-    goes on there, and a restored copy has lost it.
-    `unseen` says what could not be looked at.
-    """
-
-    host: tuple[str, ...] = ()
-    tcp: tuple[str, ...] = ()
-    unseen: tuple[str, ...] = ()
-
-
-async def host_connections(target: CheckpointTarget) -> Connected:
-    """List the sandbox's connections to host sockets, as the host sees them."""
-    own = target.config.cuda.own_sockets
-    try:
-        found = await asyncio.to_thread(peers.connections, target.sandbox.pid)
-    except DeadlineExceeded as error:
-        return Connected(unseen=(error.message,))
-    unix = (one.peer for one in found if one.kind == peers.UNIX and not one.peer.startswith(own))
-    tcp = (one.peer for one in found if one.kind == peers.TCP)
-    return Connected(host=tuple(unix), tcp=tuple(tcp))
-
-
-def judge_connections(target: CheckpointTarget, policy: Connections, found: Connected) -> list[str]:
-    """Name the connections that are lost.
-
-    Raises:
-        Refused: the policy says so, or this runsc cannot save a connected host socket.
-    """
-    host, tcp = _first(found.host), _first(found.tcp)
-    if host and not target.runsc.capabilities.saves_host_sockets:
-        message = f"connected to {host}: this runsc cannot save a connected host socket"
-        raise Refused(message, remedy="close the connection first, or use a newer runsc")
-    lost = ", ".join(filter(None, (host, tcp)))
-    if policy is Connections.REFUSE and lost:
-        message = f"a restored copy would have lost its connections: {lost}"
-        raise Refused(message, remedy="close them, or use --connections cut")
-    if policy is Connections.REFUSE and found.unseen:
-        message = f"whether connections would be lost is not known: {found.unseen[0]}"
-        raise Refused(message, remedy="use --connections cut")
-    warnings = [f"whether connections are lost is not known: {text}" for text in found.unseen]
-    if host:
-        warnings.append(f"the save cuts connections to the host: {host}")
-    if tcp:
-        warnings.append(f"a restored copy has lost its TCP connections: {tcp}")
-    return warnings
-
-
-def _first(names: tuple[str, ...]) -> str:
-    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
-    return ", ".join(names[:_SHOWN]) + more
 
 
 def _mib(count: int) -> str:

@@ -1,4 +1,4 @@
-"""Undo or finish a checkpoint that its owner did not live to end. Safe to run twice."""
+"""Undo or finish a checkpoint whose owner died during it. Idempotent."""
 
 from __future__ import annotations
 
@@ -13,21 +13,21 @@ from shim.host.filecalls import file_call
 from shim.host.supervisor import Supervisor
 from shim.image.verify import read_manifest
 from shim.model import Phase, Progress, Report
-from shim.transaction.checkpoint import REMOVE_S, stop_all
 from shim.transaction.journal import Entry
+from shim.transaction.new_image import REMOVE_S
 from shim.transaction.save_idle import wait_for_save_idle
-from shim.transaction.steps import Steps, engine_for, group_for, late_rollback
+from shim.transaction.steps import Steps, engine_for, group_for
 from shim.transaction.target import CheckpointTarget
+from shim.transaction.transaction import late_rollback
 
-_POLL_S = 0.1
 _SAVE_GOES_ON = "the sandbox still writes the image"
 
 
 async def committed(entry: Entry) -> bool:
-    """Whether the image got its name, even when the journal did not live to say so.
+    """Whether the image got its name, also if the owner died before the journal said so.
 
     Raises:
-        DeadlineExceeded: it cannot be seen, for its filesystem does not answer.
+        DeadlineExceeded: its filesystem does not answer.
     """
     if entry.committed or entry.phase not in (Phase.COMMIT, Phase.STOP):
         return entry.committed
@@ -47,7 +47,8 @@ def _is_named(entry: Entry) -> bool:
 async def recover(target: CheckpointTarget, entry: Entry, report: Report) -> str:
     """Bring a task out of an open checkpoint and say what was done.
 
-    Either the image is complete, and what was left to do is done; or the task runs as before.
+    Either the image is complete, and what was left to do is done; or the task runs as before. One
+    that was parked is so again, and no process of it was moved.
 
     Raises:
         CryoError: a process could not be brought back; the journal stays.
@@ -55,44 +56,20 @@ async def recover(target: CheckpointTarget, entry: Entry, report: Report) -> str
     target.journal.allow_write_errors()
     report(Progress(phase=Phase.ROLLBACK, message=f"found a checkpoint in phase {entry.phase}"))
     if entry.tracing:
-        await target.runsc.end_trace(target.ref.id)
-        await target.runsc.agree(target.ref.id)
-    if entry.from_park:
-        return await _recover_parked(target, entry)
-    steps = _steps(target, entry, report)
-    await _save_over(target, entry, steps)
+        await target.end_trace()
+    steps = None if entry.from_park else _steps(target, entry, report)
+    await _wait_for_save(target, entry, steps)
     if await committed(entry) and entry.exit:
-        await stop_all(target)
+        await target.stop_all()
         target.journal.close()
         return f"stopped it: its image {entry.image_path} is complete"
-    limit_s = target.config.timeouts.rollback
-    try:
-        async with asyncio.timeout(limit_s):
-            if steps is not None:
-                await _tools_over(target, entry)
-            await _undo(target, entry, steps)
-    except TimeoutError as error:
-        raise late_rollback(limit_s, steps.processes.unfinished() if steps else "") from error
+    await _undo_in_time(target, entry, steps)
+    if entry.from_park:
+        done = await _remove_unfinished(entry)
+        target.journal.park_again()
+        return f"it is parked as before; {done}"
     done = await discard(target, entry)
     return f"brought it back to {'paused' if entry.was_paused else 'running'}; {done}"
-
-
-async def _recover_parked(target: CheckpointTarget, entry: Entry) -> str:
-    """Bring a task out of a checkpoint that found it parked and touched no process of it."""
-    await _save_over(target, entry, None)
-    if await committed(entry) and entry.exit:
-        await stop_all(target)
-        target.journal.close()
-        return f"stopped it: its image {entry.image_path} is complete"
-    limit_s = target.config.timeouts.rollback
-    try:
-        async with asyncio.timeout(limit_s):
-            await wait_for_save_idle(target, entry.staging, entry.exec_processes)
-    except TimeoutError as error:
-        raise late_rollback(limit_s, _SAVE_GOES_ON) from error
-    done = await _tidy(entry)
-    target.journal.park_again()
-    return f"it is parked as before; {done}"
 
 
 def _steps(target: CheckpointTarget, entry: Entry, report: Report) -> Steps | None:
@@ -104,20 +81,43 @@ def _steps(target: CheckpointTarget, entry: Entry, report: Report) -> Steps | No
     return Steps(engine=engine_for(target, entry.engine, group), processes=group)
 
 
+async def _undo_in_time(target: CheckpointTarget, entry: Entry, steps: Steps | None) -> None:
+    limit_s = target.config.timeouts.rollback
+    try:
+        async with asyncio.timeout(limit_s):
+            if entry.from_park:
+                await wait_for_save_idle(target, entry.staging, entry.exec_processes)
+            else:
+                await _undo(target, entry, steps)
+    except TimeoutError as error:
+        held_up = _SAVE_GOES_ON if entry.from_park else ""
+        if steps is not None:
+            held_up = steps.processes.unfinished()
+        raise late_rollback(limit_s, held_up) from error
+
+
 async def _undo(target: CheckpointTarget, entry: Entry, steps: Steps | None) -> None:
+    paused_ids = target.paused_ids if entry.was_paused else ()
     if steps is not None:
+        for paused in paused_ids:
+            await target.runsc.agree(paused)
+            with contextlib.suppress(CryoError):  # it is paused no more: the resume was done
+                await target.runsc.resume(paused)
+        await wait_for_save_idle(target, entry.staging, entry.exec_processes)
         await steps.engine.undo()
-    await _pause_again(target, entry)
+    for paused in paused_ids:
+        with contextlib.suppress(CryoError):  # paused already
+            await target.runsc.pause(paused)
 
 
 async def discard(target: CheckpointTarget, entry: Entry) -> str:
-    """Remove what an unfinished image left, close the journal, and say which it was."""
-    done = await _tidy(entry)
+    """Remove an unfinished image, close the journal, and say whether the image is complete."""
+    done = await _remove_unfinished(entry)
     target.journal.close()
     return done
 
 
-async def _tidy(entry: Entry) -> str:
+async def _remove_unfinished(entry: Entry) -> str:
     finished = await committed(entry)
     if entry.staging and not finished:
         staging = Path(entry.staging)
@@ -127,10 +127,10 @@ async def _tidy(entry: Entry) -> str:
     return f"its image {entry.image_path} is " + ("complete" if finished else "gone")
 
 
-async def _save_over(target: CheckpointTarget, entry: Entry, steps: Steps | None) -> None:
-    """Wait for a save that outlived its owner: the sentry finishes what it began.
+async def _wait_for_save(target: CheckpointTarget, entry: Entry, steps: Steps | None) -> None:
+    """Wait for a save that outlived its owner: the sentry finishes it.
 
-    A tool that hangs in it would hold it for ever.
+    A tool that hangs in it is ended, for it would block the save indefinitely.
     """
     if not procs.is_alive(entry.save_pid, entry.save_start):
         return
@@ -143,22 +143,3 @@ async def _save_over(target: CheckpointTarget, entry: Entry, steps: Steps | None
             await procs.wait_pidfd(entry.save_pid, entry.save_start)
     finally:
         await helpers.aclose()
-
-
-async def _tools_over(target: CheckpointTarget, entry: Entry) -> None:
-    """Wait for what the dead owner had begun in the container."""
-    for paused in _paused_ids(target, entry):
-        await target.runsc.agree(paused)
-        with contextlib.suppress(CryoError):  # it is paused no more when the resume had been done
-            await target.runsc.resume(paused)
-    await wait_for_save_idle(target, entry.staging, entry.exec_processes)
-
-
-async def _pause_again(target: CheckpointTarget, entry: Entry) -> None:
-    for paused in _paused_ids(target, entry):
-        with contextlib.suppress(CryoError):  # paused already
-            await target.runsc.pause(paused)
-
-
-def _paused_ids(target: CheckpointTarget, entry: Entry) -> tuple[str, ...]:
-    return target.paused_ids if entry.was_paused else ()

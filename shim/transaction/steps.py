@@ -17,9 +17,6 @@ from shim.cuda.table import ProcessTable
 from shim.cuda.toggle import ToggleTool
 from shim.cuda.tool import CudaTool, Tool
 from shim.errors import (
-    CryoError,
-    CudaError,
-    DeadlineExceeded,
     NotFound,
     Refused,
     Unimplemented,
@@ -95,21 +92,6 @@ def engine_for(target: CheckpointTarget, name: EngineName, group: CudaGroup) -> 
     tool_path = next(iter(group.tool_paths), target.guest_tool)
     guests = [one.guest for one in target.containers]
     return Builtin(group, guests, tool_path, target.config.timeouts)
-
-
-def late_rollback(timeout_s: float, held_up: str) -> DeadlineExceeded:
-    """Say that a rollback took too long, and which processes are not back."""
-    message = f"it did not end in {timeout_s:g} s"
-    return DeadlineExceeded(
-        f"{message}: {held_up}" if held_up else message,
-        remedy="look at those processes; a new start of the sidecar tries again",
-    )
-
-
-def failed_rollback(cause: BaseException, failed: CryoError) -> CudaError:
-    """Say why something was undone, and why that did not go well."""
-    message = f"{str(cause) or 'cancelled'}; and then the rollback failed: {failed.message}"
-    return CudaError(message, remedy=failed.remedy)
 
 
 async def look(group: CudaGroup, *, otherwise: str) -> None:

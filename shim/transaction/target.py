@@ -1,4 +1,4 @@
-"""What a transaction may touch of one sandbox: handed in by the task room, which owns it."""
+"""What a transaction works on: one sandbox, described by the task layer, which owns it."""
 
 from __future__ import annotations
 
@@ -53,6 +53,11 @@ class CheckpointTarget:
         return (self, *self.members)
 
     @property
+    def with_gpu(self) -> tuple[CheckpointTarget, ...]:
+        """Give the containers that may have CUDA state."""
+        return tuple(one for one in self.containers if one.gpu)
+
+    @property
     def flags(self) -> dict[str, str]:
         """Give the top-level flags that runsc made the container with."""
         return overlay.with_medium(self.runsc.flags, self.overlay2)
@@ -61,6 +66,18 @@ class CheckpointTarget:
     def paused_ids(self) -> tuple[str, ...]:
         """Name the tasks that were paused: a pause of one stops them all, but is its own."""
         return tuple(one.ref.id for one in self.containers if one.paused)
+
+    async def end_trace(self) -> None:
+        """End the trace session that a dead owner left behind, which may have left a pause."""
+        await self.runsc.end_trace(self.ref.id)
+        await self.runsc.agree(self.ref.id)
+
+    async def stop_all(self) -> None:
+        """Stop every task of the sandbox, its own last: with that one the sandbox exits."""
+        for member in self.members:
+            if not member.ended():
+                await member.stop()
+        await self.stop()
 
 
 def whole(own: CheckpointTarget, members: Iterable[CheckpointTarget]) -> CheckpointTarget:

@@ -16,7 +16,6 @@ from shim.errors import CryoError, CudaError, DeadlineExceeded, ResourceExhauste
 from shim.host.shielded import GRACE_S, shielded
 from shim.model import Phase, Progress, Report
 from shim.transaction.journal import Journal
-from shim.transaction.steps import failed_rollback, late_rollback
 
 T = TypeVar("T")
 _log = logging.getLogger(__name__)
@@ -238,3 +237,18 @@ async def _in_time(step: UndoStep) -> None:
             await step.work()
     except TimeoutError as error:
         raise late_rollback(step.deadline_s, step.held_up()) from error
+
+
+def late_rollback(timeout_s: float, held_up: str) -> DeadlineExceeded:
+    """Say that a rollback took too long, and which processes are not back."""
+    message = f"it did not end in {timeout_s:g} s"
+    return DeadlineExceeded(
+        f"{message}: {held_up}" if held_up else message,
+        remedy="look at those processes; a new start of the sidecar tries again",
+    )
+
+
+def failed_rollback(cause: BaseException, failed: CryoError) -> CudaError:
+    """Say why something was undone, and why that did not go well."""
+    message = f"{str(cause) or 'cancelled'}; and then the rollback failed: {failed.message}"
+    return CudaError(message, remedy=failed.remedy)

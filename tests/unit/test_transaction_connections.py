@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
+import socket
+import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from shim.errors import Refused, Unavailable
+from shim.errors import DeadlineExceeded, Refused, Unavailable
+from shim.host import peers
 from shim.model import Connections
 from shim.transaction import connections
-from shim.transaction.connections import Tcp, established
+from shim.transaction.connections import Connected, established
 from tests.unit.fakes_guest import Cuda, FakeGuest
 from tests.unit.fakes_target import Scene, sleeping
 
@@ -92,7 +96,7 @@ async def test_a_paused_task(make: Make) -> None:
     assert ["while the task is paused" in text for text in made.warnings] == [True]
     assert scene.guest.calls == []
     scene.runsc.tables = HEAD + LISTENS
-    assert (await connections.look(scene.target, paused=True)) == Tcp()
+    assert (await connections.from_inside(scene.target, paused=True)) == Connected()
 
 
 async def test_a_runsc_that_does_not_count(make: Make) -> None:
@@ -116,3 +120,93 @@ async def test_a_gpu_task_is_looked_at_once(make: Make) -> None:
     made = await scene.checkpoint()
 
     assert ["192.168.1.1:80" in text for text in made.warnings] == [True]
+
+
+# -- which are lost ------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def scene(tmp_path: Path) -> Iterator[Scene]:
+    """Give a task under the newest runsc."""
+    with sleeping() as process:
+        yield Scene(tmp_path, process, FakeGuest())
+
+
+@pytest.fixture
+def old(tmp_path: Path) -> Iterator[Scene]:
+    """Give a task under 20240729."""
+    (tmp_path / "old").mkdir()
+    with sleeping() as process:
+        yield Scene(tmp_path / "old", process, FakeGuest(), new=False)
+
+
+CASES: tuple[tuple[Connected, str], ...] = (
+    (Connected(), ""),
+    (Connected(host=("/a.sock",)), "the save cuts connections to the host: /a.sock"),
+    (Connected(tcp=("1.2.3.4:5",)), "a restored copy has lost its TCP connections: 1.2.3.4:5"),
+    (
+        Connected(tcp=tuple("abcdefghi")),
+        "a restored copy has lost its TCP connections: a, b, c, d, e and 4 more",
+    ),
+    (Connected(unseen=("no shell",)), "whether connections are lost is not known: no shell"),
+)
+
+
+@pytest.mark.parametrize(("found", "warning"), CASES)
+def test_connections_that_may_be_lost(scene: Scene, found: Connected, warning: str) -> None:
+    """They are named in a warning that says which copy is without them."""
+    said = connections.judge(scene.target, Connections.CUT, found)
+
+    assert said == ([warning] if warning else [])
+
+
+def test_connections_that_must_not_be_lost(scene: Scene) -> None:
+    """The caller's policy is a no, with the way past; also where one cannot know."""
+    both = Connected(host=("/a",), tcp=("1.2.3.4:5",))
+    with pytest.raises(Refused, match="lost its connections: /a, 1") as caught:
+        connections.judge(scene.target, Connections.REFUSE, both)
+    assert "cut" in caught.value.remedy
+    with pytest.raises(Refused, match="not known: no shell") as caught:
+        connections.judge(scene.target, Connections.REFUSE, Connected(unseen=("no shell",)))
+    assert "cut" in caught.value.remedy
+    assert connections.judge(scene.target, Connections.REFUSE, Connected()) == []
+
+
+def test_a_host_socket_that_the_old_runsc_cannot_save(old: Scene) -> None:
+    """It would crash in the save: that is refused under either policy; other TCP is not."""
+    with pytest.raises(Refused, match="cannot save a connected host socket"):
+        connections.judge(old.target, Connections.CUT, Connected(host=("/a",)))
+    assert connections.judge(old.target, Connections.CUT, Connected(tcp=("1.2.3.4:5",)))
+
+
+def test_the_hosts_view_of_connections(tmp_path: Path) -> None:
+    """A sandbox's socket to a host service is seen by the name of that service."""
+    path = str(tmp_path / "service.sock")
+    with socket.socket(socket.AF_UNIX) as server, socket.socket(socket.AF_UNIX) as mine:
+        server.bind(path)
+        server.listen()
+        mine.connect(path)
+        with subprocess.Popen(["/bin/sleep", "1000"], stdin=mine.fileno()) as process:
+            try:
+                target = Scene(tmp_path, process, FakeGuest()).target
+                found = asyncio.run(connections.from_host(target))
+            finally:
+                process.kill()
+
+    assert found == Connected(host=(path,))
+
+
+async def test_too_many_files_to_look_through(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """That some could not be looked at is said; it is no reason to fail."""
+
+    def late(_pid: int) -> list[peers.Connection]:
+        message = "process 5 has more than 1000000 open files"
+        raise DeadlineExceeded(message, remedy="later")
+
+    monkeypatch.setattr(peers, "connections", late)
+
+    found = await connections.from_host(scene.target)
+
+    assert found == Connected(unseen=("process 5 has more than 1000000 open files",))

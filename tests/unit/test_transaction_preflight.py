@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
-import socket
-import subprocess
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -12,15 +9,13 @@ from pathlib import Path
 import pytest
 
 from shim.cuda.detect import Holder
-from shim.errors import DeadlineExceeded, Refused, ResourceExhausted
-from shim.host import cgroup, files, peers, procs
+from shim.errors import Refused, ResourceExhausted
+from shim.host import cgroup, files, procs
 from shim.host.cgroup import Cgroup
 from shim.image import manifest as manifests
-from shim.model import Connections
 from shim.runsc.client import GuestProcess
 from shim.spec import document
 from shim.transaction import preflight
-from shim.transaction.preflight import Connected
 from tests.unit.fakes_guest import FakeGuest
 from tests.unit.fakes_target import SPEC, Scene, sleeping
 
@@ -145,70 +140,12 @@ def test_the_hosts_network(scene: Scene, old: Scene) -> None:
     assert 'network = "sandbox"' in caught.value.remedy
 
 
-def test_no_bystanders_no_words(scene: Scene, old: Scene) -> None:
+def test_no_holders_no_warning(scene: Scene, old: Scene) -> None:
     """Nothing is said of nothing."""
     assert preflight.check_non_cuda_holders(scene.target, ()) == []
     assert preflight.check_non_cuda_holders(old.target, ()) == []
     with pytest.raises(Refused, match=r"5 \(nvml\)"):
         preflight.check_non_cuda_holders(old.target, (Holder(pid=5, name="nvml"),))
-
-
-CASES: tuple[tuple[Connected, str], ...] = (
-    (Connected(), ""),
-    (Connected(host=("/a.sock",)), "the save cuts connections to the host: /a.sock"),
-    (Connected(tcp=("1.2.3.4:5",)), "a restored copy has lost its TCP connections: 1.2.3.4:5"),
-    (
-        Connected(tcp=tuple("abcdefghi")),
-        "a restored copy has lost its TCP connections: a, b, c, d, e and 4 more",
-    ),
-    (Connected(unseen=("no shell",)), "whether connections are lost is not known: no shell"),
-)
-
-
-@pytest.mark.parametrize(("found", "warning"), CASES)
-def test_connections_that_may_be_lost(scene: Scene, found: Connected, warning: str) -> None:
-    """They are named in a warning that says which copy is without them."""
-    said = preflight.judge_connections(scene.target, Connections.CUT, found)
-
-    assert said == ([warning] if warning else [])
-
-
-def test_connections_that_must_not_be_lost(scene: Scene) -> None:
-    """The caller's policy is a no, with the way past; also where one cannot know."""
-    both = Connected(host=("/a",), tcp=("1.2.3.4:5",))
-    with pytest.raises(Refused, match="lost its connections: /a, 1") as caught:
-        preflight.judge_connections(scene.target, Connections.REFUSE, both)
-    assert "cut" in caught.value.remedy
-    with pytest.raises(Refused, match="not known: no shell") as caught:
-        preflight.judge_connections(
-            scene.target, Connections.REFUSE, Connected(unseen=("no shell",))
-        )
-    assert "cut" in caught.value.remedy
-    assert preflight.judge_connections(scene.target, Connections.REFUSE, Connected()) == []
-
-
-def test_a_host_socket_that_the_old_runsc_cannot_save(old: Scene) -> None:
-    """It would crash in the save: that is refused under either policy; other TCP is not."""
-    with pytest.raises(Refused, match="cannot save a connected host socket"):
-        preflight.judge_connections(old.target, Connections.CUT, Connected(host=("/a",)))
-    assert preflight.judge_connections(old.target, Connections.CUT, Connected(tcp=("1.2.3.4:5",)))
-
-
-def test_the_hosts_view_of_connections(tmp_path: Path) -> None:
-    """A sandbox's socket to a host service is seen by the name of that service."""
-    path = str(tmp_path / "service.sock")
-    with socket.socket(socket.AF_UNIX) as server, socket.socket(socket.AF_UNIX) as mine:
-        server.bind(path)
-        server.listen()
-        mine.connect(path)
-        with subprocess.Popen(["/bin/sleep", "1000"], stdin=mine.fileno()) as process:
-            try:
-                target = Scene(tmp_path, process, FakeGuest()).target
-                found = asyncio.run(preflight.host_connections(target))
-            finally:
-                process.kill()
-
-    assert found == Connected(host=(path,))
 
 
 def test_a_manifest_that_could_not_be_read_refuses_the_checkpoint(
@@ -221,19 +158,3 @@ def test_a_manifest_that_could_not_be_read_refuses_the_checkpoint(
     with pytest.raises(Refused, match=r"config\.json") as caught:
         preflight.check_manifest(scene.target)
     assert caught.value.remedy
-
-
-async def test_too_many_files_to_look_through(
-    scene: Scene, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """That some could not be looked at is said; it is no reason to fail."""
-
-    def late(_pid: int) -> list[peers.Connection]:
-        message = "process 5 has more than 1000000 open files"
-        raise DeadlineExceeded(message, remedy="later")
-
-    monkeypatch.setattr(peers, "connections", late)
-
-    found = await preflight.host_connections(scene.target)
-
-    assert found == Connected(unseen=("process 5 has more than 1000000 open files",))

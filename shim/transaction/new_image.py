@@ -1,0 +1,135 @@
+"""The image that a checkpoint makes: begun, sealed and given its name, or removed again."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from shim.errors import CryoError, CudaError, ResourceExhausted
+from shim.host.filecalls import file_call
+from shim.host.shielded import shielded
+from shim.image import seal, store
+from shim.image.manifest import Manifest
+from shim.image.store import Staging
+from shim.image.verify_cache import VerifyCache
+from shim.model import CheckpointOptions, Phase, Report
+from shim.transaction.draft import Content, draft
+from shim.transaction.saving import Saving
+from shim.transaction.target import CheckpointTarget
+from shim.transaction.transaction import Transaction
+from shim.transaction.worker import in_thread, throttled
+
+# How long the removal of an unfinished image may take.
+REMOVE_S = 60.0
+
+
+class NewImage:
+    """An image at `path`, complete once it has that name; `content` says what was saved into it."""
+
+    def __init__(
+        self,
+        path: Path,
+        target: CheckpointTarget,
+        options: CheckpointOptions,
+        transaction: Transaction,
+        saving: Saving,
+    ) -> None:
+        self.path = path
+        self.content = Content()
+        self._target = target
+        self._options = options
+        self._transaction = transaction
+        self._saving = saving
+        self._staging: Staging | None = None
+
+    async def begin(self) -> Staging:
+        """Make the staging folder that runsc will write to."""
+        path = store.name_staging(self.path)
+        # Before it is made: the process that finds this journal knows of it then.
+        self._target.journal.note(staging=str(path))
+
+        def begin() -> Staging:
+            self._staging = store.begin(path)
+            return self._staging
+
+        # To its end, so that a rollback knows what to remove.
+        return await shielded(
+            file_call(begin, doing=f"begin an image in {path.parent}"), deadline_s=None
+        )
+
+    async def finish(self, staging: Staging) -> Manifest:
+        """Hash the files, write the manifest and give the image its name: after that it stays."""
+        with self._transaction.step(Phase.SEAL):
+            manifest = await self._seal(staging)
+        with self._transaction.step(Phase.COMMIT):
+            await self._commit(staging, manifest)
+        return manifest
+
+    async def _seal(self, staging: Staging) -> Manifest:
+        drafted = await draft(self._target, self._options, self._transaction, self.content)
+
+        def hash_files(report: Report) -> Manifest:
+            staging.check()
+            folder = staging.folder
+            on_bytes = throttled(report, Phase.SEAL, folder.size_bytes)
+            return seal.seal(folder, drafted, sealed=self._options.seal, on_bytes=on_bytes)
+
+        return await in_thread(hash_files, self._transaction.report)
+
+    async def _commit(self, staging: Staging, manifest: Manifest) -> None:
+        options = self._options
+
+        def name() -> None:
+            seal.commit(staging.path, self.path, durable=options.seal, fill=options.fill)
+            staging.close()
+
+        naming = file_call(name, doing=f"name the image {self.path}")
+        await self._transaction.commit(naming, made=self._complete)
+        if not options.seal:
+            return
+        cache = VerifyCache(Path(self._target.config.paths.verified))
+        try:
+            await file_call(
+                lambda: cache.remember_image(self.path, manifest), doing=f"read {self.path}"
+            )
+        except (CryoError, OSError) as error:
+            # Without the entry a restore reads the image again; nothing else is lost.
+            self._transaction.warn(f"the image could not be noted in paths.verified: {error}")
+
+    @property
+    def _complete(self) -> str:
+        return f"the image {self.path} is complete"
+
+    def lost(self, cause: CryoError) -> CryoError:
+        """Make the error for a process that cannot be thawed, and that only this image has."""
+        message = f"{cause.message}; {self._complete}"
+        remedy = "kill the task and restore the image"
+        if isinstance(cause, ResourceExhausted):
+            return ResourceExhausted(message, remedy=f"free GPU memory, {remedy}")
+        return CudaError(message, remedy=remedy)
+
+    # -- undoing -------------------------------------------------------------------------------
+
+    async def undo(self) -> None:
+        """Remove the unfinished image; finish it if it has a process that could not be thawed.
+
+        Raises:
+            CryoError: it could not be removed, or not be finished.
+        """
+        staging, failed = self._staging, self._transaction.failed
+        if staging is None:
+            return
+        if failed is not None and self._saving.complete:
+            self._transaction.failed = await self._keep(staging, failed)
+            return
+        await file_call(staging.discard, doing=f"remove {staging.path}", deadline_s=REMOVE_S)
+
+    async def _keep(self, staging: Staging, failed: CryoError) -> CryoError:
+        """Finish the image of a task that cannot be thawed; return the error that reports both."""
+        try:
+            await self.finish(staging)
+        except CryoError as error:
+            # Its files stay, for there is no other copy; the open journal protects them.
+            await file_call(staging.close, doing=f"close {staging.path}")
+            message = f"{failed.message}; and its image could not be finished: {error.message}"
+            return CudaError(message, remedy=f"what was saved is in {staging.path}; {error.remedy}")
+        return self.lost(failed)

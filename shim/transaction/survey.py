@@ -1,0 +1,194 @@
+"""The preflight of a checkpoint: what there is to save, and whether the save can succeed."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from shim.config import Defaults
+from shim.cuda import driver, inventory
+from shim.cuda.engine import Parked
+from shim.cuda.group import CudaGroup
+from shim.cuda.inventory import Inventory
+from shim.errors import CryoError, Refused
+from shim.host.filecalls import file_call
+from shim.model import CudaMode, EngineName
+from shim.runsc.client import GuestProcess
+from shim.transaction import connections, memory, preflight
+from shim.transaction.connections import Connected
+from shim.transaction.execs import ExecCheck
+from shim.transaction.steps import Steps, choose, engine_for, group_for, look
+from shim.transaction.target import CheckpointTarget
+from shim.transaction.transaction import Transaction
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Findings:
+    """What there is to save.
+
+    `steps` is None for a plain checkpoint, without CUDA state. `inside` are the connections that
+    are visible inside the sandbox, `image_bytes` is the size that the image has at most.
+    """
+
+    steps: Steps | None
+    inventory: Inventory
+    inside: Connected
+    image_bytes: int
+
+
+class Survey:
+    """Examines a sandbox before its checkpoint; a problem found here ends the checkpoint."""
+
+    def __init__(
+        self,
+        target: CheckpointTarget,
+        policy: Defaults,
+        transaction: Transaction,
+        execs: ExecCheck,
+        resume: Callable[[], Awaitable[None]],
+    ) -> None:
+        """Take what was chosen for this checkpoint; `resume` ends a pause until the rollback."""
+        self._target = target
+        self._policy = policy
+        self._transaction = transaction
+        self._execs = execs
+        self._resume = resume
+
+    async def run(self, folder: Path) -> Findings:
+        """Check what can be checked before a process is frozen; the image will be in `folder`.
+
+        Raises:
+            CryoError: why the checkpoint cannot succeed.
+        """
+        target = self._target
+        preflight.check_none_ended(target)
+        preflight.check_manifest(target)
+        preflight.check_restorable(target.containers)
+        preflight.check_network(target)
+        listed, image_bytes = await self._measure(folder)
+        steps, gpus, inside = None, Inventory(), None
+        paused = bool(target.paused_ids)
+        if target.journal.entry.from_park:
+            steps, gpus = self._parked()
+        elif self._wants_cuda():
+            await self._resume()
+            paused = False
+            steps, gpus, inside = await self._cuda()
+        else:
+            await self._execs.look_at(listed, (), paused=paused)
+        if inside is None:
+            inside = await connections.from_inside(target, paused=paused)
+        # The freeze closes the driver's own host sockets: they are counted after it.
+        frozen = steps is None
+        policy = self._policy.connections
+        self._transaction.warn(*await connections.check(target, policy, inside, host=frozen))
+        return Findings(steps=steps, inventory=gpus, inside=inside, image_bytes=image_bytes)
+
+    async def _measure(self, folder: Path) -> tuple[Sequence[list[GuestProcess]], int]:
+        """List the processes of each container, and check that there is room for the image."""
+        target = self._target
+        device_bytes, listed, disk = await asyncio.gather(
+            self._device_bytes(),
+            asyncio.gather(*(one.guest.ps() for one in target.containers)),
+            file_call(
+                lambda: preflight.measure_disk(target, folder),
+                doing=f"measure the disk of {folder}",
+            ),
+        )
+        for rows in listed:
+            self._transaction.warn(*preflight.check_execs(target, rows))
+        exec_pids = tuple(row.pid for rows in listed for row in preflight.exec_processes(rows))
+        target.journal.note(exec_processes=exec_pids)
+        image_bytes = preflight.check_disk(disk, device_bytes)
+        preflight.check_memory(target, device_bytes)
+        return listed, image_bytes
+
+    async def _device_bytes(self) -> int:
+        if not self._target.with_gpu:
+            return 0
+        try:
+            return sum((await memory.held(self._target)).values())
+        except CryoError as error:
+            self._transaction.warn(
+                f"GPU memory is not counted in the image's size beforehand: {error}"
+            )
+            return 0
+
+    def _wants_cuda(self) -> bool:
+        mode, gpu = self._policy.cuda, bool(self._target.with_gpu)
+        if mode is CudaMode.IGNORE:
+            if gpu:
+                self._transaction.warn("--cuda ignore: GPU state is neither saved nor protected")
+            return False
+        if mode is CudaMode.REQUIRE and not gpu:
+            message = f"task {self._target.ref} has no GPU, and --cuda require insists on one"
+            raise Refused(message, remedy="leave out --cuda require")
+        return gpu
+
+    def _parked(self) -> tuple[Steps | None, Inventory]:
+        """Take the frozen processes from the journal: no look can find them."""
+        target = self._target
+        gpus = inventory.read(target.config.cuda.nvidia_proc)
+        entry = target.journal.entry
+        facts = driver.capabilities(gpus.driver)
+        group = group_for([(target, entry.cuda_processes())], facts, self._transaction.report)
+        self._execs.take_parked(group.known, entry.execs, entry.execs_unclear)
+        if self._policy.engine is EngineName.BUILTIN:
+            self._transaction.warn(
+                "the task is parked: what is frozen already is saved as by engine phased"
+            )
+        return Steps(engine=Parked(), processes=group) if group.known else None, gpus
+
+    async def _cuda(self) -> tuple[Steps | None, Inventory, Connected | None]:
+        """Find the CUDA processes and choose the engine; without any the checkpoint is a plain one.
+
+        The connections are None where the look could not list them.
+        """
+        target = self._target
+        gpus = inventory.read(target.config.cuda.nvidia_proc)
+        facts = driver.capabilities(gpus.driver)
+        preflight.check_namespaces(target.with_gpu)
+        group = group_for([(one, ()) for one in target.with_gpu], facts, self._transaction.report)
+        await look(group, otherwise="--cuda ignore goes past this")
+        for mover in group.movers:
+            others = mover.table.non_cuda_holders
+            self._transaction.warn(*preflight.check_non_cuda_holders(target, others))
+        inside = _connected(group)
+        await self._execs.look(group.known, paused=False)
+        if not group.known:
+            self._check_none_required()
+            return None, gpus, inside
+        self._transaction.warn(*facts.warnings)
+        name = choose(target, self._engine(), group, facts)
+        target.journal.note(engine=name)
+        target.journal.processes(group.known)
+        return Steps(engine=engine_for(target, name, group), processes=group), gpus, inside
+
+    def _engine(self) -> EngineName:
+        """Return the requested engine, or phased where processes are left out of the image.
+
+        Raises:
+            Refused: runsc's own was requested, which thaws all that it finds or fails the restore.
+        """
+        if not self._execs.dropped:
+            return self._policy.engine
+        if self._policy.engine is EngineName.BUILTIN:
+            message = "runsc's own engine cannot leave out what an exec has started"
+            raise Refused(message, remedy="use --engine phased")
+        return EngineName.PHASED
+
+    def _check_none_required(self) -> None:
+        if self._policy.cuda is CudaMode.REQUIRE:
+            message = f"no CUDA process was found in task {self._target.ref}"
+            raise Refused(message, remedy="wait until it uses the GPU, or leave out --cuda require")
+
+
+def _connected(group: CudaGroup) -> Connected | None:
+    """Return the TCP connections that the look for CUDA processes has listed."""
+    scans = [mover.table.last_scan for mover in group.movers]
+    listed = [scan for scan in scans if scan and scan.tells_tcp]
+    if not listed:
+        return None
+    return Connected(tcp=tuple(dict.fromkeys(peer for scan in listed for peer in scan.tcp)))
