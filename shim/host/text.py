@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 _CUT = "..."
 # What str.split takes for white space, apart from the space itself, and may stand in a text.
 _BLANKS = frozenset("\t\n\r\v\f")
@@ -24,6 +26,12 @@ def printable(text: str, limit: int | None = None) -> str:
 def printable_lines(text: str) -> str:
     """Return `text` with its lines, each of them as `printable` writes it."""
     return "\n".join(printable(line) for line in text.split("\n"))
+
+
+def first_few(names: Sequence[str], most: int = 5) -> str:
+    """Join the first names with commas, and count the others."""
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + more
 
 
 def _shown(character: str) -> str:

@@ -1,4 +1,4 @@
-"""What an image says that a restore would make of it, for those who look before they restore."""
+"""What a restore of an image would do, for a look at the image before a restore."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from shim.spec.host_access import HostAccess
 
 
 def host_access(manifest: Manifest) -> tuple[HostAccess, ...]:
-    """List what each container gets of the host in a restore that takes its spec from the image."""
+    """List what each container can access on the host, if restored with the specs of the image."""
     return tuple(_of(one) for one in (manifest.own, *manifest.members))
 
 
 def described(manifest: Manifest) -> dict[str, Any]:
-    """Give the manifest as plain values, and beside it `host_access`."""
+    """Return the manifest as plain values, with `host_access` added."""
     return {
         **manifests.to_plain(manifest),
         "host_access": msgspec.to_builtins(host_access(manifest)),
@@ -31,6 +31,6 @@ def described(manifest: Manifest) -> dict[str, Any]:
 def _of(one: Member) -> HostAccess:
     try:
         spec = document.parse(one.spec, Path(one.bundle), restoring=True)
-    except CryoError:  # a restore from the image refuses it; a restore with a bundle need not
+    except CryoError:  # such an image can only be restored with a bundle
         return HostAccess(task=one.task, rootfs=one.rootfs)
     return accesses.of(one.task, spec)

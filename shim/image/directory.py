@@ -1,4 +1,4 @@
-"""An image's folder, held open: files are opened below it, never through a link."""
+"""The open directory of an image; its files are opened relative to it, never through a link."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ UNTRUSTED_REMEDY = (
 )
 REMEDY = "copy the image again from where it is whole, or use another one"
 _DIR = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC | os.O_NOFOLLOW
-# Names a file without opening it: to open a device or a fifo has effects.
+# Refers to a file without opening it: opening a device or a fifo has side effects.
 _LOOK = os.O_PATH | os.O_CLOEXEC | os.O_NOFOLLOW
 _FILE = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY
 
 
 class Identity(Value):
-    """What tells a file that was not touched: the kernel changes `ctime_ns` on every write."""
+    """Identifies a version of a file: the kernel changes `ctime_ns` on every write."""
 
     device: int
     inode: int
@@ -38,7 +38,7 @@ class Identity(Value):
 
 
 class ImageDir:
-    """An open image folder. A `strict` one is refused where another user can write a file."""
+    """An open image directory; with `strict` a file that another user can write is an error."""
 
     def __init__(self, path: Path, fd: int, *, strict: bool = False) -> None:
         self.path = path
@@ -47,12 +47,12 @@ class ImageDir:
 
     @property
     def size_bytes(self) -> int:
-        """Return how much the files in it take, which may be about to come and go."""
+        """Return the total size of its files; files may appear and disappear meanwhile."""
         with os.scandir(self.fd) as entries:
             return sum(_size(entry) for entry in entries)
 
     def names(self) -> list[str]:
-        """List everything that is there."""
+        """List the names in it."""
         try:
             return sorted(os.listdir(self.fd))  # noqa: PTH208 - a descriptor, not a path
         except OSError as error:
@@ -60,10 +60,10 @@ class ImageDir:
 
     @contextlib.contextmanager
     def opened(self, name: str) -> Iterator[int]:
-        """Open a regular file for reading, for as long as the block lasts.
+        """Open a regular file for reading within the block.
 
         Raises:
-            ImageCorrupt: it is missing, a link, or no regular file.
+            ImageCorrupt: it is missing, a link, or not a regular file.
             PermissionDenied: another user can write to it.
         """
         fd = self._open(name)
@@ -73,7 +73,7 @@ class ImageDir:
             os.close(fd)
 
     def _open(self, name: str) -> int:
-        """Open a file once it is known to be one."""
+        """Open a file after checking that it is a regular one."""
         try:
             named = os.open(name, _LOOK, dir_fd=self.fd)
         except FileNotFoundError:
@@ -93,10 +93,10 @@ class ImageDir:
             os.close(named)
 
     def hash(self, name: str, fd: int, on_bytes: OnBytes) -> str:
-        """Hash an open file from its beginning on all cores: BLAKE3, in hexadecimal.
+        """Return the BLAKE3 of an open file in hexadecimal, computed on all cores.
 
         Raises:
-            ImageCorrupt: it changed while it was read.
+            ImageCorrupt: it changed meanwhile.
         """
         before = identity(fd)
         digest, size_bytes = hashing.digest(fd, before.size_bytes, on_bytes)
@@ -105,7 +105,7 @@ class ImageDir:
         return digest
 
     def corrupt(self, why: str) -> NoReturn:
-        """Say what is wrong with this image.
+        """Raise the error for this image.
 
         Raises:
             ImageCorrupt: always.
@@ -116,7 +116,7 @@ class ImageDir:
 
 @contextlib.contextmanager
 def open_image_dir(path: Path, *, strict: bool = False) -> Iterator[ImageDir]:
-    """Open an image folder for as long as the block lasts; how strictly, see `begin_image_dir`."""
+    """Open an image directory within the block, as `begin_image_dir` does."""
     folder = begin_image_dir(path, strict=strict)
     try:
         yield folder
@@ -125,12 +125,12 @@ def open_image_dir(path: Path, *, strict: bool = False) -> Iterator[ImageDir]:
 
 
 def begin_image_dir(path: Path, *, strict: bool = False) -> ImageDir:
-    """Open an image folder; the caller closes its descriptor.
+    """Open an image directory; the caller closes its descriptor.
 
-    A `strict` one lies where only root or our own user can replace it or add to it.
+    With `strict` it must be where only root or our own user can replace it or add to it.
 
     Raises:
-        NotFound: there is none, or a link or file in its place.
+        NotFound: there is none, or it is a link or a file.
         PermissionDenied: another user can change it.
     """
     try:
@@ -164,7 +164,7 @@ def _size(entry: os.DirEntry[str]) -> int:
 
 
 def identity(fd: int) -> Identity:
-    """Tell which file this is, in which version."""
+    """Return the identity of an open file."""
     found = os.fstat(fd)
     return Identity(
         device=found.st_dev,
@@ -175,7 +175,7 @@ def identity(fd: int) -> Identity:
 
 
 def hash_file(path: Path) -> str:
-    """Hash any readable file, such as a program: BLAKE3, in hexadecimal."""
+    """Return the BLAKE3 of any readable file in hexadecimal."""
     try:
         with path.open("rb", buffering=0) as file:
             return hashing.digest(file.fileno(), os.fstat(file.fileno()).st_size, ignore_bytes)[0]

@@ -10,29 +10,29 @@ from functools import partial
 
 import blake3
 
-# Large enough that BLAKE3 spreads a batch over the cores, small enough to stop soon when cancelled.
+# Large enough for BLAKE3 to use all cores, small enough to stop soon when cancelled.
 PIECE_BYTES = 4 << 20
 _CORES = len(os.sched_getaffinity(0))
-# One core copies from the page cache slower than several hash what it copies.
+# One core copies from the page cache more slowly than several cores hash.
 READERS = max(1, min(4, _CORES // 2))
 
 OnBytes = Callable[[int], None]
-"""Called with the number of bytes that were just done; it may raise to stop the work."""
+"""Called with the number of bytes just processed; it may raise to stop the work."""
 
 
 def ignore_bytes(_count: int) -> None:
-    """Take no notice."""
+    """Do nothing."""
 
 
 def digest(fd: int, expected_bytes: int, on_bytes: OnBytes) -> tuple[str, int]:
-    """Hash from the beginning to the end, or until the file has plainly grown, perhaps for ever.
+    """Hash from the start to the end, or until the file has grown beyond the expected size.
 
-    Return the hash in hexadecimal, and how many bytes it is of. While one batch is hashed, the next
-    is read, in pieces side by side.
+    Returns the hash in hexadecimal, and the number of bytes hashed. While one batch is hashed, the
+    next is read, in concurrent pieces.
     """
     hasher = blake3.blake3(max_threads=blake3.blake3.AUTO)
     batch_bytes = min(PIECE_BYTES * READERS, expected_bytes + 1)
-    # Not from the heap, which would keep it for each thread that ever hashed.
+    # Not from the heap, which would keep it for each thread that has hashed.
     halves = [memoryview(mmap.mmap(-1, batch_bytes)) for _ in range(2)]
     at = 0
     with ThreadPoolExecutor(READERS, thread_name_prefix="hash") as pool:
@@ -52,7 +52,7 @@ def digest(fd: int, expected_bytes: int, on_bytes: OnBytes) -> tuple[str, int]:
 
 
 def _read(pool: ThreadPoolExecutor, fd: int, at: int, into: memoryview) -> list[Future[int]]:
-    """Begin to fill a batch; the sum of the results is how much there is of it."""
+    """Start to fill a batch; the sum of the results is its size."""
     starts = range(0, len(into), PIECE_BYTES)
     return [
         pool.submit(partial(_fill, fd, at + start, into[start : start + PIECE_BYTES]))
@@ -61,7 +61,7 @@ def _read(pool: ThreadPoolExecutor, fd: int, at: int, into: memoryview) -> list[
 
 
 def _fill(fd: int, at: int, into: memoryview) -> int:
-    """Read until the piece is full or the file ends; return how much was read."""
+    """Read until the piece is full or the file ends; return the number of bytes."""
     done = 0
     while done < len(into) and (count := os.preadv(fd, [into[done:]], at + done)):
         done += count

@@ -1,4 +1,4 @@
-"""The images of a host for an event loop: a filesystem that hangs holds only who asks it."""
+"""The images of a host, for an event loop: a filesystem that hangs blocks only its own caller."""
 
 from __future__ import annotations
 
@@ -15,21 +15,21 @@ from shim.image.verify import read_manifest
 from shim.image.verify_cache import VerifyCache
 from shim.model import ImageView
 
-# A list reads every manifest, and gives up before a client does that waits as long as usual; a
-# removal frees every block of what may be hundreds of GiB.
+# A list reads every manifest, and has to time out before a client with the default timeout does. A
+# removal frees the blocks of possibly hundreds of GiB.
 _LIST_S = 50.0
 _REMOVE_S = 600.0
 
 
 class Images:
-    """The images below the configured folder, and those that are named by a path elsewhere."""
+    """The images in the configured folder, and images elsewhere by their paths."""
 
     def __init__(self, config: Config) -> None:
         self._folder = Path(config.paths.images)
         self._verified = Path(config.paths.verified)
 
     async def find(self, requested: str) -> Path:
-        """Return an image's folder.
+        """Return the folder of an image.
 
         Raises:
             InvalidArgument, NotFound: as `store.resolve_existing`.
@@ -41,7 +41,7 @@ class Images:
         )
 
     async def manifest(self, image: Path, *, strict: bool = False) -> Manifest:
-        """Read what an image says of itself; `strict` where something will be done by it.
+        """Read the manifest of an image; `strict` if something is done with the image.
 
         Raises:
             NotFound, ImageCorrupt, PermissionDenied: as `verify.read_manifest`.
@@ -73,9 +73,10 @@ class Images:
             VerifyCache(self._verified).forget(manifest.digest)
 
     async def tidy(self, kept: Callable[[], set[str] | None], say: Callable[[str], None]) -> None:
-        """Remove what interrupted checkpoints have left, and what is known of images that are gone.
+        """Remove the remains of interrupted checkpoints, and cache entries of removed images.
 
-        `kept` names the staging folders that stay, and None ends it; it is asked before each.
+        `kept` is called before each removal: it returns the staging folders to keep, or None to
+        stop. `say` logs a removal.
         """
         await file_call(
             lambda: self._tidy(kept, say),

@@ -1,7 +1,6 @@
 """The manifest `cryo.json`: the tamper-evident description of an image. Pure.
 
-It may come from anybody, so its bytes are checked before they become objects, and every value has
-a bound.
+It is untrusted input, so its bytes are checked before they are decoded, and every value is bounded.
 """
 
 from __future__ import annotations
@@ -26,21 +25,21 @@ MAX_MEMBERS = 64
 _MAX_BYTES = (1 << 63) - 1
 _YEARS = range(1970, 2200)
 _HASH = re.compile(r"[0-9a-f]{64}")
-# In the form that is written, what begins after one space is a key of the manifest itself.
+# In the written form a key of the manifest itself is indented by one space.
 _DIGEST = re.compile(rb'\n "digest": "([0-9a-f]{64})",(?=\n)')
 _REMEDY = "restore another image; this one cannot be trusted"
 
 
 Size = Annotated[int, msgspec.Meta(ge=0, le=_MAX_BYTES)]
 Text = Annotated[str, msgspec.Meta(max_length=4096)]
-Spoken = Annotated[tuple[Text, ...], msgspec.Meta(max_length=4096)]
+Texts = Annotated[tuple[Text, ...], msgspec.Meta(max_length=4096)]
 Moment = Annotated[datetime, msgspec.Meta(tz=True)]
 Processes = Annotated[tuple[CudaProcess, ...], msgspec.Meta(max_length=4096)]
 Seconds = Annotated[float, msgspec.Meta(ge=0, le=1e9)]
 
 
 class ImageFile(Value):
-    """One file of runsc's. `blake3` is empty in an image that was not sealed."""
+    """A file that runsc wrote. `blake3` is empty in an image that was not sealed."""
 
     name: Annotated[str, msgspec.Meta(min_length=1, max_length=255)]
     size_bytes: Size
@@ -48,14 +47,14 @@ class ImageFile(Value):
 
 
 class Build(Value):
-    """Which build of a program: what it calls itself, and the BLAKE3 of its binary."""
+    """A build of a program: the version that it prints, and the BLAKE3 of its binary."""
 
     version: Text = ""
     digest: Text = ""
 
 
 class Member(Value):
-    """A container that shared the sandbox; runsc knows it in its image by `name`."""
+    """A container that shared the sandbox; `name` is its name in the image of runsc."""
 
     task: Text
     name: Text
@@ -69,14 +68,14 @@ class Member(Value):
 
 
 class Manifest(Value):
-    """Everything that a restore must know. `spec` is the prepared config.json, whole.
+    """Everything that a restore needs. `spec` is the complete prepared config.json.
 
-    What is said of one container is said of the sandbox's own, which `members` share.
+    The fields of a container are those of the sandbox's own; `members` are the others.
 
     `runsc_flags` are the top-level flags on which a restore depends; an older image has none.
-    `gpus` are those that the container could use; `driver` is empty where there is no real one.
-    `memory_bytes` is what a restore takes of the host's memory at most; an older image has 0.
-    `digest` covers all the rest, and through `files` the image.
+    `gpus` are those that the container could use; `driver` is empty without a real one.
+    `memory_bytes` is the host memory that a restore needs at most; an older image has 0.
+    `digest` covers all other fields, and through `files` the image.
     """
 
     created_at: Moment
@@ -85,7 +84,7 @@ class Manifest(Value):
     runsc: Build
     arch: Text
     kernel: Text
-    cpu_features: Spoken
+    cpu_features: Texts
     spec: dict[str, Any]
     spec_digest: Text
     runsc_flags: Annotated[dict[Text, Text], msgspec.Meta(max_length=256)] = msgspec.field(
@@ -108,15 +107,15 @@ class Manifest(Value):
     timings_s: Annotated[dict[Text, Seconds], msgspec.Meta(max_length=64)] = msgspec.field(
         default_factory=dict
     )
-    warnings: Spoken = ()
+    warnings: Texts = ()
     format: int = FORMAT
     digest: str = ""
 
     def __post_init__(self) -> None:
-        """Refuse a time that no protocol could carry.
+        """Reject a time that a protocol could not represent.
 
         Raises:
-            ValueError: it is in no year that an image can be of.
+            ValueError: its year is out of range.
         """
         if self.created_at.year not in _YEARS:
             message = f"created_at is in the year {self.created_at.year}"
@@ -124,12 +123,12 @@ class Manifest(Value):
 
     @property
     def size_bytes(self) -> int:
-        """Give the size of runsc's files together."""
+        """Return the total size of the files of runsc."""
         return sum(file.size_bytes for file in self.files)
 
     @property
     def all_processes(self) -> tuple[CudaProcess, ...]:
-        """List the CUDA processes of all containers, each with the task that it belonged to."""
+        """List the CUDA processes of all containers, each with its task."""
         of_members = (
             msgspec.structs.replace(process, container=member.task)
             for member in self.members
@@ -139,12 +138,12 @@ class Manifest(Value):
 
     @property
     def has_cuda(self) -> bool:
-        """Whether there is GPU state to bring back."""
+        """Whether there is GPU state to restore."""
         return any(not process.dropped for process in self.all_processes)
 
     @property
     def own(self) -> Member:
-        """Give the sandbox's own container in the form of the others."""
+        """Return the sandbox's own container as a `Member`."""
         return Member(
             task=self.task,
             name="",
@@ -159,10 +158,10 @@ class Manifest(Value):
 
     @property
     def specs(self) -> tuple[Spec, ...]:
-        """Give the prepared spec of every container.
+        """Return the prepared spec of every container.
 
         Raises:
-            InvalidBundle: one is no spec.
+            InvalidBundle: one is not a valid spec.
         """
         return tuple(
             document.parse(one.spec, Path(one.bundle), restoring=True)
@@ -170,7 +169,7 @@ class Manifest(Value):
         )
 
     def member(self, name: str) -> Member:
-        """Find the container of a name.
+        """Return the container of this name.
 
         Raises:
             InvalidArgument: the image has none.
@@ -184,10 +183,10 @@ class Manifest(Value):
 
 
 def encode(manifest: Manifest) -> tuple[Manifest, bytes]:
-    """Give the manifest with its digest set, and the bytes of cryo.json.
+    """Return the manifest with its digest set, and the bytes of cryo.json.
 
     Raises:
-        InvalidArgument: it would be larger than can be read back, or have a value out of bounds.
+        InvalidArgument: it exceeds the limits of a reader.
     """
     plain = to_plain(manifest)
     del plain["digest"]
@@ -199,24 +198,24 @@ def encode(manifest: Manifest) -> tuple[Manifest, bytes]:
     try:
         canonical.check_shape(data)
         msgspec.convert(plain, Manifest)
-    except ValueError as error:  # msgspec's own errors are such too
+    except ValueError as error:  # also the base of msgspec's errors
         message = f"what was found cannot be written into a manifest: {error}"
         raise InvalidArgument(message, remedy="make it smaller, or run fewer containers") from error
     return msgspec.structs.replace(manifest, digest=plain["digest"]), data
 
 
 class _Head(Value):
-    """What a manifest of every format begins to be understood by."""
+    """The part that manifests of every format have."""
 
     format: int
 
 
 def decode(data: bytes, where: str) -> Manifest:
-    """Read the bytes of cryo.json found at `where`; a single changed byte is refused.
+    """Decode the bytes of cryo.json; `where` is the image's path for messages.
 
     Raises:
-        ImageCorrupt: they are not the bytes that were sealed.
-        HostMismatch: they are of a newer format than this build knows.
+        ImageCorrupt: a byte was changed since they were sealed.
+        HostMismatch: their format is newer than this build supports.
     """
     try:
         _check_sealed(data)
@@ -232,19 +231,19 @@ def decode(data: bytes, where: str) -> Manifest:
 
 
 def to_plain(manifest: Manifest) -> dict[str, Any]:
-    """Give the manifest as plain JSON values, for files and for answers."""
+    """Return the manifest as plain JSON values."""
     plain: dict[str, Any] = msgspec.to_builtins(manifest)
     return plain
 
 
 def _check_sealed(data: bytes) -> None:
-    """Compare the bytes with their own digest, and with the one form that they can have.
+    """Check that the bytes have the canonical form, and match their own digest.
 
-    The digest rule is the same for every format to come, so damage is told from news. It is that
-    of the compact form without the digest itself; of the bytes no objects are made for it.
+    The digest is that of the compact form without the digest itself, in this and all later formats:
+    so damage is distinguished from a newer format. No objects are created from the bytes.
 
     Raises:
-        ValueError: they are not what was sealed.
+        ValueError: they were changed.
     """
     canonical.check_shape(data)
     found = _DIGEST.findall(data)

@@ -1,4 +1,4 @@
-"""Finish an image: hash what runsc wrote, write the manifest, make it durable, give it its name."""
+"""Complete an image: hash its files, write the manifest, make both durable, rename the folder."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ _libc = ctypes.CDLL(None, use_errno=True)
 def seal(
     folder: ImageDir, manifest: Manifest, *, sealed: bool = True, on_bytes: OnBytes = ignore_bytes
 ) -> Manifest:
-    """Hash the files of a folder, write cryo.json beside them, and make it all durable.
+    """Hash the files of a folder, write cryo.json next to them, and sync all to disk.
 
-    Without `sealed` only sizes are recorded and nothing is forced to disk: fast, and unchecked.
+    Without `sealed` only sizes are recorded and nothing is synced.
 
     Raises:
-        ImageCorrupt: something in the folder is no regular file, or still being written.
+        ImageCorrupt: the folder has something that is not a regular file, or still being written.
         ResourceExhausted: the disk is full.
     """
     try:
@@ -51,12 +51,12 @@ def seal(
 
 
 def commit(staging: Path, final: Path, *, durable: bool = True, fill: bool = False) -> None:
-    """Give the finished image its name, in one step; nothing but an empty folder is replaced.
+    """Rename the complete image to its final name, atomically.
 
-    With `fill` an empty folder may have the name already: rename(2) takes its place.
+    With `fill` the final name may be that of an empty folder, which rename(2) replaces.
 
     Raises:
-        AlreadyExists: somebody took the name meanwhile.
+        AlreadyExists: the name was taken meanwhile.
     """
     with points.around("image.name"):
         if fill:
@@ -79,7 +79,7 @@ def _seal_file(folder: ImageDir, name: str, *, sealed: bool, on_bytes: OnBytes) 
 
 
 class _Syncing:
-    """Force a file to disk while its bytes are being hashed: the one waits, the other computes."""
+    """Sync a file to disk while it is hashed: the one waits for the disk, the other computes."""
 
     def __init__(self, fd: int) -> None:
         self._fd = fd
@@ -118,7 +118,7 @@ def _rename(old: Path, new: Path) -> None:
     if _libc.renameat2(*names, _RENAME_NOREPLACE) == 0:
         return
     number = ctypes.get_errno()
-    if number in {errno.EINVAL, errno.ENOSYS}:  # a filesystem without NOREPLACE, as some NFS
+    if number in {errno.EINVAL, errno.ENOSYS}:  # a filesystem without NOREPLACE, such as some NFS
         _rename_checked(old, new)
         return
     if number in {errno.EEXIST, errno.ENOTEMPTY}:

@@ -1,4 +1,4 @@
-"""Where images lie: which paths may be used, how one is begun, listed and removed."""
+"""The image store: which paths are allowed, and how images are begun, listed and removed."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from shim.model import ImageView, TaskRef
 _log = logging.getLogger(__name__)
 STAGING_PREFIX = ".cryo-staging-"
 _UNLOCKED_PREFIX = ".cryo-begin-"
-# A folder has the second name for microseconds; one that still has it after this was left behind.
+# A folder has this prefix for microseconds; one that has it for longer was left behind.
 _BEGIN_S = 60.0
 # <images>/<namespace>/<task>/<time>
 _DEPTH = 3
@@ -40,7 +40,7 @@ _DIR = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC | os.O_NOFOLLOW
 
 
 class Staging:
-    """A folder in which an image is being made; its lock tells others that somebody is at it."""
+    """The folder of an image that is being written; others see by its lock that it is in use."""
 
     def __init__(self, path: Path, made: tuple[Path, ...], fd: int) -> None:
         self.path = path
@@ -48,21 +48,21 @@ class Staging:
         self._fd = fd
 
     def close(self) -> None:
-        """Let go of the lock; call it after the image was committed."""
+        """Release the lock; call this after the image was committed."""
         if self._fd >= 0:
             os.close(self._fd)
             self._fd = -1
 
     @property
     def folder(self) -> ImageDir:
-        """Give the folder itself, whatever has its name by now."""
+        """Return the folder itself, also if another one has its name now."""
         return ImageDir(self.path, self._fd, strict=True)
 
     def check(self) -> None:
-        """Check that its name still leads to it: what runsc was given is the name.
+        """Check that its name still refers to it: runsc opens it by name.
 
         Raises:
-            PermissionDenied: another folder, or a link, is in its place.
+            PermissionDenied: it was replaced by another folder or a link.
         """
         try:
             found = self.path.lstat()
@@ -74,11 +74,11 @@ class Staging:
             raise PermissionDenied(message, remedy=trusted.REMEDY)
 
     def empty(self) -> None:
-        """Remove what a save has left in it: runsc writes no file that is there."""
+        """Remove the files of a failed save: runsc does not overwrite any."""
         removal.empty_folder(self.path, self._fd)
 
     def discard(self) -> None:
-        """Remove it, and the folders that were made on the way to it."""
+        """Remove it, and the parent folders that were created for it."""
         with points.around("image.discard"):
             files.remove_tree(self.path)
         self.close()
@@ -86,7 +86,7 @@ class Staging:
 
 
 def default_path(images: Path, ref: TaskRef, now: datetime) -> Path:
-    """Name a new image of a task: `<images>/<namespace>/<task>/<UTC time>`."""
+    """Return the default path of a new image: `<images>/<namespace>/<task>/<UTC time>`."""
     stamp = now.astimezone(UTC).strftime("%Y%m%dT%H%M%S.%fZ")
     return images / ref.namespace / ref.id / stamp
 
@@ -94,13 +94,13 @@ def default_path(images: Path, ref: TaskRef, now: datetime) -> Path:
 def resolve_new(
     requested: str, images: Path, ref: TaskRef, now: datetime, *, fill: bool = False
 ) -> Path:
-    """Tell where a new image goes: as requested, or below the configured folder. Touch nothing.
+    """Return the path of a new image: the requested one, or a default. Nothing is created.
 
-    With `fill` the path may be a folder that is there and empty.
+    With `fill` the path may be an existing empty folder.
 
     Raises:
-        InvalidArgument: relative, with `..`, or led out of the configured folder by a link.
-        AlreadyExists: something is there.
+        InvalidArgument: it is relative, has a `..`, or leaves the configured folder by a link.
+        AlreadyExists: the path exists.
         PermissionDenied: it cannot be written there, or another user could replace it.
     """
     path = _checked(requested, images) if requested else default_path(images, ref, now)
@@ -116,10 +116,10 @@ def resolve_new(
 
 
 def resolve_existing(requested: str, images: Path) -> Path:
-    """Tell where an existing image is, refusing paths that are not what they seem.
+    """Return the path of an existing image.
 
     Raises:
-        InvalidArgument: relative, with `..`, or led out of the configured folder by a link.
+        InvalidArgument: it is relative, has a `..`, or leaves the configured folder by a link.
         NotFound: there is no folder.
     """
     if not requested:
@@ -133,12 +133,12 @@ def resolve_existing(requested: str, images: Path) -> Path:
 
 
 def name_staging(final: Path) -> Path:
-    """Name a staging folder beside `final`, on the same filesystem, that nobody has."""
+    """Return an unused name for a staging folder next to `final`, on the same filesystem."""
     return final.with_name(f"{STAGING_PREFIX}{secrets.token_hex(8)}")
 
 
 def begin(path: Path) -> Staging:
-    """Make and lock a staging folder of this name, and the folders on the way to it.
+    """Create and lock a staging folder of this name, with its parents.
 
     Raises:
         PermissionDenied: it cannot be written there, or another user could replace it.
@@ -167,17 +167,17 @@ def list_images(images: Path) -> list[ImageView]:
 
 
 def stale_stagings(images: Path) -> list[Path]:
-    """List the staging folders below the configured one that nobody is at any more."""
+    """List the staging folders below the configured one that are not in use."""
     return [path for path in _folders(images) if _is_staging(path) and _abandoned(path)]
 
 
 def remove(requested: str, images: Path) -> Manifest | None:
-    """Remove an image below the configured folder; return its manifest where it could be read.
+    """Remove an image below the configured folder; return its manifest if it could be read.
 
-    It loses its name first, so that nobody sees half of it.
+    It is renamed first, so that no partial image is visible.
 
     Raises:
-        InvalidArgument: it does not lie below the configured folder.
+        InvalidArgument: it is not below the configured folder.
         NotFound: there is no image.
     """
     path = resolve_existing(requested, images)
@@ -203,14 +203,14 @@ def _checked(requested: str, images: Path) -> Path:
     if ".." in requested.split("/"):
         message = f"image path {requested} has a '..' in it"
         raise InvalidArgument(message, remedy="write the path without '..'")
-    # Two leading slashes are kept by pathlib, and are no part of any name here.
+    # pathlib keeps two leading slashes; they mean nothing here.
     path = Path("/" + requested.lstrip("/"))
     _check_links(path, images)
     return path
 
 
 def _check_links(path: Path, images: Path) -> None:
-    """Refuse a path that begins below the configured folder and, by a link, ends elsewhere."""
+    """Reject a path below the configured folder that leads out of it through a link."""
     if path == images:
         message = f"image path {path} is the folder of all images"
         raise InvalidArgument(message, remedy="name a folder below it")
@@ -228,7 +228,7 @@ def _check_links(path: Path, images: Path) -> None:
 
 
 def _check_writable(folder: Path) -> None:
-    """Check the nearest folder that exists, for the rest would be made in it."""
+    """Check the nearest existing folder, in which the others would be created."""
     for place in (folder, *folder.parents):
         if not os.path.lexists(place):
             continue
@@ -244,13 +244,13 @@ def _check_writable(folder: Path) -> None:
 def _make_parents(folder: Path, made: list[Path]) -> None:
     missing = [place for place in (folder, *folder.parents) if not place.exists()]
     for place in reversed(missing):
-        with contextlib.suppress(FileExistsError):  # somebody was quicker; it is theirs to remove
+        with contextlib.suppress(FileExistsError):  # created concurrently: not ours to remove
             place.mkdir(mode=0o700)
             made.append(place)
 
 
 def _make_locked(path: Path) -> int:
-    """Make a folder that has its final name only once it is locked: it is never seen as stale."""
+    """Create a folder that gets its final name once it is locked, so it never looks stale."""
     unlocked = path.with_name(path.name.replace(STAGING_PREFIX, _UNLOCKED_PREFIX))
     unlocked.mkdir(mode=0o700)
     fd = os.open(unlocked, _DIR)
@@ -270,12 +270,12 @@ def _is_empty(path: Path) -> bool:
 
 def _unmake(made: Iterable[Path]) -> None:
     for folder in reversed(list(made)):
-        with contextlib.suppress(OSError):  # somebody else uses it by now
+        with contextlib.suppress(OSError):  # in use by another process
             folder.rmdir()
 
 
 def _folders(images: Path, depth: int = _DEPTH) -> Iterator[Path]:
-    """Walk to images and staging folders, not into them, and through no link."""
+    """Yield images and staging folders; links are not followed."""
     try:
         with os.scandir(images) as entries:
             names = sorted(each.name for each in entries if each.is_dir(follow_symlinks=False))
@@ -310,7 +310,7 @@ def _locked(path: Path) -> bool:
     try:
         fd = os.open(path, _DIR)
     except OSError:
-        return True  # gone, or not ours to judge
+        return True  # removed, or not accessible
     try:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError:
@@ -321,14 +321,14 @@ def _locked(path: Path) -> bool:
 
 
 def _view(path: Path) -> ImageView | None:
-    """Describe an image; whatever is wrong with it, it is one line, and the others are listed."""
+    """Describe an image, also a damaged one, so that one image cannot break the list."""
     try:
         manifest = read_manifest(path)
     except NotFound:
-        return None  # removed since it was listed
+        return None  # removed meanwhile
     except CryoError:
         return _damaged(path)
-    except Exception:  # noqa: BLE001 - anybody's file may have led to it
+    except Exception:  # noqa: BLE001 - a file may have any content
         _log.exception("image %s cannot be read", _text(path))
         return _damaged(path)
     return ImageView(
@@ -359,7 +359,7 @@ def _damaged(path: Path) -> ImageView | None:
 
 
 def _text(path: Path) -> str:
-    """Give a path as text that every protocol can carry, also one that is no UTF-8."""
+    """Return a path as text that every protocol can carry, even if it is not UTF-8."""
     return os.fsencode(path).decode("utf-8", "backslashreplace")
 
 
@@ -384,5 +384,5 @@ def _remove_empty(folder: Path, images: Path) -> None:
         try:
             folder.rmdir()
         except OSError:
-            return  # other images are in it
+            return  # it has other images
         folder = folder.parent

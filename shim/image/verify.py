@@ -1,4 +1,4 @@
-"""Read an image whole, or as much of it as is needed, and say whether it is what was sealed."""
+"""Verification: read an image, or the part of it that is needed, and compare with the manifest."""
 
 from __future__ import annotations
 
@@ -14,22 +14,22 @@ from shim.model import Phase, Progress, Report, Verify
 
 
 def read_manifest(image: Path, *, strict: bool = False) -> Manifest:
-    """Read and check cryo.json alone; `strict` where something will be done by it.
+    """Read and check cryo.json alone; `strict` if something is done with the image.
 
     Raises:
         NotFound: there is no image.
-        ImageCorrupt: the folder is no image, or its manifest was changed.
-        HostMismatch: the image is of a newer format.
-        PermissionDenied: another user can change it, and `strict` is asked for.
+        ImageCorrupt: the folder is not an image, or its manifest was changed.
+        HostMismatch: the image has a newer format.
+        PermissionDenied: with `strict`, another user can change it.
     """
     with open_image_dir(image, strict=strict) as folder:
         return _manifest(folder)
 
 
 class HeldImage:
-    """An image that is held open from its verification until it is loaded.
+    """An image that stays open from its verification until it is loaded.
 
-    With `strict` only root or our own user may be able to change it.
+    With `strict` it is an error if another user than root or our own can change it.
     """
 
     def __init__(self, image: Path, *, strict: bool = True) -> None:
@@ -40,7 +40,7 @@ class HeldImage:
 
     @property
     def path(self) -> str:
-        """Return a path that leads to the folder that was verified, whatever has its name now."""
+        """Return a path to the verified folder, also if another one has its name now."""
         return f"/proc/{os.getpid()}/fd/{self._open.fd}"
 
     @property
@@ -50,15 +50,15 @@ class HeldImage:
         return self._folder
 
     def verify(self, mode: Verify, cache: VerifyCache, report: Report) -> Manifest:
-        """Check that it is complete and unchanged; how much is read again is up to `mode`.
+        """Check that it is complete and unchanged; `mode` is how much is read again.
 
         `full` reads everything, `auto` what this host has not read since it last changed, `none`
-        nothing but the manifest. Presence, kinds and sizes are checked always.
+        only the manifest. Presence, kinds and sizes are always checked.
 
         Raises:
             NotFound: there is no image.
-            ImageCorrupt: a file is missing, added, cut, grown, changed or no regular file.
-            HostMismatch: the image is of a newer format.
+            ImageCorrupt: a file is missing, added, truncated, grown, changed or not regular.
+            HostMismatch: the image has a newer format.
             PermissionDenied: another user can change it.
         """
         folder = self._open
@@ -71,10 +71,10 @@ class HeldImage:
         return manifest
 
     def check_unchanged(self) -> None:
-        """Check, once it was loaded, that its files are those that were verified.
+        """Check after loading that its files are those that were verified.
 
         Raises:
-            ImageCorrupt: one was written to, or another has its place.
+            ImageCorrupt: one was written to or replaced.
         """
         for name, before in self._found.items():
             with self._open.opened(name) as fd:
@@ -82,7 +82,7 @@ class HeldImage:
                     self._open.corrupt(f"{name} was changed while it was loaded")
 
     def close(self) -> None:
-        """Let go of it; safe to repeat."""
+        """Close it. Idempotent."""
         if self._folder is not None:
             os.close(self._folder.fd)
             self._folder = None
@@ -91,7 +91,7 @@ class HeldImage:
 def verify(
     image: Path, mode: Verify, cache: VerifyCache, report: Report, *, strict: bool = True
 ) -> Manifest:
-    """Check an image as `HeldImage.verify` does, and let go of it."""
+    """Check an image as `HeldImage.verify` does, and close it."""
     held = HeldImage(image, strict=strict)
     try:
         return held.verify(mode, cache, report)
@@ -113,7 +113,7 @@ class _Reading:
         self._total_bytes = 0
 
     def run(self, mode: Verify) -> dict[str, Identity]:
-        """Check every file as far as `mode` asks, remember what was read whole, and tell which."""
+        """Check every file as `mode` requires, cache the result, and return the identities."""
         found = {file.name: self._measure(file) for file in self._manifest.files}
         if mode is not Verify.NONE:
             self._read(found, mode)

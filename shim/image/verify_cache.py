@@ -1,6 +1,6 @@
-"""What this host has already read whole: files that need no second reading while untouched.
+"""The verification cache: files that this host has read completely and that have not changed since.
 
-It guards against accidents, not against root: who may write the images may write this as well.
+It protects against accidents, not against root: whoever can write images can write this as well.
 """
 
 from __future__ import annotations
@@ -22,38 +22,38 @@ from shim.model import Value
 _MAX_BYTES = 4 << 20
 _MAX_COPIES = 8
 _SUFFIX = ".json"
-# How many entries are looked at with each that is written, and at the start.
-_LOOKED_AT = 16
+# How many entries are checked when one is written, and at most at the start.
+_CHECKED = 16
 _MAX_PRUNED = 10_000
 
 
 class _Copy(Value):
-    """One folder that an image was read in: each file's identity by name."""
+    """A directory in which an image was read: the identity of each file by name."""
 
     image: str
     files: dict[str, Identity]
 
 
 class _Entry(Value):
-    """The copies of one image that were read here, newest last."""
+    """The copies of one image that this host has read, newest last."""
 
     copies: tuple[_Copy, ...] = ()
 
 
 class VerifyCache:
-    """A folder with one small file per manifest digest; damaged or lost, it only costs time."""
+    """A directory with one small file per manifest digest; losing it only costs time."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
 
     def knows(self, manifest: Manifest, name: str, found: Identity) -> bool:
-        """Whether this very file was sealed or read whole on this host, and not touched since."""
+        """Whether this file was sealed or read completely on this host, and not changed since."""
         return any(copy.files.get(name) == found for copy in self._load(manifest).copies)
 
     def remember(self, manifest: Manifest, image: Path, files: dict[str, Identity]) -> bool:
-        """Record that these files have the sealed content; tell whether it could be written.
+        """Record that these files have the sealed content; return whether it could be written.
 
-        Images that are gone leave entries here: a few are looked at each time.
+        Each call also checks a few entries, and drops those of images that were removed.
         """
         found = _Copy(image=str(image), files=files)
         rest = [copy for copy in self._load(manifest).copies if copy.image != found.image]
@@ -63,21 +63,21 @@ class VerifyCache:
                 private_dir(self._folder)
                 write_atomic(self._path(manifest), msgspec.json.encode(entry))
         except CryoError:
-            return False  # no reason to fail what is whole: it is only read again
-        self.prune(_LOOKED_AT)
+            return False  # not an error: the image is only read again
+        self.prune(_CHECKED)
         return True
 
     def remember_image(self, image: Path, manifest: Manifest) -> bool:
-        """Record a folder that was sealed a moment ago; an unsealed one has nothing to record."""
+        """Record an image that was just sealed; one that is not sealed is not recorded."""
         return not manifest.sealed or self.remember(manifest, image, identities(image))
 
     def prune(self, most: int = _MAX_PRUNED) -> None:
-        """Drop the entries of images that are gone or changed; of many, look at `most` of them."""
+        """Drop the entries of images that were removed or changed; check at most `most` entries."""
         try:
             with os.scandir(self._folder) as entries:
                 names = [entry.name for entry in entries if entry.name.endswith(_SUFFIX)]
         except OSError:
-            return  # none was ever written
+            return  # nothing was written yet
         for name in random.sample(names, min(most, len(names))):
             digest = name.removesuffix(_SUFFIX)
             if not any(map(_is_there, self._read(digest).copies)):
@@ -85,7 +85,7 @@ class VerifyCache:
                     self.forget(digest)
 
     def forget(self, digest: str) -> None:
-        """Drop what is known of an image."""
+        """Drop the entry of an image."""
         self._entry_path(digest).unlink(missing_ok=True)
 
     def _load(self, manifest: Manifest) -> _Entry:
@@ -106,13 +106,13 @@ class VerifyCache:
 
 
 def identities(image: Path) -> dict[str, Identity]:
-    """Tell the identity of every file of an image."""
+    """Return the identity of every file of an image."""
     with open_image_dir(image) as folder:
         return {name: _identity(folder, name) for name in folder.names() if name != NAME}
 
 
 def _is_there(copy: _Copy) -> bool:
-    """Whether a folder that was read still has the first of its files, untouched."""
+    """Whether the first file of this copy still exists, unchanged."""
     for name, known in copy.files.items():
         try:
             with open_image_dir(Path(copy.image)) as folder:

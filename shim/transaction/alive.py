@@ -1,4 +1,4 @@
-"""Work that needs a sandbox, and ends when the sandbox does."""
+"""Work that needs a sandbox, and is cancelled when the sandbox exits."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from shim.host import procs
 from shim.runsc.client import Born
 
 T = TypeVar("T")
-# What asks a dead sandbox mostly fails by itself, within moments and with a better message.
+# Work on a dead sandbox mostly fails by itself within moments, with a better message.
 _GRACE_S = 1.0
 
 
@@ -20,7 +20,7 @@ def is_alive(sandbox: Born) -> bool:
 
 
 async def unless_dead(sandbox: Born, work: Coroutine[Any, Any, T] | asyncio.Future[T]) -> T | None:
-    """Do work that needs the sandbox; when that ends first, cancel the work and return None."""
+    """Run work that needs the sandbox; if that exits first, cancel the work and return None."""
     task = asyncio.ensure_future(work)
     end = asyncio.ensure_future(procs.wait_pidfd(sandbox.pid, sandbox.start))
     try:

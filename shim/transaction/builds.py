@@ -1,4 +1,4 @@
-"""Which build of runsc this is, as manifests record it. Hashed once per binary."""
+"""The identity of a runsc build, as manifests record it. Hashed once per binary."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ _known: dict[tuple[int, ...], str] = {}
 
 
 async def runsc_build(capabilities: Capabilities) -> Build:
-    """Name a runsc: by its version, and where it has none by the BLAKE3 of its binary.
+    """Identify a runsc by its version, and if it has none by the BLAKE3 of its binary.
 
-    Builds from the Go module all call themselves the same, so only the bytes tell them apart.
+    Builds from the Go module all print the same version, so only the binary distinguishes them.
     """
     if capabilities.version != UNVERSIONED:
         return Build(version=capabilities.version)

@@ -7,6 +7,7 @@ import asyncio
 from shim.cuda.detect import parse_scan
 from shim.errors import CryoError, DeadlineExceeded, NotFound, Refused
 from shim.host import peers
+from shim.host.text import first_few
 from shim.model import Connections, Value
 from shim.transaction.target import CheckpointTarget
 
@@ -19,7 +20,6 @@ _ESTABLISHED = "01"
 _STATE_AT = 3
 # Networks in which nothing leaves the sandbox, or all of it is seen from the host.
 _NOT_NETSTACK = frozenset({"none", "host"})
-_SHOWN = 5
 
 
 class Connected(Value):
@@ -106,7 +106,7 @@ def judge(target: CheckpointTarget, policy: Connections, found: Connected) -> li
     Raises:
         Refused: the policy says so, or this runsc cannot save a connected host socket.
     """
-    host, tcp = _first(found.host), _first(found.tcp)
+    host, tcp = first_few(found.host), first_few(found.tcp)
     if host and not target.runsc.capabilities.saves_host_sockets:
         message = f"connected to {host}: this runsc cannot save a connected host socket"
         raise Refused(message, remedy="close the connection first, or use a newer runsc")
@@ -123,8 +123,3 @@ def judge(target: CheckpointTarget, policy: Connections, found: Connected) -> li
     if tcp:
         warnings.append(f"a restored copy has lost its TCP connections: {tcp}")
     return warnings
-
-
-def _first(names: tuple[str, ...]) -> str:
-    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
-    return ", ".join(names[:_SHOWN]) + more

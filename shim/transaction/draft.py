@@ -1,4 +1,4 @@
-"""The manifest of an image that is being made: what is known of it before its files are hashed."""
+"""The manifest of a new image, as far as it is known before the files are hashed."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ def _member(one: CheckpointTarget, saved: tuple[CudaProcess, ...]) -> Member:
 
 
 def _of(one: CheckpointTarget, saved: tuple[CudaProcess, ...]) -> tuple[CudaProcess, ...]:
-    """List what was saved of one container; whose it is, the manifest says by the place."""
+    """List the processes of one container; in the manifest they stand below that container."""
     return tuple(
         msgspec.structs.replace(process, container="")
         for process in saved
@@ -92,6 +92,6 @@ def _of(one: CheckpointTarget, saved: tuple[CudaProcess, ...]) -> tuple[CudaProc
 
 
 def _flags_in_effect(target: CheckpointTarget) -> Mapping[str, str]:
-    """Give the flags that the sandbox runs with, else those that are configured now."""
+    """Return the flags that the sandbox runs with, or else the configured ones."""
     own = settings.of_sandbox(procs.command_line(target.sandbox.pid))
     return target.flags if own is None else own

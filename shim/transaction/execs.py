@@ -1,4 +1,4 @@
-"""What becomes of processes that descend from an exec, which no restore brings back."""
+"""Processes that descend from an exec: no restore brings them back."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ import msgspec
 
 from shim.cuda.table import label
 from shim.errors import Refused
+from shim.host.text import first_few
 from shim.model import CudaProcess, ExecProcesses
 from shim.runsc.client import GuestProcess
 from shim.transaction.origin import Origins, find
 from shim.transaction.target import CheckpointTarget
 
-_SHOWN = 5
 _FROM_OWN_COMMAND = "start it from the container's own command"
 
 
 class ExecCheck:
-    """Looks for such processes before a save: refuses those with CUDA state, or drops them."""
+    """Finds such processes before a save; those with CUDA state are rejected or dropped."""
 
     def __init__(
         self,
@@ -29,7 +29,7 @@ class ExecCheck:
         *,
         exit: bool,
     ) -> None:
-        """Take the sandbox, and whether the save is the end of its task."""
+        """`policy` is for those with CUDA state; `exit`: the task is stopped after the save."""
         self._target = target
         self._policy = policy
         self._warn = warn
@@ -38,14 +38,14 @@ class ExecCheck:
         self.dropped: frozenset[CudaProcess] = frozenset()
 
     def covers(self, known: Iterable[CudaProcess]) -> bool:
-        """Whether all of these CUDA processes have been looked at."""
+        """Whether all of these CUDA processes have been judged."""
         return set(known) <= self._judged
 
     async def look(self, known: Sequence[CudaProcess], *, paused: bool) -> None:
-        """Judge the CUDA processes, and name the others.
+        """List the processes, judge those with CUDA state, and warn of the others.
 
         Raises:
-            Refused: a CUDA process descends from an exec, or may do so and the task is to end.
+            Refused: a CUDA process descends from an exec, or may, and the task is to be stopped.
         """
         listed = await asyncio.gather(*(one.guest.ps() for one in self._target.containers))
         await self.look_at(listed, known, paused=paused)
@@ -57,7 +57,7 @@ class ExecCheck:
         *,
         paused: bool,
     ) -> None:
-        """Judge as `look` does, by what `ps` has listed in each container.
+        """Do what `look` does, with the processes that `ps` has listed in each container.
 
         Raises:
             Refused: as `look`.
@@ -82,7 +82,7 @@ class ExecCheck:
     def take_parked(
         self, known: Sequence[CudaProcess], execs: Iterable[int], unclear: Iterable[int] = ()
     ) -> None:
-        """Judge the processes of a parked task by what was found when it was parked.
+        """Judge the processes of a parked task, with what was found when it was parked.
 
         Raises:
             Refused: as `look`.
@@ -95,7 +95,7 @@ class ExecCheck:
         self._judged.update(known)
 
     def marked(self, process: CudaProcess) -> CudaProcess:
-        """Mark a process that is not expected in a restored copy."""
+        """Mark the process as dropped, if it will be missing in a restored copy."""
         if process not in self.dropped:
             return process
         return msgspec.structs.replace(process, dropped=True)
@@ -125,7 +125,7 @@ class ExecCheck:
         numbers: dict[int, int] | None,
         cuda: Sequence[CudaProcess],
     ) -> None:
-        """Warn of those without CUDA that an exec has left in the background."""
+        """Warn of background processes without CUDA state that an exec has started."""
         own = {process.pid for process in cuda}
         left = [
             f"{row.pid} ({row.command})"
@@ -133,17 +133,16 @@ class ExecCheck:
             if row.pid in found.execs and row.parent and (numbers or {}).get(row.pid) not in own
         ]
         if left:
-            more = f" and {len(left) - _SHOWN} more" if len(left) > _SHOWN else ""
-            names = ", ".join(left[:_SHOWN]) + more
+            names = first_few(left)
             self._warn(f"processes that an exec has started end in a restored copy: {names}")
 
 
 async def cuda_execs(
     target: CheckpointTarget, known: Sequence[CudaProcess]
 ) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """List the CUDA processes of a running sandbox's own container that descend from an exec.
+    """List the CUDA processes of the sandbox's own container that descend from an exec.
 
-    The second list has those of which that is not known.
+    The second list is of those that may: it is not known. The sandbox must be running.
     """
     rows = await target.guest.ps()
     (found,) = await find(target, [rows], paused=False)
@@ -156,7 +155,7 @@ async def cuda_execs(
 
 
 def _origin(pid: int, numbers: dict[int, int] | None, found: Origins) -> bool | None:
-    """Whether a process descends from an exec, by its container's own number; None: not known."""
+    """Whether a process descends from an exec; `pid` is the container's number; None: not known."""
     if numbers is None:
         return None
     row = next((row for row, own in numbers.items() if own == pid), None)
@@ -168,7 +167,7 @@ def _origin(pid: int, numbers: dict[int, int] | None, found: Origins) -> bool | 
 async def _numbers(
     target: CheckpointTarget, rows: list[GuestProcess], found: Origins
 ) -> dict[int, int] | None:
-    """Give the container's own numbers for those of `ps`; None where these cannot be had."""
+    """Map the pids of `ps` to the container's own; None if these cannot be found out."""
     if not (found.execs or found.unknown):
         return {}
     return await target.guest.own_numbers(rows)
@@ -176,5 +175,4 @@ async def _numbers(
 
 def _labels(processes: Sequence[CudaProcess]) -> str:
     noun = "process" if len(processes) == 1 else "processes"
-    more = f" and {len(processes) - _SHOWN} more" if len(processes) > _SHOWN else ""
-    return f"{noun} {', '.join(label(process) for process in processes[:_SHOWN])}{more}"
+    return f"{noun} {first_few([label(process) for process in processes])}"

@@ -1,4 +1,4 @@
-"""This host as an image sees it, and every way in which the two do not fit."""
+"""The properties of this host that an image depends on, and how they differ from the image's."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ from shim.runsc import settings
 from shim.runsc.probe import UNVERSIONED
 
 _MAX_CPUINFO_BYTES = 16 << 20
-# The words of /proc/cpuinfo that are instructions or register state which a program can come to
-# rely on. The others tell of kernels, mitigations and virtualization, and come and go with them.
-# Source: arch/x86/include/asm/cpufeatures.h; on other architectures every word is of this kind.
+# The flags of /proc/cpuinfo that are instructions or register state which a program may use. The
+# others are of kernels, mitigations and virtualization, and change with these.
+# Source: arch/x86/include/asm/cpufeatures.h; on other architectures every flag is of this kind.
 _PROGRAMS_SEE = re.compile(
     r"""fpu|mmx(ext)?|3dnow(ext)?|s?sse\w*|pni|misalignsse|avx\w*|amx_\w+|fma4?|f16c|xop|tbm
     |aes|vaes|v?pclmulqdq|sha\w*|sm[34]|gfni|bmi[12]|adx|abm|popcnt|movbe|movdiri|movdir64b
@@ -32,7 +32,7 @@ _PROGRAMS_SEE = re.compile(
 
 
 class HostFacts(Value):
-    """What of a host matters to the CPU side of an image."""
+    """The properties of a host that the CPU state of an image depends on."""
 
     arch: str
     kernel: str
@@ -40,7 +40,7 @@ class HostFacts(Value):
 
 
 class Difference(Value):
-    """One way in which a host does not fit an image."""
+    """One property in which a host differs from what an image needs."""
 
     what: str
     image: str
@@ -53,14 +53,14 @@ class Difference(Value):
 
 @functools.cache
 def read_host(cpuinfo: Path = Path("/proc/cpuinfo")) -> HostFacts:
-    """Ask the kernel what this host is."""
+    """Read the properties of this host from the kernel."""
     name = os.uname()
     text = files.read_bounded(cpuinfo, _MAX_CPUINFO_BYTES).decode("utf-8", "replace")
     return HostFacts(arch=name.machine, kernel=name.release, cpu_features=parse_features(text))
 
 
 def parse_features(cpuinfo: str) -> tuple[str, ...]:
-    """List the features that every CPU has and that a program can see."""
+    """List the features that all CPUs have and that a program can use."""
     lines = (line.partition(":") for line in cpuinfo.splitlines())
     named = [(name.strip(), set(value.split())) for name, _, value in lines]
     each = [words for name, words in named if name in {"flags", "Features"}]
@@ -76,10 +76,10 @@ def check_host(
     runsc: Build,
     flags: Mapping[str, str],
 ) -> None:
-    """Check that this host can bring the image back.
+    """Check that the image can be restored on this host.
 
     Raises:
-        HostMismatch: it cannot; every difference is named, with what to do about each.
+        HostMismatch: it cannot; the message names every difference, with a remedy for each.
     """
     found = (*differences(manifest, host, inventory, runsc), *_flags(manifest, flags))
     if not found:
@@ -91,7 +91,7 @@ def check_host(
 def differences(
     manifest: Manifest, host: HostFacts, inventory: Inventory, runsc: Build
 ) -> tuple[Difference, ...]:
-    """List every way in which this host does not fit the image."""
+    """List the differences between this host and what the image needs."""
     return (
         *_runsc(manifest.runsc, runsc),
         *_cpu(manifest, host),
@@ -103,7 +103,7 @@ def _runsc(image: Build, host: Build) -> Iterator[Difference]:
     unversioned = image.version == UNVERSIONED
     if image.version == host.version and not (unversioned and image.digest != host.digest):
         return
-    # Builds without a version all have the same name; only the binary itself tells them apart.
+    # Builds without a version all have the same name; only the binary itself differs.
     names = (_build(image), _build(host)) if unversioned else (image.version, host.version)
     remedy = f"use runsc {names[0]}: an image can only be read by the runsc that wrote it"
     yield Difference(what="runsc", image=names[0], host=names[1], remedy=remedy)

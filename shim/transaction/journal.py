@@ -1,7 +1,7 @@
-"""What a checkpoint or restore is in the middle of, on disk, for whoever starts next to undo.
+"""The journal of a sandbox: the operation in progress, on disk, so that the next owner can undo it.
 
-Written by rename and without fsync: it must outlive our process, not the machine, for a machine
-that goes down takes the sandbox with it and leaves nothing to thaw.
+Written by rename and without fsync: it has to outlive this process, not the machine. A machine that
+goes down takes the sandbox with it and leaves nothing to thaw.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import enum
 import logging
 from collections.abc import Iterable
 from pathlib import Path
+from typing import TypedDict, Unpack
 
 import msgspec
 
@@ -26,7 +27,7 @@ _LIMIT_BYTES = 4 << 20
 
 
 class Operation(enum.StrEnum):
-    """What the journal is about."""
+    """The operation that a journal is of."""
 
     CHECKPOINT = "checkpoint"
     RESTORE = "restore"
@@ -34,25 +35,26 @@ class Operation(enum.StrEnum):
 
 
 class ProcessEntry(Value):
-    """A CUDA process and the last thing known of it: a state, or a move that had begun."""
+    """A CUDA process and its last known state, or the move that had begun."""
 
     name: str
     state: str
 
 
 def key(pid: int, container: str = "") -> str:
-    """Name a process: by its number, and in another container of the sandbox by that one's too."""
+    """Return the key of a process: its pid, for a member's process after the member's id."""
     return f"{container}/{pid}" if container else str(pid)
 
 
 class Entry(Value):
-    """The whole journal. `committed` is set once the image has its final name.
+    """The content of a journal. `committed` is set once the image has its final name.
 
-    That of a park stays open, committed, for as long as the task is parked: it names who is frozen,
-    and in `gpu_bytes` what they held on each GPU. A checkpoint of a parked task is `from_park`: it
-    carries that along, and leaves the task as it was. `execs` are the CUDA processes that descend
-    from an exec, and `execs_unclear` those that may do so, known only while it ran. `tracing` is
-    set while the sentry has a trace session.
+    The journal of a park stays open, committed, for as long as the task is parked: it lists the
+    frozen processes, and in `gpu_bytes` what they held on each GPU. A checkpoint of a parked task
+    is `from_park`: it keeps these entries and leaves the task parked. `exec_processes` are the
+    processes that an exec had started before the operation. `execs` are the CUDA processes that
+    descend from an exec, and `execs_unclear` those that may; both can be found only while the task
+    runs. `tracing` is set while the sentry has a trace session.
     """
 
     operation: Operation
@@ -74,7 +76,7 @@ class Entry(Value):
     gpu_bytes: dict[str, int] = {}
 
     def cuda_processes(self, container: str = "") -> list[CudaProcess]:
-        """List the CUDA processes of a container that the operation had taken in hand."""
+        """List the CUDA processes of a container that the operation was to move."""
         split = ((name.rpartition("/"), entry) for name, entry in self.processes.items())
         return [
             CudaProcess(pid=int(pid), name=entry.name)
@@ -83,8 +85,25 @@ class Entry(Value):
         ]
 
 
+class Changes(TypedDict, total=False):
+    """The fields that an operation changes on its way."""
+
+    phase: Phase
+    staging: str
+    engine: EngineName | None
+    committed: bool
+    save_pid: int
+    save_start: int
+    exec_processes: tuple[int, ...]
+    tracing: bool
+    execs: tuple[int, ...]
+    execs_unclear: tuple[int, ...]
+    processes: dict[str, ProcessEntry]
+    gpu_bytes: dict[str, int]
+
+
 class Journal:
-    """The journal file of one task: there while an operation is under way."""
+    """The journal file of one task; it exists while an operation is in progress."""
 
     def __init__(self, folder: Path) -> None:
         self.path = folder / NAME
@@ -93,7 +112,11 @@ class Journal:
 
     @property
     def entry(self) -> Entry:
-        """Return what is written now."""
+        """Return the current content.
+
+        Raises:
+            InvalidArgument: no operation is open.
+        """
         if self._entry is None:
             message = f"{self.path}: no operation is open"
             raise InvalidArgument(message)
@@ -107,10 +130,11 @@ class Journal:
         was_paused: bool = False,
         exit: bool = False,
     ) -> None:
-        """Begin: from now on a crash is recovered from.
+        """Begin an operation: from now on it is undone after a crash.
 
         Raises:
-            CryoError: it cannot be written; so do the other writes, unless they are forgiven.
+            CryoError: the file cannot be written. Later writes raise it too, unless their errors
+                are allowed.
         """
         self._allows_errors = False
         self._write(
@@ -126,23 +150,23 @@ class Journal:
         """Begin a checkpoint of a parked task; `park_again` ends it.
 
         Raises:
-            CryoError: it cannot be written; the task stays parked.
+            CryoError: the file cannot be written; the task stays parked.
         """
         self._allows_errors = False
         kept = self._kept_of_park(Operation.CHECKPOINT, image_path)
         self._write(msgspec.structs.replace(kept, was_paused=True, exit=exit, from_park=True))
 
     def park_again(self) -> None:
-        """End a checkpoint of a parked task: what is open is the park again.
+        """End a checkpoint of a parked task: the open operation is the park again.
 
         Raises:
-            CryoError: it cannot be written; whoever starts next does it.
+            CryoError: the file cannot be written; the next owner does this instead.
         """
         kept = self._kept_of_park(Operation.PARK, "")
         self._write(msgspec.structs.replace(kept, phase=Phase.FREEZE, committed=True))
 
     def _kept_of_park(self, operation: Operation, image_path: str) -> Entry:
-        """Begin an entry with what is known of a parked task, and nothing else of the present."""
+        """Make a new entry that keeps only what describes a parked task."""
         now = self.entry
         return Entry(
             operation=operation,
@@ -155,30 +179,30 @@ class Journal:
             gpu_bytes=now.gpu_bytes,
         )
 
-    def note(self, **changes: object) -> None:
-        """Write down what is about to happen, before it does; what is written already is not."""
+    def note(self, **changes: Unpack[Changes]) -> None:
+        """Record what is about to happen, before it does; without a change nothing is written."""
         noted = msgspec.structs.replace(self.entry, **changes)
         if noted != self.entry:
             self._write(noted)
 
     def process(self, pid: int, name: str, state: str, *, container: str = "") -> None:
-        """Write down a process's state or the move that begins."""
+        """Record a process's state, or the move that begins."""
         known, one = self.entry.processes, key(pid, container)
         kept = name or (known[one].name if one in known else "")
         self.note(processes={**known, one: ProcessEntry(name=kept, state=state)})
 
     def processes(self, found: Iterable[CudaProcess]) -> None:
-        """Write down the processes that will be moved."""
+        """Record the processes that will be moved."""
         entries = {
             key(p.pid, p.container): ProcessEntry(name=p.name, state="running") for p in found
         }
         self.note(processes={**self.entry.processes, **entries})
 
     def load(self) -> Entry | None:
-        """Read what an earlier owner left open; None when nothing is.
+        """Read the operation that an earlier owner left open; None if there is none.
 
         Raises:
-            InvalidArgument: the file cannot be understood.
+            InvalidArgument: the file cannot be decoded.
         """
         if not self.path.exists():
             return None
@@ -193,20 +217,20 @@ class Journal:
         return self._entry
 
     def staging(self) -> str:
-        """Name the staging folder of an operation that is still open; empty when there is none."""
+        """Return the staging folder of the open operation, empty if there is none."""
         return self._entry.staging if self._entry is not None else ""
 
     @property
     def parked(self) -> bool:
-        """Whether what is open is a park that was brought to its end."""
+        """Whether the open operation is a park that was committed."""
         entry = self._entry
         return entry is not None and entry.operation is Operation.PARK and entry.committed
 
     def close(self) -> None:
-        """End: nothing is left to undo.
+        """End the operation: nothing is left to undo.
 
         Raises:
-            CryoError: the file cannot be removed; whoever starts next finds nothing to undo.
+            CryoError: the file cannot be removed; the next owner finds nothing to undo.
         """
         try:
             with points.around("journal.close"):
@@ -216,9 +240,9 @@ class Journal:
         self._entry = None
 
     def allow_write_errors(self) -> None:
-        """Go on where the file cannot be written: an undo must not stop at a full disk.
+        """Log write errors instead of raising them: a full disk must not stop a rollback.
 
-        What the file then says is old; recovery reads each process's state itself.
+        The file may then be out of date; a recovery reads the state of each process itself.
         """
         self._allows_errors = True
 

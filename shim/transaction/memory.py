@@ -1,4 +1,4 @@
-"""How much GPU memory a sandbox holds and could have, as nvidia-smi tells it on the host."""
+"""GPU memory that a sandbox holds, and that is free, according to nvidia-smi on the host."""
 
 from __future__ import annotations
 
@@ -12,21 +12,21 @@ from shim.transaction.target import CheckpointTarget
 
 
 async def held(target: CheckpointTarget) -> dict[str, int]:
-    """Return the bytes that the sandbox's processes hold together, by the UUID of each GPU.
+    """Return how many bytes the processes of the sandbox hold together, by GPU UUID.
 
     Raises:
-        CryoError: nvidia-smi does not tell.
+        CryoError: nvidia-smi fails.
     """
     cuda = target.config.cuda
     return await inventory.bytes_by_gpu(cuda.nvidia_smi, _spawn(target), target.sandbox.pid)
 
 
 async def check_room(target: CheckpointTarget, needed: Mapping[str, int]) -> None:
-    """See that the sandbox can have this much GPU memory, what it holds already included.
+    """Check that the sandbox can have this much GPU memory, including what it holds already.
 
     Raises:
         ResourceExhausted: a GPU has too little left.
-        CryoError: nvidia-smi does not tell.
+        CryoError: nvidia-smi fails.
     """
     now = await held(target)
     free = await inventory.free_bytes(target.config.cuda.nvidia_smi, _spawn(target))

@@ -1,7 +1,7 @@
-"""Does a restored container have a network? runsc takes what its network namespace has at a start.
+"""Whether a restored container will have a network.
 
-It moves the addresses and routes of the namespace into its own stack, so a namespace has none left
-for the next sandbox: a second one that joins it comes up without any network, and no error.
+At its start runsc moves the addresses and routes of the network namespace into its own stack. A
+second sandbox that joins the same namespace finds none and starts without a network or an error.
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ from shim.spec.document import Spec
 
 
 def warnings(spec: Spec, flags: Mapping[str, str]) -> tuple[str, ...]:
-    """Say that the container will have no network, where its namespace has no address.
+    """Return a warning if the network namespace of the container has no address.
 
     Raises:
-        FailedPrecondition: the namespace is not there.
+        FailedPrecondition: the namespace does not exist.
         CryoError: it cannot be joined.
     """
     path = spec.network_namespace

@@ -1,8 +1,8 @@
-"""Which processes a restore does not bring back: runsc ends whatever descends from an exec.
+"""Which processes descend from an exec: runsc ends them in a restore.
 
-A live session shows by its parent, and most of what the container's own command has started by its
-parents and process groups. What is left, such as a process whose parent is gone and which has a
-group of its own, only the sentry can tell apart.
+A live exec session is recognized by its parent, and most processes of the container's own command
+by their ancestors and process groups. For the rest, such as a process whose parent has exited and
+that has a process group of its own, only the sentry knows.
 """
 
 from __future__ import annotations
@@ -17,19 +17,19 @@ from shim.transaction.target import CheckpointTarget
 
 
 class Origins(Value):
-    """Of one container, by the numbers of `ps`: who descends from an exec, and who perhaps does."""
+    """The processes of a container that descend from an exec, and those that may; pids of `ps`."""
 
     execs: frozenset[int] = frozenset()
     unknown: frozenset[int] = frozenset()
 
     def of(self, pids: Iterable[int]) -> Origins:
-        """Keep only some processes."""
+        """Return the same for some of the processes."""
         chosen = frozenset(pids)
         return Origins(execs=self.execs & chosen, unknown=self.unknown & chosen)
 
 
 def by_parents(rows: Sequence[GuestProcess]) -> Origins:
-    """Tell as much as parents and process groups show. Pure.
+    """Return what parents and process groups show. Pure.
 
     An exec begins a session, and a process group never leaves its session: a process in the group
     of init descends from init.
@@ -53,7 +53,7 @@ def by_parents(rows: Sequence[GuestProcess]) -> Origins:
 
 
 def _ancestry(row: GuestProcess, known: dict[int, GuestProcess]) -> list[GuestProcess]:
-    """Give a process and its ancestors in the container, the oldest last."""
+    """Return a process and its ancestors in the container, the oldest last."""
     line = [row]
     while (parent := known.get(line[-1].parent)) is not None and parent not in line:
         line.append(parent)
@@ -63,30 +63,30 @@ def _ancestry(row: GuestProcess, known: dict[int, GuestProcess]) -> list[GuestPr
 async def find(
     target: CheckpointTarget, listed: Sequence[list[GuestProcess]], *, paused: bool
 ) -> tuple[Origins, ...]:
-    """Tell of the processes of all containers, `listed` one by one, where they come from.
+    """Find the origins of the processes that are `listed` for each container.
 
-    While the sandbox is `paused` the sentry cannot tell.
+    The sentry cannot be asked while the sandbox is `paused`.
     """
     found = tuple(by_parents(rows) for rows in listed)
     if not target.runsc.capabilities.ends_execs:
         return tuple(Origins() for _ in found)
     if not any(one.exec_ran for one in target.containers):
-        # A process that was started past us has no parent in the container.
+        # A process that was started without us has no parent in the container.
         return tuple(Origins(execs=one.execs) for one in found)
     unclear = frozenset(pid for one in found for pid in one.unknown)
     if not unclear or paused:
         return found
-    told = await _ask(target, unclear)
-    return tuple(_settled(one, told) for one in found)
+    answers = await _ask_sentry(target, unclear)
+    return tuple(_with_answers(one, answers) for one in found)
 
 
-def _settled(one: Origins, told: dict[int, bool]) -> Origins:
-    execs = frozenset(pid for pid in one.unknown if told.get(pid))
-    return Origins(execs=one.execs | execs, unknown=one.unknown - told.keys())
+def _with_answers(one: Origins, answers: dict[int, bool]) -> Origins:
+    execs = frozenset(pid for pid in one.unknown if answers.get(pid))
+    return Origins(execs=one.execs | execs, unknown=one.unknown - answers.keys())
 
 
-async def _ask(target: CheckpointTarget, pids: frozenset[int]) -> dict[int, bool]:
-    """Ask the sentry; where it does not tell, nothing is known."""
+async def _ask_sentry(target: CheckpointTarget, pids: frozenset[int]) -> dict[int, bool]:
+    """Ask the sentry whether each process descends from an exec; a failure gives no answers."""
     target.journal.note(tracing=True)
     try:
         return await target.runsc.exec_descendants(target.ref.id, pids)

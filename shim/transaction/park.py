@@ -1,8 +1,8 @@
-"""Parking: a pause in which a task gives its GPU memory back, without an image.
+"""Parking: a pause in which a task releases its GPU memory, without an image.
 
-Its CUDA processes are frozen as for a save; what they held waits in host memory until the task goes
-on. The journal stays open meanwhile, because it alone names them: a frozen process holds no device
-by which a look could find it.
+Its CUDA processes are frozen as for a save; their GPU state stays in host memory until the task is
+resumed. The journal stays open meanwhile, because only it lists them: a frozen process holds no
+device by which it could be found.
 """
 
 from __future__ import annotations
@@ -30,9 +30,9 @@ _WITHOUT = "without io.cryo.park the task can be paused with its GPU memory"
 
 
 class Parking:
-    """A task that is parked, or brought back from there.
+    """Parks a task, and unparks it.
 
-    `pause` and `resume` are those of the task room, which notes what they do; `resume` does
+    `pause` and `resume` are those of the task layer, which records what they do; `resume` does
     nothing to a task that is not paused.
     """
 
@@ -47,7 +47,7 @@ class Parking:
         self._target = target
         self._journal = target.journal
         self._timeouts = target.config.timeouts
-        self._tell = report
+        self._report = report
         self._pause = pause
         self._resume = resume
         # Whether an unpark has begun to move processes.
@@ -55,20 +55,20 @@ class Parking:
         self._facts = driver.capabilities(inventory.read(target.config.cuda.nvidia_proc).driver)
 
     async def park(self) -> None:
-        """Freeze every CUDA process, then pause; when that fails the task runs as before.
+        """Freeze every CUDA process, then pause; on a failure the task runs as before.
 
         Raises:
-            CryoError: why it was not done.
+            CryoError: why it was not parked.
             CudaError: a process could not be brought back; the journal stays open.
         """
         transaction = Transaction(
             f"park of {self._target.ref}",
             self._journal,
-            self._tell,
+            self._report,
             deadline_s=self._timeouts.checkpoint,
         )
         self._journal.open(Operation.PARK, "")
-        group = group_for([(self._target, ())], self._facts, self._tell)
+        group = group_for([(self._target, ())], self._facts, self._report)
         transaction.undo_with(
             "bring the task back",
             lambda: self._bring_back(group),
@@ -79,22 +79,22 @@ class Parking:
 
     async def _forward(self, group: CudaGroup, transaction: Transaction) -> None:
         await self._freeze(group)
-        await transaction.commit(self._stand_still(), made=f"task {self._target.ref} is parked")
+        await transaction.commit(self._pause_parked(), made=f"task {self._target.ref} is parked")
 
     async def unpark(self) -> None:
-        """Let the task go on with its GPU memory; one that cannot have it stays parked.
+        """Thaw and resume the task; it stays parked if it cannot have its GPU memory.
 
         Raises:
             ResourceExhausted: too little GPU memory is free.
             CryoError: why else it stays parked.
-            CudaError: a process neither came back nor could be frozen again.
+            CudaError: a process could neither be thawed nor be frozen again.
         """
-        group = self._noted()
+        group = self._recorded()
         await self._check_room()
-        # From here on whoever takes over brings it back.
+        # From here on the next owner thaws it.
         self.began = True
         self._journal.note(committed=False)
-        # A caller who leaves has asked for what is under way, and it is done.
+        # It is completed also if the caller is cancelled meanwhile.
         waking = asyncio.ensure_future(self._wake(group))
         try:
             await shielded(waking, deadline_s=None)
@@ -103,7 +103,7 @@ class Parking:
                 raise
 
     async def recover(self) -> None:
-        """Bring a task back whose park or unpark was interrupted; safe to repeat.
+        """Bring back a task whose park or unpark was interrupted. Idempotent.
 
         Raises:
             CryoError: a process could not be brought back; the journal stays open.
@@ -111,15 +111,16 @@ class Parking:
         if self._journal.entry.tracing:
             await self._target.end_trace()
         await self._check_room()
-        await self._bring_back_in_time(self._noted(), self._timeouts.rollback)
+        await self._bring_back_in_time(self._recorded(), self._timeouts.rollback)
 
-    def _noted(self) -> CudaGroup:
+    def _recorded(self) -> CudaGroup:
+        """Return the processes that the journal lists."""
         known = self._journal.entry.cuda_processes()
-        return group_for([(self._target, known)], self._facts, self._tell)
+        return group_for([(self._target, known)], self._facts, self._report)
 
     async def _freeze(self, group: CudaGroup) -> None:
         rows = await self._target.guest.ps()
-        held = await self._told(memory.held(self._target)) or {}
+        held = await self._or_warn(memory.held(self._target)) or {}
         exec_processes = tuple(row.pid for row in preflight.exec_processes(rows))
         self._journal.note(exec_processes=exec_processes, gpu_bytes=held)
         preflight.check_memory(self._target, sum(held.values()))
@@ -131,28 +132,28 @@ class Parking:
         if group.known:
             await group.freeze()
 
-    async def _told(self, asking: Awaitable[_T]) -> _T | None:
-        """Ask nvidia-smi; where it does not tell, there is a warning in place of the check."""
+    async def _or_warn(self, query: Awaitable[_T]) -> _T | None:
+        """Query nvidia-smi; if it fails, warn that the check was left out."""
         try:
-            return await asking
+            return await query
         except ResourceExhausted:
             raise
         except CryoError as error:
             message = f"GPU memory is not counted beforehand: {error}"
-            self._tell(Progress(phase=Phase.PREFLIGHT, message=message, warning=True))
+            self._report(Progress(phase=Phase.PREFLIGHT, message=message, warning=True))
             return None
 
     async def _check_room(self) -> None:
-        """See that there is GPU memory to go on with.
+        """Check that there is enough GPU memory to thaw the task.
 
-        A process for which there is none when its turn has come is lost: the driver gives it up
+        A process that finds too little when it is thawed is lost: the driver gives it up
         (cuda-checkpoint issue 44).
         """
         if needed := self._journal.entry.gpu_bytes:
-            await self._told(memory.check_room(self._target, needed))
+            await self._or_warn(memory.check_room(self._target, needed))
 
-    async def _stand_still(self) -> None:
-        """Pause; a park that the next owner would not know of is none, so the note must succeed."""
+    async def _pause_parked(self) -> None:
+        """Pause, and record it: a park that the next owner would not know of must fail."""
         await self._pause()
         self._journal.note(committed=True)
 
@@ -164,7 +165,7 @@ class Parking:
             raise late_rollback(limit_s, group.unfinished()) from error
 
     async def _bring_back(self, group: CudaGroup) -> None:
-        """Resume and thaw, whatever state it was left in, and close the journal."""
+        """Resume and thaw the task from whatever state it is in, and close the journal."""
         self._journal.allow_write_errors()
         sandbox = self._target.sandbox
         if is_alive(sandbox):
@@ -177,7 +178,7 @@ class Parking:
 
     async def _thaw(self, group: CudaGroup) -> None:
         await self._resume()
-        # What a dead owner has begun in the container would move them under our hands.
+        # Tools that a dead owner started in the container would move the same processes.
         await wait_for_save_idle(self._target, "", self._journal.entry.exec_processes)
         if group.known:
             await group.thaw()
@@ -190,10 +191,10 @@ class Parking:
             raise
 
     async def _park_again(self, group: CudaGroup, cause: CryoError) -> None:
-        """Freeze again what had come back: half a task is worse than none."""
+        """Freeze again the processes that were thawed: a half-thawed task cannot run."""
         try:
             await group.freeze()
-            await self._stand_still()
+            await self._pause_parked()
         except CryoError as failed:
             message = f"{cause.message}; and it could not be parked again: {failed.message}"
             raise CudaError(message, remedy=failed.remedy) from failed

@@ -9,21 +9,21 @@ from typing import NamedTuple
 from shim.cuda.detect import Holder
 from shim.errors import IllegalState, Refused, ResourceExhausted
 from shim.host import cgroup, files, procs
+from shim.host.text import first_few
 from shim.image import manifest as manifests
 from shim.runsc import settings
 from shim.runsc.client import GuestProcess
 from shim.spec import canonical, compare
 from shim.transaction.target import CheckpointTarget
 
-# What an image holds beside memory: kernel state, page tables, the manifest.
+# What an image contains besides memory: kernel state, page tables, the manifest.
 _SLACK_BYTES = 16 << 20
-# And what the manifest holds beside the specs.
+# What the manifest contains besides the specs.
 _MANIFEST_SLACK_BYTES = 1 << 20
-_SHOWN = 5
 
 
 class Disk(NamedTuple):
-    """What an image of a sandbox takes of the folder that it goes to, and what is free there."""
+    """The memory of a sandbox, and the free space in the folder of its image."""
 
     folder: Path
     resident_bytes: int
@@ -37,10 +37,10 @@ def measure_disk(target: CheckpointTarget, folder: Path) -> Disk:
 
 
 def check_disk(disk: Disk, device_bytes: int) -> int:
-    """Return the bytes that the image may take at most, with this much of GPU memory.
+    """Return the largest possible size of the image, with this much GPU memory in it.
 
     Raises:
-        ResourceExhausted: its filesystem has less.
+        ResourceExhausted: its filesystem has less free space.
     """
     need = disk.resident_bytes + device_bytes + _SLACK_BYTES
     if disk.free_bytes < need:
@@ -66,7 +66,7 @@ def check_network(target: CheckpointTarget) -> None:
     """Check that runsc can save a sandbox on this kind of network.
 
     Raises:
-        Refused: it is on the host's, which this runsc refuses only once the save has begun.
+        Refused: it is on the host's, which this runsc rejects only during the save.
     """
     host = target.flags.get("network") == "host"
     if host and not target.runsc.capabilities.saves_host_network:
@@ -79,7 +79,7 @@ def check_network(target: CheckpointTarget) -> None:
 
 
 def check_manifest(target: CheckpointTarget) -> None:
-    """Check that the manifest of the image will be one that can be read again.
+    """Check that the manifest of the image will be within the limits of a reader.
 
     Raises:
         Refused: there are too many containers, or their specs are too large together.
@@ -99,17 +99,17 @@ def check_manifest(target: CheckpointTarget) -> None:
 
 
 def _existing(path: Path) -> Path:
-    """Return the nearest folder that is there already."""
+    """Return the nearest folder that exists."""
     return next(folder for folder in (path, *path.parents) if folder.is_dir())
 
 
 def check_memory(target: CheckpointTarget, device_bytes: int) -> None:
-    """Check that GPU memory fits into host memory, where the freeze copies it first.
+    """Check that GPU memory fits into host memory, to which the freeze copies it.
 
-    It becomes memory of the sandbox, which the kernel kills when that is more than its limit.
+    It becomes memory of the sandbox, which the kernel kills if that exceeds its limit.
 
     Raises:
-        ResourceExhausted: it does not.
+        ResourceExhausted: it does not fit.
     """
     if device_bytes == 0:
         return
@@ -130,7 +130,7 @@ def check_memory(target: CheckpointTarget, device_bytes: int) -> None:
 
 
 def available_bytes(*, swap: bool = False) -> int:
-    """Return the kernel's estimate of memory that can be had (MemAvailable), and free swap."""
+    """Return the available memory as the kernel estimates it, with `swap` plus free swap."""
     names = ("MemAvailable", "SwapFree") if swap else ("MemAvailable",)
     lines = Path("/proc/meminfo").read_text("ascii").splitlines()
     pairs = [line.partition(":") for line in lines]
@@ -138,10 +138,10 @@ def available_bytes(*, swap: bool = False) -> int:
 
 
 def check_room(needed_bytes: int) -> None:
-    """Check that the host has memory for what a restore loads.
+    """Check that the host has the memory that a restore needs.
 
     Raises:
-        ResourceExhausted: it has not.
+        ResourceExhausted: it does not.
     """
     free = available_bytes(swap=True)
     if needed_bytes > free:
@@ -150,13 +150,13 @@ def check_room(needed_bytes: int) -> None:
 
 
 def exec_processes(rows: list[GuestProcess]) -> list[GuestProcess]:
-    """Pick the processes that came in by exec: children of nobody, but for init."""
+    """Return the processes that an exec has started: all without a parent except init."""
     init = min((row.pid for row in rows), default=0)
     return [row for row in rows if row.parent == 0 and row.pid != init]
 
 
 def check_execs(target: CheckpointTarget, rows: list[GuestProcess]) -> list[str]:
-    """Name live exec sessions: a warning where runsc can save them.
+    """Return a warning that names the live exec sessions, if there are any.
 
     Raises:
         Refused: this runsc would make an image that cannot be restored.
@@ -164,7 +164,7 @@ def check_execs(target: CheckpointTarget, rows: list[GuestProcess]) -> list[str]
     found = exec_processes(rows)
     if not found:
         return []
-    names = ", ".join(f"{row.pid} ({row.command})" for row in found[:_SHOWN])
+    names = first_few([f"{row.pid} ({row.command})" for row in found])
     if target.runsc.capabilities.saves_execs:
         return [f"exec sessions are alive and end in a restored copy: {names}"]
     message = f"exec sessions are alive: {names}; this runsc's image of them cannot be restored"
@@ -172,14 +172,16 @@ def check_execs(target: CheckpointTarget, rows: list[GuestProcess]) -> list[str]
 
 
 def check_non_cuda_holders(target: CheckpointTarget, holders: tuple[Holder, ...]) -> list[str]:
-    """Name processes that hold a GPU device without CUDA state (NVML users, forked helpers).
+    """Return a warning that names processes with an open GPU device and no CUDA state.
+
+    Such are NVML users and forked helpers.
 
     Raises:
         Refused: this runsc cannot save an open device.
     """
     if not holders:
         return []
-    names = ", ".join(f"{h.pid} ({h.name})" for h in holders[:_SHOWN])
+    names = first_few([f"{holder.pid} ({holder.name})" for holder in holders])
     if target.runsc.capabilities.builtin_cuda:
         return [f"processes hold a GPU device without CUDA state and are left alone: {names}"]
     message = (
@@ -189,10 +191,10 @@ def check_non_cuda_holders(target: CheckpointTarget, holders: tuple[Holder, ...]
 
 
 def check_namespaces(targets: Sequence[CheckpointTarget]) -> None:
-    """See that each container with a GPU numbers its processes by itself.
+    """Check that each container with a GPU has its own pid namespace.
 
     Raises:
-        Refused: several share a pid namespace: each would find the processes of all.
+        Refused: with a shared one each container would find the processes of all.
     """
     sharing = [one.ref.id for one in targets if one.spec.shares_pids]
     if len(targets) > 1 and sharing:
@@ -201,10 +203,10 @@ def check_namespaces(targets: Sequence[CheckpointTarget]) -> None:
 
 
 def check_restorable(targets: Sequence[CheckpointTarget]) -> None:
-    """See that runsc would restore what each container was made with.
+    """Check that runsc would restore the containers with their own specs.
 
     Raises:
-        Refused: its validation refuses the spec itself, as with two mounts at one place.
+        Refused: its validation rejects one, as with two mounts at one path.
     """
     for one in targets:
         enforced = settings.validation(one.runsc.flags) == "enforce"

@@ -1,4 +1,4 @@
-"""Restore: is the image whole, does this host fit it, and does everything run in the end."""
+"""The checks of a restore, and the CUDA steps after it."""
 
 from __future__ import annotations
 
@@ -28,15 +28,15 @@ _PAGES = "pages.img"
 
 
 async def check_image(held: HeldImage, mode: Verify, config: Config, report: Report) -> Manifest:
-    """Verify that an image is what was sealed, reading as much as `mode` asks.
+    """Verify that an image is unchanged since it was sealed; `mode` is how much is read.
 
     Raises:
         NotFound: there is none.
-        ImageCorrupt: it is not what was sealed.
+        ImageCorrupt: it was changed.
         PermissionDenied: another user can change it.
     """
     cache = VerifyCache(Path(config.paths.verified))
-    return await in_thread(lambda tell: held.verify(mode, cache, tell), report)
+    return await in_thread(lambda progress: held.verify(mode, cache, progress), report)
 
 
 async def check_host(manifest: Manifest, config: Config, capabilities: Capabilities) -> None:
@@ -47,18 +47,18 @@ async def check_host(manifest: Manifest, config: Config, capabilities: Capabilit
     """
     found = inventory.read(config.cuda.nvidia_proc)
     build = await runsc_build(capabilities)
-    # Where the operator has chosen no medium for the overlay, the image's is taken.
+    # Without a medium in the configuration the overlay gets that of the image.
     flags = overlay.with_medium(config.runsc.flags, manifest.runsc_flags.get(overlay.FLAG, ""))
     hostfacts.check_host(manifest, hostfacts.read_host(), found, build, flags)
 
 
 def check_options(manifest: Manifest, options: RestoreOptions, capabilities: Capabilities) -> None:
-    """Check that this runsc, engine and image can do what was asked.
+    """Check that this runsc and this image support the options.
 
     Raises:
-        ImageCorrupt: it is another image than was asked for.
+        ImageCorrupt: the image has another digest than the requested one.
         ResourceExhausted: the host has too little memory for it.
-        Unimplemented: they cannot.
+        Unimplemented: one is not supported.
         InvalidArgument: a device map without GPU state.
     """
     preflight.check_room(_loaded_bytes(manifest))
@@ -82,7 +82,7 @@ def check_options(manifest: Manifest, options: RestoreOptions, capabilities: Cap
 
 
 def _loaded_bytes(manifest: Manifest) -> int:
-    """Return how much memory the image takes: its pages, or what was noted of compressed ones."""
+    """Return how much memory the image needs: that of its pages, or what was recorded."""
     pages = sum(file.size_bytes for file in manifest.files if file.name == _PAGES)
     return manifest.memory_bytes if manifest.options.compress else pages
 
@@ -99,11 +99,11 @@ async def wake(
 
     Raises:
         ResourceExhausted: too little GPU memory.
-        CudaError, DeadlineExceeded: a process did not come back.
+        CudaError, DeadlineExceeded: a process could not be thawed.
     """
     runsc, timeout_s = target.runsc, target.config.timeouts.thaw
     builtin = manifest.engine == EngineName.BUILTIN
-    # Without --background runsc has loaded all pages; only its own CUDA steps come later.
+    # Without --background runsc has loaded all pages; only its own CUDA steps remain.
     loaded = builtin and runsc.capabilities.wait_restore and not background
     try:
         if loaded:
@@ -130,15 +130,15 @@ async def wake(
 
 
 def _expected(saved: Member) -> tuple[CudaProcess, ...]:
-    """List the CUDA processes of a container that its image must bring back."""
+    """List the CUDA processes of a container that a restore has to bring back."""
     return tuple(process for process in saved.processes if not process.dropped)
 
 
 def _check_all_there(expected: list[CudaProcess], found: list[CudaProcess]) -> None:
-    """Check that no process was found to be gone.
+    """Check that no process is missing.
 
     Raises:
-        CudaError: one was.
+        CudaError: one is.
     """
     missing = [process for process in expected if process not in found]
     if not missing:
@@ -155,7 +155,7 @@ def _check_all_there(expected: list[CudaProcess], found: list[CudaProcess]) -> N
 
 
 def _pairs(target: CheckpointTarget, manifest: Manifest) -> list[tuple[CheckpointTarget, Member]]:
-    """Put what was saved beside what it has become, whatever its id is now."""
+    """Pair each restored container with what was saved of it; its id may have changed."""
     members = {one.name: one for one in target.members}
     pairs = [(members[saved.name], saved) for saved in manifest.members]
     return [(target, manifest.own), *pairs]

@@ -1,9 +1,9 @@
-"""When the sentry is done with a save whose command may be gone.
+"""Waiting until the sentry has finished a save whose command may have exited.
 
-A save goes on without `runsc checkpoint`: who kills that command, we at a timeout or the kernel for
-its memory, does not stop the sentry, whose own CUDA steps would then run beside ours and invert
-them. Nothing announces the end. But the image's files are open in the sentry from the first step
-to the end of the save, and the steps after it are processes in the container.
+A save continues without `runsc checkpoint`: killing that command, at our timeout or by the kernel's
+OOM killer, does not stop the sentry, whose own CUDA steps would then run concurrently with ours and
+invert them. There is no notification of its end. But the sentry keeps the files of the image open
+until the save is over, and its steps after that are processes in the container.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ from shim.cuda.strays import Strays
 from shim.transaction.target import CheckpointTarget
 
 _POLL_S = 0.05
-# Between two of its steps the sentry shows nothing, for microseconds: two looks are enough.
-_CALM = 2
+# Between two of its steps nothing is visible, for microseconds: two idle polls are enough.
+_IDLE_POLLS = 2
 
 
 def writes(pid: int, folder: Path) -> bool:
-    """Whether a process has a file of this folder open, though its name may be gone."""
+    """Whether a process has a file of this folder open, even one that was unlinked."""
     with contextlib.suppress(OSError):
         return any(_target(fd).startswith(f"{folder}/") for fd in Path(f"/proc/{pid}/fd").iterdir())
     return False
@@ -36,17 +36,17 @@ def _target(fd: Path) -> str:
 async def wait_for_save_idle(
     target: CheckpointTarget, staging: str, exec_processes: tuple[int, ...]
 ) -> None:
-    """Wait for the end of a save and of its tools; a tool that hangs is ended after its time.
+    """Wait for the end of a save and of its tools; a tool is ended at its own timeout.
 
-    How long the save itself may go on is bounded by the caller, whose time it is.
+    The caller bounds the time of the save itself.
     """
     timeouts = target.config.timeouts
     tools = Strays([one.guest for one in target.containers], exec_processes, timeouts.freeze)
-    looks = 0
-    while looks < _CALM:
+    idle = 0
+    while idle < _IDLE_POLLS:
         found = await tools.look()
         busy = found or (bool(staging) and writes(target.sandbox.pid, Path(staging)))
-        looks = 0 if busy else looks + 1
+        idle = 0 if busy else idle + 1
         for pid, guest in tools.late().items():
             await guest.end(pid)
         await asyncio.sleep(_POLL_S)

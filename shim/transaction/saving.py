@@ -1,4 +1,4 @@
-"""One `runsc checkpoint` into a staging folder: watched, waited for, and its failures explained."""
+"""One `runsc checkpoint` into a staging folder: its progress, its end, and its errors."""
 
 from __future__ import annotations
 
@@ -25,16 +25,15 @@ _WATCH_S = 0.2
 _STATE_FILE = "checkpoint.img"
 _TOGGLE = "cuda-checkpoint --toggle"
 _FULL_BYTES = 1 << 20
-# What runsc says of a process that began to use the GPU during the save.
+# runsc's error for a process that began to use the GPU during the save.
 _UNWRITABLE = "encoding error"
 
 
 class Saving:
-    """The saves of one checkpoint; there is more than one when a process came in between.
+    """The saves of one checkpoint; there are several if processes began during one.
 
-    `begun` is whether one has begun, `answered` whether runsc has said how the last one ended,
-    `complete` whether its image is whole, and `unthawed` what failed after it in runsc's own
-    CUDA steps.
+    `answered` is whether runsc has reported how the last one ended, `complete` whether its image is
+    complete, and `unthawed` the error of runsc's own CUDA steps after it.
     """
 
     def __init__(
@@ -44,20 +43,19 @@ class Saving:
         self._options = options
         self._transaction = transaction
         self._steps: Steps | None = None
-        self.begun = False
         self.answered = False
         self.complete = False
         self.unthawed: CryoError | None = None
 
     async def save(self, staged: Staging, steps: Steps | None, expected_bytes: int) -> None:
-        """Write the image; once begun it is waited for, for the sentry cannot be stopped.
+        """Write the image, and wait for the end also when cancelled: the sentry cannot be stopped.
 
         Raises:
             CryoError: why the image is not complete.
         """
         self._steps = steps
         staging = staged.path
-        self.begun, self.answered, self.complete = True, False, False
+        self.answered, self.complete = False, False
         helpers = Supervisor()
         helpers.start(self._watch(staged, expected_bytes), name="progress of the save")
         if steps is not None:
@@ -66,7 +64,7 @@ class Saving:
         try:
             await asyncio.shield(saving)
         except asyncio.CancelledError:
-            await self._see_out(saving)
+            await self._wait_for_end(saving)
             raise
         except CryoError as error:
             explained = await self._explained(error, staging)
@@ -99,27 +97,26 @@ class Saving:
             args, timeout_s=timeout_s, started=note, answered=answered
         )
 
-    async def _see_out(self, saving: asyncio.Task[None]) -> None:
-        """Wait for the end of a save that was cancelled, or for that of the sandbox."""
+    async def _wait_for_end(self, saving: asyncio.Task[None]) -> None:
+        """Wait until a cancelled save has ended, or the sandbox has exited."""
         with contextlib.suppress(CryoError):
             await shielded(unless_dead(self._target.sandbox, saving), deadline_s=None)
         self.complete = saving.done() and not saving.cancelled() and saving.exception() is None
 
     def met_a_newcomer(self, error: RunscError) -> bool:
-        """Whether the save may have failed on a process that began to use the GPU meanwhile.
+        """Whether the save may have failed on a process that began to use the GPU during it.
 
-        No look can come so late that none begins after it. What such a one holds the sentry cannot
-        write, and 20240729 dereferences nil in it; it goes on, and the next freeze finds the
-        process.
+        A process can begin after any look. The sentry cannot write what it holds, and 20240729
+        dereferences nil there; the sandbox keeps running, and the next freeze finds the process.
         """
         phased = self._steps is not None and not self._steps.engine.save_path
         return phased and self.answered and _UNWRITABLE in error.line
 
     async def _only_thaw_failed(self, error: CryoError, staging: Path) -> bool:
-        """Whether the image is complete, and only what the built-in engine does after it failed.
+        """Whether the image is complete, and only the built-in engine's thaw after it failed.
 
-        Its freeze is over before the first byte of the state is written, and a failed save says
-        nothing of the tool (SaveWithOpts in pkg/sentry/control/state.go).
+        Its freeze ends before the first byte of the state is written, and the error of a failed
+        save does not mention the tool (SaveWithOpts in pkg/sentry/control/state.go).
         """
         if self._steps is None or not self._steps.engine.save_path:
             return False
@@ -131,7 +128,7 @@ class Saving:
         )
 
     async def _explained(self, error: CryoError, staging: Path) -> CryoError:
-        # 20240729 dereferences nil where the disk is full: then the disk itself tells.
+        # 20240729 dereferences nil on a full disk, so the disk itself is checked.
         if isinstance(error, RunscError):
             free = await file_call(
                 lambda: files.free_bytes(staging), doing=f"measure the disk of {staging}"
@@ -148,7 +145,7 @@ class Saving:
         )
 
     async def _watch(self, staging: Staging, expected_bytes: int) -> None:
-        """Report how much is written, while it is."""
+        """Report how much has been written, until cancelled."""
         while True:
             await asyncio.sleep(_WATCH_S)
             done = await file_call(

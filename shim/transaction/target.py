@@ -20,11 +20,10 @@ class CheckpointTarget:
     """One task under checkpoint or restore, with the `members` that share its sandbox.
 
     `guest_tool` is cuda-checkpoint's path inside the container, `gpu` whether it may hold CUDA
-    state at all, `execs` our own live exec sessions, `stop` kills the task and waits for its end,
-    `ended` tells whether it has, `exec_ran` whether an exec was ever started in it. Of a member,
-    `container` is its id and `name` the one by which runsc finds it in an image; both are empty
-    for the sandbox's own task. `overlay2` is the flag that it was made with where the operator had
-    set none.
+    state at all, `execs` our own live exec sessions, `stop` kills the task and waits for its exit,
+    `ended` returns whether it has exited, `exec_ran` whether an exec was ever started in it. For a
+    member, `container` is its id, and `name` its name in an image of runsc; both are empty for the
+    sandbox's own task. `overlay2` is the flag that it was created with, if none was configured.
     """
 
     ref: TaskRef
@@ -49,22 +48,22 @@ class CheckpointTarget:
 
     @property
     def containers(self) -> tuple[CheckpointTarget, ...]:
-        """Give all containers of the sandbox, its own task first."""
+        """Return all containers of the sandbox, its own task first."""
         return (self, *self.members)
 
     @property
     def with_gpu(self) -> tuple[CheckpointTarget, ...]:
-        """Give the containers that may have CUDA state."""
+        """Return the containers that may have CUDA state."""
         return tuple(one for one in self.containers if one.gpu)
 
     @property
     def flags(self) -> dict[str, str]:
-        """Give the top-level flags that runsc made the container with."""
+        """Return the top-level flags with which runsc created the container."""
         return overlay.with_medium(self.runsc.flags, self.overlay2)
 
     @property
     def paused_ids(self) -> tuple[str, ...]:
-        """Name the tasks that were paused: a pause of one stops them all, but is its own."""
+        """List the paused tasks: pausing one stops all of the sandbox, but only it is paused."""
         return tuple(one.ref.id for one in self.containers if one.paused)
 
     async def end_trace(self) -> None:
@@ -81,5 +80,5 @@ class CheckpointTarget:
 
 
 def whole(own: CheckpointTarget, members: Iterable[CheckpointTarget]) -> CheckpointTarget:
-    """Put a sandbox together; there is one journal of it, that of its own task."""
+    """Combine the tasks of a sandbox; its journal is that of its own task."""
     return replace(own, members=tuple(replace(one, journal=own.journal) for one in members))

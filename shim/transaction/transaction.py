@@ -1,4 +1,4 @@
-"""One operation on a sandbox, done whole or undone: its phases, deadline, commit and undo steps."""
+"""One operation on a sandbox, completed or undone: phases, deadline, commit and rollback."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class UndoStep:
-    """One step back: `doing` names it, `held_up` says what it waits for when it is late."""
+    """One step of a rollback; `doing` names it, `held_up` what it waits for at its deadline."""
 
     doing: str
     work: Callable[[], Awaitable[None]]
@@ -32,11 +32,11 @@ class UndoStep:
 
 
 class Transaction:
-    """The phases of one operation, its commit, and the way back.
+    """The phases of one operation, its commit, and its rollback.
 
     Until `commit` has succeeded, a failure, a cancellation or the deadline undoes everything.
-    After it nothing is undone: the rest is done although the caller is cancelled or the deadline
-    has passed, and what fails then is raised as "committed, but ...".
+    After it nothing is undone: the rest is completed although the caller is cancelled or the
+    deadline has passed, and an error then is raised as "committed, but ...".
     """
 
     def __init__(
@@ -48,14 +48,14 @@ class Transaction:
         deadline_s: float,
         late: Callable[[], DeadlineExceeded] | None = None,
     ) -> None:
-        """Begin to count the time; `doing` names the operation in messages.
+        """Start the clock; `doing` names the operation in messages.
 
-        `late` makes the error at the deadline, where there is more to say than the phase.
+        `late` makes the error at the deadline; without it the error names the phase.
         """
         self.phase = Phase.PREFLIGHT
         self.timings_s: dict[str, float] = {}
         self.warnings: list[str] = []
-        # What the commit has made: "the image X is complete"; empty before it.
+        # The result of the commit: "the image X is complete"; empty before it.
         self.committed = ""
         # The first undo step that failed.
         self.failed: CryoError | None = None
@@ -73,7 +73,7 @@ class Transaction:
 
     @contextlib.contextmanager
     def step(self, phase: Phase) -> Iterator[None]:
-        """Name, journal, report and time a phase."""
+        """Record, report and time a phase."""
         self.phase = phase
         self._journal.note(phase=phase)
         self.report(Progress(phase=phase))
@@ -85,70 +85,70 @@ class Transaction:
             self.timings_s[phase] = round(self.timings_s.get(phase, 0.0) + spent, 6)
 
     def report(self, progress: Progress) -> None:
-        """Publish a step of progress, with the time since the beginning."""
+        """Publish progress, with the time since the start."""
         elapsed = round(time.monotonic() - self._began, 6)
         self._report(msgspec.structs.replace(progress, elapsed_s=elapsed))
 
     def warn(self, *warnings: str) -> None:
-        """Publish warnings, each once, and keep them for the result."""
+        """Publish each warning once, and keep it for the result."""
         for text in warnings:
             if text not in self.warnings:
                 self.warnings.append(text)
                 self.report(Progress(phase=self.phase, message=text, warning=True))
 
-    # -- doing ---------------------------------------------------------------------------------
+    # -- running -------------------------------------------------------------------------------
 
     async def run(self, work: Coroutine[Any, Any, T]) -> T:
-        """Do the work, or a part of it; on any failure before the commit undo everything.
+        """Run the work, or a part of it; on a failure before the commit undo everything.
 
-        Work that ends well although it was cancelled has a result, and that is returned.
+        Work that succeeds although it was cancelled returns its result.
 
         Raises:
-            CryoError: why it was not done, or what failed after the commit.
-            DeadlineExceeded: the whole took too long; the message names the phase.
+            CryoError: why it failed, or what failed after the commit.
+            DeadlineExceeded: the operation took too long; the message names the phase.
         """
         task = asyncio.ensure_future(work)
-        broken_off = await self._see_out(task)
+        interrupted = await self._wait_for_end(task)
         if not task.cancelled() and task.exception() is None:
             return task.result()
         failure = None if task.cancelled() else task.exception()
-        cause = failure or broken_off or asyncio.CancelledError()
+        cause = failure or interrupted or asyncio.CancelledError()
         if self.committed:
-            raise self._but(cause) from cause
+            raise self._committed_but(cause) from cause
         await self.roll_back(cause)
         raise cause
 
-    async def _see_out(self, task: asyncio.Future[Any]) -> BaseException | None:
-        """Wait for the end of the work; return why it was broken off, if it was.
+    async def _wait_for_end(self, task: asyncio.Future[Any]) -> BaseException | None:
+        """Wait for the end of the work; return what interrupted it, if anything did.
 
-        It is cancelled once: a second cancellation would break into its cleaning up.
+        It is cancelled once: a second cancellation would interrupt its clean-up.
         """
-        broken_off: BaseException | None = None
+        interrupted: BaseException | None = None
         while not task.done():
-            left_s = None if broken_off else max(self.left_s, 0.0)
+            left_s = None if interrupted else max(self.left_s, 0.0)
             try:
                 await asyncio.wait({task}, timeout=left_s)
             except asyncio.CancelledError as error:
                 why: BaseException = error
             else:
                 why = self.late()
-            if broken_off is None and not task.done():
-                broken_off = why
-                self._break_off(task)
-        return broken_off
+            if interrupted is None and not task.done():
+                interrupted = why
+                self._interrupt(task)
+        return interrupted
 
-    def _break_off(self, task: asyncio.Future[Any]) -> None:
-        """Cancel the work, but not while it commits, or afterwards: then it is done to its end."""
+    def _interrupt(self, task: asyncio.Future[Any]) -> None:
+        """Cancel the work, except during and after its commit: then it is completed."""
         if not self.committed and not self._committing:
             task.cancel()
 
     @property
     def left_s(self) -> float:
-        """Give the time that is left of the whole."""
+        """Return the time until the deadline."""
         return self._began + self._deadline_s - time.monotonic()
 
     def late(self) -> DeadlineExceeded:
-        """Make the error of an operation that took too long."""
+        """Make the error for the deadline."""
         if self._late is not None:
             return self._late()
         message = f"{self._doing} did not end in {self._deadline_s:g} s"
@@ -157,10 +157,10 @@ class Transaction:
         )
 
     async def commit(self, work: Coroutine[Any, Any, None], *, made: str) -> None:
-        """Do what cannot be undone; `made` says what there is afterwards.
+        """Do what cannot be undone; `made` describes the result in messages.
 
         Raises:
-            CryoError: it failed, and can be undone still.
+            CryoError: it failed, and can still be undone.
         """
         self._committing = True
         try:
@@ -168,12 +168,12 @@ class Transaction:
         finally:
             self._committing = False
         self.committed = made
-        # From here on nothing may fail for the want of a note.
+        # From here on a journal that cannot be written must not fail the operation.
         self._journal.allow_write_errors()
         self._journal.note(committed=True)
 
-    def _but(self, cause: BaseException) -> CryoError:
-        """Say what there is, and what failed after it was made."""
+    def _committed_but(self, cause: BaseException) -> CryoError:
+        """Make the error that reports the result of the commit, and what failed after it."""
         message = getattr(cause, "message", "") or str(cause) or type(cause).__name__
         remedy = getattr(cause, "remedy", "")
         if self.committed not in message:
@@ -195,14 +195,14 @@ class Transaction:
         deadline_s: float,
         held_up: Callable[[], str] = lambda: "",
     ) -> None:
-        """Add a step to the way back, which is gone from the last to the first.
+        """Add a step to the rollback, which runs from the last step to the first.
 
-        A step that fails does not keep those below from being done; they can see it in `failed`.
+        A step that fails does not prevent the earlier ones; they can read its error in `failed`.
         """
         self._undo.append(UndoStep(doing=doing, work=work, deadline_s=deadline_s, held_up=held_up))
 
     async def roll_back(self, cause: BaseException) -> None:
-        """Undo everything, however often the caller is cancelled meanwhile.
+        """Undo everything, even if the caller is cancelled meanwhile.
 
         Raises:
             CudaError: a step failed.
@@ -212,7 +212,7 @@ class Transaction:
         self.report(Progress(phase=Phase.ROLLBACK, message=str(cause)))
         await shielded(self._undo_all(), deadline_s=None, doing=f"the rollback of {self._doing}")
         if self.failed is not None and self.committed:
-            raise self._but(self.failed) from self.failed
+            raise self._committed_but(self.failed) from self.failed
         if self.failed is not None:
             raise failed_rollback(cause, self.failed) from self.failed
 
@@ -220,13 +220,13 @@ class Transaction:
         while self._undo:
             step = self._undo.pop()
             try:
-                # The second deadline is for a step that does not react to the first.
+                # The second deadline is for a step that ignores its cancellation at the first.
                 limit_s = step.deadline_s + GRACE_S
                 await shielded(_in_time(step), deadline_s=limit_s, doing=step.doing)
             except CryoError as error:
                 _log.warning("%s: to %s failed: %s", self._doing, step.doing, error)
                 self.failed = self.failed or error
-            except Exception as error:  # noqa: BLE001 - it must not keep the other steps undone
+            except Exception as error:  # noqa: BLE001 - the other steps must run
                 _log.exception("%s: to %s failed", self._doing, step.doing)
                 self.failed = self.failed or CryoError(f"cannot {step.doing}: {error!r}")
 
@@ -240,7 +240,7 @@ async def _in_time(step: UndoStep) -> None:
 
 
 def late_rollback(timeout_s: float, held_up: str) -> DeadlineExceeded:
-    """Say that a rollback took too long, and which processes are not back."""
+    """Make the error for a rollback that took too long; `held_up` is what it waited for."""
     message = f"it did not end in {timeout_s:g} s"
     return DeadlineExceeded(
         f"{message}: {held_up}" if held_up else message,
@@ -249,6 +249,6 @@ def late_rollback(timeout_s: float, held_up: str) -> DeadlineExceeded:
 
 
 def failed_rollback(cause: BaseException, failed: CryoError) -> CudaError:
-    """Say why something was undone, and why that did not go well."""
+    """Make the error for an operation that failed, and whose rollback failed too."""
     message = f"{str(cause) or 'cancelled'}; and then the rollback failed: {failed.message}"
     return CudaError(message, remedy=failed.remedy)

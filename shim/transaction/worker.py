@@ -1,4 +1,4 @@
-"""Long file work in a thread, with its news brought back and an end when the caller goes away."""
+"""Long file work in a thread: its progress is reported to the loop, and it can be cancelled."""
 
 from __future__ import annotations
 
@@ -16,24 +16,24 @@ from shim.image.hashing import OnBytes
 from shim.model import Phase, Progress, Report
 
 T = TypeVar("T")
-_NEWS_EVERY_S = 0.1
+_REPORT_EVERY_S = 0.1
 
 
 class Stop:
-    """Asked between pieces of work whether to go on."""
+    """A flag that is checked between pieces of work."""
 
     def __init__(self) -> None:
         self._event = threading.Event()
 
     def set(self) -> None:
-        """Ask the work to end at the next piece."""
+        """End the work before its next piece."""
         self._event.set()
 
     def check(self) -> None:
-        """Go on, or not.
+        """Raise if the work is to end.
 
         Raises:
-            Cancelled: the caller went away.
+            Cancelled: the caller was cancelled.
         """
         if self._event.is_set():
             message = "cancelled"
@@ -41,32 +41,32 @@ class Stop:
 
 
 async def in_thread(work: Callable[[Report], T], report: Report) -> T:
-    """Run `work` in a thread; its reports arrive on this loop, and cancelling ends it soon.
+    """Run `work` in a thread; its reports are published on this loop.
 
-    On cancellation the thread has ended when this returns, so that its files may be removed; one
-    that hangs in a filesystem is left behind after `ANSWER_S`.
+    On cancellation the thread has ended when this returns, so that its files can be removed; one
+    that hangs in a filesystem is abandoned after `ANSWER_S`.
     """
     loop = asyncio.get_running_loop()
     stop = Stop()
 
-    def tell(news: Progress) -> None:
+    def report_from_thread(progress: Progress) -> None:
         stop.check()
-        loop.call_soon_threadsafe(report, news)
+        loop.call_soon_threadsafe(report, progress)
 
-    reading = file_call(lambda: work(tell), doing="read the image", deadline_s=None)
+    reading = file_call(lambda: work(report_from_thread), doing="read the image", deadline_s=None)
     task = asyncio.ensure_future(reading)
     try:
         return await asyncio.shield(task)
     except asyncio.CancelledError:
         stop.set()
-        # How the work ended is of no interest to a caller who has left.
+        # The caller was cancelled: the outcome of the work is ignored.
         with contextlib.suppress(Exception):
             await shielded(task, deadline_s=ANSWER_S, doing="the work on the image")
         raise
 
 
 def throttled(report: Report, phase: Phase, total_bytes: int) -> OnBytes:
-    """Turn counts of bytes into news of a phase, at most ten a second and one at the end."""
+    """Report counts of bytes as progress of a phase, at most ten times a second and at the end."""
     done_bytes = 0
     last_s = 0.0
 
@@ -74,7 +74,7 @@ def throttled(report: Report, phase: Phase, total_bytes: int) -> OnBytes:
         nonlocal done_bytes, last_s
         done_bytes += count
         now_s = time.monotonic()
-        if done_bytes >= total_bytes or now_s - last_s >= _NEWS_EVERY_S:
+        if done_bytes >= total_bytes or now_s - last_s >= _REPORT_EVERY_S:
             last_s = now_s
             report(Progress(phase=phase, bytes_done=done_bytes, bytes_total=total_bytes))
 

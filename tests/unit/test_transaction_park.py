@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
 import pytest
 
@@ -20,6 +20,7 @@ from shim.errors import (
     RunscError,
 )
 from shim.model import CudaState
+from shim.transaction.journal import Changes
 from shim.transaction.park import Parking
 from tests.unit.fakes_guest import Fault, failed
 from tests.unit.fakes_target import Make, Scene, in_states
@@ -128,7 +129,7 @@ async def test_a_note_that_fails_is_undone(make: Make, monkeypatch: pytest.Monke
     scene = make(RUNNING)
     plain, full = scene.journal.note, InvalidArgument("no space left")
 
-    def note(**changes: object) -> None:
+    def note(**changes: Unpack[Changes]) -> None:
         if changes.get("committed"):
             raise full
         plain(**changes)
