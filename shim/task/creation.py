@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import AsyncIterator, Callable, Iterable
+from collections.abc import AsyncIterator, Iterable
 
 from shim.config import Config
 from shim.host.shielded import shielded
@@ -14,6 +14,7 @@ from shim.state import TaskState
 from shim.task import record as records
 from shim.task.container import Container
 from shim.task.context import Context
+from shim.task.owner import Owner
 from shim.task.plan import ImageSource, Plan, plan
 from shim.task.record import TaskRecord
 from shim.task.state_machine import LIVE
@@ -25,14 +26,11 @@ _log = logging.getLogger(__name__)
 class Creation:
     """Creates tasks, and removes those whose creation or restore failed."""
 
-    def __init__(
-        self, config: Config, tasks: TaskMap, owner: str, context: Callable[[], Context]
-    ) -> None:
-        """Take the owner's address for the records, and what returns the context or raises."""
+    def __init__(self, config: Config, tasks: TaskMap, owner: Owner) -> None:
+        """Take the map that the tasks go into."""
         self._config = config
         self._tasks = tasks
         self._owner = owner
-        self._context = context
 
     async def create(self, request: CreateRequest, source: ImageSource | None = None) -> Container:
         """Create a task, and publish it.
@@ -41,7 +39,7 @@ class Creation:
             AlreadyExists: its name is taken.
             CryoError: why it was not created.
         """
-        context, ref = self._context(), request.ref
+        context, ref = self._owner.context(), request.ref
         with self._tasks.creating(ref):
             planned = await asyncio.to_thread(plan, self._config, request, source)
             record = TaskRecord(
@@ -60,7 +58,7 @@ class Creation:
                 from_image=source is not None and not source.own_bundle,
                 one_call=source is not None and source.one_call,
                 sandbox_id=planned.sandbox_id,
-                owner=self._owner,
+                owner=self._owner.address,
                 exec_ran=False,
             )
             task = await self._create(context, record, planned)

@@ -25,8 +25,8 @@ from shim.runsc.probe import Capabilities
 from shim.spec import wishes
 from shim.state import TaskState
 from shim.task.container import Container
-from shim.task.context import Context
 from shim.task.kill import ends_created
+from shim.task.owner import Owner
 from shim.task.restore_txn import Restore
 from shim.task.restored_container import RestoredContainer
 from shim.task.task_map import TaskMap
@@ -156,11 +156,10 @@ class PendingPodRestore:
 class PodRestores:
     """The pending restores of one owner, by the sandbox's root task."""
 
-    def __init__(self, config: Config, tasks: TaskMap, context: Callable[[], Context]) -> None:
-        """Take what returns the context, or raises while there is none."""
+    def __init__(self, config: Config, tasks: TaskMap, owner: Owner) -> None:
         self._config = config
         self._tasks = tasks
-        self._context = context
+        self._owner = owner
         self._pending: dict[TaskRef, PendingPodRestore] = {}
 
     async def start(self, task: Container) -> int:
@@ -170,7 +169,7 @@ class PodRestores:
 
     async def _find(self, task: Container) -> PendingPodRestore:
         """Return the restore that a Start is a part of; that of a root task begins one."""
-        able = await self._context().capabilities()
+        able = await self._owner.capabilities()
         # From here to the insertion nothing is awaited: two Starts must find the same one.
         root = self._tasks.root_of(task)
         if root.ref in self._pending:
@@ -182,7 +181,7 @@ class PodRestores:
         def over() -> None:
             self._pending.pop(root.ref, None)
 
-        made = PendingPodRestore(root, self._config, able, self._context().supervisor, over)
+        made = PendingPodRestore(root, self._config, able, self._owner.context().supervisor, over)
         self._pending[root.ref] = made
         return made
 

@@ -76,7 +76,7 @@ class Recovery:
 
     async def _undo(self, root: Container) -> None:
         try:
-            removed = await close_journal(self._tasks.sandbox(root), self._say)
+            removed = await close_journal(self._tasks.sandbox_of(root), self._say)
         except Exception as error:  # noqa: BLE001 - one task must not block the others
             self._say_failed(root.ref, error)
             root.warnings.set(f"it could not be taken over: {error}")

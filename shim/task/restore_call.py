@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable
 
 import msgspec
 
@@ -24,9 +23,9 @@ from shim.model import (
 )
 from shim.state import TaskState
 from shim.task.container import Container
-from shim.task.context import Context
 from shim.task.creation import Creation
 from shim.task.member_mapping import resolve_members
+from shim.task.owner import Owner
 from shim.task.plan import ImageSource, Joining
 from shim.task.restore_txn import Restore
 from shim.task.restored_container import RestoredContainer
@@ -35,14 +34,11 @@ from shim.task.restored_container import RestoredContainer
 class RestoreCall:
     """Restores whole sandboxes from images."""
 
-    def __init__(
-        self, config: Config, images: Images, creation: Creation, context: Callable[[], Context]
-    ) -> None:
-        """Take what returns the context, or raises while there is none."""
+    def __init__(self, config: Config, images: Images, creation: Creation, owner: Owner) -> None:
         self._config = config
         self._images = images
         self._creation = creation
-        self._context = context
+        self._owner = owner
 
     async def run(self, ref: TaskRef, options: RestoreOptions, report: Report) -> RestoreResult:
         """Restore an image as task `ref`, and all that shared its sandbox with it.
@@ -110,7 +106,7 @@ class RestoreCall:
                 await stack.enter_async_context(held)
                 task.machine.move(TaskState.RESTORING)
             members = dict(zip(names, map(RestoredContainer, made[1:]), strict=True))
-            result = await restore.run(await self._context().capabilities(), members)
+            result = await restore.run(await self._owner.capabilities(), members)
             for task in made:
                 task.note_started()
                 task.machine.run()

@@ -119,8 +119,13 @@ class TaskMap:
         root = self.root(task.ref.namespace, task.record.sandbox_id)
         return root.ref if root is not None else task.ref
 
-    def sandbox(self, root: Container) -> Sandbox:
-        """Return a root task with those that share its sandbox, in the order of creation."""
+    def sandbox_of(self, task: Container) -> Sandbox:
+        """Return a task's sandbox, the containers in the order of creation.
+
+        Raises:
+            NotFound: its root task is no task of this owner.
+        """
+        root = self.root_of(task)
 
         def members() -> list[Container]:
             tasks = self.in_namespace(root.ref.namespace)

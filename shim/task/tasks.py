@@ -10,7 +10,6 @@ from typing import Any, TypeVar
 
 from shim.bundle import is_unpacked
 from shim.config import Config
-from shim.errors import Unavailable
 from shim.host import files
 from shim.host.filecalls import file_call
 from shim.image.images import Images
@@ -32,21 +31,19 @@ from shim.model import (
     TaskView,
     Verify,
 )
-from shim.runsc.probe import Capabilities
-from shim.runsc.prober import Prober
 from shim.task import usage
 from shim.task.container import Container
-from shim.task.context import Context, Publish
+from shim.task.context import Publish
 from shim.task.creation import Creation
 from shim.task.host_info import HostInfo
 from shim.task.house import House, SidecarHouse
 from shim.task.image_service import ImageService
 from shim.task.kill import kill, kill_interrupted
+from shim.task.owner import Owner
 from shim.task.plan import ImageSource
 from shim.task.pod_restore import PodRestores
 from shim.task.recovery import Recovery, log_progress
 from shim.task.restore_call import RestoreCall
-from shim.task.sandbox import Sandbox
 from shim.task.task_map import TaskMap
 from shim.task.transactions import Transactions
 
@@ -66,20 +63,17 @@ class Tasks:
         self, config: Config, publish: Publish = log_event, house: House | None = None
     ) -> None:
         """Take the settings, the publisher of events, and where to live: by default a sidecar's."""
-        self._config = config
-        self._house = house or SidecarHouse(Path(config.paths.state))
-        self._publish = publish
-        self._context: Context | None = None
-        self._closing = False
+        self._timeouts = config.timeouts
+        self._owner = Owner(config, publish, house or SidecarHouse(Path(config.paths.state)))
         self._recovery: Recovery | None = None
         self._map = TaskMap()
         self._transactions = Transactions()
         self._images = Images(config)
-        self._creation = Creation(config, self._map, self._house.address, self._ready)
-        self._restores = RestoreCall(config, self._images, self._creation, self._ready)
-        self._pod_restores = PodRestores(config, self._map, self._ready)
-        self.image_service = ImageService(config, self._images, self._capabilities)
-        self.host_info = HostInfo(config, self._capabilities)
+        self._creation = Creation(config, self._map, self._owner)
+        self._restores = RestoreCall(config, self._images, self._creation, self._owner)
+        self._pod_restores = PodRestores(config, self._map, self._owner)
+        self.image_service = ImageService(config, self._images, self._owner.capabilities)
+        self.host_info = HostInfo(config, self._owner.capabilities)
 
     # -- life ----------------------------------------------------------------------------------
 
@@ -91,15 +85,8 @@ class Tasks:
         Raises:
             Unavailable: there is no runsc, or the keeper does not start.
         """
-        layout, keeper = await self._house.enter()
-        context = self._context = Context(
-            config=self._config,
-            layout=layout,
-            keeper=keeper,
-            prober=Prober(self._config.runsc.binary, layout.known_runsc, self._config.runsc.flags),
-            publish=self._publish,
-        )
-        if not self._house.adopts:
+        context = await self._owner.enter()
+        if not self._owner.adopts:
             return []
         # A shim fails its first Create instead: one that exited here would give no reason.
         await context.capabilities()
@@ -115,20 +102,17 @@ class Tasks:
         """
         if self._recovery is None:
             return []
-        await self._recovery.tidy(self._images, lambda: self._closing)
+        await self._recovery.tidy(self._images, lambda: self._owner.is_closing)
         return self._recovery.lines
 
     async def close(self) -> None:
         """Finish or roll back what is under way, and detach; the tasks run on."""
-        self._closing = True
-        await self._transactions.finish(self._config.timeouts.shutdown)
+        self._owner.is_closing = True
+        await self._transactions.finish(self._timeouts.shutdown)
         self._pod_restores.detach()
         for task in self._map:
             task.detach()
-        if self._context is not None:
-            await self._context.supervisor.aclose()
-            await self._context.keeper.close()
-        self._house.leave()
+        await self._owner.leave()
 
     @property
     def undone(self) -> list[TaskRef]:
@@ -144,22 +128,8 @@ class Tasks:
         """Whether the task is this owner's, or being created here."""
         return self._map.has(ref)
 
-    def _ready(self) -> Context:
-        """Return the context.
-
-        Raises:
-            Unavailable: there is none yet, or the owner is being closed.
-        """
-        if self._context is None or self._closing:
-            message = "the sidecar is " + ("stopping" if self._closing else "not ready")
-            raise Unavailable(message, remedy="try again in a moment")
-        return self._context
-
-    async def _capabilities(self) -> Capabilities:
-        return await self._ready().capabilities()
-
     def _task(self, ref: TaskRef) -> Container:
-        self._ready()
+        self._owner.context()  # raises where there is none
         return self._map.get(ref)
 
     async def _created(self, ref: TaskRef) -> Container:
@@ -167,11 +137,8 @@ class Tasks:
 
         A client that asks meanwhile would take NotFound for the end of the task.
         """
-        await self._map.until_created(ref, self._config.timeouts.create)
+        await self._map.until_created(ref, self._timeouts.create)
         return self._task(ref)
-
-    def _sandbox_of(self, task: Container) -> Sandbox:
-        return self._map.sandbox(self._map.root_of(task))
 
     async def _interruptible(self, task: Container, what: str, work: Coroutine[Any, Any, _T]) -> _T:
         """Run what a graceful stop waits for, and a KILL of the task or its sandbox cancels."""
@@ -263,7 +230,7 @@ class Tasks:
         """Pause the task's processes; io.cryo.park gives their GPU memory back."""
         task = self._task(ref)
         if task.parks:
-            work = self._sandbox_of(task).park(log_progress)
+            work = self._map.sandbox_of(task).park(log_progress)
             await self._interruptible(task, "pause", work)
         else:
             await task.pause()
@@ -272,7 +239,7 @@ class Tasks:
         """Resume a paused task, with its GPU memory."""
         task = self._task(ref)
         if task.is_parked:
-            work = self._map.sandbox(task).unpark(log_progress)
+            work = self._map.sandbox_of(task).unpark(log_progress)
             await self._interruptible(task, "resume", work)
         else:
             await task.resume()
@@ -298,7 +265,7 @@ class Tasks:
     ) -> CheckpointResult:
         """Freeze, save, seal, thaw or stop: the task and all that share its sandbox."""
         task = self._task(ref)
-        work = self._sandbox_of(task).checkpoint(options, report)
+        work = self._map.sandbox_of(task).checkpoint(options, report)
         return await self._interruptible(task, "checkpoint", work)
 
     async def restore(self, ref: TaskRef, options: RestoreOptions, report: Report) -> RestoreResult:
@@ -333,6 +300,6 @@ class Tasks:
     # Last: below it, `list` in an annotation would mean this method.
     async def list(self, namespace: str) -> list[TaskView]:
         """List the namespace's tasks, by id."""
-        self._ready()
+        self._owner.context()  # raises where there is none
         found = [task.view() for task in self._map.in_namespace(namespace)]
         return sorted(found, key=lambda view: view.id)

@@ -422,7 +422,7 @@ async def test_started_on_a_full_disk(owner: Owner) -> None:
 
 async def test_nothing_is_kept_of_what_is_over(owner: Owner) -> None:
     """A container that is probed by execs all day holds no task, record or stream of them."""
-    context = owner.tasks._ready()
+    context = owner.tasks._owner.context()
     before = context.supervisor.names, set(owner.keeper.held)
     owner.keeper.program = ("/bin/true",)
 
