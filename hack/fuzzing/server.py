@@ -30,7 +30,8 @@ _TASKS_MAX = 100
 class Core(FakeTasks):
     """Tasks that are only remembered, and not too many of them."""
 
-    def _begin(self, name: str, *arguments: Any) -> None:
+    def begin(self, name: str, *arguments: Any) -> None:
+        """Forget all tasks when there are too many."""
         del name, arguments
         if len(self.tasks) > _TASKS_MAX:
             self.tasks.clear()

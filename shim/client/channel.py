@@ -12,7 +12,7 @@ import grpc
 from shim.api.cryo.v1 import cryo_pb2
 from shim.errors import CryoError, InvalidArgument, PermissionDenied, Unavailable
 from shim.model import Phase, Progress, Report, TaskRef
-from shim.service import convert, endpoint, status
+from shim.service import cryo_messages, endpoint, status
 from shim.service.cryo_operations import Cancel
 from shim.service.operation import Call
 
@@ -120,7 +120,7 @@ def tell(report: Report | None, message: cryo_pb2.Progress) -> None:
     """Hand on one step of news; a phase that only a newer sidecar knows is passed over."""
     if report is not None:
         with contextlib.suppress(InvalidArgument):
-            report(convert.from_progress(message))
+            report(cryo_messages.from_progress(message))
 
 
 def tell_rollback(report: Report | None, message: str) -> None:

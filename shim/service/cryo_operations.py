@@ -19,7 +19,7 @@ from shim.model import (
     Verify,
     check_id,
 )
-from shim.service import convert, status
+from shim.service import cryo_messages, status
 from shim.service.operation import ENDLESS, OWNER_S, Call, Incoming, Owner, Stream, Table
 from shim.service.running import RunningOperation
 
@@ -33,14 +33,14 @@ async def ListTasks(
 ) -> cryo_pb2.ListTasksResponse:
     """List the tasks of a namespace, whichever process owns them."""
     views = await call.service.list_tasks(check_id("namespace", call.namespace))
-    return cryo_pb2.ListTasksResponse(tasks=[convert.to_task(view) for view in views])
+    return cryo_pb2.ListTasksResponse(tasks=[cryo_messages.to_task(view) for view in views])
 
 
 def list_(namespace: str = "") -> Call[list[TaskView]]:
     """List the tasks of a namespace, by id; the default is the client's namespace."""
     return ListTasks.call(
         cryo_pb2.ListTasksRequest(namespace=namespace),
-        lambda answer: [convert.from_task(task) for task in answer.tasks],
+        lambda answer: [cryo_messages.from_task(task) for task in answer.tasks],
     )
 
 
@@ -55,9 +55,9 @@ async def Checkpoint(
     call: Incoming, request: cryo_pb2.CheckpointRequest
 ) -> cryo_pb2.CheckpointUpdate:
     """Save a task to an image."""
-    options = convert.from_checkpoint(request)
+    options = cryo_messages.from_checkpoint(request)
     result = await call.service.core.checkpoint(call.ref, options, call.report)
-    return cryo_pb2.CheckpointUpdate(result=convert.to_checkpoint_result(result))
+    return cryo_pb2.CheckpointUpdate(result=cryo_messages.to_checkpoint_result(result))
 
 
 def checkpoint(
@@ -69,8 +69,8 @@ def checkpoint(
     """
     token = uuid4().hex
     return Checkpoint.stream(
-        convert.to_checkpoint(ref, options, token),
-        lambda update: convert.from_checkpoint_result(update.result),
+        cryo_messages.to_checkpoint(ref, options, token),
+        lambda update: cryo_messages.from_checkpoint_result(update.result),
         f"checkpoint of task {ref}",
         token,
     )
@@ -79,9 +79,9 @@ def checkpoint(
 @CRYO.add(cryo_pb2.RestoreRequest, cryo_pb2.RestoreUpdate, Owner.NEW_TASK, ENDLESS, streams=True)
 async def Restore(call: Incoming, request: cryo_pb2.RestoreRequest) -> cryo_pb2.RestoreUpdate:
     """Restore an image as a new running task."""
-    options = convert.from_restore(request)
+    options = cryo_messages.from_restore(request)
     result = await call.service.core.restore(call.ref, options, call.report)
-    return cryo_pb2.RestoreUpdate(result=convert.to_restore_result(result))
+    return cryo_pb2.RestoreUpdate(result=cryo_messages.to_restore_result(result))
 
 
 def restore(ref: TaskRef, options: RestoreOptions) -> Stream[RestoreResult]:
@@ -91,8 +91,8 @@ def restore(ref: TaskRef, options: RestoreOptions) -> Stream[RestoreResult]:
     """
     token = uuid4().hex
     return Restore.stream(
-        convert.to_restore(ref, options, token),
-        lambda update: convert.from_restore_result(update.result),
+        cryo_messages.to_restore(ref, options, token),
+        lambda update: cryo_messages.from_restore_result(update.result),
         f"restore of task {ref}",
         token,
     )
@@ -123,15 +123,15 @@ async def ListImages(
     call: Incoming, request: cryo_pb2.ListImagesRequest
 ) -> cryo_pb2.ListImagesResponse:
     """List the images."""
-    views = await call.service.core.images()
-    return cryo_pb2.ListImagesResponse(images=[convert.to_image(view) for view in views])
+    views = await call.service.core.images.list()
+    return cryo_pb2.ListImagesResponse(images=[cryo_messages.to_image(view) for view in views])
 
 
 def images() -> Call[list[ImageView]]:
     """List the images below the sidecar's image directory, newest first."""
     return ListImages.call(
         cryo_pb2.ListImagesRequest(),
-        lambda answer: [convert.from_image(image) for image in answer.images],
+        lambda answer: [cryo_messages.from_image(image) for image in answer.images],
     )
 
 
@@ -140,7 +140,7 @@ async def InspectImage(
     call: Incoming, request: cryo_pb2.InspectImageRequest
 ) -> cryo_pb2.InspectImageResponse:
     """Return the manifest of an image."""
-    manifest = await call.service.core.inspect(request.image_path)
+    manifest = await call.service.core.images.inspect(request.image_path)
     return cryo_pb2.InspectImageResponse(manifest_json=json.dumps(manifest))
 
 
@@ -161,9 +161,9 @@ async def VerifyImage(
     call: Incoming, request: cryo_pb2.VerifyImageRequest
 ) -> cryo_pb2.VerifyImageUpdate:
     """Compare an image with its seal and this host."""
-    manifest = await call.service.core.verify(
+    manifest = await call.service.core.images.verify(
         request.image_path,
-        convert.from_verify(request.mode),
+        cryo_messages.from_verify(request.mode),
         call.report,
         untrusted_folder=request.untrusted_folder,
     )
@@ -178,7 +178,7 @@ def verify(
     `untrusted_folder` accepts an image in a directory that another user can change.
     """
     request = cryo_pb2.VerifyImageRequest(
-        image_path=image_path, mode=convert.to_verify(mode), untrusted_folder=untrusted_folder
+        image_path=image_path, mode=cryo_messages.to_verify(mode), untrusted_folder=untrusted_folder
     )
     return VerifyImage.stream(
         request, lambda update: _object(update.manifest_json), f"verification of {image_path}"
@@ -190,7 +190,7 @@ async def RemoveImage(
     call: Incoming, request: cryo_pb2.RemoveImageRequest
 ) -> cryo_pb2.RemoveImageResponse:
     """Delete an image."""
-    await call.service.core.remove(request.image_path)
+    await call.service.core.images.remove(request.image_path)
     return cryo_pb2.RemoveImageResponse()
 
 
@@ -203,7 +203,7 @@ def remove(image_path: str) -> Call[None]:
 @CRYO.add(cryo_pb2.InfoRequest, cryo_pb2.InfoResponse, Owner.SERVER)
 async def Info(call: Incoming, request: cryo_pb2.InfoRequest) -> cryo_pb2.InfoResponse:
     """Describe the host."""
-    return cryo_pb2.InfoResponse(facts=await call.service.core.info())
+    return cryo_pb2.InfoResponse(facts=await call.service.core.host_info.info())
 
 
 def info() -> Call[dict[str, str]]:

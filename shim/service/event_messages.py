@@ -15,7 +15,7 @@ from shim.api.cryo.v1 import cryo_pb2
 from shim.errors import InvalidArgument
 from shim.host.text import printable
 from shim.model import Event, Stdio
-from shim.service import convert
+from shim.service import convert, task_messages
 
 _TEXT_MAX = 4096
 _Fields = Mapping[str, Any]
@@ -65,7 +65,7 @@ def _create(id: str, fields: _Fields) -> Message:
     return task_pb2.TaskCreate(
         container_id=id,
         bundle=fields["bundle"],
-        rootfs=[convert.to_mount(mount) for mount in fields["rootfs"]],
+        rootfs=[task_messages.to_mount(mount) for mount in fields["rootfs"]],
         io=task_pb2.TaskIO(
             stdin=stdio.stdin, stdout=stdio.stdout, stderr=stdio.stderr, terminal=stdio.terminal
         ),

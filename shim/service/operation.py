@@ -12,7 +12,7 @@ from google.protobuf.message import DecodeError, Message
 
 from shim.errors import InvalidArgument
 from shim.model import Progress, Report, TaskRef
-from shim.service import convert
+from shim.service import cryo_messages
 from shim.service.running import log_progress
 
 if TYPE_CHECKING:
@@ -100,7 +100,7 @@ class Operation(Generic[_Request, _Response]):
 
     def progress(self, progress: Progress) -> bytes:
         """Encode a progress update of an operation that streams."""
-        return self.response(progress=convert.to_progress(progress)).SerializeToString()
+        return self.response(progress=cryo_messages.to_progress(progress)).SerializeToString()
 
     def call(
         self,

@@ -17,7 +17,7 @@ from shim.errors import Cancelled, CryoError, DeadlineExceeded, NotFound
 from shim.host import procs
 from shim.host.shielded import shielded
 from shim.model import Exit, Phase, ProcessView, Progress, Report, TaskRef, TaskView
-from shim.service import convert, cryo_operations, task_operations
+from shim.service import cryo_operations, task_messages, task_operations
 from shim.service.operation import Operation
 from shim.service.ttrpc import NAMESPACE_KEY, Client
 from shim.state import TaskState
@@ -155,7 +155,7 @@ class Shims:
                 timeout_s=_STATE_S,
                 connect_s=_STATE_S,
             )
-        return convert.from_state(call.response.FromString(answer))
+        return task_messages.from_state(call.response.FromString(answer))
 
 
 def _record_in(folder: Path) -> TaskRecord | None:

@@ -20,7 +20,7 @@ from shim import __version__, model
 from shim.api.containerd.task.v3 import shim_pb2
 from shim.errors import CryoError
 from shim.model import CreateRequest, Exit, Mount, ProcessView, Stdio, TaskRef, check_id
-from shim.service import convert, metrics
+from shim.service import convert, metrics, task_messages
 from shim.service.operation import ENDLESS, OWNER_S, Call, Incoming, Owner, Table
 from shim.service.running import log_progress
 
@@ -38,7 +38,7 @@ async def Create(
     call: Incoming, request: shim_pb2.CreateTaskRequest
 ) -> shim_pb2.CreateTaskResponse:
     """Create a task."""
-    pid = await call.service.core.create(convert.from_create(request, call.ref))
+    pid = await call.service.core.create(task_messages.from_create(request, call.ref))
     return shim_pb2.CreateTaskResponse(pid=pid)
 
 
@@ -57,7 +57,7 @@ def create(
     plain = CreateRequest(
         ref=ref, bundle=bundle, rootfs=tuple(rootfs), stdio=stdio, checkpoint=checkpoint
     )
-    return Create.call(convert.to_create(plain), lambda answer: answer.pid, ref.namespace)
+    return Create.call(task_messages.to_create(plain), lambda answer: answer.pid, ref.namespace)
 
 
 @TASK.add(shim_pb2.StartRequest, shim_pb2.StartResponse, timeout_s=OWNER_S)
@@ -75,26 +75,26 @@ def start(ref: TaskRef, exec_id: str = "") -> Call[int]:
 @TASK.add(shim_pb2.StateRequest, shim_pb2.StateResponse)
 async def State(call: Incoming, request: shim_pb2.StateRequest) -> shim_pb2.StateResponse:
     """Describe a process."""
-    return convert.to_state(await call.service.core.state(call.ref, request.exec_id))
+    return task_messages.to_state(await call.service.core.state(call.ref, request.exec_id))
 
 
 def state(ref: TaskRef, exec_id: str = "") -> Call[ProcessView]:
     """Describe the init process or an exec."""
     request = shim_pb2.StateRequest(id=ref.id, exec_id=exec_id)
-    return State.call(request, convert.from_state, ref.namespace)
+    return State.call(request, task_messages.from_state, ref.namespace)
 
 
 @TASK.add(shim_pb2.WaitRequest, shim_pb2.WaitResponse, timeout_s=ENDLESS)
 async def Wait(call: Incoming, request: shim_pb2.WaitRequest) -> shim_pb2.WaitResponse:
     """Wait until a process exits, or the server stops."""
     exited = call.service.core.wait(call.ref, request.exec_id)
-    return convert.to_wait(await call.service.drain.wait(exited))
+    return task_messages.to_wait(await call.service.drain.wait(exited))
 
 
 def wait(ref: TaskRef, exec_id: str = "") -> Call[Exit]:
     """Wait until a process exits; return at once when it has exited before."""
     request = shim_pb2.WaitRequest(id=ref.id, exec_id=exec_id)
-    return Wait.call(request, convert.from_wait, ref.namespace)
+    return Wait.call(request, task_messages.from_wait, ref.namespace)
 
 
 @TASK.add(shim_pb2.KillRequest, Empty, timeout_s=OWNER_S)
@@ -145,21 +145,21 @@ def exec_(
 @TASK.add(shim_pb2.DeleteRequest, shim_pb2.DeleteResponse, timeout_s=OWNER_S)
 async def Delete(call: Incoming, request: shim_pb2.DeleteRequest) -> shim_pb2.DeleteResponse:
     """Delete a process that has exited."""
-    return convert.to_delete(await call.service.core.delete(call.ref, request.exec_id))
+    return task_messages.to_delete(await call.service.core.delete(call.ref, request.exec_id))
 
 
 def delete(ref: TaskRef, exec_id: str = "") -> Call[ProcessView]:
     """Delete a process that has exited; return its last state."""
     request = shim_pb2.DeleteRequest(id=ref.id, exec_id=exec_id)
     return Delete.call(
-        request, lambda answer: convert.from_delete(answer, ref.id, exec_id), ref.namespace
+        request, lambda answer: task_messages.from_delete(answer, ref.id, exec_id), ref.namespace
     )
 
 
 @TASK.add(shim_pb2.PidsRequest, shim_pb2.PidsResponse)
 async def Pids(call: Incoming, request: shim_pb2.PidsRequest) -> shim_pb2.PidsResponse:
     """List the processes."""
-    return convert.to_pids(await call.service.core.pids(call.ref))
+    return task_messages.to_pids(await call.service.core.pids(call.ref))
 
 
 def pids(ref: TaskRef) -> Call[list[int]]:
@@ -168,7 +168,7 @@ def pids(ref: TaskRef) -> Call[list[int]]:
 
 
 def _pids_in(answer: shim_pb2.PidsResponse) -> list[int]:
-    found = convert.from_pids(answer)
+    found = task_messages.from_pids(answer)
     return list(found.guest or found.host)
 
 
@@ -199,7 +199,7 @@ def resume(ref: TaskRef) -> Call[None]:
 @TASK.add(shim_pb2.CheckpointTaskRequest, Empty, timeout_s=OWNER_S)
 async def Checkpoint(call: Incoming, request: shim_pb2.CheckpointTaskRequest) -> Empty:
     """Checkpoint a task for containerd; the log gets the progress, for the call has no stream."""
-    options = convert.from_task_checkpoint(request)
+    options = task_messages.from_task_checkpoint(request)
     await call.service.core.checkpoint(call.ref, options, log_progress)
     return Empty()
 

@@ -19,7 +19,6 @@ from shim.model import (
     CreateRequest,
     Event,
     Exit,
-    ImageView,
     Pids,
     ProcessView,
     Report,
@@ -29,7 +28,6 @@ from shim.model import (
     Stdio,
     TaskRef,
     TaskView,
-    Verify,
 )
 from shim.task import usage
 from shim.task.container import Container
@@ -68,11 +66,11 @@ class Tasks:
         self._recovery: Recovery | None = None
         self._map = TaskMap()
         self._transactions = Transactions()
-        self._images = Images(config)
+        self._image_store = Images(config)
         self._creation = Creation(config, self._map, self._owner)
-        self._restores = RestoreCall(config, self._images, self._creation, self._owner)
+        self._restores = RestoreCall(config, self._image_store, self._creation, self._owner)
         self._pod_restores = PodRestores(config, self._map, self._owner)
-        self.image_service = ImageService(config, self._images, self._owner.capabilities)
+        self.images = ImageService(config, self._image_store, self._owner.capabilities)
         self.host_info = HostInfo(config, self._owner.capabilities)
 
     # -- life ----------------------------------------------------------------------------------
@@ -102,7 +100,7 @@ class Tasks:
         """
         if self._recovery is None:
             return []
-        await self._recovery.tidy(self._images, lambda: self._owner.is_closing)
+        await self._recovery.tidy(self._image_store, lambda: self._owner.is_closing)
         return self._recovery.lines
 
     async def close(self) -> None:
@@ -151,8 +149,8 @@ class Tasks:
         try:
             source = None
             if request.checkpoint:
-                image = await self._images.find(request.checkpoint)
-                source = ImageSource(manifest=await self._images.manifest(image, strict=True))
+                image = await self._image_store.find(request.checkpoint)
+                source = ImageSource(manifest=await self._image_store.manifest(image, strict=True))
             task = await self._creation.create(request, source)
         except BaseException:  # containerd does not remove what it has unpacked for a Create
             if is_unpacked(request.bundle, request.checkpoint):
@@ -272,30 +270,6 @@ class Tasks:
         """Restore an image as a new running task, and all that shared its sandbox with it."""
         work = self._restores.run(ref, options, report)
         return await self._transactions.run(work, "restore", sandbox=ref)
-
-    async def images(self) -> list[ImageView]:
-        """List the images below the configured folder, newest first."""
-        return await self.image_service.list()
-
-    async def inspect(self, image_path: str) -> dict[str, Any]:
-        """Return an image's manifest as plain data."""
-        return await self.image_service.inspect(image_path)
-
-    async def verify(
-        self, image_path: str, mode: Verify, report: Report, *, untrusted_folder: bool = False
-    ) -> dict[str, Any]:
-        """Check a whole image, and whether this host can run it."""
-        return await self.image_service.verify(
-            image_path, mode, report, untrusted_folder=untrusted_folder
-        )
-
-    async def remove(self, image_path: str) -> None:
-        """Delete an image below the configured folder."""
-        await self.image_service.remove(image_path)
-
-    async def info(self) -> dict[str, str]:
-        """Describe the host."""
-        return await self.host_info.info()
 
     # Last: below it, `list` in an annotation would mean this method.
     async def list(self, namespace: str) -> list[TaskView]:

@@ -23,7 +23,9 @@ from tests.faults.rig import ROOM_BYTES, Rig
 from tests.faults.trap import Deed, Trap
 from tests.faults.wire import Outcome, Wire
 
-_END_S = 150.0
+# Longer than the deadlines of one operation together: its save and the kill of that, its rollback
+# (120 s) and the command that this has begun.
+_END_S = 240.0
 _QUICK = {"detect": 4.0, "lock": 4.0, "freeze": 4.0, "thaw": 4.0, "command": 6.0, "save": 10.0}
 
 

@@ -107,15 +107,15 @@ async def test_what_tasks_do_with_images(owner: Owner) -> None:
     ref = TaskRef(namespace="ns", id="b")
     with watched(images, owner.folder / "verified") as found:
         await owner.again()
-        await owner.tasks.images()
-        await owner.tasks.inspect(image)
+        await owner.tasks.images.list()
+        await owner.tasks.images.inspect(image)
         with contextlib.suppress(CryoError):  # the host does not fit it
-            await owner.tasks.verify(image, Verify.FULL, News())
+            await owner.tasks.images.verify(image, Verify.FULL, News())
         with contextlib.suppress(CryoError):
             await owner.tasks.create(owner.request(checkpoint=image))
         with contextlib.suppress(CryoError):
             await owner.tasks.restore(ref, RestoreOptions(image_path=image), News())
-        await owner.tasks.remove(image)
+        await owner.tasks.images.remove(image)
 
     assert found == []
     assert not (images / ".cryo-staging-1").exists()

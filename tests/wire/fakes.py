@@ -103,6 +103,8 @@ class FakeTasks:
 
     def __init__(self) -> None:
         self.tasks: dict[TaskRef, FakeTask] = {}
+        self.images = FakeImages(self)
+        self.host_info = FakeHostInfo(self)
         self.calls: list[tuple[Any, ...]] = []
         self.fail: BaseException | None = None
         self.hold = False
@@ -118,7 +120,7 @@ class FakeTasks:
         self.recovered = False
         self.closed = False
 
-    def _begin(self, name: str, *arguments: Any) -> None:
+    def begin(self, name: str, *arguments: Any) -> None:
         self.calls.append((name, *arguments))
         if self.fail is not None:
             raise self.fail
@@ -135,20 +137,20 @@ class FakeTasks:
         self.recovered = True
 
     async def tidy(self) -> None:
-        self._begin("tidy")
+        self.begin("tidy")
 
     async def close(self) -> None:
         self.closed = True
 
     async def create(self, request: CreateRequest) -> int:
-        self._begin("create", request)
+        self.begin("create", request)
         if request.ref in self.tasks:
             raise AlreadyExists(f"task {request.ref} exists")
         self.tasks[request.ref] = FakeTask(request)
         return 0 if request.checkpoint else 1234
 
     async def start(self, ref: TaskRef, exec_id: str = "") -> int:
-        self._begin("start", ref, exec_id)
+        self.begin("start", ref, exec_id)
         task = self._task(ref)
         task.state = TaskState.RUNNING
         if self.status is not None:
@@ -162,7 +164,7 @@ class FakeTasks:
         return 1235 if exec_id else 1234
 
     async def state(self, ref: TaskRef, exec_id: str = "") -> ProcessView:
-        self._begin("state", ref, exec_id)
+        self.begin("state", ref, exec_id)
         task = self._task(ref)
         return ProcessView(
             id=ref.id,
@@ -175,7 +177,7 @@ class FakeTasks:
         )
 
     async def wait(self, ref: TaskRef, exec_id: str = "") -> Exit:
-        self._begin("wait", ref, exec_id)
+        self.begin("wait", ref, exec_id)
         task = self._task(ref)
         self.waiting.set()
         try:
@@ -195,17 +197,17 @@ class FakeTasks:
     async def kill(
         self, ref: TaskRef, signal: int, *, exec_id: str = "", everyone: bool = False
     ) -> None:
-        self._begin("kill", ref, signal, exec_id, everyone)
+        self.begin("kill", ref, signal, exec_id, everyone)
         self.end(ref, 128 + signal)
 
     async def exec(
         self, ref: TaskRef, exec_id: str, process: Mapping[str, Any], stdio: Stdio
     ) -> None:
-        self._begin("exec", ref, exec_id, process, stdio)
+        self.begin("exec", ref, exec_id, process, stdio)
         self._task(ref).execs[exec_id] = (process, stdio)
 
     async def delete(self, ref: TaskRef, exec_id: str = "") -> ProcessView:
-        self._begin("delete", ref, exec_id)
+        self.begin("delete", ref, exec_id)
         if self._task(ref).state is not TaskState.STOPPED:
             raise IllegalState(f"task {ref} is {self._task(ref).state}", remedy="kill it first")
         view = await self.state(ref, exec_id)
@@ -213,22 +215,22 @@ class FakeTasks:
         return view
 
     async def pids(self, ref: TaskRef) -> Pids:
-        self._begin("pids", ref)
+        self.begin("pids", ref)
         return Pids(host=(4242, 4243), guest=(1, 7, 8))
 
     async def pause(self, ref: TaskRef) -> None:
-        self._begin("pause", ref)
+        self.begin("pause", ref)
         self._task(ref).state = TaskState.PAUSED
 
     async def resume(self, ref: TaskRef) -> None:
-        self._begin("resume", ref)
+        self.begin("resume", ref)
         self._task(ref).state = TaskState.RUNNING
 
     async def update(self, ref: TaskRef, resources: Mapping[str, Any]) -> None:
-        self._begin("update", ref, resources)
+        self.begin("update", ref, resources)
 
     async def stats(self, ref: TaskRef) -> Stats:
-        self._begin("stats", ref)
+        self.begin("stats", ref)
         return Stats(
             cpu_usage_ns=5_000_000,
             cpu_user_ns=3_000_000,
@@ -239,27 +241,27 @@ class FakeTasks:
         )
 
     async def close_io(self, ref: TaskRef, exec_id: str = "") -> None:
-        self._begin("close_io", ref, exec_id)
+        self.begin("close_io", ref, exec_id)
         program = self._task(ref).program
         if program is not None:
             program.close_input()
 
     async def resize_pty(self, ref: TaskRef, width: int, height: int, exec_id: str = "") -> None:
-        self._begin("resize_pty", ref, width, height, exec_id)
+        self.begin("resize_pty", ref, width, height, exec_id)
 
     async def checkpoint(
         self, ref: TaskRef, options: CheckpointOptions, report: Report
     ) -> CheckpointResult:
-        self._begin("checkpoint", ref, options)
-        await self._work(report)
+        self.begin("checkpoint", ref, options)
+        await self.work(report)
         return RESULT
 
     async def restore(self, ref: TaskRef, options: RestoreOptions, report: Report) -> RestoreResult:
-        self._begin("restore", ref, options)
-        await self._work(report)
+        self.begin("restore", ref, options)
+        await self.work(report)
         return RESTORED
 
-    async def _work(self, report: Report) -> None:
+    async def work(self, report: Report) -> None:
         for progress in NEWS:
             report(progress)
         if not self.hold:
@@ -275,30 +277,8 @@ class FakeTasks:
             self.rolled_back.set()
             raise
 
-    async def images(self) -> list[ImageView]:
-        self._begin("images")
-        return [IMAGE]
-
-    async def inspect(self, image_path: str) -> dict[str, Any]:
-        self._begin("inspect", image_path)
-        return MANIFEST
-
-    async def verify(
-        self, image_path: str, mode: Verify, report: Report, *, untrusted_folder: bool = False
-    ) -> dict[str, Any]:
-        self._begin("verify", image_path, mode, *(["untrusted folder"] * untrusted_folder))
-        await self._work(report)
-        return MANIFEST
-
-    async def remove(self, image_path: str) -> None:
-        self._begin("remove", image_path)
-
-    async def info(self) -> dict[str, str]:
-        self._begin("info")
-        return {"runsc": "release-1", "engines": "builtin, phased"}
-
     async def list(self, namespace: str) -> list[TaskView]:
-        self._begin("list", namespace)
+        self.begin("list", namespace)
         return [
             TaskView(
                 namespace=ref.namespace,
@@ -316,6 +296,42 @@ class FakeTasks:
             for ref, task in sorted(self.tasks.items(), key=lambda item: item[0].id)
             if ref.namespace == namespace
         ]
+
+
+class FakeImages:
+    """One image."""
+
+    def __init__(self, core: FakeTasks) -> None:
+        self._core = core
+
+    async def list(self) -> list[ImageView]:
+        self._core.begin("images")
+        return [IMAGE]
+
+    async def inspect(self, image_path: str) -> dict[str, Any]:
+        self._core.begin("inspect", image_path)
+        return MANIFEST
+
+    async def verify(
+        self, image_path: str, mode: Verify, report: Report, *, untrusted_folder: bool = False
+    ) -> dict[str, Any]:
+        self._core.begin("verify", image_path, mode, *(["untrusted folder"] * untrusted_folder))
+        await self._core.work(report)
+        return MANIFEST
+
+    async def remove(self, image_path: str) -> None:
+        self._core.begin("remove", image_path)
+
+
+class FakeHostInfo:
+    """A host."""
+
+    def __init__(self, core: FakeTasks) -> None:
+        self._core = core
+
+    async def info(self) -> dict[str, str]:
+        self._core.begin("info")
+        return {"runsc": "release-1", "engines": "builtin, phased"}
 
 
 @contextlib.contextmanager

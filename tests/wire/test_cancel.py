@@ -101,14 +101,14 @@ async def test_a_reader_that_stops_reading_and_leaves_rolls_back(
     """A server that cannot write, because nobody reads, rolls back as soon as the call ends."""
     core.hold = True
     text = Progress(phase=Phase.SAVE, message="x" * 60_000)
-    held = core._work
+    held = core.work
 
     async def work(report: Report) -> None:
         for _ in range(200):
             report(text)
         await held(report)
 
-    core._work = work  # type: ignore[method-assign]  # one test's own kind of news
+    core.work = work  # type: ignore[method-assign]  # one test's own kind of news
     async with grpc.aio.insecure_channel(address) as channel:
         call = cryo_pb2_grpc.CryoStub(channel).Checkpoint(cryo_pb2.CheckpointRequest(id="a"))
         await call.read()
@@ -237,7 +237,7 @@ async def test_a_client_timeout_is_an_error_of_ours(
 ) -> None:
     """A call that takes longer than the client allows raises our class."""
     async with AsyncClient(address, timeout_s=0.2) as client:
-        core.info = asyncio.Event().wait  # type: ignore[method-assign,assignment]  # never ends
+        core.host_info.info = asyncio.Event().wait  # type: ignore[method-assign,assignment]  # hangs
         with pytest.raises(DeadlineExceeded):
             await client.info()
 
@@ -293,7 +293,7 @@ async def test_a_slow_reader_loses_only_byte_counts(client: AsyncClient, core: F
         for progress in (*flood, kept):
             report(progress)
 
-    core._work = work  # type: ignore[method-assign]  # one test's own kind of news
+    core.work = work  # type: ignore[method-assign]  # one test's own kind of news
     news: list[Progress] = []
     result = await client.checkpoint("a", CheckpointOptions(), news.append)
 

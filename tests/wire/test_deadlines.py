@@ -15,7 +15,7 @@ from shim.service import task_operations as operations
 from shim.service.operation import Call
 from shim.service.server import Server
 from shim.state import TaskState
-from tests.wire.fakes import FakeTask, FakeTasks
+from tests.wire.fakes import FakeHostInfo, FakeTask, FakeTasks
 
 REF = TaskRef(namespace="ns", id="a")
 WAIT_S = 60
@@ -27,6 +27,7 @@ class SlowTasks(FakeTasks):
     def __init__(self) -> None:
         super().__init__()
         self.begun = asyncio.Event()
+        self.host_info = SlowHost(self)
 
     async def pause(self, ref: TaskRef) -> None:
         """Pause when released."""
@@ -40,9 +41,17 @@ class SlowTasks(FakeTasks):
         await self.release.wait()
         await super().resume(ref)
 
+
+class SlowHost(FakeHostInfo):
+    """A host that is described when the test says so."""
+
+    def __init__(self, core: SlowTasks) -> None:
+        super().__init__(core)
+        self._slow = core
+
     async def info(self) -> dict[str, str]:
         """Answer when released."""
-        await self.release.wait()
+        await self._slow.release.wait()
         return await super().info()
 
 

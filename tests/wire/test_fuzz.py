@@ -13,7 +13,7 @@ from hack import fuzz
 from hack.fuzzing import corpus
 from hack.fuzzing.corpus import Parser
 from hack.fuzzing.mutate import Mutator
-from shim.service import convert
+from shim.service import task_messages
 
 
 @pytest.fixture
@@ -67,8 +67,8 @@ def test_what_breaks_the_server_is_found(
     def broken(*_: object) -> None:
         raise ZeroDivisionError
 
-    monkeypatch.setattr(convert, "to_state", broken)
-    monkeypatch.setattr(convert, "from_create", broken)
+    monkeypatch.setattr(task_messages, "to_state", broken)
+    monkeypatch.setattr(task_messages, "from_create", broken)
 
     done: Counter[str] = asyncio.run(fuzz.frames(200, mutator(), findings))
 

@@ -34,7 +34,7 @@ from shim.model import (
 )
 from shim.selftest.outcome import Outcome, Step
 from shim.selftest.report import PlainReporter, StoryReporter, Style
-from shim.service import convert, status
+from shim.service import cryo_messages, status
 from shim.state import TaskState
 
 FORGED = "\nERROR cryo: forged\r\n"
@@ -178,8 +178,8 @@ EDGES: dict[str, Edge] = {
     "status of a call": lambda text: status.details_of(CryoError(text, remedy=text)),
     "error of a call": lambda text: texts(status.info_of(CudaError(text, pid=1, remedy=text))),
     "error of runsc": lambda text: texts(status.info_of(RunscError("create", 1, text))),
-    "news over the wire": lambda text: texts(convert.to_progress(progress(text))),
-    "task over the wire": lambda text: texts(convert.to_task(task(text))),
+    "news over the wire": lambda text: texts(cryo_messages.to_progress(progress(text))),
+    "task over the wire": lambda text: texts(cryo_messages.to_task(task(text))),
     "selftest in lines": lambda text: told(PlainReporter(io.StringIO()), text),
     "selftest as a story": lambda text: told(StoryReporter(io.StringIO(), Style(live=True)), text),
 }
@@ -206,8 +206,8 @@ def test_results_over_the_wire(text: str) -> None:
     back = RestoreResult(pid=1, engine="phased", processes=made.processes, warnings=made.warnings)
 
     for message in (
-        convert.to_checkpoint_result(msgspec.structs.replace(made, engine="phased")),
-        convert.to_restore_result(back),
+        cryo_messages.to_checkpoint_result(msgspec.structs.replace(made, engine="phased")),
+        cryo_messages.to_restore_result(back),
     ):
         shown = texts(message)
         assert not {unicodedata.category(c) for c in shown if c != "\n"} & ACTING

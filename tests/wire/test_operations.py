@@ -23,8 +23,10 @@ from shim.service.shims import Shims
 from shim.service.task_operations import TASK
 from shim.service.ttrpc import Client as TtrpcClient
 from shim.service.ttrpc_edge import shim_services
+from shim.task.host_info import HostInfo
+from shim.task.image_service import ImageService
 from shim.task.tasks import Tasks
-from tests.wire.fakes import FakeTask, FakeTasks, as_tasks
+from tests.wire.fakes import FakeHostInfo, FakeImages, FakeTask, FakeTasks, as_tasks
 from tests.wire.helpers_ttrpc import serving
 from tests.wire.test_shims import recorded
 
@@ -46,18 +48,21 @@ def test_every_rpc_has_an_operation(table: Any, module: Any) -> None:
     }
 
 
-def test_fake_has_the_methods_of_the_real_tasks() -> None:
-    """What handlers call has the same parameters in the fake of these tests."""
+@pytest.mark.parametrize(
+    ("real", "fake"), ((Tasks, FakeTasks), (ImageService, FakeImages), (HostInfo, FakeHostInfo))
+)
+def test_fakes_are_like_the_real_thing(real: type, fake: type) -> None:
+    """What handlers call has the same parameters in the fakes of these tests."""
     names = [
         name
-        for name, one in vars(FakeTasks).items()
-        if inspect.iscoroutinefunction(one) and name in vars(Tasks)
+        for name, one in vars(real).items()
+        if inspect.iscoroutinefunction(one) and not name.startswith("_")
     ]
 
-    assert len(names) > 20
+    assert names
     for name in names:
-        real, fake = (inspect.signature(vars(kind)[name]) for kind in (Tasks, FakeTasks))
-        assert list(fake.parameters) == list(real.parameters), name
+        parameters = [list(inspect.signature(vars(kind)[name]).parameters) for kind in (real, fake)]
+        assert parameters[0] == parameters[1], name
 
 
 # --- the order of answers ---------------------------------------------------------------------
