@@ -26,9 +26,9 @@ from urllib.parse import parse_qsl, unquote, urlsplit
 from shim.errors import DeadlineExceeded, FailedPrecondition, InvalidArgument
 from shim.host import procs, trusted
 from shim.host.files import make_folders
-from shim.host.keeper.client import Spawned
 from shim.host.keeper.port import KeeperPort
 from shim.host.oserror import typed
+from shim.host.process_id import ProcessId
 from shim.model import Stdio, TaskRef
 
 _READY_S = 10.0
@@ -76,7 +76,7 @@ class Streams:
         """Begin with nothing open."""
         self.stdin = self.stdout = self.stderr = -1
         self.stdin_writer: int | None = None
-        self.logger: Spawned | None = None
+        self.logger: ProcessId | None = None
 
     def close(self) -> None:
         """Close our copies: right after the program was started, and on every failure."""
@@ -241,7 +241,7 @@ async def _open_logger(streams: Streams, place: Place, ref: TaskRef, keeper: Kee
         pipes.close()
 
 
-async def _start_logger(place: Place, ref: TaskRef, keeper: KeeperPort, pipes: _Pipes) -> Spawned:
+async def _start_logger(place: Place, ref: TaskRef, keeper: KeeperPort, pipes: _Pipes) -> ProcessId:
     words = [word for pair in place.query.items() for word in pair if word]
     null = os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC)
     try:
@@ -273,7 +273,7 @@ async def _logger_ready(place: Place, fd: int) -> None:
         raise FailedPrecondition(message, remedy="read its own log")
 
 
-async def end_logger(logger: Spawned, timeout_s: float = _LOGGER_TERM_S) -> None:
+async def end_logger(logger: ProcessId, timeout_s: float = _LOGGER_TERM_S) -> None:
     """Let the logger of a task that has ended finish; terminate, then kill, when it does not."""
     for sig in (0, _SIGTERM, _SIGKILL):
         if sig:

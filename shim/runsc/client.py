@@ -14,7 +14,8 @@ from shim import points
 from shim.config import Config
 from shim.errors import CryoError, DeadlineExceeded, NotFound, RunscError, Unavailable
 from shim.host import procs
-from shim.host.keeper.port import KeeperPort, Spawned
+from shim.host.keeper.port import KeeperPort
+from shim.host.process_id import ProcessId
 from shim.host.shielded import shielded
 from shim.model import Stats, Value
 from shim.runsc import argv, control, fscat, kernel, overlay, statefile, trace, urpc
@@ -46,11 +47,7 @@ class Streams(Value):
     stderr: int
 
 
-class Born(Value):
-    """A process of ours on the host: its pid and start time name it for ever."""
-
-    pid: int
-    start: int
+Born = ProcessId
 
 
 class GuestProcess(Value):
@@ -433,7 +430,7 @@ class Runsc:
         log: Path,
         overlay2: str = "",
         started: Started | None = None,
-    ) -> Born:
+    ) -> ProcessId:
         """Create a container and return its sandbox process; `started` hears runsc's own."""
         timeout_s = self._timeouts.create
         making = _Making("create", args.args(), args.pid_file, log, timeout_s, started)
@@ -449,12 +446,12 @@ class Runsc:
         timeout_s: float,
         overlay2: str = "",
         started: Started | None = None,
-    ) -> Born:
+    ) -> ProcessId:
         """Make a container from an image; returns when it runs, CUDA not yet thawed."""
         making = _Making("restore", args.args(), args.pid_file, log, timeout_s, started)
         return await self._make(making, streams, self._global(gpu=gpu, overlay2=overlay2))
 
-    async def _make(self, making: _Making, streams: Streams, runsc: Global) -> Born:
+    async def _make(self, making: _Making, streams: Streams, runsc: Global) -> ProcessId:
         making.log.unlink(missing_ok=True)
         whole = runsc.argv(making.command, *making.args, log=str(making.log))
         with points.around(f"runsc.{making.command}"):
@@ -463,10 +460,10 @@ class Runsc:
                 status = await self._ended(child, making.command, making.timeout_s)
             if status != 0:
                 raise failure(making.command, status, last_error(making.log))
-        return self._born(making.command, Path(making.pid_file))
+        return self._sandbox_of(making.command, Path(making.pid_file))
 
     @contextlib.asynccontextmanager
-    async def _spawned(self, whole: list[str], streams: Streams) -> AsyncIterator[Spawned]:
+    async def _spawned(self, whole: list[str], streams: Streams) -> AsyncIterator[ProcessId]:
         """Start through the keeper; leaving early kills the command and what it has begun."""
         child = await self._keeper.spawn(
             whole, stdin=streams.stdin, stdout=streams.stdout, stderr=streams.stderr
@@ -486,7 +483,7 @@ class Runsc:
                 raise DeadlineExceeded(message, remedy=UNDYING_REMEDY) from error
             raise
 
-    async def _ended(self, child: Spawned, command: str, timeout_s: float) -> int:
+    async def _ended(self, child: ProcessId, command: str, timeout_s: float) -> int:
         try:
             async with asyncio.timeout(timeout_s):
                 ended = await self._keeper.wait(child.pid, child.start)
@@ -495,12 +492,12 @@ class Runsc:
             raise DeadlineExceeded(message) from error
         return ended.status
 
-    def _born(self, command: str, pid_file: Path) -> Born:
+    def _sandbox_of(self, command: str, pid_file: Path) -> ProcessId:
         try:
             pid = int(pid_file.read_text("ascii"))
         except (OSError, ValueError) as error:
             raise RunscError(command, 0, "it left no pid file") from error
-        return Born(pid=pid, start=procs.start_time(pid) or 0)
+        return ProcessId(pid=pid, start=procs.start_time(pid) or 0)
 
     async def start_member(
         self, task_id: str, streams: Streams, log: Path, *, overlay2: str = ""
@@ -516,27 +513,25 @@ class Runsc:
         if status != 0:
             raise failure(command, status, last_error(log))
 
-    async def wait_spawn(self, task_id: str, streams: Streams) -> Born:
+    async def wait_spawn(self, task_id: str, streams: Streams) -> ProcessId:
         """Start a `runsc wait`, which prints how the container ended when it has."""
         self._must_exist(task_id)
-        child = await self._keeper.spawn(
+        return await self._keeper.spawn(
             self._global().argv("wait", runsc_id(task_id)),
             stdin=streams.stdin,
             stdout=streams.stdout,
             stderr=streams.stderr,
         )
-        return Born(pid=child.pid, start=child.start)
 
-    async def exec_spawn(self, args: ExecArgs, streams: Streams, log: Path) -> Born:
+    async def exec_spawn(self, args: ExecArgs, streams: Streams, log: Path) -> ProcessId:
         """Start an attached exec; the runsc process lives as long and ends with its exit status."""
         self._must_exist(args.id)
-        child = await self._keeper.spawn(
+        return await self._keeper.spawn(
             self._global().argv("exec", *args.args(), log=str(log)),
             stdin=streams.stdin,
             stdout=streams.stdout,
             stderr=streams.stderr,
         )
-        return Born(pid=child.pid, start=child.start)
 
 
 def _noting(command: str, started: Started | None) -> Started:

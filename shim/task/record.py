@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from datetime import datetime
 from pathlib import Path
+from typing import TypeVar
 
 import msgspec
 
@@ -13,6 +14,7 @@ from shim.host import files
 from shim.host.oserror import typed
 from shim.model import Exit, Mount, Stdio, TaskRef, Value
 
+_Record = TypeVar("_Record", bound="CleanupRecord")
 NAME = "task.json"
 _LIMIT_BYTES = 1 << 20
 
@@ -28,7 +30,22 @@ class ExecRecord(Value):
     exit: Exit | None = None
 
 
-class TaskRecord(Value):
+class CleanupRecord(Value, kw_only=True):
+    """The part of a task's record from which `delete` cleans up; `TaskRecord` explains it."""
+
+    bundle: str = ""
+    rootfs: str = ""
+    mounts: tuple[Mount, ...] = ()
+    image_path: str = ""
+    owner: str = ""
+    pid: int = 0
+    start: int = 0
+    maker_pid: int = 0
+    maker_start: int = 0
+    exit: Exit | None = None
+
+
+class TaskRecord(CleanupRecord, kw_only=True):
     """A task.
 
     `pid` and `start` name its sandbox process, 0 while there is none; `maker_pid` and
@@ -46,25 +63,16 @@ class TaskRecord(Value):
     bundle: str
     stdio: Stdio
     created_at: datetime
-    rootfs: str = ""
-    mounts: tuple[Mount, ...] = ()
     gpu: bool = False
     guest_tool: str = ""
     overlay2: str = ""
-    image_path: str = ""
     image_digest: str = ""
     from_image: bool = False
     one_call: bool = False
     sandbox_id: str = ""
-    owner: str = ""
-    pid: int = 0
-    start: int = 0
-    maker_pid: int = 0
-    maker_start: int = 0
     started: bool = False
     paused: bool = False
     unsettled: bool = False
-    exit: Exit | None = None
     warning: str = ""
     notices: tuple[str, ...] = ()
     exec_ran: bool = True
@@ -87,16 +95,25 @@ def save(folder: Path, record: TaskRecord) -> None:
 
 
 def load(folder: Path) -> TaskRecord | None:
-    """Read a record; None when there is none.
+    """Read a record; None where there is none.
 
     Raises:
-        InvalidArgument: it cannot be understood.
+        InvalidArgument: it cannot be parsed.
     """
+    return _load(folder, TaskRecord)
+
+
+def load_for_cleanup(folder: Path) -> CleanupRecord | None:
+    """Read what a clean-up needs of a record, as `load`."""
+    return _load(folder, CleanupRecord)
+
+
+def _load(folder: Path, kind: type[_Record]) -> _Record | None:
     if not (folder / NAME).exists():
         return None
     try:
         data = files.read_bounded(folder / NAME, _LIMIT_BYTES)
-        return msgspec.json.decode(data, type=TaskRecord)
+        return msgspec.json.decode(data, type=kind)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         message = f"{folder / NAME}: {error}"
         raise InvalidArgument(

@@ -14,8 +14,8 @@ from pathlib import Path
 from shim.errors import FailedPrecondition
 from shim.host import stdio as host_stdio
 from shim.host.console import Console, ConsoleSocket, Size, resize
-from shim.host.keeper.client import Spawned
 from shim.host.keeper.port import KeeperPort
+from shim.host.process_id import ProcessId
 from shim.model import Stdio, TaskRef
 from shim.runsc.client import Streams
 
@@ -37,7 +37,7 @@ class ProcessStreams:
         self._console: Console | None = None
         self._size: Size | None = None
         self._closed = False
-        self._logger: Spawned | None = None
+        self._logger: ProcessId | None = None
 
     async def listen(self) -> str:
         """Return the console socket's path for runsc; empty when there is no terminal."""

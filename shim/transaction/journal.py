@@ -75,6 +75,11 @@ class Entry(Value):
     processes: dict[str, ProcessEntry] = {}
     gpu_bytes: dict[str, int] = {}
 
+    @property
+    def unfinished_image(self) -> Path | None:
+        """The staging folder of an image that has not got its final name: it is to be removed."""
+        return Path(self.staging) if self.staging and not self.committed else None
+
     def cuda_processes(self, container: str = "") -> list[CudaProcess]:
         """List the CUDA processes of a container that the operation was to move."""
         split = ((name.rpartition("/"), entry) for name, entry in self.processes.items())

@@ -119,8 +119,7 @@ async def discard(target: CheckpointTarget, entry: Entry) -> str:
 
 async def _remove_unfinished(entry: Entry) -> str:
     finished = await committed(entry)
-    if entry.staging and not finished:
-        staging = Path(entry.staging)
+    if (staging := entry.unfinished_image) is not None and not finished:
         await file_call(
             lambda: files.remove_tree(staging), doing=f"remove {staging}", deadline_s=REMOVE_S
         )

@@ -101,7 +101,10 @@ class Cryo(Containerd):
     def end(self) -> None:
         """End it, and remove what its shims shared: others in the place look for leftovers."""
         super().end()
-        script = "from shim.entry.shimbin import paths; print(paths.forkserver_socket())"
+        script = (
+            "from shim.entry.shimbin import paths; "
+            "print(paths.forkserver_socket(paths.default_config()))"
+        )
         forkserver = self.place.remote.run([sys.executable, "-c", script], env=self.env).out.strip()
         # runsc keeps a mount in its root for the next sandbox, which will not come.
         for point in self.look().mounts:

@@ -12,7 +12,8 @@ from pathlib import Path
 
 from shim.config import Config, Timeouts
 from shim.host import procs
-from shim.host.keeper.client import Exited, Spawned
+from shim.host.keeper.exits import Exited
+from shim.host.process_id import ProcessId
 from shim.runsc.client import Runsc
 from shim.runsc.probe import Capabilities
 
@@ -99,11 +100,11 @@ class FakeKeeper:
         stderr: int,
         env: Mapping[str, str] | None = None,
         pass_fds: Sequence[int] = (),
-    ) -> Spawned:
+    ) -> ProcessId:
         self.spawned.append(list(argv))
         child = await asyncio.create_subprocess_exec(*self.program)
         self.children[child.pid] = child
-        return Spawned(child.pid, procs.start_time(child.pid) or 0)
+        return ProcessId(child.pid, procs.start_time(child.pid) or 0)
 
     async def wait(self, pid: int, start: int) -> Exited:
         status = await self.children[pid].wait()

@@ -16,7 +16,8 @@ from typing import Any
 from shim.config import Config, Cuda, Paths, Runsc, Timeouts
 from shim.errors import Unavailable
 from shim.host import procs
-from shim.host.keeper.client import Exited, Spawned
+from shim.host.keeper.exits import Exited
+from shim.host.process_id import ProcessId
 from shim.model import CreateRequest, Event, Stdio, TaskRef
 from shim.task.layout import Layout
 from shim.task.tasks import Tasks
@@ -61,7 +62,7 @@ class FakeKeeper:
         stderr: int,
         env: Mapping[str, str] | None = None,
         pass_fds: Sequence[int] = (),
-    ) -> Spawned:
+    ) -> ProcessId:
         words = list(argv)
         self.spawned.append(words)
         flags = dict(word[2:].partition("=")[::2] for word in words if word.startswith("--"))
@@ -80,7 +81,7 @@ class FakeKeeper:
             return await self._exec(flags)
         return await self._child("/bin/true")
 
-    async def _exec(self, flags: dict[str, str]) -> Spawned:
+    async def _exec(self, flags: dict[str, str]) -> ProcessId:
         born = await self._child(*self.program)
         if self.numbered:
             Path(flags["internal-pid-file"]).write_text(str(born.pid))
@@ -94,10 +95,10 @@ class FakeKeeper:
         (root / f"{name}.pid").write_text(str(born.pid))
         Path(flags["pid-file"]).write_text(str(born.pid))
 
-    async def _child(self, *argv: str) -> Spawned:
+    async def _child(self, *argv: str) -> ProcessId:
         child = await asyncio.create_subprocess_exec(*argv)
         self.children[child.pid] = child
-        return Spawned(child.pid, procs.start_time(child.pid) or 0)
+        return ProcessId(child.pid, procs.start_time(child.pid) or 0)
 
     async def wait(self, pid: int, start: int) -> Exited:
         if self.closed:

@@ -14,9 +14,11 @@ from pathlib import Path
 from typing import Any
 
 from shim.host.keeper import starter
-from shim.host.keeper.port import Exited, KeeperPort, Spawned
+from shim.host.keeper.exits import Exited
+from shim.host.keeper.port import KeeperPort
+from shim.host.process_id import ProcessId
 
-Start = Callable[..., Coroutine[Any, Any, Spawned]]
+Start = Callable[..., Coroutine[Any, Any, ProcessId]]
 
 
 @contextlib.contextmanager
@@ -32,7 +34,7 @@ def dev_null() -> Iterator[int]:
 def starting(keeper: KeeperPort, null: int) -> Start:
     """Give a start of a program with null streams, but for those that are named."""
 
-    async def run(*argv: str, **more: Any) -> Spawned:
+    async def run(*argv: str, **more: Any) -> ProcessId:
         streams = {"stdin": null, "stdout": null, "stderr": null, **more}
         return await keeper.spawn(argv, **streams)
 
@@ -67,7 +69,7 @@ def end_keeper(state_dir: Path) -> None:
         os.close(fd)
 
 
-async def ended(keeper: KeeperPort, process: Spawned) -> Exited:
+async def ended(keeper: KeeperPort, process: ProcessId) -> Exited:
     """Wait, but not for ever."""
     async with asyncio.timeout(60):
         return await keeper.wait(*process)

@@ -19,8 +19,9 @@ import pytest
 from shim.errors import Unavailable
 from shim.host import procs
 from shim.host.keeper import exits, starter, wire
-from shim.host.keeper.client import Keeper, Spawned
+from shim.host.keeper.client import Keeper
 from shim.host.keeper.connection import Answer, Connection, Lost
+from shim.host.process_id import ProcessId
 from tests.unit.helpers_keeper import (
     Start,
     assert_as_known_as_can_be,
@@ -125,7 +126,7 @@ async def test_client_that_is_killed_loses_nothing(state_dir: Path) -> None:
     os.write(stdin, b"23\n")
     os.close(stdin)
 
-    assert (await ended(keeper, Spawned(*process))).status == 23
+    assert (await ended(keeper, ProcessId(*process))).status == 23
     await keeper.drop("stdin")
     assert await keeper.fetch("stdin") is None
     await keeper.close()
@@ -258,7 +259,7 @@ async def test_end_is_known_though_the_connection_was_lost(
     keeper: Keeper, start: Start, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A keeper that lives on is asked again, where it has reaped the process before we looked."""
-    monkeypatch.setattr(exits, "foreign_end", lambda *_: exits.unseen())
+    monkeypatch.setattr(exits, "foreign_exit", lambda *_: exits.unknown())
     reader, writer = os.pipe2(os.O_CLOEXEC)
     process = await start("sh", "-c", "read line; exit 9", stdin=reader)
     os.close(reader)
@@ -451,11 +452,11 @@ def test_keeper_is_light() -> None:
 def test_memory_is_bounded_but_keeps_what_was_spawned() -> None:
     """Ten thousand adopted ends do not push out one spawned child's."""
     memory = exits.Exits()
-    memory.expect(exits.Key(1, 1))
-    memory.record(exits.Key(1, 1), exits.End(7, 0.0))
+    memory.expect(ProcessId(1, 1))
+    memory.record(ProcessId(1, 1), exits.Exited.with_timestamp(7, 0.0))
     for pid in range(2, 10_000):
-        memory.record(exits.Key(pid, 1), exits.End(0, 0.0))
+        memory.record(ProcessId(pid, 1), exits.Exited.with_timestamp(0, 0.0))
 
     assert len(memory.dump()) == 4097
-    assert memory.ask(exits.Key(2, 1)) is None
-    assert memory.ask(exits.Key(1, 1)) == exits.End(7, 0.0)
+    assert memory.ask(ProcessId(2, 1)) is None
+    assert memory.ask(ProcessId(1, 1)) == exits.Exited.with_timestamp(7, 0.0)

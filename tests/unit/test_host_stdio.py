@@ -19,7 +19,8 @@ from shim.errors import (
     PermissionDenied,
 )
 from shim.host import procs, stdio
-from shim.host.keeper.client import Keeper, Spawned
+from shim.host.keeper.client import Keeper
+from shim.host.process_id import ProcessId
 from shim.model import Stdio, TaskRef
 from tests.unit.helpers_keeper import children, end_keeper
 
@@ -70,7 +71,7 @@ async def read_to_end(fd: int) -> bytes:
         return await asyncio.wait_for(asyncio.to_thread(file.read), 60)
 
 
-async def run(keeper: Keeper, streams: stdio.Streams, script: str) -> Spawned:
+async def run(keeper: Keeper, streams: stdio.Streams, script: str) -> ProcessId:
     """Start a shell on the streams and close ours, as an owner does."""
     process = await keeper.spawn(
         ["sh", "-c", script], stdin=streams.stdin, stdout=streams.stdout, stderr=streams.stderr

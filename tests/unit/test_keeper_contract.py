@@ -19,10 +19,12 @@ import pytest
 
 from shim.errors import InvalidArgument, NotFound, Unavailable
 from shim.host import procs
-from shim.host.keeper import exits
+from shim.host.exit_status import UNKNOWN_STATUS
 from shim.host.keeper.client import Keeper
+from shim.host.keeper.exits import Exited
 from shim.host.keeper.local import LocalKeeper
-from shim.host.keeper.port import Exited, KeeperPort, Spawned
+from shim.host.keeper.port import KeeperPort
+from shim.host.process_id import ProcessId
 from tests.unit.helpers_keeper import (
     Start,
     assert_as_known_as_can_be,
@@ -129,7 +131,7 @@ async def test_many_wait_for_one_and_some_give_up(keeper: KeeperPort, start: Sta
     assert {each.status for each in results[1:] if isinstance(each, Exited)} == {143}
 
 
-async def spawn_orphan(start: Start, tmp_path: Path, then: str) -> Spawned:
+async def spawn_orphan(start: Start, tmp_path: Path, then: str) -> ProcessId:
     """Start a process whose parent ends at once, and name it."""
     note = tmp_path / "orphan"
     os.mkfifo(note)
@@ -142,7 +144,7 @@ async def spawn_orphan(start: Start, tmp_path: Path, then: str) -> Spawned:
     finally:
         os.close(fd)
     pid = int(line)
-    return Spawned(pid, procs.start_time(pid) or 0)
+    return ProcessId(pid, procs.start_time(pid) or 0)
 
 
 async def test_orphan_is_adopted_and_its_end_told(
@@ -180,7 +182,7 @@ async def test_grandchild_whose_parent_lives(
     parent = await start("sh", "-c", script)
     line = await asyncio.to_thread(note.read_text)
     pid = int(line)
-    process = Spawned(pid, procs.start_time(pid) or 0)
+    process = ProcessId(pid, procs.start_time(pid) or 0)
     waiting = asyncio.create_task(ended(keeper, process))
     await asyncio.sleep(0)  # the question goes out
     await keeper.fetch("nothing")  # answered in order: by now the keeper watches
@@ -228,9 +230,9 @@ async def test_process_whose_first_thread_has_ended(keeper: KeeperPort, start: S
 
 async def test_process_that_never_was(keeper: KeeperPort) -> None:
     """A process that nobody knows has an end that nobody knows."""
-    found = await ended(keeper, Spawned(os.getpid(), 1))
+    found = await ended(keeper, ProcessId(os.getpid(), 1))
 
-    assert (found.status, found.known) == (exits.UNKNOWN, False)
+    assert (found.status, found.known) == (UNKNOWN_STATUS, False)
 
 
 async def test_program_gets_what_it_was_given(keeper: KeeperPort, start: Start) -> None:

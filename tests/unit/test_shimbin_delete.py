@@ -50,7 +50,7 @@ def test_the_settings_that_start_used(
     bundle.mkdir()
     config.write_text(f'[paths]\nstate = "{tmp_path}/state"\n', "utf-8")
     monkeypatch.chdir(bundle)
-    paths.use_settings(str(config), b"")
+    assert paths.choose_config(str(config)) == str(config)
     monkeypatch.setenv("CRYO_CONFIG", str(tmp_path / "usual.toml"))
     folder = Path(paths.of_containerd(f"{tmp_path}/state", "/a")) / "tasks/n/one"
     folder.mkdir(parents=True)

@@ -83,27 +83,27 @@ def test_start_tries_again_while_fork_servers_exit(monkeypatch: pytest.MonkeyPat
     """An upgrade changes files more than once, and each change may end another fork server."""
     answers = [b"", b"", b"", b"17", b"18"]
     monkeypatch.setattr(forkserver_client, "_call", lambda *_: answers.pop(0))
-    assert forkserver_client.start_shim([], "/a/socket", 0) == 17
+    assert forkserver_client.start_shim([], "/a/socket", 0, "/a.toml") == 17
 
     answers[:] = [b"no shim: a reason"]
     with pytest.raises(OSError, match="no shim: a reason"):
-        forkserver_client.start_shim([], "/a/socket", 0)
+        forkserver_client.start_shim([], "/a/socket", 0, "/a.toml")
     answers[:] = [b""] * 5
     with pytest.raises(OSError, match="did not reply"):
-        forkserver_client.start_shim([], "/a/socket", 0)
+        forkserver_client.start_shim([], "/a/socket", 0, "/a.toml")
 
 
 def test_each_installation_has_a_fork_server_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
     """Its socket is named by the package's path, the interpreter and the config file."""
-    found = {paths.forkserver_socket()}
+    found = {paths.forkserver_socket(paths.default_config())}
     monkeypatch.setattr(paths, "__file__", "/elsewhere/paths.py")
-    found.add(paths.forkserver_socket())
+    found.add(paths.forkserver_socket(paths.default_config()))
     monkeypatch.setattr(sys, "prefix", "/other/venv")
-    found.add(paths.forkserver_socket())
+    found.add(paths.forkserver_socket(paths.default_config()))
     monkeypatch.setenv("PYTHONPATH", "/somewhere")
-    found.add(paths.forkserver_socket())
+    found.add(paths.forkserver_socket(paths.default_config()))
     monkeypatch.setenv("CRYO_CONFIG", "/other.toml")
-    found.add(paths.forkserver_socket())
+    found.add(paths.forkserver_socket(paths.default_config()))
 
     assert len(found) == 5
 

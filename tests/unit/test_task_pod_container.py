@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from shim.errors import IllegalState
-from shim.host.keeper.client import Spawned
+from shim.host.process_id import ProcessId
 from shim.model import CheckpointOptions, CreateRequest, TaskRef
 from shim.state import TaskState
 from shim.task import pod_container
@@ -28,7 +28,7 @@ class WaitKeeper(FakeKeeper):
     def __init__(self) -> None:
         super().__init__()
         self.answer: str | None = None
-        self.waiters: list[Spawned] = []
+        self.waiters: list[ProcessId] = []
         self.waiting = asyncio.Event()
 
     async def spawn(
@@ -41,7 +41,7 @@ class WaitKeeper(FakeKeeper):
         cwd: str = "/",
         env: Mapping[str, str] | None = None,
         pass_fds: Sequence[int] = (),
-    ) -> Spawned:
+    ) -> ProcessId:
         """Start what is asked for."""
         if "wait" not in argv:
             return await super().spawn(argv, stdin=stdin, stdout=stdout, stderr=stderr)

@@ -15,7 +15,7 @@ from shim import points
 from shim.config import Timeouts
 from shim.errors import DeadlineExceeded, ResourceExhausted, Unavailable
 from shim.host import procs
-from shim.host.keeper.client import Exited
+from shim.host.keeper.exits import Exited
 from shim.host.procstat import Stat
 from shim.host.supervisor import Supervisor
 from shim.model import Exit, Stdio

@@ -24,15 +24,15 @@ def is_bootstrap_params(stdin_data: bytes, container: str) -> bool:
     return _first(fields(stdin_data), _INSTANCE_ID) == container.encode()
 
 
-def config_of(stdin_data: bytes, container: str) -> tuple[str, bytes]:
-    """Return the config file that the options name, or else the text they contain, or neither."""
+def config_of(stdin_data: bytes, container: str) -> str | bytes | None:
+    """Return the path of the config file that the options name, or the text that they contain."""
     for packed in _packed(stdin_data, container):
         parts = fields(packed)
         if _first(parts, _ANY_TYPE).endswith(TYPE):
             options = fields(_first(parts, _ANY_VALUE))
             path = _first(options, _CONFIG_PATH).decode("utf-8", "surrogateescape")
-            return path, b"" if path else _first(options, _CONFIG_BODY)
-    return "", b""
+            return path or _first(options, _CONFIG_BODY) or None
+    return None
 
 
 def _packed(stdin_data: bytes, container: str) -> list[bytes]:

@@ -1,4 +1,4 @@
-"""`delete`: clean up after a shim that is gone, or confirm that nothing is left. Safe to repeat.
+"""`delete`: clean up after a shim that has died, or confirm that nothing is left. Idempotent.
 
 containerd gives it five seconds and runs it after every task, so it loads neither asyncio nor
 grpc, and touches only what the task's record names.
@@ -7,7 +7,6 @@ grpc, and touches only what the task's record names.
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import select
 import shutil
@@ -15,97 +14,103 @@ import signal
 import subprocess
 import sys
 import tomllib
-from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import NamedTuple
 
 from shim import bundle as bundle_files
 from shim.api.containerd.task.v3 import shim_pb2
+from shim.config import Paths, Runsc
 from shim.entry.shimbin import paths
 from shim.entry.shimbin.flags import Flags
 from shim.errors import CryoError
 from shim.host import exact, files, mounts
 from shim.host.environment import CHILD_UMASK, environment
+from shim.host.exit_status import SIGKILL_STATUS, UNKNOWN_STATUS
+from shim.model import Exit, utcnow
 from shim.runsc import statefile
 from shim.runsc.argv import Global, delete, runsc_id
+from shim.task import record as records
+from shim.task.record import CleanupRecord
+from shim.transaction.journal import Journal
 
-_KILLED = 137
-_UNKNOWN = 255
-_RUNSC_S = 3.0
-_DEAD_S = 1.0
-_RECORD = "task.json"
-_RECORD_LIMIT = 1 << 20
+_RUNSC_TIMEOUT_S = 3.0
+_KILL_TIMEOUT_S = 1.0
+
+
+class _Settings(NamedTuple):
+    """What `delete` needs of a config file."""
+
+    state: str
+    runsc: str
 
 
 def run(flags: Flags) -> None:
     """Remove what is left of the task and print a DeleteResponse."""
     bundle = Path(flags.bundle) if flags.bundle else Path.cwd()
-    paths.recall_settings(str(bundle))
+    settings = _settings(paths.config_of(str(bundle)))
     link = bundle / bundle_files.LINK
-    folder = link.readlink() if link.is_symlink() else _folder(flags)
+    folder = link.readlink() if link.is_symlink() else _folder(settings, flags)
     record = _record(folder)
-    if record and not record.get("owner"):
-        # The sidecar's, which takes its tasks over when it is back; containerd has lost sight only.
-        sys.stdout.buffer.write(_answer(record, _UNKNOWN).SerializeToString())
+    if record is not None and not record.owner:
+        # A task of the sidecar, which adopts it when it restarts: it runs on.
+        _print_response(record, UNKNOWN_STATUS)
         return
-    _kill(record)
-    if record:
-        _remove(record, folder, flags)
-    elif flags.id and not (folder / _RECORD).exists():
-        # A shim that was killed before it could write down what it was at.
+    if record is not None:
+        _kill(record)
+        _remove(record, folder, settings, flags)
+    elif flags.id and not (folder / records.NAME).exists():
+        # A shim that was killed before it wrote its record.
         with contextlib.suppress(CryoError):
             files.remove_tree(folder)
     with contextlib.suppress(CryoError):
         mounts.unmount(bundle / "rootfs", lazy=True)
-    for path in {record.get("owner"), paths.socket_of(str(bundle))}:
+    for path in (record.owner if record else None, paths.socket_of(str(bundle))):
         if path and paths.is_stale(path):
             Path(path).unlink(missing_ok=True)
     with contextlib.suppress(OSError):
         link.unlink()
-    sys.stdout.buffer.write(_answer(record, _KILLED).SerializeToString())
+    _print_response(record, SIGKILL_STATUS)
 
 
-def _settings() -> dict[str, Any]:
+def _settings(config: str) -> _Settings:
+    """Read what is needed, whatever else is wrong with the file."""
     try:
-        return tomllib.loads(Path(paths.config_path()).read_text("utf-8"))
+        found = tomllib.loads(Path(config).read_text("utf-8"))
     except (OSError, ValueError, RecursionError):
-        return {}
+        found = {}
+    state = found.get("paths", {}).get("state", Paths().state)
+    return _Settings(state, found.get("runsc", {}).get("binary", Runsc().binary))
 
 
-def _folder(flags: Flags) -> Path:
-    state = str(_settings().get("paths", {}).get("state", "/run/cryo"))
-    part = paths.of_containerd(state, flags.address)
+def _folder(settings: _Settings, flags: Flags) -> Path:
+    part = paths.of_containerd(settings.state, flags.address)
     return Path(part) / "tasks" / flags.namespace / flags.id
 
 
-def _record(folder: Path) -> dict[str, Any]:
-    try:
-        found = json.loads(files.read_bounded(folder / _RECORD, _RECORD_LIMIT))
-    except (CryoError, ValueError, RecursionError):
-        return {}
-    return found if isinstance(found, dict) else {}
+def _record(folder: Path) -> CleanupRecord | None:
+    with contextlib.suppress(CryoError):
+        return records.load_for_cleanup(folder)
+    return None
 
 
-def _kill(record: dict[str, Any]) -> None:
-    """End the sandbox, exactly it, and wait for its end."""
-    for name in ("maker", ""):
-        prefix = f"{name}_" if name else ""
-        pid, start = int(record.get(f"{prefix}pid", 0)), int(record.get(f"{prefix}start", 0))
+def _kill(record: CleanupRecord) -> None:
+    """Kill the sandbox and the runsc that creates it, and wait for their exit."""
+    for pid, start in ((record.maker_pid, record.maker_start), (record.pid, record.start)):
         fd = exact.open_pidfd(pid, start) if pid else None
         if fd is None:
             continue
         try:
             signal.pidfd_send_signal(fd, signal.SIGKILL)
-            select.select([fd], [], [], _DEAD_S)
+            select.select([fd], [], [], _KILL_TIMEOUT_S)
         except ProcessLookupError:
             continue
         finally:
             os.close(fd)
 
 
-def _remove(record: dict[str, Any], folder: Path, flags: Flags) -> None:
+def _remove(record: CleanupRecord, folder: Path, settings: _Settings, flags: Flags) -> None:
     runsc = Global(
-        binary=shutil.which(_settings().get("runsc", {}).get("binary", "runsc")) or "runsc",
+        binary=shutil.which(settings.runsc) or "runsc",
         root=str(folder.parents[2] / "runsc" / flags.namespace),
     )
     statefile.before_delete(Path(runsc.root), runsc_id(flags.id))
@@ -115,42 +120,28 @@ def _remove(record: dict[str, Any], folder: Path, flags: Flags) -> None:
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
-            timeout=_RUNSC_S,
+            timeout=_RUNSC_TIMEOUT_S,
             env=environment(),
             umask=CHILD_UMASK,
             check=False,
         )
     with contextlib.suppress(CryoError):
-        if record.get("mounts"):
-            mounts.unmount(Path(record["rootfs"]), lazy=True)
-    _remove_staging(folder)
-    image = str(record.get("image_path", ""))
-    if bundle_files.is_unpacked(str(record.get("bundle", "")), image):
+        if record.mounts:
+            mounts.unmount(Path(record.rootfs), lazy=True)
+    with contextlib.suppress(CryoError):
+        entry = Journal(folder).load()
+        if entry is not None and (staging := entry.unfinished_image) is not None:
+            files.remove_tree(staging)
+    if bundle_files.is_unpacked(record.bundle, record.image_path):
         with contextlib.suppress(CryoError):
-            files.remove_tree(Path(image))
+            files.remove_tree(Path(record.image_path))
     with contextlib.suppress(CryoError):
         files.remove_tree(folder)
 
 
-def _remove_staging(folder: Path) -> None:
-    """Close an open journal: an image that was being made goes; a complete one stays."""
-    try:
-        journal = json.loads(files.read_bounded(folder / "journal.json", _RECORD_LIMIT))
-    except (CryoError, ValueError, RecursionError):
-        return
-    if not isinstance(journal, dict):
-        return
-    staging = journal.get("staging", "")
-    if staging and not journal.get("committed"):
-        with contextlib.suppress(CryoError):
-            files.remove_tree(Path(staging))
-
-
-def _answer(record: dict[str, Any], otherwise: int) -> shim_pb2.DeleteResponse:
-    ended = record.get("exit") or {}
-    answer = shim_pb2.DeleteResponse(
-        pid=int(record.get("pid", 0)), exit_status=int(ended.get("status", otherwise))
-    )
-    at = datetime.fromisoformat(ended["at"]) if ended.get("at") else datetime.now(UTC)
-    answer.exited_at.FromDatetime(at)
-    return answer
+def _print_response(record: CleanupRecord | None, status: int) -> None:
+    """Print the exit that the record has, else `status` and the time of now."""
+    exit_ = (record.exit if record else None) or Exit(status=status, at=utcnow())
+    response = shim_pb2.DeleteResponse(pid=record.pid if record else 0, exit_status=exit_.status)
+    response.exited_at.FromDatetime(exit_.at)
+    sys.stdout.buffer.write(response.SerializeToString())

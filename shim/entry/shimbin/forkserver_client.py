@@ -18,34 +18,36 @@ _TRIES = 5
 _REPLY_LIMIT = 4096
 
 
-def start_shim(argv: list[str], socket_path: str, listener: int) -> int:
-    """Have a shim forked that serves the socket `listener`; return its pid.
+def start_shim(argv: list[str], socket_path: str, listener: int, config: str) -> int:
+    """Have a shim forked that serves the socket `listener` with a config file; return its pid.
 
     Raises:
         OSError: the fork server cannot be reached or started, or refused.
     """
-    data = encode(argv, socket_path)
+    env = {**os.environ, paths.CONFIG_VARIABLE: config}
+    data = encode(argv, socket_path, env)
     # The fork server may exit at this very moment: it was idle, or its code has changed, which an
     # upgrade does more than once.
-    replies = (_call(data, listener) for _ in range(_TRIES))
+    replies = (_call(data, listener, env) for _ in range(_TRIES))
     reply = next(filter(None, replies), b"")
     if not reply.isdigit():
         raise OSError(reply.decode("utf-8", "replace") or "the fork server did not reply")
     return int(reply)
 
 
-def encode(argv: list[str], socket_path: str) -> bytes:
+def encode(argv: list[str], socket_path: str, env: dict[str, str]) -> bytes:
     """Write a StartRequest: counted lists of texts, each ended by a NUL.
 
     Arguments, environment and paths contain no NUL, so nothing needs to be escaped.
     """
-    env = [f"{name}={value}" for name, value in os.environ.items()]
-    head = [str(len(argv)), *argv, socket_path, os.getcwd(), str(len(env)), *env]  # noqa: PTH109
-    return b"".join(os.fsencode(text) + b"\0" for text in head)
+    pairs = [f"{name}={value}" for name, value in env.items()]
+    cwd = os.getcwd()  # noqa: PTH109 - pathlib loads too much
+    texts = [str(len(argv)), *argv, socket_path, cwd, str(len(pairs)), *pairs]
+    return b"".join(os.fsencode(text) + b"\0" for text in texts)
 
 
-def _call(data: bytes, listener: int) -> bytes:
-    sock = _connect_or_launch()
+def _call(data: bytes, listener: int, env: dict[str, str]) -> bytes:
+    sock = _connect_or_launch(env)
     try:
         fds = pack("i", listener)
         sock.sendmsg([pack(">I", len(data))], [(_socket.SOL_SOCKET, _socket.SCM_RIGHTS, fds)])
@@ -57,8 +59,8 @@ def _call(data: bytes, listener: int) -> bytes:
         sock.close()
 
 
-def _connect_or_launch() -> _socket.socket:
-    path = paths.forkserver_socket()
+def _connect_or_launch(env: dict[str, str]) -> _socket.socket:
+    path = paths.forkserver_socket(env[paths.CONFIG_VARIABLE])
     found = _connect(path)
     if found is not None:
         return found
@@ -68,7 +70,7 @@ def _connect_or_launch() -> _socket.socket:
         fcntl.flock(lock, fcntl.LOCK_EX)
         found = _connect(path)
         if found is None:
-            _launch(path)
+            _launch(path, env)
             found = _connect(path)
     finally:
         os.close(lock)
@@ -89,25 +91,24 @@ def _connect(path: str) -> _socket.socket | None:
     return sock
 
 
-def _launch(path: str) -> None:
+def _launch(path: str, env: dict[str, str]) -> None:
     """Start the fork server and wait until it listens, which it reports by closing a pipe."""
     read_end, write_end = os.pipe()
     null = os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC)
     actions = [(os.POSIX_SPAWN_DUP2, null, fd) for fd in (0, 1, 2)]
     actions.append((os.POSIX_SPAWN_DUP2, write_end, 3))
     program = [sys.executable, "-m", "shim.entry.shimbin.forkserver", path]
-    env = _environment()
-    os.posix_spawn(sys.executable, program, env, file_actions=actions, setsid=True)
+    os.posix_spawn(sys.executable, program, _finding_us(env), file_actions=actions, setsid=True)
     os.close(write_end)
     os.close(null)
     os.read(read_end, 1)
     os.close(read_end)
 
 
-def _environment() -> dict[str, str]:
-    """Return an environment in which Python finds this very package."""
+def _finding_us(env: dict[str, str]) -> dict[str, str]:
+    """Return an environment in which Python imports this very package."""
     here = paths.__file__
     for _ in range(4):
         here = os.path.dirname(here)  # noqa: PTH120 - pathlib loads too much
-    path = os.pathsep.join(filter(None, (here, os.environ.get("PYTHONPATH"))))
-    return {**os.environ, "PYTHONPATH": path}
+    path = os.pathsep.join(filter(None, (here, env.get("PYTHONPATH"))))
+    return {**env, "PYTHONPATH": path}

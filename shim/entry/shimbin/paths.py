@@ -14,9 +14,9 @@ import sys
 from shim import __version__
 
 _CONFIG = "/etc/cryo/config.toml"
-_VARIABLE = "CRYO_CONFIG"
+CONFIG_VARIABLE = "CRYO_CONFIG"
 # In a bundle whose runtime options name another config file: its path, for `delete`.
-_SETTINGS = "cryo.settings"
+_CONFIG_NAME = "cryo.settings"
 _SOCKETS = "/run/containerd/s"
 FORKSERVER_FOLDER = "/run/cryo"
 # In a bundle; containerd 1.x reads it when it restarts.
@@ -28,40 +28,45 @@ _LIMIT = 4096
 _ID_MAX = 76
 
 
-def config_path() -> str:
-    """Return the path of config.toml: $CRYO_CONFIG, or the default."""
-    return os.environ.get(_VARIABLE) or _CONFIG
+def default_config() -> str:
+    """Return the path of config.toml: $CRYO_CONFIG, else /etc/cryo/config.toml."""
+    return os.environ.get(CONFIG_VARIABLE) or _CONFIG
 
 
-def use_settings(path: str, text: bytes) -> None:
-    """Make the config file that the runtime options name, or contain, the one of this process.
+def choose_config(option: str | bytes | None) -> str:
+    """Return the config file of a container, and write its path into the bundle if not the default.
 
-    Equal texts share a file, so that the containers of a pod find the same shim.
+    `option` is what the runtime options name, a path, or contain, a text. Equal texts share a
+    file, so that the containers of a pod find the same shim.
 
     Raises:
         FileNotFoundError: there is no such file.
     """
-    if text:
-        path = f"{FORKSERVER_FOLDER}/settings-{binascii.crc32(text):08x}-{len(text)}.toml"
-        os.makedirs(FORKSERVER_FOLDER, mode=0o700, exist_ok=True)  # noqa: PTH103 - loads too much
-        _write(f"{path}.{os.getpid()}", text)
-        os.replace(f"{path}.{os.getpid()}", path)  # noqa: PTH105 - see above
-    if not path:
-        return
-    if not os.path.isfile(path):  # noqa: PTH113 - see above
+    if option is None:
+        return default_config()
+    path = option if isinstance(option, str) else _write_config(option)
+    if not os.path.isfile(path):  # noqa: PTH113 - pathlib loads too much
         message = f"the runtime options name {path}, and there is no such file"
         raise FileNotFoundError(message)
-    os.environ[_VARIABLE] = path
-    _write(_SETTINGS, os.fsencode(path))
+    _write(_CONFIG_NAME, os.fsencode(path))
+    return path
 
 
-def recall_settings(bundle: str) -> None:
-    """Use the config file that `start` used for this bundle."""
+def _write_config(text: bytes) -> str:
+    path = f"{FORKSERVER_FOLDER}/settings-{binascii.crc32(text):08x}-{len(text)}.toml"
+    os.makedirs(FORKSERVER_FOLDER, mode=0o700, exist_ok=True)  # noqa: PTH103 - see above
+    _write(f"{path}.{os.getpid()}", text)
+    os.replace(f"{path}.{os.getpid()}", path)  # noqa: PTH105 - see above
+    return path
+
+
+def config_of(bundle: str) -> str:
+    """Return the config file that `start` has chosen for a bundle."""
     try:
-        with open(f"{bundle}/{_SETTINGS}", "rb") as file:  # noqa: PTH123 - loads too much
-            os.environ[_VARIABLE] = os.fsdecode(file.read(_LIMIT))
+        with open(f"{bundle}/{_CONFIG_NAME}", "rb") as file:  # noqa: PTH123 - loads too much
+            return os.fsdecode(file.read(_LIMIT))
     except OSError:
-        return  # the default
+        return default_config()
 
 
 def _write(path: str, data: bytes) -> None:
@@ -79,9 +84,9 @@ def of_containerd(state: str, address: str) -> str:
     return f"{state}/shims/{_short(address)}"
 
 
-def shim_socket(address: str, namespace: str, group: str) -> str:
+def shim_socket(config: str, address: str, namespace: str, group: str) -> str:
     """Return the socket of the shim of a group; short enough for a socket with any id."""
-    return f"{_SOCKETS}/{_short(config_path(), address, namespace)}-{_plain(group)}"
+    return f"{_SOCKETS}/{_short(config, address, namespace)}-{_plain(group)}"
 
 
 def _plain(group: str) -> str:
@@ -91,10 +96,10 @@ def _plain(group: str) -> str:
     return group if is_plain else _short(group)
 
 
-def forkserver_socket() -> str:
+def forkserver_socket(config: str) -> str:
     """Return the fork server's socket: one per config file, installation and interpreter."""
     code = (__file__, sys.prefix, sys.version, os.environ.get("PYTHONPATH", ""))
-    return f"{FORKSERVER_FOLDER}/forkserver-{__version__}-{_short(config_path(), *code)}.sock"
+    return f"{FORKSERVER_FOLDER}/forkserver-{__version__}-{_short(config, *code)}.sock"
 
 
 def write_address(path: str) -> str:

@@ -111,7 +111,7 @@ class StartRequest(NamedTuple):
 
 def settings() -> Config:
     """Load config.toml, or the defaults where there is none."""
-    path = Path(paths.config_path())
+    path = Path(paths.default_config())
     return configs.load(path) if path.exists() else Config()
 
 

@@ -24,12 +24,12 @@ def run(flags: Flags) -> None:
     """Print the address of this container's shim; start one where there is none."""
     stdin_data = sys.stdin.buffer.read(_STDIN_LIMIT) if sys.stdin is not None else b""
     try:
-        paths.use_settings(*bootstrap_params.config_of(stdin_data, flags.id))
+        config = paths.choose_config(bootstrap_params.config_of(stdin_data, flags.id))
     except FileNotFoundError as error:
         raise SystemExit(str(error)) from None
-    path = paths.shim_socket(flags.address, flags.namespace, _group(flags.id))
+    path = paths.shim_socket(config, flags.address, flags.namespace, _group(flags.id))
     if not paths.answers(path):
-        _start_shim(path)
+        _start_shim(path, config)
     sys.stdout.write(reply(paths.write_address(path), stdin_data, flags.id))
     sys.stdout.flush()
 
@@ -65,7 +65,7 @@ def _group(container: str) -> str:
     return next((group for group in groups if isinstance(group, str) and group), container)
 
 
-def _start_shim(path: str) -> None:
+def _start_shim(path: str, config: str) -> None:
     os.makedirs(os.path.dirname(path), mode=0o711, exist_ok=True)  # noqa: PTH103, PTH120
     if os.path.lexists(path):
         os.unlink(path)  # noqa: PTH108 - pathlib loads too much
@@ -76,4 +76,4 @@ def _start_shim(path: str) -> None:
     finally:
         os.umask(before)
     listener.listen(_BACKLOG)
-    forkserver_client.start_shim(sys.argv[1:], path, listener.fileno())
+    forkserver_client.start_shim(sys.argv[1:], path, listener.fileno(), config)

@@ -13,10 +13,8 @@ from shim.errors import CryoError, Unavailable
 from shim.host.environment import environment
 from shim.host.keeper import foreign
 from shim.host.keeper.connection import Answer, Connection, Lost
-from shim.host.keeper.exits import End
-from shim.host.keeper.port import Exited, Spawned
-
-__all__ = ["Exited", "Keeper", "Spawned"]
+from shim.host.keeper.exits import Exited
+from shim.host.process_id import ProcessId
 
 _log = logging.getLogger(__name__)
 _IDLE_S = 60.0
@@ -70,7 +68,7 @@ class Keeper:
         stderr: int,
         env: Mapping[str, str] | None = None,
         pass_fds: Sequence[int] = (),
-    ) -> Spawned:
+    ) -> ProcessId:
         """Start a program as `KeeperPort` says. One that is cancelled leaves no process behind.
 
         Raises:
@@ -86,7 +84,7 @@ class Keeper:
         answer = await self._ask(
             "spawn", fields, [stdin, stdout, stderr, *pass_fds], doing=f"start {argv[0]}"
         )
-        return Spawned(answer.fields["pid"], answer.fields["start"])
+        return ProcessId(answer.fields["pid"], answer.fields["start"])
 
     async def wait(self, pid: int, start: int) -> Exited:
         """Return how a process ended, when it has, whatever becomes of the keeper meanwhile.
@@ -96,26 +94,26 @@ class Keeper:
         """
         if self.closed:
             raise _closed()
-        process, connection = Spawned(pid, start), self._connection
+        process, connection = ProcessId(pid, start), self._connection
         try:
             if not connection.closed:
-                return Exited.of(await connection.wait(process))
+                return await connection.wait(process)
         except Unavailable:
             if self.closed:
                 raise
-        end = await foreign.ended(process)
-        return Exited.of(end if end.known else await self._asked_again(process) or end)
+        exited = await foreign.exited(process)
+        return exited if exited.known else await self._ask_again(process) or exited
 
-    async def _asked_again(self, process: Spawned) -> End | None:
-        """Ask the keeper that is there now how a process has ended; None where it does not know.
+    async def _ask_again(self, process: ProcessId) -> Exited | None:
+        """Ask the present keeper how a process exited; None where it does not know.
 
-        It may be the one that started the process: the connection was lost, and not the keeper.
+        It may be the one that started the process: only the connection may have been lost.
         """
         try:
-            end = await (await self._connected()).wait(process)
+            exited = await (await self._connected()).wait(process)
         except CryoError:
             return None
-        return end if end.known else None
+        return exited if exited.known else None
 
     async def hold(self, name: str, fd: int) -> None:
         """Have a copy of `fd` kept open under `name`."""

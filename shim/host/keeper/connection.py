@@ -12,10 +12,10 @@ from typing import Any, NamedTuple
 from shim.errors import CryoError, InvalidArgument, Unavailable
 from shim.host import procs
 from shim.host.keeper import starter, wire
-from shim.host.keeper.exits import End
+from shim.host.keeper.exits import Exited
 from shim.host.keeper.peer import Peer
-from shim.host.keeper.port import Spawned
 from shim.host.oserror import typed_number
+from shim.host.process_id import ProcessId
 
 _ANSWER_S = 30.0
 
@@ -48,7 +48,7 @@ class Connection:
         self._on_lost = on_lost
         self._loop = asyncio.get_running_loop()
         self._pending: dict[int, asyncio.Future[Answer]] = {}
-        self._waits: dict[Spawned, asyncio.Future[Answer]] = {}
+        self._waits: dict[ProcessId, asyncio.Future[Answer]] = {}
         # The requests that may have been begun: all, until the keeper is seen to say which.
         self._begun: set[int] = set()
         self._says_begun = False
@@ -104,7 +104,7 @@ class Connection:
             raise _refusal(answer.fields, doing)
         return answer
 
-    async def wait(self, process: Spawned) -> End:
+    async def wait(self, process: ProcessId) -> Exited:
         """Return how a process ended, when it has; waits for one process share a request."""
         future = self._waits.get(process)
         if future is None:
@@ -112,7 +112,7 @@ class Connection:
             future = self._waits[process] = self._pending[number]
             future.add_done_callback(lambda done: self._waited(process, done))
         fields = (await asyncio.shield(future)).fields
-        return End(fields["status"], fields["at"], fields["known"])
+        return Exited.with_timestamp(fields["status"], fields["at"], known=fields["known"])
 
     def close(self) -> None:
         """Leave; the keeper stays."""
@@ -172,7 +172,7 @@ class Connection:
         else:
             future.set_result(answer)
 
-    def _waited(self, process: Spawned, done: asyncio.Future[Answer]) -> None:
+    def _waited(self, process: ProcessId, done: asyncio.Future[Answer]) -> None:
         self._waits.pop(process, None)
         if not done.cancelled():
             done.exception()  # there may be no caller any more

@@ -1,4 +1,4 @@
-"""The end of a process that is not this process's child."""
+"""The exit of a process that is not this process's child."""
 
 from __future__ import annotations
 
@@ -6,17 +6,17 @@ import os
 
 from shim.host import exact, procs
 from shim.host.keeper import exits
-from shim.host.keeper.exits import End, Key
-from shim.host.keeper.port import Spawned
+from shim.host.keeper.exits import Exited
+from shim.host.process_id import ProcessId
 
 
-async def ended(process: Spawned) -> End:
-    """Return when a process has ended: with its status as far as the kernel shows it, else 255."""
+async def exited(process: ProcessId) -> Exited:
+    """Wait for the exit of a process; its status is 255 where the kernel does not show it."""
     pidfd = exact.open_pidfd(*process)
     if pidfd is None:
-        return exits.unseen()
+        return exits.unknown()
     try:
         await procs.readable(pidfd)
-        return exits.foreign_end(Key(*process), pidfd) or exits.unseen()
+        return exits.foreign_exit(process, pidfd) or exits.unknown()
     finally:
         os.close(pidfd)

@@ -17,19 +17,19 @@ from shim.errors import Unavailable
 from shim.host import exact, prctl, procs, procstat
 from shim.host.environment import environment
 from shim.host.keeper import exits
-from shim.host.keeper.exits import End, Exits, Key
-from shim.host.keeper.port import Exited, Spawned
+from shim.host.keeper.exits import Exited, Exits
 from shim.host.keeper.spawn import Program, close_on_exec, spawn
 from shim.host.oserror import typed
+from shim.host.process_id import ProcessId
 
 # Who asks after the end does so at once, in an exec probe ten times a second.
 _REMEMBERED_MAX = 256
 
 
 class _Wait(NamedTuple):
-    """Who waits for the end of a process, and the descriptor that reports it."""
+    """The exit that callers wait for, and the pidfd that reports it."""
 
-    end: asyncio.Future[End]
+    exited: asyncio.Future[Exited]
     pidfd: int
 
 
@@ -43,7 +43,7 @@ class LocalKeeper:
         self._others = others
         self._held: dict[str, int] = {}
         self._exits = Exits(_REMEMBERED_MAX)
-        self._waits: dict[Key, _Wait] = {}
+        self._waits: dict[ProcessId, _Wait] = {}
         self._loop = asyncio.get_running_loop()
         self._loop.add_signal_handler(signal.SIGCHLD, self._collect)
         self.closed = False
@@ -62,7 +62,7 @@ class LocalKeeper:
         stderr: int,
         env: Mapping[str, str] | None = None,
         pass_fds: Sequence[int] = (),
-    ) -> Spawned:
+    ) -> ProcessId:
         """Start a program as `KeeperPort` says."""
         given = dict(environment() if env is None else env)
         program = Program(list(argv), given, [stdin, stdout, stderr, *pass_fds])
@@ -70,36 +70,36 @@ class LocalKeeper:
             pid = spawn(program)
         except OSError as error:
             raise typed(error, f"start {argv[0]}") from error
-        # Not collected yet, whatever it has done meanwhile: /proc still tells.
-        born = Spawned(pid, procstat.start_time(pid) or 0)
-        self._exits.expect(Key(*born))
-        return born
+        # It is not reaped yet, so /proc has its start time even if it has exited.
+        process = ProcessId(pid, procstat.start_time(pid) or 0)
+        self._exits.expect(process)
+        return process
 
     async def wait(self, pid: int, start: int) -> Exited:
         """Return how a process ended, when it has: a child, an orphan, or any other process."""
-        key = Key(pid, start)
+        process = ProcessId(pid, start)
         self._collect()
-        end = self._exits.ask(key)
-        if end is None:
-            end = await asyncio.shield(self._watched(key))
-        return Exited.of(end)
+        exited = self._exits.ask(process)
+        if exited is None:
+            exited = await asyncio.shield(self._watched(process))
+        return exited
 
-    def _watched(self, key: Key) -> asyncio.Future[End]:
-        if key in self._waits:
-            return self._waits[key].end
-        future: asyncio.Future[End] = self._loop.create_future()
-        pidfd = exact.open_pidfd(*key)
+    def _watched(self, process: ProcessId) -> asyncio.Future[Exited]:
+        if process in self._waits:
+            return self._waits[process].exited
+        future: asyncio.Future[Exited] = self._loop.create_future()
+        pidfd = exact.open_pidfd(*process)
         if pidfd is None:
-            future.set_result(exits.unseen())
+            future.set_result(exits.unknown())
         else:
-            self._waits[key] = _Wait(future, pidfd)
-            self._loop.add_reader(pidfd, self._on_end, key)
+            self._waits[process] = _Wait(future, pidfd)
+            self._loop.add_reader(pidfd, self._on_end, process)
         return future
 
-    def _on_end(self, key: Key) -> None:
+    def _on_end(self, process: ProcessId) -> None:
         self._collect()
-        if (wait := self._waits.get(key)) is not None:  # no child of ours, or collected elsewhere
-            self._ended(key, exits.foreign_end(key, wait.pidfd) or exits.unseen())
+        if (wait := self._waits.get(process)) is not None:  # not our child, or reaped elsewhere
+            self._ended(process, exits.foreign_exit(process, wait.pidfd) or exits.unknown())
 
     def _collect(self) -> None:
         """Collect the children that have ended, orphans without a caller among them."""
@@ -109,17 +109,17 @@ class LocalKeeper:
             found = procstat.read(pid)
             if found is None or not found.dead:
                 continue
-            if (end := exits.reap(pid)) is not None:
-                self._ended(Key(pid, found.start), end)
+            if (exited := exits.reap(pid)) is not None:
+                self._ended(ProcessId(pid, found.start), exited)
 
-    def _ended(self, key: Key, end: End) -> None:
-        self._exits.record(key, end)
-        wait = self._waits.pop(key, None)
+    def _ended(self, process: ProcessId, exited: Exited) -> None:
+        self._exits.record(process, exited)
+        wait = self._waits.pop(process, None)
         if wait is not None:
-            self._exits.ask(key)
+            self._exits.ask(process)
             self._leave(wait)
-            if not wait.end.done():
-                wait.end.set_result(end)
+            if not wait.exited.done():
+                wait.exited.set_result(exited)
 
     def _leave(self, wait: _Wait) -> None:
         self._loop.remove_reader(wait.pidfd)
@@ -142,14 +142,14 @@ class LocalKeeper:
             os.close(fd)
 
     async def close(self) -> None:
-        """Let go of the descriptors; waits end as unavailable."""
+        """Let go of the descriptors; waits fail as unavailable."""
         self.closed = True
         for name in list(self._held):
             await self.drop(name)
         waits, self._waits = self._waits, {}
         for wait in waits.values():
             self._leave(wait)
-            if not wait.end.done():
-                wait.end.set_exception(Unavailable("the connection to the keeper was closed"))
-                wait.end.exception()  # there may be no caller any more
+            if not wait.exited.done():
+                wait.exited.set_exception(Unavailable("the connection to the keeper was closed"))
+                wait.exited.exception()  # there may be no caller any more
         self._loop.remove_signal_handler(signal.SIGCHLD)

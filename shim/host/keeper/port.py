@@ -3,30 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from datetime import UTC, datetime
-from typing import NamedTuple, Protocol, Self
+from typing import Protocol
 
-from shim.host.keeper.exits import End
-
-
-class Spawned(NamedTuple):
-    """A process, exactly: `start` is in clock ticks since boot."""
-
-    pid: int
-    start: int
-
-
-class Exited(NamedTuple):
-    """How a process ended. Not `known`: it is over, its status was not read, and is 255."""
-
-    status: int
-    at: datetime
-    known: bool = True
-
-    @classmethod
-    def of(cls, end: End) -> Self:
-        """Take what the keeper's own books have."""
-        return cls(end.status, datetime.fromtimestamp(end.at, UTC), end.known)
+from shim.host.keeper.exits import Exited
+from shim.host.process_id import ProcessId
 
 
 class KeeperPort(Protocol):
@@ -45,7 +25,7 @@ class KeeperPort(Protocol):
         stderr: int,
         env: Mapping[str, str] | None = None,
         pass_fds: Sequence[int] = (),
-    ) -> Spawned:
+    ) -> ProcessId:
         """Start a program in a session of its own, in the folder `/`, with default signals.
 
         The descriptors stay the caller's, who may close them at once; `pass_fds` are 3, 4, 5...

@@ -15,9 +15,10 @@ from typing import Any, NoReturn
 from shim.host import prctl, procstat
 from shim.host.environment import private_umask
 from shim.host.keeper import exits, process, spawn, wire
-from shim.host.keeper.exits import End, Exits, Key
+from shim.host.keeper.exits import Exited, Exits
 from shim.host.keeper.held import Held
 from shim.host.keeper.peer import Peer
+from shim.host.process_id import ProcessId
 
 _IDLE_S = 60.0
 _PEERS_MAX = 64
@@ -25,7 +26,7 @@ _HISTORY_LIMIT = 4 << 20
 _ENDING = frozenset({signal.SIGTERM, signal.SIGINT})
 
 _Answer = tuple[dict[str, Any], list[int]]
-_Waiters = dict[Key, list[tuple[Peer, int]]]
+_Waiters = dict[ProcessId, list[tuple[Peer, int]]]
 
 
 class Refusal(Exception):
@@ -52,7 +53,7 @@ class Server:
         self._held = Held()
         self._peers: set[Peer] = set()
         self._waiters: _Waiters = {}
-        self._watches: dict[Key, int] = {}
+        self._watches: dict[ProcessId, int] = {}
         self._running = True
         self._load_history()
         self._selector = selectors.DefaultSelector()
@@ -174,13 +175,13 @@ class Server:
         while (found := exits.reap_one()) is not None:
             self._ended(*found)
 
-    def _ended(self, key: Key, end: End) -> None:
+    def _ended(self, key: ProcessId, end: Exited) -> None:
         self._exits.record(key, end)
         for peer, number in self._forget_waiters(key):
             self._exits.ask(key)
-            self._send(peer, {"n": number, "ok": _end_message(end)}, [])
+            self._send(peer, {"n": number, "ok": _exit_message(end)}, [])
 
-    def _forget_waiters(self, key: Key) -> list[tuple[Peer, int]]:
+    def _forget_waiters(self, key: ProcessId) -> list[tuple[Peer, int]]:
         pidfd = self._watches.pop(key, None)
         if pidfd is not None:
             self._selector.unregister(pidfd)
@@ -188,37 +189,37 @@ class Server:
         return self._waiters.pop(key, [])
 
     def _wait(self, peer: Peer, message: wire.Message, _fds: list[int]) -> _Answer | None:
-        key = Key(_number(message, "pid", 1 << 31), _number(message, "start"))
+        key = ProcessId(_number(message, "pid", 1 << 31), _number(message, "start"))
         self._reap()
-        end = self._exits.ask(key) or self._unseen_end(key)
+        end = self._exits.ask(key) or self._foreign_exit(key)
         if end is not None:
-            return _end_message(end), []
+            return _exit_message(end), []
         self._waiters.setdefault(key, []).append((peer, _number(message, "n")))
         return None
 
-    def _unseen_end(self, key: Key) -> End | None:
+    def _foreign_exit(self, key: ProcessId) -> Exited | None:
         """Tell how a process ended that SIGCHLD will not tell of; watch it while it runs."""
         found = procstat.read(key.pid)
         if found and found.start == key.start and found.ppid == os.getpid():
             return None
-        end = exits.foreign_end(key)
+        end = exits.foreign_exit(key)
         if end is None and key not in self._watches:
             return self._watch(key)
         return end
 
-    def _watch(self, key: Key) -> End | None:
+    def _watch(self, key: ProcessId) -> Exited | None:
         try:
             pidfd = os.pidfd_open(key.pid)
         except OSError:
-            return exits.foreign_end(key) or exits.unseen()
+            return exits.foreign_exit(key) or exits.unknown()
         self._watches[key] = pidfd
-        self._watch_fd(pidfd, lambda _mask: self._on_foreign_end(key))
+        self._watch_fd(pidfd, lambda _mask: self._on_foreign_exit(key))
         return None
 
-    def _on_foreign_end(self, key: Key) -> None:
+    def _on_foreign_exit(self, key: ProcessId) -> None:
         self._reap()  # it may have become ours meanwhile
         if key in self._watches:
-            end = exits.foreign_end(key, self._watches[key]) or exits.unseen()
+            end = exits.foreign_exit(key, self._watches[key]) or exits.unknown()
             self._ended(key, end)
 
     def _spawn(self, peer: Peer, message: wire.Message, fds: list[int]) -> _Answer:
@@ -234,8 +235,8 @@ class Server:
             pid = spawn.spawn(program, self._limit)
         except OSError as error:
             raise Refusal(error.errno or errno.EINVAL) from error
-        # Not reaped yet, whatever it has done meanwhile: /proc still tells.
-        key = Key(pid, procstat.start_time(pid) or 0)
+        # It is not reaped yet, so /proc has its start time even if it has exited.
+        key = ProcessId(pid, procstat.start_time(pid) or 0)
         self._exits.expect(key)
         return {"pid": key.pid, "start": key.start}, []
 
@@ -293,15 +294,15 @@ class Server:
         except FileNotFoundError:
             return
         except (ValueError, TypeError) as error:
-            sys.stderr.write(f"keeper: the ends written down earlier are lost: {error}\n")
+            sys.stderr.write(f"keeper: the exits of an earlier keeper are lost: {error}\n")
 
 
 def _private(path: str, flags: int) -> int:
     return os.open(path, flags, 0o600)
 
 
-def _end_message(end: End) -> dict[str, Any]:
-    return {"status": end.status, "at": end.at, "known": end.known}
+def _exit_message(end: Exited) -> dict[str, Any]:
+    return {"status": end.status, "at": end.at.timestamp(), "known": end.known}
 
 
 def _number(message: wire.Message, key: str, below: int = 1 << 63) -> int:
