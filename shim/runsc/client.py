@@ -47,9 +47,6 @@ class Streams(Value):
     stderr: int
 
 
-Born = ProcessId
-
-
 class GuestProcess(Value):
     """A row of `runsc ps`: numbers of the sandbox's root pid namespace.
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from signal import SIGKILL
 
+from shim.host.exit_status import UNKNOWN_STATUS
 from shim.model import Exit, ProcessView, TaskRef, TaskView, utcnow
 from shim.runsc.client import Runsc
 from shim.runsc.guest import ContainerGuest
@@ -16,7 +17,7 @@ from shim.task.context import Context
 from shim.task.exec_set import ExecSet
 from shim.task.init_process import InitProcess
 from shim.task.pod_container import PodContainerLifecycle
-from shim.task.process import UNKNOWN_STATUS, Process
+from shim.task.process import Process
 from shim.task.record import TaskRecord
 from shim.task.record_store import RecordStore
 from shim.task.root_container import RootLifecycle

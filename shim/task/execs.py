@@ -23,17 +23,19 @@ from shim.errors import (
     NotFound,
 )
 from shim.host import procs
+from shim.host.exit_status import SIGKILL_STATUS, UNKNOWN_STATUS
 from shim.host.oserror import typed
+from shim.host.process_id import ProcessId
 from shim.host.shielded import shielded
 from shim.model import Exit, ProcessView, Stdio, TaskRef, check_id, utcnow
 from shim.runsc.argv import ExecArgs
-from shim.runsc.client import Born, Runsc, last_error
+from shim.runsc.client import Runsc, last_error
 from shim.runsc.failure import failure
 from shim.spec.terminal import console_size
 from shim.state import TaskState
 from shim.task.context import Context
 from shim.task.pidpipe import PidPipe
-from shim.task.process import SIGKILL_STATUS, UNKNOWN_STATUS, Process, exit_of, until_killed
+from shim.task.process import Process, exit_of, until_killed
 from shim.task.record import ExecRecord
 from shim.task.streams import ExecStreams
 
@@ -171,13 +173,13 @@ class Exec:
             self.state = TaskState.RUNNING
         return pid
 
-    def _note_runner(self, runner: Born) -> None:
+    def _note_runner(self, runner: ProcessId) -> None:
         self.record = msgspec.structs.replace(
             self.record, runner_pid=runner.pid, runner_start=runner.start
         )
         self.process.watch(partial(self._exit_of, runner))
 
-    async def _exit_of(self, runner: Born) -> Exit:
+    async def _exit_of(self, runner: ProcessId) -> Exit:
         """Wait for the exit of `runsc exec`, which is the program's.
 
         It may have been killed itself, for want of memory say: then the program is ended too, or
@@ -217,7 +219,7 @@ class Exec:
             for task in (number, *others):
                 task.cancel()
 
-    async def _abandon(self, runner: Born, pipe: PidPipe) -> None:
+    async def _abandon(self, runner: ProcessId, pipe: PidPipe) -> None:
         """End what was begun, in the container too: killing `runsc exec` leaves that running."""
         known = pipe.take()
         if known:
@@ -241,7 +243,7 @@ class Exec:
             self._begun = False
             await self.process.attempt(self.streams.close)
             return
-        runner = Born(pid=self.record.runner_pid, start=self.record.runner_start)
+        runner = ProcessId(pid=self.record.runner_pid, start=self.record.runner_start)
         with contextlib.suppress(DeadlineExceeded):  # it is watched on
             await self.process.killed(runner, self._context.config.timeouts.command)
 
@@ -297,7 +299,7 @@ class Exec:
             message = f"process {self.record.id} of task {self._ref} is running"
             raise IllegalState(message, remedy="kill it first")
         if self._abandoned:
-            runner = Born(pid=self.record.runner_pid, start=self.record.runner_start)
+            runner = ProcessId(pid=self.record.runner_pid, start=self.record.runner_start)
             # As long as what ends it may take: two commands of runsc, and the exit between them.
             await self.process.killed(runner, 3 * self._context.config.timeouts.command)
         elif self.is_starting and self.process.ended.value is None:
@@ -324,5 +326,5 @@ class Exec:
             self._begun = True
             self.state = TaskState.RUNNING
             await self.streams.adopt()
-            runner = Born(pid=record.runner_pid, start=record.runner_start)
+            runner = ProcessId(pid=record.runner_pid, start=record.runner_start)
             self.process.watch(partial(self._exit_of, runner))

@@ -11,10 +11,11 @@ from signal import SIGKILL
 from typing import Protocol
 
 from shim.host import procs
+from shim.host.process_id import ProcessId
 from shim.host.supervisor import OnCrash
 from shim.model import Exit, RestoreOptions, utcnow
 from shim.runsc.argv import CreateArgs, RestoreArgs
-from shim.runsc.client import Born, Runsc, Streams
+from shim.runsc.client import Runsc, Streams
 from shim.spec.terminal import console_size
 from shim.task.container_files import ContainerFiles
 from shim.task.context import Context
@@ -42,7 +43,7 @@ class Lifecycle(Protocol):
     async def watch_adopted(self, init: InitProcess) -> None:
         """Watch a running container that an earlier owner started."""
 
-    async def exit_of_sandbox(self, init: InitProcess, sandbox: Born) -> Exit:
+    async def exit_of_sandbox(self, init: InitProcess, sandbox: ProcessId) -> Exit:
         """Wait for the exit of the sandbox process; return the container's."""
 
     async def kill(self, init: InitProcess) -> None:
@@ -89,9 +90,9 @@ class InitProcess:
         return self.process.name
 
     @property
-    def sandbox(self) -> Born:
+    def sandbox(self) -> ProcessId:
         """Return the sandbox process."""
-        return Born(pid=self.store.record.pid, start=self.store.record.start)
+        return ProcessId(pid=self.store.record.pid, start=self.store.record.start)
 
     # -- create, restore, start ----------------------------------------------------------------
 
@@ -160,7 +161,7 @@ class InitProcess:
 
     # -- exit ----------------------------------------------------------------------------------
 
-    def _watch_sandbox(self, born: Born) -> None:
+    def _watch_sandbox(self, born: ProcessId) -> None:
         """Watch for the sandbox's exit, and for OOM kills."""
         self.is_watched = True
         self.watch(partial(self._lifecycle.exit_of_sandbox, self, born))
@@ -225,7 +226,7 @@ class InitProcess:
                 await procs.wait_pidfd(pid, start)
         except TimeoutError:
             for number, since in ((pid, start), *procs.kill_tree(pid, start)):
-                born = Born(pid=number, start=since)
+                born = ProcessId(pid=number, start=since)
                 await until_killed(f"runsc for {self.name}", born, timeouts.command)
 
     # -- owners --------------------------------------------------------------------------------

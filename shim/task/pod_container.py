@@ -16,10 +16,12 @@ from functools import partial
 from signal import SIGKILL
 
 from shim.errors import CryoError, NotFound, Unavailable
+from shim.host.exit_status import SIGKILL_STATUS, UNKNOWN_STATUS
+from shim.host.process_id import ProcessId
 from shim.model import Exit, utcnow
-from shim.runsc.client import Born, Streams
+from shim.runsc.client import Streams
 from shim.task.init_process import InitProcess
-from shim.task.process import SIGKILL_STATUS, UNKNOWN_STATUS, exit_of
+from shim.task.process import exit_of
 
 _log = logging.getLogger(__name__)
 _LIMIT_BYTES = 4096
@@ -61,10 +63,10 @@ class PodContainerLifecycle:
                 _log.warning("%s: %s", init.name, error)
                 self._watch(init, None)
 
-    def _watch(self, init: InitProcess, waiter: Born | None) -> None:
+    def _watch(self, init: InitProcess, waiter: ProcessId | None) -> None:
         self._exit_watch = init.watch(partial(_exit_of_container, init, waiter))
 
-    async def exit_of_sandbox(self, init: InitProcess, sandbox: Born) -> Exit:
+    async def exit_of_sandbox(self, init: InitProcess, sandbox: ProcessId) -> Exit:
         """Take the exit of the sandbox process for the container's if nothing else reports that."""
         ended = await exit_of(init.context.keeper, sandbox)
         if self._exit_watch is not None:
@@ -89,7 +91,7 @@ class PodContainerLifecycle:
                 raise
 
 
-async def _spawn_wait(init: InitProcess) -> Born:
+async def _spawn_wait(init: InitProcess) -> ProcessId:
     """Run a `runsc wait` that writes the container's exit to wait.json."""
     path = init.files.folder / "wait.json"
     out = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
@@ -101,7 +103,7 @@ async def _spawn_wait(init: InitProcess) -> Born:
         os.close(out)
 
 
-async def _exit_of_container(init: InitProcess, waiter: Born | None) -> Exit | None:
+async def _exit_of_container(init: InitProcess, waiter: ProcessId | None) -> Exit | None:
     """Wait for the container's exit; None if the sandbox has exited and it is not reported.
 
     A `runsc wait` that exits without an answer (killed for want of memory, say) says nothing of

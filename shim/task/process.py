@@ -15,16 +15,15 @@ from typing import Any
 
 from shim.errors import CryoError, DeadlineExceeded, Unavailable
 from shim.host import procs, procstat
+from shim.host.exit_status import UNKNOWN_STATUS
 from shim.host.keeper.port import KeeperPort
+from shim.host.process_id import ProcessId
 from shim.host.supervisor import OnCrash, Supervisor
 from shim.model import Exit, utcnow
-from shim.runsc.client import Born
 from shim.task.once import SetOnce
 from shim.task.streams import ProcessStreams
 
 _log = logging.getLogger(__name__)
-UNKNOWN_STATUS = 255
-SIGKILL_STATUS = 137
 # Longer than a terminal may take to pass its output on; a logger may take longer than this.
 _CLOSE_S = 12.0
 _RETRY_S = 1.0
@@ -153,7 +152,7 @@ class Process:
         if late:
             _log.warning("%s exited; its output is still being read", self.name)
 
-    async def killed(self, born: Born, timeout_s: float) -> Exit:
+    async def killed(self, born: ProcessId, timeout_s: float) -> Exit:
         """Wait for the exit of what was sent SIGKILL.
 
         Raises:
@@ -172,7 +171,7 @@ class Process:
             task.cancel()
 
 
-async def exit_of(keeper: KeeperPort, born: Born) -> Exit:
+async def exit_of(keeper: KeeperPort, born: ProcessId) -> Exit:
     """Wait for the exit of a process, with its status where the keeper knows it."""
     try:
         ended = await keeper.wait(born.pid, born.start)
@@ -186,7 +185,7 @@ async def exit_of(keeper: KeeperPort, born: Born) -> Exit:
     return Exit(status=UNKNOWN_STATUS, at=utcnow())
 
 
-def unkillable(name: str, born: Born, timeout_s: float) -> DeadlineExceeded:
+def unkillable(name: str, born: ProcessId, timeout_s: float) -> DeadlineExceeded:
     """Return the error for a process that does not exit after SIGKILL."""
     found = procstat.read(born.pid)
     state = found.state if found is not None else "unknown"
@@ -199,7 +198,7 @@ def unkillable(name: str, born: Born, timeout_s: float) -> DeadlineExceeded:
     )
 
 
-async def until_killed(name: str, born: Born, timeout_s: float) -> None:
+async def until_killed(name: str, born: ProcessId, timeout_s: float) -> None:
     """Wait for the end of a process that is not our child and was sent SIGKILL.
 
     Raises:
@@ -212,7 +211,7 @@ async def until_killed(name: str, born: Born, timeout_s: float) -> None:
         raise unkillable(name, born, timeout_s) from error
 
 
-async def _until_gone(born: Born) -> None:
+async def _until_gone(born: ProcessId) -> None:
     """Wait without a keeper; where even that fails, as with no descriptor left, try again."""
     while True:
         try:

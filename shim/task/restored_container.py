@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import asyncio
 
+from shim.host.exit_status import UNKNOWN_STATUS
 from shim.model import Exit, RestoreOptions, utcnow
 from shim.state import TaskState
 from shim.task.container import Container
-from shim.task.process import UNKNOWN_STATUS
 from shim.transaction import network
 from shim.transaction.journal import Journal
 from shim.transaction.target import CheckpointTarget

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from contextlib import AbstractAsyncContextManager
 
+from shim.host.process_id import ProcessId
 from shim.model import Exit
-from shim.runsc.client import Born, Streams
+from shim.runsc.client import Streams
 from shim.task.init_process import InitProcess
 from shim.task.process import exit_of
 
@@ -27,7 +28,7 @@ class RootLifecycle:
     async def watch_adopted(self, init: InitProcess) -> None:
         """Do nothing: the sandbox process is watched."""
 
-    async def exit_of_sandbox(self, init: InitProcess, sandbox: Born) -> Exit:
+    async def exit_of_sandbox(self, init: InitProcess, sandbox: ProcessId) -> Exit:
         """Wait for the exit of the sandbox process, which has the container's exit status."""
         return await exit_of(init.context.keeper, sandbox)
 

@@ -7,19 +7,21 @@ from collections.abc import Coroutine
 from typing import Any, TypeVar
 
 from shim.host import procs
-from shim.runsc.client import Born
+from shim.host.process_id import ProcessId
 
 T = TypeVar("T")
 # Work on a dead sandbox mostly fails by itself within moments, with a better message.
 _GRACE_S = 1.0
 
 
-def is_alive(sandbox: Born) -> bool:
+def is_alive(sandbox: ProcessId) -> bool:
     """Whether the sandbox's process runs."""
     return procs.is_alive(sandbox.pid, sandbox.start)
 
 
-async def unless_dead(sandbox: Born, work: Coroutine[Any, Any, T] | asyncio.Future[T]) -> T | None:
+async def unless_dead(
+    sandbox: ProcessId, work: Coroutine[Any, Any, T] | asyncio.Future[T]
+) -> T | None:
     """Run work that needs the sandbox; if that exits first, cancel the work and return None."""
     task = asyncio.ensure_future(work)
     end = asyncio.ensure_future(procs.wait_pidfd(sandbox.pid, sandbox.start))

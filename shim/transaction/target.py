@@ -8,9 +8,10 @@ from pathlib import Path
 
 from shim.config import Config
 from shim.cuda.guest import Guest
+from shim.host.process_id import ProcessId
 from shim.model import TaskRef
 from shim.runsc import overlay
-from shim.runsc.client import Born, Runsc
+from shim.runsc.client import Runsc
 from shim.spec.document import Spec
 from shim.transaction.journal import Journal
 
@@ -30,7 +31,7 @@ class CheckpointTarget:
     config: Config
     runsc: Runsc
     guest: Guest
-    sandbox: Born
+    sandbox: ProcessId
     spec: Spec
     bundle: Path
     guest_tool: str

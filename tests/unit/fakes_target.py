@@ -16,9 +16,10 @@ from shim.config import Config, Paths, Timeouts
 from shim.config import Cuda as CudaSettings
 from shim.errors import CryoError
 from shim.host import procs
+from shim.host.process_id import ProcessId
 from shim.model import CheckpointOptions, CheckpointResult, CudaState, Progress, TaskRef
 from shim.runsc.argv import CheckpointArgs
-from shim.runsc.client import Born, Runsc
+from shim.runsc.client import Runsc
 from shim.runsc.run import Started
 from shim.spec import document
 from shim.transaction.checkpoint import Checkpoint
@@ -213,8 +214,8 @@ class Scene:
         )
 
     @property
-    def born(self) -> Born:
-        return Born(pid=self.sandbox.pid, start=procs.start_time(self.sandbox.pid) or 0)
+    def born(self) -> ProcessId:
+        return ProcessId(pid=self.sandbox.pid, start=procs.start_time(self.sandbox.pid) or 0)
 
     async def checkpoint(self, **options: Any) -> CheckpointResult:
         """Run one; what is not said is as usual."""

@@ -16,10 +16,10 @@ from shim.config import Timeouts
 from shim.errors import DeadlineExceeded, ResourceExhausted, Unavailable
 from shim.host import procs
 from shim.host.keeper.exits import Exited
+from shim.host.process_id import ProcessId
 from shim.host.procstat import Stat
 from shim.host.supervisor import Supervisor
 from shim.model import Exit, Stdio
-from shim.runsc.client import Born
 from shim.state import TaskState
 from shim.task import process as processes
 from shim.task.process import Process, exit_of
@@ -205,7 +205,7 @@ class Keeper:
 async def test_without_a_keeper_the_status_is_unknown(error: Exception) -> None:
     """That the process has ended is learnt all the same, and not before it has."""
     child = await asyncio.create_subprocess_exec("/bin/sleep", "1000")
-    born = Born(pid=child.pid, start=procs.start_time(child.pid) or 0)
+    born = ProcessId(pid=child.pid, start=procs.start_time(child.pid) or 0)
     keeper: Any = Keeper(error)
     waiting = asyncio.create_task(exit_of(keeper, born))
     await asyncio.sleep(0)
@@ -233,7 +233,7 @@ async def test_a_process_that_cannot_be_watched_is_asked_again(
     monkeypatch.setattr(processes, "_RETRY_S", 0)
     keeper: Any = Keeper(Unavailable("gone"))
 
-    assert (await exit_of(keeper, Born(pid=5, start=6))).status == 255
+    assert (await exit_of(keeper, ProcessId(pid=5, start=6))).status == 255
     assert tries == [5, 5]
 
 
@@ -245,11 +245,11 @@ async def test_what_sigkill_does_not_end_is_named(monkeypatch: pytest.MonkeyPatc
     )
 
     with pytest.raises(DeadlineExceeded, match=r"process 5 .* uninterruptible sleep") as caught:
-        await subject.process.killed(Born(pid=5, start=6), 0.01)
+        await subject.process.killed(ProcessId(pid=5, start=6), 0.01)
     assert "device or filesystem" in caught.value.remedy
     subject.process.watch(seven)
 
-    assert await subject.process.killed(Born(pid=5, start=6), WAIT_S) == SEVEN
+    assert await subject.process.killed(ProcessId(pid=5, start=6), WAIT_S) == SEVEN
 
 
 # -- in a task -----------------------------------------------------------------------------------
