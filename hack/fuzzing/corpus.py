@@ -13,7 +13,7 @@ import msgspec
 from shim import config as configs
 from shim.cuda import batch, cdi, detect, inventory
 from shim.cuda.moves import Action
-from shim.cuda.tool import refusal, said
+from shim.cuda.tool import last_line, move_error
 from shim.errors import CryoError
 from shim.image import manifest as manifests
 from shim.image.manifest import Build, Manifest
@@ -137,8 +137,8 @@ def _sealed_again(data: bytes) -> object:
     return manifests.decode(data, "/images/a")
 
 
-def _said(data: bytes) -> object:
-    return refusal(Action.LOCK, 7, said(Completed(status=1, stdout=b"", stderr=data)))
+def _last_line(data: bytes) -> object:
+    return move_error(Action.LOCK, 7, last_line(Completed(status=1, stdout=b"", stderr=data)))
 
 
 def _batch(data: bytes) -> object:
@@ -196,7 +196,7 @@ def parsers(folder: Path) -> list[Parser]:
             _text(lambda text: (inventory.parse_apps(text, 7), inventory.parse_gpus(text))),
         ),
         Parser("driver", [b"Model: H200\nDevice Minor: 0\n"], _text(inventory.parse_gpu)),
-        Parser("cuda-checkpoint", [b"Could not lock process 7: out of memory\n"], _said),
+        Parser("cuda-checkpoint", [b"Could not lock process 7: out of memory\n"], _last_line),
         Parser("cryo-cuda", [_BATCH], _batch),
         Parser("runsc ps", [_PS], _text(client.parse_ps)),
         Parser("runsc state", [state], _text(client.parse_status), json=True),

@@ -1,6 +1,6 @@
 """cryo-cuda's batch mode: all CUDA processes of a container in one run of a program inside it.
 
-What it prints is untrusted: JSON objects, one a line, version 1 of `native/batch.c`.
+Its output is untrusted: one JSON object per line, version 1 of `native/batch.c`.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 import msgspec
 
-from shim.cuda.detect import Holder, Scan, leaves, parse_address
+from shim.cuda.detect import Holder, Scan, leaves_sandbox, parse_address
 from shim.cuda.guest import Guest
 from shim.errors import CudaError, NotFound, Unavailable
 from shim.model import CudaState, Value
@@ -21,13 +21,13 @@ _MAX_PID = 1 << 22
 _HOLDERS_MAX = 4096
 _TEXT_MAX = 200
 _TOOK_MAX_MS = 1 << 32  # untrusted, and must fit into a Duration
-# What the program gets on top of its own deadlines, for its start and what it prints.
+# Added to the program's own timeouts, for its start and its output.
 _GRACE_S = 10.0
-_REMEDY = 'set cuda.helper = "never" to use cuda-checkpoint in its place'
+_REMEDY = 'set cuda.helper = "never" to use cuda-checkpoint instead'
 
 
 class Line(Value):
-    """One line; `step` says which of the others mean something."""
+    """One line of output; which of the fields are set depends on `step`."""
 
     step: str = ""
     cryo_cuda: int = 0
@@ -45,11 +45,11 @@ class Line(Value):
 
 
 class Move(Value):
-    """What became of one move, or of one look at a state.
+    """The outcome of one move, or of reading a state.
 
-    `state` is None where it could not be read. `late` is a call that had not ended at its
-    deadline, `gone` a process that is not there any more, `words` what the driver said, `took_s`
-    how long the call and the look that follows it took.
+    `state` is None where it could not be read. `late` is a call that did not return within its
+    timeout, `gone` a process that has exited, `reason` the driver's error text, `took_s` how long
+    the call took together with the read of the state after it.
     """
 
     step: str
@@ -58,12 +58,12 @@ class Move(Value):
     state: CudaState | None = None
     late: bool = False
     gone: bool = False
-    words: str = ""
+    reason: str = ""
     took_s: float = 0.0
 
 
-class Found(Value):
-    """Everything that one run told, in the order of its moves."""
+class BatchOutput(Value):
+    """The output of one run; moves are in the order in which they were made."""
 
     moves: tuple[Move, ...] = ()
     holders: tuple[Holder, ...] = ()
@@ -77,25 +77,25 @@ class Found(Value):
 _DECODER = msgspec.json.Decoder(Line)
 
 
-def parse(done: Completed) -> Found:
-    """Read what one run printed.
+def parse(done: Completed) -> BatchOutput:
+    """Parse the output of one run.
 
     Raises:
-        Unavailable: the program did not run, or is none of this version, or has no driver.
-        CudaError: it broke off, or told of more than we keep.
+        Unavailable: the program did not run, has another version, or found no driver.
+        CudaError: it exited early, or reported too many processes.
     """
     lines = _lines(done)
     if not lines or lines[0].cryo_cuda != VERSION:
-        message = f"cryo-cuda cannot be used in the container: {_said(done)}"
+        message = f"cryo-cuda cannot be used in the container: {_summary(done)}"
         raise Unavailable(message, remedy=_REMEDY)
     begun = [line for line in lines if line.step == "init"]
     if begun and not begun[0].ok:
         message = f"cryo-cuda found no usable driver in the container: {_bounded(begun[0].text)}"
         raise Unavailable(message, remedy=_REMEDY)
     if lines[-1].step != "end" or not lines[-1].ok:
-        message = f"cryo-cuda broke off in the container: {_said(done)}"
+        message = f"cryo-cuda exited early in the container: {_summary(done)}"
         raise CudaError(message, remedy=_REMEDY)
-    return Found(
+    return BatchOutput(
         moves=tuple(_move(line) for line in lines if _is_move(line)),
         holders=_holders(lines),
         tcp=tuple(sorted({line.remote for line in lines if line.step == "tcp"})),
@@ -109,7 +109,7 @@ def _lines(done: Completed) -> list[Line]:
         return []
 
 
-def _said(done: Completed) -> str:
+def _summary(done: Completed) -> str:
     text = done.stderr.decode("utf-8", "replace").strip().splitlines()
     return _bounded(text[0]) if text else f"exit status {done.status}"
 
@@ -139,7 +139,7 @@ def _move(line: Line) -> Move:
         state=known.get(line.state),
         late=line.late,
         gone=line.gone,
-        words=_bounded(line.text) or "no reason was given",
+        reason=_bounded(line.text) or "no reason was given",
         took_s=min(max(line.ms, 0), _TOOK_MAX_MS) / 1000,
     )
 
@@ -161,28 +161,28 @@ def _holders(lines: Sequence[Line]) -> tuple[Holder, ...]:
 
 
 class Helper:
-    """Runs cryo-cuda inside one container. Times are in seconds; each kind of move has its own."""
+    """Runs cryo-cuda inside one container. Timeouts are in seconds, one for each kind of move."""
 
     def __init__(self, guest: Guest, path: str) -> None:
         self._guest = guest
         self.path = path
 
-    async def find(self, *, detect_s: float) -> tuple[Scan, Found]:
-        """Look who holds a device, and ask each of them for its state.
+    async def find(self, *, detect_s: float) -> tuple[Scan, BatchOutput]:
+        """Find the processes that hold a device, and read the state of each.
 
         Raises:
-            Unavailable: it cannot be used here; cuda-checkpoint may.
-            DeadlineExceeded: it did not end in time.
-            CudaError: it broke off.
+            Unavailable: it cannot be used in this container; cuda-checkpoint may work.
+            DeadlineExceeded: it did not exit in time.
+            CudaError: it exited early.
         """
-        # Its own deadline holds for the driver's start and again for the states.
+        # The timeout applies to the driver's initialization and again to the states.
         found = await self._run("find", [], detect_s, detect_s=detect_s)
-        tcp = tuple(filter(None, (parse_address(text) for text in found.tcp)))
-        scan = Scan(method="helper", holders=found.holders, tcp=outside(tcp))
-        return scan, found
+        remotes = {parse_address(text) for text in found.tcp}
+        tcp = tuple(sorted(one for one in remotes if one and leaves_sandbox(one)))
+        return Scan(method="helper", holders=found.holders, tcp=tcp), found
 
-    async def states(self, pids: Iterable[int], *, detect_s: float) -> Found:
-        """Ask for the states of some processes.
+    async def states(self, pids: Iterable[int], *, detect_s: float) -> BatchOutput:
+        """Read the states of some processes.
 
         Raises:
             Unavailable, DeadlineExceeded, CudaError: as `find`.
@@ -191,10 +191,10 @@ class Helper:
 
     async def freeze(
         self, pids: Iterable[int], *, detect_s: float, lock_s: float, freeze_s: float
-    ) -> Found:
-        """Lock all of these, then checkpoint all, whatever state each is in; tell who is new.
+    ) -> BatchOutput:
+        """Lock all of these, then checkpoint all, whatever state each is in; report new ones.
 
-        Nobody is checkpointed while one is not locked, or somebody new is there.
+        No process is checkpointed unless all are locked and there is no new one.
 
         Raises:
             Unavailable, DeadlineExceeded, CudaError: as `find`.
@@ -215,8 +215,8 @@ class Helper:
         detect_s: float,
         thaw_s: float,
         device_map: Mapping[str, str] | None = None,
-    ) -> Found:
-        """Restore all of these, then unlock all; one that does not come back keeps no other.
+    ) -> BatchOutput:
+        """Restore all of these, then unlock all; one that fails does not stop the others.
 
         Raises:
             Unavailable, DeadlineExceeded, CudaError: as `find`.
@@ -231,7 +231,7 @@ class Helper:
 
     async def _run(
         self, verb: str, pids: Iterable[int], total_s: float, *extra: str, **limits_s: float
-    ) -> Found:
+    ) -> BatchOutput:
         argv = [self.path, "--batch", verb, *extra]
         chosen = sorted(pids)
         if len(chosen) > PIDS_MAX:
@@ -242,7 +242,7 @@ class Helper:
         options = {"detect_s": "--detect-ms", "lock_s": "--timeout", "step_s": "--step-ms"}
         for name, limit_s in limits_s.items():
             argv += [options[name], str(max(1, int(limit_s * 1000)))]
-        # The driver's start is under `detect` too, and so is the second look of a freeze.
+        # `detect` also limits the driver's initialization and the second look of a freeze.
         timeout_s = total_s + 2 * limits_s["detect_s"] + _GRACE_S
         try:
             done = await self._guest.run(argv, timeout_s=timeout_s)
@@ -250,8 +250,3 @@ class Helper:
             message = f"cryo-cuda is not in the container: {error.message}"
             raise Unavailable(message, remedy=_REMEDY) from error
         return parse(done)
-
-
-def outside(addresses: Iterable[str]) -> tuple[str, ...]:
-    """Keep the connections that leave the sandbox."""
-    return tuple(sorted({address for address in addresses if leaves(address)}))

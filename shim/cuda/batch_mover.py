@@ -1,9 +1,9 @@
 """Moves the CUDA processes of one container all at once, by cryo-cuda.
 
-One run of a program in the sandbox looks, one freezes and one thaws. The rules are those of
-`StepMover`: each process is written down before it is moved, only those are moved that were, and
-each move is read back. Where cryo-cuda cannot be used in a container, `StepMover` takes over, at
-whatever step that shows: both read the states first.
+One run of it in the sandbox finds the processes, one freezes and one thaws them. As with
+`StepMover` only processes that are in the journal are moved, and each state is read back. Where
+cryo-cuda turns out to be unusable in a container, `StepMover` takes over at that step: both read
+the states first.
 """
 
 from __future__ import annotations
@@ -12,10 +12,10 @@ import contextlib
 from collections.abc import Awaitable, Callable, Iterator
 
 from shim import points
-from shim.cuda.batch import Found, Helper, Move
+from shim.cuda.batch import BatchOutput, Helper, Move
 from shim.cuda.moves import PHASE, Action, limit_s
 from shim.cuda.step_mover import StepMover
-from shim.cuda.tool import STUCK, refusal
+from shim.cuda.tool import STUCK, move_error
 from shim.errors import CryoError, CudaError, DeadlineExceeded, Unavailable
 from shim.model import CudaState
 
@@ -24,7 +24,7 @@ _LOOK = "state"
 
 
 class BatchMover:
-    """One run of cryo-cuda for all processes; by `steps` once it turns out that it cannot run."""
+    """One run of cryo-cuda for all processes, or `steps` once it has turned out to be unusable."""
 
     def __init__(self, steps: StepMover, helper: Helper) -> None:
         self.table = steps.table
@@ -34,11 +34,11 @@ class BatchMover:
 
     @property
     def tool_path(self) -> str:
-        """Return where the program that it runs is in the container."""
+        """Return the path of its program in the container."""
         return self._helper.path if self._helper else self._steps.tool_path
 
     async def find(self) -> list[int]:
-        """Look for CUDA processes; return those not known before.
+        """Find CUDA processes; return those not known before.
 
         Raises:
             CryoError: as `StepMover.find`.
@@ -62,7 +62,7 @@ class BatchMover:
         return fresh
 
     async def refresh(self) -> list[CryoError]:
-        """Read every known process's state; forget those that are gone, return what went wrong."""
+        """Read every known process's state; forget those that exited, return what went wrong."""
         helper, pids = self._helper, list(self.table.known)
         if helper is None or not pids:
             return await self._steps.refresh()
@@ -75,17 +75,17 @@ class BatchMover:
         return await self._steps.refresh() if found is None else await self._take_in(found)
 
     async def move(self, action: Action, state: CudaState) -> list[CryoError]:
-        """Do one move alone, which cryo-cuda has no run for; return what went wrong."""
+        """Do a single move, which cryo-cuda has no command for; return what went wrong."""
         return await self._steps.move(action, state)
 
     async def freeze(self) -> bool | None:
-        """Lock all that are known, then checkpoint all; return whether a look finds no other.
+        """Lock all known processes, then checkpoint all; return whether there is no other one.
 
-        None: cryo-cuda cannot be used here, or its answer was lost.
+        None: cryo-cuda is unusable here, or its output was lost.
 
         Raises:
             CudaError: a process failed.
-            DeadlineExceeded: one held it up; the message names it.
+            DeadlineExceeded: one did not get there in time; the message names it.
         """
         table, helper, times = self.table, self._helper, self._timeouts
         table.check_none_failed()
@@ -116,9 +116,9 @@ class BatchMover:
         return not fresh and set(table.states.values()) <= {CudaState.CHECKPOINTED}
 
     async def thaw(self) -> list[CryoError] | None:
-        """Restore all that are known, then unlock all; return what went wrong.
+        """Restore all known processes, then unlock all; return what went wrong.
 
-        None: cryo-cuda cannot be used here, or its answer was lost.
+        None: cryo-cuda is unusable here, or its output was lost.
         """
         table, helper, times = self.table, self._helper, self._timeouts
         pids = list(table.known)
@@ -152,14 +152,14 @@ class BatchMover:
         self,
         verb: str,
         pids: list[int],
-        work: Callable[[], Awaitable[Found]],
+        work: Callable[[], Awaitable[BatchOutput]],
         *actions: Action,
-    ) -> Found | None:
-        """Run cryo-cuda; None where it turns out that it cannot be used.
+    ) -> BatchOutput | None:
+        """Run cryo-cuda; None where it turns out to be unusable.
 
         Raises:
-            DeadlineExceeded: it ended neither by its own deadlines nor by ours.
-            CudaError: it broke off.
+            DeadlineExceeded: it exited neither by its own timeouts nor by ours.
+            CudaError: it exited early.
         """
         try:
             with _around(*actions):
@@ -177,14 +177,14 @@ class BatchMover:
         self.table.warn(f"{error.message}; going on with cuda-checkpoint")
 
     async def _unless_gone(self, error: CryoError) -> list[CryoError]:
-        """Forget who is gone, as with a whole container; return the error where one is left."""
+        """Forget processes that exited, as with a container; return the error if one is left."""
         for pid in list(self.table.known):
             if not await self._steps.guest.has(pid):
                 self.table.forget(pid)
         return [error] if self.table.known else []
 
-    async def _take_in(self, found: Found) -> list[CryoError]:
-        """Note what became of the known processes; return what went wrong."""
+    async def _take_in(self, found: BatchOutput) -> list[CryoError]:
+        """Note the outcome for each known process; return what went wrong."""
         table, failures = self.table, list[CryoError]()
         for move in found.moves:
             if move.pid not in table.known:
@@ -205,7 +205,7 @@ class BatchMover:
         return failures
 
     def _error(self, move: Move) -> CryoError | None:
-        """Return what is wrong with a move, None when nothing is."""
+        """Return the error of a move; None where it went well."""
         if not move.ok:
             return self._failure(move)
         if move.step != _LOOK:
@@ -220,15 +220,15 @@ class BatchMover:
             message = f"{_TOOL} {move.step} on process {move.pid} did not end in {after_s:g} s"
             return DeadlineExceeded(message, remedy=STUCK)
         if move.step == _LOOK:
-            message = f"process {move.pid} no longer answers {_TOOL}: {move.words}"
+            message = f"process {move.pid} no longer answers {_TOOL}: {move.reason}"
             remedy = "look at its log; its GPU state may be lost"
             return CudaError(message, pid=move.pid, remedy=remedy)
-        return refusal(Action(move.step), move.pid, move.words, tool=_TOOL)
+        return move_error(Action(move.step), move.pid, move.reason, tool=_TOOL)
 
 
 @contextlib.contextmanager
 def _around(*actions: Action) -> Iterator[None]:
-    """Pass the fault points of all that one run does: what comes between is out of our sight."""
+    """Reach the fault points of all that one run does, for its steps cannot be observed."""
     with contextlib.ExitStack() as stack:
         stack.enter_context(points.around("cuda.get-state"))
         for action in actions:

@@ -1,7 +1,7 @@
 """Which processes of a container hold nvidia devices, read from the guest's own /proc.
 
-Three ways, the first that the image allows: its shell (builtins suffice), its lsof, or a question
-to cuda-checkpoint about every process. A container that has a GPU and allows none is an error.
+The first of three ways that the image allows: its shell (builtins suffice), its lsof, or one
+question to cuda-checkpoint about every process. None of them is an error where there is a GPU.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class Holder(Value):
 
 
 class Scan(Value):
-    """What a look into the guest found."""
+    """The result of a search in the guest. `method` is `shell`, `lsof`, `helper` or `ask`."""
 
     method: str
     holders: tuple[Holder, ...] = ()
@@ -43,8 +43,8 @@ class Scan(Value):
     tcp: tuple[str, ...] = ()
 
     @property
-    def tells_tcp(self) -> bool:
-        """Whether it looked for TCP connections too."""
+    def has_tcp(self) -> bool:
+        """Whether TCP connections were searched for as well."""
         return self.method in {"shell", "helper"}
 
 
@@ -56,10 +56,10 @@ def _bounded(text: str) -> str:
     return text[:_TEXT_MAX]
 
 
-def parse_address(text: str) -> str:
-    """Turn `0100007F:1F90` of /proc/net/tcp into `127.0.0.1:8080`; empty when it is none.
+def parse_address(text: str) -> str | None:
+    """Turn `0100007F:1F90` of /proc/net/tcp into `127.0.0.1:8080`; None when it is malformed.
 
-    IPv6 is written as `[::1]:8080`, and IPv4 in its clothes as IPv4.
+    IPv6 is written as `[::1]:8080`, and an IPv4-mapped address as IPv4.
     """
     host, _, port = text.partition(":")
     try:
@@ -68,19 +68,19 @@ def parse_address(text: str) -> str:
         words = [raw[at : at + 4][::-1] for at in range(0, len(raw), 4)]
         address = ipaddress.ip_address(b"".join(words))
     except ValueError:
-        return ""
+        return None
     plain = getattr(address, "ipv4_mapped", None) or address
     return f"[{plain}]:{number}" if plain.version == _IPV6 else f"{plain}:{number}"
 
 
-def leaves(text: str) -> bool:
+def leaves_sandbox(text: str) -> bool:
     """Whether an address is outside the sandbox: connections inside it are saved whole."""
     address = ipaddress.ip_address(text.rpartition(":")[0].strip("[]"))
     return not address.is_loopback and not address.is_unspecified
 
 
 class _Reader:
-    """Collects the lines of one scan."""
+    """Collects the output of one search."""
 
     def __init__(self) -> None:
         self.devices: dict[int, set[str]] = {}
@@ -117,7 +117,7 @@ class _Reader:
 
     def _connection(self, remote: str, state: str) -> None:
         address = parse_address(remote)
-        if state.strip() == _ESTABLISHED and address and leaves(address):
+        if state.strip() == _ESTABLISHED and address and leaves_sandbox(address):
             self.tcp.append(address)
 
     def scan(self, method: str) -> Scan:
@@ -139,10 +139,10 @@ class _Reader:
 
 
 def parse_scan(text: str) -> Scan | None:
-    """Read the shell scan's lines; None when it did not reach its end.
+    """Parse the output of the shell script; None when it is incomplete.
 
     Raises:
-        CudaError: more holders than we keep.
+        CudaError: there are too many holders.
     """
     reader = _Reader()
     for line in text.split("\n"):
@@ -188,20 +188,20 @@ async def _by_lsof(guest: Guest, timeout_s: float) -> Scan | None:
 
 
 async def _by_asking(guest: Guest) -> Scan:
-    """Take every process as a holder: cuda-checkpoint then says which have CUDA state."""
+    """Return every process as a holder: cuda-checkpoint is asked later which have CUDA state."""
     rows = await guest.ps()
     holders = tuple(Holder(pid=row.pid, name=_bounded(row.command)) for row in rows)
     return Scan(method="ask", holders=holders, pids=frozenset(row.pid for row in rows))
 
 
 async def scan(guest: Guest, *, timeout_s: float, may_ask: bool) -> Scan:
-    """Look for processes that hold nvidia devices.
+    """Find the processes that hold nvidia devices.
 
     `may_ask` allows the last way, which costs one run of cuda-checkpoint per process.
 
     Raises:
         CudaError: the image has neither shell nor lsof, and asking is not allowed; or there are
-            more holders than we keep.
+            too many holders.
         DeadlineExceeded: the guest did not answer in time.
     """
     for way in (_by_shell, _by_lsof):

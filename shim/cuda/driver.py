@@ -1,4 +1,4 @@
-"""What each NVIDIA driver can do about checkpoints. Pure; sources: facts of the public releases."""
+"""What the NVIDIA drivers support of CUDA checkpoints, from the public release notes. Pure."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from shim.errors import Refused
 from shim.model import Value
 
 OLDEST = 550
-# The release line that brought each ability.
+# The first release line with each ability.
 _GET_STATE = 555
 _ACTION = 555
 _LOCK_TIMEOUT = 570
@@ -27,7 +27,6 @@ class DriverFacts(Value):
     """
 
     version: str
-    major: int
     get_state: bool
     action: bool
     lock_timeout: bool
@@ -37,10 +36,10 @@ class DriverFacts(Value):
 
 
 def capabilities(version: str) -> DriverFacts:
-    """Tell what the driver of this version can do.
+    """Return what the driver of this version can do.
 
     Raises:
-        Refused: it is older than 550, or has no version that can be understood.
+        Refused: it is older than 550, or its version cannot be parsed.
     """
     major = _major(version)
     if major < OLDEST:
@@ -51,7 +50,6 @@ def capabilities(version: str) -> DriverFacts:
         raise Refused(message, remedy=_REMEDY)
     return DriverFacts(
         version=version,
-        major=major,
         get_state=major >= _GET_STATE,
         action=major >= _ACTION,
         lock_timeout=major >= _LOCK_TIMEOUT,
@@ -77,11 +75,11 @@ def _warnings(version: str, major: int) -> tuple[str, ...]:
     if major < _ACTION:
         lost.append(
             f"NVIDIA driver {version} can only toggle: the state of a CUDA process cannot be "
-            "asked for, and one that was interrupted half way cannot be told"
+            "read, so one that was interrupted half-way is not recognized"
         )
     if major < _LOCK_TIMEOUT:
         lost.append(
-            f"NVIDIA driver {version} has no lock timeout: a process that reaches no safe point "
-            "is given up by ending the tool, not by the driver"
+            f"NVIDIA driver {version} has no lock timeout: when a process reaches no safe "
+            "point, the tool is killed instead"
         )
     return tuple(lost)

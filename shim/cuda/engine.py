@@ -9,9 +9,9 @@ from typing import Protocol
 from shim.config import Timeouts
 from shim.cuda.group import CudaGroup
 from shim.cuda.guest import Guest
-from shim.cuda.strays import Strays
 from shim.cuda.table import label
 from shim.cuda.tool import STUCK
+from shim.cuda.tool_processes import ToolProcesses
 from shim.errors import CryoError, CudaError, DeadlineExceeded, IllegalState, ResourceExhausted
 from shim.model import CudaProcess, EngineName
 from shim.runsc.argv import runsc_id
@@ -31,22 +31,22 @@ class Engine(Protocol):
         """The value of `runsc checkpoint --cuda-checkpoint-path`; empty to leave it out."""
 
     async def freeze(self) -> None:
-        """Bring all CUDA processes to where the save can begin."""
+        """Before a save: bring all CUDA processes to the state that it needs."""
 
     async def guard(self, before: frozenset[int] | None = None) -> None:
-        """Watch over a save until cancelled; end what hangs in it.
+        """Watch a save until cancelled; kill tools of it that hang.
 
-        `before` are the processes that are none of its tools; None means those of this moment.
+        `before` are the processes that are no tools of the save; None means all that run now.
         """
 
     async def check(self) -> None:
-        """After a save: raise when a process is in the image without its GPU state."""
+        """After a save: raise if a process is in the image without its GPU state."""
 
     async def thaw(self) -> None:
-        """After a good save: every process runs again."""
+        """After a successful save: bring every process back to `running`."""
 
     async def undo(self) -> None:
-        """After anything else: every process runs again, whatever state it was left in."""
+        """After a failure: bring every process back to `running`, whatever its state."""
 
     async def thaw_restored(self, *, loaded: bool) -> None:
         """After a restore: every recorded process runs; `loaded`: runsc has done its part."""
@@ -67,10 +67,10 @@ class Parked:
         await asyncio.Event().wait()
 
     async def check(self) -> None:
-        """Do nothing: no process runs that could have begun to use the GPU."""
+        """Do nothing: no process has run that could have begun to use the GPU."""
 
     async def thaw(self) -> None:
-        """Do nothing: its GPU may be another's by now."""
+        """Do nothing: its GPU may be in use by another task."""
 
     async def undo(self) -> None:
         """Do nothing: nothing was done."""
@@ -88,7 +88,7 @@ class Builtin:
     def __init__(
         self, group: CudaGroup, guests: Sequence[Guest], tool_path: str, timeouts: Timeouts
     ) -> None:
-        """Take the processes and the inside of every container of the sandbox, its own first."""
+        """Take the processes and all containers of the sandbox, its root first."""
         self._group = group
         self._guests = guests
         self._timeouts = timeouts
@@ -106,28 +106,28 @@ class Builtin:
             raise IllegalState(message, remedy="use --engine phased")
 
     async def guard(self, before: frozenset[int] | None = None) -> None:
-        """End a tool that hangs in the save, which then fails at once and undoes itself.
+        """Kill a tool that hangs in the save, which then fails at once and rolls itself back.
 
-        runsc has no deadline of its own here. Its tools are the children of nobody that were not
-        there before the save; ps answers while a save waits for them (measured). Each has its own
-        time, for there are those of the freeze and, later, those of the thaw.
+        runsc has no timeout here. Its tools are the processes without a parent that did not exist
+        before the save; ps works while a save waits for them (measured). The timeout applies to
+        each tool, for those of the freeze are followed by those of the thaw.
         """
         if before is None:
             rows = await asyncio.gather(*(guest.ps() for guest in self._guests))
             before = frozenset(row.pid for some in rows for row in some)
-        tools = Strays(self._guests, before, self._timeouts.freeze)
+        tools = ToolProcesses(self._guests, before, self._timeouts.freeze)
         while True:
             await asyncio.sleep(min(_GUARD_S, self._timeouts.freeze / 4))
             try:
                 await tools.look()
             except CryoError:
-                continue  # one question that fails must not end the guard
+                continue  # one failed ps must not end the guard
             for pid, guest in tools.late().items():
                 self.hung = True
                 await guest.end(pid)
 
     async def check(self) -> None:
-        """Look for processes that began during the save: runsc looks once, before its freeze.
+        """Find processes that began to use the GPU during the save: runsc looks once, before it.
 
         Raises:
             CudaError: there is one.
@@ -142,11 +142,11 @@ class Builtin:
             )
 
     async def thaw(self) -> None:
-        """Read every state back: runsc has thawed them after the save."""
+        """Read every state back, for runsc has thawed them; thaw those that it has not."""
         await self._group.thaw()
 
     async def undo(self) -> None:
-        """Let the sentry do what it owes, then bring every process to `running`."""
+        """Let the sentry finish its pending CUDA steps, then bring every process to `running`."""
         await self._guests[0].settle()
         await self._group.thaw()
 
@@ -168,12 +168,12 @@ class Builtin:
 def explain(
     error: CryoError, *, hung: bool, timeout_s: float, known: Iterable[CudaProcess]
 ) -> CryoError:
-    """Turn runsc's report of a failed tool into our own: memory, a deadline, or a CUDA failure."""
+    """Turn runsc's error of a failed tool into a typed one: memory, a timeout, or CUDA."""
     text = error.message
     if "cuda-checkpoint" not in text:
         return error
     pid = _pid_of(text)
-    who = label(_meant(text, pid, known))
+    who = label(_process_named(text, pid, known))
     if hung:
         message = f"cuda-checkpoint --toggle on process {who} did not end in {timeout_s:g} s"
         return DeadlineExceeded(
@@ -185,19 +185,19 @@ def explain(
     message = f"cuda-checkpoint failed on process {who}: {_outcome_in(text)}"
     if "out of memory" in text.lower():
         return ResourceExhausted(message, remedy="free GPU memory, or use another GPU")
-    remedy = "look at the output of the process; --engine phased tells the step that failed"
+    remedy = "look at the output of the process; --engine phased reports the step that failed"
     return CudaError(message, pid=pid, remedy=remedy)
 
 
-def _meant(text: str, pid: int, known: Iterable[CudaProcess]) -> CudaProcess:
-    """Find the process of that number, in a pod that of the container that runsc names too."""
+def _process_named(text: str, pid: int, known: Iterable[CudaProcess]) -> CudaProcess:
+    """Return the process of that number; in a pod, that of the container which runsc names."""
     found = [process for process in known if process.pid == pid]
     named = [p for p in found if p.container and f'"{runsc_id(p.container)}' in text]
     return next(iter((*named, *found)), CudaProcess(pid=pid))
 
 
 def _outcome_in(text: str) -> str:
-    """Return what runsc says of the tool's end, without the words around it."""
+    """Return the outcome of the tool from runsc's error, without the text around it."""
     return (text.rpartition('" failed with ')[2] or text)[-_SHOWN:]
 
 

@@ -24,13 +24,13 @@ class Mover(Protocol):
 
     @property
     def tool_path(self) -> str:
-        """Return where the program that it runs is in the container."""
+        """Return the path of its program in the container."""
 
     async def find(self) -> list[int]:
-        """Look for CUDA processes; return those not known before."""
+        """Find CUDA processes; return those not known before."""
 
     async def refresh(self) -> list[CryoError]:
-        """Read every known process's state; forget those that are gone, return what went wrong."""
+        """Read every known process's state; forget those that exited, return what went wrong."""
 
     async def move(self, action: Action, state: CudaState) -> list[CryoError]:
         """Do one move on every process that is in a state; return what went wrong."""
@@ -48,7 +48,7 @@ class CudaGroup:
 
     def __init__(self, movers: Sequence[Mover]) -> None:
         self.movers = tuple(movers)
-        # One run moves the processes of one container, so no other may have any.
+        # One run moves the processes of one container alone, so no other may have any.
         match self.movers:
             case [BatchMover() as only]:
                 self._batch: BatchMover | None = only
@@ -64,7 +64,7 @@ class CudaGroup:
 
     @property
     def tool_paths(self) -> list[str]:
-        """List where the programs that move the known processes are in their containers."""
+        """List the paths of the programs that move the known processes, in their containers."""
         return list(dict.fromkeys(mover.tool_path for mover in self.movers if mover.table.known))
 
     def running(self) -> bool:
@@ -86,7 +86,7 @@ class CudaGroup:
         return ", ".join(names)
 
     async def find(self) -> list[CudaProcess]:
-        """Look for CUDA processes in every container; return those not known before."""
+        """Find CUDA processes in every container; return those not known before."""
         found = await self._each(lambda mover: mover.find())
         pairs = zip(self.movers, found, strict=True)
         return [mover.table.process(pid) for mover, pids in pairs for pid in pids]
@@ -98,11 +98,11 @@ class CudaGroup:
     # -- the engine `phased` -------------------------------------------------------------------
 
     async def freeze(self) -> None:
-        """Lock all, then checkpoint all, until a look finds no CUDA process left running.
+        """Lock all, then checkpoint all, until there is no CUDA process left running.
 
         Raises:
             CudaError: a process failed, or new ones keep appearing.
-            DeadlineExceeded: one held it up; the message names it.
+            DeadlineExceeded: one did not get there in time; the message names it.
         """
         for _ in range(_ROUNDS):
             if await self._freeze_once():
@@ -116,10 +116,10 @@ class CudaGroup:
         await asyncio.Event().wait()
 
     async def check(self) -> None:
-        """Do nothing: the freeze looked until it found no other process."""
+        """Do nothing: the freeze ended when there was no other process."""
 
     async def thaw(self) -> None:
-        """Bring every known process back to running; one that cannot be does not stop the others.
+        """Bring every known process back to running; one that fails does not stop the others.
 
         Raises:
             CudaError, DeadlineExceeded, ResourceExhausted: the first that did not come back.
@@ -145,12 +145,12 @@ class CudaGroup:
     # -- moves ---------------------------------------------------------------------------------
 
     async def _freeze_once(self) -> bool:
-        """Lock all, then checkpoint all that are known; return whether a look finds no other."""
+        """Lock all, then checkpoint all known processes; return whether there is no other one."""
         if self._batch is not None:
             done = await self._batch.freeze()
             if done is not None:
                 return done
-            # It may have moved them all, and only its answer be lost.
+            # It may have moved all of them, with only its output lost.
             _raise_first(await self.refresh())
         for _ in range(_ROUNDS):
             for mover in self.movers:
@@ -166,7 +166,7 @@ class CudaGroup:
         return list(chain.from_iterable(done))
 
     async def _each(self, do: Callable[[Mover], Awaitable[_T]]) -> list[_T]:
-        """Do the same in every container at once; all have ended when this returns or raises."""
+        """Do the same in every container at once; all of it is over when this returns or raises."""
         done = await asyncio.gather(*(do(mover) for mover in self.movers), return_exceptions=True)
         for one in done:
             if isinstance(one, BaseException):

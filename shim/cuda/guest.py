@@ -1,4 +1,4 @@
-"""The inside of one container, as the CUDA rooms see it: run a program there, list, end one."""
+"""One container as this package uses it: run a program in it, list and kill its processes."""
 
 from __future__ import annotations
 
@@ -10,27 +10,27 @@ from shim.runsc.run import Completed
 
 
 class Guest(Protocol):
-    """Programs run inside one container; everything they print is untrusted."""
+    """Runs programs inside one container; their output is untrusted."""
 
     async def run(self, argv: Sequence[str], *, timeout_s: float) -> Completed:
-        """Run a program to its end; its exit status is an answer.
+        """Run a program and return its output; a non-zero exit status is no error.
 
         Raises:
-            DeadlineExceeded: it did not end in time; it was killed inside the container too.
-            NotFound: the image has no such program.
+            DeadlineExceeded: it did not exit in time; it was killed inside the container too.
+            NotFound: the container has no such program.
         """
 
     async def ps(self) -> list[GuestProcess]:
-        """List the container's processes, by the numbers of the sandbox."""
+        """List the container's processes, with the numbers of the sandbox."""
 
     async def own_numbers(self, rows: list[GuestProcess]) -> dict[int, int] | None:
-        """Give the container's own number for each of `ps`; None where it is not known."""
+        """Map the numbers of `ps` to the container's own; None where that is not known."""
 
     async def has(self, pid: int) -> bool:
         """Whether there is a process of this number, by the container's own counting."""
 
     async def end(self, pid: int) -> None:
-        """Kill one process by its number in `ps`; gone already is fine."""
+        """Kill one process by its number in `ps`; one that has exited is no error."""
 
     async def settle(self) -> None:
-        """Make the sentry run the CUDA steps it still owes; it may owe none."""
+        """Make the sentry run its pending CUDA steps, if there are any."""

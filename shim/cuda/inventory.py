@@ -1,4 +1,4 @@
-"""The GPUs and the driver of this host, as the kernel module tells them."""
+"""The GPUs and the driver of this host, as the kernel module reports them."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def read(nvidia_proc: str) -> Inventory:
 async def bytes_by_gpu(nvidia_smi: str, spawn: Spawn, pid: int) -> dict[str, int]:
     """Ask nvidia-smi how many bytes a host process holds on each GPU, by UUID.
 
-    What the driver does not tell is left out.
+    GPUs for which the driver reports nothing are left out.
     """
     query = "--query-compute-apps=pid,gpu_uuid,used_gpu_memory"
     return parse_apps(await spawn([nvidia_smi, query, "--format=csv,noheader,nounits"]), pid)
@@ -93,7 +93,7 @@ def _summed(pairs: Iterable[list[str]]) -> dict[str, int]:
 
 
 def parse_driver(text: str) -> str:
-    """Read the driver version out of /proc/driver/nvidia/version; empty when it says none."""
+    """Read the driver version out of /proc/driver/nvidia/version; empty when there is none."""
     found = _DRIVER.search(text)
     return found.group(1) if found else ""
 

@@ -21,7 +21,7 @@ from shim.errors import CryoError, CudaError
 from shim.model import CudaState, Phase
 
 _SIDE_BY_SIDE = 16
-# So many holders are asked for their states without checking that they exist.
+# Up to so many holders are not checked for whether they exist.
 _FEW = 16
 _DOWNWARD = frozenset({Action.LOCK, Action.CHECKPOINT})
 _T = TypeVar("_T")
@@ -40,9 +40,10 @@ class StepMover:
         may_ask: bool = True,
         device_map: Mapping[str, str] | None = None,
     ) -> None:
-        """Take a container's inside, and the GPUs that a restore moves processes to.
+        """Take a container and the tool in it.
 
         `may_ask` allows a search that takes the numbers of `guest.ps` for the container's own.
+        `device_map` has the new GPU for each old one, by UUID, for a restore.
         """
         self.table = table
         self.guest = guest
@@ -54,33 +55,33 @@ class StepMover:
 
     @property
     def tool_path(self) -> str:
-        """Return where the program that it runs is in the container."""
+        """Return the path of its program in the container."""
         return self._tool.path
 
     # -- finding -------------------------------------------------------------------------------
 
     async def find(self) -> list[int]:
-        """Look for CUDA processes; return those not known before.
+        """Find CUDA processes; return those not known before.
 
         Raises:
             NotFound: the container has no cuda-checkpoint.
-            CryoError: the look failed, or a process did not answer.
+            CryoError: the search failed, or the state of a process cannot be read.
         """
         table = self.table
         scan = await detect.scan(self.guest, timeout_s=self.timeouts.detect, may_ask=self._may_ask)
         table.last_scan = scan
         table.note_names(scan.holders)
-        asked = await self._existing([h for h in scan.holders if h.pid not in table.states])
-        states, failures = await self._side_by_side([h.pid for h in asked], self._read)
+        existing = await self._existing([h for h in scan.holders if h.pid not in table.states])
+        states, failures = await self._side_by_side([h.pid for h in existing], self._read)
         if failures:
             raise failures[0]
-        fresh = table.add(asked, states)
+        fresh = table.add(existing, states)
         if scan.method != "ask":
             table.note_others(scan)
         return fresh
 
     async def _existing(self, holders: list[Holder]) -> list[Holder]:
-        """Leave out holders that do not exist: each question costs a run of the tool.
+        """Leave out holders that do not exist: reading a state costs a run of the tool.
 
         Raises:
             CudaError: there are more than the container can have.
@@ -98,7 +99,7 @@ class StepMover:
         return holders
 
     async def refresh(self) -> list[CryoError]:
-        """Read every known process's state; forget those that are gone, return what went wrong."""
+        """Read every known process's state; forget those that exited, return what went wrong."""
 
         async def one(pid: int) -> None:
             try:
@@ -154,7 +155,7 @@ class StepMover:
     async def _side_by_side(
         self, pids: list[int], work: Callable[[int], Awaitable[_T]]
     ) -> tuple[dict[int, _T], list[CryoError]]:
-        """Run `work` for each process; all have ended when this returns, or is cancelled."""
+        """Run `work` for each process; all of it is over when this returns or is cancelled."""
         failures: list[CryoError] = []
         results: dict[int, _T] = {}
 

@@ -1,4 +1,4 @@
-"""What is known of the CUDA processes of one container, whatever moves them."""
+"""The CUDA processes of one container: their states, journal entries and error texts."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ def label(process: CudaProcess) -> str:
 class ProcessTable:
     """The CUDA processes of one container, each with the state that was last read.
 
-    Each change goes to the journal and to the caller's progress report. `container` is empty for
-    the sandbox's own. `states` has the processes whose state was read since they are `known`;
-    `non_cuda_holders` have a GPU device open and no CUDA state (NVML users, forked helpers).
+    Each change goes to the journal and to the progress callback. `container` is empty for the
+    sandbox's root. `states` has those of `known` whose state has been read; `non_cuda_holders`
+    have a GPU device open and no CUDA state (NVML users, forked helpers).
     """
 
     def __init__(self, report: Report, record: Record, *, container: str = "") -> None:
@@ -77,7 +77,7 @@ class ProcessTable:
     # -- the state of each ---------------------------------------------------------------------
 
     def announce(self, action: Action, count: int) -> None:
-        """Report that a move of some processes begins."""
+        """Report that a move begins."""
         noun = "process" if count == 1 else "processes"
         where = f" of {self.container}" if self.container else ""
         self._report(Progress(phase=PHASE[action], message=f"{action} {count} {noun}{where}"))
@@ -97,7 +97,7 @@ class ProcessTable:
         )
 
     def write(self, pid: int, state: str, *, must: bool = False) -> None:
-        """Write to the journal; on the way back a full disk must not keep a process frozen.
+        """Write to the journal; in a thaw, a full disk must not keep a process frozen.
 
         Raises:
             CryoError: `must` is set, and it cannot be written.

@@ -1,7 +1,7 @@
-"""cuda-checkpoint of driver 550: `--toggle` alone, no states to ask for.
+"""cuda-checkpoint of driver 550, which has `--toggle` alone and reports no states.
 
-Whether a process is frozen shows in the guest: the driver closes a frozen process's devices. The
-two half-way states exist only in our books, so the same four moves fit this tool too.
+Whether a process is frozen is visible in the guest: the driver closes its devices. `locked` exists
+only in this object, so that the same four moves work with this tool too.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from shim.cuda import detect
 from shim.cuda.guest import Guest
 from shim.cuda.moves import AFTER, Action
-from shim.cuda.tool import refusal, said
+from shim.cuda.tool import last_line, move_error
 from shim.errors import DeadlineExceeded
 from shim.model import CudaState
 
@@ -19,18 +19,18 @@ _TOGGLES = frozenset({Action.CHECKPOINT, Action.RESTORE})
 
 
 class ToggleTool:
-    """The same moves as `shim.cuda.tool.Tool`, made of toggles and looks."""
+    """The moves of `shim.cuda.tool.Tool`, by toggles and by the devices that processes hold."""
 
     def __init__(self, guest: Guest, path: str, known: frozenset[int] = frozenset()) -> None:
         self._guest = guest
         self.path = path
-        self._booked: dict[int, CudaState] = {}
+        self._states: dict[int, CudaState] = {}
         self._known = known
 
     async def state(self, pid: int, *, timeout_s: float) -> CudaState | None:
-        """Tell a process's state from our books, else from the devices it holds."""
-        if pid in self._booked:
-            return self._booked[pid]
+        """Return the state after the last move, else that which the devices held show."""
+        if pid in self._states:
+            return self._states[pid]
         found = await detect.scan(self._guest, timeout_s=timeout_s, may_ask=False)
         if any(holder.pid == pid and holder.driver_thread for holder in found.holders):
             return CudaState.RUNNING
@@ -44,7 +44,7 @@ class ToggleTool:
         timeout_s: float,
         device_map: Mapping[str, str] | None = None,
     ) -> None:
-        """Toggle where the move changes the device; note the others.
+        """Toggle where the move changes the device; only record the other moves.
 
         Raises:
             DeadlineExceeded, ResourceExhausted, CudaError: as `Tool.act`.
@@ -54,13 +54,13 @@ class ToggleTool:
             try:
                 await self._toggle(action, pid, timeout_s)
             except BaseException:
-                self._doubt(pid)
+                self._forget_state(pid)
                 raise
-        self._booked[pid] = AFTER[action]
+        self._states[pid] = AFTER[action]
 
-    def _doubt(self, pid: int) -> None:
-        """Believe its devices from now on: a tool that was ended may have done its work."""
-        self._booked.pop(pid, None)
+    def _forget_state(self, pid: int) -> None:
+        """Go by its devices from now on: a tool that was killed may have done its work."""
+        self._states.pop(pid, None)
         self._known |= {pid}
 
     async def _toggle(self, action: Action, pid: int, timeout_s: float) -> None:
@@ -74,4 +74,4 @@ class ToggleTool:
                 message, remedy="driver 550 has no lock timeout; 570 has"
             ) from error
         if done.status != 0:
-            raise refusal(action, pid, said(done))
+            raise move_error(action, pid, last_line(done))

@@ -15,50 +15,52 @@ from shim.runsc.run import Completed
 _MEMORY = re.compile(r"out of memory", re.IGNORECASE)
 # CUDA_ERROR_NOT_READY: the driver gave up a lock at its own timeout.
 _NOT_READY = re.compile(r"not ready", re.IGNORECASE)
-_SAID_LIMIT = 200
-# What the driver gets on top of its own lock timeout before we stop waiting for the tool.
+_LINE_MAX = 200
+# Added to the driver's lock timeout before the tool is killed.
 _GRACE_S = 5.0
-# From here on the tool did not run: not executable, a library missing, killed, or runsc's own 128.
+# From this status on the tool did not run: not executable, no library, killed, or runsc's 128.
 _NOT_RUN = 126
 STUCK = (
     "a kernel may still run, or NCCL may wait for a peer; "
     "raise its deadline under [timeouts] in config.toml"
 )
 
-_REFUSED = "look at the task's log and the driver's (dmesg), then try again"
+_FAILED = "look at the task's log and the driver's (dmesg), then try again"
 
 
 class Features(Protocol):
-    """What the driver's cuda-checkpoint understands (`shim.cuda.driver.DriverFacts`)."""
+    """Options of the driver's cuda-checkpoint (`shim.cuda.driver.DriverFacts`)."""
 
     @property
     def lock_timeout(self) -> bool:
-        """Whether `--timeout` is known (570 on)."""
+        """Whether it has `--timeout` (570 on)."""
 
     @property
     def device_map(self) -> bool:
-        """Whether `--device-map` is known (580 on)."""
+        """Whether it has `--device-map` (580 on)."""
 
 
 _UNUSABLE = "see that libcuda.so.1 is found in the container; --cuda ignore goes past this"
 
 
-def said(done: Completed) -> str:
+def last_line(done: Completed) -> str:
     """Return the tool's last line, cut to a bounded length."""
     text = (done.stderr.strip() or done.stdout.strip()).decode("utf-8", "replace")
     last = text.splitlines()[-1] if text else f"exit status {done.status} and no message"
-    return last[:_SAID_LIMIT]
+    return last[:_LINE_MAX]
 
 
-def refusal(action: Action, pid: int, words: str, *, tool: str = "cuda-checkpoint") -> CryoError:
-    """Choose the typed error for what the tool said."""
-    if action is Action.LOCK and _NOT_READY.search(words):
-        message = f"{tool} could not lock process {pid} in time: {words}"
+def move_error(
+    action: Action, pid: int, reason: str, *, tool: str = "cuda-checkpoint"
+) -> CryoError:
+    """Return the typed error of a move that failed, by the tool's error text."""
+    if action is Action.LOCK and _NOT_READY.search(reason):
+        message = f"{tool} could not lock process {pid} in time: {reason}"
         return DeadlineExceeded(message, remedy=STUCK)
-    message = f"{tool} could not {action} process {pid}: {words}"
-    if _MEMORY.search(words):
+    message = f"{tool} could not {action} process {pid}: {reason}"
+    if _MEMORY.search(reason):
         return ResourceExhausted(message, remedy="free GPU memory, or use another GPU")
-    return CudaError(message, pid=pid, remedy=_REFUSED)
+    return CudaError(message, pid=pid, remedy=_FAILED)
 
 
 class CudaTool(Protocol):
@@ -92,12 +94,12 @@ class Tool:
         """Read a process's state; None when it has no CUDA state or is gone.
 
         Raises:
-            DeadlineExceeded: the tool did not answer; it was killed.
-            CudaError: the tool cannot be run, or answered something that is no state.
+            DeadlineExceeded: the tool did not exit in time; it was killed.
+            CudaError: the tool cannot be run, or printed an unknown state.
         """
         done = await self._run("--get-state", pid=pid, timeout_s=timeout_s)
         if not 0 <= done.status < _NOT_RUN:
-            message = f"cuda-checkpoint cannot be run in the container: {said(done)}"
+            message = f"cuda-checkpoint cannot be run in the container: {last_line(done)}"
             raise CudaError(message, pid=pid, remedy=_UNUSABLE)
         if done.status != 0:
             return None
@@ -105,7 +107,7 @@ class Tool:
         try:
             return CudaState(word)
         except ValueError as error:
-            state = f"{word!r:.{_SAID_LIMIT}}"
+            state = f"{word!r:.{_LINE_MAX}}"
             message = f"cuda-checkpoint returned an unknown state for process {pid}: {state}"
             raise CudaError(message, pid=pid, remedy="check the tool that is injected") from error
 
@@ -120,9 +122,9 @@ class Tool:
         """Do one move on one process.
 
         Raises:
-            DeadlineExceeded: not done in `timeout_s`; the driver gave up, or the tool was killed.
+            DeadlineExceeded: not done in `timeout_s`; the driver gave up or the tool was killed.
             ResourceExhausted: a restore found too little GPU memory.
-            CudaError: the tool refused, with its own words.
+            CudaError: the tool failed; the message has its error text.
         """
         extra: list[str] = []
         if action is Action.LOCK and self._features.lock_timeout:
@@ -134,7 +136,7 @@ class Tool:
         done = await self._run("--action", action.value, *extra, pid=pid, timeout_s=timeout_s)
         if done.status == 0:
             return
-        raise refusal(action, pid, said(done))
+        raise move_error(action, pid, last_line(done))
 
     async def _run(self, flag: str, *words: str, pid: int, timeout_s: float) -> Completed:
         argv = [self.path, flag, *words[:1], "--pid", str(pid), *words[1:]]

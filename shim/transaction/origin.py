@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from shim.cuda.strays import init_of
+from shim.cuda.tool_processes import init_of
 from shim.errors import CryoError
 from shim.model import Value
 from shim.runsc.client import GuestProcess

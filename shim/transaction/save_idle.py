@@ -12,7 +12,7 @@ import asyncio
 import contextlib
 from pathlib import Path
 
-from shim.cuda.strays import Strays
+from shim.cuda.tool_processes import ToolProcesses
 from shim.transaction.target import CheckpointTarget
 
 _POLL_S = 0.05
@@ -41,7 +41,7 @@ async def wait_for_save_idle(
     The caller bounds the time of the save itself.
     """
     timeouts = target.config.timeouts
-    tools = Strays([one.guest for one in target.containers], exec_processes, timeouts.freeze)
+    tools = ToolProcesses([one.guest for one in target.containers], exec_processes, timeouts.freeze)
     idle = 0
     while idle < _IDLE_POLLS:
         found = await tools.look()

@@ -1,4 +1,4 @@
-"""The CUDA steps of one transaction: which engine, over which processes. Chosen once, then used."""
+"""Which engine, movers and tool a transaction uses for the CUDA processes of its sandbox."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ from shim.transaction.target import CheckpointTarget
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Steps:
-    """An engine and the processes that it works on."""
+    """The engine of a transaction, and the processes that it works on."""
 
     engine: Engine
     processes: CudaGroup
 
 
 def tool_for(target: CheckpointTarget, facts: DriverFacts, known: Iterable[int] = ()) -> CudaTool:
-    """Choose how to speak to cuda-checkpoint: by states and actions, or by toggles on 550."""
+    """Choose how cuda-checkpoint is used: with states and actions, or by toggles on driver 550."""
     if facts.action and facts.get_state:
         return Tool(target.guest, target.guest_tool, facts)
     return ToggleTool(target.guest, target.guest_tool, frozenset(known))
@@ -46,10 +46,10 @@ def group_for(
     report: Report,
     device_map: Mapping[str, str] | None = None,
 ) -> CudaGroup:
-    """Put the containers together that may have CUDA processes, each with those known of it.
+    """Build the group of all containers that may have CUDA processes, with those known of each.
 
-    Only where that is one alone may cryo-cuda move all of them at once: of several none may be
-    frozen before all are locked, which one run in one container cannot see to.
+    Only a single container may be moved by cryo-cuda: with several, none may be frozen before all
+    are locked, which a run in one container cannot ensure.
     """
     alone = len(seeds) == 1
     movers = [mover_for(one, facts, report, known, device_map, alone=alone) for one, known in seeds]
@@ -65,9 +65,9 @@ def mover_for(
     *,
     alone: bool = False,
 ) -> Mover:
-    """Choose what moves a container's processes, of which a journal or manifest names some.
+    """Choose the mover of a container; `known` are the processes of a journal or manifest.
 
-    `alone` is whether no other container of the sandbox has any.
+    `alone` is whether no other container of the sandbox may have any.
     """
     record = partial(target.journal.process, container=target.container)
     table = ProcessTable(report, record, container=target.container)
@@ -95,11 +95,11 @@ def engine_for(target: CheckpointTarget, name: EngineName, group: CudaGroup) -> 
 
 
 async def look(group: CudaGroup, *, otherwise: str) -> None:
-    """Find the CUDA processes; `otherwise` is what else can be done without cuda-checkpoint.
+    """Find the CUDA processes; `otherwise` is the remedy without cuda-checkpoint.
 
     Raises:
         Refused: the container has a GPU and no cuda-checkpoint.
-        CryoError: the look did not end well.
+        CryoError: the search failed.
     """
     try:
         await group.find()

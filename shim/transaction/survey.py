@@ -188,7 +188,7 @@ class Survey:
 def _connected(group: CudaGroup) -> Connected | None:
     """Return the TCP connections that the look for CUDA processes has listed."""
     scans = [mover.table.last_scan for mover in group.movers]
-    listed = [scan for scan in scans if scan and scan.tells_tcp]
+    listed = [scan for scan in scans if scan and scan.has_tcp]
     if not listed:
         return None
     return Connected(tcp=tuple(dict.fromkeys(peer for scan in listed for peer in scan.tcp)))

@@ -197,7 +197,7 @@ def test_addresses_of_proc_net_tcp(raw: str, address: str) -> None:
 )
 def test_what_is_no_address(text: str) -> None:
     """A line that was cut or is something else gives none."""
-    assert parse_address(text) == ""
+    assert parse_address(text) is None
 
 
 OUTSIDE = "0000000000000000FFFF00000101A8C0:0050"

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from shim.cuda import driver
 from shim.cuda.moves import Action
-from shim.cuda.tool import Tool, refusal, said
+from shim.cuda.tool import Tool, last_line, move_error
 from shim.errors import CryoError, CudaError, DeadlineExceeded, NotFound, ResourceExhausted
 from shim.model import CudaState
 from shim.runsc.run import Completed
@@ -187,10 +187,12 @@ async def test_a_lock_that_the_driver_gives_up_is_a_deadline() -> None:
     assert "[timeouts]" in caught.value.remedy
 
 
-def test_what_a_silent_tool_said() -> None:
-    """With nothing to read the exit status is told."""
-    assert said(Completed(status=3, stdout=b"", stderr=b" \n")) == "exit status 3 and no message"
-    assert said(Completed(status=3, stdout=b"out\n", stderr=b"")) == "out"
+def test_the_last_line_of_a_silent_tool() -> None:
+    """Without any output it is the exit status."""
+    assert (
+        last_line(Completed(status=3, stdout=b"", stderr=b" \n")) == "exit status 3 and no message"
+    )
+    assert last_line(Completed(status=3, stdout=b"out\n", stderr=b"")) == "out"
 
 
 @given(out=st.binary(max_size=500), err=st.binary(max_size=500), status=st.integers(-64, 255))
@@ -205,6 +207,6 @@ async def test_whatever_the_tool_prints(out: bytes, err: bytes, status: int) -> 
     except CudaError as error:
         message = error.message
     assert len(message) < 400
-    words = said(done)
+    words = last_line(done)
     assert len(words) <= 200
-    assert len(refusal(Action.LOCK, 7, words).message) < 400
+    assert len(move_error(Action.LOCK, 7, words).message) < 400

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from shim.cuda.strays import init_of, strays
+from shim.cuda.tool_processes import init_of, tool_processes
 from shim.runsc.client import GuestProcess
 from shim.transaction.save_idle import writes
 
@@ -22,8 +22,8 @@ ROWS = [
 def test_strays_are_children_of_nobody() -> None:
     """But for init, and for those who were there before."""
     assert init_of(ROWS) == 1
-    assert [row.pid for row in strays(ROWS, (4,))] == [9]
-    assert strays([], ()) == []
+    assert [row.pid for row in tool_processes(ROWS, (4,))] == [9]
+    assert tool_processes([], ()) == []
 
 
 @pytest.mark.parametrize("removed", (False, True))

@@ -1,4 +1,4 @@
-"""What the sentry runs in containers beside a save: tools of its own, that may hang."""
+"""Processes that the sentry itself starts in containers around a save: cuda-checkpoint."""
 
 from __future__ import annotations
 
@@ -15,35 +15,35 @@ def init_of(rows: list[GuestProcess]) -> int:
     return min((row.pid for row in rows), default=0)
 
 
-def strays(rows: list[GuestProcess], outsiders: Collection[int]) -> list[GuestProcess]:
-    """Pick the tools: children of nobody, but for init and those who came in by exec before."""
-    known = {init_of(rows), *outsiders}
+def tool_processes(rows: list[GuestProcess], others: Collection[int]) -> list[GuestProcess]:
+    """Pick the tools: processes without a parent, except init and earlier `others` (execs)."""
+    known = {init_of(rows), *others}
     return [row for row in rows if row.parent == 0 and row.pid not in known]
 
 
-class Strays:
-    """The tools in all containers of a sandbox; each has its own time, from when it is seen."""
+class ToolProcesses:
+    """The tools in all containers of a sandbox; `limit_s` of each counts from its first sight."""
 
-    def __init__(self, guests: Sequence[Guest], outsiders: Collection[int], limit_s: float) -> None:
+    def __init__(self, guests: Sequence[Guest], others: Collection[int], limit_s: float) -> None:
         self._guests = guests
-        self._outsiders = outsiders
+        self._others = others
         self._limit_s = limit_s
         self._since_s: dict[int, float] = {}
         self._where: dict[int, Guest] = {}
 
     async def look(self) -> bool:
-        """Look once; return whether there are any."""
+        """List them; return whether there are any."""
         listed = await asyncio.gather(*(guest.ps() for guest in self._guests))
         pairs = zip(self._guests, listed, strict=True)
         self._where = {
-            row.pid: guest for guest, rows in pairs for row in strays(rows, self._outsiders)
+            row.pid: guest for guest, rows in pairs for row in tool_processes(rows, self._others)
         }
         now_s = time.monotonic()
         self._since_s = {pid: self._since_s.get(pid, now_s) for pid in self._where}
         return bool(self._where)
 
     def late(self) -> dict[int, Guest]:
-        """Return those whose time was over at the last look, each with where it is."""
+        """Return those that have run for too long, each with its container."""
         now_s = time.monotonic()
         return {
             pid: self._where[pid]
