@@ -1,8 +1,9 @@
 """The calls under way with each task: the last of all to be answered is its Delete.
 
-containerd closes its connection to a shim when Delete has answered, and a call that has no answer
-by then fails with "ttrpc: closed" (1.6 to 2.4, core/runtime/v2: Delete closes the client). That
-happens to the Kill which ended the task: `runsc kill` exits after the sandbox does.
+When Delete has answered, containerd sends Shutdown, and closes its connection when the shim has, at
+the latest after 3 s (waitShutdown in core/runtime/v2/shim.go). A call that has no answer by then
+fails with "ttrpc: closed". It may be the Kill that ended the task: `runsc kill` exits after the
+sandbox.
 """
 
 from __future__ import annotations

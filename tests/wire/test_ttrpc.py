@@ -19,6 +19,7 @@ from shim.errors import (
     CryoError,
     DeadlineExceeded,
     InvalidArgument,
+    NotFound,
     ResourceExhausted,
     Unavailable,
     Unimplemented,
@@ -473,6 +474,25 @@ async def test_closing_lets_calls_end(echo: Echo, path: Path) -> None:
     assert await call == "a"
     await closing
     await until(lambda: client.closed)
+    await client.close()
+
+
+async def test_closing_refuses_as_its_owner_says(echo: Echo, path: Path) -> None:
+    """New calls fail with the error of the owner: a shim's tasks are gone, not unavailable."""
+    server = Server(echo.services())
+    server.serve(bind(path))
+    client = await Client.connect(path)
+    call = asyncio.create_task(ask(client, "hold", "a"))
+    await until(lambda: echo.held == 1)
+    closing = asyncio.create_task(server.close(10, NotFound("the task has been deleted")))
+    await asyncio.sleep(0)
+    for _ in range(2):
+        with pytest.raises(NotFound, match="deleted"):
+            await ask(client, "echo")
+    echo.release.set()
+
+    assert await call == "a"
+    await closing
     await client.close()
 
 

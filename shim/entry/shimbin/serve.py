@@ -22,6 +22,7 @@ from shim.entry.shimbin import flags as command_line
 from shim.entry.shimbin import paths
 from shim.entry.shimbin.flags import Flags
 from shim.entry.shimbin.logfifo import FifoHandler
+from shim.errors import NotFound
 from shim.service.events import Publisher
 from shim.service.service import Service
 from shim.service.ttrpc.server import Server
@@ -80,7 +81,8 @@ class Shim:
         _log.info("serving")
         await self._done.wait()
         self._service.drain.close()
-        await server.close(_GOODBYE_S)
+        # containerd ignores NotFound of a task that it stops and that has exited by itself.
+        await server.close(_GOODBYE_S, NotFound("the task has been deleted"))
         await self._tasks.close()
         await self._publisher.close(_GOODBYE_S)
 

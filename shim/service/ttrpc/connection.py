@@ -13,7 +13,6 @@ from shim.errors import (
     DeadlineExceeded,
     InvalidArgument,
     ResourceExhausted,
-    Unavailable,
     Unimplemented,
 )
 from shim.host.shielded import ended
@@ -37,7 +36,7 @@ class Connection:
         self._supervisor = Supervisor()
         self._calls: dict[int, asyncio.Task[None]] = {}
         self._last = 0
-        self._finishing = False
+        self._refusal: CryoError | None = None
 
     async def run(self) -> None:
         """Serve until the peer leaves; then cancel its calls and see each one out."""
@@ -49,9 +48,9 @@ class Connection:
         finally:
             await self._abandon()
 
-    async def finish(self) -> None:
-        """Refuse new requests, and return when every answer under way has been given."""
-        self._finishing = True
+    async def finish(self, refusal: CryoError) -> None:
+        """Refuse new requests with an error, and return when all others have been answered."""
+        self._refusal = refusal
         while self._calls:
             await asyncio.wait(self._calls.values())
 
@@ -113,9 +112,8 @@ class Connection:
         self._last = header.stream
 
     def _check_room(self) -> None:
-        if self._finishing:
-            message = "the server is stopping"
-            raise Unavailable(message)
+        if self._refusal is not None:
+            raise self._refusal.with_traceback(None)
         if len(self._calls) >= self._calls_max:
             message = f"{self._calls_max} calls are under way on this connection"
             raise ResourceExhausted(message, remedy="wait for one to end")

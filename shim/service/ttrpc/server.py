@@ -7,6 +7,7 @@ import contextlib
 import logging
 import socket
 
+from shim.errors import CryoError, Unavailable
 from shim.host.supervisor import Supervisor
 from shim.service.ttrpc.channel import Channel
 from shim.service.ttrpc.connection import Connection
@@ -19,6 +20,7 @@ _log = logging.getLogger(__name__)
 # What a lack of file descriptors or memory is given to pass.
 _PAUSE_S = 0.5
 _USUAL = Limits()
+_STOPPING = Unavailable("the server is stopping")
 
 
 class Server:
@@ -37,8 +39,10 @@ class Server:
         self._listeners.add(listener)
         self._listen(listener)
 
-    async def close(self, grace_s: float = 0.0) -> None:
+    async def close(self, grace_s: float = 0.0, refusal: CryoError = _STOPPING) -> None:
         """Accept nothing more, let calls end for `grace_s` seconds, cancel the rest, hang up.
+
+        New calls on open connections fail with `refusal` meanwhile.
 
         Returns when every call has ended, however long undoing one takes.
         """
@@ -47,7 +51,7 @@ class Server:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(grace_s):
                     await asyncio.gather(
-                        *(one.finish() for one in self._serving.values() if one is not None)
+                        *(one.finish(refusal) for one in self._serving.values() if one is not None)
                     )
         finally:
             await self._cut()
