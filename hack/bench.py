@@ -295,7 +295,7 @@ def fetched(parser: argparse.ArgumentParser) -> Path:
     """Return the runsc that `make tools` chose, or end with the reason why there is none."""
     # Only here: a machine that was given its runsc has no pytest, which that module needs.
     from hack.tools.running import NotHere  # noqa: PLC0415
-    from tests.containerd.builds import find_program  # noqa: PLC0415
+    from tests.builds import find_program  # noqa: PLC0415
 
     try:
         return find_program("runsc-new")

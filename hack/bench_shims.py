@@ -25,8 +25,9 @@ from pathlib import Path
 from typing import Any
 
 from hack import bench_calls
+from tests.builds import find_program
 from tests.containerd import image
-from tests.containerd.builds import find_containerd, find_program
+from tests.containerd.builds import find_containerd
 from tests.containerd.harness import Containerd
 from tests.containerd.place import private_place
 

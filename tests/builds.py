@@ -1,4 +1,4 @@
-"""The runsc builds that tests run against, or the one-line reason why there is none."""
+"""The programs that tests run against, or the one-line reason why there is none."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import os
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import pytest
 
@@ -32,41 +32,56 @@ class RunscBuild:
 
 
 def real_is_required() -> bool:
-    """Tell whether a missing tool is a failure here, and not a skip."""
+    """Whether a missing tool is a failure and not a skip."""
     return os.environ.get("CRYO_REQUIRE_REAL") == "1"
 
 
 def excuse(reason: str) -> NoReturn:
-    """Skip the test for this reason, or fail it where everything real must run."""
+    """Skip the test for this reason, or fail it if everything real must run."""
     if real_is_required():
         pytest.fail(f"CRYO_REQUIRE_REAL=1, but {reason}", pytrace=False)
     pytest.skip(reason)
 
 
-def find(name: str) -> RunscBuild:
-    """Return the build that `make tools` has chosen.
+def find_program(tool: str, program: str = "") -> Path:
+    """Return a program of a tool that `make tools` has chosen; the tool's first without a name.
 
     Raises:
-        NotHere: it has not looked, or found none, or what it found is gone.
+        NotHere: `make tools` has not run, or found none, or what it found is gone.
     """
-    try:
-        choice = json.loads((cache_root() / f"runsc-{name}.json").read_text("utf-8"))
-    except (OSError, ValueError) as error:
-        message = f"nobody has looked for runsc ({name}) yet: run `make tools`"
-        raise NotHere(message) from error
-    if choice["reason"]:
-        message = f"there is no runsc ({name}): {choice['reason']}"
-        raise NotHere(message)
-    path = Path(choice["path"])
+    path = Path(_choice(tool)["path"])
+    path = path.with_name(program) if program else path
     if not os.access(path, os.X_OK):
         message = f"{path} is gone: run `make tools`"
         raise NotHere(message)
-    return RunscBuild(name, path, choice["has_builtin"])
+    return path
+
+
+def find(name: str) -> RunscBuild:
+    """Return the runsc that `make tools` has chosen.
+
+    Raises:
+        NotHere: see `find_program`.
+    """
+    tool = f"runsc-{name}"
+    return RunscBuild(name, find_program(tool), _choice(tool)["has_builtin"])
+
+
+def _choice(tool: str) -> dict[str, Any]:
+    try:
+        choice: dict[str, Any] = json.loads((cache_root() / f"{tool}.json").read_text("utf-8"))
+    except (OSError, ValueError) as error:
+        message = f"{tool} was not looked for: run `make tools`"
+        raise NotHere(message) from error
+    if choice["reason"]:
+        message = f"there is no {tool}: {choice['reason']}"
+        raise NotHere(message)
+    return choice
 
 
 @functools.cache
 def can_run_runsc(path: Path) -> str:
-    """Return "" when this runsc can run a container here, or why it cannot in one line."""
+    """Return "" if this runsc can run a container here, or in one line why it cannot."""
     if os.geteuid() != 0:
         return "runsc needs root"
     with tempfile.TemporaryDirectory(prefix="cryo-probe-") as root:

@@ -18,7 +18,8 @@ import sys
 from pathlib import Path
 
 from hack.tools.running import NotHere
-from tests.containerd.builds import LINES, find_containerd, find_program
+from tests.builds import find_program
+from tests.containerd.builds import LINES, find_containerd
 
 ROOT = Path(__file__).parents[2]
 _LIMIT_S = 600

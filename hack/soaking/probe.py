@@ -19,10 +19,10 @@ from hack.examples import containerd_pb2 as pb
 from hack.soaking import books
 from hack.soaking.gauge import Gauge
 from shim.simgpu.waiting import PACKAGE_ROOT
-from tests.builds import RunscBuild
+from tests.builds import RunscBuild, find_program
 from tests.containerd import image
 from tests.containerd.api import Api
-from tests.containerd.builds import LINES, find_containerd, find_program
+from tests.containerd.builds import LINES, find_containerd
 from tests.containerd.cryo import Cryo, comm
 from tests.containerd.place import private_place
 

@@ -1,14 +1,11 @@
-"""The containerd lines, and the other programs, that tests of the containerd shim run against."""
+"""The containerd lines that tests of the containerd shim run against."""
 
 from __future__ import annotations
 
-import json
-import os
 from dataclasses import dataclass
 from pathlib import Path
 
-from hack.tools.cache import cache_root
-from hack.tools.running import NotHere
+from tests.builds import find_program
 
 LINES = ("1.6", "1.7", "2.1", "2.4")
 
@@ -41,28 +38,6 @@ class ContainerdBuild:
         ctr 2.4 otherwise asks its transfer service, which refuses: it has no unpack platform.
         """
         return self.numbers >= (2, 0)
-
-
-def find_program(tool: str, program: str = "") -> Path:
-    """Return a program of a tool that `make tools` has chosen; the tool's first without a name.
-
-    Raises:
-        NotHere: it has not looked, or found none, or what it found is gone.
-    """
-    try:
-        choice = json.loads((cache_root() / f"{tool}.json").read_text("utf-8"))
-    except (OSError, ValueError) as error:
-        message = f"nobody has looked for {tool} yet: run `make tools`"
-        raise NotHere(message) from error
-    if choice["reason"]:
-        message = f"there is no {tool}: {choice['reason']}"
-        raise NotHere(message)
-    path = Path(choice["path"])
-    path = path.with_name(program) if program else path
-    if not os.access(path, os.X_OK):
-        message = f"{path} is gone: run `make tools`"
-        raise NotHere(message)
-    return path
 
 
 def find_containerd(line: str) -> ContainerdBuild:

@@ -10,9 +10,9 @@ import pytest
 
 from hack.tools.running import NotHere
 from shim.simgpu.simulation import Simulation
-from tests.builds import RunscBuild, excuse
+from tests.builds import RunscBuild, excuse, find_program
 from tests.containerd import gpu, image
-from tests.containerd.builds import LINES, ContainerdBuild, find_containerd, find_program
+from tests.containerd.builds import LINES, ContainerdBuild, find_containerd
 from tests.containerd.cri.client import Kubelet
 from tests.containerd.cryo import Cryo, simulated
 from tests.containerd.harness import Containerd

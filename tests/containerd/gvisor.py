@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-from tests.containerd.builds import find_program
+from tests.builds import find_program
 from tests.containerd.harness import Containerd
 
 RUNTIME = "io.containerd.runsc.v1"

@@ -18,8 +18,8 @@ import pytest
 from hack.tools.running import NotHere
 from shim.simgpu.remote import Ran
 from shim.simgpu.waiting import wait_until
-from tests.builds import RunscBuild
-from tests.containerd.builds import find_containerd, find_program
+from tests.builds import RunscBuild, find_program
+from tests.containerd.builds import find_containerd
 from tests.containerd.conftest import program
 from tests.containerd.cryo import COUNT, COUNTS, RUNTIME, Cryo
 from tests.containerd.image import REFERENCE

@@ -35,7 +35,8 @@ from tests.real.helpers_rig import Background, Rig, machine_with, refused
 
 pytestmark = pytest.mark.timeout(120)
 
-UNSAFE = ("..", ".", "a/b", "../a", "/a", "a ", "", "-a", "a-", "ä", "a\n", "a" * 77, "a*", "%2e")
+# What is refused and why is in tests/unit; here it reaches the client and leaves nothing behind.
+UNSAFE = ("../a", "", "a*")
 JOB = "job"
 
 
@@ -173,7 +174,7 @@ def test_task_that_is_being_checkpointed_is_busy(rig: Rig) -> None:
 
 @pytest.mark.parametrize(
     "content",
-    (None, "", "{", "[]", "null", "1", '{"ociVersion": "1.0.2"}', "\0", '"x"', "[" * 100_000),
+    (None, "{"),
 )
 def test_broken_config_json(job: Rig, tmp_path: Path, content: str | None) -> None:
     """A config.json that is missing or broken is the bundle's fault."""
@@ -185,14 +186,9 @@ def test_broken_config_json(job: Rig, tmp_path: Path, content: str | None) -> No
 @pytest.mark.parametrize(
     "change",
     (
-        {"root": {}},
         {"root": {"path": "/no/such/folder"}},
-        {"root": None},
-        {"process": {"cwd": "/", "args": []}},
         {"process": {"cwd": "/", "args": ["x"], "user": {"uid": "root"}}},
-        {"mounts": 7},
         {"mounts": [{"destination": "/dev/x", "type": "bind", "source": "/no/such"}]},
-        {"ociVersion": ""},
     ),
 )
 def test_spec_without_what_is_needed(job: Rig, change: dict[str, Any]) -> None:
@@ -220,9 +216,9 @@ def test_program_that_is_not_there(rig: Rig) -> None:
 # Image paths.
 
 
-@pytest.mark.parametrize("path", ("image", "./image", "../image", "~/image"))
-def test_relative_image_path(job: Rig, path: str) -> None:
+def test_relative_image_path(job: Rig) -> None:
     """An image path begins at the root."""
+    path = "../image"
     refused(InvalidArgument, lambda: job.checkpoint(JOB, image_path=path))
     refused(InvalidArgument, lambda: job.restore("new", path))
     refused(InvalidArgument, lambda: job.client.verify(path))
@@ -275,25 +271,6 @@ def _missing(image: Path, name: str) -> None:
     (image / name).unlink()
 
 
-def _cut(image: Path, name: str) -> None:
-    data = (image / name).read_bytes()
-    (image / name).write_bytes(data[:-1])
-
-
-def _emptied(image: Path, name: str) -> None:
-    (image / name).write_bytes(b"")
-
-
-def _appended(image: Path, name: str) -> None:
-    with (image / name).open("ab") as file:
-        file.write(b"\n")
-
-
-def _linked(image: Path, name: str) -> None:
-    (image / name).rename(image.parent / name)
-    (image / name).symlink_to(image.parent / name)
-
-
 def _flip(path: Path, at: int) -> None:
     with path.open("r+b") as file:
         file.seek(at)
@@ -302,22 +279,11 @@ def _flip(path: Path, at: int) -> None:
         file.write(bytes([byte[0] ^ 1]))
 
 
-def _first_byte(image: Path, name: str) -> None:
-    _flip(image / name, 0)
-
-
 def _middle_byte(image: Path, name: str) -> None:
     _flip(image / name, (image / name).stat().st_size // 2)
 
 
-def _last_byte(image: Path, name: str) -> None:
-    _flip(image / name, (image / name).stat().st_size - 1)
-
-
-SPOIL = (_missing, _cut, _emptied, _appended, _linked, _first_byte, _middle_byte, _last_byte)
-
-
-@pytest.mark.parametrize("spoil", SPOIL)
+@pytest.mark.parametrize("spoil", (_missing, _middle_byte))
 def test_spoilt_file(job: Rig, image: Path, spoil: Callable[[Path, str], None]) -> None:
     """Whatever happened to whichever file: verify and restore say which, and nothing is made."""
     whole = image.with_name("whole")
@@ -333,15 +299,14 @@ def test_spoilt_file(job: Rig, image: Path, spoil: Callable[[Path, str], None]) 
             assert file in error.message
             refused(ImageCorrupt, partial(job.restore, "new", image, verify=mode))
         shutil.rmtree(image)
-        (image.parent / file).unlink(missing_ok=True)
     assert job.client.verify(str(whole))["task"] == "origin"
 
 
-def test_any_byte_of_the_manifest(job: Rig, image: Path) -> None:
-    """No byte of cryo.json can change unseen, not even with verify=none."""
+def test_a_byte_of_the_manifest(job: Rig, image: Path) -> None:
+    """A change of cryo.json is detected, even with verify=none."""
     path = image / manifests.NAME
     size = path.stat().st_size
-    for at in range(0, size, max(1, size // 40)):
+    for at in range(0, size, max(1, size // 5)):
         _flip(path, at)
         refused(ImageCorrupt, lambda: job.restore("new", image, verify=Verify.NONE))
         _flip(path, at)

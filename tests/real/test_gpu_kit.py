@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from hack.tools.running import NotHere
-from tests.builds import RunscBuild, excuse
-from tests.containerd.builds import LINES, find_containerd, find_program
+from tests.builds import RunscBuild, excuse, find_program
+from tests.containerd.builds import LINES, find_containerd
 
 ROOT = Path(__file__).parents[2]
 pytestmark = pytest.mark.timeout(600)

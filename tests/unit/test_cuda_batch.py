@@ -9,6 +9,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -294,6 +295,8 @@ async def test_one_that_does_not_come_back(
 ) -> None:
     """It keeps no other, and is told."""
     await stage.group.freeze()
+    # Its timeout is waited for: the usual one is long.
+    stage.mover._timeouts = msgspec.structs.replace(QUICK, detect=4)
     stage.ground.faults(fault)
     with pytest.raises(kind):
         await stage.group.thaw()
