@@ -140,7 +140,7 @@ class StoryReporter:
     def title(self, *, simulated: bool) -> None:
         """Print what the selftest does, and whether the GPU is simulated."""
         head = self._style.strong("cryo selftest")
-        self._print(f"\n  {head}  a live GPU container is frozen, saved, killed and brought back\n")
+        self._print(f"\n  {head}  checkpoints, kills and restores a live GPU container\n")
         for line in _SIMULATED if simulated else _REAL:
             self._print(f"  {line}")
         self._print("")

@@ -40,6 +40,7 @@ def test_a_dry_run(runsc_new: RunscBuild, tmp_path: Path) -> None:
     assert (tmp_path / "report.tar.gz").exists()
 
 
+@pytest.mark.long
 def test_the_trials_on_a_simulated_gpu(runsc_new: RunscBuild) -> None:
     """What is done to a real GPU's workload on purpose can be done to a simulated one."""
     argv = [sys.executable, "-m", "hack.gpu.trials", "--simulated", "--runsc", str(runsc_new.path)]
