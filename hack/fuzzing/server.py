@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import socket
 from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,6 @@ from shim.errors import CryoError
 from shim.model import TaskRef
 from shim.service.convert import PROCESS_TYPE, RESOURCES_TYPE, to_json
 from shim.service.ttrpc import Client, Server
-from shim.service.ttrpc.listener import bind
 from shim.service.ttrpc_edge import V2, V3, task_services
 from shim.state import TaskState
 from tests.wire.fakes import FakeTasks, service_of
@@ -115,7 +115,10 @@ async def serving(path: Path) -> AsyncIterator[Target]:
     loop.set_exception_handler(lambda _loop, context: ears.heard.append(str(context)))
     logging.getLogger().addHandler(ears)
     server = Server(task_services(service_of(Core()), "fuzz"))
-    server.serve(bind(path))
+    listener = socket.socket(socket.AF_UNIX)
+    listener.bind(str(path))
+    listener.listen()
+    server.serve(listener)
     try:
         yield Target(path, ears)
     finally:

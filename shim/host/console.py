@@ -17,8 +17,8 @@ from shim.errors import DeadlineExceeded, FailedPrecondition, InvalidArgument
 from shim.host import procs
 from shim.host.files import remove_tree
 from shim.host.oserror import typed
+from shim.host.unix_socket import PATH_MAX
 
-_ADDRESS_MAX = 107  # sun_path, with its final NUL
 _CHUNK = 32 * 1024
 _BUFFER_MAX = 128 * 1024
 _SIZE_MAX = 0xFFFF
@@ -69,7 +69,7 @@ def _short_folder(parent: Path) -> Path:
         folder = Path(tempfile.mkdtemp(prefix="tty-", dir=parent))
     except OSError as error:
         raise typed(error, f"make a folder in {parent}") from error
-    if len(os.fsencode(folder / "s")) <= _ADDRESS_MAX:
+    if len(os.fsencode(folder / "s")) <= PATH_MAX:
         return folder
     folder.rmdir()
     return Path(tempfile.mkdtemp(prefix="cryo-tty-"))

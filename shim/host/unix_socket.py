@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import socket
 import struct
 from typing import NamedTuple
@@ -23,3 +24,8 @@ def peer_credentials(sock: socket.socket) -> Credentials:
     data = sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _UCRED.size)
     pid, uid, _ = _UCRED.unpack(data)
     return Credentials(pid, uid)
+
+
+def peer_is_allowed(sock: socket.socket) -> bool:
+    """Return whether the peer is root or our own user."""
+    return peer_credentials(sock).uid in {0, os.geteuid()}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import socket
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,10 +16,17 @@ from shim.api.ttrpc import request_pb2
 from shim.service.ttrpc import Call, Client, Limits, Method, Server, Services
 from shim.service.ttrpc import frame as frames
 from shim.service.ttrpc.frame import Frame, Kind
-from shim.service.ttrpc.listener import bind
 
 SERVICE = "test.v1.Echo"
 SOON_S = 60.0
+
+
+def bind(path: Path) -> socket.socket:
+    """Listen at a path."""
+    listener = socket.socket(socket.AF_UNIX)
+    listener.bind(str(path))
+    listener.listen()
+    return listener
 
 
 @dataclass

@@ -15,7 +15,6 @@ from pathlib import Path
 import pytest
 
 from shim.errors import (
-    AlreadyExists,
     CryoError,
     DeadlineExceeded,
     InvalidArgument,
@@ -26,9 +25,8 @@ from shim.errors import (
 )
 from shim.service.code import Code
 from shim.service.ttrpc import Client, Limits, Server, frame
-from shim.service.ttrpc.listener import bind
 from tests.wire.fakes import every_error
-from tests.wire.helpers_ttrpc import SERVICE, Echo, Peer, ask, request, serving, until
+from tests.wire.helpers_ttrpc import SERVICE, Echo, Peer, ask, bind, request, serving, until
 
 
 @pytest.fixture
@@ -410,24 +408,6 @@ async def test_a_socket_that_was_bound_before(echo: Echo, path: Path) -> None:
     assert await peer.code(1) == Code.OK
     await peer.leave()
     await server.close()
-
-
-async def test_the_socket_is_its_owners(path: Path) -> None:
-    """The socket's file is 0600 whatever the umask; a second one is not bound over it."""
-    before = os.umask(0)
-    try:
-        listener = bind(path)
-    finally:
-        os.umask(before)
-
-    assert path.stat().st_mode & 0o777 == 0o600
-    with pytest.raises(AlreadyExists):
-        bind(path)
-    listener.close()
-    with pytest.raises(InvalidArgument):
-        bind(path.with_name("x" * 120))
-    with pytest.raises(Unavailable):
-        bind(path.with_name("no") / "s")
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can speak as somebody else")

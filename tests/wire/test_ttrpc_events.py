@@ -22,8 +22,7 @@ from shim.errors import CryoError, InvalidArgument, Unavailable
 from shim.model import Event, Mount, Stdio, TaskRef
 from shim.service.events import SERVICE, Pace, Publisher
 from shim.service.ttrpc import NAMESPACE_KEY, Call, Method
-from shim.service.ttrpc.listener import bind
-from tests.wire.helpers_ttrpc import SOON_S, serving, until
+from tests.wire.helpers_ttrpc import SOON_S, bind, serving, until
 
 A = TaskRef(namespace="k8s.io", id="a")
 AT = datetime(2026, 11, 23, 12, 0, 0, 250000, tzinfo=UTC)

@@ -19,8 +19,7 @@ from shim.service.code import Code
 from shim.service.ttrpc import Client, Server
 from shim.service.ttrpc import frame as frames
 from shim.service.ttrpc.frame import Header, Kind
-from shim.service.ttrpc.listener import bind
-from tests.wire.helpers_ttrpc import SERVICE, Echo, Peer, ask, request, serving, until
+from tests.wire.helpers_ttrpc import SERVICE, Echo, Peer, ask, bind, request, serving, until
 
 BYTES = st.integers(0, 255)
 NUMBERS = st.integers(0, 0xFFFFFFFF)

@@ -1,4 +1,4 @@
-"""What the runtime can do, in the words of the OCI runtime specification (features.md)."""
+"""The features document of the OCI runtime specification (features.md)."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ _HOOKS = (
     "poststop",
 )
 _NAMESPACES = ("cgroup", "ipc", "mount", "network", "pid", "user", "uts")
-# Those that gVisor honours. Not `rro`: a read-only mount is not so recursively there, and whoever
-# asks for that must be refused by containerd.
+# Those that gVisor honours. Not `rro`: gVisor does not make a read-only mount so recursively, and
+# containerd must refuse a container that needs it.
 _MOUNT_OPTIONS = (
     "async",
     "atime",
@@ -50,7 +50,7 @@ _MOUNT_OPTIONS = (
 
 
 def features() -> dict[str, Any]:
-    """Return the document; what is not said is unknown to its readers."""
+    """Return the document; an omitted field means unknown."""
     return {
         "ociVersionMin": "1.0.0",
         "ociVersionMax": "1.2.1",

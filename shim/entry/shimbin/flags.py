@@ -1,4 +1,4 @@
-"""containerd's command line for shims: Go flags, in any order, before the action."""
+"""containerd's command line for shims: Go flags in any order, then the action."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ _SWITCHES = frozenset({"debug", "v", "version", "info"})
 
 
 class Flags:
-    """What containerd said; `action` is `start`, `delete`, or empty.
+    """The parsed command line; `action` is `start`, `delete`, or empty.
 
     A plain class: `start` runs before every container and cannot afford to load typing.
     """
@@ -27,13 +27,13 @@ class Flags:
         self.info = "info" in found
 
 
-def parse(words: list[str]) -> Flags:
-    """Read the words after the program's name; an unknown flag is passed over with its value.
+def parse(argv: list[str]) -> Flags:
+    """Parse the arguments; an unknown flag is skipped, with its value.
 
     Source: containerd pkg/shim/shim.go and util.go; `-name value` and `-name=value` are the same.
     """
     found: dict[str, str] = {}
-    todo = list(words)
+    todo = list(argv)
     while todo and todo[0].startswith("-"):
         name, equals, value = todo.pop(0).lstrip("-").partition("=")
         if not equals and name not in _SWITCHES:

@@ -1,4 +1,4 @@
-"""`-info`: what containerd asks of a runtime before the first task (2.0 and later)."""
+"""`-info`: what containerd 2.0 and later ask a runtime before the first task."""
 
 from __future__ import annotations
 

@@ -1,7 +1,8 @@
-"""Whether the files whose code this process runs are still those that it has loaded.
+"""Detects that files of the code that this process has loaded have changed.
 
-A package that is upgraded, or edited in place, keeps its version and its path. The standard library
-is left out: another interpreter has another prefix or version, which are in the socket's name.
+A package that is upgraded, or edited in place, may keep its version and its path. The standard
+library is left out: another interpreter has another prefix or version, which are in the name of the
+fork server's socket.
 """
 
 from __future__ import annotations
@@ -36,8 +37,8 @@ def _is_ours(path: str) -> bool:
 
 
 def _began_ns() -> int:
-    """Tell when this process was started, which is before it has loaded anything of ours."""
-    # One more, for the kernel counts whole ticks; the interpreter alone takes longer to start.
+    """Return when this process was started, which is before it loaded anything of ours."""
+    # One more: the kernel counts whole ticks, and the interpreter alone takes longer to start.
     ticks = (procstat.start_time(os.getpid()) or 0) + 1
     started_s = ticks / os.sysconf("SC_CLK_TCK")
     age_s = time.clock_gettime(time.CLOCK_BOOTTIME) - started_s
@@ -45,29 +46,30 @@ def _began_ns() -> int:
 
 
 class Loaded:
-    """The files of the modules that are loaded, as they were when they were looked at first.
+    """The files of the loaded modules, with their state at the first look.
 
-    One that was changed since this process was started may have been loaded before that, and
-    counts as changed.
+    A file that was changed after this process was started may have been loaded before the change,
+    so it counts as changed.
     """
 
     def __init__(self) -> None:
-        """Look at those of now."""
+        """Look at the modules that are loaded now."""
         self._files: dict[str, _File | None] = {}
         self._began_ns = _began_ns()
         self.look()
 
     def look(self) -> None:
-        """Look at those that have been loaded since."""
+        """Look at the modules that were loaded since."""
         found = (vars(module).get("__file__") for module in list(sys.modules.values()))
         for path in found:
             if isinstance(path, str) and path not in self._files and _is_ours(path):
                 self._files[path] = None if self._is_newer(path) else _file(path)
 
     def _is_newer(self, path: str) -> bool:
-        """Whether a file was changed in this process's time; one of the future says nothing.
+        """Whether a file was changed after this process was started.
 
-        By the change time, which no installer can set: the other one may be that of the package.
+        By its ctime, which no installer can set as it can the mtime. A ctime in the future, after
+        the clock was set back, is ignored.
         """
         try:
             changed_ns = os.stat(path).st_ctime_ns  # noqa: PTH116 - as above
@@ -76,10 +78,10 @@ class Loaded:
         return self._began_ns <= changed_ns <= time.time_ns()
 
     def __len__(self) -> int:
-        """Count the files."""
+        """Return the number of files."""
         return len(self._files)
 
     @property
     def changed(self) -> bool:
-        """Tell whether one is another by now, or gone."""
+        """Whether a file has changed or is gone."""
         return any(_file(path) != known for path, known in self._files.items())

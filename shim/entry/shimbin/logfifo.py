@@ -1,4 +1,4 @@
-"""Log lines into containerd's `log` fifo: never waits, and survives containerd's absence."""
+"""Log lines to containerd's `log` fifo; never blocks, and works without a reader."""
 
 from __future__ import annotations
 
@@ -10,19 +10,19 @@ _LINE_BYTES = 4000
 
 
 class FifoHandler(logging.Handler):
-    """Writes lines of at most a pipe's atomic size; what nobody reads is dropped."""
+    """Writes lines of at most a pipe's atomic size; drops them while the fifo is full or unread."""
 
     def __init__(self, path: Path) -> None:
         super().__init__()
         self._path = path
-        self._fd = -1
+        self._fd: int | None = None
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Write one line, opening the fifo anew when its reader went away."""
+        """Write one line; reopen the fifo where its reader was replaced."""
         line = _cut(self.format(record).encode("utf-8", "replace")) + b"\n"
         for _ in range(2):
             try:
-                if self._fd < 0:
+                if self._fd is None:
                     self._fd = os.open(self._path, os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC)
                 os.write(self._fd, line)
             except BlockingIOError:
@@ -33,11 +33,11 @@ class FifoHandler(logging.Handler):
                 return
 
     def _close(self) -> None:
-        if self._fd >= 0:
+        if self._fd is not None:
             os.close(self._fd)
-            self._fd = -1
+            self._fd = None
 
 
 def _cut(line: bytes) -> bytes:
-    """Keep a line whole in one write to a pipe, which takes no more than 4096 bytes at once."""
+    """Truncate a line to what a pipe takes in one atomic write."""
     return line[:_LINE_BYTES].decode("utf-8", "ignore").encode()

@@ -7,7 +7,7 @@ import socket
 from collections import deque
 
 from shim.host.keeper import wire
-from shim.host.unix_socket import Credentials, peer_credentials
+from shim.host.unix_socket import Credentials, peer_credentials, peer_is_allowed
 
 _OUTBOX_MAX = 8192
 
@@ -36,8 +36,8 @@ class Peer:
         return peer_credentials(self.sock)
 
     def allowed(self) -> bool:
-        """Tell whether the other side is root or runs as our own user."""
-        return self.credentials().uid in {0, os.geteuid()}
+        """Return whether the peer is root or our own user."""
+        return peer_is_allowed(self.sock)
 
     def send(self, message: wire.Message, fds: list[int]) -> None:
         """Send, or keep for later; the descriptors stay the caller's."""

@@ -9,10 +9,10 @@ import socket
 
 from shim.errors import CryoError, Unavailable
 from shim.host.supervisor import Supervisor
+from shim.host.unix_socket import peer_is_allowed
 from shim.service.ttrpc.channel import Channel
 from shim.service.ttrpc.connection import Connection
 from shim.service.ttrpc.limits import Limits
-from shim.service.ttrpc.listener import is_ours
 from shim.service.ttrpc.method import Services
 
 _log = logging.getLogger(__name__)
@@ -93,7 +93,7 @@ class Server:
             connected.close()
 
     def _may_enter(self, connected: socket.socket) -> bool:
-        if not is_ours(connected):
+        if not peer_is_allowed(connected):
             _log.warning("refused a connection from another user")
             return False
         if len(self._serving) >= self._limits.connections:
