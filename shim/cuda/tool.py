@@ -40,7 +40,7 @@ class Features(Protocol):
         """Whether it has `--device-map` (580 on)."""
 
 
-_UNUSABLE = "see that libcuda.so.1 is found in the container; --cuda ignore goes past this"
+_UNUSABLE = "see that libcuda.so.1 is found in the container; --cuda ignore skips this check"
 
 
 def last_line(done: Completed) -> str:

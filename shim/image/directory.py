@@ -19,9 +19,9 @@ from shim.model import Value
 
 UNTRUSTED_REMEDY = (
     "copy it to a folder that only root can write to; "
-    "'tasks restore' and 'checkpoints verify' take it as it is with --untrusted-folder"
+    "'tasks restore' and 'checkpoints verify' accept it with --untrusted-folder"
 )
-REMEDY = "copy the image again from where it is whole, or use another one"
+REMEDY = "copy the image again from an intact copy, or use another one"
 _DIR = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC | os.O_NOFOLLOW
 # Refers to a file without opening it: opening a device or a fifo has side effects.
 _LOOK = os.O_PATH | os.O_CLOEXEC | os.O_NOFOLLOW
@@ -83,7 +83,7 @@ class ImageDir:
         try:
             found = os.fstat(named)
             if not stat.S_ISREG(found.st_mode):
-                self.corrupt(f"{name} is no regular file")
+                self.corrupt(f"{name} is not a regular file")
             if self._strict:
                 trusted.check_file(found, self.path / name)
             return os.open(f"/proc/self/fd/{named}", _FILE)

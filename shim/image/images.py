@@ -92,8 +92,8 @@ class Images:
                 return
             if str(path) in stay:
                 continue
-            say(f"removing {path}: no process uses it any more")
+            say(f"removing {path}: it is not in use")
             try:
                 files.remove_tree(path)
             except (CryoError, OSError) as error:
-                say(f"{path} stays for now: {error}")
+                say(f"{path} was not removed: {error}")

@@ -199,7 +199,7 @@ def encode(manifest: Manifest) -> tuple[Manifest, bytes]:
         canonical.check_shape(data)
         msgspec.convert(plain, Manifest)
     except ValueError as error:  # also the base of msgspec's errors
-        message = f"what was found cannot be written into a manifest: {error}"
+        message = f"the manifest would be invalid: {error}"
         raise InvalidArgument(message, remedy="make it smaller, or run fewer containers") from error
     return msgspec.structs.replace(manifest, digest=plain["digest"]), data
 
@@ -256,13 +256,13 @@ def _check_sealed(data: bytes) -> None:
 
 def _check_files(manifest: Manifest, where: str) -> None:
     if manifest.size_bytes > _MAX_BYTES:
-        raise _corrupt(where, "its files are larger than any disk")
+        raise _corrupt(where, "its files are too large")
     names = [file.name for file in manifest.files]
     if len(set(names)) != len(names):
         raise _corrupt(where, "it names a file twice")
     for file in manifest.files:
         if not _flat(file.name):
-            raise _corrupt(where, f"{file.name!r} is no file of an image")
+            raise _corrupt(where, f"{file.name!r} is not a valid file name")
         if manifest.sealed and not _HASH.fullmatch(file.blake3):
             raise _corrupt(where, f"{file.name} has no hash")
 

@@ -120,7 +120,7 @@ def resolve_existing(requested: str, images: Path) -> Path:
 
     Raises:
         InvalidArgument: it is relative, has a `..`, or leaves the configured folder by a link.
-        NotFound: there is no folder.
+        NotFound: there is not a folder.
     """
     if not requested:
         message = "no image was named"
@@ -198,7 +198,7 @@ def _checked(requested: str, images: Path) -> Path:
         message = f"image path {requested!r} is not absolute"
         raise InvalidArgument(message, remedy="give an absolute path")
     if "\0" in requested or len(os.fsencode(requested)) > _MAX_PATH_BYTES:
-        message = "the image path is no path"
+        message = "the image path is too long or has a NUL byte"
         raise InvalidArgument(message, remedy="give a shorter path, without NUL")
     if ".." in requested.split("/"):
         message = f"image path {requested} has a '..' in it"
@@ -220,7 +220,7 @@ def _check_links(path: Path, images: Path) -> None:
         real = path.parent.resolve()
         inside = real.is_relative_to(images.resolve())
     except (OSError, RuntimeError) as error:
-        message = f"image path {path} cannot be followed: {error}"
+        message = f"image path {path} cannot be resolved: {error}"
         raise InvalidArgument(message, remedy="remove the links in it") from error
     if not inside:
         message = f"image path {path} leaves {images} through a link"
@@ -233,7 +233,7 @@ def _check_writable(folder: Path) -> None:
         if not os.path.lexists(place):
             continue
         if not place.is_dir():
-            message = f"{place} is no folder"
+            message = f"{place} is not a folder"
             raise InvalidArgument(message, remedy="choose another path")
         if not os.access(place, os.W_OK | os.X_OK):
             message = f"{place} cannot be written to"
@@ -365,10 +365,10 @@ def _text(path: Path) -> str:
 
 def _check_removable(path: Path, images: Path) -> None:
     if not path.is_relative_to(images):
-        message = f"image {path} does not lie below {images}"
+        message = f"image {path} is not below {images}"
         raise InvalidArgument(message, remedy="remove it by hand, or set paths.images")
     if not _is_image(path):
-        message = f"{path} is no image: it has no {manifests.NAME}"
+        message = f"{path} is not an image: it has no {manifests.NAME}"
         raise NotFound(message, remedy="name the image's own folder")
 
 

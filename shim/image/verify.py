@@ -129,7 +129,9 @@ class _Reading:
         for file in stale:
             self._compare(file, found[file.name])
         if stale and not self._remembered(found):
-            self._warn("this could not be noted in paths.verified: next time it is read again")
+            self._warn(
+                "this could not be recorded in paths.verified: it will be read again next time"
+            )
 
     def _remembered(self, found: dict[str, Identity]) -> bool:
         return self._cache.remember(self._manifest, self._folder.path, found)
@@ -142,7 +144,7 @@ class _Reading:
         with self._folder.opened(file.name) as fd:
             found = identity(fd)
         if found.size_bytes != file.size_bytes:
-            how = "was cut" if found.size_bytes < file.size_bytes else "has grown"
+            how = "was truncated" if found.size_bytes < file.size_bytes else "has grown"
             why = f"{file.name} {how}: {found.size_bytes} bytes, not {file.size_bytes}"
             self._folder.corrupt(why)
         return found
@@ -179,7 +181,7 @@ def _read_bounded(folder: ImageDir, fd: int) -> bytes:
     except OSError as error:
         raise typed(error, f"read {folder.path / manifests.NAME}") from error
     if len(data) > manifests.MAX_MANIFEST_BYTES:
-        folder.corrupt(f"{manifests.NAME} is larger than any manifest")
+        folder.corrupt(f"{manifests.NAME} is too large for a manifest")
     return data
 
 
@@ -189,4 +191,4 @@ def _check_names(folder: ImageDir, manifest: Manifest) -> None:
     if missing := sorted(expected - found):
         folder.corrupt(f"{', '.join(missing)} missing")
     if extra := sorted(found - expected):
-        folder.corrupt(f"{', '.join(extra)[:200]} does not belong to it")
+        folder.corrupt(f"{', '.join(extra)[:200]} is not part of it")

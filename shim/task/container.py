@@ -254,7 +254,6 @@ class Container:
             gpu=record.gpu,
             overlay2=record.overlay2,
             paused=record.paused,
-            execs=self.execs.ids,
             journal=self.journal,
             stop=self.init.stop,
             ended=lambda: self.state is TaskState.STOPPED,

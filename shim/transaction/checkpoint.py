@@ -131,7 +131,7 @@ class Checkpoint:
                 if retries == 0 or not self._saving.met_a_newcomer(error):
                     raise
                 await file_call(staging.empty, doing=f"empty {staging.path}")
-                message = f"{error.message}; once more"
+                message = f"{error.message}; retrying"
                 self._transaction.report(Progress(phase=Phase.SAVE, message=message))
                 retries -= 1
             else:
@@ -201,7 +201,9 @@ class Checkpoint:
             self._journal.open(Operation.CHECKPOINT, str(image), was_paused=paused, exit=exits)
             return
         if self._policy.cuda is CudaMode.IGNORE:
-            message = f"task {self._target.ref} is parked: an image must know who is frozen"
+            message = (
+                f"task {self._target.ref} is parked: its image must record the frozen processes"
+            )
             raise IllegalState(message, remedy="leave out --cuda ignore, or resume it first")
         self._journal.open_from_park(str(image), exit=exits)
 

@@ -58,7 +58,7 @@ async def from_inside(target: CheckpointTarget, *, paused: bool) -> Connected:
         return Connected()
     what = "TCP connections" if count is None else f"{count} TCP connections are open, and they"
     if paused:
-        return Connected(unseen=(f"{what} cannot be looked at while the task is paused",))
+        return Connected(unseen=(f"{what} cannot be examined while the task is paused",))
     for one in reversed(target.containers):
         try:
             done = await one.guest.run(
@@ -68,7 +68,7 @@ async def from_inside(target: CheckpointTarget, *, paused: bool) -> Connected:
             continue
         if found := parse_scan(done.stdout.decode("utf-8", "replace")):
             return Connected(tcp=found.tcp)
-    return Connected(unseen=(f"{what} cannot be looked at: the image has no shell",))
+    return Connected(unseen=(f"{what} cannot be examined: the image has no shell",))
 
 
 async def from_host(target: CheckpointTarget) -> Connected:

@@ -105,7 +105,7 @@ class ExecCheck:
             names = _labels(unknown)
             message = f"whether an exec has started {names} is not known"
             if self._exit:
-                message += ", and the task is to end: a restore would not bring them back then"
+                message += ", and the task is to be stopped: a restore would not bring them back"
                 raise Refused(message, remedy=f"leave out --exit, or {_FROM_OWN_COMMAND}")
             self._warn(f"{message}; if so, a restore of this image fails")
         if not execs:

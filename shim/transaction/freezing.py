@@ -119,5 +119,5 @@ class Freezing:
     def held_up(self) -> str:
         """Name what a rollback that is late waits for."""
         if self._waits_for_save:
-            return "the sandbox is not done with its save"
+            return "the sandbox has not finished its save"
         return self._frozen.processes.unfinished() if self._frozen else ""

@@ -144,7 +144,7 @@ def _gpus(manifest: Manifest, inventory: Inventory) -> Iterator[Difference]:
             what="NVIDIA driver",
             image=manifest.driver,
             host=inventory.driver or "none",
-            remedy=f"install NVIDIA driver {manifest.driver}: GPU state fits no other",
+            remedy=f"install NVIDIA driver {manifest.driver}: GPU state requires the same driver",
         )
     have = Counter(gpu.model for gpu in inventory.gpus)
     for model, count in sorted(Counter(gpu.model for gpu in manifest.gpus).items()):

@@ -34,7 +34,7 @@ async def check_room(target: CheckpointTarget, needed: Mapping[str, int]) -> Non
         missing = count - now.get(gpu, 0)
         if missing > free.get(gpu, missing):
             message = f"{gpu} has {free[gpu] >> 20} MiB free, and {missing >> 20} MiB are needed"
-            raise ResourceExhausted(message, remedy="free GPU memory, and resume it then")
+            raise ResourceExhausted(message, remedy="free GPU memory, then resume the task")
 
 
 def _spawn(target: CheckpointTarget) -> inventory.Spawn:
@@ -44,6 +44,6 @@ def _spawn(target: CheckpointTarget) -> inventory.Spawn:
 async def _ask(timeout_s: float, argv: list[str]) -> str:
     done = await run(argv, timeout_s=timeout_s)
     if done.status != 0:
-        message = f"{argv[0]} ended with status {done.status}"
+        message = f"{argv[0]} exited with status {done.status}"
         raise Unavailable(message)
     return done.stdout.decode("utf-8", "replace")

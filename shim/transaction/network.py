@@ -28,6 +28,6 @@ def warnings(spec: Spec, flags: Mapping[str, str]) -> tuple[str, ...]:
         return ()
     text = (
         f"the network namespace {path} has no address, so the restored task has no network: the "
-        "sandbox that used it before took the address out; make the namespace anew, as CNI does"
+        "sandbox that used it before took the address out; create the namespace again, as CNI does"
     )
     return (text,)

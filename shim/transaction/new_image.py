@@ -93,7 +93,7 @@ class NewImage:
             )
         except (CryoError, OSError) as error:
             # Without the entry a restore reads the image again; nothing else is lost.
-            self._transaction.warn(f"the image could not be noted in paths.verified: {error}")
+            self._transaction.warn(f"the image could not be recorded in paths.verified: {error}")
 
     @property
     def _complete(self) -> str:
@@ -130,6 +130,6 @@ class NewImage:
         except CryoError as error:
             # Its files stay, for there is no other copy; the open journal protects them.
             await file_call(staging.close, doing=f"close {staging.path}")
-            message = f"{failed.message}; and its image could not be finished: {error.message}"
+            message = f"{failed.message}; and its image could not be completed: {error.message}"
             return CudaError(message, remedy=f"what was saved is in {staging.path}; {error.remedy}")
         return self.lost(failed)

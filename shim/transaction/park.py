@@ -139,7 +139,7 @@ class Parking:
         except ResourceExhausted:
             raise
         except CryoError as error:
-            message = f"GPU memory is not counted beforehand: {error}"
+            message = f"GPU memory was not checked in advance: {error}"
             self._report(Progress(phase=Phase.PREFLIGHT, message=message, warning=True))
             return None
 

@@ -58,8 +58,8 @@ def check_none_ended(target: CheckpointTarget) -> None:
     """
     gone = [one.ref.id for one in target.members if one.ended()]
     if gone:
-        message = f"{', '.join(gone)} ended during the checkpoint of {target.ref}"
-        raise IllegalState(message, remedy="delete what has ended, and try again")
+        message = f"{', '.join(gone)} exited during the checkpoint of {target.ref}"
+        raise IllegalState(message, remedy="delete it, and try again")
 
 
 def check_network(target: CheckpointTarget) -> None:

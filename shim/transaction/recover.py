@@ -123,7 +123,7 @@ async def _remove_unfinished(entry: Entry) -> str:
         await file_call(
             lambda: files.remove_tree(staging), doing=f"remove {staging}", deadline_s=REMOVE_S
         )
-    return f"its image {entry.image_path} is " + ("complete" if finished else "gone")
+    return f"its image {entry.image_path} is " + ("complete" if finished else "removed")
 
 
 async def _wait_for_save(target: CheckpointTarget, entry: Entry, steps: Steps | None) -> None:

@@ -145,12 +145,12 @@ def _check_all_there(expected: list[CudaProcess], found: list[CudaProcess]) -> N
         return
     names = ", ".join(label(process) for process in missing)
     noun = "process" if len(missing) == 1 else "processes"
-    message = f"the image has the GPU {noun} {names}, and the restored task has not"
+    message = f"the image has the GPU {noun} {names}, which the restored task lacks"
     raise CudaError(
         message,
         pid=missing[0].pid,
-        remedy="if an exec had started it, checkpoint with it started from the container's own "
-        "command; else look at the task's output: it may have ended at once",
+        remedy="if an exec had started it, start it from the container's own "
+        "command; otherwise check the task's output: it may have exited at once",
     )
 
 

@@ -112,7 +112,7 @@ class Survey:
             return sum((await memory.held(self._target)).values())
         except CryoError as error:
             self._transaction.warn(
-                f"GPU memory is not counted in the image's size beforehand: {error}"
+                f"GPU memory is not included in the estimated image size: {error}"
             )
             return 0
 
@@ -123,7 +123,7 @@ class Survey:
                 self._transaction.warn("--cuda ignore: GPU state is neither saved nor protected")
             return False
         if mode is CudaMode.REQUIRE and not gpu:
-            message = f"task {self._target.ref} has no GPU, and --cuda require insists on one"
+            message = f"task {self._target.ref} has no GPU, and --cuda require needs one"
             raise Refused(message, remedy="leave out --cuda require")
         return gpu
 
@@ -137,7 +137,7 @@ class Survey:
         self._execs.take_parked(group.known, entry.execs, entry.execs_unclear)
         if self._policy.engine is EngineName.BUILTIN:
             self._transaction.warn(
-                "the task is parked: what is frozen already is saved as by engine phased"
+                "the task is parked: its frozen processes are saved as with engine phased"
             )
         return Steps(engine=Parked(), processes=group) if group.known else None, gpus
 
@@ -151,7 +151,7 @@ class Survey:
         facts = driver.capabilities(gpus.driver)
         preflight.check_namespaces(target.with_gpu)
         group = group_for([(one, ()) for one in target.with_gpu], facts, self._transaction.report)
-        await look(group, otherwise="--cuda ignore goes past this")
+        await look(group, otherwise="--cuda ignore skips this check")
         for mover in group.movers:
             others = mover.table.non_cuda_holders
             self._transaction.warn(*preflight.check_non_cuda_holders(target, others))

@@ -21,10 +21,10 @@ class CheckpointTarget:
     """One task under checkpoint or restore, with the `members` that share its sandbox.
 
     `guest_tool` is cuda-checkpoint's path inside the container, `gpu` whether it may hold CUDA
-    state at all, `execs` our own live exec sessions, `stop` kills the task and waits for its exit,
-    `ended` returns whether it has exited, `exec_ran` whether an exec was ever started in it. For a
-    member, `container` is its id, and `name` its name in an image of runsc; both are empty for the
-    sandbox's own task. `overlay2` is the flag that it was created with, if none was configured.
+    state at all, `stop` kills the task and waits for its exit, `ended` returns whether it has
+    exited, `exec_ran` whether an exec was ever started in it. For a member, `container` is its id,
+    and `name` its name in an image of runsc; both are empty for the sandbox's own task. `overlay2`
+    is the flag that it was created with, if none was configured.
     """
 
     ref: TaskRef
@@ -37,7 +37,6 @@ class CheckpointTarget:
     guest_tool: str
     gpu: bool
     paused: bool
-    execs: tuple[str, ...]
     journal: Journal
     stop: Callable[[], Awaitable[None]]
     ended: Callable[[], bool] = lambda: False

@@ -244,7 +244,7 @@ def late_rollback(timeout_s: float, held_up: str) -> DeadlineExceeded:
     message = f"it did not end in {timeout_s:g} s"
     return DeadlineExceeded(
         f"{message}: {held_up}" if held_up else message,
-        remedy="look at those processes; a new start of the sidecar tries again",
+        remedy="check those processes; a restart of the sidecar repeats the rollback",
     )
 
 

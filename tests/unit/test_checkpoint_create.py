@@ -426,7 +426,7 @@ async def test_files_that_stay_open_after_a_failed_save(
 
     if not answered:
         # Within the time of a rollback, and it says what it has waited for.
-        assert "did not end in 0.5 s: the sandbox is not done with its save" in error.message
+        assert "did not end in 0.5 s: the sandbox has not finished its save" in error.message
     assert (error is FULL) is answered, error
     assert scene.as_before() is answered
 
@@ -513,7 +513,7 @@ async def test_a_save_that_meets_a_newcomer(make: Make) -> None:
     result = await scene.checkpoint(engine=EngineName.PHASED)
 
     assert scene.events == ["save checkpointed", "save checkpointed checkpointed", "saved"]
-    assert any("once more" in news.message for news in scene.news)
+    assert any("retrying" in news.message for news in scene.news)
     assert [process.pid for process in result.processes] == [7, 20]
     assert scene.guest.states == [RUNNING, RUNNING]
     assert image_is_whole(scene, result.image_path)
@@ -941,7 +941,7 @@ async def test_an_image_that_cannot_be_finished_is_left_where_it_is(make: Make) 
     )
 
     (staging,) = [path for path in scene.image_folders if path.name.startswith(".cryo-staging-")]
-    assert "its image could not be finished" in error.message
+    assert "its image could not be completed" in error.message
     assert str(staging) in error.remedy
     assert (staging / "checkpoint.img").exists()
     assert store.stale_stagings(scene.images) == [staging]
@@ -1067,4 +1067,4 @@ async def test_a_ledger_that_fails_after_the_commit(
 
     assert scene.events[-1] == "stop"
     assert scene.on_disk() is None
-    assert any("could not be noted" in text for text in result.warnings)
+    assert any("could not be recorded" in text for text in result.warnings)

@@ -149,7 +149,7 @@ def test_a_file_in_the_way_is_refused(tmp_path: Path, images: Path) -> None:
     """An image cannot lie below a file."""
     (tmp_path / "file").touch()
 
-    with pytest.raises(InvalidArgument, match="no folder"):
+    with pytest.raises(InvalidArgument, match="not a folder"):
         store.resolve_new(str(tmp_path / "file" / "x"), images, REF, NOW)
 
 

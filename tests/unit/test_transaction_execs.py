@@ -259,5 +259,5 @@ async def test_what_a_park_could_not_tell_is_refused_with_exit(make: Make) -> No
     check = ExecCheck(scene.target, ExecProcesses.REFUSE, print, exit=True)
 
     assert (execs, unclear) == ((), (7,))
-    with pytest.raises(Refused, match="the task is to end"):
+    with pytest.raises(Refused, match="the task is to be stopped"):
         check.take_parked([TRAIN], execs, unclear)

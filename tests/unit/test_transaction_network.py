@@ -43,4 +43,4 @@ def test_a_named_namespace_without_an_address(
     found = network.warnings(spec(path), flags)
 
     assert bool(found) == warned
-    assert all(path in text and "anew" in text for text in found)
+    assert all(path in text and "create the namespace again" in text for text in found)

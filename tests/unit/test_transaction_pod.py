@@ -109,7 +109,7 @@ async def test_one_that_ends_meanwhile(scene: Scene, phase: str) -> None:
     error = await scene.error(engine=EngineName.PHASED)
 
     assert isinstance(error, IllegalState)
-    assert "b ended during the checkpoint" in error.message
+    assert "b exited during the checkpoint" in error.message
     assert scene.as_before()
 
 

@@ -85,7 +85,7 @@ async def test_killed_in_any_phase(
 
     assert scene.as_before()
     assert ("paused" if paused else "running") in said
-    assert "is gone" in said
+    assert "is removed" in said
 
 
 async def test_a_recovery_that_was_killed_is_begun_again(make: Make) -> None:
@@ -272,7 +272,7 @@ async def test_a_dead_sandbox_leaves_only_things_to_remove(make: Make) -> None:
 
     said = await discard(scene.target, entry)
 
-    assert "is gone" in said
+    assert "is removed" in said
     assert scene.guest.calls == []
     assert scene.image_folders == []
     assert scene.on_disk() is None
