@@ -44,7 +44,7 @@ async def shielded(
         task.cancel()
         cancelled = await ended(task, grace_s) or cancelled
         raise _late(task, name, deadline_s) from cancelled
-    if cancelled is not None and not task.cancelled() and task.exception() is None:
+    if cancelled is not None and succeeded(task):
         raise cancelled
     return task.result()
 
@@ -68,6 +68,11 @@ async def ended(
         except asyncio.CancelledError as error:
             cancelled = error
     return cancelled
+
+
+def succeeded(task: asyncio.Future[Any]) -> bool:
+    """Whether a task has ended with a result."""
+    return task.done() and not task.cancelled() and task.exception() is None
 
 
 def _late(task: asyncio.Future[Any], name: str, deadline_s: float | None) -> DeadlineExceeded:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from shim.errors import IllegalState
-from shim.host.shielded import ended
+from shim.host.shielded import ended, succeeded
 from shim.model import TaskRef
 
 T = TypeVar("T")
@@ -63,7 +63,7 @@ class Transactions:
         except BaseException:  # noqa: BLE001 - its own error, or the caller has left
             task.cancel()
             await ended(task)
-            if not entry.killed or _succeeded(task):
+            if not entry.killed or succeeded(task):
                 return task.result()
             raise _killed(entry) from None
 
@@ -88,10 +88,6 @@ class Transactions:
             work.cancel()
         for work in late:
             await ended(work)
-
-
-def _succeeded(work: asyncio.Task[Any]) -> bool:
-    return not work.cancelled() and work.exception() is None
 
 
 def _killed(entry: _Running) -> IllegalState:

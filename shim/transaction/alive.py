@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from typing import Any, TypeVar
 
+from shim.errors import CryoError
 from shim.host import procs
 from shim.host.process_id import ProcessId
 
@@ -17,6 +18,17 @@ _GRACE_S = 1.0
 def is_alive(sandbox: ProcessId) -> bool:
     """Whether the sandbox's process runs."""
     return procs.is_alive(sandbox.pid, sandbox.start)
+
+
+async def if_alive(sandbox: ProcessId, work: Callable[[], Coroutine[Any, Any, None]]) -> None:
+    """Run work that needs the sandbox, unless that is dead; if it exits first, that is no error."""
+    if not is_alive(sandbox):
+        return
+    try:
+        await unless_dead(sandbox, work())
+    except CryoError:
+        if is_alive(sandbox):
+            raise
 
 
 async def unless_dead(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from shim.errors import CryoError
 from shim.model import Phase
-from shim.transaction.alive import is_alive, unless_dead
+from shim.transaction.alive import if_alive
 from shim.transaction.execs import ExecCheck
 from shim.transaction.save_idle import wait_for_save_idle
 from shim.transaction.saving import Saving
@@ -93,14 +93,7 @@ class Freezing:
         Raises:
             CryoError: what could not be undone.
         """
-        sandbox = self._target.sandbox
-        if not is_alive(sandbox):
-            return
-        try:
-            await unless_dead(sandbox, self._undo())
-        except CryoError:
-            if is_alive(sandbox):
-                raise
+        await if_alive(self._target.sandbox, self._undo)
 
     async def _undo(self) -> None:
         entry = self._target.journal.entry

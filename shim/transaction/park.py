@@ -14,16 +14,16 @@ from typing import TypeVar
 from shim.cuda import driver, inventory
 from shim.cuda.group import CudaGroup
 from shim.errors import CryoError, CudaError, ResourceExhausted
-from shim.host.shielded import shielded
+from shim.host.shielded import shielded, succeeded
 from shim.model import EngineName, Phase, Progress, Report
 from shim.transaction import memory, preflight
-from shim.transaction.alive import is_alive, unless_dead
+from shim.transaction.alive import if_alive
 from shim.transaction.execs import cuda_execs
 from shim.transaction.journal import Operation
 from shim.transaction.save_idle import wait_for_save_idle
 from shim.transaction.steps import group_for, look
 from shim.transaction.target import CheckpointTarget
-from shim.transaction.transaction import Transaction, late_rollback
+from shim.transaction.transaction import Transaction, in_time
 
 _T = TypeVar("_T")
 _WITHOUT = "without io.cryo.park the task can be paused with its GPU memory"
@@ -99,7 +99,7 @@ class Parking:
         try:
             await shielded(waking, deadline_s=None)
         except asyncio.CancelledError:
-            if not _succeeded(waking):
+            if not succeeded(waking):
                 raise
 
     async def recover(self) -> None:
@@ -158,22 +158,12 @@ class Parking:
         self._journal.note(committed=True)
 
     async def _bring_back_in_time(self, group: CudaGroup, limit_s: float) -> None:
-        try:
-            async with asyncio.timeout(limit_s):
-                await self._bring_back(group)
-        except TimeoutError as error:
-            raise late_rollback(limit_s, group.unfinished()) from error
+        await in_time(limit_s, self._bring_back(group), group.unfinished)
 
     async def _bring_back(self, group: CudaGroup) -> None:
         """Resume and thaw the task from whatever state it is in, and close the journal."""
         self._journal.allow_write_errors()
-        sandbox = self._target.sandbox
-        if is_alive(sandbox):
-            try:
-                await unless_dead(sandbox, self._thaw(group))
-            except CryoError:
-                if is_alive(sandbox):
-                    raise
+        await if_alive(self._target.sandbox, lambda: self._thaw(group))
         self._journal.close()
 
     async def _thaw(self, group: CudaGroup) -> None:
@@ -198,7 +188,3 @@ class Parking:
         except CryoError as failed:
             message = f"{cause.message}; and it could not be parked again: {failed.message}"
             raise CudaError(message, remedy=failed.remedy) from failed
-
-
-def _succeeded(work: asyncio.Future[None]) -> bool:
-    return work.done() and not work.cancelled() and work.exception() is None

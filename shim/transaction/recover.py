@@ -18,7 +18,7 @@ from shim.transaction.new_image import REMOVE_S
 from shim.transaction.save_idle import wait_for_save_idle
 from shim.transaction.steps import Steps, engine_for, group_for
 from shim.transaction.target import CheckpointTarget
-from shim.transaction.transaction import late_rollback
+from shim.transaction.transaction import in_time
 
 _SAVE_GOES_ON = "the sandbox still writes the image"
 
@@ -83,17 +83,12 @@ def _steps(target: CheckpointTarget, entry: Entry, report: Report) -> Steps | No
 
 async def _undo_in_time(target: CheckpointTarget, entry: Entry, steps: Steps | None) -> None:
     limit_s = target.config.timeouts.rollback
-    try:
-        async with asyncio.timeout(limit_s):
-            if entry.from_park:
-                await wait_for_save_idle(target, entry.staging, entry.exec_processes)
-            else:
-                await _undo(target, entry, steps)
-    except TimeoutError as error:
-        held_up = _SAVE_GOES_ON if entry.from_park else ""
-        if steps is not None:
-            held_up = steps.processes.unfinished()
-        raise late_rollback(limit_s, held_up) from error
+    if entry.from_park:
+        idle = wait_for_save_idle(target, entry.staging, entry.exec_processes)
+        await in_time(limit_s, idle, lambda: _SAVE_GOES_ON)
+    else:
+        unfinished = steps.processes.unfinished if steps else lambda: ""
+        await in_time(limit_s, _undo(target, entry, steps), unfinished)
 
 
 async def _undo(target: CheckpointTarget, entry: Entry, steps: Steps | None) -> None:

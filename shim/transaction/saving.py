@@ -10,7 +10,7 @@ from shim.cuda.engine import Builtin, explain
 from shim.errors import CryoError, RunscError
 from shim.host import files
 from shim.host.filecalls import file_call
-from shim.host.shielded import shielded
+from shim.host.shielded import shielded, succeeded
 from shim.host.supervisor import Supervisor
 from shim.image.store import Staging
 from shim.model import CheckpointOptions, Phase, Progress
@@ -101,7 +101,7 @@ class Saving:
         """Wait until a cancelled save has ended, or the sandbox has exited."""
         with contextlib.suppress(CryoError):
             await shielded(unless_dead(self._target.sandbox, saving), deadline_s=None)
-        self.complete = saving.done() and not saving.cancelled() and saving.exception() is None
+        self.complete = succeeded(saving)
 
     def met_a_newcomer(self, error: RunscError) -> bool:
         """Whether the save may have failed on a process that began to use the GPU during it.

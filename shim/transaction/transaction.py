@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 import msgspec
 
 from shim.errors import CryoError, CudaError, DeadlineExceeded, ResourceExhausted
-from shim.host.shielded import GRACE_S, shielded
+from shim.host.shielded import GRACE_S, shielded, succeeded
 from shim.model import Phase, Progress, Report
 from shim.transaction.journal import Journal
 
@@ -109,7 +109,7 @@ class Transaction:
         """
         task = asyncio.ensure_future(work)
         interrupted = await self._wait_for_end(task)
-        if not task.cancelled() and task.exception() is None:
+        if succeeded(task):
             return task.result()
         failure = None if task.cancelled() else task.exception()
         cause = failure or interrupted or asyncio.CancelledError()
@@ -214,7 +214,7 @@ class Transaction:
         if self.failed is not None and self.committed:
             raise self._committed_but(self.failed) from self.failed
         if self.failed is not None:
-            raise failed_rollback(cause, self.failed) from self.failed
+            raise _failed_rollback(cause, self.failed) from self.failed
 
     async def _undo_all(self) -> None:
         while self._undo:
@@ -222,7 +222,8 @@ class Transaction:
             try:
                 # The second deadline is for a step that ignores its cancellation at the first.
                 limit_s = step.deadline_s + GRACE_S
-                await shielded(_in_time(step), deadline_s=limit_s, doing=step.doing)
+                undoing = in_time(step.deadline_s, step.work(), step.held_up)
+                await shielded(undoing, deadline_s=limit_s, doing=step.doing)
             except CryoError as error:
                 _log.warning("%s: to %s failed: %s", self._doing, step.doing, error)
                 self.failed = self.failed or error
@@ -231,15 +232,20 @@ class Transaction:
                 self.failed = self.failed or CryoError(f"cannot {step.doing}: {error!r}")
 
 
-async def _in_time(step: UndoStep) -> None:
+async def in_time(limit_s: float, work: Awaitable[None], held_up: Callable[[], str]) -> None:
+    """Await a rollback, or a part of it.
+
+    Raises:
+        DeadlineExceeded: it took longer; the message names what `held_up` it.
+    """
     try:
-        async with asyncio.timeout(step.deadline_s):
-            await step.work()
+        async with asyncio.timeout(limit_s):
+            await work
     except TimeoutError as error:
-        raise late_rollback(step.deadline_s, step.held_up()) from error
+        raise _late_rollback(limit_s, held_up()) from error
 
 
-def late_rollback(timeout_s: float, held_up: str) -> DeadlineExceeded:
+def _late_rollback(timeout_s: float, held_up: str) -> DeadlineExceeded:
     """Make the error for a rollback that took too long; `held_up` is what it waited for."""
     message = f"it did not end in {timeout_s:g} s"
     return DeadlineExceeded(
@@ -248,7 +254,7 @@ def late_rollback(timeout_s: float, held_up: str) -> DeadlineExceeded:
     )
 
 
-def failed_rollback(cause: BaseException, failed: CryoError) -> CudaError:
+def _failed_rollback(cause: BaseException, failed: CryoError) -> CudaError:
     """Make the error for an operation that failed, and whose rollback failed too."""
     message = f"{str(cause) or 'cancelled'}; and then the rollback failed: {failed.message}"
     return CudaError(message, remedy=failed.remedy)
