@@ -182,24 +182,19 @@ class Tasks:
     ) -> None:
         """Send a signal; a parked task is resumed for any but KILL, as it may need the GPU."""
         task = await self._created(ref)
-        if signal == SIGKILL and not exec_id:
-            await self._kill_now(task, everyone=everyone)
-            return
         if task.is_parked and signal != SIGKILL:
             await self.resume(ref)
         if exec_id:
             await task.execs.get(exec_id).kill(signal)
-        elif not await self._pod_restores.end_by_signal(task, signal):
+            return
+        if signal == SIGKILL:
+            task.machine.require_not_exited()
+            # Whatever is under way with the task is cancelled, and returns an error.
+            if cancelled := self._transactions.interrupt(task.ref, self._map.root_ref(task)):
+                await kill_interrupted(task, cancelled)
+                return
+        if not await self._pod_restores.end_by_signal(task, signal):
             await kill(task, signal, everyone=everyone)
-
-    async def _kill_now(self, task: Container, *, everyone: bool) -> None:
-        """Kill a task whatever is under way with it: that is cancelled, and returns an error."""
-        task.machine.require_not_exited()
-        cancelled = self._transactions.interrupt(task.ref, self._map.root_ref(task))
-        if cancelled:
-            await kill_interrupted(task, cancelled)
-        elif not await self._pod_restores.end_by_signal(task, SIGKILL):
-            await kill(task, SIGKILL, everyone=everyone)
 
     async def exec(
         self, ref: TaskRef, exec_id: str, process: Mapping[str, Any], stdio: Stdio
@@ -212,13 +207,14 @@ class Tasks:
         task = self._task(ref)
         if exec_id:
             return await task.execs.delete(exec_id)
-        return await self._transactions.run(self._delete(task), "delete")
 
-    async def _delete(self, task: Container) -> ProcessView:
-        await self._pod_restores.end_stopped(task)
-        last = await task.delete()
-        self._map.remove(task)
-        return last
+        async def work() -> ProcessView:
+            await self._pod_restores.end_stopped(task)
+            last = await task.delete()
+            self._map.remove(task)
+            return last
+
+        return await self._transactions.run(work(), "delete")
 
     async def pids(self, ref: TaskRef) -> Pids:
         """List the processes of the container."""
