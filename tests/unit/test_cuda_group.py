@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import pytest
 
 from shim.config import Timeouts
 from shim.cuda import driver
+from shim.cuda.batch import BatchOutput, Helper
+from shim.cuda.batch_mover import BatchMover
 from shim.cuda.group import CudaGroup
 from shim.cuda.step_mover import StepMover
 from shim.cuda.table import ProcessTable
@@ -127,3 +131,29 @@ async def test_a_container_that_is_gone_keeps_no_other() -> None:
 
     assert ground.states == [RUNNING, RUNNING]
     assert {p.container for p in ground.group.known} == {"y"}
+
+
+class Unused(Helper):
+    """A cryo-cuda that must not be run to move processes."""
+
+    async def freeze(
+        self, pids: Iterable[int], *, detect_s: float, lock_s: float, freeze_s: float
+    ) -> BatchOutput:
+        """Fail."""
+        raise AssertionError(f"froze {list(pids)} in one run, of {detect_s + lock_s + freeze_s} s")
+
+
+async def test_a_batch_mover_among_several_goes_step_by_step() -> None:
+    """One run would freeze the processes of its container before all others are locked."""
+    ground = Ground()
+    movers = [
+        BatchMover(mover, Unused(mover.guest, "/dev/cryo/cryo-cuda"))
+        for mover in ground.group.movers
+        if isinstance(mover, StepMover)
+    ]
+    await ground.group.find()
+
+    await CudaGroup(movers).freeze()
+
+    assert ground.states == [FROZEN] * 3
+    assert ground.verbs == ["lock"] * 3 + ["checkpoint"] * 3
