@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass
 from functools import partial
@@ -20,7 +19,7 @@ from shim.service.operation import DEFAULT_NAMESPACE, ENDLESS, Incoming, Operati
 from shim.service.running import RunningOperations
 
 if TYPE_CHECKING:
-    from shim.service.shims import Shims
+    from shim.service.shims import Shim, Shims
     from shim.task.tasks import Tasks
 
 # The deadline of the operation comes this much before that of the call, so that the caller receives
@@ -65,13 +64,12 @@ class Service:
         if operation.owner is Owner.SERVER:
             return await _answered(operation, call, request)
         async with self._under_way.one(call.ref, last=_is_deletion(request)):
-            socket = self._shim_for(operation, call.ref)
-            if socket is None or self._shims is None:
+            shim = self._shim_of(operation, call.ref)
+            if shim is None:
                 return await _answered(operation, call, request)
             timeout_s = _FORWARDED_S if operation.timeout_s is None else operation.timeout_s
-            timeout_s = min(timeout_s, beside.remaining_s or math.inf)
-            return await self._shims.forward(
-                socket,
+            timeout_s = min(timeout_s, beside.remaining_s or ENDLESS)
+            return await shim.forward(
                 operation,
                 payload,
                 namespace=call.namespace,
@@ -99,9 +97,9 @@ class Service:
     ) -> Callable[[Report], Coroutine[Any, Any, bytes]]:
         """Return what runs a streaming operation, here or in the shim that owns the task."""
         if operation.owner is not Owner.SERVER:
-            socket = self._shim_for(operation, call.ref)
-            if socket is not None and self._shims is not None:
-                return partial(self._shims.stream, socket, operation, request, call.ref)
+            shim = self._shim_of(operation, call.ref)
+            if shim is not None:
+                return partial(shim.stream, operation, request, call.ref)
 
         async def run(report: Report) -> bytes:
             with_report = Incoming(
@@ -125,19 +123,19 @@ class Service:
             id=getattr(request, "id", ""),
         )
 
-    def _shim_for(self, operation: Operation[Any, Any], ref: TaskRef) -> str | None:
-        """Return the socket of the shim that owns a task; None when the task is not a shim's.
+    def _shim_of(self, operation: Operation[Any, Any], ref: TaskRef) -> Shim | None:
+        """Return the shim that owns a task; None when no shim does.
 
         Raises:
             AlreadyExists: the operation makes a task, and a shim has one of its name.
         """
         if self._shims is None or self.core.has(ref):
             return None
-        socket = self._shims.owner(ref)
-        if socket is not None and operation.owner is Owner.NEW_TASK:
+        shim = self._shims.owner(ref)
+        if shim is not None and operation.owner is Owner.NEW_TASK:
             message = f"task {ref} exists in namespace {ref.namespace}: a shim's"
             raise AlreadyExists(message, remedy="choose another id")
-        return socket
+        return shim
 
 
 async def _answered(operation: Operation[Any, Any], call: Incoming, request: Message) -> bytes:

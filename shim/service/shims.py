@@ -31,26 +31,16 @@ _STATE_S = 5.0
 _AT_ONCE = 64
 
 
-class Shims:
-    """The shims of one state directory."""
+class Shim:
+    """A shim process, by the socket that it serves; each call has a connection of its own."""
 
-    def __init__(self, state: Path, rollback_s: float) -> None:
-        """Take the state directory, and how long a shim may take to roll back."""
-        self._shims = state / "shims"
+    def __init__(self, socket: str, rollback_s: float) -> None:
+        """Take the socket, and how long the shim may take to roll back."""
+        self._socket = socket
         self._rollback_s = rollback_s
-        self._asking = asyncio.Semaphore(_AT_ONCE)
-
-    def owner(self, ref: TaskRef) -> str | None:
-        """Return the socket of the shim that owns a task."""
-        for folder in self._shims.glob(f"*/tasks/{ref.namespace}/{ref.id}"):
-            record = _record_in(folder)
-            if record is not None and record.owner:
-                return record.owner
-        return None
 
     async def forward(
         self,
-        socket: str,
         operation: Operation[Any, Any],
         payload: bytes,
         *,
@@ -58,8 +48,8 @@ class Shims:
         timeout_s: float | None,
         connect_s: float = _CONNECT_S,
     ) -> bytes:
-        """Send a request to a shim as it is, and return its answer as it is."""
-        async with _connected(socket, connect_s) as client:
+        """Send a request as it is, and return the answer as it is."""
+        async with _connected(self._socket, connect_s) as client:
             return await client.exchange(
                 operation.service,
                 operation.name,
@@ -69,12 +59,7 @@ class Shims:
             )
 
     async def stream(
-        self,
-        socket: str,
-        operation: Operation[Any, Any],
-        request: Any,
-        ref: TaskRef,
-        report: Report,
+        self, operation: Operation[Any, Any], request: Any, ref: TaskRef, report: Report
     ) -> bytes:
         """Have the shim run a streaming operation; return its last update.
 
@@ -84,20 +69,17 @@ class Shims:
         token = request.operation = uuid4().hex
         payload = request.SerializeToString()
         asking = asyncio.ensure_future(
-            self.forward(socket, operation, payload, namespace=ref.namespace, timeout_s=None)
+            self.forward(operation, payload, namespace=ref.namespace, timeout_s=None)
         )
         try:
             return await asyncio.shield(asking)
         except asyncio.CancelledError:
-            cancelling = self._cancelled(socket, ref, token, asking)
-            return await shielded(cancelling, deadline_s=None)
+            return await shielded(self._cancelled(ref, token, asking), deadline_s=None)
         finally:
             asking.cancel()
 
-    async def _cancelled(
-        self, socket: str, ref: TaskRef, token: str, asking: asyncio.Future[bytes]
-    ) -> bytes:
-        """Cancel an operation of a shim; return its result where it was complete by then.
+    async def _cancelled(self, ref: TaskRef, token: str, asking: asyncio.Future[bytes]) -> bytes:
+        """Cancel a streaming operation; return its result where it was complete by then.
 
         Raises:
             asyncio.CancelledError: it was rolled back.
@@ -105,7 +87,7 @@ class Shims:
         """
         try:
             async with asyncio.timeout(self._rollback_s):
-                await self._cancel(socket, token)
+                await self._cancel(token)
                 return await asyncio.shield(asking)
         except Cancelled as error:
             raise asyncio.CancelledError from error
@@ -116,11 +98,29 @@ class Shims:
             )
             raise DeadlineExceeded(message, remedy="see 'cryo tasks ls'") from error
 
-    async def _cancel(self, socket: str, token: str) -> None:
+    async def _cancel(self, token: str) -> None:
         call = cryo_operations.Cancel
         request = call.request(operation=token).SerializeToString()
         with contextlib.suppress(CryoError):  # the operation's own answer says how it ended
-            await self.forward(socket, call, request, namespace="", timeout_s=_STATE_S)
+            await self.forward(call, request, namespace="", timeout_s=_STATE_S)
+
+
+class Shims:
+    """The shims of one state directory."""
+
+    def __init__(self, state: Path, rollback_s: float) -> None:
+        """Take the state directory, and how long a shim may take to roll back."""
+        self._shims = state / "shims"
+        self._rollback_s = rollback_s
+        self._asking = asyncio.Semaphore(_AT_ONCE)
+
+    def owner(self, ref: TaskRef) -> Shim | None:
+        """Return the shim that owns a task."""
+        for folder in self._shims.glob(f"*/tasks/{ref.namespace}/{ref.id}"):
+            record = _record_in(folder)
+            if record is not None and record.owner:
+                return Shim(record.owner, self._rollback_s)
+        return None
 
     # -- listing -------------------------------------------------------------------------------
 
@@ -147,8 +147,7 @@ class Shims:
         call = task_operations.State
         request = call.request(id=record.ref.id).SerializeToString()
         async with self._asking:
-            answer = await self.forward(
-                record.owner,
+            answer = await Shim(record.owner, self._rollback_s).forward(
                 call,
                 request,
                 namespace=record.ref.namespace,
