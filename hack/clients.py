@@ -28,7 +28,6 @@ from __future__ import annotations
 from shim.client.{module} import {base}
 from shim.service import {modules}
 
-# ruff: noqa: A001, A003  # `list`, `exec` are the names of the operations
 
 
 class {name}({base}):

@@ -27,8 +27,6 @@ from shim.model import (
 )
 from shim.service import cryo_operations, task_operations
 
-# `list`, `exec` are the names of the operations
-
 
 class AsyncClient(AsyncTransport):
     """A client of a sidecar for asyncio."""

@@ -27,8 +27,6 @@ from shim.model import (
 )
 from shim.service import cryo_operations, task_operations
 
-# `list`, `exec` are the names of the operations
-
 
 class Client(Transport):
     """A blocking client of a sidecar, which threads may share."""
