@@ -18,6 +18,8 @@ def require_root() -> None:
         excuse("real tests need root")
 
 
+# First, so that an id does not depend on when this file is loaded.
+@pytest.hookimpl(tryfirst=True)
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """Run a test that asks for `engine`, and names none itself, with each one that there is."""
     marks = metafunc.definition.iter_markers("parametrize")
