@@ -1,0 +1,1 @@
+"""CUDA processes: detection, their states and moves, the two engines, drivers, CDI."""

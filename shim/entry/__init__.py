@@ -1,0 +1,1 @@
+"""The programs that are started: sidecar, command line, containerd's shim, selftest."""

@@ -1,0 +1,1 @@
+"""Images on disk: paths, manifest, sealing, verification and its cache."""

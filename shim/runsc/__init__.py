@@ -1,0 +1,1 @@
+"""runsc: command lines, the spawner, feature detection, and a client with a method per command."""

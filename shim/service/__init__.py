@@ -1,0 +1,1 @@
+"""The table of operations, the gRPC and ttrpc servers that it drives, and forwarding to shims."""

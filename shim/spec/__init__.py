@@ -1,1 +1,1 @@
-"""Reading and editing a bundle's config.json."""
+"""Reads, compares and edits a bundle's config.json; the GPUs and hooks that it names."""

@@ -1,0 +1,1 @@
+"""Tasks and their processes, pods, and everything that one owner process keeps of them."""

@@ -1,0 +1,1 @@
+"""Checkpoint, restore and park as transactions: preflight, journal, rollback, recovery."""

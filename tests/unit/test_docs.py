@@ -6,6 +6,8 @@ import ast
 import importlib
 import re
 import shlex
+import subprocess
+import sys
 import tomllib
 from collections.abc import Iterator
 from pathlib import Path
@@ -22,7 +24,6 @@ from shim.entry.cli.app import cryo
 from shim.errors import CryoError
 from shim.service import status
 from tests.source import parsed
-from tests.unit.test_imports import RULES
 
 ROOT = Path(__file__).parents[2]
 README = ROOT / "README.md"
@@ -214,20 +215,15 @@ def test_grpc_codes_are_those_of_the_wire() -> None:
     }
 
 
-# The house.
+# The layers.
 
 
-def test_the_import_table_is_the_rules() -> None:
-    """CONTRIBUTING shows people the same rules that test_imports walks."""
-    table = rows(read(CONTRIBUTING), "| room | may import of ours | and of other packages |")
-    shown = {room.strip("`"): (names(rooms), names(packages)) for room, rooms, packages in table}
+def test_the_layers_are_those_of_the_imports() -> None:
+    """CONTRIBUTING shows the layers that hack/layers.py reads from the imports."""
+    argv = [sys.executable, str(ROOT / "hack" / "layers.py"), "--check"]
+    done = subprocess.run(argv, capture_output=True, check=False, text=True, timeout=120)
 
-    assert shown == {name: (set(r.rooms), set(r.packages)) for name, r in RULES.items()}
-
-
-def names(cell: str) -> set[str]:
-    """Return the names that a cell of a table gives."""
-    return set(re.findall(r"`([^`]+)`", cell))
+    assert (done.stdout + done.stderr, done.returncode) == ("", 0)
 
 
 def test_files_that_are_named_exist() -> None:

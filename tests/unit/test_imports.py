@@ -1,4 +1,4 @@
-"""The import rules of the house, as one table; CONTRIBUTING.md shows it to people."""
+"""The import rules of the layers, as one table; CONTRIBUTING.md shows what is imported."""
 
 from __future__ import annotations
 
