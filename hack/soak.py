@@ -1,13 +1,13 @@
-"""Runs long, and sees that nothing grows: files, threads, memory, mounts.
+"""Long runs that check that nothing grows: files, threads, memory, mounts.
 
     make soak
     python -m hack.soak --cycles 1000 --minutes 30 --tasks 200 --probe-minutes 30 --docs docs
 
-First one task with four GPU processes under load is saved, ended and restored, again and again,
-and every byte of it compared. Then many tasks at once do random things. At last a container in a
-shim of a real containerd has a program run in it ten times a second, as a probe of Kubernetes does.
-What the sidecar and its keeper hold, or the shim, is plotted. A run that is left out (0) keeps its
-place in the document. Status 1: something has grown, is left, or failed.
+The first run saves, stops and restores a task with four GPU processes under load, and compares all
+data. The second runs random operations on many tasks at once. The third runs a program in a
+container of a real containerd ten times a second, like an exec probe of Kubernetes. The resources
+of the sidecar and its keeper, or of the shim, are plotted. The section of a run that is left out
+(0) stays as it is. Exit status 1: something has grown or is left over, or an operation failed.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ _WORKERS = 4
 _GIB = 1 << 30
 _EVERY_S = 0.1
 _HEAD = "# Long runs"
-_FIFTHS = "From the first fifth to the last, medians"
+_FIFTHS = "Change from the first fifth to the last, medians"
 
 
 def cycles(sim: Simulation, count: int, said: list[str]) -> Gauge:
@@ -129,7 +129,7 @@ def main() -> int:
     def note(name: str, title: str, gauge: Gauge, what: str, more: str, command: str) -> None:
         grown = gauge.left() if name == "crowd" else gauge.growth()
         plots[name] = svg(gauge.samples, title)
-        made = f"Made by `python -m hack.soak {command} --docs docs`, {_host()}, runsc "
+        made = f"Command: `python -m hack.soak {command} --docs docs`, {_host()}, runsc "
         sections[name] = [
             *_section(name, title, gauge, what, grown),
             *([more, ""] if more else []),
@@ -141,7 +141,7 @@ def main() -> int:
         with Simulation(runsc, capacity_bytes=8 * _GIB) as sim:
             sim.start_sidecar()
             gauge = cycles(sim, given.cycles, said)
-        title = f"{given.cycles} times saved, ended and restored: 4 GPU processes under load"
+        title = f"{given.cycles} checkpoints and restores of 4 GPU processes under load"
         command = f"--cycles {given.cycles} --minutes 0 --probe-minutes 0"
         note("cycles", title, gauge, _FIFTHS, "", command)
     if given.minutes:
@@ -149,17 +149,20 @@ def main() -> int:
             sim.start_sidecar()
             gauge, made = crowd(sim, given.tasks, given.minutes, said)
         title = f"{given.tasks} tasks, {sum(made.done.values())} random operations"
-        what = "With all removed, against the begin, and memory from the middle third to the last"
+        what = (
+            "Change from the start until all tasks are removed; "
+            "of memory, from the middle third to the last"
+        )
         done = ", ".join(f"{count} {name}" for name, count in sorted(made.done.items()))
         command = f"--cycles 0 --minutes {given.minutes:g} --tasks {given.tasks} --probe-minutes 0"
         note("crowd", title, gauge, what, done, command)
     if given.probe_minutes:
         gauge, probed = probe(build, given.probe_minutes, _EVERY_S)
         said += probed.failures[:20]
-        title = f"{probed.done} execs in a container of containerd's, {_EVERY_S * 1000:g} ms apart"
+        title = f"{probed.done} execs in a container of containerd, {_EVERY_S * 1000:g} ms apart"
         more = (
-            f"Of the shim alone. {len(probed.failures)} failed; {probed.late} were left out, for "
-            "eight were under way."
+            f"Resources of the shim only. {len(probed.failures)} execs failed; {probed.late} were "
+            "skipped because eight were running."
         )
         command = f"--cycles 0 --minutes 0 --probe-minutes {given.probe_minutes:g}"
         note("probe", title, gauge, _FIFTHS, more, command)
