@@ -1,15 +1,15 @@
-"""containerd without a shim: its tasks are served by the sidecar, and saved and restored there.
+"""containerd without a shim: the sidecar serves its tasks, and checkpoints and restores them.
 
     cryo serve &
     python hack/examples/task_api.py --containerd /run/containerd/containerd.sock \
         --sidecar ttrpc+unix:///run/cryo/containerd.sock --bundle-rootfs DIR
 
-The sidecar's address is written as containerd wants it. With containerd 2.4 it is the one of
-`server.ttrpc` in config.toml: that release gives a task up as soon as it has reached it over gRPC.
-With 2.1 `grpc+/run/cryo/cryo.sock` is better: as long as containerd itself is not restarted, the
-sidecar may be while its tasks run. Otherwise containerd takes them for ended, though they run on.
+The sidecar's address has containerd's format. containerd 2.4 needs the one of `server.ttrpc` in
+config.toml, because it cleans up a task as soon as it has connected over gRPC. With 2.1 use
+`grpc+/run/cryo/cryo.sock`: then the sidecar can be restarted while its tasks run, as long as
+containerd itself is not restarted. Otherwise containerd reports them as exited, although they run.
 
-`server.containerd` in config.toml lets containerd hear of their events. DIR has sh, sleep and cat.
+With `server.containerd` in config.toml containerd gets their events. DIR has sh, sleep and cat.
 """
 
 from __future__ import annotations
