@@ -31,7 +31,7 @@ help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1|\2/p' Makefile | while IFS='|' read -r name text; do \
 		printf '  make %-15s %s\n' "$$name" "$$text"; done
 
-demo: runsc native ## freeze, kill and restore a live GPU container on this machine, and tell the story
+demo: runsc native ## freeze, kill and restore a live GPU container on this machine, and show each step
 	@$(bin)/cryo selftest --story
 
 check: $(stamp) native ## lint, types, bindings, unit and wire tests, side by side; needs no root and no tools

@@ -53,11 +53,11 @@ def timed(work: Callable[[], object]) -> float:
 class Machine:
     """The inside of the simulation: a client of its sidecar, and plain runsc beside it."""
 
-    def __init__(self, told: dict[str, str]) -> None:
-        self.folder = Path(told["folder"])
-        self.runsc = told["runsc"]
-        self.flags: list[str] = json.loads(told["flags"])
-        self.client = Client(told["address"])
+    def __init__(self, given: dict[str, str]) -> None:
+        self.folder = Path(given["folder"])
+        self.runsc = given["runsc"]
+        self.flags: list[str] = json.loads(given["flags"])
+        self.client = Client(given["address"])
         self.bundles = self.folder / "bundles"
 
     def plain(self, *arguments: str, root: Path | None = None) -> None:
@@ -175,10 +175,10 @@ def freezes(
     return found
 
 
-def inside(told: dict[str, str]) -> None:
+def inside(given: dict[str, str]) -> None:
     """Measure, and print the tables; runs in the simulation's mount namespace."""
     ctypes.CDLL(None).prctl(SUBREAPER, 1, 0, 0, 0)
-    machine, rounds = Machine(told), int(told["rounds"])
+    machine, rounds = Machine(given), int(given["rounds"])
     print(header(machine, rounds))
     print_checkpoints(machine, rounds)
     print_restores(machine, rounds)
@@ -250,7 +250,7 @@ def outside(runsc: Path, rounds: int) -> int:
         for count in PROCESSES:
             sim.bundle(f"gpu-{count}", Settings(processes=count, period_s=0.2), inject_tool=False)
         sim.start_sidecar()
-        told = {
+        given = {
             "folder": str(sim.folder),
             "runsc": str(runsc),
             "address": sim.address,
@@ -258,7 +258,7 @@ def outside(runsc: Path, rounds: int) -> int:
             "flags": json.dumps([f"--{name}={value}" for name, value in sim.flags.items()]),
         }
         output = sim.folder / "bench.out"
-        argv = [sys.executable, "-m", "hack.bench", "--inside", json.dumps(told)]
+        argv = [sys.executable, "-m", "hack.bench", "--inside", json.dumps(given)]
         pid = sim.remote.spawn(argv, output=output, env=environment(), cwd=str(sim.folder))
         follow(output, lambda: sim.remote.wait(pid, 0) is not None)
         return sim.remote.wait(pid, 1.0) or 0

@@ -84,7 +84,7 @@ def plain(watch: Stopwatch, runsc: Sequence[str], bundle: Bundle) -> None:
         _run([*runsc, "create", f"--bundle={bundle.folder}", f"--pid-file={pid_file}", "plain"])
     _run([*runsc, "start", "plain"])
     _run([*runsc, "kill", "plain", "KILL"])
-    # The sandbox was handed to us; runsc takes one that nobody collects for alive.
+    # The sandbox was handed to us; runsc takes one that is not reaped for alive.
     os.waitpid(int(pid_file.read_text("ascii")), 0)
     with watch.over("Delete"):
         _run([*runsc, "delete", "plain"])
@@ -96,7 +96,7 @@ class Caller:
     def __init__(
         self, binary: str, bundle: Bundle, address: str, env: Mapping[str, str], given: bytes
     ) -> None:
-        """Take containerd's own socket, beside which it hears of events."""
+        """Take containerd's own socket, beside which it receives events."""
         self._binary = binary
         self._bundle = bundle
         self._address = address
@@ -161,18 +161,20 @@ def options_of(config_path: str) -> bytes:
     return AnyMessage(type_url="runtimeoptions.v1.Options", value=value).SerializeToString()
 
 
-async def measure(told: dict[str, Any]) -> dict[str, dict[str, float]]:
+async def measure(given: dict[str, Any]) -> dict[str, dict[str, float]]:
     """Return the medians of each way, in milliseconds; the first round is not counted."""
     ctypes.CDLL(None).prctl(SUBREAPER, 1, 0, 0, 0)
-    folder = Path(told["folder"]) / "calls"
-    made = Bundle(folder / "bundle", Path(told["busybox"]))
-    runsc = [told["runsc"], f"--root={folder}/plain", *told["runsc_flags"]]
+    folder = Path(given["folder"]) / "calls"
+    made = Bundle(folder / "bundle", Path(given["busybox"]))
+    runsc = [given["runsc"], f"--root={folder}/plain", *given["runsc_flags"]]
     callers = {
-        "cryo": Caller(told["cryo"], made, told["address"], told["cryo_env"], b""),
-        "runsc": Caller(told["gvisor"], made, told["address"], {}, options_of(told["runsc_toml"])),
+        "cryo": Caller(given["cryo"], made, given["address"], given["cryo_env"], b""),
+        "runsc": Caller(
+            given["gvisor"], made, given["address"], {}, options_of(given["runsc_toml"])
+        ),
     }
     watches = {name: Stopwatch() for name in ("plain", *callers)}
-    for number in range(told["rounds"] + 1):
+    for number in range(given["rounds"] + 1):
         if number == 1:
             watches = {name: Stopwatch() for name in watches}
         plain(watches["plain"], runsc, made)
@@ -181,9 +183,9 @@ async def measure(told: dict[str, Any]) -> dict[str, dict[str, float]]:
     return {name: watch.medians() for name, watch in watches.items()}
 
 
-def table(told: dict[str, Any], titles: Mapping[str, str]) -> list[str]:
+def table(given: dict[str, Any], titles: Mapping[str, str]) -> list[str]:
     """Measure, and return the lines to print."""
-    found = asyncio.run(measure(told))
+    found = asyncio.run(measure(given))
     base = found.pop("plain")
     head = f"{'what the shim adds, ms':25}" + "".join(f"{step:>10}" for step in STEPS)
     lines = [f"{head}{'all':>10}"]

@@ -40,19 +40,19 @@ ANNOTATION = "io.kubernetes.cri.container-type=sandbox"
 RUNTIMES = ("cryo", "runsc", "runc")
 
 
-def command(told: dict[str, Any], runtime: str, name: str, *words: str) -> list[str]:
+def command(given: dict[str, Any], runtime: str, name: str, *words: str) -> list[str]:
     """Return the ctr command line that runs a container with a runtime."""
     how = {
         "cryo": ["--runtime", "io.containerd.cryo.v1"],
         "runsc": [
             *("--runtime", "io.containerd.runsc.v1", "--annotation", ANNOTATION),
-            *("--runtime-config-path", told["runsc_toml"]),
+            *("--runtime-config-path", given["runsc_toml"]),
         ],
         "runc": ["--runtime", "io.containerd.runc.v2"],
     }[runtime]
     flags, reference = ["--snapshotter", "native"], image.REFERENCE
     detach = ["-d"] if words[0] == "sleep" else ["--rm"]
-    return [*told["ctr"], "run", *how, *flags, *detach, reference, name, *words]
+    return [*given["ctr"], "run", *how, *flags, *detach, reference, name, *words]
 
 
 def quiet(argv: list[str]) -> int:
@@ -68,13 +68,13 @@ def quiet(argv: list[str]) -> int:
         return status
 
 
-def times(told: dict[str, Any]) -> dict[str, list[float]]:
+def times(given: dict[str, Any]) -> dict[str, list[float]]:
     """Time `ctr run --rm` of /bin/true, by turns; the first of each is not counted."""
     found: dict[str, list[float]] = {runtime: [] for runtime in RUNTIMES}
-    for number in range(told["rounds"] + 1):
+    for number in range(given["rounds"] + 1):
         for runtime in RUNTIMES:
             began = time.perf_counter()
-            status = quiet(command(told, runtime, f"{runtime}-{number}", "true"))
+            status = quiet(command(given, runtime, f"{runtime}-{number}", "true"))
             spent = time.perf_counter() - began
             # gVisor's own shim gives 128 here for what ended with 0.
             if status not in ((0, 128) if runtime == "runsc" else (0,)):
@@ -110,36 +110,36 @@ def pss_kib(pid: int) -> int:
     return 0
 
 
-def memory(told: dict[str, Any], runtime: str) -> dict[int, float]:
+def memory(given: dict[str, Any], runtime: str) -> dict[int, float]:
     """Measure the shims' memory per pod, in MiB, for each number of pods."""
     found: dict[int, float] = {}
     names: list[str] = []
     before = set(shim_pids(runtime))
-    for count in told["pods"]:
+    for count in given["pods"]:
         while len(names) < count:
             names.append(f"{runtime}-pod-{len(names)}")
-            quiet(command(told, runtime, names[-1], "sleep", "1000"))
+            quiet(command(given, runtime, names[-1], "sleep", "1000"))
         pids = set(shim_pids(runtime)) - (before if runtime != "cryo" else set())
         found[count] = sum(map(pss_kib, pids)) / 1024 / count
     for name in names:
-        quiet([*told["ctr"], "tasks", "rm", "--force", name])
-        quiet([*told["ctr"], "containers", "rm", name])
+        quiet([*given["ctr"], "tasks", "rm", "--force", name])
+        quiet([*given["ctr"], "containers", "rm", name])
     return found
 
 
-def inside(told: dict[str, Any]) -> None:
+def inside(given: dict[str, Any]) -> None:
     """Measure, in the place where containerd runs."""
     print("\nctr run --rm /bin/true     median ms    beside runc")
-    found = times(told)
+    found = times(given)
     runc = statistics.median(found["runc"])
     for runtime in RUNTIMES:
         middle = statistics.median(found[runtime])
         print(f"{TITLES[runtime]:25} {middle * 1000:9.0f} {middle / runc:13.2f}", flush=True)
-    print("", *bench_calls.table(told, TITLES), sep="\n", flush=True)
-    pods = told["pods"]
+    print("", *bench_calls.table(given, TITLES), sep="\n", flush=True)
+    pods = given["pods"]
     print("\nshim memory (PSS, MiB per pod) " + "".join(f"{n:>7} pods" for n in pods))
     for runtime in RUNTIMES:
-        mib = memory(told, runtime)
+        mib = memory(given, runtime)
         print(f"{TITLES[runtime]:31}" + "".join(f"{mib[n]:12.1f}" for n in pods), flush=True)
 
 
@@ -189,7 +189,7 @@ def outside(rounds: int, pods: list[int]) -> int:
             archive = containerd.folder / "image.tar"
             image.write(archive, find_program("busybox"))
             containerd.import_image(archive)
-            told = {
+            given = {
                 "ctr": containerd.ctr_argv(),
                 "runsc_toml": str(theirs),
                 "folder": str(containerd.folder),
@@ -208,7 +208,7 @@ def outside(rounds: int, pods: list[int]) -> int:
                 f"Linux {platform.release()}, Python {platform.python_version()}, "
                 f"containerd {build.line}, medians of {rounds}"
             )
-            ran = place.python("hack.bench_shims", "--inside", json.dumps(told), timeout_s=LIMIT_S)
+            ran = place.python("hack.bench_shims", "--inside", json.dumps(given), timeout_s=LIMIT_S)
             print(ran.out)
             return ran.status
 

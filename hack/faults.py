@@ -53,15 +53,15 @@ _LOST = "NOT WELL"
 _ABOUT = """\
 Each is a real checkpoint or restore of a task with three live processes on a simulated GPU, by real
 runsc, that is broken once: there, and in that way. Recovery does its work, and then everything is
-looked at (`tests/faults/judge.py`): each process goes on with its data right, or the task has ended
-and its image restores; and no process, file, mount, socket, descriptor, cgroup or journal is left.
-`make faults N=1000 SEED=1 CASE=new` does those of `new` with seed 1 again.""".splitlines()
+looked at (`tests/faults/judge.py`): each process goes on with its data right, or the task has
+exited and its image restores; and no process, file, mount, socket, descriptor, cgroup or journal is
+left. `make faults N=1000 SEED=1 CASE=new` does those of `new` with seed 1 again.""".splitlines()
 
 Traces = dict[Scene, Counter[str]]
 # Point, fault, scene and outcome.
 Rows = Counter[tuple[str, str, str, str]]
 _HEAD = re.compile(r"(?P<run>run of \S+, seed \d+), trials \d+ to \d+, (?P<day>\S+)")
-# A line that tells of a trial.
+# A line about one trial.
 _TOLD = re.compile(
     r" *(?P<name>\S+) +[\d.]+ s  (?P<scene>[^:]+): (?P<what>.+) at (?P<point>\S+) \d+: "
     r"(?P<outcome>.+)"
@@ -264,8 +264,8 @@ class Run:
             self._fail(plan, error)
         self.rows[plan.point, plan.what, plan.scene, outcome] += 1
         spent = time.monotonic() - began
-        told = f"{plan.scene}: {plan.what} at {plan.point} {plan.nth}: {outcome}"
-        print(f"{name:>5} {spent:5.1f} s  {told}", flush=True)
+        line = f"{plan.scene}: {plan.what} at {plan.point} {plan.nth}: {outcome}"
+        print(f"{name:>5} {spent:5.1f} s  {line}", flush=True)
         return well
 
     def _fail(self, plan: Plan, error: BaseException) -> None:
@@ -276,7 +276,7 @@ class Run:
 
 
 def told_in(log: Path) -> tuple[list[str], Rows]:
-    """Read what an earlier run has told: which trials it came to, and how many went how."""
+    """Read what an earlier run printed: which trials it reached, and their outcomes."""
     rows, heads, head, first = Rows(), [""], "", ""
     for line in log.read_text("utf-8").splitlines():
         if found := _HEAD.fullmatch(line):
@@ -286,7 +286,7 @@ def told_in(log: Path) -> tuple[list[str], Rows]:
             first = first or found["name"]
             heads[-1] = head.format(first, found["name"])
             rows[found["point"], found["what"], found["scene"], found["outcome"]] += 1
-    return [told for told in heads if told], rows
+    return [line for line in heads if line], rows
 
 
 def report(heads: Iterable[str], rows: Rows) -> Iterator[str]:
@@ -305,8 +305,8 @@ def table(rows: Rows) -> Iterator[str]:
     yield "| point | fault | times | outcome |"
     yield "|---|---|---|---|"
     for (point, what), outcomes in sorted(grouped.items()):
-        told = "; ".join(f"{outcome} {count}" for outcome, count in outcomes.most_common())
-        yield f"| {point} | {what} | {sum(outcomes.values())} | {told} |"
+        line = "; ".join(f"{outcome} {count}" for outcome, count in outcomes.most_common())
+        yield f"| {point} | {what} | {sum(outcomes.values())} | {line} |"
 
 
 def main() -> int:

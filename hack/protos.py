@@ -93,7 +93,7 @@ def listing(folder: Path, pattern: str) -> set[str]:
 
 
 def same(one: Path, other: Path) -> bool:
-    """Tell whether both files exist and are equal."""
+    """Return whether both files exist and are equal."""
     return one.is_file() and other.is_file() and filecmp.cmp(one, other, shallow=False)
 
 

@@ -6,8 +6,8 @@
 The first run saves, stops and restores a task with four GPU processes under load, and compares all
 data. The second runs random operations on many tasks at once. The third runs a program in a
 container of a real containerd ten times a second, like an exec probe of Kubernetes. The resources
-of the sidecar and its keeper, or of the shim, are plotted. The section of a run that is left out
-(0) stays as it is. Exit status 1: something has grown or is left over, or an operation failed.
+of the sidecar and its supervisor, or of the shim, are plotted. The section of a run that is left
+out (0) stays as it is. Exit status 1: something has grown or is left over, or an operation failed.
 """
 
 from __future__ import annotations
@@ -75,18 +75,18 @@ def crowd(sim: Simulation, count: int, minutes: float, said: list[str]) -> tuple
     """Let many tasks do random things for some minutes."""
     gauge = Gauge(sim.sidecar_pid, (sim.folder / "state", sim.folder / "images"))
     # What is loaded, and kept for the next task, at first use is no growth.
-    let_go(Crowd(sim, _WORKERS, gpus=_WORKERS, seed=0), gauge, min(1.0, minutes))
+    detach(Crowd(sim, _WORKERS, gpus=_WORKERS, seed=0), gauge, min(1.0, minutes))
     gauge.samples.clear()
     gauge.look()
     made = Crowd(sim, count, gpus=count // 10, seed=1)
-    let_go(made, gauge, minutes)
+    detach(made, gauge, minutes)
     gauge.look()
     said += made.failures[:20]
     said += [f"left: {path}" for path in leftovers(sim)]
     return gauge, made
 
 
-def let_go(made: Crowd, gauge: Gauge, minutes: float) -> None:
+def detach(made: Crowd, gauge: Gauge, minutes: float) -> None:
     """Let a crowd work for some minutes, look now and then, and remove it."""
     threads = made.begin(_WORKERS)
     until = time.monotonic() + minutes * 60
@@ -178,12 +178,12 @@ def _host() -> str:
 
 
 def _section(name: str, title: str, gauge: Gauge, what: str, grown: dict[str, float]) -> list[str]:
-    told = ", ".join(f"{thing.replace('_mib', ' (MiB)')} {by:+g}" for thing, by in grown.items())
+    line = ", ".join(f"{thing.replace('_mib', ' (MiB)')} {by:+g}" for thing, by in grown.items())
     minutes = f"{gauge.samples[-1].at_s / 60:.0f} minutes"
     return [
         f"## {title}",
         "",
-        f"{minutes}. {what}: {told}.",
+        f"{minutes}. {what}: {line}.",
         "",
         f"![{title}](soak-{name}.svg)",
         "",

@@ -74,7 +74,7 @@ static bool ended(const struct job *job)
 	return !job->late && !job->unbegun;
 }
 
-static void tell(const struct job *job)
+static void report_job(const struct job *job)
 {
 	struct line line;
 	bool fine = ended(job) && job->error == CUDA_SUCCESS;
@@ -215,7 +215,7 @@ static bool all(const struct options *options, enum action action, int from, lon
 		chosen[number] = &jobs[number];
 		number++;
 	}
-	work(&cuda, chosen, number, deadline_in(limit_ms), tell);
+	work(&cuda, chosen, number, deadline_in(limit_ms), report_job);
 	for (size_t at = 0; at < number; at++) {
 		note(&jobs[at]);
 		fine = worked(&jobs[at]) && fine;

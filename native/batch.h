@@ -1,7 +1,7 @@
 /* Many processes at once: one start of the driver, then lock all, checkpoint all; or the way back.
  *
- * Only the processes that were named are moved. What else is found with CUDA state is told, so that
- * whoever asked can write it down before he asks for that one too.
+ * Only the processes that were named are moved. What else is found with CUDA state is reported, so that
+ * the caller can record it before it asks for that one too.
  */
 #ifndef CRYO_BATCH_H
 #define CRYO_BATCH_H

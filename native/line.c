@@ -72,7 +72,7 @@ void line_end(struct line *line)
 		if (count < 0 && errno == EINTR)
 			continue;
 		if (count <= 0)
-			return; /* nobody reads; what was done is done */
+			return; /* no reader; what was done is done */
 		sent += (size_t)count;
 	}
 }

@@ -159,18 +159,18 @@ static char *word(char **rest)
 }
 
 /* A line has: number, local address, remote address, state. */
-static bool tell_established(char *line, void (*told)(const char *remote))
+static bool report_established(char *line, void (*found)(const char *remote))
 {
 	word(&line);
 	word(&line);
 	const char *remote = word(&line);
 	if (strcmp(word(&line), "01") != 0)
 		return false;
-	told(remote);
+	found(remote);
 	return true;
 }
 
-static void tcp_of(const char *path, void (*told)(const char *remote))
+static void tcp_of(const char *path, void (*found)(const char *remote))
 {
 	enum { SIZE = 1 << 18 };
 	static char text[SIZE];
@@ -180,12 +180,12 @@ static void tcp_of(const char *path, void (*told)(const char *remote))
 		next = strchr(line, '\n');
 		if (next)
 			*next++ = '\0';
-		count += tell_established(line, told);
+		count += report_established(line, found);
 	}
 }
 
-void scan_tcp(void (*told)(const char *remote))
+void scan_tcp(void (*found)(const char *remote))
 {
-	tcp_of("/proc/net/tcp", told);
-	tcp_of("/proc/net/tcp6", told);
+	tcp_of("/proc/net/tcp", found);
+	tcp_of("/proc/net/tcp6", found);
 }

@@ -26,7 +26,7 @@ void scan(struct scan *found);
 /* Whether a process is there and no zombie. */
 bool is_alive(int pid);
 
-/* Call `told` with the remote address of each established TCP connection, as /proc/net/tcp has it. */
-void scan_tcp(void (*told)(const char *remote));
+/* Call `found` with the remote address of each established TCP connection, as /proc/net/tcp has it. */
+void scan_tcp(void (*found)(const char *remote));
 
 #endif

@@ -117,21 +117,21 @@ static size_t start_all(const struct cuda *cuda, struct job *jobs[], size_t coun
 	return begun;
 }
 
-static size_t tell_undone(struct job *jobs[], size_t count, void (*told)(const struct job *job))
+static size_t report_undone(struct job *jobs[], size_t count, void (*report)(const struct job *job))
 {
 	size_t undone = 0;
 	for (size_t at = 0; at < count; at++) {
 		if (!jobs[at]->late && !jobs[at]->unbegun)
 			continue;
 		undone++;
-		if (told)
-			told(jobs[at]);
+		if (report)
+			report(jobs[at]);
 	}
 	return undone;
 }
 
 size_t work(const struct cuda *cuda, struct job *jobs[], size_t count, long long deadline_ms,
-	    void (*told)(const struct job *job))
+	    void (*report)(const struct job *job))
 {
 	int bell[2];
 	struct errand **errands = calloc(count ? count : 1, sizeof *errands);
@@ -145,11 +145,11 @@ size_t work(const struct cuda *cuda, struct job *jobs[], size_t count, long long
 		*jobs[number] = errands[number]->job;
 		jobs[number]->late = false;
 		open--;
-		if (told)
-			told(jobs[number]);
+		if (report)
+			report(jobs[number]);
 	}
 	/* The pipe and the errands stay: a late thread may still write to them. */
-	return tell_undone(jobs, count, told);
+	return report_undone(jobs, count, report);
 }
 
 bool work_one(const struct cuda *cuda, struct job *job, long long deadline_ms)

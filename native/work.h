@@ -22,7 +22,7 @@ struct device_map {
 struct job {
 	enum action action;
 	int pid;
-	unsigned lock_ms; /* how long the driver may try to lock; 0: for ever */
+	unsigned lock_ms; /* how long the driver may try to lock; 0: no limit */
 	const struct device_map *map;
 
 	bool late;   /* it had not ended at the deadline; what follows says nothing then */
@@ -33,15 +33,15 @@ struct job {
 	long long took_ms;
 };
 
-/* Do the jobs; `told`, unless NULL, hears of each as it ends, in this thread, then of the late ones.
+/* Do the jobs; `report`, unless NULL, is called for each as it ends, in this thread, then for the late ones.
  * `deadline_ms` is a time of now_ms(), 0 for none. Return how many are late or unbegun. */
 size_t work(const struct cuda *cuda, struct job *jobs[], size_t count, long long deadline_ms,
-	    void (*told)(const struct job *job));
+	    void (*report)(const struct job *job));
 
 /* One job. Return whether it was begun and ended in time. */
 bool work_one(const struct cuda *cuda, struct job *job, long long deadline_ms);
 
-/* Write into `words` why a job did not end, of which `limit_ms` was the deadline. */
+/* Write into `words` why a job with the deadline `limit_ms` did not end. */
 void work_why(const struct job *job, long long limit_ms, char *words, size_t size);
 
 #endif

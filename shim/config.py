@@ -38,7 +38,7 @@ class Server(_Section, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Who may talk to the sidecar: root, and the members of `group` when one is named.
 
     `ttrpc` is a second socket, for a containerd whose tasks it serves; `containerd` is that one's
-    own ttrpc socket, which hears of every event.
+    own ttrpc socket, which receives every event.
     """
 
     address: str = DEFAULT_ADDRESS

@@ -38,7 +38,7 @@ class CryoError(Exception):
         self.args = (self.message,)
 
     def __str__(self) -> str:
-        """Give the message alone; the remedy is shown beside it by whoever talks to a person."""
+        """Give the message alone; the remedy is shown beside it by the user interface."""
         return self.message
 
 

@@ -221,7 +221,7 @@ class CudaProcess(Value, omit_defaults=True):
 
 
 class Progress(Value):
-    """One step of news: a phase begins, bytes move, a process changes, or a warning.
+    """One progress update: a phase begins, bytes move, a process changes, or a warning.
 
     `took_s` is how long the change of a process took, where that was measured beside it.
     """

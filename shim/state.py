@@ -34,7 +34,7 @@ _REMEDY = {
     TaskState.CREATED: "start it first",
     TaskState.RUNNING: "pause it, or kill it first",
     TaskState.PAUSED: "resume it first",
-    TaskState.STOPPED: "it has ended: delete it, and create or restore it anew",
+    TaskState.STOPPED: "it has exited: delete it, and create or restore it anew",
 }
 # And where the operation that was asked for says more.
 _REMEDY_OF_VERB = {

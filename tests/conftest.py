@@ -75,7 +75,7 @@ def obtain_tools(config: pytest.Config, ids: Iterable[str]) -> None:
 
 @pytest.fixture(scope="session", autouse=True)
 def interruptible() -> None:
-    """Hear of SIGINT also where whoever started us ignores it, as a shell does with a job."""
+    """Receive SIGINT also where our parent ignores it, as a shell does with a job."""
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
 

@@ -45,7 +45,7 @@ def freeze(client: Client, bundle: str) -> str:
     """Run a bundle, checkpoint it so that it stops, and return its image."""
     with task(client, "original", bundle):
         client.start("original")
-        result = client.checkpoint("original", CheckpointOptions(exit=True), tell)
+        result = client.checkpoint("original", CheckpointOptions(exit=True), show)
         ended = client.wait("original")
     print(f"{result.image_path}: {result.size_bytes} bytes, {len(result.processes)} GPU processes")
     print(f"the original ended with {ended.status}")
@@ -84,7 +84,7 @@ async def clone(client: AsyncClient, name: str, image_path: str) -> None:
     await client.delete(name)
 
 
-def tell(progress: Progress) -> None:
+def show(progress: Progress) -> None:
     """Print what is worth a line."""
     if progress.warning or progress.pid:
         print(f"{progress.phase}: {progress.message} {progress.pid or ''} {progress.pid_state}")

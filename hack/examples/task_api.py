@@ -144,12 +144,12 @@ class Containerd:
         self._call(_TASKS, "Kill", request, pb.Nothing)
 
     def wait(self, name: str, exec_id: str = "") -> int:
-        """Return how the task or an added process has ended, once it has."""
+        """Return how the task or an added process has exited, once it has."""
         request = pb.WaitRequest(container_id=name, exec_id=exec_id)
         return self._call(_TASKS, "Wait", request, pb.WaitResponse).exit_status
 
     def delete(self, name: str) -> int:
-        """Forget a task that has ended; return how."""
+        """Forget a task that has exited; return how."""
         request = pb.DeleteTaskRequest(container_id=name)
         return self._call(_TASKS, "Delete", request, pb.DeleteResponse).exit_status
 
@@ -203,7 +203,7 @@ class Story:
     rootfs: Path
     scratch: Path
 
-    def tell(self) -> None:
+    def show(self) -> None:
         """Run it, and print a line for each step."""
         image = str(self.scratch / "image")
         argv = ["/bin/sh", "-c", _COUNT]
@@ -241,7 +241,7 @@ class Story:
 
 
 def main() -> int:
-    """Tell the story; return the exit status."""
+    """Run the steps; return the exit status."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
     parser.add_argument("--containerd", default="/run/containerd/containerd.sock")
     parser.add_argument("--sidecar", default="ttrpc+unix:///run/cryo/containerd.sock")
@@ -253,7 +253,7 @@ def main() -> int:
             tempfile.TemporaryDirectory() as scratch,
             Containerd(given.containerd, given.sidecar, given.namespace) as containerd,
         ):
-            Story(containerd, given.bundle_rootfs, Path(scratch)).tell()
+            Story(containerd, given.bundle_rootfs, Path(scratch)).show()
     except grpc.RpcError as error:
         print(error.details(), file=sys.stderr)
         return 1

@@ -18,10 +18,11 @@ from shim.errors import CryoError
 from shim.image import manifest as manifests
 from shim.image.manifest import Build, Manifest
 from shim.model import Stdio, TaskRef, utcnow
+from shim.oci import canonical, document
+from shim.oci.annotations import read_annotations
+from shim.oci.gpu import gpu_request
 from shim.runsc import client, failure, known, probe
 from shim.runsc.run import Completed
-from shim.spec import canonical, document, wishes
-from shim.spec.gpu import gpu_request
 from shim.task import record as records
 from shim.task.record import TaskRecord
 from shim.transaction.journal import Entry, Journal, Operation
@@ -102,7 +103,7 @@ class _Files:
         self._put("config.json", data)
         spec = document.load(self.folder)
         gpu_request(spec)
-        return wishes.read(spec)
+        return read_annotations(spec)
 
     def cdi(self, data: bytes) -> object:
         (self.folder / "cdi").mkdir(exist_ok=True)

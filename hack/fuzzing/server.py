@@ -44,15 +44,15 @@ class Core(FakeTasks):
 
 
 class Ears(logging.Handler):
-    """Hears of errors that nobody expected."""
+    """Collects unexpected errors."""
 
     def __init__(self) -> None:
         super().__init__(logging.ERROR)
-        self.heard: list[str] = []
+        self.received: list[str] = []
 
     def emit(self, record: logging.LogRecord) -> None:
         """Keep a message."""
-        self.heard.append(self.format(record))
+        self.received.append(self.format(record))
 
 
 class Target:
@@ -74,7 +74,7 @@ class Target:
             async with asyncio.timeout(_END_S):
                 return "answered" if await reading else "dropped"
         except TimeoutError:
-            self._ears.heard.append("a connection hangs")
+            self._ears.received.append("a connection hangs")
             return "stuck"
         finally:
             writer.close()
@@ -82,7 +82,7 @@ class Target:
                 await writer.wait_closed()
 
     async def trouble(self) -> str:
-        """Tell what is wrong with the server now; empty when nothing is."""
+        """Return what is wrong with the server now; empty when nothing is."""
         try:
             client = await Client.connect(self._path, timeout_s=_END_S)
             try:
@@ -95,8 +95,8 @@ class Target:
                 await client.close()
         except CryoError as error:
             return f"it does not serve: {error}"
-        heard, self._ears.heard = self._ears.heard, []
-        return heard[0] if heard else ""
+        received, self._ears.received = self._ears.received, []
+        return received[0] if received else ""
 
 
 async def _read(reader: asyncio.StreamReader) -> int:
@@ -109,10 +109,10 @@ async def _read(reader: asyncio.StreamReader) -> int:
 
 @contextlib.asynccontextmanager
 async def serving(path: Path) -> AsyncIterator[Target]:
-    """Serve, and listen for what nobody expected."""
+    """Serve, and collect unexpected errors."""
     ears = Ears()
     loop = asyncio.get_running_loop()
-    loop.set_exception_handler(lambda _loop, context: ears.heard.append(str(context)))
+    loop.set_exception_handler(lambda _loop, context: ears.received.append(str(context)))
     logging.getLogger().addHandler(ears)
     server = Server(task_services(service_of(Core()), "fuzz"))
     listener = socket.socket(socket.AF_UNIX)

@@ -49,7 +49,7 @@ def pip(*arguments: str) -> None:
 
 
 def foreign(python: str) -> list[str]:
-    """Return what tells pip to fetch for another Python, on x86-64; nothing for this one.
+    """Return the options with which pip fetches for another Python, on x86-64; none for this one.
 
     pip takes a platform's name as it is, so all that its glibc may be are named.
     """

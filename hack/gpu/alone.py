@@ -2,7 +2,8 @@
 
     python3 -m hack.gpu.alone 1024 8192
 
-Prints what cryo-cuda told, a line for each call of the driver, and whether the memory came back.
+Prints what cryo-cuda reported, a line for each call of the driver, and whether the memory came
+back.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ for _ in sys.stdin:
 
 
 def batch(verb: str, pid: int) -> list[dict[str, object]]:
-    """Let cryo-cuda do one verb; return what it told of its calls."""
+    """Let cryo-cuda do one verb; return what it reported of its calls."""
     argv = [native.path(), "--batch", verb, "--pids", str(pid), "--timeout", "20000"]
     done = subprocess.run(argv, capture_output=True, text=True, timeout=_LIMIT_S, check=True)
     return [line for line in map(json.loads, done.stdout.splitlines()) if "ms" in line]
@@ -46,12 +47,12 @@ def measure(mib: int) -> None:
     ) as holder:
         questions, answers = cast("tuple[IO[str], IO[str]]", (holder.stdin, holder.stdout))
         said = [answers.readline().strip()]
-        told = [*batch("freeze", holder.pid), *batch("thaw", holder.pid)]
+        result = [*batch("freeze", holder.pid), *batch("thaw", holder.pid)]
         questions.write("?\n")
         questions.flush()
         said.append(answers.readline().strip())
         questions.close()
-    print(json.dumps({"gpu_bytes": mib << 20, "said": said, "calls": told}), flush=True)
+    print(json.dumps({"gpu_bytes": mib << 20, "said": said, "calls": result}), flush=True)
 
 
 def main() -> None:

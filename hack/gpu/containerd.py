@@ -114,15 +114,15 @@ def attempt(given: argparse.Namespace, archive: Path) -> dict[str, object]:
         with Cryo(build, settle(sim.folder, sim.remote), given.runsc) as cryo:
             trial = Trial(sim, cryo, settings)
             cryo.import_image(archive)
-            told: dict[str, object] = {}
+            result: dict[str, object] = {}
             try:
                 trial.run()
             except (CryoError, AssertionError) as error:
-                told = {"error": str(error)[-1500:], "log": cryo.log_tail()}
+                result = {"error": str(error)[-1500:], "log": cryo.log_tail()}
             version = cryo.ctr("version").out.split()
     fine = len(trial.fine) == len(("resumed", "saved", "restored")) and all(trial.fine.values())
     seen = {"seconds": trial.seconds, "used_mib": trial.used_mib, "fine": trial.fine}
-    return {"ok": fine and not told, "ctr": version[2:3], **seen, **told}
+    return {"ok": fine and not result, "ctr": version[2:3], **seen, **result}
 
 
 def main() -> int:

@@ -24,6 +24,7 @@ from hack.gpu import guests
 from shim.client.blocking import Client
 from shim.errors import CryoError, DeadlineExceeded, ResourceExhausted
 from shim.model import CheckpointOptions, EngineName, Phase, Progress, RestoreOptions, Stdio
+from shim.oci import document
 from shim.selftest.guest import TaskGuest
 from shim.simgpu.bundle import shares
 from shim.simgpu.guest import names
@@ -31,7 +32,6 @@ from shim.simgpu.hardware import Hardware
 from shim.simgpu.machine import Machine
 from shim.simgpu.simulation import Fault, Kind, Settings, Simulation
 from shim.simgpu.waiting import wait_until
-from shim.spec import document
 from shim.state import TaskState
 
 _READY_S = 120.0
@@ -146,7 +146,7 @@ def sidecar_killed(stand: Stand) -> Seen:
     stand.start("job")
     freezing = threading.Event()
 
-    def hear(progress: Progress) -> None:
+    def on_progress(progress: Progress) -> None:
         if progress.phase in {Phase.LOCK, Phase.FREEZE}:
             freezing.set()
 
@@ -154,7 +154,7 @@ def sidecar_killed(stand: Stand) -> Seen:
 
     def attempt() -> None:
         try:
-            stand.checkpoint("job", "broken", hear)
+            stand.checkpoint("job", "broken", on_progress)
         except CryoError as error:
             failed.append(str(error))
 
@@ -172,8 +172,8 @@ def sidecar_killed(stand: Stand) -> Seen:
     fine = stand.fine("job")
     stand.checkpoint("job", "whole", None)
     stand.end("job")
-    told = {"call": failed, "state": view.state, "warning": view.warning, "fine": fine}
-    return {**told, "ok": bool(failed) and fine and view.state is TaskState.RUNNING}
+    result = {"call": failed, "state": view.state, "warning": view.warning, "fine": fine}
+    return {**result, "ok": bool(failed) and fine and view.state is TaskState.RUNNING}
 
 
 def copies(stand: Stand) -> Seen:

@@ -13,7 +13,7 @@ import os
 import signal
 from pathlib import Path
 
-from shim.host.keeper.local import LocalKeeper
+from shim.host.supervisor.local import LocalSupervisor
 from shim.simgpu.waiting import wait_until
 from shim.task.container import Container
 from shim.task.execs import Exec
@@ -48,7 +48,7 @@ def _books() -> dict[str, int]:
     found = {"execs": 0, "exec_objects": 0, "asyncio_tasks": len(asyncio.all_tasks())}
     gc.collect()
     for one in gc.get_objects():
-        if isinstance(one, LocalKeeper):
+        if isinstance(one, LocalSupervisor):
             found |= one.books
         elif isinstance(one, Container):
             found["execs"] += len(one.execs.ids)

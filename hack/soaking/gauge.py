@@ -31,7 +31,7 @@ ROOM = {"fds": 4.0, "threads": 8.0, "memory_mib": 12.0, "mounts": 0.0, "files": 
 
 
 class Gauge:
-    """Looks at the sidecar of a machine and at its keeper, or at a shim, which has none."""
+    """Looks at the sidecar of a machine and at its supervisor, or at a shim, which has none."""
 
     def __init__(
         self, sidecar: int, folders: tuple[Path, ...], books: Callable[[], int] = lambda: 0
@@ -45,7 +45,7 @@ class Gauge:
 
     def look(self) -> Sample:
         """Take a sample."""
-        pids = [self._sidecar, *self._keepers()]
+        pids = [self._sidecar, *self._supervisors()]
         one = Sample(
             at_s=round(time.monotonic() - self._began, 1),
             fds=sum(len(os.listdir(f"/proc/{pid}/fd")) for pid in pids),  # noqa: PTH208 - a count
@@ -58,7 +58,7 @@ class Gauge:
         self.samples.append(one)
         return one
 
-    def _keepers(self) -> Iterator[int]:
+    def _supervisors(self) -> Iterator[int]:
         state = str(self._folders[0]).encode()
         for entry in Path("/proc").iterdir():
             if entry.name.isdigit() and entry.name != str(self._sidecar):
@@ -66,7 +66,7 @@ class Gauge:
                     words = (entry / "cmdline").read_bytes().split(b"\0")
                 except OSError:
                     continue
-                if b"shim.host.keeper" in words and state in words:
+                if b"shim.host.supervisor" in words and state in words:
                     yield int(entry.name)
 
     def growth(self) -> dict[str, float]:

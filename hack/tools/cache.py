@@ -53,11 +53,11 @@ def locked(cache: Path) -> Iterator[None]:
     cache.mkdir(parents=True, exist_ok=True)
     with (cache / "lock").open("w") as file:
         deadline = time.monotonic() + LOCK_S
-        told = False
+        reported = False
         while not try_lock(file.fileno()):
-            if not told:
+            if not reported:
                 say(f"waiting for another run that holds {cache / 'lock'}")
-                told = True
+                reported = True
             if time.monotonic() > deadline:
                 message = f"{cache / 'lock'} was held for {LOCK_S:g} s"
                 raise TimeoutError(message)
@@ -69,7 +69,7 @@ def locked(cache: Path) -> Iterator[None]:
 
 
 def try_lock(descriptor: int) -> bool:
-    """Take the lock if nobody has it."""
+    """Take the lock if it is free."""
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -102,9 +102,9 @@ def record_of(path: Path) -> dict[str, object]:
 
 
 def is_unchanged(path: Path, record: Mapping[str, object]) -> bool:
-    """Tell whether a file is the one that was recorded.
+    """Return whether a file is the one that was recorded.
 
-    Half a gigabyte lies in the cache: a file that nobody has written since is not hashed again.
+    Half a gigabyte lies in the cache: a file that was not written since is not hashed again.
     """
     if not os.access(path, os.X_OK):
         return False
@@ -112,5 +112,5 @@ def is_unchanged(path: Path, record: Mapping[str, object]) -> bool:
 
 
 def say(line: str) -> None:
-    """Tell the person; standard output stays clean for --json."""
+    """Print to stderr; standard output stays clean for --json."""
     print(line, file=sys.stderr, flush=True)

@@ -77,7 +77,7 @@ def containerd_version(path: Path) -> str:
 
 
 def allow_oom_score(source: str) -> str:
-    """Let gVisor's shim start where nobody may lower an OOM score: it insists on -999.
+    """Let gVisor's shim start where no process may lower an OOM score: it insists on -999.
 
     Without CAP_SYS_RESOURCE that is refused and its `start` fails. Nothing else is changed.
 

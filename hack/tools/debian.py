@@ -49,7 +49,7 @@ class Packages:
         return list(self.pins)
 
     def accept(self, version: str) -> bool:
-        """Tell whether this is a version of the line that is wanted; its epoch says nothing."""
+        """Return whether this is a version of the line that is wanted; its epoch is ignored."""
         return version.rpartition(":")[2].startswith(self.version)
 
 
@@ -83,7 +83,7 @@ def from_suite(packages: Packages) -> Callable[[Tool, Path], Choice]:
 
 
 def mirror() -> str:
-    """Return the Debian mirror that this machine already uses, or the one that it is told."""
+    """Return the Debian mirror that this machine already uses, or the configured one."""
     if given := os.environ.get("CRYO_DEBIAN_MIRROR"):
         return given
     targets = run(
@@ -194,7 +194,7 @@ def companions(programs: Sequence[str], libraries: Sequence[str]) -> tuple[str, 
 
 
 def is_real(name: str) -> bool:
-    """Tell whether this is a program behind a launcher."""
+    """Return whether this is a program behind a launcher."""
     return name.endswith(REAL)
 
 

@@ -27,12 +27,12 @@ DEBIAN = Packages(
 
 
 def has_builtin(path: Path) -> bool:
-    """Tell whether this runsc has the built-in CUDA engine."""
+    """Return whether this runsc has the built-in CUDA engine."""
     return "cuda-checkpoint-path" in run([path, "help", "checkpoint"], timeout_s=PROBE_S)
 
 
 def is_version(path: Path, version: str) -> bool:
-    """Tell whether a runsc calls itself by this version, Debian's way or upstream's."""
+    """Return whether a runsc calls itself by this version, Debian's way or upstream's."""
     date = version.rpartition("~")[2]
     found = re.search(
         r"runsc version \S*?(\d{8}\.\d+)", run([path, "--version"], timeout_s=PROBE_S)

@@ -97,7 +97,7 @@ def recent_no(record: Path) -> Choice | None:
 
 
 def describe(choice: Choice) -> Iterator[str]:
-    """Give the lines that tell a person about one choice."""
+    """Give the lines that explain one choice."""
     if choice.reason:
         yield f"{choice.name}: not to be had: {choice.reason}"
         return

@@ -42,7 +42,7 @@ static const struct result results[] = {
 
 enum { RESULTS = sizeof results / sizeof *results };
 
-/* What a test wants to hear that no driver says; each gets a number of its own. */
+/* Extra results for tests that no driver returns; each gets a number of its own. */
 static char others[OTHERS][TEXT];
 static int other_count;
 static int device_file = -1;

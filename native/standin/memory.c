@@ -33,7 +33,7 @@ EXPORT int cuLaunchKernel(void *function, unsigned grid_x, unsigned grid_y, unsi
 			  unsigned block_x, unsigned block_y, unsigned block_z, unsigned shared,
 			  void *stream, void **parameters, void **extra);
 
-/* What handles point to: the word tells one kind from another. */
+/* What handles point to: the word identifies the kind. */
 struct object {
 	const char *kind;
 	int recorded;

@@ -99,7 +99,7 @@ class AsyncTransport:
         result = None
         async for update in rpc:
             if update.WhichOneof("update") == "progress":
-                channel.tell(report, update.progress)
+                channel.report_progress(report, update.progress)
             else:
                 result = update
         if result is None:
@@ -109,10 +109,10 @@ class AsyncTransport:
     async def _roll_back(self, stream: Stream[Any], report: Report | None) -> None:
         if not stream.token:
             return
-        channel.tell_rollback(report, f"cancelling the {stream.what}")
+        channel.report_rollback(report, f"cancelling the {stream.what}")
         try:
             answer = await self._call(channel.cancel(stream.token))
         except CryoError as error:
-            channel.tell_rollback(report, f"cannot tell whether it was rolled back: {error}")
+            channel.report_rollback(report, f"it is unknown whether it was rolled back: {error}")
         else:
-            channel.tell_rollback(report, channel.outcome_of(stream.what, answer))
+            channel.report_rollback(report, channel.outcome_of(stream.what, answer))

@@ -53,7 +53,7 @@ _OUTCOMES = {
 
 
 class Failed(Protocol):
-    """The part of a failed call, blocking or async, that tells why."""
+    """The part of a failed call, blocking or async, that says why."""
 
     def code(self) -> grpc.StatusCode:
         """Return the status code."""
@@ -116,15 +116,15 @@ def _reachable(address: str) -> bool:
     return os.access(path, os.W_OK)
 
 
-def tell(report: Report | None, message: cryo_pb2.Progress) -> None:
-    """Hand on one step of news; a phase that only a newer sidecar knows is passed over."""
+def report_progress(report: Report | None, message: cryo_pb2.Progress) -> None:
+    """Report one progress update; a phase that only a newer sidecar knows is skipped."""
     if report is not None:
         with contextlib.suppress(InvalidArgument):
             report(cryo_messages.from_progress(message))
 
 
-def tell_rollback(report: Report | None, message: str) -> None:
-    """Hand on news of our own: that a rollback begins, or how it ended."""
+def report_rollback(report: Report | None, message: str) -> None:
+    """Report progress of our own: that a rollback begins, or how it ended."""
     if report is not None:
         report(Progress(phase=Phase.ROLLBACK, message=message))
 

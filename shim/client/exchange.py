@@ -1,7 +1,7 @@
 """One call of the blocking client, on a thread of its own.
 
 Ctrl-C raises KeyboardInterrupt wherever the main thread is. Inside gRPC's own locks that leaves
-one of them held for ever, and the next call hangs; so the main thread waits on a queue, which
+one of them held, and the next call hangs; so the main thread waits on a queue, which
 is built for that, and never enters them while it waits.
 """
 

@@ -84,7 +84,7 @@ class Transport:
         with contextlib.closing(self._exchange(stream).answers()) as updates:
             for update in updates:
                 if update.WhichOneof("update") == "progress":
-                    channel.tell(report, update.progress)
+                    channel.report_progress(report, update.progress)
                 else:
                     result = update
         if result is None:
@@ -110,10 +110,10 @@ class Transport:
     def _roll_back(self, stream: Stream[Any], report: Report | None) -> None:
         if not stream.token:
             return
-        channel.tell_rollback(report, f"cancelling the {stream.what}")
+        channel.report_rollback(report, f"cancelling the {stream.what}")
         try:
             answer = self._call(channel.cancel(stream.token))
         except CryoError as error:
-            channel.tell_rollback(report, f"cannot tell whether it was rolled back: {error}")
+            channel.report_rollback(report, f"it is unknown whether it was rolled back: {error}")
         else:
-            channel.tell_rollback(report, channel.outcome_of(stream.what, answer))
+            channel.report_rollback(report, channel.outcome_of(stream.what, answer))

@@ -11,7 +11,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Awaitable, Callable, Iterator
 
-from shim import points
+from shim import failpoints
 from shim.cuda.batch import BatchOutput, Helper, Move
 from shim.cuda.moves import PHASE, Action, limit_s
 from shim.cuda.step_mover import StepMover
@@ -228,9 +228,9 @@ class BatchMover:
 
 @contextlib.contextmanager
 def _around(*actions: Action) -> Iterator[None]:
-    """Reach the fault points of all that one run does, for its steps cannot be observed."""
+    """Reach the failpoints of all that one run does, for its steps cannot be observed."""
     with contextlib.ExitStack() as stack:
-        stack.enter_context(points.around("cuda.get-state"))
+        stack.enter_context(failpoints.around("cuda.get-state"))
         for action in actions:
-            stack.enter_context(points.around(f"cuda.{action}"))
+            stack.enter_context(failpoints.around(f"cuda.{action}"))
         yield

@@ -17,8 +17,8 @@ import msgspec
 from shim.errors import CryoError, InvalidArgument
 from shim.host import files
 from shim.model import Value
-from shim.spec import canonical
-from shim.spec.edits import BindMount, DeviceNode, Edits
+from shim.oci import canonical
+from shim.oci.edits import BindMount, DeviceNode, Edits
 
 MAX_FILE_BYTES = 8 << 20
 _SUFFIXES = frozenset({".json", ".yaml", ".yml"})

@@ -16,10 +16,10 @@ from shim.cuda.cdi import Registry, Stat, host_node
 from shim.cuda.inventory import Gpu
 from shim.errors import HostMismatch, InvalidArgument, Refused
 from shim.model import Value
-from shim.spec.document import Spec, SpecMount
-from shim.spec.edits import BindMount, DeviceNode, Edits, apply
-from shim.spec.gpu import GPU_KIND, VISIBLE, GpuRequest
-from shim.spec.rootfs import find_program
+from shim.oci.document import Spec, SpecMount
+from shim.oci.edits import BindMount, DeviceNode, Edits, apply
+from shim.oci.gpu import GPU_KIND, VISIBLE, GpuRequest
+from shim.oci.rootfs import find_program
 
 TOOL = "cuda-checkpoint"
 _LIBRARY = re.compile(
@@ -207,7 +207,7 @@ def _cdi_names(
 
 
 def _cdi_name(name: str, known: tuple[str, ...], gpus: tuple[Gpu, ...]) -> str:
-    """Translate a UUID where the CDI file only has indices; an unknown name stays, to be told."""
+    """Translate a UUID where the CDI file only has indices; an unknown name stays."""
     if name in known:
         return name
     indices = [str(at) for at, gpu in enumerate(gpus) if gpu.uuid == name]

@@ -12,7 +12,7 @@ import msgspec
 from shim.errors import CryoError, NotFound
 from shim.host import files
 from shim.model import Value
-from shim.spec.document import Device
+from shim.oci.document import Device
 
 _MAX_BYTES = 64 << 10
 # "NVRM version: NVIDIA UNIX x86_64 Kernel Module  580.65.06  Sun ..." and, for the open module,

@@ -9,7 +9,7 @@ import asyncio
 from collections.abc import Awaitable, Callable, Mapping
 from typing import TypeVar
 
-from shim import points
+from shim import failpoints
 from shim.config import Timeouts
 from shim.cuda import detect
 from shim.cuda.detect import Holder
@@ -114,7 +114,7 @@ class StepMover:
         return failures
 
     async def _read(self, pid: int) -> CudaState | None:
-        with points.around("cuda.get-state"):
+        with failpoints.around("cuda.get-state"):
             return await self._tool.state(pid, timeout_s=self.timeouts.detect)
 
     # -- moving --------------------------------------------------------------------------------
@@ -131,7 +131,7 @@ class StepMover:
         table, timeout_s = self.table, limit_s(action, self.timeouts)
         table.write(pid, UNDER_WAY[action], must=action in _DOWNWARD)
         try:
-            with points.around(f"cuda.{action}"):
+            with failpoints.around(f"cuda.{action}"):
                 await self._tool.act(action, pid, timeout_s=timeout_s, device_map=self.device_map)
         except CryoError:
             if not await self.guest.has(pid):

@@ -19,7 +19,7 @@ def run(config: Config) -> list[str]:
     Raises:
         AlreadyExists: a sidecar runs, which has done it.
         FailedPrecondition: some task could not be brought back.
-        Unavailable: there is no runsc, or the keeper does not start.
+        Unavailable: there is no runsc, or the supervisor does not start.
     """
     logs.set_up("error", "plain")
     private_umask()

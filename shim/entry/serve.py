@@ -83,7 +83,7 @@ class Sidecar:
         endpoint = Endpoint(config.server.address, config.server.group, own_folder=state)
         containerd = config.server.containerd
         self._publisher = Publisher(containerd) if containerd else None
-        self._tasks = tasks or Tasks(config, self._tell)
+        self._tasks = tasks or Tasks(config, self._publish)
         service = Service(self._tasks, shims=Shims(state, config.timeouts.rollback))
         self._server = Server(service, endpoint)
         ttrpc = config.server.ttrpc
@@ -115,8 +115,8 @@ class Sidecar:
         except Exception:  # noqa: BLE001 - a clean-up may end nothing else
             _log.exception("the clean-up failed")
 
-    def _tell(self, event: Event) -> None:
-        """Tell the log, and containerd where there is one, what happened."""
+    def _publish(self, event: Event) -> None:
+        """Log an event, and forward it to containerd where there is one."""
         log_event(event)
         if self._publisher is not None:
             self._publisher.publish(event)
@@ -136,12 +136,12 @@ class Sidecar:
         """
         timeouts = self._config.timeouts
         try:
-            await self._server.stop(self._settle, timeouts.shutdown + timeouts.rollback)
+            await self._server.stop(self._stop_work, timeouts.shutdown + timeouts.rollback)
         except TimeoutError as error:
             message = "what was under way could not be ended in time"
             raise DeadlineExceeded(message, remedy="start the sidecar: it rolls back") from error
 
-    async def _settle(self) -> None:
+    async def _stop_work(self) -> None:
         """Close the core while containerd's calls end with it, then send the last events."""
         async with asyncio.TaskGroup() as group:
             group.create_task(self._tasks.close())
@@ -171,7 +171,7 @@ class Sidecar:
 
 
 def notify(state: str) -> None:
-    """Tell systemd (sd_notify(3)); nothing where nobody listens."""
+    """Notify systemd (sd_notify(3)), if it listens."""
     address = os.environ.get("NOTIFY_SOCKET", "")
     if not address:
         return

@@ -99,7 +99,7 @@ def _mounts(proc: Path) -> dict[str, tuple[str, Path]]:
     return found
 
 
-def places(path: str, proc: Path = _PROC) -> list[Path]:
+def paths(path: str, proc: Path = _PROC) -> list[Path]:
     """List the folders that a spec's cgroupsPath means; none for a relative one, or systemd's."""
     if not path.startswith("/") or ".." in Path(path).parts:
         return []
@@ -108,7 +108,7 @@ def places(path: str, proc: Path = _PROC) -> list[Path]:
 
 
 def remove_empty(folders: Iterable[Path]) -> None:
-    """Remove these cgroups, where nobody is in them; who has just died leaves soon."""
+    """Remove these cgroups, if empty; processes that have just died leave soon."""
     until = time.monotonic() + _EMPTY_S
     for folder in folders:
         while not _removed(folder) and time.monotonic() < until:
@@ -284,7 +284,7 @@ def _used(path: Path) -> int:
     text = _text(path)
     if not text:
         message = f"the cgroup {path.parent} is gone"
-        raise NotFound(message, remedy="the task has ended: delete it")
+        raise NotFound(message, remedy="the task has exited: delete it")
     return int(text)
 
 

@@ -106,7 +106,7 @@ class Size(NamedTuple):
 
 
 def resize(master: int, width: int, height: int) -> None:
-    """Tell a terminal its size in characters.
+    """Set the size of a terminal in characters.
 
     Raises:
         InvalidArgument: a size that no terminal has.
@@ -205,7 +205,7 @@ class _Copy:
         except BlockingIOError:
             return
         except OSError:
-            # Nobody will ever read it: from here on it is thrown away, so that no writer hangs.
+            # It will never be read: from here on it is discarded, so that no writer hangs.
             self._deaf = True
             count = len(self._buffer)
         del self._buffer[:count]
@@ -241,7 +241,7 @@ class Console:
             self._input = _Copy(self._stdin, self._master)
 
     def resize(self, width: int, height: int) -> None:
-        """Tell the terminal its size in characters."""
+        """Set the terminal's size in characters."""
         resize(self._master, width, height)
 
     async def finished(self, timeout_s: float) -> bool:

@@ -1,6 +1,6 @@
 """CPU time of a process and of all below it, where no cgroup counts it.
 
-A sandbox's guest code runs in child processes of the sentry; those that have ended are in their
+A sandbox's guest code runs in child processes of the sentry; those that have exited are in their
 parent's count. Source: proc_pid_stat(5), fields 4 and 14 to 17.
 """
 

@@ -135,7 +135,7 @@ def private_dir(path: Path, mode: int = 0o700, *, allowed: int = 0) -> Path:
 
 
 def free_bytes(path: Path) -> int:
-    """Tell how many bytes an unprivileged writer could still put on the filesystem of `path`.
+    """Return how many bytes an unprivileged writer could still put on the filesystem of `path`.
 
     The nearest folder that exists is asked, so a path that is yet to be made is fine.
     """

@@ -1,8 +1,8 @@
 """Hearing of it when the kernel kills in a cgroup for want of memory.
 
 Version 1 signals an eventfd, version 2 changes memory.events; both count `oom_kill` there, once
-for each process killed and before that one is signalled. So the count tells what happened, also
-when nobody has read the signal yet, and the signal only when to look.
+for each process killed and before that one is signalled. So the count shows what happened, also
+when the signal has not been read yet, and the signal only when to look.
 
 Source: the kernel's cgroup-v1/memory.rst (section 10) and cgroup-v2.rst, mm/oom_kill.c.
 """
@@ -28,14 +28,14 @@ _LOOKS_S = (0.0, 0.01, 0.05, 0.2, 1.0)
 
 
 class OomWatch:
-    """Calls `tell` for each time that the kernel has killed in a cgroup, from now until `close`.
+    """Calls `on_oom` for each time that the kernel has killed in a cgroup, from now until `close`.
 
     Kills that come together are one time. Raises a `CryoError` when the kernel refuses the watch.
     """
 
-    def __init__(self, cgroup: Cgroup, tell: Callable[[], None]) -> None:
+    def __init__(self, cgroup: Cgroup, on_oom: Callable[[], None]) -> None:
         self._cgroup = cgroup
-        self._tell = tell
+        self._on_oom = on_oom
         self._seen = cgroups.oom_kills(cgroup)
         self._timers: list[asyncio.TimerHandle] = []
         self._loop = asyncio.get_running_loop()
@@ -53,11 +53,11 @@ class OomWatch:
             timer.cancel()
 
     def look(self) -> None:
-        """Tell of what nobody was told yet, at once: for the moment before an exit is told."""
+        """Report what is not yet reported, at once: for the moment before an exit is published."""
         count = cgroups.oom_kills(self._cgroup)
         if count > self._seen:
             self._seen = count
-            self._tell()
+            self._on_oom()
 
     def close(self) -> None:
         """Stop; safe to repeat."""

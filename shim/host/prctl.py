@@ -1,4 +1,4 @@
-"""What prctl(2) sets of this process. Standard library only: the keeper loads it."""
+"""What prctl(2) sets of this process. Standard library only: the supervisor loads it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The identity of a process. Standard library only: the keeper loads it."""
+"""The identity of a process. Standard library only: the supervisor loads it."""
 
 from __future__ import annotations
 

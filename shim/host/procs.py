@@ -10,8 +10,8 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from shim.errors import NotFound
-from shim.host.exact import is_alive, kill, open_pidfd
 from shim.host.oserror import typed
+from shim.host.pid_identity import is_alive, kill, open_pidfd
 from shim.host.procstat import start_time
 
 __all__ = [
@@ -37,7 +37,7 @@ _COMMAND_LINE_BYTES = 128 << 10
 
 
 async def wait_pidfd(pid: int, start: int | None = None) -> None:
-    """Return when the process has ended (it may be a zombie still); at once when it is gone."""
+    """Return when the process has exited (it may be a zombie still); at once when it is gone."""
     try:
         fd = os.pidfd_open(pid)
     except ProcessLookupError:
@@ -54,7 +54,7 @@ async def wait_pidfd(pid: int, start: int | None = None) -> None:
 def kill_tree(pid: int, start: int) -> list[tuple[int, int]]:
     """Kill a process and all below it; it is stopped first, so that it cannot add to them.
 
-    Returns those below it, with their start times: what they hold is free once they have ended.
+    Returns those below it, with their start times: what they hold is free once they have exited.
     """
     if not is_alive(pid, start):
         return []
@@ -68,7 +68,7 @@ def kill_tree(pid: int, start: int) -> list[tuple[int, int]]:
 
 
 async def until_ended(processes: Iterable[tuple[int, int]]) -> None:
-    """Return when each of these has ended, by its number and start time."""
+    """Return when each of these has exited, by its number and start time."""
     for pid, start in processes:
         await wait_pidfd(pid, start)
 

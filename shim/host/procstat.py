@@ -1,4 +1,4 @@
-"""What /proc/PID/stat says. Light enough for the keeper: no asyncio, no subprocess.
+"""What /proc/PID/stat says. Light enough for the supervisor: no asyncio, no subprocess.
 
 Source: proc_pid_stat(5); fields count from 1 there, and from 3 here, after the name.
 """
@@ -22,7 +22,7 @@ class Stat(NamedTuple):
 
     @property
     def dead(self) -> bool:
-        """Tell whether it has ended, reaped or not."""
+        """Return whether it has exited, reaped or not."""
         return self.state in _DEAD
 
 
@@ -50,6 +50,6 @@ def parse(line: bytes) -> Stat | None:
 
 
 def start_time(pid: int) -> int | None:
-    """Tell when a process started, in clock ticks since boot; None when it is gone."""
+    """Return when a process started, in clock ticks since boot; None when it is gone."""
     found = read(pid)
     return found.start if found else None

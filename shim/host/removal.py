@@ -41,7 +41,7 @@ def empty_folder(path: Path, fd: int) -> None:
 
 
 class _Level:
-    """A folder on the way down: its name, what tells it from another, and what it still holds."""
+    """A folder on the way down: its name, its identity, and what it still holds."""
 
     def __init__(self, name: str, fd: int) -> None:
         found = os.fstat(fd)
@@ -165,7 +165,7 @@ class _Removal:
 
 
 def mount_id(fd: int) -> str:
-    """Tell which mount a descriptor is on, as an opaque word. Source: proc_pid_fdinfo(5)."""
+    """Return which mount a descriptor is on, as an opaque word. Source: proc_pid_fdinfo(5)."""
     for line in Path(f"/proc/self/fdinfo/{fd}").read_text("ascii").splitlines():
         if line.startswith("mnt_id:"):
             return line

@@ -30,7 +30,7 @@ async def shielded(
     """Run work to its end, however often the caller is cancelled meanwhile; return its result.
 
     A cancellation is raised again once the work has ended. An error of the work is raised in its
-    place: it tells what has happened. At the deadline the work itself is cancelled. `doing` names
+    place: it says what happened. At the deadline the work itself is cancelled. `doing` names
     the work in messages; without it the name of the coroutine is used.
 
     Raises:

@@ -3,11 +3,11 @@
 Nothing is copied by us: the sandbox writes to the client's fifo itself. What the fifos must do:
 
 - A client may detach and come back: an output fifo is opened for reading too, so that a write with
-  nobody there waits for the next reader and is no broken pipe.
-- A reader sees the end when the task has ended: that is when the last writer has closed, so our
+  no reader waits for the next one and gets no broken pipe.
+- A reader sees the end when the task has exited: that is when the last writer has closed, so our
   own copies are closed as soon as the program has been started (`Streams.close`).
 - stdin ends when CloseIO says so, not when a client detaches: a write end of our own is held
-  (`Streams.stdin_writer`), by the keeper, and dropped then.
+  (`Streams.stdin_writer`), by the supervisor, and dropped then.
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ from urllib.parse import parse_qsl, unquote, urlsplit
 from shim.errors import DeadlineExceeded, FailedPrecondition, InvalidArgument
 from shim.host import procs, trusted
 from shim.host.files import make_folders
-from shim.host.keeper.port import KeeperPort
 from shim.host.oserror import typed
 from shim.host.process_id import ProcessId
+from shim.host.supervisor.port import ProcessSupervisor
 from shim.model import Stdio, TaskRef
 
 _READY_S = 10.0
@@ -86,7 +86,7 @@ class Streams:
         self.stdin_writer = None
 
 
-async def open_streams(stdio: Stdio, ref: TaskRef, keeper: KeeperPort) -> Streams:
+async def open_streams(stdio: Stdio, ref: TaskRef, supervisor: ProcessSupervisor) -> Streams:
     """Open what a process reads and writes; `close()` the result whatever happens.
 
     With a terminal these are the ends that the console pumps to and from, and stderr is null.
@@ -101,7 +101,7 @@ async def open_streams(stdio: Stdio, ref: TaskRef, keeper: KeeperPort) -> Stream
     try:
         _open_stdin(streams, stdin)
         if stdout and stdout.scheme in _BINARY:
-            await _open_logger(streams, stdout, ref, keeper)
+            await _open_logger(streams, stdout, ref, supervisor)
         else:
             streams.stdout = await _output(stdout)
             streams.stderr = await _output(stderr)
@@ -171,7 +171,7 @@ async def _until_read(path: Path) -> int | None:
     """Wait a moment for a reader: clients open a fifo beside their call of us.
 
     What a program writes that ends before anybody has opened its fifo is lost with the last writer,
-    and the reader who comes then waits for ever.
+    and the reader who comes then waits forever.
     """
     until = time.monotonic() + _READER_S
     while time.monotonic() < until:
@@ -179,7 +179,7 @@ async def _until_read(path: Path) -> int | None:
             return os.open(path, os.O_WRONLY | _PLAIN)
         except OSError as error:
             if error.errno != errno.ENXIO:
-                return None  # the real opening will tell
+                return None  # the real open will show it
         await asyncio.sleep(_READER_POLL_S)
     return None
 
@@ -226,10 +226,12 @@ class _Pipes:
                 setattr(self, name, -1)
 
 
-async def _open_logger(streams: Streams, place: Place, ref: TaskRef, keeper: KeeperPort) -> None:
+async def _open_logger(
+    streams: Streams, place: Place, ref: TaskRef, supervisor: ProcessSupervisor
+) -> None:
     pipes = _Pipes()
     try:
-        streams.logger = await _start_logger(place, ref, keeper, pipes)
+        streams.logger = await _start_logger(place, ref, supervisor, pipes)
         pipes.close_logger_ends()  # or its end would never be seen
         await _logger_ready(place, pipes.ready_read)
         pipes.give(streams)
@@ -241,11 +243,13 @@ async def _open_logger(streams: Streams, place: Place, ref: TaskRef, keeper: Kee
         pipes.close()
 
 
-async def _start_logger(place: Place, ref: TaskRef, keeper: KeeperPort, pipes: _Pipes) -> ProcessId:
+async def _start_logger(
+    place: Place, ref: TaskRef, supervisor: ProcessSupervisor, pipes: _Pipes
+) -> ProcessId:
     words = [word for pair in place.query.items() for word in pair if word]
     null = os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC)
     try:
-        return await keeper.spawn(
+        return await supervisor.spawn(
             [str(place.path), *words],
             stdin=null,
             stdout=null,
@@ -274,7 +278,7 @@ async def _logger_ready(place: Place, fd: int) -> None:
 
 
 async def end_logger(logger: ProcessId, timeout_s: float = _LOGGER_TERM_S) -> None:
-    """Let the logger of a task that has ended finish; terminate, then kill, when it does not."""
+    """Let the logger of a task that has exited finish; terminate, then kill, when it does not."""
     for sig in (0, _SIGTERM, _SIGKILL):
         if sig:
             procs.kill(*logger, sig)

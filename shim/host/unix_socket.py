@@ -1,4 +1,4 @@
-"""Unix sockets: who the peer is. Standard library only: the keeper loads it. Source: unix(7)."""
+"""Unix sockets: who the peer is. Standard library only, for the supervisor. Source: unix(7)."""
 
 from __future__ import annotations
 

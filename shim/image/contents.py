@@ -10,9 +10,9 @@ import msgspec
 from shim.errors import CryoError
 from shim.image import manifest as manifests
 from shim.image.manifest import Manifest, Member
-from shim.spec import document
-from shim.spec import host_access as accesses
-from shim.spec.host_access import HostAccess
+from shim.oci import document
+from shim.oci import host_access as accesses
+from shim.oci.host_access import HostAccess
 
 
 def host_access(manifest: Manifest) -> tuple[HostAccess, ...]:

@@ -72,19 +72,19 @@ class Images:
         if manifest is not None:
             VerifyCache(self._verified).forget(manifest.digest)
 
-    async def tidy(self, kept: Callable[[], set[str] | None], say: Callable[[str], None]) -> None:
+    async def tidy(self, kept: Callable[[], set[str] | None], log: Callable[[str], None]) -> None:
         """Remove the remains of interrupted checkpoints, and cache entries of removed images.
 
         `kept` is called before each removal: it returns the staging folders to keep, or None to
-        stop. `say` logs a removal.
+        stop. `log` logs a removal.
         """
         await file_call(
-            lambda: self._tidy(kept, say),
+            lambda: self._tidy(kept, log),
             doing=f"tidy up {self._folder}",
             deadline_s=_REMOVE_S,
         )
 
-    def _tidy(self, kept: Callable[[], set[str] | None], say: Callable[[str], None]) -> None:
+    def _tidy(self, kept: Callable[[], set[str] | None], log: Callable[[str], None]) -> None:
         VerifyCache(self._verified).prune()
         for path in store.stale_stagings(self._folder):
             stay = kept()
@@ -92,8 +92,8 @@ class Images:
                 return
             if str(path) in stay:
                 continue
-            say(f"removing {path}: it is not in use")
+            log(f"removing {path}: it is not in use")
             try:
                 files.remove_tree(path)
             except (CryoError, OSError) as error:
-                say(f"{path} was not removed: {error}")
+                log(f"{path} was not removed: {error}")

@@ -15,8 +15,8 @@ import msgspec
 from shim.cuda.inventory import Gpu
 from shim.errors import HostMismatch, ImageCorrupt, InvalidArgument
 from shim.model import CheckpointOptions, CudaProcess, Value
-from shim.spec import canonical, document
-from shim.spec.document import Spec
+from shim.oci import canonical, document
+from shim.oci.document import Spec
 
 NAME = "cryo.json"
 FORMAT = 1

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import msgspec
 
-from shim import points
+from shim import failpoints
 from shim.errors import AlreadyExists
 from shim.host import files
 from shim.host.oserror import typed, typed_number
@@ -43,7 +43,7 @@ def seal(
         )
         whole = msgspec.structs.replace(manifest, files=entries, sealed=sealed)
         done, data = manifests.encode(whole)
-        with points.around("image.manifest"):
+        with failpoints.around("image.manifest"):
             _write(folder.fd, data, durable=sealed)
     except OSError as error:
         raise typed(error, f"seal {folder.path}") from error
@@ -58,13 +58,13 @@ def commit(staging: Path, final: Path, *, durable: bool = True, fill: bool = Fal
     Raises:
         AlreadyExists: the name was taken meanwhile.
     """
-    with points.around("image.name"):
+    with failpoints.around("image.name"):
         if fill:
             _rename_onto(staging, final)
         else:
             _rename(staging, final)
     if durable:
-        with points.around("image.sync"):
+        with failpoints.around("image.sync"):
             files.fsync_dir(final.parent)
 
 
@@ -73,7 +73,7 @@ def _seal_file(folder: ImageDir, name: str, *, sealed: bool, on_bytes: OnBytes) 
         os.fchmod(fd, 0o600)
         if not sealed:
             return ImageFile(name=name, size_bytes=os.fstat(fd).st_size)
-        with points.around("image.hash"), _Syncing(fd):
+        with failpoints.around("image.hash"), _Syncing(fd):
             digest = folder.hash(name, fd, on_bytes)
         return ImageFile(name=name, size_bytes=os.fstat(fd).st_size, blake3=digest)
 

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 
-from shim import points
+from shim import failpoints
 from shim.errors import (
     AlreadyExists,
     CryoError,
@@ -79,7 +79,7 @@ class Staging:
 
     def discard(self) -> None:
         """Remove it, and the parent folders that were created for it."""
-        with points.around("image.discard"):
+        with failpoints.around("image.discard"):
             files.remove_tree(self.path)
         self.close()
         _unmake(self._made)
@@ -146,7 +146,7 @@ def begin(path: Path) -> Staging:
     """
     made: list[Path] = []
     try:
-        with points.around("image.begin"):
+        with failpoints.around("image.begin"):
             _make_parents(path.parent, made)
             trusted.check(path.parent)
             fd = _make_locked(path)

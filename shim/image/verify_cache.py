@@ -1,6 +1,6 @@
 """The verification cache: files that this host has read completely and that have not changed since.
 
-It protects against accidents, not against root: whoever can write images can write this as well.
+It protects against accidents, not against root: anyone who can write images can write this as well.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from pathlib import Path
 
 import msgspec
 
-from shim import points
+from shim import failpoints
 from shim.errors import CryoError
 from shim.host.files import private_dir, read_bounded, write_atomic
 from shim.image.directory import Identity, ImageDir, identity, open_image_dir
@@ -59,7 +59,7 @@ class VerifyCache:
         rest = [copy for copy in self._load(manifest).copies if copy.image != found.image]
         entry = _Entry(copies=(*rest, found)[-_MAX_COPIES:])
         try:
-            with points.around("image.ledger"):
+            with failpoints.around("image.verify-cache"):
                 private_dir(self._folder)
                 write_atomic(self._path(manifest), msgspec.json.encode(entry))
         except CryoError:

@@ -190,7 +190,7 @@ CAUSES: tuple[Cause, ...] = (
         "correct [runsc.flags]",
     ),
     # -- the container or its sandbox is gone
-    Cause(re.compile(r": no such process"), NotFound, "it has ended"),
+    Cause(re.compile(r": no such process"), NotFound, "it has exited"),
     Cause(
         re.compile(r'loading container: file does not exist|container "[^"]*" does not exist'),
         NotFound,
@@ -199,13 +199,13 @@ CAUSES: tuple[Cause, ...] = (
     Cause(
         re.compile(r"connecting to control server at PID \d+: |connect: connection refused"),
         Unavailable,
-        "it has ended; delete the task",
+        "it has exited; delete the task",
         "the sandbox does not answer: {line}",
     ),
     Cause(
         re.compile(r'urpc method "containerManager\.(?!Restore)(?P<what>\w+)" failed: '),
         Unavailable,
-        "it has ended; delete the task",
+        "it has exited; delete the task",
         "the sandbox ended before it answered {what}",
     ),
 )

@@ -10,13 +10,13 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Sequ
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from shim import points
+from shim import failpoints
 from shim.config import Config
 from shim.errors import CryoError, DeadlineExceeded, NotFound, RunscError, Unavailable
 from shim.host import procs
-from shim.host.keeper.port import KeeperPort
 from shim.host.process_id import ProcessId
 from shim.host.shielded import shielded
+from shim.host.supervisor.port import ProcessSupervisor
 from shim.model import Stats, Value
 from shim.runsc import argv, control, fscat, kernel, overlay, statefile, trace, urpc
 from shim.runsc.argv import CheckpointArgs, CreateArgs, ExecArgs, Global, RestoreArgs, runsc_id
@@ -28,8 +28,8 @@ from shim.runsc.statefile import StateFile
 _log = logging.getLogger(__name__)
 
 _LOG_LIMIT = 1 << 20
-# How long it may take to see, and mend, what a pause or resume that broke off has done.
-_AGREE_S = 120.0
+# How long it may take to check and repair the pause state after an interrupted command.
+_RECONCILE_S = 120.0
 # Who asks for figures asks often: containerd's monitor waits 2 s.
 _STATS_S = 1.5
 _STATUSES = ("creating", "created", "running", "paused", "stopped")
@@ -50,7 +50,7 @@ class Streams(Value):
 class GuestProcess(Value):
     """A row of `runsc ps`: numbers of the sandbox's root pid namespace.
 
-    `group` is the process group, 0 where this runsc does not tell it (20240729 does not).
+    `group` is the process group, 0 where this runsc does not report it (20240729 does not).
     """
 
     pid: int
@@ -154,7 +154,7 @@ def _stats(data: dict[str, Any]) -> Stats:
 
 
 class _Making(NamedTuple):
-    """A create or restore: what is run, where it tells its pid and its errors, and for how long."""
+    """A create or restore: what is run, where it writes its pid and errors, and its timeout."""
 
     command: str
     args: list[str]
@@ -168,13 +168,13 @@ class Runsc:
     """The runsc of one namespace: binary, root directory, flags and deadlines."""
 
     def __init__(
-        self, config: Config, capabilities: Capabilities, root: Path, keeper: KeeperPort
+        self, config: Config, capabilities: Capabilities, root: Path, supervisor: ProcessSupervisor
     ) -> None:
         self.capabilities = capabilities
         self.root = root
         self._flags = dict(config.runsc.flags)
         self._timeouts = config.timeouts
-        self._keeper = keeper
+        self._supervisor = supervisor
 
     @property
     def flags(self) -> dict[str, str]:
@@ -225,7 +225,7 @@ class Runsc:
     async def _call(
         self, task_id: str, command: str, args: list[str], timeout_s: float = 0
     ) -> Completed:
-        with points.around(f"runsc.{command}"):
+        with failpoints.around(f"runsc.{command}"):
             done = await self._ask(task_id, command, args, timeout_s)
             _check(command, done)
         return done
@@ -255,22 +255,22 @@ class Runsc:
             await work
         except BaseException:
             for file in kept:
-                file.mend()
-            await shielded(self.agree(task_id), deadline_s=_AGREE_S)
+                file.repair()
+            await shielded(self.reconcile_pause(task_id), deadline_s=_RECONCILE_S)
             raise
 
-    async def agree(self, task_id: str) -> None:
+    async def reconcile_pause(self, task_id: str) -> None:
         """Make the sentry do what runsc says, if they answer: after a pause or resume broke off.
 
         Where another container of the sandbox is paused, too, nothing is done: a kernel that
         stands still is right then, and how often it was paused cannot be seen.
         """
         try:
-            await self._agree(task_id)
+            await self._reconcile_pause(task_id)
         except CryoError as error:
             _log.warning("task %s: whether it is paused is not known: %s", task_id, error)
 
-    async def _agree(self, task_id: str) -> None:
+    async def _reconcile_pause(self, task_id: str) -> None:
         said = await self.status(task_id)
         if said not in ("running", "paused") or await self._sibling_is_paused(task_id):
             return
@@ -288,7 +288,7 @@ class Runsc:
         return "paused" in statuses
 
     def _containers(self) -> dict[str, str]:
-        """Tell the sandbox of each container, both by the ids that runsc knows them by."""
+        """Return the sandbox of each container, both by their ids in runsc."""
         found = (path.stem.partition("_sandbox:") for path in self.root.glob("*_sandbox:*.state"))
         return {name: sandbox for name, _, sandbox in found}
 
@@ -311,7 +311,7 @@ class Runsc:
         self._must_exist(task_id)
         socket = self._control_socket(task_id)
         try:
-            with points.around("runsc.ps"):
+            with failpoints.around("runsc.ps"):
                 rows = await urpc.call(socket, "containerManager.Processes", runsc_id(task_id))
             return [_row(row) for row in rows]
         except (Unavailable, *_STRANGE):
@@ -329,27 +329,27 @@ class Runsc:
         return data.decode("utf-8", "replace")
 
     async def exec_descendants(self, task_id: str, wanted: Collection[int]) -> dict[int, bool]:
-        """Tell of processes of a running sandbox whether they descend from an exec.
+        """Return for processes of a running sandbox whether they descend from an exec.
 
         The sandbox is paused for some milliseconds. Numbers are those of `ps`; one that the sentry
-        did not tell of is missing in the answer.
+        did not report is missing in the result.
 
         Raises:
-            Unavailable: this runsc does not tell, or another client traces the sandbox.
+            Unavailable: this runsc has no trace, or another client traces the sandbox.
         """
         self._must_exist(task_id)
         try:
-            with points.around("runsc.trace"):
+            with failpoints.around("runsc.trace"):
                 return await trace.exec_descendants(self._control_socket(task_id), wanted)
         except trace.NoSession:  # one that is there is not ours to remove
             raise
         except BaseException:
-            await shielded(self._end_trace(task_id), deadline_s=_AGREE_S)
+            await shielded(self._end_trace(task_id), deadline_s=_RECONCILE_S)
             raise
 
     async def _end_trace(self, task_id: str) -> None:
         await self.end_trace(task_id)
-        await self.agree(task_id)
+        await self.reconcile_pause(task_id)
 
     async def end_trace(self, task_id: str) -> None:
         """Remove the trace session that `exec_descendants` makes, where one was left behind."""
@@ -390,10 +390,10 @@ class Runsc:
         """Write an image and leave the container running.
 
         Cancelling kills the command but not the save: the sentry finishes it (measured), and the
-        next exec or checkpoint waits for that. `answered` hears that this is not so: the sentry
+        next exec or checkpoint waits for that. `answered` is called when this is not so: the sentry
         itself has said how the save ended.
         """
-        with points.around("runsc.checkpoint"):
+        with failpoints.around("runsc.checkpoint"):
             done = await self._ask(args.id, "checkpoint", args.args(), timeout_s, started)
             if answered is not None and (not done.status or _SAVE_FAILED in done.stderr):
                 answered()
@@ -404,15 +404,15 @@ class Runsc:
     ) -> Completed:
         """Run a program in the container to its end; any exit status is an answer, not an error.
 
-        `internal_pid_file` receives the program's number in the container, for whoever has to end
-        it when this is cancelled: the program outlives `runsc exec`.
+        `internal_pid_file` receives the program's pid in the container, for callers that have to
+        kill it when this is cancelled: the program outlives `runsc exec`.
 
         Raises:
             DeadlineExceeded: it did not end in time; runsc was killed.
         """
         self._must_exist(task_id)
         args = ExecArgs(id=task_id, argv=command, internal_pid_file=internal_pid_file).args()
-        with points.around("runsc.exec"):
+        with failpoints.around("runsc.exec"):
             whole = self._global().argv("exec", *args)
             return await run(whole, timeout_s=timeout_s, started=_noting("exec", None))
 
@@ -428,7 +428,7 @@ class Runsc:
         overlay2: str = "",
         started: Started | None = None,
     ) -> ProcessId:
-        """Create a container and return its sandbox process; `started` hears runsc's own."""
+        """Create a container and return its sandbox process; `started` receives runsc's own."""
         timeout_s = self._timeouts.create
         making = _Making("create", args.args(), args.pid_file, log, timeout_s, started)
         return await self._make(making, streams, self._global(gpu=gpu, overlay2=overlay2))
@@ -451,7 +451,7 @@ class Runsc:
     async def _make(self, making: _Making, streams: Streams, runsc: Global) -> ProcessId:
         making.log.unlink(missing_ok=True)
         whole = runsc.argv(making.command, *making.args, log=str(making.log))
-        with points.around(f"runsc.{making.command}"):
+        with failpoints.around(f"runsc.{making.command}"):
             async with self._spawned(whole, streams) as child:
                 _noting(making.command, making.started)(child.pid, child.start)
                 status = await self._ended(child, making.command, making.timeout_s)
@@ -461,8 +461,8 @@ class Runsc:
 
     @contextlib.asynccontextmanager
     async def _spawned(self, whole: list[str], streams: Streams) -> AsyncIterator[ProcessId]:
-        """Start through the keeper; leaving early kills the command and what it has begun."""
-        child = await self._keeper.spawn(
+        """Start through the supervisor; leaving early kills the command and what it has begun."""
+        child = await self._supervisor.spawn(
             whole, stdin=streams.stdin, stdout=streams.stdout, stderr=streams.stderr
         )
         try:
@@ -471,7 +471,7 @@ class Runsc:
             # The sandbox has its pid written down by the command, at the end: it would be lost.
             below = procs.kill_tree(child.pid, child.start)
             try:
-                await shielded(self._keeper.wait(child.pid, child.start), deadline_s=KILLED_S)
+                await shielded(self._supervisor.wait(child.pid, child.start), deadline_s=KILLED_S)
                 # Its socket is removed only when a sandbox listens there no longer.
                 await shielded(procs.until_ended(below), deadline_s=KILLED_S)
             except DeadlineExceeded as error:
@@ -483,7 +483,7 @@ class Runsc:
     async def _ended(self, child: ProcessId, command: str, timeout_s: float) -> int:
         try:
             async with asyncio.timeout(timeout_s):
-                ended = await self._keeper.wait(child.pid, child.start)
+                ended = await self._supervisor.wait(child.pid, child.start)
         except TimeoutError as error:
             message = f"runsc {command} did not end in {timeout_s:g} s"
             raise DeadlineExceeded(message) from error
@@ -513,7 +513,7 @@ class Runsc:
     async def wait_spawn(self, task_id: str, streams: Streams) -> ProcessId:
         """Start a `runsc wait`, which prints how the container ended when it has."""
         self._must_exist(task_id)
-        return await self._keeper.spawn(
+        return await self._supervisor.spawn(
             self._global().argv("wait", runsc_id(task_id)),
             stdin=streams.stdin,
             stdout=streams.stdout,
@@ -523,7 +523,7 @@ class Runsc:
     async def exec_spawn(self, args: ExecArgs, streams: Streams, log: Path) -> ProcessId:
         """Start an attached exec; the runsc process lives as long and ends with its exit status."""
         self._must_exist(args.id)
-        return await self._keeper.spawn(
+        return await self._supervisor.spawn(
             self._global().argv("exec", *args.args(), log=str(log)),
             stdin=streams.stdin,
             stdout=streams.stdout,
@@ -532,12 +532,12 @@ class Runsc:
 
 
 def _noting(command: str, started: Started | None) -> Started:
-    """Say that a command of runsc has begun, once whoever must know its pid has noted it."""
+    """Pass the failpoint "begun" once the pid of the command has been recorded."""
 
     def note(pid: int, start: int) -> None:
         if started is not None:
             started(pid, start)
-        points.reach(f"runsc.{command}", points.BEGUN)
+        failpoints.reach(f"runsc.{command}", failpoints.BEGUN)
 
     return note
 

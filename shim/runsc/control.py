@@ -23,8 +23,8 @@ _PROBE_S = 1.0
 
 def control_socket(root: Path, sandbox: str, state_files: Iterable[Path]) -> Path:
     """Return where a sandbox listens, by the state file of one of its containers."""
-    told = (_told(path) for path in state_files)
-    return next((path for path in told if path), _usual(root, sandbox))
+    recorded = (_recorded(path) for path in state_files)
+    return next((path for path in recorded if path), _usual(root, sandbox))
 
 
 def remove_dead(root: Path, sandbox: str) -> None:
@@ -43,11 +43,11 @@ def _usual(root: Path, sandbox: str) -> Path:
     return root / f"runsc-{sandbox}.sock"
 
 
-def _told(state_file: Path) -> Path | None:
+def _recorded(state_file: Path) -> Path | None:
     try:
         state = json.loads(read_bounded(state_file, _STATE_LIMIT_BYTES))
-        told = state["sandbox"]["controlSocketPath"]
-        return Path(told) if told else None
+        recorded = state["sandbox"]["controlSocketPath"]
+        return Path(recorded) if recorded else None
     except (CryoError, ValueError, RecursionError, LookupError, TypeError):
         return None
 

@@ -80,7 +80,7 @@ def _plain(line: str) -> str:
 def log_error(log: str) -> str:
     """Return the error of a runsc JSON log that says why, or an empty text.
 
-    That is the newest, but for one that only tells that the sandbox went away: then the oldest,
+    That is the newest, except one that only says that the sandbox went away: then the oldest,
     which is the sandbox's own reason.
     """
     errors = [text for entry in _entries(log) if (text := _error_in(entry))]

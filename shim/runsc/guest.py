@@ -93,10 +93,10 @@ class ContainerGuest:
         return await self._runsc.ps(self._id)
 
     async def own_numbers(self, rows: list[GuestProcess]) -> dict[int, int] | None:
-        """Give the container's own number for each of `ps`; None where it cannot be told.
+        """Give the container's own number for each of `ps`; None where it is not known.
 
         Both count in the order in which processes began, so that the first of the one is the first
-        of the other; their names must agree.
+        of the other; their names must match.
         """
         if not self._member:
             return {row.pid: row.pid for row in rows}
@@ -113,7 +113,7 @@ class ContainerGuest:
     async def has(self, pid: int) -> bool:
         """Whether there is a process of this number, by the container's own counting.
 
-        In a member only a shell can tell; where the image has none, it is taken to be there.
+        In a member only a shell can find out; where the image has none, it is taken to be there.
         """
         rows = await self.ps()
         if not self._member or not rows:
@@ -137,9 +137,9 @@ class ContainerGuest:
 
         It keeps them until the next resume (pkg/sentry/control/state.go, PostResume), so one pause
         and one resume are enough, and do nothing when it owes none. A pause that fails is none
-        that was not there: whoever was killed here before us has left the sandbox paused.
+        that was not there: a killed predecessor has left the sandbox paused.
         """
-        await self._runsc.agree(self._id)
+        await self._runsc.reconcile_pause(self._id)
         with contextlib.suppress(CryoError):
             await self._runsc.pause(self._id)
         await self._runsc.resume(self._id)

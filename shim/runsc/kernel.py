@@ -3,7 +3,7 @@
 `runsc pause` asks the sentry and then writes its own state file, likewise `runsc resume`. One that
 ends in between leaves a sandbox that stands still and is said to run, or the reverse, and neither
 can be mended by runsc: it refuses, or the sentry, which counts pauses, panics at one resume too
-many (pkg/sentry/kernel/task_stop.go). The sentry has no method that tells; its stacks do.
+many (pkg/sentry/kernel/task_stop.go). The sentry has no method for it; its stacks show it.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _LOOKS = 2
 
 
 def read(stacks: str) -> bool | None:
-    """Tell from the sentry's stacks whether its tasks stand still; None while that may change.
+    """Return whether the sentry's stacks show stopped tasks; None while that may change.
 
     Tasks that are all stopped by signals look the same; with so much as one other they do not.
     """
@@ -39,7 +39,7 @@ def read(stacks: str) -> bool | None:
 
 
 async def is_paused(socket: Path, *, timeout_s: float) -> bool:
-    """Tell whether a kernel is paused, once nobody is about to change that.
+    """Return whether a kernel is paused, once no command is changing that.
 
     Raises:
         Unavailable: the sentry does not answer, or is at something for longer than that.

@@ -1,7 +1,7 @@
 """The only spawner of short-lived commands: own process group, deadline, bounded output, reaped.
 
 A child that keeps our pipe (the sentry does) must not hang us, so a command has ended when its
-process has ended: what the pipes hold at that moment is its output, and EOF is not waited for.
+process has exited: what the pipes hold at that moment is its output, and EOF is not waited for.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ STDERR_LIMIT = 64 << 10
 _CHUNK = 64 << 10
 
 Started = Callable[[int, int], None]
-"""Called with a child's pid and start time, which together name it for ever."""
+"""Called with a child's pid and start time, which together identify it."""
 
 
 # How long a process that was killed may take to end.
@@ -49,7 +49,7 @@ _uncollected: dict[int, asyncio.Future[None]] = {}
 
 
 def is_child(pid: int) -> bool:
-    """Tell whether a child of this process is one that is collected here."""
+    """Return whether a child of this process is one that is collected here."""
     return pid in _children or pid in _uncollected
 
 
@@ -67,7 +67,7 @@ class _Collector:
     def __init__(self, fd: int, limit: int) -> None:
         self._fd = fd
         self._limit = limit
-        self._kept = bytearray()
+        self._data = bytearray()
         self._loop = asyncio.get_running_loop()
         os.set_blocking(fd, False)
         self._loop.add_reader(fd, self._read)
@@ -81,7 +81,7 @@ class _Collector:
         if not data:
             self._loop.remove_reader(self._fd)
             return False
-        self._kept += data[: max(0, self._limit - len(self._kept))]
+        self._data += data[: max(0, self._limit - len(self._data))]
         return True
 
     def finish(self) -> bytes:
@@ -90,7 +90,7 @@ class _Collector:
         while taken < self._limit and self._read():
             taken += _CHUNK
         self._loop.remove_reader(self._fd)
-        return bytes(self._kept)
+        return bytes(self._data)
 
 
 def _spawn(
@@ -126,7 +126,7 @@ async def _end(process: subprocess.Popen[bytes]) -> None:
     try:
         await shielded(wait_pidfd(process.pid), deadline_s=KILLED_S, doing="the end of a command")
     finally:
-        # Also when it is a cancellation that comes out of the wait: the process has ended then.
+        # Also when it is a cancellation that comes out of the wait: the process has exited then.
         if process.poll() is None:
             _collect_later(process)
 
@@ -162,7 +162,7 @@ async def run(
     stdout_limit: int = STDOUT_LIMIT,
     started: Started | None = None,
 ) -> Completed:
-    """Run a command to its end and return its status and output; `started` hears who it is.
+    """Run a command, return its status and output; `started` receives its pid and start time.
 
     Raises:
         DeadlineExceeded: it did not end in `timeout_s`; its process group was killed and reaped.

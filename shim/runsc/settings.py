@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from shim.model import Value
-from shim.spec.document import Spec, SpecMount
+from shim.oci.document import Spec, SpecMount
 
 # What both builds use where nothing is set (`runsc flags`).
 _DEFAULTS = {
@@ -91,7 +91,7 @@ def _reasons(
 
 
 def _on_disk(overlay2: str, specs: tuple[Spec, ...]) -> tuple[bool, bool]:
-    """Tell whether any overlay's files lie on disk: those of root filesystems, those of mounts.
+    """Return whether any overlay's files lie on disk: those of root filesystems, those of mounts.
 
     Only what can be written has an overlay. Which folder it is does not matter to runsc.
     """

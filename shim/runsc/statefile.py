@@ -2,7 +2,7 @@
 
 It empties the file and then writes it (runsc/container/state_file.go). Cut off in between, no
 command can be used on the container any more, though it runs. And it believes the process numbers
-in it for ever, whoever has them by now.
+in it forever, even when they are reused.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ class StateFile:
         self._before = _read(path)
         self._mode = _mode(path)
 
-    def mend(self) -> None:
+    def repair(self) -> None:
         """Put the file back if it was cut off; what a command has not written it has not done."""
         if not _is_whole(self._before) or _is_whole(_read(self._path)):
             return
@@ -62,7 +62,7 @@ def before_delete(root: Path, name: str) -> None:
 
 
 def forget_ended(path: Path, proc: Path = _PROC) -> None:
-    """Take the numbers of processes that have ended out of a file, before `runsc delete`.
+    """Take the numbers of processes that have exited out of a file, before `runsc delete`.
 
     That one sends SIGKILL to each number without a look at who has it (Sandbox.destroy and
     Container.stop in runsc), and on a busy host this is soon somebody else: another's sandbox.

@@ -2,7 +2,7 @@
 
 The sentry keeps with each task whether it, or an ancestor, came in by exec (TaskOrigin in
 pkg/sentry/kernel/task.go), and a restore kills those that did (runsc/boot/restore.go). Parents and
-sessions do not show it once a shell has ended and its child has a session of its own. Nothing
+sessions do not show it once a shell has exited and its child has a session of its own. Nothing
 prints it but a trace session, whose events carry `is_exec_session`: a pause and a resume make each
 process enter its system call again, and with that yield an event. Both take milliseconds, and a
 save does the same to every process.
@@ -124,10 +124,10 @@ class _Events:
 
 
 async def exec_descendants(path: Path, wanted: Collection[int]) -> dict[int, bool]:
-    """Tell of processes of a running sandbox whether they descend from an exec.
+    """Return for processes of a running sandbox whether they descend from an exec.
 
     `path` is the sandbox's control socket, `wanted` are numbers of its root pid namespace. One
-    that was not heard of is missing in the answer: a stopped one, or one that makes no call.
+    that was not reported is missing in the result: a stopped one, or one that makes no call.
     The caller sees to it that the sandbox is not left paused when it fails.
 
     Raises:

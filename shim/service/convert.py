@@ -20,7 +20,7 @@ from shim.errors import InvalidArgument
 from shim.model import (
     Stdio,
 )
-from shim.spec import canonical
+from shim.oci import canonical
 
 PROCESS_TYPE = "types.containerd.io/opencontainers/runtime-spec/1/Process"
 RESOURCES_TYPE = "types.containerd.io/opencontainers/runtime-spec/1/LinuxResources"

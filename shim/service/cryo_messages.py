@@ -84,7 +84,7 @@ def from_task(message: cryo_pb2.TaskInfo) -> TaskView:
 
 
 def to_progress(progress: Progress) -> cryo_pb2.Progress:
-    """Write one step of news."""
+    """Write one progress update."""
     return cryo_pb2.Progress(
         phase=_PHASES[progress.phase],
         message=printable(progress.message, _TEXT_MAX),
@@ -100,7 +100,7 @@ def to_progress(progress: Progress) -> cryo_pb2.Progress:
 
 
 def from_progress(message: cryo_pb2.Progress) -> Progress:
-    """Read one step of news."""
+    """Read one progress update."""
     return Progress(
         phase=named(_PHASES, message.phase, "phase"),
         message=message.message,

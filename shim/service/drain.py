@@ -1,4 +1,4 @@
-"""Ends the calls that would wait for ever, once the server stops."""
+"""Ends the calls that would wait without end, once the server stops."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Events of tasks as containerd's messages, one maker for each topic."""
+"""Events of tasks as containerd's messages, one factory for each topic."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from shim.service import convert, task_messages
 
 _TEXT_MAX = 4096
 _Fields = Mapping[str, Any]
-_Maker = Callable[[str, _Fields], Message]
+_Factory = Callable[[str, _Fields], Message]
 
 
 def envelope(event: Event) -> event_pb2.Envelope:
@@ -37,7 +37,7 @@ def envelope(event: Event) -> event_pb2.Envelope:
 
 
 def _message(event: Event) -> Message:
-    make = _MAKERS.get(event.topic)
+    make = _FACTORIES.get(event.topic)
     if make is None:
         message = f"no event has the topic {event.topic!r}"
         raise InvalidArgument(message)
@@ -53,7 +53,7 @@ def _packed(message: Message) -> AnyMessage:
     return AnyMessage(type_url=message.DESCRIPTOR.full_name, value=message.SerializeToString())
 
 
-def _only_id(kind: Callable[..., Message]) -> _Maker:
+def _only_id(kind: Callable[..., Message]) -> _Factory:
     def make(id: str, _: _Fields) -> Message:
         return kind(container_id=id)
 
@@ -116,7 +116,7 @@ def _warning(id: str, fields: _Fields) -> Message:
     return cryo_pb2.TaskWarning(container_id=id, text=printable(fields["text"], _TEXT_MAX))
 
 
-_MAKERS: dict[str, _Maker] = {
+_FACTORIES: dict[str, _Factory] = {
     "/tasks/create": _create,
     "/tasks/start": _start,
     "/tasks/delete": _delete,

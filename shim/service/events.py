@@ -13,7 +13,7 @@ from google.protobuf.empty_pb2 import Empty
 from shim.api.containerd.services.events.ttrpc.v1 import events_pb2
 from shim.api.containerd.types import event_pb2
 from shim.errors import CryoError, DeadlineExceeded, InvalidArgument, Unavailable
-from shim.host.supervisor import Supervisor
+from shim.host.background import BackgroundTasks
 from shim.model import Event
 from shim.service import event_messages
 from shim.service.ttrpc import NAMESPACE_KEY, Client
@@ -28,7 +28,7 @@ _AWAY = (Unavailable, DeadlineExceeded)
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Pace:
-    """How long a try may take, how long to wait between two, and how often to hear a no."""
+    """How long a try may take, how long to wait between two, and how often to be refused."""
 
     try_s: float = 5.0
     first_wait_s: float = 0.05
@@ -52,7 +52,7 @@ class Publisher:
         self._pace = pace
         self._queue: deque[event_pb2.Envelope] = deque()
         self._client: Client | None = None
-        self._supervisor = Supervisor()
+        self._background = BackgroundTasks()
         self._sending: asyncio.Task[None] | None = None
 
     def publish(self, event: Event) -> None:
@@ -67,7 +67,7 @@ class Publisher:
             _log.error("giving up the oldest of %d events: %s", self._capacity, lost.topic)
         self._queue.append(envelope)
         if self._sending is None or self._sending.done():
-            self._sending = self._supervisor.start(self._send_all(), name="events to containerd")
+            self._sending = self._background.start(self._send_all(), name="events to containerd")
 
     async def close(self, timeout_s: float) -> None:
         """Deliver what is left for `timeout_s` seconds, and hang up; publish nothing afterwards."""

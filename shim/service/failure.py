@@ -1,4 +1,4 @@
-"""Whatever a call raises becomes an error of ours, the same for every edge."""
+"""Converts what a call raises to an error of ours, the same for every edge."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ _log = logging.getLogger(__name__)
 
 
 def of(error: BaseException, method: str) -> CryoError:
-    """Return the error that the caller is told; what nobody expected goes to the log whole.
+    """Return the error for the caller; an unexpected one is logged with its traceback.
 
     Raises:
-        CancelledError: the call itself was cancelled, and nobody hears how it ended.
+        CancelledError: the call itself was cancelled, and its outcome has no receiver.
     """
     if isinstance(error, asyncio.CancelledError):
         return _own_cancel(error)
@@ -26,7 +26,7 @@ def of(error: BaseException, method: str) -> CryoError:
 
 
 def _own_cancel(error: asyncio.CancelledError) -> CryoError:
-    """Tell a cancelled operation of the core from a cancelled call."""
+    """Return whether the core's operation, and not the call, was cancelled."""
     task = asyncio.current_task()
     if task is not None and task.cancelling():
         raise error

@@ -1,7 +1,7 @@
 """The simulation's own init: it lives in the private namespace and runs everything there.
 
 It is a subreaper, so sandboxes whose parent is gone are reaped at once, and when its stdin closes
-(because whoever made the simulation is done, or dead) it ends every process below it. A second
+(because the creator of the simulation is done, or dead) it ends every process below it. A second
 process, outside the namespace, then removes the simulation's folder.
 
 Requests come over a unix socket, a thread each, in the device's framing.
@@ -61,7 +61,7 @@ class Reaper:
             return self._status.get(pid, 0)
 
     def reap(self) -> None:
-        """Reap for ever."""
+        """Reap children until the end."""
         while True:
             try:
                 found = os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOWAIT)
@@ -85,7 +85,7 @@ class Reaper:
 
 
 class Agent:
-    """Runs programs in the namespace for whoever asks on the socket."""
+    """Runs programs in the namespace for every client of the socket."""
 
     def __init__(self, reaper: Reaper) -> None:
         self._reaper = reaper
@@ -240,7 +240,8 @@ def main() -> None:
     """Serve until stdin ends, then tidy up."""
     folder = Path(sys.argv[1])
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        # Ctrl-C is for the maker, who closes our stdin. No SIG_IGN: what we run would inherit that.
+        # Ctrl-C is for the parent, which closes our stdin. No SIG_IGN: what we run would inherit
+        # that.
         signal.signal(number, lambda *_: None)
     pid = os.fork()
     if not pid:

@@ -16,7 +16,7 @@ class Kind(enum.StrEnum):
     SLOW = "slow"  # takes `seconds` longer
     WRONG_STATE = "wrong_state"  # says that all is well and does nothing
     OOM = "oom"  # restore: the device is out of memory, and the process poisoned
-    BUSY = "busy"  # lock: submitted work runs for `seconds` more (0: for ever)
+    BUSY = "busy"  # lock: submitted work runs for `seconds` more (0: without end)
     DIE = "die"  # the process ends while the tool works on it
 
 
@@ -57,5 +57,5 @@ class Fault:
         return self.nth in (0, count)
 
     def line(self) -> str:
-        """Return what the tool is told: kind, seconds, message."""
+        """Return what the tool receives: kind, seconds, message."""
         return f"{self.kind} {self.seconds} {self.message}"

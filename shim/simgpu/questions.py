@@ -1,4 +1,4 @@
-"""What can be asked of a workload, whoever runs the container: raw runsc or the sidecar."""
+"""Queries to a workload, whether plain runsc or the sidecar runs the container."""
 
 from __future__ import annotations
 

@@ -17,7 +17,7 @@ _MARGIN_S = 10.0
 
 @dataclass(frozen=True)
 class Ran:
-    """A program that has ended. `elapsed_s` is its own time, measured beside it."""
+    """A program that has exited. `elapsed_s` is its own time, measured beside it."""
 
     status: int
     out: str

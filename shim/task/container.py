@@ -7,10 +7,11 @@ from signal import SIGKILL
 
 from shim.host.exit_status import UNKNOWN_STATUS
 from shim.model import Exit, ProcessView, TaskRef, TaskView, utcnow
+from shim.oci import pod
+from shim.oci.annotations import read_annotations
+from shim.oci.document import Spec
 from shim.runsc.client import Runsc
 from shim.runsc.guest import ContainerGuest
-from shim.spec import pod, wishes
-from shim.spec.document import Spec
 from shim.state import TaskState
 from shim.task.container_files import ContainerFiles
 from shim.task.context import Context
@@ -84,7 +85,7 @@ class Container:
     @property
     def parks(self) -> bool:
         """Whether a pause of the container gives its GPU memory back."""
-        return bool(self.record.gpu and wishes.read(self.files.spec).park)
+        return bool(self.record.gpu and read_annotations(self.files.spec).park)
 
     def process(self, exec_id: str) -> Process:
         """Return the init process, or an exec's.
@@ -148,12 +149,12 @@ class Container:
     def note_started(self) -> None:
         """Record and publish that the container is started."""
         self.store.try_update(started=True, unsettled=False)
-        self.context.tell("/tasks/start", self.ref, pid=self.record.pid)
+        self.context.publish_event("/tasks/start", self.ref, pid=self.record.pid)
 
     def _publish_exit(self, exit_: Exit) -> None:
         # The state and the exit change in one step: a stopped task always has its exit.
         self.machine.state = TaskState.STOPPED
-        self.context.tell(
+        self.context.publish_event(
             "/tasks/exit",
             self.ref,
             id=self.ref.id,
@@ -170,14 +171,14 @@ class Container:
         async with self.machine.holding(TaskState.RUNNING, verb="pause", quiesce=True):
             await self.machine.pause()
             self.machine.move(TaskState.PAUSED)
-            self.context.tell("/tasks/paused", self.ref)
+            self.context.publish_event("/tasks/paused", self.ref)
 
     async def resume(self) -> None:
         """Resume all processes."""
         async with self.machine.holding(TaskState.PAUSED, verb="resume"):
             await self.machine.resume()
             self.machine.move(TaskState.RUNNING)
-            self.context.tell("/tasks/resumed", self.ref)
+            self.context.publish_event("/tasks/resumed", self.ref)
 
     async def delete(self) -> ProcessView:
         """Remove a container that does not run, and everything that it left."""
@@ -189,14 +190,14 @@ class Container:
             last = self.process_view()
             at = last.exit.at if last.exit else utcnow()
             status = last.exit.status if last.exit else 0
-            self.context.tell(
+            self.context.publish_event(
                 "/tasks/delete", self.ref, pid=last.pid, exit_status=status, exited_at=at
             )
             return last
 
     async def clear(self) -> None:
         """Remove the container, its mounts and its folder; safe to repeat."""
-        await self.init.end_maker()
+        await self.init.end_creator()
         if self.init.is_watched and self.state is not TaskState.STOPPED:
             await self.init.stop()
         await self.runsc.delete(self.ref.id)

@@ -13,12 +13,12 @@ from shim.config import Config
 from shim.host import cgroup, files
 from shim.host.filecalls import file_call
 from shim.host.oserror import typed
+from shim.oci import document
+from shim.oci.document import Spec
+from shim.oci.hooks import Names, wrapped
+from shim.oci.pod import SANDBOX_ID
 from shim.runsc import overlay
 from shim.runsc.argv import runsc_id
-from shim.spec import document
-from shim.spec.document import Spec
-from shim.spec.hooks import Names, wrapped
-from shim.spec.pod import SANDBOX_ID
 from shim.task import rootfs
 from shim.task.record_store import RecordStore
 
@@ -100,7 +100,7 @@ class ContainerFiles:
     def note_cgroups(self) -> None:
         """Remember the cgroups that runsc will make: a runsc that is killed leaves them behind."""
         path = self._cgroups_path(self.spec)
-        self._new_cgroups = [one for one in cgroup.places(path) if not one.exists()]
+        self._new_cgroups = [one for one in cgroup.paths(path) if not one.exists()]
 
     # -- the link in containerd's bundle -------------------------------------------------------
 

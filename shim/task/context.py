@@ -1,14 +1,14 @@
-"""What all tasks of an owner share: settings, folders, keeper, runsc, and the event publisher."""
+"""What all tasks of an owner share: settings, folders, supervisor, runsc, event publisher."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from shim import points
+from shim import failpoints
 from shim.config import Config
-from shim.host.keeper.port import KeeperPort
-from shim.host.supervisor import Supervisor
+from shim.host.background import BackgroundTasks
+from shim.host.supervisor.port import ProcessSupervisor
 from shim.model import Event, TaskRef, utcnow
 from shim.runsc.client import Runsc
 from shim.runsc.probe import Capabilities
@@ -24,10 +24,10 @@ class Context:
 
     config: Config
     layout: Layout
-    keeper: KeeperPort
+    supervisor: ProcessSupervisor
     prober: Prober
     publish: Publish
-    supervisor: Supervisor = field(default_factory=Supervisor)
+    background: BackgroundTasks = field(default_factory=BackgroundTasks)
 
     async def capabilities(self) -> Capabilities:
         """Return what the configured runsc can do."""
@@ -36,9 +36,9 @@ class Context:
     async def runsc(self, namespace: str) -> Runsc:
         """Return the runsc of a namespace."""
         root = self.layout.runsc_root(namespace)
-        return Runsc(self.config, await self.capabilities(), root, self.keeper)
+        return Runsc(self.config, await self.capabilities(), root, self.supervisor)
 
-    def tell(self, topic: str, ref: TaskRef, **fields: object) -> None:
+    def publish_event(self, topic: str, ref: TaskRef, **fields: object) -> None:
         """Publish an event of a task."""
-        with points.around(f"event.{topic.rpartition('/')[2]}"):
+        with failpoints.around(f"event.{topic.rpartition('/')[2]}"):
             self.publish(Event(topic=topic, ref=ref, fields=fields, at=utcnow()))

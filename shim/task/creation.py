@@ -63,7 +63,7 @@ class Creation:
             )
             task = await self._create(context, record, planned)
             self._tasks.add(task)
-        context.tell(
+        context.publish_event(
             "/tasks/create",
             ref,
             bundle=request.bundle,
@@ -74,7 +74,7 @@ class Creation:
         )
         for text in planned.warnings:
             _log.warning("task %s: %s", ref, text)
-            context.tell("/cryo/warning", ref, text=text)
+            context.publish_event("/cryo/warning", ref, text=text)
         return task
 
     async def _create(self, context: Context, record: TaskRecord, planned: Plan) -> Container:

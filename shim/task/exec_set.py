@@ -89,7 +89,7 @@ class ExecSet:
         added.write(process)
         self._store.update(execs={**self._records(), exec_id: added.record})
         self._by_id[exec_id] = added
-        self._context.tell("/tasks/exec-added", self._ref, exec_id=exec_id)
+        self._context.publish_event("/tasks/exec-added", self._ref, exec_id=exec_id)
 
     async def start(self, exec_id: str) -> int:
         """Run an added process; return its number in the container.

@@ -28,10 +28,10 @@ from shim.host.oserror import typed
 from shim.host.process_id import ProcessId
 from shim.host.shielded import shielded
 from shim.model import Exit, ProcessView, Stdio, TaskRef, check_id, utcnow
+from shim.oci.terminal import console_size
 from shim.runsc.argv import ExecArgs
 from shim.runsc.client import Runsc, last_error
 from shim.runsc.failure import failure
-from shim.spec.terminal import console_size
 from shim.state import TaskState
 from shim.task.context import Context
 from shim.task.pidpipe import PidPipe
@@ -80,15 +80,15 @@ class Exec:
         self._log = folder / f"exec-{exec_id}.log"
         self.record = ExecRecord(id=exec_id, stdio=stdio)
         self.state = TaskState.CREATED
-        self.streams = ExecStreams(context.keeper, ref, exec_id, stdio, folder)
+        self.streams = ExecStreams(context.supervisor, ref, exec_id, stdio, folder)
         self.process = Process(
-            f"process {exec_id} of task {ref}", context.supervisor, self.streams, self._publish
+            f"process {exec_id} of task {ref}", context.background, self.streams, self._publish
         )
 
     def _publish(self, exit_: Exit) -> None:
         self.state = TaskState.STOPPED
         self.record = msgspec.structs.replace(self.record, exit=exit_)
-        self._context.tell(
+        self._context.publish_event(
             "/tasks/exit",
             self._ref,
             id=self.record.id,
@@ -168,7 +168,9 @@ class Exec:
                 raise
         self.streams.started()
         self.record = msgspec.structs.replace(self.record, guest_pid=pid)
-        self._context.tell("/tasks/exec-started", self._ref, exec_id=self.record.id, pid=pid)
+        self._context.publish_event(
+            "/tasks/exec-started", self._ref, exec_id=self.record.id, pid=pid
+        )
         if self.state is TaskState.CREATED:
             self.state = TaskState.RUNNING
         return pid
@@ -185,7 +187,7 @@ class Exec:
         It may have been killed itself, for want of memory say: then the program is ended too, or
         it would run on without an owner.
         """
-        exit_ = await exit_of(self._context.keeper, runner)
+        exit_ = await exit_of(self._context.supervisor, runner)
         killed = exit_.status in (SIGKILL_STATUS, UNKNOWN_STATUS)
         if killed and self.record.guest_pid and self.process.ended.value is None:
             await self._kill_program(self.record.guest_pid)
@@ -193,7 +195,7 @@ class Exec:
 
     async def _first_of(self, pipe: PidPipe) -> int:
         """Wait for the program's number, for runsc's end without one, or for a kill."""
-        start, name = self._context.supervisor.start, self.process.name
+        start, name = self._context.background.start, self.process.name
         number = start(pipe.read(), name=f"pid of {name}")
         others = [
             start(self.process.ended.get(), name=f"end of {name}"),
@@ -207,7 +209,7 @@ class Exec:
             if self._aborted.is_set():
                 message = f"process {self.record.id} of task {self._ref} was killed in its start"
                 raise IllegalState(message, remedy="delete it, and add another")
-            # Also where the program has ended first: its number was written before that.
+            # Also where the program has exited first: its number was written before that.
             if pid := pipe.take():
                 return pid
             if self.process.ended.value is None and not number.done():

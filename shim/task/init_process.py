@@ -11,12 +11,12 @@ from signal import SIGKILL
 from typing import Protocol
 
 from shim.host import procs
+from shim.host.background import OnCrash
 from shim.host.process_id import ProcessId
-from shim.host.supervisor import OnCrash
 from shim.model import Exit, RestoreOptions, utcnow
+from shim.oci.terminal import console_size
 from shim.runsc.argv import CreateArgs, RestoreArgs
 from shim.runsc.client import Runsc, Streams
-from shim.spec.terminal import console_size
 from shim.task.container_files import ContainerFiles
 from shim.task.context import Context
 from shim.task.oom import OomEvents
@@ -74,9 +74,9 @@ class InitProcess:
         self.runsc = runsc
         self.store = store
         self.files = files
-        self.streams = ProcessStreams(context.keeper, ref, "", store.record.stdio, files.folder)
+        self.streams = ProcessStreams(context.supervisor, ref, "", store.record.stdio, files.folder)
         self.process = Process(
-            f"task {ref}", context.supervisor, self.streams, publish_exit, on_crash
+            f"task {ref}", context.background, self.streams, publish_exit, on_crash
         )
         self.is_watched = False
         self._id = ref.id
@@ -107,16 +107,16 @@ class InitProcess:
             console_socket=await self.streams.listen(),
         )
         async with self._lifecycle.streams_at_create(self) as streams:
-            born = await self.runsc.create(
+            process = await self.runsc.create(
                 args,
                 streams,
                 gpu=record.gpu,
                 log=self.files.log,
                 overlay2=record.overlay2,
-                started=self._note_maker,
+                started=self._record_creator,
             )
-        self.store.update(pid=born.pid, start=born.start, unsettled=False)
-        self._watch_sandbox(born)
+        self.store.update(pid=process.pid, start=process.start, unsettled=False)
+        self._watch_sandbox(process)
         await self._connect_terminal()
 
     async def restore(self, options: RestoreOptions) -> int:
@@ -133,23 +133,23 @@ class InitProcess:
             direct=options.direct,
         )
         async with self.streams.opened() as streams:
-            born = await self.runsc.restore(
+            process = await self.runsc.restore(
                 args,
                 streams,
                 gpu=record.gpu,
                 log=self.files.log,
                 overlay2=record.overlay2,
                 timeout_s=self.context.config.timeouts.save,
-                started=self._note_maker,
+                started=self._record_creator,
             )
         # It runs before its restore is over, and before that can be recorded.
-        self.store.update(pid=born.pid, start=born.start, unsettled=True)
-        self._watch_sandbox(born)
+        self.store.update(pid=process.pid, start=process.start, unsettled=True)
+        self._watch_sandbox(process)
         await self._connect_terminal()
-        return born.pid
+        return process.pid
 
-    def _note_maker(self, pid: int, start: int) -> None:
-        self.store.update(maker_pid=pid, maker_start=start)
+    def _record_creator(self, pid: int, start: int) -> None:
+        self.store.update(creator_pid=pid, creator_start=start)
 
     async def _connect_terminal(self) -> None:
         self.streams.suggest_size(console_size(self.files.spec.data.get("process")))
@@ -161,11 +161,11 @@ class InitProcess:
 
     # -- exit ----------------------------------------------------------------------------------
 
-    def _watch_sandbox(self, born: ProcessId) -> None:
+    def _watch_sandbox(self, process: ProcessId) -> None:
         """Watch for the sandbox's exit, and for OOM kills."""
         self.is_watched = True
-        self.watch(partial(self._lifecycle.exit_of_sandbox, self, born))
-        self._oom.watch(born.pid)
+        self.watch(partial(self._lifecycle.exit_of_sandbox, self, process))
+        self._oom.watch(process.pid)
 
     def watch(self, exit_of: Callable[[], Awaitable[Exit | None]]) -> asyncio.Task[None]:
         """Wait for an exit in the background, and publish it."""
@@ -215,9 +215,9 @@ class InitProcess:
         else:
             await self.end(Exit(status=128 + signal, at=utcnow()))
 
-    async def end_maker(self) -> None:
+    async def end_creator(self) -> None:
         """Wait for a runsc of a dead owner that still makes the sandbox, or kill it."""
-        pid, start = self.store.record.maker_pid, self.store.record.maker_start
+        pid, start = self.store.record.creator_pid, self.store.record.creator_start
         if not procs.is_alive(pid, start):
             return
         timeouts = self.context.config.timeouts
@@ -226,8 +226,8 @@ class InitProcess:
                 await procs.wait_pidfd(pid, start)
         except TimeoutError:
             for number, since in ((pid, start), *procs.kill_tree(pid, start)):
-                born = ProcessId(pid=number, start=since)
-                await until_killed(f"runsc for {self.name}", born, timeouts.command)
+                process = ProcessId(pid=number, start=since)
+                await until_killed(f"runsc for {self.name}", process, timeouts.command)
 
     # -- owners --------------------------------------------------------------------------------
 

@@ -73,7 +73,7 @@ async def _kill_now(container: Container, *, everyone: bool) -> None:
         return None
 
     name = f"kill of {container.init.name}"
-    work = container.context.supervisor.start(ask(), name=name)
+    work = container.context.background.start(ask(), name=name)
     await asyncio.wait({work}, timeout=timeout_s)
     error: CryoError | None
     if work.done():

@@ -25,7 +25,9 @@ class OomEvents:
         """Watch the cgroup of the sandbox process; without one there are no events."""
         try:
             if own := cgroup.find(pid):
-                self._watch = OomWatch(own, lambda: self._context.tell("/tasks/oom", self._ref))
+                self._watch = OomWatch(
+                    own, lambda: self._context.publish_event("/tasks/oom", self._ref)
+                )
         except CryoError as error:
             _log.warning("task %s: its OOM events are not published: %s", self._ref, error)
 

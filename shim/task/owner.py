@@ -7,34 +7,34 @@ from shim.errors import Unavailable
 from shim.runsc.probe import Capabilities
 from shim.runsc.prober import Prober
 from shim.task.context import Context, Publish
-from shim.task.house import House
+from shim.task.runtime_env import RuntimeEnv
 
 
 class Owner:
     """Makes the context of this process's tasks, and refuses it before and after their time."""
 
-    def __init__(self, config: Config, publish: Publish, house: House) -> None:
-        self.address = house.address
-        self.adopts = house.adopts
+    def __init__(self, config: Config, publish: Publish, runtime_env: RuntimeEnv) -> None:
+        self.address = runtime_env.address
+        self.adopts = runtime_env.adopts
         self.is_closing = False
         self._config = config
         self._publish = publish
-        self._house = house
+        self._runtime_env = runtime_env
         self._context: Context | None = None
 
     async def enter(self) -> Context:
-        """Lock the state folder, reach the keeper, and make the context.
+        """Lock the state folder, reach the supervisor, and make the context.
 
         Raises:
             AlreadyExists: another process owns the folder.
-            Unavailable: the keeper does not start.
+            Unavailable: the supervisor does not start.
         """
-        layout, keeper = await self._house.enter()
+        layout, supervisor = await self._runtime_env.enter()
         runsc = self._config.runsc
         self._context = Context(
             config=self._config,
             layout=layout,
-            keeper=keeper,
+            supervisor=supervisor,
             prober=Prober(runsc.binary, layout.known_runsc, runsc.flags),
             publish=self._publish,
         )
@@ -62,6 +62,6 @@ class Owner:
     async def leave(self) -> None:
         """End the background work, and let another process own the tasks."""
         if self._context is not None:
-            await self._context.supervisor.aclose()
-            await self._context.keeper.close()
-        self._house.leave()
+            await self._context.background.aclose()
+            await self._context.supervisor.close()
+        self._runtime_env.leave()

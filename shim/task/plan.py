@@ -10,12 +10,13 @@ from shim.cuda.inject import find_helper, find_tool, helper_in, prepare
 from shim.errors import InvalidArgument, InvalidBundle
 from shim.image.manifest import Manifest, Member
 from shim.model import CreateRequest, Value
+from shim.oci import document, host_access, pod
+from shim.oci.annotations import read_annotations
+from shim.oci.compare import check_same, describe, differences
+from shim.oci.document import Spec
+from shim.oci.gpu import gpu_request
+from shim.oci.restorable import fitted, restorable
 from shim.runsc import overlay, settings
-from shim.spec import document, host_access, pod, wishes
-from shim.spec.compare import check_same, describe, differences
-from shim.spec.document import Spec
-from shim.spec.gpu import gpu_request
-from shim.spec.restorable import fitted, restorable
 
 # What can be done about a bundle that does not fit an image, by who named the bundle.
 _REMEDY_OF_RESTORE = (
@@ -81,16 +82,16 @@ def plan(config: Config, request: CreateRequest, source: ImageSource | None = No
     if not request.rootfs and not spec.rootfs.is_dir():
         message = f"the root filesystem {spec.rootfs} is not there"
         raise InvalidBundle(message, remedy="mount it, or correct root.path in config.json")
-    wishes.read(spec)  # a mistake in them is told now, not when the container shall be saved
-    wish = gpu_request(spec, config.cuda.from_environment)
+    read_annotations(spec)  # a mistake in them is reported now, not at the first checkpoint
+    gpu = gpu_request(spec, config.cuda.from_environment)
     was = _spec_of(saved) if saved else None
     ready = prepare(
         spec,
         cuda=config.cuda,
-        tool=find_tool(config.cuda) if wish.wanted else None,
-        gpu=wish,
+        tool=find_tool(config.cuda) if gpu.wanted else None,
+        gpu=gpu,
         recorded_tool=saved.guest_tool if saved else "",
-        helper=find_helper(config.cuda) if wish.wanted else "",
+        helper=find_helper(config.cuda) if gpu.wanted else "",
         recorded_helper=helper_in(was) if was else None,
         deadlines=config.timeouts,
     )

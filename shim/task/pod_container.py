@@ -59,7 +59,9 @@ class PodContainerLifecycle:
         with contextlib.suppress(NotFound):
             try:
                 await self.watch_restored(init)
-            except Unavailable as error:  # no keeper: the exit of the sandbox is seen without it
+            except (
+                Unavailable
+            ) as error:  # no supervisor: the exit of the sandbox is seen without it
                 _log.warning("%s: %s", init.name, error)
                 self._watch(init, None)
 
@@ -68,7 +70,7 @@ class PodContainerLifecycle:
 
     async def exit_of_sandbox(self, init: InitProcess, sandbox: ProcessId) -> Exit:
         """Take the exit of the sandbox process for the container's if nothing else reports that."""
-        ended = await exit_of(init.context.keeper, sandbox)
+        ended = await exit_of(init.context.supervisor, sandbox)
         if self._exit_watch is not None:
             await asyncio.wait({self._exit_watch}, timeout=_FLUSH_S)
         return Exit(status=SIGKILL_STATUS, at=ended.at)
@@ -111,7 +113,7 @@ async def _exit_of_container(init: InitProcess, waiter: ProcessId | None) -> Exi
     """
     while True:
         if waiter is not None:
-            ended = await exit_of(init.context.keeper, waiter)
+            ended = await exit_of(init.context.supervisor, waiter)
             status = _written_status(init)
             if status is not None:
                 return Exit(status=status, at=ended.at)

@@ -17,12 +17,12 @@ import msgspec
 
 from shim.config import Config
 from shim.errors import Cancelled, CryoError, FailedPrecondition, InvalidArgument
+from shim.host.background import BackgroundTasks
 from shim.host.filecalls import file_call
-from shim.host.supervisor import Supervisor
 from shim.image.verify import read_manifest
 from shim.model import Progress, TaskRef
+from shim.oci.annotations import read_annotations, restore_options
 from shim.runsc.probe import Capabilities
-from shim.spec import wishes
 from shim.state import TaskState
 from shim.task.container import Container
 from shim.task.kill import ends_created
@@ -42,15 +42,15 @@ class PendingPodRestore:
         root: Container,
         config: Config,
         capabilities: Capabilities,
-        supervisor: Supervisor,
+        background: BackgroundTasks,
         on_over: Callable[[], None],
     ) -> None:
         """Take the sandbox's root task, and what is called when the restore is over."""
-        options = wishes.for_restore(root.record.image_path, wishes.read(root.files.spec))
+        options = restore_options(root.record.image_path, read_annotations(root.files.spec))
         options = msgspec.structs.replace(options, digest=root.record.image_digest)
         self._root = root
         self._capabilities = capabilities
-        self._supervisor = supervisor
+        self._background = background
         self._restore = Restore(RestoredContainer(root), config, options, self._keep_warning)
         self._on_over = on_over
         self._tasks: list[Container] = []
@@ -82,7 +82,7 @@ class PendingPodRestore:
                 one.machine.run()
         elif self._timer is None:
             name = f"deadline of the restore of {self._root.ref}"
-            self._timer = self._supervisor.start(self._expire(), name=name)
+            self._timer = self._background.start(self._expire(), name=name)
 
     async def _join(self, task: Container, name: str) -> None:
         if task is self._root:
@@ -181,7 +181,7 @@ class PodRestores:
         def over() -> None:
             self._pending.pop(root.ref, None)
 
-        made = PendingPodRestore(root, self._config, able, self._owner.context().supervisor, over)
+        made = PendingPodRestore(root, self._config, able, self._owner.context().background, over)
         self._pending[root.ref] = made
         return made
 

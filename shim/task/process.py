@@ -15,12 +15,12 @@ from typing import Any
 
 from shim.errors import CryoError, DeadlineExceeded, Unavailable
 from shim.host import procs, procstat
+from shim.host.background import BackgroundTasks, OnCrash
 from shim.host.exit_status import UNKNOWN_STATUS
-from shim.host.keeper.port import KeeperPort
 from shim.host.process_id import ProcessId
-from shim.host.supervisor import OnCrash, Supervisor
+from shim.host.supervisor.port import ProcessSupervisor
 from shim.model import Exit, utcnow
-from shim.task.once import SetOnce
+from shim.task.set_once import SetOnce
 from shim.task.streams import ProcessStreams
 
 _log = logging.getLogger(__name__)
@@ -41,7 +41,7 @@ class Process:
     def __init__(
         self,
         name: str,
-        supervisor: Supervisor,
+        background: BackgroundTasks,
         streams: ProcessStreams,
         publish: Publish,
         on_crash: OnCrash | None = None,
@@ -51,12 +51,12 @@ class Process:
         self.streams = streams
         self.ended: SetOnce[Exit] = SetOnce()
         self.exit: SetOnce[Exit] = SetOnce()
-        self._supervisor = supervisor
+        self._background = background
         self._publish = publish
         self._on_crash = on_crash
         self._start_published = asyncio.Event()
         self._start_published.set()
-        self._background: set[asyncio.Task[None]] = set()
+        self._work: set[asyncio.Task[None]] = set()
 
     @contextlib.asynccontextmanager
     async def starting(self) -> AsyncIterator[None]:
@@ -91,9 +91,9 @@ class Process:
 
     def run(self, work: Coroutine[Any, Any, None], what: str) -> asyncio.Task[None]:
         """Run work of this process in the background; a crash of it ends the wait for the exit."""
-        task = self._supervisor.start(work, name=f"{what} of {self.name}", on_crash=self._crashed)
-        self._background.add(task)
-        task.add_done_callback(self._background.discard)
+        task = self._background.start(work, name=f"{what} of {self.name}", on_crash=self._crashed)
+        self._work.add(task)
+        task.add_done_callback(self._work.discard)
         return task
 
     def _crashed(self, error: BaseException) -> None:
@@ -152,7 +152,7 @@ class Process:
         if late:
             _log.warning("%s exited; its output is still being read", self.name)
 
-    async def killed(self, born: ProcessId, timeout_s: float) -> Exit:
+    async def killed(self, process: ProcessId, timeout_s: float) -> Exit:
         """Wait for the exit of what was sent SIGKILL.
 
         Raises:
@@ -162,43 +162,43 @@ class Process:
             async with asyncio.timeout(timeout_s):
                 await self.ended.get()
         except TimeoutError as error:
-            raise unkillable(self.name, born, timeout_s) from error
+            raise unkillable(self.name, process, timeout_s) from error
         return await self.exit.get()
 
     def detach(self) -> None:
         """Stop watching: the owner ends, and the process runs on."""
-        for task in list(self._background):
+        for task in list(self._work):
             task.cancel()
 
 
-async def exit_of(keeper: KeeperPort, born: ProcessId) -> Exit:
-    """Wait for the exit of a process, with its status where the keeper knows it."""
+async def exit_of(supervisor: ProcessSupervisor, process: ProcessId) -> Exit:
+    """Wait for the exit of a process, with its status where the supervisor knows it."""
     try:
-        ended = await keeper.wait(born.pid, born.start)
+        ended = await supervisor.wait(process.pid, process.start)
     except Unavailable as error:
-        _log.warning("the exit status of process %s is lost: %s", born.pid, error)
+        _log.warning("the exit status of process %s is lost: %s", process.pid, error)
     except Exception:  # noqa: BLE001 - a bug there must not lose the exit
-        _log.exception("waiting for process %s failed; its exit status is lost", born.pid)
+        _log.exception("waiting for process %s failed; its exit status is lost", process.pid)
     else:
         return Exit(status=ended.status, at=ended.at)
-    await _until_gone(born)
+    await _until_gone(process)
     return Exit(status=UNKNOWN_STATUS, at=utcnow())
 
 
-def unkillable(name: str, born: ProcessId, timeout_s: float) -> DeadlineExceeded:
+def unkillable(name: str, process: ProcessId, timeout_s: float) -> DeadlineExceeded:
     """Return the error for a process that does not exit after SIGKILL."""
-    found = procstat.read(born.pid)
+    found = procstat.read(process.pid)
     state = found.state if found is not None else "unknown"
     sleeps = " in uninterruptible sleep" if state == "D" else ""
     return DeadlineExceeded(
-        f"{name}: process {born.pid} was sent SIGKILL and has not exited in {timeout_s:g} s: "
+        f"{name}: process {process.pid} was sent SIGKILL and has not exited in {timeout_s:g} s: "
         f"it is{sleeps} in state {state}",
         remedy="it exits when the device or filesystem that it waits for answers; "
-        f"/proc/{born.pid}/stack says where it waits",
+        f"/proc/{process.pid}/stack says where it waits",
     )
 
 
-async def until_killed(name: str, born: ProcessId, timeout_s: float) -> None:
+async def until_killed(name: str, process: ProcessId, timeout_s: float) -> None:
     """Wait for the end of a process that is not our child and was sent SIGKILL.
 
     Raises:
@@ -206,18 +206,18 @@ async def until_killed(name: str, born: ProcessId, timeout_s: float) -> None:
     """
     try:
         async with asyncio.timeout(timeout_s):
-            await procs.wait_pidfd(born.pid, born.start)
+            await procs.wait_pidfd(process.pid, process.start)
     except TimeoutError as error:
-        raise unkillable(name, born, timeout_s) from error
+        raise unkillable(name, process, timeout_s) from error
 
 
-async def _until_gone(born: ProcessId) -> None:
-    """Wait without a keeper; where even that fails, as with no descriptor left, try again."""
+async def _until_gone(process: ProcessId) -> None:
+    """Wait without a supervisor; where even that fails, as with no descriptor left, try again."""
     while True:
         try:
-            await procs.wait_pidfd(born.pid, born.start)
+            await procs.wait_pidfd(process.pid, process.start)
         except CryoError as error:
-            _log.warning("process %s cannot be watched: %s", born.pid, error)
+            _log.warning("process %s cannot be watched: %s", process.pid, error)
             await asyncio.sleep(_RETRY_S)
         else:
             return

@@ -8,7 +8,7 @@ from typing import TypeVar
 
 import msgspec
 
-from shim import points
+from shim import failpoints
 from shim.errors import InvalidArgument
 from shim.host import files
 from shim.host.oserror import typed
@@ -40,16 +40,16 @@ class CleanupRecord(Value, kw_only=True):
     owner: str = ""
     pid: int = 0
     start: int = 0
-    maker_pid: int = 0
-    maker_start: int = 0
+    creator_pid: int = msgspec.field(default=0, name="maker_pid")
+    creator_start: int = msgspec.field(default=0, name="maker_start")
     exit: Exit | None = None
 
 
 class TaskRecord(CleanupRecord, kw_only=True):
     """A task.
 
-    `pid` and `start` name its sandbox process, 0 while there is none; `maker_pid` and
-    `maker_start` the runsc that makes it; `owner` is the socket of the shim that owns it, empty
+    `pid` and `start` name its sandbox process, 0 while there is none; `creator_pid` and
+    `creator_start` the runsc that makes it; `owner` is the socket of the shim that owns it, empty
     for the sidecar's own. While `unsettled` only runsc knows whether it is started or paused.
     `image_digest` is that of the manifest by which it was made; where its spec came `from_image`,
     `bundle` is an image's word and no folder of ours.
@@ -87,7 +87,7 @@ def save(folder: Path, record: TaskRecord) -> None:
     """
     temporary = folder / f"{NAME}.tmp"
     try:
-        with points.around("record.save"):
+        with failpoints.around("record.save"):
             temporary.write_bytes(msgspec.json.encode(record))
             temporary.replace(folder / NAME)
     except OSError as error:
@@ -117,5 +117,5 @@ def _load(folder: Path, kind: type[_Record]) -> _Record | None:
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         message = f"{folder / NAME}: {error}"
         raise InvalidArgument(
-            message, remedy="remove that folder once its sandbox has ended"
+            message, remedy="remove that folder once its sandbox has exited"
         ) from error

@@ -21,8 +21,8 @@ class RecordChanges(TypedDict, total=False):
 
     pid: int
     start: int
-    maker_pid: int
-    maker_start: int
+    creator_pid: int
+    creator_start: int
     started: bool
     paused: bool
     unsettled: bool

@@ -24,7 +24,7 @@ _Item = TypeVar("_Item")
 # Each adoption runs several runsc commands.
 _ADOPTED_AT_ONCE = 4
 
-Say = Callable[[str], None]
+Log = Callable[[str], None]
 """Records what a recovery did, a line each."""
 
 
@@ -52,9 +52,9 @@ class Recovery:
         def kept() -> set[str] | None:
             return None if is_closing() else {task.journal.staging() for task in self._tasks}
 
-        await images.tidy(kept, self._say)
+        await images.tidy(kept, self._log_line)
 
-    def _say(self, text: str) -> None:
+    def _log_line(self, text: str) -> None:
         _log.warning("%s", text)
         self.lines.append(text)
 
@@ -62,11 +62,11 @@ class Recovery:
         """Report a task that cannot be adopted, with a traceback where that is a bug."""
         if not isinstance(error, CryoError | OSError):
             _log.error("task %s cannot be taken over", ref, exc_info=error)
-        self._say(f"task {ref} cannot be taken over: {str(error) or type(error).__name__}")
+        self._log_line(f"task {ref} cannot be taken over: {str(error) or type(error).__name__}")
 
     async def _adopt(self, ref: TaskRef) -> None:
         try:
-            task = await adopt(self._context, ref, self._say)
+            task = await adopt(self._context, ref, self._log_line)
         except Exception as error:  # noqa: BLE001 - one task must not block the others
             self._say_failed(ref, error)
             self._tasks.keep_unreadable(ref)
@@ -76,7 +76,7 @@ class Recovery:
 
     async def _undo(self, root: Container) -> None:
         try:
-            removed = await close_journal(self._tasks.sandbox_of(root), self._say)
+            removed = await close_journal(self._tasks.sandbox_of(root), self._log_line)
         except Exception as error:  # noqa: BLE001 - one task must not block the others
             self._say_failed(root.ref, error)
             root.warnings.set(f"it could not be taken over: {error}")
@@ -99,7 +99,7 @@ async def _each(do: Callable[[_Item], Awaitable[None]], items: Iterable[_Item]) 
 # -- one task ------------------------------------------------------------------------------------
 
 
-async def adopt(context: Context, ref: TaskRef, say: Say) -> Container | None:
+async def adopt(context: Context, ref: TaskRef, log: Log) -> Container | None:
     """Adopt one task; None when there was nothing to keep.
 
     Its journal is left to `close_journal`, once all tasks of its sandbox are adopted.
@@ -107,12 +107,12 @@ async def adopt(context: Context, ref: TaskRef, say: Say) -> Container | None:
     folder = context.layout.task(ref)
     record = records.load(folder)
     if record is None:
-        say(f"removing {folder}: it has no record")
+        log(f"removing {folder}: it has no record")
         context.layout.remove_task(ref)
         return None
     task = Container(context, await context.runsc(ref.namespace), record)
     if _is_half_created(record):
-        say(f"removing task {ref}: its creation was interrupted")
+        log(f"removing task {ref}: its creation was interrupted")
         await task.clear()
         return None
     await task.adopt()
@@ -127,38 +127,38 @@ def _is_half_created(record: TaskRecord) -> bool:
 # -- one sandbox ---------------------------------------------------------------------------------
 
 
-async def close_journal(sandbox: Sandbox, say: Say) -> list[Container]:
+async def close_journal(sandbox: Sandbox, log: Log) -> list[Container]:
     """Undo what was under way with a sandbox; return the tasks that are removed with that."""
-    removed = await _close(sandbox, say)
+    removed = await _close(sandbox, log)
     if not removed:
         for task in sandbox.containers:
             await task.machine.check_paused()
     return removed
 
 
-async def _close(sandbox: Sandbox, say: Say) -> list[Container]:
+async def _close(sandbox: Sandbox, log: Log) -> list[Container]:
     root = sandbox.root
     try:
         entry = root.journal.load()
     except CryoError as error:
         damage = f"its GPU processes may be frozen: its journal is damaged: {error}"
-        say(f"task {root.ref}: {damage}")
+        log(f"task {root.ref}: {damage}")
         root.warnings.set(damage)
         return []
     if entry is None:
         return []
     if entry.operation is Operation.RESTORE:
-        say(f"removing task {root.ref}: its restore was interrupted")
+        log(f"removing task {root.ref}: its restore was interrupted")
         removed = list(sandbox.containers)
         for task in removed:
             await task.clear()
         return removed
     if not root.is_parked:
-        await _undo(sandbox, entry, say)
+        await _undo(sandbox, entry, log)
     return []
 
 
-async def _undo(sandbox: Sandbox, entry: Entry, say: Say) -> None:
+async def _undo(sandbox: Sandbox, entry: Entry, log: Log) -> None:
     root = sandbox.root
     try:
         done = await _undone(sandbox, entry)
@@ -168,7 +168,7 @@ async def _undo(sandbox: Sandbox, entry: Entry, say: Say) -> None:
         root.warnings.set(done)
     else:
         root.warnings.clear()
-    say(f"task {root.ref}: {done}")
+    log(f"task {root.ref}: {done}")
 
 
 async def _undone(sandbox: Sandbox, entry: Entry) -> str:

@@ -170,7 +170,7 @@ class Restore:
         self._held.close()
         subject = await self._subject()
         with self._transaction.step(Phase.THAW):
-            await restore.wake(
+            await restore.thaw_restored(
                 subject,
                 self._manifest,
                 self._transaction.report,

@@ -30,7 +30,7 @@ class RootLifecycle:
 
     async def exit_of_sandbox(self, init: InitProcess, sandbox: ProcessId) -> Exit:
         """Wait for the exit of the sandbox process, which has the container's exit status."""
-        return await exit_of(init.context.keeper, sandbox)
+        return await exit_of(init.context.supervisor, sandbox)
 
     async def kill(self, init: InitProcess) -> None:
         """Kill the sandbox process."""

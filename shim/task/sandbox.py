@@ -8,8 +8,8 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 
 from shim.errors import CryoError, Refused
 from shim.model import CheckpointOptions, CheckpointResult, Report
-from shim.spec import wishes
-from shim.spec.pod import CONTAINER_NAME
+from shim.oci.annotations import fill_checkpoint_options, read_annotations
+from shim.oci.pod import CONTAINER_NAME
 from shim.state import TaskState
 from shim.task.container import Container
 from shim.task.state_machine import LIVE
@@ -54,7 +54,7 @@ class Sandbox:
             for one in containers:
                 one.machine.move(TaskState.CHECKPOINTING)
             try:
-                filled = wishes.for_checkpoint(options, wishes.read(subject.spec))
+                filled = fill_checkpoint_options(options, read_annotations(subject.spec))
                 result = await Checkpoint(subject, filled, report).run()
             except CryoError as error:
                 self._keep_damage(error)
@@ -64,7 +64,7 @@ class Sandbox:
                     one.machine.leave_checkpoint(state)
             root.warnings.clear()
         for one in containers:
-            one.context.tell("/tasks/checkpointed", one.ref, checkpoint=result.image_path)
+            one.context.publish_event("/tasks/checkpointed", one.ref, checkpoint=result.image_path)
         return result
 
     async def park(self, report: Report) -> None:
@@ -81,7 +81,7 @@ class Sandbox:
                 message = f"{others} would be stopped as well: they share {root.ref}'s sandbox"
                 raise Refused(message, remedy="leave out io.cryo.park in pods")
             await self._parking(lambda parking: parking.park(), report)
-        root.context.tell("/tasks/paused", root.ref)
+        root.context.publish_event("/tasks/paused", root.ref)
 
     async def unpark(self, report: Report) -> None:
         """Resume a parked container with its GPU memory; on failure it stays parked.
@@ -93,7 +93,7 @@ class Sandbox:
         async with self._holding(TaskState.PAUSED, verb="resume"):
             await self._parking(self._unpark, report)
             root.warnings.clear()
-        root.context.tell("/tasks/resumed", root.ref)
+        root.context.publish_event("/tasks/resumed", root.ref)
 
     async def _unpark(self, parking: Parking) -> None:
         try:
@@ -155,7 +155,7 @@ class Sandbox:
 
 
 def _check_names(subject: CheckpointTarget) -> None:
-    """Check that runsc can tell the containers of the image apart.
+    """Check that runsc can distinguish the containers of the image.
 
     Raises:
         Refused: one has no name, or that of another.
@@ -163,5 +163,5 @@ def _check_names(subject: CheckpointTarget) -> None:
     counts = Counter(one.name for one in subject.members)
     unclear = [one.ref.id for one in subject.members if not one.name or counts[one.name] > 1]
     if unclear:
-        message = f"{', '.join(unclear)} cannot be told apart in an image of their sandbox"
+        message = f"{', '.join(unclear)} cannot be distinguished in an image of their sandbox"
         raise Refused(message, remedy=f"give each a name of its own in {CONTAINER_NAME}")

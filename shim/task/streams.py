@@ -1,7 +1,7 @@
 """The standard streams of one process of a task: opened, handed over, and what of them is kept.
 
-What must outlive us is kept by the keeper under a name: the writing end of stdin, so that CloseIO
-decides when it ends, and a terminal's master, which the next owner continues to pump.
+What must outlive us is kept by the supervisor under a name: the writing end of stdin, so that
+CloseIO decides when it ends, and a terminal's master, which the next owner continues to pump.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ from pathlib import Path
 from shim.errors import FailedPrecondition
 from shim.host import stdio as host_stdio
 from shim.host.console import Console, ConsoleSocket, Size, resize
-from shim.host.keeper.port import KeeperPort
 from shim.host.process_id import ProcessId
+from shim.host.supervisor.port import ProcessSupervisor
 from shim.model import Stdio, TaskRef
 from shim.runsc.client import Streams
 
@@ -26,9 +26,9 @@ class ProcessStreams:
     """The streams of an init process or an exec."""
 
     def __init__(
-        self, keeper: KeeperPort, ref: TaskRef, exec_id: str, stdio: Stdio, folder: Path
+        self, supervisor: ProcessSupervisor, ref: TaskRef, exec_id: str, stdio: Stdio, folder: Path
     ) -> None:
-        self._keeper = keeper
+        self._supervisor = supervisor
         self._ref = ref
         self._name = f"{ref.namespace}/{ref.id}/{exec_id}"
         self._stdio = stdio
@@ -53,10 +53,10 @@ class ProcessStreams:
             async with self.nothing() as streams:
                 yield streams
             return
-        opened = await host_stdio.open_streams(self._stdio, self._ref, self._keeper)
+        opened = await host_stdio.open_streams(self._stdio, self._ref, self._supervisor)
         try:
             if opened.stdin_writer is not None:
-                await self._keeper.hold(f"{self._name}/stdin", opened.stdin_writer)
+                await self._supervisor.hold(f"{self._name}/stdin", opened.stdin_writer)
             self._logger = opened.logger
             yield Streams(stdin=opened.stdin, stdout=opened.stdout, stderr=opened.stderr)
         finally:
@@ -87,37 +87,37 @@ class ProcessStreams:
         await self._take(master)
 
     async def _take(self, master: int, *, with_input: bool = True) -> None:
-        """Give a copy of the terminal to the keeper, and begin to pump it."""
+        """Give a copy of the terminal to the supervisor, and begin to pump it."""
         try:
             if self._size is not None:
                 resize(master, *self._size)
-            await self._keeper.hold(f"{self._name}/pty", master)
+            await self._supervisor.hold(f"{self._name}/pty", master)
             await self._pump(master, with_input=with_input)
         except BaseException:
             os.close(master)
             raise
 
     async def _pump(self, master: int, *, with_input: bool = True) -> None:
-        opened = await host_stdio.open_streams(self._stdio, self._ref, self._keeper)
+        opened = await host_stdio.open_streams(self._stdio, self._ref, self._supervisor)
         try:
             # So that a client sees no end of its terminal when its owner dies and is started again.
-            await self._keeper.hold(f"{self._name}/out", opened.stdout)
+            await self._supervisor.hold(f"{self._name}/out", opened.stdout)
             stdin, stdout = os.dup(opened.stdin), os.dup(opened.stdout)
             self._console = Console(master, stdin, stdout, with_input=with_input)
         finally:
             opened.close()
 
     async def adopt(self) -> None:
-        """Go on with what an earlier owner had given to the keeper."""
+        """Go on with what an earlier owner had given to the supervisor."""
         if not self._stdio.terminal:
             return
-        master = await self._keeper.fetch(f"{self._name}/pty")
+        master = await self._supervisor.fetch(f"{self._name}/pty")
         if master is not None:
             await self._pump(master)
 
     async def close_stdin(self) -> None:
         """Let the process read the end of its input."""
-        await self._keeper.drop(f"{self._name}/stdin")
+        await self._supervisor.drop(f"{self._name}/stdin")
 
     def suggest_size(self, size: Size | None) -> None:
         """Give the terminal this size when it is made, unless a client asks for another."""
@@ -153,10 +153,10 @@ class ProcessStreams:
         await self._release()
 
     async def _release(self) -> None:
-        if self._keeper.closed:
+        if self._supervisor.closed:
             return
         for part in ("stdin", "pty", "out"):
-            await self._keeper.drop(f"{self._name}/{part}")
+            await self._supervisor.drop(f"{self._name}/{part}")
         if self._logger is not None:
             await host_stdio.end_logger(self._logger)
             self._logger = None

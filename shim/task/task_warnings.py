@@ -37,5 +37,5 @@ class TaskWarnings:
         record = self._store.record
         if text not in record.notices:
             _log.warning("task %s: %s", record.ref, text)
-            self._context.tell("/cryo/warning", record.ref, text=text)
+            self._context.publish_event("/cryo/warning", record.ref, text=text)
             self._store.try_update(notices=(*record.notices, text))

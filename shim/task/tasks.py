@@ -34,7 +34,6 @@ from shim.task.container import Container
 from shim.task.context import Publish
 from shim.task.creation import Creation
 from shim.task.host_info import HostInfo
-from shim.task.house import House, SidecarHouse
 from shim.task.image_service import ImageService
 from shim.task.kill import kill, kill_interrupted
 from shim.task.owner import Owner
@@ -42,6 +41,7 @@ from shim.task.plan import ImageSource
 from shim.task.pod_restore import PodRestores
 from shim.task.recovery import Recovery, log_progress
 from shim.task.restore_call import RestoreCall
+from shim.task.runtime_env import RuntimeEnv, SidecarEnv
 from shim.task.task_map import TaskMap
 from shim.task.transactions import Transactions
 
@@ -58,11 +58,11 @@ class Tasks:
     """The operations on tasks, which the handlers in `shim.service` call."""
 
     def __init__(
-        self, config: Config, publish: Publish = log_event, house: House | None = None
+        self, config: Config, publish: Publish = log_event, runtime_env: RuntimeEnv | None = None
     ) -> None:
         """Take the settings, the publisher of events, and where to live: by default a sidecar's."""
         self._timeouts = config.timeouts
-        self._owner = Owner(config, publish, house or SidecarHouse(Path(config.paths.state)))
+        self._owner = Owner(config, publish, runtime_env or SidecarEnv(Path(config.paths.state)))
         self._recovery: Recovery | None = None
         self._map = TaskMap()
         self._transactions = Transactions()
@@ -76,12 +76,12 @@ class Tasks:
     # -- life ----------------------------------------------------------------------------------
 
     async def recover(self) -> list[str]:
-        """Reach the keeper, adopt the tasks that run, note the exits, undo what was interrupted.
+        """Reach the supervisor, adopt running tasks, record exits, undo what was interrupted.
 
         Returns what was done, a line each: nothing, where the last owner was closed properly.
 
         Raises:
-            Unavailable: there is no runsc, or the keeper does not start.
+            Unavailable: there is no runsc, or the supervisor does not start.
         """
         context = await self._owner.enter()
         if not self._owner.adopts:

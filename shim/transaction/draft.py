@@ -11,8 +11,8 @@ from shim.cuda.inventory import Inventory
 from shim.host import procs
 from shim.image.manifest import Manifest, Member
 from shim.model import CheckpointOptions, CudaProcess, EngineName, Value, utcnow
+from shim.oci import document
 from shim.runsc import settings
-from shim.spec import document
 from shim.transaction import hostfacts
 from shim.transaction.builds import runsc_build
 from shim.transaction.target import CheckpointTarget

@@ -15,7 +15,7 @@ from typing import TypedDict, Unpack
 
 import msgspec
 
-from shim import points
+from shim import failpoints
 from shim.errors import InvalidArgument
 from shim.host.files import read_bounded
 from shim.host.oserror import typed
@@ -238,7 +238,7 @@ class Journal:
             CryoError: the file cannot be removed; the next owner finds nothing to undo.
         """
         try:
-            with points.around("journal.close"):
+            with failpoints.around("journal.close"):
                 self.path.unlink(missing_ok=True)
         except OSError as error:
             raise typed(error, f"remove {self.path}") from error
@@ -254,7 +254,7 @@ class Journal:
     def _write(self, entry: Entry) -> None:
         temporary = self.path.with_suffix(".tmp")
         try:
-            with points.around("journal.note" if self._entry else "journal.open"):
+            with failpoints.around("journal.note" if self._entry else "journal.open"):
                 temporary.write_bytes(msgspec.json.encode(entry))
                 temporary.replace(self.path)
         except OSError as error:

@@ -10,8 +10,8 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from shim.host import netns
+from shim.oci.document import Spec
 from shim.runsc import settings
-from shim.spec.document import Spec
 
 
 def warnings(spec: Spec, flags: Mapping[str, str]) -> tuple[str, ...]:

@@ -95,7 +95,7 @@ class Parking:
         self.began = True
         self._journal.note(committed=False)
         # It is completed also if the caller is cancelled meanwhile.
-        waking = asyncio.ensure_future(self._wake(group))
+        waking = asyncio.ensure_future(self._resume_and_thaw(group))
         try:
             await shielded(waking, deadline_s=None)
         except asyncio.CancelledError:
@@ -173,7 +173,7 @@ class Parking:
         if group.known:
             await group.thaw()
 
-    async def _wake(self, group: CudaGroup) -> None:
+    async def _resume_and_thaw(self, group: CudaGroup) -> None:
         try:
             await self._bring_back_in_time(group, self._timeouts.restore)
         except CryoError as cause:

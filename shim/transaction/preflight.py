@@ -11,9 +11,9 @@ from shim.errors import IllegalState, Refused, ResourceExhausted
 from shim.host import cgroup, files, procs
 from shim.host.text import first_few
 from shim.image import manifest as manifests
+from shim.oci import canonical, compare
 from shim.runsc import settings
 from shim.runsc.client import GuestProcess
-from shim.spec import canonical, compare
 from shim.transaction.target import CheckpointTarget
 
 # What an image contains besides memory: kernel state, page tables, the manifest.

@@ -9,8 +9,8 @@ from pathlib import Path
 from shim.cuda import driver, inventory
 from shim.errors import CryoError
 from shim.host import files, procs
+from shim.host.background import BackgroundTasks
 from shim.host.filecalls import file_call
-from shim.host.supervisor import Supervisor
 from shim.image.verify import read_manifest
 from shim.model import Phase, Progress, Report
 from shim.transaction.journal import Entry
@@ -95,7 +95,7 @@ async def _undo(target: CheckpointTarget, entry: Entry, steps: Steps | None) -> 
     paused_ids = target.paused_ids if entry.was_paused else ()
     if steps is not None:
         for paused in paused_ids:
-            await target.runsc.agree(paused)
+            await target.runsc.reconcile_pause(paused)
             with contextlib.suppress(CryoError):  # it is paused no more: the resume was done
                 await target.runsc.resume(paused)
         await wait_for_save_idle(target, entry.staging, entry.exec_processes)
@@ -129,7 +129,7 @@ async def _wait_for_save(target: CheckpointTarget, entry: Entry, steps: Steps | 
     if not procs.is_alive(entry.save_pid, entry.save_start):
         return
     own = frozenset(entry.exec_processes)
-    helpers = Supervisor()
+    helpers = BackgroundTasks()
     if steps is not None:
         helpers.start(steps.engine.guard(own), name="guard of a save")
     try:

@@ -87,7 +87,7 @@ def _loaded_bytes(manifest: Manifest) -> int:
     return manifest.memory_bytes if manifest.options.compress else pages
 
 
-async def wake(
+async def thaw_restored(
     target: CheckpointTarget,
     manifest: Manifest,
     report: Report,

@@ -9,9 +9,9 @@ from pathlib import Path
 from shim.cuda.engine import Builtin, explain
 from shim.errors import CryoError, RunscError
 from shim.host import files
+from shim.host.background import BackgroundTasks
 from shim.host.filecalls import file_call
 from shim.host.shielded import shielded, succeeded
-from shim.host.supervisor import Supervisor
 from shim.image.store import Staging
 from shim.model import CheckpointOptions, Phase, Progress
 from shim.runsc.argv import CheckpointArgs
@@ -56,7 +56,7 @@ class Saving:
         self._steps = steps
         staging = staged.path
         self.answered, self.complete = False, False
-        helpers = Supervisor()
+        helpers = BackgroundTasks()
         helpers.start(self._watch(staged, expected_bytes), name="progress of the save")
         if steps is not None:
             helpers.start(steps.engine.guard(), name="guard of the save")

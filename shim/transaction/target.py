@@ -10,9 +10,9 @@ from shim.config import Config
 from shim.cuda.guest import Guest
 from shim.host.process_id import ProcessId
 from shim.model import TaskRef
+from shim.oci.document import Spec
 from shim.runsc import overlay
 from shim.runsc.client import Runsc
-from shim.spec.document import Spec
 from shim.transaction.journal import Journal
 
 
@@ -69,7 +69,7 @@ class CheckpointTarget:
     async def end_trace(self) -> None:
         """End the trace session that a dead owner left behind, which may have left a pause."""
         await self.runsc.end_trace(self.ref.id)
-        await self.runsc.agree(self.ref.id)
+        await self.runsc.reconcile_pause(self.ref.id)
 
     async def stop_all(self) -> None:
         """Stop every task of the sandbox, its own last: with that one the sandbox exits."""

@@ -53,5 +53,5 @@ def serving(cryo: Cryo, namespace: str = "") -> Iterator[Beside]:
         remote.kill(pid, signal.SIGTERM)
         remote.wait(pid, _START_S)
         # It would wait a minute for another sidecar.
-        for keeper in cryo.processes(f"{cryo.state}/keeper.sock"):
-            remote.kill(keeper)
+        for supervisor in cryo.processes(f"{cryo.state}/keeper.sock"):
+            remote.kill(supervisor)

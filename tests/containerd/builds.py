@@ -33,7 +33,7 @@ class ContainerdBuild:
 
     @property
     def needs_local_import(self) -> bool:
-        """Whether `ctr image import` must be told not to leave the work to the daemon.
+        """Whether `ctr image import` needs the option to do the work itself, not the daemon.
 
         ctr 2.4 otherwise asks its transfer service, which refuses: it has no unpack platform.
         """

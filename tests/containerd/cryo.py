@@ -28,7 +28,7 @@ FLAGS = {"network": "none"}
 GPU_FLAGS = {**FLAGS, "nvproxy-driver-version": "latest", "host-uds": "open"}
 # Counts in a file, slowly: a process that is made costs much in a sandbox.
 COUNT = "i=0; while true; do i=$((i+1)); echo $i > /count; sleep 0.1; done"
-# Waits until the count goes on, and tells from where; the file is empty while it is written.
+# Waits until the count goes on, and prints from where; the file is empty while it is written.
 COUNTS = """
 until was=$(cat /count 2>/dev/null) && [ "$was" ]; do sleep 0.02; done
 until now=$(cat /count 2>/dev/null) && [ "$now" ] && [ "$now" -gt "$was" ]; do sleep 0.02; done
@@ -174,7 +174,7 @@ class Cryo(Containerd):
         self.until_status(name, "STOPPED")
 
     def until_all_stopped(self, names: Sequence[str]) -> None:
-        """Wait until tasks have ended."""
+        """Wait until tasks have exited."""
 
         def stopped() -> bool:
             tasks = self.tasks()
@@ -231,7 +231,7 @@ class Cryo(Containerd):
         return [int(word) for word in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
 
     def gone(self, *pids: int) -> None:
-        """Wait until processes have ended."""
+        """Wait until processes have exited."""
 
         def none() -> bool:
             return not any(Path(f"/proc/{pid}").exists() for pid in pids)

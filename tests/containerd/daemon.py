@@ -64,7 +64,7 @@ class Daemon:
         raise NotImplementedError
 
     def answers(self) -> bool:
-        """Tell whether it serves."""
+        """Return whether it serves."""
         raise NotImplementedError
 
     # Life.

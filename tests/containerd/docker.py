@@ -70,7 +70,7 @@ class Dockerd(Daemon):
         return [str(folder / "bin/dockerd"), "--config-file", str(folder / "daemon.json")]
 
     def answers(self) -> bool:
-        """Tell whether it serves."""
+        """Return whether it serves."""
         return self.docker("version", check=False, timeout_s=5).status == 0
 
     @property

@@ -68,7 +68,7 @@ class Containerd(Daemon):
         return [str(folder / "bin/containerd"), "--config", str(folder / "config.toml")]
 
     def answers(self) -> bool:
-        """Tell whether it serves."""
+        """Return whether it serves."""
         return self.address.exists() and self.ctr("version", check=False, timeout_s=5).status == 0
 
     @property
@@ -182,6 +182,6 @@ class Containerd(Daemon):
             self.place.remote.wait(pid, _STOP_S)
 
     def _is_subscribed(self, events: Events) -> bool:
-        """Make an event and tell whether one of its kind has been seen."""
+        """Make an event and return whether one of its kind has been seen."""
         self.ctr("namespaces", "label", self.namespace, f"probe={next(numbers)}")
         return bool(events.of("/namespaces/update"))

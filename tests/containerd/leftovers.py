@@ -11,7 +11,7 @@ from typing import Any
 
 from tests.containerd.place import Place
 
-# Only a failure takes that long; a busy machine is slow to end what has ended.
+# Only a failure takes that long; a busy machine is slow to end what has exited.
 _SETTLE_S = 60.0
 
 

@@ -44,7 +44,7 @@ def parent_of(pid: int) -> int:
 
 
 def command_of(pid: int) -> str:
-    """Return a process's command line, or its name when it has ended."""
+    """Return a process's command line, or its name when it has exited."""
     with contextlib.suppress(OSError):
         words = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
         if text := b" ".join(words).decode("utf-8", "replace").strip():
@@ -71,7 +71,7 @@ def mounts(folder: str) -> list[str]:
 
 
 def is_below(path: str, folder: str) -> bool:
-    """Tell whether a path lies in the folder."""
+    """Return whether a path lies in the folder."""
     return path.startswith(folder.rstrip("/") + "/")
 
 
@@ -136,12 +136,12 @@ def look(folder: str, cgroup: str) -> dict[str, object]:
 
 
 def is_daemon(command: str, folder: str) -> bool:
-    """Tell whether this is the containerd of this folder."""
+    """Return whether this is the containerd of this folder."""
     return command.partition(" ")[0].endswith("/containerd") and folder in command
 
 
 def belongs(pid: int, command: str, folder: str) -> bool:
-    """Tell whether a process works for the containerd of this folder."""
+    """Return whether a process works for the containerd of this folder."""
     if is_below(f"{command} ".replace(" ", "\n").partition("\n")[0], folder) or folder in command:
         return True
     with contextlib.suppress(OSError):

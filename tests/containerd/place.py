@@ -1,6 +1,6 @@
 """Where containerd runs: a private mount namespace with an init of its own.
 
-Everything below that init is reaped at once and ended with it, its mounts are nobody else's, and
+Everything below that init is reaped at once and ended with it, its mounts are no other's, and
 `/run` is a tmpfs there: so shim sockets and fifos of one test are not those of another.
 """
 
@@ -54,7 +54,7 @@ class Place:
         return ran.out
 
     def folder_for(self, name: str) -> Path:
-        """Make a folder of this name that nobody has yet."""
+        """Make a folder of this name, which is not taken."""
         for number in range(1000):
             folder = self.folder / (f"{name}-{number}" if number else name)
             with contextlib.suppress(FileExistsError):

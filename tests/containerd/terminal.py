@@ -43,7 +43,7 @@ def resize(terminal: int, rows: int, columns: int) -> None:
 def copy(terminal: int, text: bytes, after: bytes) -> None:
     """Copy what the program shows to standard output, until its terminal is closed."""
     seen = b""
-    with contextlib.suppress(OSError):  # EIO: nobody has the other side open any more
+    with contextlib.suppress(OSError):  # EIO: the other side is not open any more
         while shown := os.read(terminal, 65536):
             sys.stdout.buffer.write(shown)
             sys.stdout.buffer.flush()

@@ -23,7 +23,7 @@ from tests.containerd.cryo import FLAGS, LAUNCHER, comm, write_config, write_lau
 from tests.containerd.place import Place, private_place
 
 _LIMIT_S = 60.0
-# Tells our processes, whatever their settings.
+# Reports our processes, whatever their settings.
 _MARK = "CRYO_TEST_FOLDER"
 # What containerd 2.3 and later write to `start`: BootstrapParams, whose first field is the id.
 _OPTIONS = AnyMessage(type_url="containerd.runc.v1.Options", value=b"\x08\x01").SerializeToString()
@@ -32,9 +32,9 @@ _PROGRAM = """
 import sys
 before = set(sys.modules)
 import atexit
-def tell():
+def report():
     print(*sorted(set(sys.modules) - before), file=sys.stderr)
-atexit.register(tell)
+atexit.register(report)
 from shim.entry.shimbin.main import main
 main()
 """
@@ -102,7 +102,7 @@ class Binary:
         return [pid for pid in ours if ours[pid] not in ours and self.has(pid)]
 
     def has(self, pid: int) -> bool:
-        """Tell whether a process works for this folder."""
+        """Return whether a process works for this folder."""
         try:
             return f"{_MARK}={self.folder}".encode() in Path(f"/proc/{pid}/environ").read_bytes()
         except OSError:
@@ -128,7 +128,7 @@ def setting_of(pid: int) -> str:
 
 
 def hears(pid: int, number: signal.Signals) -> bool:
-    """Tell whether a process does something of its own at a signal, or is gone."""
+    """Return whether a process does something of its own at a signal, or is gone."""
     try:
         lines = Path(f"/proc/{pid}/status").read_text("utf-8").splitlines()
     except OSError:
@@ -176,9 +176,9 @@ def test_start_from_2_3(binary: Binary) -> None:
     answer = binary.start(bundle, given=params)
 
     assert (answer.status, answer.err) == (0, "")
-    told = json.loads(answer.out)
-    assert told["address"].startswith("unix:///run/containerd/s/")
-    assert (told["protocol"], told["version"]) == ("ttrpc", 3)
+    reported = json.loads(answer.out)
+    assert reported["address"].startswith("unix:///run/containerd/s/")
+    assert (reported["protocol"], reported["version"]) == ("ttrpc", 3)
 
 
 def test_settings_of_the_runtime_options(binary: Binary) -> None:
@@ -200,7 +200,7 @@ def test_settings_of_the_runtime_options(binary: Binary) -> None:
 
 
 def test_settings_that_are_not_there(binary: Binary) -> None:
-    """Runtime options that name no file are told to containerd, and no shim is made."""
+    """Runtime options that name no file are asked to containerd, and no shim is made."""
     answer = binary.start(binary.bundle("none"), given=runtime_options(2, b"/no/such.toml"))
 
     assert answer.status != 0
@@ -344,9 +344,9 @@ def test_version_and_info(binary: Binary) -> None:
 
     assert __version__ in version.out.decode()
     assert (info.status, info.err) == (0, "")
-    told = introspection_pb2.RuntimeInfo.FromString(info.out)
-    assert told.name == "io.containerd.cryo.v1"
-    assert told.version.version == __version__
+    reported = introspection_pb2.RuntimeInfo.FromString(info.out)
+    assert reported.name == "io.containerd.cryo.v1"
+    assert reported.version.version == __version__
 
 
 def test_no_action(binary: Binary) -> None:

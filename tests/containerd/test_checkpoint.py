@@ -26,7 +26,7 @@ def images_apart(cryo: Cryo, nothing_left: None) -> Iterator[None]:
 
 
 def sends_options(cryo: Cryo) -> bool:
-    """Tell whether this ctr sends its options for runtimes that are not runc: from 2.0 on."""
+    """Return whether this ctr sends its options for runtimes that are not runc: from 2.0 on."""
     return cryo.build.numbers >= (2, 0)
 
 

@@ -53,7 +53,7 @@ def test_containerd_dies(cryo: Cryo) -> None:
 
 
 def test_events_reach_the_next_containerd(cryo: Cryo) -> None:
-    """A shim whose containerd was killed tells the next one of what ends."""
+    """A shim whose containerd was killed reports to the next one what exits."""
     with cryo.container() as name:
         cryo.kill()
         cryo.start()
@@ -63,7 +63,7 @@ def test_events_reach_the_next_containerd(cryo: Cryo) -> None:
 
 
 def test_a_shim_dies(cryo: Cryo) -> None:
-    """With a killed shim its container goes, containerd tells of the exit, others do not notice."""
+    """With a killed shim its container goes, containerd reports the exit, others do not notice."""
     with cryo.container("sh", "-c", COUNT) as other, cryo.container() as name:
         pid, shim = cryo.tasks()[name][0], cryo.shim_of(name)
         with cryo.events() as events:
@@ -105,7 +105,7 @@ def test_the_fork_server_dies(cryo: Cryo) -> None:
 
 
 def alive(pid: int) -> bool:
-    """Tell whether there is such a process."""
+    """Return whether there is such a process."""
     try:
         os.kill(pid, 0)
     except ProcessLookupError:

@@ -127,7 +127,7 @@ def test_ctr_saves_a_container_that_parks(
 def test_a_freeze_that_fails(
     cryo: Cryo, simulation: Simulation, guest: gpu.CtrGuest, job: str
 ) -> None:
-    """A failed freeze is told with the process it failed for, and the task works on."""
+    """A failed freeze is reported with the process it failed for, and the task works on."""
     simulation.faults(Fault(action="checkpoint", kind=Kind.FAIL, nth=2))
 
     ran = cryo.ctr("tasks", "checkpoint", job, check=False)
@@ -140,7 +140,7 @@ def test_a_freeze_that_fails(
 
 
 def test_a_kill_in_a_checkpoint(cryo: Cryo, simulation: Simulation, job: str) -> None:
-    """KILL ends the task in the middle of its freeze, and ctr is told why there is no image."""
+    """KILL ends the task in the middle of its freeze, and ctr prints why there is no image."""
     simulation.calls(clear=True)
     simulation.faults(Fault(action="checkpoint", kind=Kind.SLOW, nth=2, seconds=60))
     with ThreadPoolExecutor(1) as pool:

@@ -87,8 +87,8 @@ def test_events_are_seen(containerd: Containerd) -> None:
     hundred, and gives the others in either order.
     """
     with containerd.events() as events:
-        containerd.run("told", "true")
+        containerd.run("seen", "true")
         events.until("/tasks/start")
 
     assert events.topics()[:2] == ["/tasks/create", "/tasks/start"]
-    assert '"container_id":"told"' in events.of("/tasks/start")[0].body
+    assert '"container_id":"seen"' in events.of("/tasks/start")[0].body

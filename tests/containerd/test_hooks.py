@@ -37,7 +37,7 @@ def node(place: Place, runsc_new: RunscBuild, runc: Path, archive: Path) -> Iter
 
 
 def with_hooks(said: Path, kinds: tuple[str, ...] = KINDS) -> dict[str, Any]:
-    """Return the spec of a container whose hooks write down what they are told."""
+    """Return the spec of a container whose hooks write down what they receive."""
     content = spec(("/bin/sleep", "1000"))
     content["mounts"].append({"destination": "/dev", "type": "tmpfs", "source": "tmpfs"})
     content["annotations"] = {"org.example": "<one>"}
@@ -48,7 +48,7 @@ def with_hooks(said: Path, kinds: tuple[str, ...] = KINDS) -> dict[str, Any]:
 
 
 def lived(node: Cryo, runtime: str, name: str) -> dict[str, dict[str, Any]]:
-    """Run a container to its end; return what its hooks were told, without what runs anew."""
+    """Run a container to its end; return what its hooks received, without what differs per run."""
     said = node.folder / "scratch" / node.fresh("said")
     said.mkdir(parents=True)
     rootfs = node.folder / "scratch" / node.fresh("rootfs")
@@ -61,15 +61,15 @@ def lived(node: Cryo, runtime: str, name: str) -> dict[str, dict[str, Any]]:
         # runsc's own id for it ends with a plus, which is in no cgroup's name.
         assert node.place.do("find", "/sys/fs/cgroup", "-name", f"*{name}+*") == ""
         api.end(name)
-    told = {kind: json.loads((said / kind).read_text("utf-8")) for kind in KINDS}
+    reported = {kind: json.loads((said / kind).read_text("utf-8")) for kind in KINDS}
     return {
         kind: {key: state.get(key) for key in ("id", "bundle", "annotations")}
-        for kind, state in told.items()
+        for kind, state in reported.items()
     }
 
 
-def test_hooks_are_told_what_runc_tells_them(node: Cryo) -> None:
-    """The id, bundle and annotations that a hook is told in our runtime are those of runc."""
+def test_hooks_get_what_runc_gives_them(node: Cryo) -> None:
+    """The id, bundle and annotations that a hook gets from our runtime are those of runc."""
     ours, theirs = (lived(node, runtime, "web") for runtime in (RUNTIME, RUNC))
 
     assert ours == theirs
@@ -79,7 +79,7 @@ def test_hooks_are_told_what_runc_tells_them(node: Cryo) -> None:
 
 
 def test_the_network_is_taken_down_when_the_shim_was_killed(node: Cryo) -> None:
-    """What containerd runs after a shim that is gone tells the last hook the container's names."""
+    """What containerd runs after a shim that is gone gives the last hook the container's names."""
     said = node.folder / "scratch" / node.fresh("said")
     said.mkdir(parents=True)
     rootfs = node.folder / "scratch" / node.fresh("rootfs")

@@ -34,12 +34,12 @@ def test_exit_codes(cryo: Cryo) -> None:
 
 def test_streams_are_apart(cryo: Cryo) -> None:
     """What a container writes to its two outputs arrives, all of it, each in its own."""
-    script = "seq 1 20000; echo told >&2"
+    script = "seq 1 20000; echo seen >&2"
 
     ran = cryo.run("apart", "sh", "-c", script)
 
     assert ran.out.split() == [str(number) for number in range(1, 20001)]
-    assert "told" in ran.err.splitlines()
+    assert "seen" in ran.err.splitlines()
 
 
 def test_input(cryo: Cryo) -> None:
@@ -95,7 +95,7 @@ def test_logs_go_to_a_program(cryo: Cryo) -> None:
 
 
 def test_its_client_dies(cryo: Cryo) -> None:
-    """A container whose attached client is killed writes on to nobody, and runs on."""
+    """A container whose attached client is killed runs on, and its output is discarded."""
     name, said = cryo.fresh("left"), cryo.folder / "scratch" / cryo.fresh("said")
     script = f"(while true; do echo more; sleep 0.05; done) & {COUNT}"
     argv = ("run", *_HOW, REFERENCE, name, "sh", "-c", script)
@@ -151,7 +151,7 @@ def test_exec_on_a_terminal(cryo: Cryo) -> None:
 
 
 def test_kill(cryo: Cryo) -> None:
-    """A signal reaches init alone, or with --all everybody; the exit code tells of it."""
+    """A signal reaches init alone, or with --all everybody; the exit code shows it."""
     script = "trap 'echo heard > /heard' USR1; trap 'exit 9' TERM; sleep 1000 & touch /up; "
     with cryo.container("sh", "-c", script + "while true; do sleep 0.02; done") as name:
         wait_until(lambda: cryo.exec(name, "test", "-e", "/up", check=False).status == 0, name, 60)
@@ -224,10 +224,10 @@ def test_limits_change(cryo: Cryo) -> None:
 def test_events(cryo: Cryo) -> None:
     """The events of a life arrive in order: a start before its exit, an exec's before init's."""
     with cryo.events() as events:
-        cryo.run("told", "true")
+        cryo.run("seen", "true")
         events.until("/tasks/delete")
     assert events.topics() == ["/tasks/create", "/tasks/start", "/tasks/exit", "/tasks/delete"]
-    assert '"container_id":"told"' in events.of("/tasks/exit")[0].body
+    assert '"container_id":"seen"' in events.of("/tasks/exit")[0].body
     with cryo.events() as events:
         with cryo.container() as name:
             cryo.exec(name, "true")

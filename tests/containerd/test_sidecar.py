@@ -70,7 +70,7 @@ def test_a_shim_that_hangs_is_listed_as_such(cryo: Cryo, beside: Beside) -> None
 
 
 def test_a_checkpoint_that_stays(cryo: Cryo, beside: Beside) -> None:
-    """`cryo tasks checkpoint` saves containerd's task where it is told, with no tar in between."""
+    """`cryo tasks checkpoint` saves containerd's task at the given path, with no tar in between."""
     path = cryo.folder / "images" / cryo.fresh("direct")
     with cryo.container("sh", "-c", COUNT) as name:
         cryo.until_counts(name)
@@ -111,7 +111,7 @@ def test_a_checkpoint_that_is_broken_off(
         simulation.until_ready(guest, name)
         simulation.calls(clear=True)
         simulation.faults(Fault(action="checkpoint", kind=Kind.HANG, nth=2))
-        # runsc's own engine is waited for: once begun, its save cannot be told to stop.
+        # runsc's own engine is waited for: once begun, its save is not known to stop.
         how = ("--engine", "phased", "--image-path", str(path))
         argv = beside.argv("tasks", "checkpoint", *how, name)
         pid = cryo.place.remote.spawn(argv, output=tmp_path / "said", env=cryo.env)

@@ -1,6 +1,6 @@
 """containerd whose tasks the sidecar serves: by the way that each release can keep.
 
-Only 2.1 and 2.4 of our lines can be told who serves a task. 2.4 loses each that it reaches over
+Only 2.1 and 2.4 of our lines can be reported who serves a task. 2.4 loses each that it reaches over
 gRPC at once, and 2.1 cannot connect again over ttrpc.
 """
 
@@ -66,7 +66,7 @@ def story(both: WithSidecar, tmp_path: Path) -> Iterator[Story]:
 
 
 def test_the_example(both: WithSidecar) -> None:
-    """It saves a container, and what it brings back goes on where that was; containerd hears all.
+    """It saves a container, and what it restores continues there; containerd gets all events.
 
     containerd says Shutdown after each task; the sidecar stays.
     """

@@ -18,7 +18,7 @@ FIXED = (
     (Scene.RUN_ON, What.SHIM, "runsc.checkpoint:after", "gone"),
     (Scene.EXIT, What.SHIM, "image.name:after", "gone, and an image"),
     (Scene.RESTORE, What.SHIM, "record.save:before", "gone"),
-    (Scene.EXIT, What.CONTAINERD, "image.ledger:before", "stopped, and an image"),
+    (Scene.EXIT, What.CONTAINERD, "image.verify-cache:before", "stopped, and an image"),
     (Scene.RUN_ON, What.CONTAINERD, "cuda.restore:after", "runs"),
     (Scene.RESTORE, What.CONTAINERD, "journal.close:after", "runs"),
     (Scene.RESTORE, What.CONTAINERD, "runsc.restore:begun", "stopped"),

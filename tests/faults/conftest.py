@@ -45,4 +45,4 @@ def rig(machine: Rig) -> Iterator[Rig]:
     yield machine
     # Shown when the test fails.
     sys.stdout.write(machine.sim.sidecar_log.read_text("utf-8", "replace")[before:])
-    machine.mend()
+    machine.repair()

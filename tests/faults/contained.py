@@ -230,7 +230,7 @@ class ContainedTrial:
             self._judge_image()
 
     def _is_over(self) -> bool:
-        """Whether it has ended, or a trap of its own shim's was sprung before it was there."""
+        """Whether it has exited, or a trap of its own shim's was sprung before it was there."""
         return self._bench.cryo.status(self._name) in ("", "STOPPED") or not self._touched()
 
     def _touched(self) -> bool:
@@ -239,7 +239,7 @@ class ContainedTrial:
 
     def _judge_running(self) -> None:
         bench = self._bench
-        self._say("runs")
+        self._fail("runs")
         wait_until(self._works, "its work", _END_S)
         status = bench.sim.verify(bench.guest, self._name)
         assert status.whole, status
@@ -257,9 +257,9 @@ class ContainedTrial:
 
     def _judge_ended(self, status: str, *, killed: bool) -> None:
         """Judge a task that is gone: it was killed, was not made, or is in its image."""
-        self._say("gone" if status == "" else status.lower())
-        told = self._plan.scene is Scene.EXIT and self._bench.has(self._image)
-        allowed = killed or told or self._plan.scene is Scene.RESTORE
+        self._fail("gone" if status == "" else status.lower())
+        reported = self._plan.scene is Scene.EXIT and self._bench.has(self._image)
+        allowed = killed or reported or self._plan.scene is Scene.RESTORE
         assert allowed, f"it is {status or 'gone'}, and has no image"
 
     def _judge_error(self, *, image: bool) -> None:
@@ -279,7 +279,7 @@ class ContainedTrial:
         bench.clear()
         bench.remove(self._image)
 
-    def _say(self, outcome: str) -> None:
+    def _fail(self, outcome: str) -> None:
         self.outcome = ", ".join(filter(None, (self.outcome, outcome)))
 
 

@@ -1,4 +1,4 @@
-"""The machine of a fault: a simulation whose sidecar halts where it is told."""
+"""The machine of a fault: a simulation whose sidecar halts at a given point."""
 
 from __future__ import annotations
 

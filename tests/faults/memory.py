@@ -30,7 +30,7 @@ class Memory:
         self._none = names[3]
 
     def starve(self) -> None:
-        """Set the limit to what cannot be freed, so that whoever needs more is killed.
+        """Set the limit to what cannot be freed, so that a process that needs more is killed.
 
         The first interface refuses a limit below that, the second one kills at once.
         """

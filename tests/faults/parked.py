@@ -31,13 +31,13 @@ class ParkTrial(Trial):
     def _judge_image(self, with_image: str, without: str) -> None:
         """Judge the image of a checkpoint. What moves in memory alone has none.
 
-        Its task may be killed from outside when all was done, and nothing is there to be told.
+        Its task may be killed from outside when all was done, and there is nothing to report to.
         """
         if self._plan.scene is Scene.SAVE_PARKED:
             super()._judge_image(with_image, without)
             return
         assert not self._has_image()
-        self._say(without)
+        self._fail(without)
 
     def _judge_running(self) -> None:
         if self._wounded:
@@ -53,20 +53,20 @@ class ParkTrial(Trial):
         found = self._rig.state()
         if self._error is None:
             assert found is asked, found
-        self._say("parked" if found is TaskState.PAUSED else "runs")
+        self._fail("parked" if found is TaskState.PAUSED else "runs")
         if found is TaskState.PAUSED:
-            self._go_on()
+            self._resume()
         self._rig.assert_unharmed(saved=False)
         self._rig.know_fine()
 
-    def _go_on(self) -> None:
+    def _resume(self) -> None:
         assert self._rig.sim.held_bytes() == 0, "it is said to be parked, and holds GPU memory"
         self._rig.client.resume(TASK)
 
     def _judge_saved(self) -> None:
         """Judge a parked task of which an image was to be made: it is parked as before."""
         assert self._rig.state() is TaskState.PAUSED
-        self._go_on()
+        self._resume()
         self._rig.assert_unharmed(saved=False)
         self._rig.know_fine()
         self._judge_image("parked, and an image", "parked")
@@ -74,7 +74,7 @@ class ParkTrial(Trial):
     def _judge_given_up(self) -> None:
         """Judge a task whose GPU memory went to another between the look at it and its thaw.
 
-        The driver has given a process up, for ever; each resume says so.
+        The driver has given a process up permanently; each resume says so.
         """
         assert self._plan.scene is Scene.UNPARK
         assert isinstance(self._error, ResourceExhausted), self._error
@@ -85,4 +85,4 @@ class ParkTrial(Trial):
             self._rig.client.resume(TASK)
         self._rig.remove(TASK)
         self._rig.assert_clean()
-        self._say("given up by the driver, and reported")
+        self._fail("given up by the driver, and reported")

@@ -38,7 +38,7 @@ class What(enum.StrEnum):
     RUNSC = "runsc killed"
     STUCK = "runsc hangs"
     FROZEN = "runsc hangs in the kernel"
-    KEEPER = "keeper killed"
+    SUPERVISOR = "supervisor killed"
     TOOL = "cuda-checkpoint killed"
     LEAVE = "caller leaves"
     IMAGES_FULL = "image disk full"
@@ -77,7 +77,7 @@ _CANNOT_FAIL = ("event.",)
 
 
 class Plan(Value):
-    """What a trial does; `point` is a fault point with its side, or an action of the tool."""
+    """What a trial does; `point` is a failpoint with its side, or an action of the tool."""
 
     scene: Scene
     what: What

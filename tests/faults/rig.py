@@ -42,7 +42,7 @@ ROOM_BYTES = 1 << 29
 TIMEOUTS = {"detect": 60.0, "lock": 60.0, "freeze": 60.0, "thaw": 60.0, "rollback": 120.0}
 _HALT_S = 90.0
 _END_S = 60.0
-_KEEPER = "shim.host.keeper.server"
+_SUPERVISOR = "shim.host.supervisor.server"
 _GO_LOOKS_THERE = "/sys/kernel/mm/transparent_hugepage"
 _REF = TaskRef(namespace="default", id=TASK)
 
@@ -86,7 +86,7 @@ class Rig(Judge):
         self.serve_again()
 
     def serve_again(self) -> None:
-        """Start the sidecar, as whoever keeps it running does after a crash."""
+        """Start the sidecar, as its service manager does after a crash."""
         os.environ[ENV] = str(self.sim.halt_file)
         os.environ[trap.ENV] = str(self.sim.trap_file)
         # Each sandbox in a cgroup of its own, as under containerd.
@@ -136,7 +136,7 @@ class Rig(Judge):
         misused = any(process.misuse for process in status.processes)
         return status.whole and len(status.processes) == PROCESSES and not misused
 
-    def mend(self) -> None:
+    def repair(self) -> None:
         """End a test, whatever became of it: nothing is halted or armed, and a sidecar is there."""
         self.sim.halt_file.unlink(missing_ok=True)
         if self.sim.sidecar_pid:
@@ -263,10 +263,10 @@ class Rig(Judge):
         """List a folder as the namespace sees it."""
         return self.sim.remote.run(["ls", "-A", str(folder)]).out.split()
 
-    def kill_keeper(self) -> None:
+    def kill_supervisor(self) -> None:
         """Kill the process that is the parent of all that the sidecar has started."""
         for pid, argv in command_lines():
-            if str(self.sim.folder / "state") in argv and any(_KEEPER in word for word in argv):
+            if str(self.sim.folder / "state") in argv and any(_SUPERVISOR in word for word in argv):
                 self.sim.remote.kill(pid)
 
     def freeze_runsc(self) -> int:

@@ -1,6 +1,6 @@
 """`cryo serve`, but it halts where a test wants it: at a write of the journal, or in a trap.
 
-A halt is a SIGSTOP that the sidecar sends to itself. Whoever waits for it then has all the time to
+A halt is a SIGSTOP that the sidecar sends to itself. A test that waits for it has time to
 kill, to cancel, to fill a disk or to let a deadline pass, and continues it with SIGCONT. So a fault
 hits the moment that it names, on a slow machine as on a fast one.
 """

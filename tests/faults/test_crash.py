@@ -22,7 +22,7 @@ from tests.faults.rig import Rig
 pytestmark = pytest.mark.timeout(600)
 
 # Where it is killed, and whether the image is complete then.
-POINTS: dict[str, tuple[dict[str, Any], bool]] = {
+FAILPOINTS: dict[str, tuple[dict[str, Any], bool]] = {
     "preflight": ({"phase": "preflight"}, False),
     "lock": ({"move": "locking"}, False),
     "freeze": ({"move": "checkpointing"}, False),
@@ -50,7 +50,7 @@ def _happens(case: Case, name: str, *, exit_: bool) -> bool:
 
 
 def _moments() -> list[Any]:
-    ways = [(case, name, exit_) for case in ALL for name in POINTS for exit_ in (False, True)]
+    ways = [(case, name, exit_) for case in ALL for name in FAILPOINTS for exit_ in (False, True)]
     return [
         pytest.param(case, name, exit_, id=f"{name}-{'exit' if exit_ else 'run-on'}-{case}")
         for case, name, exit_ in ways
@@ -63,7 +63,7 @@ def _moments() -> list[Any]:
 )
 def test_the_sidecar_is_killed(rig: Rig, name: str, exit_: bool) -> None:
     """Started again it finishes or undoes: the task runs, or is stopped with a whole image."""
-    point, complete = POINTS[name]
+    point, complete = FAILPOINTS[name]
     if rig.case.batches:
         point = OF_BATCHES.get(name, point)
     image = rig.new_image()

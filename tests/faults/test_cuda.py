@@ -191,7 +191,7 @@ def test_no_memory_to_thaw(rig: Rig) -> None:
 
 
 @on(*ALL)
-def test_no_memory_to_thaw_and_nobody_there(rig: Rig) -> None:
+def test_no_memory_to_thaw_and_no_process_left(rig: Rig) -> None:
     """The image of a task that cannot be thawed is finished for a caller that has left, too."""
     # Every try fails: the first ends with its caller, and may have counted without having failed.
     rig.sim.faults(Fault(action="restore", kind=Kind.OOM))

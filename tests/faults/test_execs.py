@@ -51,6 +51,6 @@ def _wait(rig: Rig) -> None:
 
 
 def _delete(rig: Rig, name: str) -> None:
-    """Delete an exec as containerd does on its exit: as soon as it has ended."""
+    """Delete an exec as containerd does on its exit: as soon as it has exited."""
     rig.client.wait(COPY, name)
     rig.client.delete(COPY, name)

@@ -25,7 +25,7 @@ pytestmark = pytest.mark.timeout(600)
 
 @spread("phase", ("preflight", "save", "seal", "commit"))
 def test_the_sandbox_is_killed(rig: Rig, phase: str) -> None:
-    """The task has ended and its exit is known; an image that was not saved yet is gone."""
+    """The task has exited and its exit is known; an image that was not saved yet is gone."""
     image = rig.new_image()
     rig.halt_at(phase=phase)
     future = rig.begin(image)
@@ -107,7 +107,7 @@ def test_runsc_is_stopped_in_the_save(rig: Rig) -> None:
 
 @on(NEW_BUILTIN)
 def test_a_rollback_that_was_killed_between_its_pause_and_its_resume(rig: Rig) -> None:
-    """The next sidecar finds the sandbox paused, by nobody's wish, and lets it go on."""
+    """The next sidecar finds the sandbox paused, by no caller, and resumes it."""
     rig.halt_at(saving=True)
     rig.begin(rig.new_image())
     rig.until_halted()

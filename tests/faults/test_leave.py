@@ -1,4 +1,4 @@
-"""Whoever asked goes away: by a cancellation, a kill, or a deadline."""
+"""The caller goes away: by a cancellation, a kill, or a deadline."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from tests.faults.rig import Rig
 
 pytestmark = pytest.mark.timeout(600)
 
-POINTS: dict[str, dict[str, Any]] = {
+FAILPOINTS: dict[str, dict[str, Any]] = {
     "preflight": {"phase": "preflight"},
     "lock": {"move": "locking"},
     "freeze": {"move": "checkpointing"},
@@ -48,13 +48,13 @@ def _moments() -> list[tuple[Case, str]]:
     return [
         (case, name)
         for case in ALL
-        for name in POINTS
+        for name in FAILPOINTS
         if not (name in _PHASED and case.engine is EngineName.BUILTIN)
     ]
 
 
 def over(rig: Rig) -> None:
-    """Wait until the operation has ended, which nobody listens to."""
+    """Wait until the operation, which has no listener, has ended."""
     wait_until(lambda: rig.state() is TaskState.RUNNING, "the rollback", 60)
 
 
@@ -62,7 +62,7 @@ def over(rig: Rig) -> None:
 def test_the_caller_leaves(rig: Rig, name: str) -> None:
     """A caller who leaves in any phase finds the task as it was; an image is whole or gone."""
     image = rig.new_image()
-    rig.halt_at(**((rig.case.batches and OF_BATCHES.get(name)) or POINTS[name]))
+    rig.halt_at(**((rig.case.batches and OF_BATCHES.get(name)) or FAILPOINTS[name]))
     call = rig.call_checkpoint(image)
     rig.until_halted()
 
@@ -166,7 +166,7 @@ def test_the_command_line_ends(rig: Rig, how: str) -> None:
 def test_the_deadline_of_the_call_passes(rig: Rig, name: str) -> None:
     """GRPC's own deadline rolls back wherever it passes."""
     image = rig.new_image()
-    rig.halt_at(**POINTS[name])
+    rig.halt_at(**FAILPOINTS[name])
     call = rig.call_checkpoint(image, timeout_s=6.0)
     rig.until_halted()
 

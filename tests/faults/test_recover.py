@@ -36,8 +36,8 @@ def test_two_at_once(rig: Rig) -> None:
     with ThreadPoolExecutor(2) as pool:
         both = list(pool.map(lambda _: recover(rig), range(2)))
 
-    told = [ran.out for ran in both if ran.status == 0]
-    assert any(f"its image {image} is removed" in out for out in told), both
+    reported = [ran.out for ran in both if ran.status == 0]
+    assert any(f"its image {image} is removed" in out for out in reported), both
     for ran in both:
         assert ran.status == 0 or "another process owns the tasks" in ran.err, ran
     assert recover(rig).out == "nothing to recover\n"

@@ -1,7 +1,7 @@
-"""A trap at one fault point: what it does there, inside the process that reaches the point.
+"""A trap at one failpoint: what it does there, inside the process that reaches the point.
 
-The process arms a `Snare` (see `shim.points`), which looks for a trap in a file each time a point
-is reached. So whoever runs the fault sets and removes traps from outside, at any time.
+The process arms a `Snare` (see `shim.failpoints`), which looks for a trap in a file each time a
+point is reached. So the runner of the fault sets and removes traps from outside, at any time.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from pathlib import Path
 
 import msgspec
 
-from shim import model, points
+from shim import failpoints, model
 from shim.errors import CryoError, CudaError, RunscError
 from shim.host.oserror import typed
 from shim.model import Value
@@ -29,12 +29,12 @@ ENV = "CRYO_TEST_TRAP"
 INJECTED = "injected fault"
 _SLOW_S = 0.3
 # Steps whose functions have made typed errors of the system's by then.
-_TYPED = ("image.name", "image.sync", "image.ledger", "image.discard")
+_TYPED = ("image.name", "image.sync", "image.verify-cache", "image.discard")
 _JUMP = timedelta(days=1)
 
 
 class Deed(enum.StrEnum):
-    """What a trap does to whoever steps into it."""
+    """What a trap does to the process that reaches it."""
 
     NONE = "none"  # only the trace is kept
     ERROR = "error"  # the step fails, as such a step fails
@@ -146,7 +146,7 @@ def error_of(point: str) -> CryoError | OSError:
 
 
 def jump() -> None:
-    """Let everything in this process that asks for the time of day hear another one."""
+    """Shift the time of day for everything in this process."""
     plain = model.utcnow
 
     def later() -> datetime:
@@ -161,4 +161,4 @@ def jump() -> None:
 def arm() -> None:
     """Arm the trap that the environment names, if it names one."""
     if name := os.environ.get(ENV):
-        points.arm(Snare(Path(name)).reached)
+        failpoints.arm(Snare(Path(name)).reached)

@@ -64,8 +64,8 @@ class Trial:
         # The kernel has killed a process of the workload, and not the sandbox.
         self._wounded = False
         self._call: Wire | None = None
-        # What a caller who has left is told.
-        self._told: Outcome.ValueType | None = None
+        # What a caller gets that has left.
+        self._reported: Outcome.ValueType | None = None
         self.outcome = ""
 
     @property
@@ -187,8 +187,8 @@ class Trial:
             self._stopped = pids if what is What.STUCK else []
         elif what is What.FROZEN:
             self._frozen = rig.freeze_runsc()
-        elif what is What.KEEPER:
-            rig.kill_keeper()
+        elif what is What.SUPERVISOR:
+            rig.kill_supervisor()
         elif what is What.TOOL:
             rig.kill_tools(self._name)
 
@@ -214,7 +214,7 @@ class Trial:
         with contextlib.suppress(TimeoutError):
             self._error = future.exception(_END_S)
         if self._call is not None and self._hit():
-            self._told = self._call.outcome()
+            self._reported = self._call.outcome()
 
     def _is_dead(self) -> bool:
         return state_of(self._rig.sim.sidecar_pid) in ("", "Z")
@@ -228,10 +228,10 @@ class Trial:
     # -- recovery ------------------------------------------------------------------------------
 
     def _recover(self) -> None:
-        """Take the cause away; whoever keeps the sidecar running starts it where it is gone."""
+        """Take the cause away; start the sidecar again where it is gone."""
         rig = self._rig
         trap.remove(rig.sim.trap_file)
-        # One that had forked and not yet become the sandbox was stopped as well: nobody knows it.
+        # One that had forked and not yet become the sandbox was stopped as well: no record has it.
         self._kill(self._stopped, signal.SIGCONT)
         if self._frozen:
             rig.unfreeze_runsc(self._frozen)
@@ -262,8 +262,8 @@ class Trial:
         if not hit:
             self.outcome = "not reached"
         self._judge_error()
-        if self._told is not None:
-            self._judge_outcome(self._told)
+        if self._reported is not None:
+            self._judge_outcome(self._reported)
         if self._is_restore:
             self._judge_copy()
         elif self._plan.scene is Scene.START:
@@ -288,14 +288,14 @@ class Trial:
         if what is What.ERROR:
             assert trap.INJECTED in str(error), error
 
-    def _judge_outcome(self, told: Outcome.ValueType) -> None:
-        """Judge what a caller who has left is told: what has completed was not rolled back."""
+    def _judge_outcome(self, reported: Outcome.ValueType) -> None:
+        """Judge what a caller gets that has left: what has completed was not rolled back."""
         if self._is_restore:
             there = COPY in {view.id for view in self._rig.client.list()}
         else:
             there = self._has_image()
         wanted = CancelResponse.OUTCOME_COMPLETED if there else CancelResponse.OUTCOME_CANCELLED
-        assert told == wanted, CancelResponse.Outcome.Name(told)
+        assert reported == wanted, CancelResponse.Outcome.Name(reported)
 
     def _is_stopped(self) -> bool:
         return self._rig.state() is TaskState.STOPPED
@@ -306,40 +306,40 @@ class Trial:
     def _judge_copy(self) -> None:
         names = [view.id for view in self._rig.client.list()]
         if COPY not in names:
-            self._say("copy gone")
+            self._fail("copy gone")
             assert self._error is not None
             return
         if self._killed:
-            # It may have been killed when all was done, and its end not yet have been heard of.
+            # It may have been killed when all was done, and its exit not yet have been seen.
             wait_until(lambda: self._rig.state(COPY) is TaskState.STOPPED, "its end", _END_S)
         state = self._rig.state(COPY)
         if self._wounded:
-            self._say("copy lost a process")
+            self._fail("copy lost a process")
         elif state is TaskState.RUNNING:
-            self._say("copy runs")
+            self._fail("copy runs")
             self._rig.assert_thawed(COPY)
         else:
             # Killed from outside after its restore had succeeded; or it could not be removed while
             # a runsc hung in the kernel.
             allowed = self._killed or (self._frozen and self._error is not None)
             assert (state, bool(allowed)) == (TaskState.STOPPED, True), state
-            self._say("copy ended")
+            self._fail("copy ended")
         self._rig.remove(COPY)
 
     def _judge_started(self) -> None:
         """Judge a task that was to be made and started: whatever came of it, it can be removed."""
         if COPY not in {view.id for view in self._rig.client.list()}:
-            self._say("copy gone")
+            self._fail("copy gone")
             assert self._error is not None
             return
         if self._error is None and not self._killed:
             self._rig.sim.until_ready(self._rig.inside, COPY)
             self._rig.assert_thawed(COPY)
-        self._say(f"copy {self._rig.state(COPY)}")
+        self._fail(f"copy {self._rig.state(COPY)}")
         self._rig.remove(COPY)
 
     def _judge_stopped(self) -> None:
-        """Judge a task that has ended: with its sandbox, or as it was told, in an image."""
+        """Judge a task that has exited: with its sandbox, or as requested, in an image."""
         assert self._rig.client.state(TASK).exit is not None
         killed = self._killed and not self._makes_copy
         if self._plan.scene is Scene.EXIT and not killed:
@@ -361,7 +361,7 @@ class Trial:
         self._judge_image("runs, and an image", "runs")
 
     def _judge_lost(self) -> None:
-        """Judge a task that the driver has no memory for: for ever, but it is in its image."""
+        """Judge a task that the driver has no memory for: it stays so, but it is in its image."""
         assert self._rig.client.list()[0].warning
         self._rig.remove(TASK)
         self._rig.assert_clean()
@@ -372,21 +372,21 @@ class Trial:
         """Judge a task that has lost a process, which its image may have lost as well."""
         self._rig.remove(TASK)
         self._rig.assert_clean()
-        self._say("lost a process")
+        self._fail("lost a process")
         if self._has_image():
             self._rig.client.verify(str(self._image), Verify.FULL)
             self._rig.client.remove(str(self._image))
 
     def _judge_image(self, with_image: str, without: str) -> None:
         if not self._has_image():
-            self._say(without)
+            self._fail(without)
             assert self._error is not None or self._makes_copy or self._plan.what is What.KILL
             return
-        self._say(with_image)
+        self._fail(with_image)
         self._rig.assert_restores(self._image)
 
     def _has_image(self) -> bool:
         return self._rig.sim.remote.run(["test", "-e", str(self._image)]).status == 0
 
-    def _say(self, outcome: str) -> None:
+    def _fail(self, outcome: str) -> None:
         self.outcome = ", ".join(filter(None, (self.outcome, outcome)))

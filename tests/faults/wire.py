@@ -36,7 +36,7 @@ class Wire:
         self._channel.close()
 
     def outcome(self) -> Outcome.ValueType:
-        """Ask how the operation has ended, as a caller does who has left it: by its token."""
+        """Ask how the operation has ended, as a caller does that has left it: by its token."""
         with grpc.insecure_channel(endpoint.target(self._address), options=channel.OPTIONS) as line:
             request = cryo_pb2.CancelRequest(operation=self._token)
             answer = cryo_pb2_grpc.CryoStub(line).Cancel(request, timeout=_OUTCOME_S)

@@ -269,7 +269,7 @@ class Background:
 
     @property
     def done(self) -> bool:
-        """Whether it has ended."""
+        """Whether it has exited."""
         return self._future.done()
 
 

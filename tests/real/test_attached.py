@@ -81,7 +81,7 @@ def test_run_is_the_process(rig: Rig) -> None:
 
 
 def test_a_signal_is_for_the_process(rig: Rig) -> None:
-    """What `cryo run` is told, the container's process is told."""
+    """Arguments of `cryo run` reach the container's process."""
     bundle = rig.bundle(
         "a", ["/bin/sh", "-c", "trap 'exit 9' TERM; echo in; while :; do sleep 0.1; done"]
     )
@@ -112,7 +112,7 @@ def test_a_terminal_of_a_task(rig: Rig) -> None:
 
 
 def test_a_terminal_of_an_exec(rig: Rig) -> None:
-    """The same for another process in a running task; its end is told at once."""
+    """The same for another process in a running task; its exit is reported at once."""
     rig.sleeper("a")
     with (
         screen() as seen,

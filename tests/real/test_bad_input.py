@@ -127,7 +127,7 @@ def test_unsafe_ids(job: Rig, kept: Path, name: str) -> None:
 
 
 def test_checkpoint_of_a_stopped_task(rig: Rig) -> None:
-    """What has ended cannot be saved."""
+    """What has exited cannot be saved."""
     rig.program(JOB, "/bin/true")
     rig.client.wait(JOB)
     error = refused(IllegalState, lambda: rig.checkpoint(JOB))
@@ -374,15 +374,15 @@ def test_image_of_another_driver_or_gpu(rig: Rig, tmp_path: Path) -> None:
 def test_image_of_the_other_runsc(runsc_new: RunscBuild, runsc_old: RunscBuild) -> None:
     """An image made by one version is refused by the other, by name, before anything is made."""
     with machine_with(runsc_new) as new, machine_with(runsc_old) as old:
-        for maker, taker in ((new, old), (old, new)):
-            maker.sleeper(JOB)
-            path = maker.sim.folder / "foreign"
-            maker.checkpoint(JOB, image_path=str(path), exit=True)
+        for creator, taker in ((new, old), (old, new)):
+            creator.sleeper(JOB)
+            path = creator.sim.folder / "foreign"
+            creator.checkpoint(JOB, image_path=str(path), exit=True)
             error = refused(HostMismatch, partial(taker.restore, "copy", path))
             assert "runsc" in error.message
             assert taker.client.list() == []
             assert taker.leftovers() == []
-            maker.clear()
+            creator.clear()
 
 
 # What this runsc, task or image cannot do.

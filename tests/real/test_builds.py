@@ -13,7 +13,7 @@ def test_builtin_engine_is_what_sets_the_versions_apart(runsc: RunscBuild) -> No
     assert (runsc.name == "new") == runsc.has_builtin
 
 
-def test_a_runsc_that_cannot_run_is_told_in_one_line() -> None:
+def test_a_runsc_that_cannot_run_is_reported_in_one_line() -> None:
     """A program that is no runsc gives one line that says so."""
     reason = can_run_runsc(Path("/bin/false"))
 
@@ -21,7 +21,7 @@ def test_a_runsc_that_cannot_run_is_told_in_one_line() -> None:
     assert len(reason.splitlines()) == 1
 
 
-def test_a_tool_that_nobody_looked_for_names_the_command(
+def test_a_tool_that_no_process_looked_for_names_the_command(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """With an empty cache the reason says which command fills it."""

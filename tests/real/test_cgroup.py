@@ -65,7 +65,7 @@ def _cgroup(rig: Rig, name: str) -> str:
 
 
 def _eater(rig: Rig, name: str) -> None:
-    """Start a container with limits that waits to be told to eat."""
+    """Start a container with limits that waits for a request to allocate memory."""
     output = Output(rig, name)
     bundle = rig.bundle(name, [tools.interpreter(), "-ISB", "-c", _EATER])
     with rig.edited(bundle) as spec:
@@ -127,7 +127,7 @@ def _topics(rig: Rig, name: str) -> list[str]:
 
 
 def _killed(rig: Rig) -> set[int]:
-    """Tell how a container may end of which the kernel kills a process.
+    """Return how a container may exit after the kernel kills one of its processes.
 
     That is the sentry or one with the guest's code, as the kernel likes, and of the latter's end
     the old runsc knows no signal.
@@ -154,7 +154,7 @@ def test_figures_are_those_of_the_cgroup(rig: Rig) -> None:
 
 
 def test_figures_of_a_paused_task_and_of_an_ended_one(rig: Rig) -> None:
-    """A paused task is measured at once; one that has ended is not there."""
+    """A paused task is measured at once; one that has exited is not there."""
     _eater(rig, "paused")
     rig.client.pause("paused")
     began = time.monotonic()
@@ -170,7 +170,7 @@ def test_figures_of_a_paused_task_and_of_an_ended_one(rig: Rig) -> None:
     refused(NotFound, lambda: rig.client.stats("ended"))
 
 
-def test_out_of_memory_is_told_before_the_exit(rig: Rig) -> None:
+def test_out_of_memory_is_reported_before_the_exit(rig: Rig) -> None:
     """The kernel ends a container that eats too much: one event says so, and then the exit."""
     _eater(rig, "greedy")
 
@@ -179,7 +179,7 @@ def test_out_of_memory_is_told_before_the_exit(rig: Rig) -> None:
     assert _topics(rig, "greedy") == ["create", "start", "oom", "exit"]
 
 
-def test_out_of_memory_is_told_after_a_restore(rig: Rig) -> None:
+def test_out_of_memory_is_reported_after_a_restore(rig: Rig) -> None:
     """A restored task has the cgroup of its spec, its figures, and is watched as any other."""
     _eater(rig, "saved")
     made = rig.checkpoint("saved", exit=True)
@@ -193,7 +193,7 @@ def test_out_of_memory_is_told_after_a_restore(rig: Rig) -> None:
     assert "oom" not in _topics(rig, "saved")
 
 
-def test_out_of_memory_is_told_by_the_next_sidecar(rig: Rig) -> None:
+def test_out_of_memory_is_reported_by_the_next_sidecar(rig: Rig) -> None:
     """A sidecar that takes a task over watches it too."""
     _eater(rig, "kept")
     rig.crash()

@@ -1,4 +1,4 @@
-"""TCP between a task without a GPU and another network namespace: who keeps it, and who is told."""
+"""TCP between a task without a GPU and another network namespace: kept, or with a warning."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def serve(peer):
 while True:
     threading.Thread(target=serve, args=(server.accept()[0],), daemon=True).start()
 """
-# Uses one connection for ever, and says in a file how that goes.
+# Uses one connection forever, and says in a file how that goes.
 USE = """
 import os, socket, sys, time
 peer = socket.create_connection((sys.argv[1], 7777))

@@ -249,16 +249,16 @@ def test_a_network_namespace_without_an_address(
     networked.client.create("job", joined(netns.path))
     networked.client.start("job")
     image = networked.checkpoint("job", exit=True, image_path=str(tmp_path / "i")).image_path
-    news: list[Progress] = []
+    updates: list[Progress] = []
 
     def restore(name: str, **more: Any) -> tuple[str, ...]:
         options = RestoreOptions(image_path=image, **more)
-        return networked.client.restore(name, options, news.append).warnings
+        return networked.client.restore(name, options, updates.append).warnings
 
     (warned,) = restore("copy")
     assert netns.path in warned
     assert "has no address" in warned
-    assert warned in [one.message for one in news if one.warning]
+    assert warned in [one.message for one in updates if one.warning]
     networked.end("copy")
     networked.client.delete("job")
     gone = refused(FailedPrecondition, lambda: restore("lost", bundle=joined("/proc/1/ns/no-such")))

@@ -30,7 +30,7 @@ def on_driver(rig: Rig) -> Iterator[Rig]:
     ),
 )
 def test_driver_is_used_as_it_can(on_driver: Rig, driver: int, warnings: tuple[str, ...]) -> None:
-    """Every driver from 550 on works; what an old one lacks is told."""
+    """Every driver from 550 on works; what an old one lacks is reported."""
     rig = on_driver
     rig.sim.set_driver(driver)
     rig.workload("job", processes=2)

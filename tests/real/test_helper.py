@@ -35,7 +35,7 @@ def must_be_built() -> None:
 
 
 def via(rig: Rig) -> set[str]:
-    """Tell in which ways the driver was called: by a batch, by a toggle, or plainly."""
+    """Return in which ways the driver was called: by a batch, by a toggle, or plainly."""
     return {call.via for call in rig.sim.calls()}
 
 
@@ -65,7 +65,7 @@ def test_one_start_of_the_driver_each_way(rig: Rig) -> None:
 
 @pytest.mark.parametrize("runsc", ("new",), indirect=True)
 def test_the_builtin_engine_runs_it(rig: Rig) -> None:
-    """In place of cuda-checkpoint, runsc is told to run cryo-cuda."""
+    """In place of cuda-checkpoint, runsc runs cryo-cuda."""
     rig.workload("job", processes=2)
 
     made = rig.checkpoint("job", "builtin")
@@ -81,7 +81,7 @@ def test_the_builtin_engine_runs_it(rig: Rig) -> None:
 
 @pytest.mark.parametrize("runsc", ("new",), indirect=True)
 def test_the_builtin_engine_has_a_deadline_for_the_lock(rig: Rig) -> None:
-    """The driver gives the lock up in time, where runsc alone would wait for ever."""
+    """The driver gives the lock up in time, where runsc alone would wait forever."""
     busy = rig.workload("job", processes=3).pids[1]
     rig.sim.faults(Fault(action="lock", kind=Kind.BUSY, pid=busy))
 
@@ -136,7 +136,7 @@ def test_a_driver_that_hangs(rig: Rig, action: str) -> None:
 
 @pytest.mark.parametrize("kind", (Kind.WRONG_STATE, Kind.FAIL_AFTER))
 def test_a_driver_that_lies(rig: Rig, kind: Kind) -> None:
-    """What it says is not believed: the states are read, and nobody is frozen beside a lie."""
+    """What it says is not believed: the states are read, nothing is frozen on a false report."""
     rig.workload("job", processes=3)
     rig.sim.faults(Fault(action="lock", kind=kind, nth=2))
 

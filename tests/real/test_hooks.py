@@ -1,4 +1,4 @@
-"""OCI hooks on real runsc: what they are told, in a create, a restore and a delete."""
+"""OCI hooks on real runsc: what they receive, in a create, a restore and a delete."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ ALWAYS = ("prestart", "createRuntime", "poststart", "poststop")
 
 
 def with_hooks(rig: Rig, name: str, said: Path) -> Path:
-    """Write the bundle of a container whose hooks each append what they are told to a file."""
+    """Write the bundle of a container whose hooks each append what they receive to a file."""
     bundle = rig.bundle(name, ("/bin/sleep", "1000"))
     with rig.edited(bundle) as spec:
         spec["annotations"] = {"org.example": "one"}
@@ -35,32 +35,32 @@ def with_hooks(rig: Rig, name: str, said: Path) -> Path:
     return bundle
 
 
-def told(said: Path, kind: str) -> dict[str, Any]:
+def state_of(said: Path, kind: str) -> dict[str, Any]:
     """Return the state that a hook was given, and forget it."""
     state: dict[str, Any] = json.loads((said / kind).read_text("utf-8"))
     (said / kind).unlink()
     return state
 
 
-def test_hooks_are_told_the_callers_names(rig: Rig) -> None:
+def test_hooks_get_the_callers_names(rig: Rig) -> None:
     """Each hook reads the id and the bundle that the client gave, as with runc; never runsc's."""
     said = rig.sim.folder / "said"
     said.mkdir(exist_ok=True)
     bundle = with_hooks(rig, "job", said)
 
     rig.client.create("job", str(bundle))
-    created = [told(said, kind) for kind in ("prestart", "createRuntime")]
+    created = [state_of(said, kind) for kind in ("prestart", "createRuntime")]
     pid = rig.client.start("job")
-    created.append(told(said, "poststart"))
+    created.append(state_of(said, "poststart"))
     image = rig.checkpoint("job").image_path
     rig.end("job")
-    ended = told(said, "poststop")
+    ended = state_of(said, "poststop")
     rig.restore("copy", image, bundle=str(bundle))
-    created += [told(said, kind) for kind in ("prestart", "createRuntime", "poststart")]
+    created += [state_of(said, kind) for kind in ("prestart", "createRuntime", "poststart")]
     rig.end("copy")
 
     assert [state["id"] for state in created] == ["job"] * 3 + ["copy"] * 3
-    assert (ended["id"], told(said, "poststop")["id"]) == ("job", "copy")
+    assert (ended["id"], state_of(said, "poststop")["id"]) == ("job", "copy")
     assert {state["bundle"] for state in (*created, ended)} == {str(bundle)}
     assert {state["annotations"]["org.example"] for state in created} == {"one"}
     assert created[1]["pid"] == pid

@@ -14,7 +14,7 @@ import pytest
 from shim.errors import ImageCorrupt, InvalidArgument, PermissionDenied
 from shim.image.manifest import NAME
 from shim.model import MemberOptions, Progress, RestoreOptions
-from shim.spec import canonical
+from shim.oci import canonical
 from shim.state import TaskState
 from tests.real.helpers_rig import Rig
 from tests.real.test_pods import Pod
@@ -70,17 +70,17 @@ def test_hooks_of_an_image_run_only_when_asked_for(rig: Rig, saved: Path, tmp_pa
     """A restore from the image alone leaves its hooks out and says so; --image-hooks runs them."""
     mark = tmp_path / "mark"
     forge(saved, lambda plain: plain["spec"].update(hooks=hook(mark)))
-    news: list[Progress] = []
+    updates: list[Progress] = []
 
     listed = rig.client.verify(str(saved))["host_access"][0]
-    result = rig.client.restore("two", RestoreOptions(image_path=str(saved)), news.append)
+    result = rig.client.restore("two", RestoreOptions(image_path=str(saved)), updates.append)
     rig.end("two")
 
     assert listed["hooks"] == [
         {"when": "createRuntime", "path": "/bin/touch", "args": ["touch", str(mark)]}
     ]
     assert not mark.exists()
-    assert any("createRuntime /bin/touch" in one.message for one in news if one.warning)
+    assert any("createRuntime /bin/touch" in one.message for one in updates if one.warning)
     assert any("createRuntime /bin/touch" in text for text in result.warnings)
     rig.client.restore("three", RestoreOptions(image_path=str(saved), image_hooks=True))
     rig.end("three")

@@ -50,8 +50,8 @@ def killed(rig: Rig, name: str) -> int:
     return status
 
 
-def told(work: Background) -> str:
-    """Return what the caller of an interrupted operation is told, which is soon as well."""
+def error_of(work: Background) -> str:
+    """Return what the caller of an interrupted operation gets, which is soon as well."""
     with pytest.raises(IllegalState) as caught:
         work.result(ENDS_S)
     return caught.value.message
@@ -59,7 +59,7 @@ def told(work: Background) -> str:
 
 @pytest.mark.parametrize("phase", (Phase.FREEZE, Phase.SAVE))
 def test_during_a_checkpoint(rig: Rig, engine: str, phase: Phase) -> None:
-    """The task ends, no image is left, and the caller of the checkpoint is told why."""
+    """The task ends, no image is left, and the caller of the checkpoint gets the reason."""
     rig.workload("job", processes=2, resident_mib=256)
     if phase is Phase.FREEZE and engine == "phased":
         rig.sim.faults(Fault(action="checkpoint", kind=Kind.SLOW, nth=2, seconds=SLOW_S))
@@ -69,7 +69,7 @@ def test_during_a_checkpoint(rig: Rig, engine: str, phase: Phase) -> None:
     reached.wait()
 
     assert killed(rig, "job") == 137
-    assert "job was killed during the checkpoint" in told(work)
+    assert "job was killed during the checkpoint" in error_of(work)
 
     assert rig.client.state("job").state is TaskState.STOPPED
     assert rig.client.images() == []
@@ -90,7 +90,7 @@ def test_during_a_restore(rig: Rig, engine: str, phase: Phase) -> None:
 
     rig.client.kill("back", signal.SIGKILL)
 
-    assert "back was killed during the restore" in told(work)
+    assert "back was killed during the restore" in error_of(work)
     with pytest.raises(NotFound):
         rig.client.state("back")
     assert rig.sandboxes() == []
@@ -112,7 +112,7 @@ def test_during_a_restore_by_start(rig: Rig) -> None:
     wait_until(lambda: any(c.action == "restore" for c in rig.sim.calls()), "its thaw", WAIT_S)
 
     assert killed(rig, "back") == 137
-    assert "back was killed during the start" in told(work)
+    assert "back was killed during the start" in error_of(work)
 
     assert rig.client.state("back").state is TaskState.STOPPED
     rig.client.delete("back")
@@ -131,7 +131,7 @@ def test_while_it_is_parked(rig: Rig) -> None:
     wait_until(lambda: any(c.action == "checkpoint" for c in rig.sim.calls()), "its freeze", WAIT_S)
 
     assert killed(rig, "job") == 137
-    assert "job was killed during the pause" in told(work)
+    assert "job was killed during the pause" in error_of(work)
 
     assert rig.sim.device()["used_bytes"] == 0
     rig.client.delete("job")
@@ -164,7 +164,7 @@ def test_a_container_of_a_pod(rig: Rig, phase: Phase) -> None:
     reached.wait()
 
     assert killed(rig, pod.train) == 137
-    assert "was killed during the checkpoint" in told(work)
+    assert "was killed during the checkpoint" in error_of(work)
 
     rig.sim.faults()
     assert rig.fine(pod.count)

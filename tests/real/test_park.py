@@ -63,7 +63,7 @@ def test_two_tasks_take_turns(rig: Rig) -> None:
 
 
 def test_without_the_annotation_a_pause_keeps_the_gpu_memory(rig: Rig) -> None:
-    """Nobody is parked who has not asked for it."""
+    """Only tasks that ask for it are parked."""
     workload(rig, "job", park="false")
     before = rig.sim.held_bytes()
 
@@ -73,13 +73,13 @@ def test_without_the_annotation_a_pause_keeps_the_gpu_memory(rig: Rig) -> None:
     assert [call.action for call in rig.sim.calls() if call.action == "lock"] == []
 
 
-def test_a_mistake_in_the_annotation_is_told_at_once(rig: Rig) -> None:
+def test_a_mistake_in_the_annotation_is_reported_at_once(rig: Rig) -> None:
     """The task is not created with it."""
     refused(InvalidArgument, lambda: workload(rig, "job", park="perhaps"))
 
 
 def test_parked_tasks_survive_the_sidecar(rig: Rig) -> None:
-    """After kill -9 it is still parked, nothing is reported as undone, and it goes on when told."""
+    """After kill -9 it is still parked, nothing is undone, and it is resumed on request."""
     workload(rig, "job")
     rig.client.pause("job")
 

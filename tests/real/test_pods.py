@@ -101,7 +101,7 @@ class Pod:
 
     @property
     def states(self) -> list[TaskState]:
-        """Tell the states of all."""
+        """Return the states of all."""
         found = {view.id: view.state for view in self.rig.client.list()}
         return [found[name] for name in self.ids]
 
@@ -131,7 +131,7 @@ def two(rig: Rig) -> Pod:
 
 
 def renamed(pod: Pod) -> tuple[MemberOptions, ...]:
-    """Say that the members shall have other ids."""
+    """Give the members other ids."""
     return tuple(MemberOptions(saved=one, id=f"{one}2") for one in pod.ids[1:])
 
 
@@ -211,7 +211,7 @@ def test_a_paused_pod_stays_paused(pod: Pod, engine: str) -> None:
 
 
 def ways(pod: Pod) -> set[str]:
-    """Tell in which ways the driver was called in the checkpoint and restore of a pod."""
+    """Return in which ways the driver was called in the checkpoint and restore of a pod."""
     if not native.path():
         excuse("cryo-cuda is not built: there is no C compiler")
     pod.rig.sim.calls(clear=True)
@@ -220,7 +220,7 @@ def ways(pod: Pod) -> set[str]:
 
 
 def test_a_pod_with_one_gpu_container_goes_by_batches(pod: Pod) -> None:
-    """Nobody else has a process that would have to be locked first."""
+    """No other container has a process that would have to be locked first."""
     assert ways(pod) == {"batch"}
     assert pod.fine
 
@@ -325,7 +325,7 @@ def test_the_sidecar_dies(two: Pod, engine: str, action: str) -> None:
 
 
 def test_the_end_of_a_member_is_seen_by_the_next_sidecar(pod: Pod) -> None:
-    """A container's own end is not that of its sandbox, whoever listens."""
+    """A container's own end is not that of its sandbox, whatever is attached."""
     pod.rig.crash()
 
     pod.rig.behind.box.check("kill", "count+", "KILL")
@@ -336,7 +336,7 @@ def test_the_end_of_a_member_is_seen_by_the_next_sidecar(pod: Pod) -> None:
 
 
 def test_a_member_that_has_ended_is_named(pod: Pod) -> None:
-    """A pod of which one has ended is not saved until that one is deleted."""
+    """A pod of which one has exited is not saved until that one is deleted."""
     rig = pod.rig
     rig.client.kill("count", 9)
     rig.client.wait("count")
@@ -367,7 +367,7 @@ def test_a_member_that_was_not_started_is_named(pod: Pod) -> None:
 
 
 def test_a_member_without_a_name_is_named(pod: Pod) -> None:
-    """Runsc could not tell two of the same name apart in the image, nor those that have none."""
+    """Runsc could not distinguish two of the same name in the image, nor those that have none."""
     rig = pod.rig
     for name, called in (("nameless", ""), ("second", "train")):
         bundle = pod.member(name, Settings(gpu=False))
@@ -378,7 +378,7 @@ def test_a_member_without_a_name_is_named(pod: Pod) -> None:
 
     error = refused(Refused, lambda: rig.checkpoint("pod"))
 
-    assert error.message.startswith("train, nameless, second cannot be told apart")
+    assert error.message.startswith("train, nameless, second cannot be distinguished")
     assert pod.states == RUNNING
 
 
@@ -401,7 +401,7 @@ def test_a_member_ends_during_the_freeze(two: Pod, victim: str) -> None:
     assert rig.client.images() == []
 
 
-def test_nobody_joins_a_pod_that_is_being_saved(pod: Pod) -> None:
+def test_no_container_joins_a_pod_that_is_being_saved(pod: Pod) -> None:
     """A container that is created meanwhile would be missing in the image."""
     rig = pod.rig
     rig.sim.faults(Fault(action="checkpoint", kind=Kind.SLOW, nth=1, seconds=2.0))
@@ -575,7 +575,7 @@ def test_a_member_before_its_sandbox(pod: Pod) -> None:
 
 
 def test_a_pod_that_waits_can_be_killed(pod: Pod) -> None:
-    """Whoever changes his mind kills any of those that wait; all of them have ended then."""
+    """A kill of any of those that wait ends all of them."""
     other = created(pod, pod.rig.checkpoint("pod").image_path)
     pod.rig.client.start("pod2")
     pod.rig.client.start("train2")
@@ -603,10 +603,10 @@ def test_a_pod_that_waits_too_long(pod: Pod) -> None:
         assert rig.client.wait("pod2").status != 0
         rig.client.wait("count2")
 
-        def told() -> bool:
+        def reported() -> bool:
             return "train had not been started" in warning_of(rig, "pod2")
 
-        wait_until(told, "the warning", WAIT_S)
+        wait_until(reported, "the warning", WAIT_S)
     finally:
         rig.sim.stop_sidecar()
         rig.start_sidecar()

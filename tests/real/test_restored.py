@@ -112,7 +112,7 @@ def test_start_restores_what_create_named(rig: Rig) -> None:
 
 
 def test_start_of_a_spoilt_image(rig: Rig) -> None:
-    """The task has ended then, and can be deleted."""
+    """The task has exited then, and can be deleted."""
     rig.sleeper("job")
     image = Path(rig.checkpoint("job", exit=True).image_path)
     bundle = str(rig.sim.folder / "bundles" / "job")

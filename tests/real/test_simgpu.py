@@ -70,7 +70,7 @@ class Box:
 
 @pytest.fixture
 def box(sim: Simulation, request: pytest.FixtureRequest) -> Iterator[Box]:
-    """Give a container to start, on a device with no faults and nobody else's memory."""
+    """Give a container to start, on a device with no faults and no other memory."""
     sim.faults()
     sim.limit(reserved_bytes=0)
     sim.calls(clear=True)
@@ -177,7 +177,7 @@ def test_one_process_missed_is_caught(runsc: RunscBuild, sim: Simulation, box: B
 
 
 def test_omitted_thaw_is_seen_as_stuck(sim: Simulation, box: Box) -> None:
-    """A workload that nobody thaws makes no step, and says why."""
+    """A workload that is not thawed makes no step, and says why."""
     box.start(Settings(processes=2))
     box.act("lock", "checkpoint")
     box.box.checkpoint(box.name, sim.image(box.name))
@@ -207,7 +207,7 @@ def test_doubled_restore_is_refused_and_noted(sim: Simulation, box: Box) -> None
     assert sim.status(box.box, box.name).processes[0].misuse == ("restore while locked",)
 
 
-def test_tool_tells_a_process_without_cuda(sim: Simulation, box: Box) -> None:
+def test_tool_reports_a_process_without_cuda(sim: Simulation, box: Box) -> None:
     """A process that only holds the device open has no state, as with NVML."""
     box.start(Settings(processes=1, nvml_only=1))
     holder = sim.status(box.box, box.name).holders[0]
@@ -354,7 +354,7 @@ def test_nothing_is_left_behind(runsc: RunscBuild) -> None:
     assert _processes_that_mention(folder) == []
 
 
-def test_nothing_is_left_when_its_maker_is_killed(runsc: RunscBuild) -> None:
+def test_nothing_is_left_when_its_creator_is_killed(runsc: RunscBuild) -> None:
     """A test run that is killed with -9 leaves no sandbox, no device and no folder."""
     code = (
         "import sys; from pathlib import Path; from shim.simgpu.simulation import Simulation\n"
@@ -364,15 +364,15 @@ def test_nothing_is_left_when_its_maker_is_killed(runsc: RunscBuild) -> None:
         "    sys.stdin.read()\n"
     )
     argv = [sys.executable, "-c", code, str(runsc.path)]
-    maker = subprocess.Popen(
+    creator = subprocess.Popen(
         argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment()
     )
-    with maker:
-        assert maker.stdout is not None
-        folder = maker.stdout.readline().strip()
+    with creator:
+        assert creator.stdout is not None
+        folder = creator.stdout.readline().strip()
         assert len(_processes_that_mention(folder)) > 3
-        maker.kill()
-        maker.wait()
+        creator.kill()
+        creator.wait()
 
     wait_until(lambda: not _processes_that_mention(folder), "the end of its processes", 60)
     assert not Path(folder).exists()

@@ -17,7 +17,7 @@ from shim.simgpu.namespace import Namespace
 
 pytestmark = pytest.mark.timeout(60)
 
-NOBODY = 65534
+NO_PROCESS = 65534
 # Connects as another user and asks for a program; prints what came of it.
 CALLER = """
 import os, socket, sys

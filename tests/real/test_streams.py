@@ -247,7 +247,7 @@ def test_size_in_the_spec(rig: Rig, fifos: Fifos) -> None:
 
 
 def test_size_before_anything_is_typed(rig: Rig, fifos: Fifos) -> None:
-    """The size can be told between create and start, as clients do."""
+    """The size can be set between create and start, as clients do."""
     argv = ["/bin/sh", "-c", "stty size"]
     bundle = str(rig.bundle("job", argv, terminal=True))
     rig.client.create("job", bundle, stdio=fifos.terminal)

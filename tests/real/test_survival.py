@@ -23,7 +23,7 @@ from tests.real.helpers_rig import WAIT_S, Output, Rig, machine_with, refused
 
 pytestmark = pytest.mark.timeout(120)
 MANY = 20
-# How SIGKILL is told of a process that lost its keeper: before Linux 6.15 nobody may know.
+# The status of SIGKILL for a process that lost its supervisor: not known before Linux 6.15.
 ENDED_UNSEEN = (137, 255)
 
 
@@ -38,15 +38,15 @@ def children(pid: int) -> list[int]:
     return found
 
 
-def keeper(rig: Rig) -> int:
-    """Find the keeper of this machine's sidecar."""
+def supervisor(rig: Rig) -> int:
+    """Find the supervisor of this machine's sidecar."""
     state = f"{rig.sim.folder}/state"
     for entry in Path("/proc").glob("[0-9]*"):
         with contextlib.suppress(OSError):
             line = (entry / "cmdline").read_text("utf-8", "replace")
-            if "shim.host.keeper" in line and state in line:
+            if "shim.host.supervisor" in line and state in line:
                 return int(entry.name)
-    raise AssertionError("there is no keeper")
+    raise AssertionError("there is no supervisor")
 
 
 def descriptors(pid: int) -> int:
@@ -58,7 +58,7 @@ def descriptors(pid: int) -> int:
 
 
 def test_a_sandbox_that_hangs_is_killed(runsc: RunscBuild) -> None:
-    """KILL ends a task whose sentry answers nobody, once runsc's time for it is over."""
+    """KILL ends a task whose sentry does not answer, once runsc's time for it is over."""
     with machine_with(runsc, timeouts={"command": 2.0}) as rig:
         rig.sleeper("hangs")
         sandbox = rig.client.state("hangs").pid
@@ -74,8 +74,8 @@ def test_a_sandbox_that_hangs_is_killed(runsc: RunscBuild) -> None:
 # Others have its process numbers by now.
 
 
-def test_nobody_else_is_killed_by_a_late_delete(rig: Rig) -> None:
-    """On a busy host a process number is soon another's; runsc kills whoever has it."""
+def test_no_other_process_is_killed_by_a_late_delete(rig: Rig) -> None:
+    """On a busy host a pid is soon reused; runsc kills the process that has it."""
     rig.sleeper("ended")
     rig.client.kill("ended", signal.SIGKILL)
     rig.client.wait("ended")
@@ -173,27 +173,27 @@ def test_graceful_stop_leaves_the_tasks(rig: Rig) -> None:
 
 
 def test_crash_upon_crash(rig: Rig) -> None:
-    """Five crashes later the task is the same, and there is still one keeper."""
+    """Five crashes later the task is the same, and there is still one supervisor."""
     rig.sleeper("job")
-    before, first = rig.client.state("job"), keeper(rig)
+    before, first = rig.client.state("job"), supervisor(rig)
     for _ in range(5):
         rig.crash()
     assert rig.client.state("job") == before
-    assert keeper(rig) == first
+    assert supervisor(rig) == first
 
 
-def test_keeper_that_is_killed_is_followed_by_another(rig: Rig) -> None:
-    """After kill -9 of the keeper exec, create, kill and exits work, without a restart."""
+def test_supervisor_that_is_killed_is_followed_by_another(rig: Rig) -> None:
+    """After kill -9 of the supervisor exec, create, kill and exits work, without a restart."""
     for name in ("killed", "kept"):
         rig.sleeper(name)
     rig.execute("kept", "before", "/bin/sh", "-c", "sleep 1000")
-    first = keeper(rig)
+    first = supervisor(rig)
 
     os.kill(first, signal.SIGKILL)
 
     rig.execute("kept", "after", "/bin/sh", "-c", "exit 7")
     assert rig.client.wait("kept", "after").status == 7
-    assert keeper(rig) != first
+    assert supervisor(rig) != first
     rig.client.kill("kept", signal.SIGKILL, exec_id="before")
     assert rig.client.wait("kept", "before").status in ENDED_UNSEEN
     rig.client.kill("killed", signal.SIGKILL)
@@ -230,11 +230,13 @@ def flat(rig: Rig) -> Iterator[Rig]:
     """Give a machine on which descriptors and processes must be as many afterwards."""
     rig.sleeper("warm")
     rig.end("warm")
-    before = descriptors(rig.sim.sidecar_pid), descriptors(keeper(rig))
+    before = descriptors(rig.sim.sidecar_pid), descriptors(supervisor(rig))
     yield rig
     rig.clear()
-    wait_until(lambda: children(keeper(rig)) == [], "the end of the keeper's children", WAIT_S)
-    after = descriptors(rig.sim.sidecar_pid), descriptors(keeper(rig))
+    wait_until(
+        lambda: children(supervisor(rig)) == [], "the end of the supervisor's children", WAIT_S
+    )
+    after = descriptors(rig.sim.sidecar_pid), descriptors(supervisor(rig))
     # A connection of the client's may come or go.
     assert after[0] - before[0] <= 2, (before, after)
     assert after[1] == before[1], (before, after)

@@ -113,7 +113,7 @@ def test_pause_stops_and_resume_goes_on(rig: Rig) -> None:
 
 
 def test_many_wait_for_one_end(rig: Rig) -> None:
-    """Whoever waits, before or after, gets the same exit at once."""
+    """Every waiter, before or after, gets the same exit at once."""
     rig.sleeper("job")
     waiting = [Background(partial(rig.client.wait, "job")) for _ in range(12)]
     rig.client.kill("job", signal.SIGKILL)
@@ -255,7 +255,7 @@ def test_wrong_moments(rig: Rig) -> None:
 
 @pytest.mark.every_combination
 def test_information_names_what_is_used(rig: Rig) -> None:
-    """`info` tells the runsc, its engines, the driver, the GPU, and what makes it slow."""
+    """`info` prints the runsc, its engines, the driver, the GPU, and what makes it slow."""
     info = rig.client.info()
 
     assert info["runsc"] == str(rig.build.path)

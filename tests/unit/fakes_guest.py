@@ -88,7 +88,7 @@ class FakeGuest:
     timeouts: list[tuple[str, float]] = field(default_factory=list)
     faults: dict[tuple[str, int], Fault] = field(default_factory=dict)
     ended: list[int] = field(default_factory=list)
-    settled: int = 0
+    settle_calls: int = 0
     hanging: asyncio.Event = field(default_factory=asyncio.Event)
     paused: bool = False
     # Whether the container's own numbers can be had.
@@ -151,7 +151,7 @@ class FakeGuest:
         self.execs = tuple(row for row in self.execs if row.pid != pid)
 
     async def settle(self) -> None:
-        self.settled += 1
+        self.settle_calls += 1
 
     # -- inside --------------------------------------------------------------------------------
 

@@ -1,4 +1,4 @@
-"""A runsc that is a shell script: it writes down how it was called and answers as it is told."""
+"""A runsc that is a shell script: it records its arguments and answers as configured."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from pathlib import Path
 
 from shim.config import Config, Timeouts
 from shim.host import procs
-from shim.host.keeper.exits import Exited
 from shim.host.process_id import ProcessId
+from shim.host.supervisor.exits import Exited
 from shim.runsc.client import Runsc
 from shim.runsc.probe import Capabilities
 
@@ -82,7 +82,7 @@ class Script:
 
 
 @dataclass
-class FakeKeeper:
+class FakeSupervisor:
     """Starts `program` whatever it is asked to start, as a child of the test, and waits for it."""
 
     closed = False
@@ -128,11 +128,11 @@ def client(script: Script, *, new: bool = True, timeouts: Timeouts | None = None
     config = Config(timeouts=timeouts or Timeouts(command=10))
     root = script.folder / ROOT
     root.mkdir(exist_ok=True)
-    return Runsc(config, capabilities(script.path, new=new), root, FakeKeeper())
+    return Runsc(config, capabilities(script.path, new=new), root, FakeSupervisor())
 
 
 def known(runsc: Runsc, task_id: str, sandbox: str = "") -> Path:
-    """Let runsc know a container, as its state file tells."""
+    """Let runsc know a container, as its state file reports."""
     path = runsc.root / f"{task_id}+_sandbox:{sandbox or task_id}+.state"
     path.touch()
     return path

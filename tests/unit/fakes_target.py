@@ -18,10 +18,10 @@ from shim.errors import CryoError
 from shim.host import procs
 from shim.host.process_id import ProcessId
 from shim.model import CheckpointOptions, CheckpointResult, CudaState, Progress, TaskRef
+from shim.oci import document
 from shim.runsc.argv import CheckpointArgs
 from shim.runsc.client import Runsc
 from shim.runsc.run import Started
-from shim.spec import document
 from shim.transaction.checkpoint import Checkpoint
 from shim.transaction.journal import Entry, Journal
 from shim.transaction.target import CheckpointTarget
@@ -58,7 +58,7 @@ class FakeRunsc(Runsc):
         self.saving = asyncio.Event()
         # Whether the command says how the save ended, and was not killed.
         self.answers = True
-        # What the sentry tells of processes: whether each descends from an exec.
+        # What the sentry reports about processes: whether each descends from an exec.
         self.origins: dict[int, bool] | CryoError = {}
         # /proc/net/tcp as the sentry gives it.
         self.tables: str | CryoError = ""
@@ -73,7 +73,7 @@ class FakeRunsc(Runsc):
         await self._do("resume")
         self.guest.paused = False
 
-    async def agree(self, task_id: str) -> None:
+    async def reconcile_pause(self, task_id: str) -> None:
         """Do nothing: the fake guest is never apart from what it is said to be."""
 
     async def wait_restore(self, task_id: str, timeout_s: float) -> None:
@@ -147,10 +147,10 @@ class Scene:
     timeouts: Timeouts = QUICK
     driver: str = "580.65.06"
     nvidia_smi: str = "/bin/true"
-    # The other containers of the sandbox, by id, and those that have ended.
+    # The other containers of the sandbox, by id, and those that have exited.
     others: dict[str, FakeGuest] = field(default_factory=dict)
     ended: set[str] = field(default_factory=set)
-    news: list[Progress] = field(default_factory=list)
+    updates: list[Progress] = field(default_factory=list)
     events: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -177,7 +177,7 @@ class Scene:
             config=self.config,
             runsc=self.runsc,
             guest=self.guest,
-            sandbox=self.born,
+            sandbox=self.process,
             spec=document.parse(SPEC, self.folder),
             bundle=self.folder,
             guest_tool=TOOL,
@@ -198,7 +198,7 @@ class Scene:
             config=self.config,
             runsc=self.runsc,
             guest=guest,
-            sandbox=self.born,
+            sandbox=self.process,
             spec=document.parse(SPEC, self.folder),
             bundle=self.folder / name,
             guest_tool=TOOL,
@@ -212,12 +212,12 @@ class Scene:
         )
 
     @property
-    def born(self) -> ProcessId:
+    def process(self) -> ProcessId:
         return ProcessId(pid=self.sandbox.pid, start=procs.start_time(self.sandbox.pid) or 0)
 
     async def checkpoint(self, **options: Any) -> CheckpointResult:
         """Run one; what is not said is as usual."""
-        return await Checkpoint(self.target, CheckpointOptions(**options), self._hear).run()
+        return await Checkpoint(self.target, CheckpointOptions(**options), self._at_phase).run()
 
     async def error(self, **options: Any) -> CryoError:
         """Run one that must fail, and give its error."""
@@ -229,7 +229,7 @@ class Scene:
 
     @property
     def warnings(self) -> list[str]:
-        return [news.message for news in self.news if news.warning]
+        return [updates.message for updates in self.updates if updates.warning]
 
     @property
     def image_folders(self) -> list[Path]:
@@ -240,12 +240,12 @@ class Scene:
         """Read the journal as the next process would."""
         return Journal(self.folder).load()
 
-    def hear(self, phase: str, deed: Any) -> None:
+    def at_phase(self, phase: str, deed: Any) -> None:
         """Do something at the moment that a phase begins."""
         self._deeds = {**getattr(self, "_deeds", {}), phase: deed}
 
-    def _hear(self, progress: Progress) -> None:
-        self.news.append(progress)
+    def _at_phase(self, progress: Progress) -> None:
+        self.updates.append(progress)
         deeds = getattr(self, "_deeds", {})
         if not progress.message and not progress.pid and not progress.bytes_total:
             deeds.pop(progress.phase, lambda: None)()
@@ -283,7 +283,7 @@ def sleeping() -> Iterator[subprocess.Popen[bytes]]:
 
 @contextmanager
 def in_states(folder: Path) -> Iterator[Make]:
-    """Give a maker of tasks whose CUDA processes, from number 7 on, are in given states."""
+    """Return a factory of tasks whose CUDA processes, from number 7 on, are in given states."""
     with sleeping() as process:
 
         def scene(*states: CudaState, **more: Any) -> Scene:

@@ -16,8 +16,8 @@ from typing import Any
 from shim.config import Config, Cuda, Paths, Runsc, Timeouts
 from shim.errors import Unavailable
 from shim.host import procs
-from shim.host.keeper.exits import Exited
 from shim.host.process_id import ProcessId
+from shim.host.supervisor.exits import Exited
 from shim.model import CreateRequest, Event, Stdio, TaskRef
 from shim.task.layout import Layout
 from shim.task.tasks import Tasks
@@ -39,13 +39,13 @@ exit 0"""
 
 
 @dataclass
-class FakeKeeper:
+class FakeSupervisor:
     """Starts sandboxes for `create` and `restore`, and nothing else; it knows how each ended."""
 
     fails: dict[str, list[str]] = field(default_factory=dict)
     spawned: list[list[str]] = field(default_factory=list)
     children: dict[int, asyncio.subprocess.Process] = field(default_factory=dict)
-    held: set[str] = field(default_factory=set)
+    stored_fds: set[str] = field(default_factory=set)
     closed: bool = False
     gate: asyncio.Event | None = None
     # What an exec runs, and whether it says its number.
@@ -82,18 +82,18 @@ class FakeKeeper:
         return await self._child("/bin/true")
 
     async def _exec(self, flags: dict[str, str]) -> ProcessId:
-        born = await self._child(*self.program)
+        process = await self._child(*self.program)
         if self.numbered:
-            Path(flags["internal-pid-file"]).write_text(str(born.pid))
-        return born
+            Path(flags["internal-pid-file"]).write_text(str(process.pid))
+        return process
 
     async def _sandbox(self, flags: dict[str, str], name: str) -> None:
-        born = await self._child("/bin/sleep", "1000")
+        process = await self._child("/bin/sleep", "1000")
         root = Path(flags["root"])
         root.mkdir(parents=True, exist_ok=True)
         (root / f"{name}_sandbox:{name}.state").touch()
-        (root / f"{name}.pid").write_text(str(born.pid))
-        Path(flags["pid-file"]).write_text(str(born.pid))
+        (root / f"{name}.pid").write_text(str(process.pid))
+        Path(flags["pid-file"]).write_text(str(process.pid))
 
     async def _child(self, *argv: str) -> ProcessId:
         child = await asyncio.create_subprocess_exec(*argv)
@@ -102,7 +102,7 @@ class FakeKeeper:
 
     async def wait(self, pid: int, start: int) -> Exited:
         if self.closed:
-            message = "the keeper is gone"
+            message = "the supervisor is gone"
             raise Unavailable(message)
         if pid not in self.children:
             await procs.wait_pidfd(pid, start)
@@ -111,13 +111,13 @@ class FakeKeeper:
         return Exited(status if status >= 0 else 128 - status, datetime.now(UTC))
 
     async def hold(self, name: str, fd: int) -> None:
-        self.held.add(name)
+        self.stored_fds.add(name)
 
     async def fetch(self, name: str) -> int | None:
         return None
 
     async def drop(self, name: str) -> None:
-        self.held.discard(name)
+        self.stored_fds.discard(name)
 
     async def close(self) -> None:
         """Let go; the sandboxes run on."""
@@ -131,19 +131,19 @@ class FakeKeeper:
                 await child.wait()
 
 
-class FakeHouse:
-    """A place in a temporary folder, whose keeper survives its owners."""
+class FakeEnv:
+    """A place in a temporary folder, whose supervisor survives its owners."""
 
     adopts = True
     address = ""
 
-    def __init__(self, state: Path, keeper: FakeKeeper) -> None:
+    def __init__(self, state: Path, supervisor: FakeSupervisor) -> None:
         self.layout = Layout(state)
-        self.keeper = keeper
+        self.supervisor = supervisor
 
-    async def enter(self) -> tuple[Layout, FakeKeeper]:
+    async def enter(self) -> tuple[Layout, FakeSupervisor]:
         self.layout.prepare()
-        return self.layout, self.keeper
+        return self.layout, self.supervisor
 
     def leave(self) -> None:
         """Nothing was locked."""
@@ -157,8 +157,8 @@ class Owner:
         self.script = answering(folder)
         self.script.on("kill", KILL)
         self.script.on("delete", 'rm -f "${1#--root=}/a+_sandbox:a+.state"; exit 0')
-        self.keeper = FakeKeeper()
-        self.house = FakeHouse(folder / "state", self.keeper)
+        self.supervisor = FakeSupervisor()
+        self.runtime_env = FakeEnv(folder / "state", self.supervisor)
         self.events: list[Event] = []
         self.config = Config(
             paths=Paths(
@@ -177,7 +177,7 @@ class Owner:
         (self.bundle / "config.json").write_text(json.dumps(SPEC))
 
     def _new(self) -> Tasks:
-        return Tasks(self.config, self.events.append, self.house)
+        return Tasks(self.config, self.events.append, self.runtime_env)
 
     async def again(self, *, killed: bool = False) -> Tasks:
         """Begin as the next owner; one that was `killed` had no time to say goodbye."""
@@ -198,7 +198,7 @@ class Owner:
         return CreateRequest(ref=self.ref(name), bundle=str(self.bundle), **more)
 
     def record_folder(self, name: str = "a") -> Path:
-        return self.house.layout.task(self.ref(name))
+        return self.runtime_env.layout.task(self.ref(name))
 
     async def running(self, stdio: Stdio | None = None) -> int:
         """Make and start task `a`."""
@@ -230,7 +230,7 @@ async def owning(folder: Path) -> AsyncIterator[Owner]:
         yield owner
         await owner.tasks.close()
     finally:
-        await owner.keeper.end()
+        await owner.supervisor.end()
 
 
 class Hung:

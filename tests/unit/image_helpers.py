@@ -55,7 +55,7 @@ def seal_at(path: Path, made: Manifest, **how: Any) -> Manifest:
         return seal.seal(folder, made, **how)
 
 
-class News:
+class ProgressLog:
     """Keeps what is reported."""
 
     def __init__(self) -> None:
@@ -67,7 +67,7 @@ class News:
 
     @property
     def bytes_read(self) -> int:
-        """Tell how many bytes were read in the end."""
+        """Return how many bytes were read in the end."""
         return self.all[-1].bytes_done if self.all else 0
 
     @property

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from shim import points
+from shim import failpoints
 from shim.config import Timeouts
 from shim.errors import (
     AlreadyExists,
@@ -40,7 +40,7 @@ PEER = "0101A8C0:0050 01"
 
 @pytest.fixture
 def make(tmp_path: Path) -> Iterator[Make]:
-    """Give a maker of scenes with two CUDA processes, or those that are named."""
+    """Return a factory of scenes with two CUDA processes, or those that are named."""
     with sleeping() as process:
 
         def scene(*processes: Cuda, **more: Any) -> Scene:
@@ -52,7 +52,7 @@ def make(tmp_path: Path) -> Iterator[Make]:
 
 def image_is_whole(scene: Scene, path: str) -> bool:
     """Read the image again, every byte of it."""
-    cache = VerifyCache(scene.folder / "other-ledger")
+    cache = VerifyCache(scene.folder / "other-cache")
     verify(Path(path), Verify.FULL, cache, lambda _: None)
     return True
 
@@ -117,7 +117,7 @@ async def test_a_container_without_gpu_is_not_looked_into(make: Make) -> None:
     assert [save.cuda_checkpoint_path for save in scene.runsc.saves] == [""]
 
 
-async def test_a_gpu_that_nobody_uses(make: Make) -> None:
+async def test_a_gpu_that_no_process_uses(make: Make) -> None:
     """No CUDA process found is a plain checkpoint, unless one is insisted on."""
     scene = make(Cuda(7, "idle", state=FROZEN))
     scene.guest.processes.clear()
@@ -132,7 +132,7 @@ async def test_with_exit_the_task_ends_frozen(make: Make) -> None:
     """There is no thaw before a stop, and the stop comes when the image has its name."""
     scene = make()
     named: list[bool] = []
-    scene.hear("stop", lambda: named.append(any(scene.images.rglob("cryo.json"))))
+    scene.at_phase("stop", lambda: named.append(any(scene.images.rglob("cryo.json"))))
 
     result = await scene.checkpoint(exit=True, engine=EngineName.PHASED)
 
@@ -164,7 +164,7 @@ async def test_a_paused_task_without_gpu_is_not_woken(make: Make) -> None:
 
 
 async def test_what_the_journal_says_when_the_save_begins(make: Make) -> None:
-    """Everything that whoever starts next would need is on disk before the save."""
+    """Everything that the next owner would need is on disk before the save."""
     scene = make(paused=True)
     seen: list[Entry | None] = []
     scene.runsc.save_gate = asyncio.Event()
@@ -253,7 +253,7 @@ async def test_a_driver_that_cannot(make: Make, driver: str) -> None:
 
 
 async def test_an_older_driver_warns_of_what_is_lost(make: Make) -> None:
-    """Below 570 there is no lock timeout: the caller hears of it."""
+    """Below 570 there is no lock timeout: the caller gets a warning."""
     scene = make(driver="555.42.02")
 
     result = await scene.checkpoint()
@@ -296,7 +296,7 @@ async def test_exec_sessions(make: Make, new: bool) -> None:
 
 
 @pytest.mark.parametrize("new", (True, False))
-async def test_bystanders(make: Make, new: bool) -> None:
+async def test_non_cuda_holders(make: Make, new: bool) -> None:
     """A device held without CUDA state is named; where runsc cannot save that it is refused."""
     scene = make(Cuda(7), Cuda(9, "nvml", state=None), new=new)
 
@@ -350,7 +350,7 @@ async def test_gpu_memory_counts(make: Make, monkeypatch: pytest.MonkeyPatch) ->
 
 
 async def test_no_nvidia_smi_is_a_warning(make: Make) -> None:
-    """Without it the size cannot be told beforehand; that is no reason to save nothing."""
+    """Without it the size is not known beforehand; that is no reason to save nothing."""
     scene = make(nvidia_smi="/nonexistent/nvidia-smi")
 
     result = await scene.checkpoint()
@@ -450,7 +450,7 @@ async def test_the_builtin_save_settles_before_the_undo(make: Make) -> None:
 
     await scene.error(engine=EngineName.BUILTIN)
 
-    assert scene.guest.settled == 1
+    assert scene.guest.settle_calls == 1
     assert scene.guest.verbs() == [*["restore"] * 2, *["unlock"] * 2]
 
 
@@ -459,7 +459,7 @@ async def test_a_full_disk_in_disguise(make: Make, monkeypatch: pytest.MonkeyPat
     scene = make(new=False)
     nil = RunscError("checkpoint", 128, "runtime error: invalid memory address")
     scene.runsc.fails["checkpoint"] = nil
-    scene.hear("save", lambda: monkeypatch.setattr(files, "free_bytes", lambda _path: 4096))
+    scene.at_phase("save", lambda: monkeypatch.setattr(files, "free_bytes", lambda _path: 4096))
 
     error = await scene.error()
 
@@ -483,20 +483,20 @@ def unwritable() -> RunscError:
 
 
 async def test_the_staging_folder_is_known_before_it_is_made(make: Make) -> None:
-    """Whoever comes after a crash removes it, also where nobody looks for such folders."""
-    scene, told = make(), []
+    """The next owner removes it, also outside the folders that are searched."""
+    scene, reported = make(), []
 
     def look(point: str) -> None:
         if point == "image.begin:before" and (entry := scene.on_disk()):
-            told.append(entry.staging)
+            reported.append(entry.staging)
 
-    points.arm(look)
+    failpoints.arm(look)
     try:
         await scene.checkpoint()
     finally:
-        points.arm(None)
+        failpoints.arm(None)
 
-    assert [Path(path).name.startswith(store.STAGING_PREFIX) for path in told] == [True]
+    assert [Path(path).name.startswith(store.STAGING_PREFIX) for path in reported] == [True]
 
 
 async def test_a_save_that_meets_a_newcomer(make: Make) -> None:
@@ -513,7 +513,7 @@ async def test_a_save_that_meets_a_newcomer(make: Make) -> None:
     result = await scene.checkpoint(engine=EngineName.PHASED)
 
     assert scene.events == ["save checkpointed", "save checkpointed checkpointed", "saved"]
-    assert any("retrying" in news.message for news in scene.news)
+    assert any("retrying" in updates.message for updates in scene.updates)
     assert [process.pid for process in result.processes] == [7, 20]
     assert scene.guest.states == [RUNNING, RUNNING]
     assert image_is_whole(scene, result.image_path)
@@ -568,7 +568,7 @@ async def test_a_process_that_does_not_come_back(make: Make) -> None:
     assert image_is_whole(scene, str(manifest.parent))
     assert scene.guest.states == [RUNNING, FROZEN]
     entry = scene.on_disk()
-    assert entry is not None, "whoever starts next tries again"
+    assert entry is not None, "the next owner tries again"
     assert entry.committed
 
 
@@ -626,7 +626,7 @@ async def test_a_rollback_that_fails_keeps_a_complete_image(make: Make) -> None:
     def mistake() -> None:
         raise ZeroDivisionError
 
-    scene.hear("thaw", mistake)
+    scene.at_phase("thaw", mistake)
 
     error = await scene.error(engine=EngineName.PHASED)
 
@@ -643,7 +643,7 @@ async def test_the_seal_fails(make: Make) -> None:
         (staging,) = scene.images.rglob(".cryo-staging-*")
         (staging / "evil").symlink_to("/etc/passwd")
 
-    scene.hear("seal", spoil)
+    scene.at_phase("seal", spoil)
 
     await scene.error(engine=EngineName.PHASED)
 
@@ -654,7 +654,7 @@ async def test_somebody_takes_the_name_meanwhile(make: Make) -> None:
     """Nothing is ever replaced."""
     scene = make()
     path = scene.folder / "mine"
-    scene.hear("commit", path.mkdir)
+    scene.at_phase("commit", path.mkdir)
 
     assert isinstance(
         await scene.error(image_path=str(path), engine=EngineName.PHASED), AlreadyExists
@@ -671,7 +671,7 @@ async def test_with_exit_a_failed_seal_leaves_it_running(make: Make) -> None:
         (staging,) = scene.images.rglob(".cryo-staging-*")
         (staging / "evil").mkdir()
 
-    scene.hear("seal", spoil)
+    scene.at_phase("seal", spoil)
 
     await scene.error(engine=EngineName.PHASED, exit=True)
 
@@ -684,13 +684,13 @@ async def test_with_exit_a_failed_seal_leaves_it_running(make: Make) -> None:
 async def test_a_mistake_of_our_own_is_rolled_back_as_well(
     make: Make, when: str, paused: bool
 ) -> None:
-    """Even an error that nobody thought of leaves no process frozen."""
+    """An unexpected error leaves no process frozen either."""
     scene = make(paused=paused)
 
     def mistake() -> None:
         raise ZeroDivisionError
 
-    scene.hear(when, mistake)
+    scene.at_phase(when, mistake)
 
     with pytest.raises(ZeroDivisionError):
         await scene.checkpoint(engine=EngineName.PHASED)
@@ -705,7 +705,7 @@ async def test_a_full_disk_under_the_journal(make: Make, when: str) -> None:
     def full() -> None:
         (scene.folder / "journal.tmp").mkdir()
 
-    scene.hear(when, full)
+    scene.at_phase(when, full)
 
     try:
         await scene.checkpoint(engine=EngineName.PHASED)
@@ -756,8 +756,8 @@ async def test_a_toggle_that_fails(make: Make) -> None:
     assert scene.as_before()
 
 
-async def test_a_toggle_that_worked_and_was_not_heard(make: Make) -> None:
-    """A tool that was ended may have done its work: the devices tell, not our books."""
+async def test_a_toggle_that_worked_without_an_answer(make: Make) -> None:
+    """A tool that was ended may have done its work: the devices show it, not our records."""
     scene = make(driver=OLD, timeouts=Timeouts(detect=5, freeze=0.05, thaw=5, rollback=5))
 
     def done_all_the_same() -> None:
@@ -774,7 +774,7 @@ async def test_a_toggle_that_worked_and_was_not_heard(make: Make) -> None:
 
 
 async def test_a_rollback_that_fails_keeps_the_journal(make: Make) -> None:
-    """Both errors are told, and whoever starts next tries again."""
+    """Both errors are reported, and the next owner tries again."""
     scene = make()
     scene.runsc.fails["checkpoint"] = FULL
     scene.guest.faults["restore", 8] = Fault(answer=NO, times=99)
@@ -790,7 +790,7 @@ async def test_a_rollback_that_fails_keeps_the_journal(make: Make) -> None:
 
 
 async def test_a_rollback_has_a_deadline(make: Make) -> None:
-    """A tool that hangs on the way back does not hold the call for ever."""
+    """A tool that hangs on the way back does not hold the call without end."""
     scene = make(timeouts=Timeouts(detect=5, thaw=60, rollback=0.05))
     scene.runsc.fails["checkpoint"] = FULL
     scene.guest.faults["restore", 8] = Fault(hang=True, times=99)
@@ -802,7 +802,7 @@ async def test_a_rollback_has_a_deadline(make: Make) -> None:
 
 
 async def test_a_sandbox_that_died_is_not_thawed(make: Make) -> None:
-    """There is nobody left to bring back; only the staging goes."""
+    """There is no process left to thaw; only the staging is removed."""
     scene = make()
     scene.runsc.fails["checkpoint"] = FULL
 
@@ -810,7 +810,7 @@ async def test_a_sandbox_that_died_is_not_thawed(make: Make) -> None:
         scene.sandbox.kill()
         scene.sandbox.wait()
 
-    scene.hear("save", die)
+    scene.at_phase("save", die)
 
     assert await scene.error(engine=EngineName.PHASED) is FULL
 
@@ -833,7 +833,7 @@ async def test_cancelled_at_the_beginning_of_a_phase(
     """The task runs as before; one that is being committed is done, and its result returned."""
     scene = make(paused=paused)
     work = asyncio.ensure_future(scene.checkpoint(engine=engine))
-    scene.hear(phase, work.cancel)
+    scene.at_phase(phase, work.cancel)
 
     if phase == "commit":
         assert image_is_whole(scene, (await work).image_path)
@@ -889,7 +889,7 @@ async def test_a_save_that_is_cancelled_is_waited_for(make: Make, again: int) ->
 
 
 async def test_a_cancelled_save_is_kept_when_nothing_else_is_left(make: Make) -> None:
-    """Nobody wanted the image any more; but a process that does not come back is only in it."""
+    """The image was cancelled; but a process that does not come back is only in it."""
     scene = make()
     scene.runsc.save_gate = asyncio.Event()
     scene.guest.faults["restore", 8] = Fault(answer=NO, times=99)
@@ -931,10 +931,10 @@ async def test_the_sandbox_is_killed(make: Make, moment: str) -> None:
 
 
 async def test_an_image_that_cannot_be_finished_is_left_where_it_is(make: Make) -> None:
-    """What is all that is left of a process is not removed; nobody holds its lock any more."""
+    """What is all that is left of a process is not removed; its lock is not held any more."""
     scene = make()
     scene.guest.faults["restore", 8] = Fault(answer=NO, times=99)
-    scene.hear("commit", (scene.images / "taken").mkdir)
+    scene.at_phase("commit", (scene.images / "taken").mkdir)
 
     error = await scene.error(
         engine=EngineName.PHASED, image_path=str(scene.images / "taken"), seal=False, exit=True
@@ -1051,7 +1051,7 @@ def test_the_device_of_the_fake_is_a_real_name() -> None:
     assert DEVICE.startswith("/dev/nvidia")
 
 
-async def test_a_ledger_that_fails_after_the_commit(
+async def test_a_verify_cache_that_fails_after_the_commit(
     make: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The image is complete, and the task is stopped as was asked: it is a warning, no more."""

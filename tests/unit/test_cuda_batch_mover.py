@@ -11,7 +11,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from shim import points
+from shim import failpoints
 from shim.config import Timeouts
 from shim.cuda import driver, native
 from shim.cuda.batch import PIDS_MAX, Helper
@@ -39,7 +39,7 @@ from tests.unit.fakes_native import Ground, ground, missing
 
 QUICK = Timeouts(detect=20, lock=0.3, freeze=0.5, thaw=0.5)
 RUNNING, LOCKED, FROZEN = CudaState.RUNNING, CudaState.LOCKED, CudaState.CHECKPOINTED
-SIDES = (points.BEFORE, points.AFTER)
+SIDES = (failpoints.BEFORE, failpoints.AFTER)
 
 
 @dataclass
@@ -48,7 +48,7 @@ class Here:
 
     ground: Ground
     runs: list[list[str]] = field(default_factory=list)
-    # The runs whose outcome nobody hears, for runsc is killed beside them.
+    # The runs whose outcome is lost, since runsc is killed.
     lost: set[str] = field(default_factory=set)
 
     async def run(self, argv: Sequence[str], *, timeout_s: float) -> Completed:
@@ -83,11 +83,11 @@ class Stage:
     def __init__(self, made: Ground) -> None:
         self.ground = made
         self.guest = Here(made)
-        self.news: list[Progress] = []
+        self.updates: list[Progress] = []
         self.records: list[tuple[int, str]] = []
         tool = Tool(self.guest, native.path(), driver.capabilities("580.65.06"))
         self.table = ProcessTable(
-            self.news.append, lambda pid, _, state: self.records.append((pid, state))
+            self.updates.append, lambda pid, _, state: self.records.append((pid, state))
         )
         steps = StepMover(self.table, self.guest, tool, QUICK)
         self.mover = BatchMover(steps, Helper(self.guest, native.path()))
@@ -156,7 +156,7 @@ async def test_half_way_states_lead_both_ways(stage: Stage, state: str) -> None:
 
 
 async def test_a_failed_process_stops_a_freeze(stage: Stage) -> None:
-    """What the driver calls failed is told; the others are not touched."""
+    """What the driver calls failed is reported; the others are not touched."""
     stage.ground.drivers[stage.ground.pids[1]].state = "failed"
 
     with pytest.raises(CudaError, match="failed"):
@@ -183,7 +183,7 @@ async def test_a_failed_process_stops_a_freeze(stage: Stage) -> None:
 async def test_what_stops_a_freeze(
     stage: Stage, fault: Fault, kind: type[CryoError], states: set[str]
 ) -> None:
-    """The error names the process, nobody goes on, and a thaw brings all back."""
+    """The error names the process, no process resumes, and a thaw brings all back."""
     stage.ground.faults(fault)
     with pytest.raises(kind) as caught:
         await stage.group.freeze()
@@ -211,7 +211,7 @@ async def test_what_stops_a_freeze(
 async def test_one_that_does_not_come_back(
     stage: Stage, fault: Fault, kind: type[CryoError]
 ) -> None:
-    """It keeps no other, and is told."""
+    """It does not affect the others, and is reported."""
     await stage.group.freeze()
     # Its timeout is waited for: the usual one is long.
     stage.mover._timeouts = msgspec.structs.replace(QUICK, detect=4)
@@ -244,7 +244,7 @@ async def test_too_many_are_left_to_the_tool(stage: Stage) -> None:
 
 
 async def test_a_cancelled_freeze_ends_the_program(stage: Stage) -> None:
-    """Whoever goes away leaves no program behind that would move a process later."""
+    """A cancelled call leaves no program behind that would move a process later."""
     stage.ground.faults(Fault(action="checkpoint", kind=Kind.SLOW, seconds=0.3))
     work = asyncio.create_task(stage.group.freeze())
     await asyncio.to_thread(wait_until, lambda: "locked" in stage.ground.states, "a lock", 5)
@@ -256,10 +256,10 @@ async def test_a_cancelled_freeze_ends_the_program(stage: Stage) -> None:
     assert stage.ground.states == ["running"] * 3
 
 
-async def test_a_run_passes_the_points_of_all_that_it_does(stage: Stage) -> None:
+async def test_a_run_passes_the_failpoints_of_its_steps(stage: Stage) -> None:
     """A fault may be put before each kind of move, and after each that went well."""
     reached: list[str] = []
-    points.arm(reached.append)
+    failpoints.arm(reached.append)
     try:
         await stage.mover.find()
         await stage.mover.refresh()
@@ -271,26 +271,26 @@ async def test_a_run_passes_the_points_of_all_that_it_does(stage: Stage) -> None
         del reached[:]
         await stage.group.thaw()
     finally:
-        points.arm(None)
+        failpoints.arm(None)
 
     up = {f"cuda.{one}" for one in ("get-state", "restore", "unlock")}
     assert sorted(reached) == sorted(f"{one}:{side}" for one in up for side in SIDES)
 
 
 @pytest.mark.parametrize("point", ("cuda.lock:before", "cuda.checkpoint:after"))
-async def test_a_fault_at_a_point_of_a_run(stage: Stage, point: str) -> None:
+async def test_a_fault_at_a_failpoint_of_a_run(stage: Stage, point: str) -> None:
     """It fails the freeze as a failed move does, and a thaw brings all back."""
 
     def fail(name: str) -> None:
         if name == point:
             raise CudaError("injected")
 
-    points.arm(fail)
+    failpoints.arm(fail)
     try:
         with pytest.raises(CudaError, match="injected"):
             await stage.group.freeze()
     finally:
-        points.arm(None)
+        failpoints.arm(None)
     assert set(stage.ground.states) == {"running" if "before" in point else "checkpointed"}
     await stage.group.thaw()
 
@@ -298,7 +298,7 @@ async def test_a_fault_at_a_point_of_a_run(stage: Stage, point: str) -> None:
 
 
 @pytest.mark.parametrize("lost", ("freeze", "thaw"))
-async def test_a_run_whose_outcome_nobody_hears(stage: Stage, lost: str) -> None:
+async def test_a_run_whose_outcome_is_lost(stage: Stage, lost: str) -> None:
     """It has moved them all, so the tool that takes over looks before it moves any."""
     stage.guest.lost.add(lost)
 
@@ -343,10 +343,10 @@ async def test_a_container_that_is_gone(left: int) -> None:
 
 async def test_where_it_cannot_run_the_tool_takes_over() -> None:
     """Said once, at whatever step it shows; the way down and the way up are then the tool's."""
-    guest, news = FakeGuest([Cuda(7), Cuda(8)]), list[Progress]()
+    guest, updates = FakeGuest([Cuda(7), Cuda(8)]), list[Progress]()
     tool = Tool(guest, TOOL, driver.capabilities("580.65.06"))
     helper = Helper(guest, "/dev/cryo/cryo-cuda")
-    table = ProcessTable(news.append, lambda *_: None)
+    table = ProcessTable(updates.append, lambda *_: None)
     mover = BatchMover(StepMover(table, guest, tool, QUICK), helper)
     group = CudaGroup([mover])
 
@@ -357,4 +357,4 @@ async def test_where_it_cannot_run_the_tool_takes_over() -> None:
     await group.thaw()
 
     assert guest.states == [RUNNING, RUNNING]
-    assert len([one for one in news if one.warning]) == 1
+    assert len([one for one in updates if one.warning]) == 1

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from shim.cuda import cdi
 from shim.cuda.cdi import NodeNumbers
 from shim.errors import InvalidArgument
-from shim.spec.edits import BindMount
+from shim.oci.edits import BindMount
 
 YAML = """
 cdiVersion: 0.5.0
@@ -126,7 +126,7 @@ def test_the_later_folder_wins(tmp_path: Path) -> None:
 
 
 def test_one_name_twice_in_a_folder_is_a_problem(tmp_path: Path) -> None:
-    """The first stays, and the second is told when somebody looks for what is not there."""
+    """The first stays, and the second is reported when it is looked up."""
     put(tmp_path, "a.json", spec("0", "FROM=a"))
     put(tmp_path, "b.json", spec("0", "FROM=b"))
 
@@ -161,7 +161,7 @@ def test_a_malformed_name_is_refused(tmp_path: Path, name: str) -> None:
 
 
 def test_a_node_that_is_not_there_is_refused(tmp_path: Path) -> None:
-    """A CDI file from before a GPU was taken out is old news."""
+    """A CDI file from before a GPU was taken out is outdated."""
     put(tmp_path, "nvidia.yaml", YAML)
 
     with pytest.raises(InvalidArgument, match="/dev/host-nvidiactl"):

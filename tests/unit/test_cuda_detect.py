@@ -54,7 +54,7 @@ def held(scan: Scan | None) -> dict[int, frozenset[str]]:
 
 
 def test_the_shells_lines() -> None:
-    """Open files, mappings, the driver's own thread, names and connections are told apart."""
+    """Open files, mappings, the driver's own thread, names and connections are distinguished."""
     scan = parse_scan(SCAN)
 
     assert scan is not None
@@ -223,7 +223,7 @@ def test_connections_inside_the_sandbox_do_not_count(raw: str) -> None:
     ("state", "counts"), (("01", True), ("0A", False), ("06", False), ("", False))
 )
 def test_only_established_connections_count(state: str, counts: bool) -> None:
-    """Listeners and those that are closing have nobody to lose."""
+    """Listeners and closing sockets have no peer to lose."""
     scan = parse_scan(f"T {OUTSIDE} {state}\nT {OUTSIDE} {state}\nE\n")
 
     assert scan is not None

@@ -45,7 +45,7 @@ def builtin(guest: FakeGuest) -> Builtin:
 
 
 async def test_phased_goes_all_the_way() -> None:
-    """Down before the save, up after it; runsc is told of no tool."""
+    """Down before the save, up after it; runsc gets no tool."""
     guest = FakeGuest([Cuda(7), Cuda(8)])
     engine = phased(guest, known=False)
     await engine.find()
@@ -103,7 +103,7 @@ async def test_builtin_refuses_what_it_would_invert(state: CudaState) -> None:
 
 
 async def test_builtin_ends_a_tool_that_hangs() -> None:
-    """Runsc has no deadline; the tool is the child of nobody that was not there before."""
+    """Runsc has no deadline; the tool is the child without a parent that was not there before."""
     old = GuestProcess(pid=40, parent=0, command="shell")
     guest = FakeGuest([Cuda(7)], execs=(old,))
     engine = builtin(guest)
@@ -177,7 +177,7 @@ async def test_builtin_reads_back_after_the_save() -> None:
     assert guest.states == [RUNNING, RUNNING]
 
 
-async def test_builtin_tells_who_began_during_the_save() -> None:
+async def test_builtin_reports_who_began_during_the_save() -> None:
     """Runsc looks once: a process that it did not see is in the image without its GPU state."""
     guest = FakeGuest([Cuda(7)])
     engine = builtin(guest)
@@ -235,11 +235,11 @@ def test_a_failed_tool_is_a_cuda_error() -> None:
     """The process is named with what it is called."""
     error = RunscError("checkpoint", 128, FAILED.format(1))
 
-    told = explain(error, hung=False, timeout_s=5, known=[CudaProcess(pid=7, name="train")])
+    reported = explain(error, hung=False, timeout_s=5, known=[CudaProcess(pid=7, name="train")])
 
-    assert isinstance(told, CudaError)
-    assert told.pid == 7
-    assert "process 7 (train)" in told.message
+    assert isinstance(reported, CudaError)
+    assert reported.pid == 7
+    assert "process 7 (train)" in reported.message
 
 
 def test_a_failed_tool_of_another_container() -> None:
@@ -248,9 +248,9 @@ def test_a_failed_tool_of_another_container() -> None:
     error = RunscError("checkpoint", 128, text)
     known = [CudaProcess(pid=7, name=f"p{c}", container=c) for c in ("", "a", "b", "bb")]
 
-    told = explain(error, hung=False, timeout_s=5, known=known)
+    reported = explain(error, hung=False, timeout_s=5, known=known)
 
-    assert "process 7 (pb) of b:" in told.message
+    assert "process 7 (pb) of b:" in reported.message
 
 
 async def test_the_guard_looks_into_every_container() -> None:
@@ -266,13 +266,13 @@ async def test_the_guard_looks_into_every_container() -> None:
 
 
 def test_a_tool_that_we_ended_is_a_deadline() -> None:
-    """That it was killed by us is told as what it is."""
+    """A kill by us is reported as such."""
     error = RunscError("checkpoint", 128, FAILED.format(9))
 
-    told = explain(error, hung=True, timeout_s=5, known=[])
+    reported = explain(error, hung=True, timeout_s=5, known=[])
 
-    assert isinstance(told, DeadlineExceeded)
-    assert "process 7 did not end in 5 s" in told.message
+    assert isinstance(reported, DeadlineExceeded)
+    assert "process 7 did not end in 5 s" in reported.message
 
 
 def test_out_of_memory_is_a_class_of_its_own() -> None:

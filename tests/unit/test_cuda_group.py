@@ -23,7 +23,7 @@ RUNNING, FROZEN = CudaState.RUNNING, CudaState.CHECKPOINTED
 
 
 class Ground:
-    """Two containers that tell each other what was done in them."""
+    """Two containers with a common record of what was done in them."""
 
     def __init__(self, *, lock_s: float = 5) -> None:
         self.guests = {"x": FakeGuest([Cuda(7, "p")]), "y": FakeGuest([Cuda(7, "q"), Cuda(8)])}
@@ -41,12 +41,12 @@ class Ground:
 
     @property
     def states(self) -> list[CudaState | None]:
-        """Tell the states of all."""
+        """Return the states of all."""
         return [state for guest in self.guests.values() for state in guest.states]
 
     @property
     def verbs(self) -> list[str]:
-        """Tell the moves that were made, in order."""
+        """Return the moves that were made, in order."""
         return [verb for verb, _ in self.done if verb not in {"get-state", "scan", "ps"}]
 
 
@@ -107,7 +107,7 @@ async def test_what_holds_up_is_named_with_its_container() -> None:
 
 
 async def test_one_that_does_not_come_back_keeps_no_other() -> None:
-    """Every other process of every container runs, and the failure is told."""
+    """Every other process of every container runs, and the failure is reported."""
     ground = Ground()
     await ground.group.find()
     await ground.group.freeze()

@@ -15,9 +15,9 @@ from shim.cuda.cdi import NodeNumbers
 from shim.cuda.inject import PreparedSpec, find_helper, find_tool, helper_in, prepare
 from shim.errors import HostMismatch, InvalidArgument, Refused
 from shim.model import FromEnvironment
-from shim.spec import document
-from shim.spec.document import Spec
-from shim.spec.gpu import GpuRequest, gpu_request
+from shim.oci import document
+from shim.oci.document import Spec
+from shim.oci.gpu import GpuRequest, gpu_request
 
 GUEST = "/dev/cryo/cuda-checkpoint"
 NODES = {
@@ -102,7 +102,7 @@ def paths(prepared: PreparedSpec) -> list[str]:
 
 
 def test_a_plain_container_is_left_alone(host: Host) -> None:
-    """No wish, no change."""
+    """No request, no change."""
     spec = host.spec("PATH=/bin")
 
     assert host.prepare(spec) == PreparedSpec(spec=spec)
@@ -122,7 +122,7 @@ def test_nodes_that_are_there_get_the_tool(host: Host) -> None:
     assert "ro" in (done.spec.mounts[0].options or ())
 
 
-def test_a_request_that_settings_forbid_is_told(host: Host) -> None:
+def test_a_request_that_settings_forbid_is_reported(host: Host) -> None:
     """The container runs without a GPU, and a warning says which setting it was."""
     spec = host.spec("NVIDIA_VISIBLE_DEVICES=all")
 
@@ -136,7 +136,7 @@ def test_a_request_that_settings_forbid_is_told(host: Host) -> None:
 @pytest.mark.parametrize("cdi", (True, False))
 @pytest.mark.parametrize("value", ("all", "0", "GPU-bbbb", "1,0"))
 def test_preparing_twice_is_once(host: Host, cdi: bool, value: str) -> None:
-    """With the same wish or the one that the prepared spec speaks, nothing changes any more."""
+    """With the same request or the one of the prepared spec, nothing changes any more."""
     if cdi:
         host.write_cdi()
     spec = host.spec(f"NVIDIA_VISIBLE_DEVICES={value}")
@@ -399,11 +399,11 @@ def test_a_mount_from_another_host_is_turned_to_this_ones_tool(host: Host) -> No
         host.prepare(spec, tool=None, recorded_tool=GUEST)
 
 
-def test_a_wish_can_be_made_by_hand(host: Host) -> None:
+def test_a_request_can_be_made_by_hand(host: Host) -> None:
     """The request is a value: what it says is what is done."""
-    wish = GpuRequest(wanted=True, devices=("0",), source="env")
+    request = GpuRequest(wanted=True, devices=("0",), source="env")
 
-    assert "/dev/nvidia1" in paths(host.prepare(host.spec(), gpu=wish))
+    assert "/dev/nvidia1" in paths(host.prepare(host.spec(), gpu=request))
 
 
 def test_the_configured_tool_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from shim.cuda import inventory
 from shim.cuda.inventory import Gpu, Inventory
-from shim.spec.document import Device
+from shim.oci.document import Device
 
 CLOSED = (
     "NVRM version: NVIDIA UNIX x86_64 Kernel Module  580.65.06  Sun Jul 27 07:10:27 UTC 2025\n"
@@ -91,7 +91,7 @@ def test_the_gpus_of_a_container() -> None:
 
 
 async def test_bytes_by_gpu() -> None:
-    """The lines of a process are added up; what the driver does not tell is left out."""
+    """The lines of a process are added up; what the driver does not report is left out."""
     asked: list[list[str]] = []
 
     async def spawn(argv: list[str]) -> str:

@@ -146,7 +146,7 @@ async def test_a_process_that_ends_meanwhile(machine: Machine, shell: list[str])
 
 
 async def test_a_container_without_devices(tmp_path: Path, shell: list[str]) -> None:
-    """Where there is no device nobody holds one, and the scan reaches its end."""
+    """Without a device no process holds one, and the scan succeeds."""
     machine = Machine(tmp_path)
     (tmp_path / "dev/nvidiactl").unlink()
     fd = machine.process(5, "x")

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from shim import points
+from shim import failpoints
 from shim.config import Timeouts
 from shim.cuda import driver
 from shim.cuda.group import CudaGroup
@@ -39,12 +39,12 @@ class Ground:
     timeouts: Timeouts = QUICK
     version: str = "580.65.06"
     may_ask: bool = True
-    news: list[Progress] = field(default_factory=list)
+    updates: list[Progress] = field(default_factory=list)
     records: list[tuple[int, str, str]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         tool = Tool(self.guest, TOOL, driver.capabilities(self.version))
-        self.table = ProcessTable(self.news.append, lambda *row: self.records.append(row))
+        self.table = ProcessTable(self.updates.append, lambda *row: self.records.append(row))
         self.mover = StepMover(self.table, self.guest, tool, self.timeouts, may_ask=self.may_ask)
         self.group = CudaGroup([self.mover])
 
@@ -57,7 +57,7 @@ def ground(*pids: int, timeouts: Timeouts = QUICK) -> Ground:
 # -- finding -------------------------------------------------------------------------------------
 
 
-async def test_cuda_processes_and_bystanders() -> None:
+async def test_cuda_processes_and_non_cuda_holders() -> None:
     """Who has state is known; who only holds a device is named and left alone."""
     found = Ground(FakeGuest([Cuda(7, "train"), Cuda(8, "nvml", state=None), Cuda(9, "infer")]))
 
@@ -109,8 +109,8 @@ async def test_a_member_cannot_claim_more_than_it_can_have() -> None:
     assert not [pid for verb, pid in found.guest.done if verb == "get-state"]
 
 
-async def test_asking_names_no_bystanders() -> None:
-    """With neither shell nor lsof every process was a candidate: that is no bystander."""
+async def test_asking_names_no_non_cuda_holders() -> None:
+    """With neither shell nor lsof every process is a candidate: none is named."""
     found = Ground(FakeGuest([Cuda(7), Cuda(8, state=None)], shell=False))
 
     assert await found.mover.find() == [7]
@@ -165,7 +165,7 @@ async def test_work_goes_side_by_side_within_bounds() -> None:
 
 
 async def test_every_move_is_written_down_before_it_begins() -> None:
-    """Whoever finds the journal knows of each process what may have been done to it."""
+    """The journal shows for each process what may have been done to it."""
     full = ground(7)
     await full.mover.find()
 
@@ -193,9 +193,9 @@ async def test_progress_names_phases_and_states() -> None:
 
     await full.group.freeze()
 
-    assert (Phase.LOCK, "lock 2 processes") in [(n.phase, n.message) for n in full.news]
-    assert (Phase.FREEZE, "checkpoint 2 processes") in [(n.phase, n.message) for n in full.news]
-    assert {(n.pid, n.pid_state) for n in full.news if n.pid} >= {(7, FROZEN), (8, FROZEN)}
+    assert (Phase.LOCK, "lock 2 processes") in [(n.phase, n.message) for n in full.updates]
+    assert (Phase.FREEZE, "checkpoint 2 processes") in [(n.phase, n.message) for n in full.updates]
+    assert {(n.pid, n.pid_state) for n in full.updates if n.pid} >= {(7, FROZEN), (8, FROZEN)}
 
 
 async def test_a_process_that_was_frozen_before_stays_so() -> None:
@@ -355,7 +355,7 @@ async def test_one_that_stops_answering_is_an_error() -> None:
 
 
 async def test_one_that_cannot_be_brought_back_does_not_stop_the_others() -> None:
-    """All that can run again do; the error tells of the one that cannot."""
+    """All that can run again do; the error reports the one that cannot."""
     full = ground(7, 8, 9)
     await full.mover.find()
     await full.group.freeze()
@@ -381,7 +381,7 @@ async def test_one_whose_state_cannot_be_read_does_not_stop_the_others() -> None
     assert full.guest.states == [RUNNING, RUNNING]
 
 
-async def test_a_failed_process_is_told_in_the_thaw() -> None:
+async def test_a_failed_process_is_reported_in_the_thaw() -> None:
     """It cannot be brought back, and that is not passed over in silence."""
     full = Ground(FakeGuest([Cuda(7, state=FROZEN), Cuda(8, state=CudaState.FAILED)]))
     full.table.adopt([CudaProcess(pid=7, name="a"), CudaProcess(pid=8, name="b")])
@@ -455,15 +455,15 @@ def full_disk(tmp_path: Path) -> Iterator[Callable[[int, str, str], None]]:
         if point == "journal.note:before":
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    points.arm(fail)
+    failpoints.arm(fail)
     yield journal.process
-    points.arm(None)
+    failpoints.arm(None)
 
 
 async def test_nothing_is_frozen_that_cannot_be_written_down(
     full_disk: Callable[[int, str, str], None],
 ) -> None:
-    """Without a journal a crash would leave a process frozen for ever: then none is touched."""
+    """Without a journal a crash would leave a process frozen: then none is touched."""
     full = ground(7, 8)
     await full.mover.find()
     full.table._record = full_disk

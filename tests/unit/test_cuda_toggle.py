@@ -31,7 +31,7 @@ async def test_the_cycle_toggles_twice() -> None:
 
 
 async def test_a_process_that_was_never_moved_is_looked_at() -> None:
-    """The driver's own thread tells a CUDA process from an NVML user."""
+    """The driver's own thread distinguishes a CUDA process from an NVML user."""
     guest = FakeGuest([Cuda(7), Cuda(8, state=None)])
     tool = ToggleTool(guest, TOOL)
 
@@ -64,7 +64,7 @@ async def test_a_failed_toggle_is_not_booked() -> None:
     assert guest.state(7) is CudaState.RUNNING
 
 
-async def test_after_a_toggle_that_was_not_heard_the_devices_tell() -> None:
+async def test_after_a_toggle_without_an_answer_the_devices_decide() -> None:
     """A tool that was ended at its deadline may have frozen the process all the same."""
     guest = FakeGuest([Cuda(7)])
 

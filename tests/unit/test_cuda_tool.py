@@ -80,7 +80,7 @@ async def test_the_driver_gives_up_before_we_do() -> None:
 
 
 async def test_without_a_lock_timeout_we_count_ourselves() -> None:
-    """Driver 555 waits for ever: then the deadline is ours."""
+    """Driver 555 waits without end: then the deadline is ours."""
     guest = FakeGuest([Cuda(7)])
 
     await tool(guest, "555.42.02").act(Action.LOCK, 7, timeout_s=2)

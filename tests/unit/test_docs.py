@@ -75,7 +75,7 @@ def settings_shown() -> dict[str, Any]:
     return tomllib.loads(block)
 
 
-def test_every_setting_is_told_with_its_default() -> None:
+def test_every_setting_is_reported_with_its_default() -> None:
     """README shows each key of config.toml, and no other, with the value that it has unset."""
     assert settings_shown() == msgspec.json.decode(msgspec.json.encode(Config()))
 
@@ -95,9 +95,9 @@ def settings_read() -> set[tuple[str, str]]:
 
 def test_every_setting_is_read() -> None:
     """Each key of config.toml is read somewhere in the code, so that none is without effect."""
-    told = {(section, key) for section, keys in settings_shown().items() for key in keys}
+    reported = {(section, key) for section, keys in settings_shown().items() for key in keys}
 
-    assert told - settings_read() == set()
+    assert reported - settings_read() == set()
 
 
 def test_the_shown_settings_can_be_used() -> None:
@@ -201,9 +201,9 @@ def test_the_library_example_compiles_and_imports() -> None:
 def test_exit_codes_are_those_of_the_program() -> None:
     """README's table has the codes of `exits`, in its words."""
     table = rows(read(README), "| exit code | gRPC | when |")
-    told = re.findall(r"^    (\d+) +(\S.*)$", exits.__doc__ or "", re.MULTILINE)
+    reported = re.findall(r"^    (\d+) +(\S.*)$", exits.__doc__ or "", re.MULTILINE)
 
-    assert [(code, text) for code, _, text in table] == told
+    assert [(code, text) for code, _, text in table] == reported
     assert {int(code) for code, _, _ in table} == {0, 130, *exits.CODES.values()}
 
 

@@ -1,4 +1,4 @@
-"""The report of `make faults` out of what several runs have told."""
+"""The report of `make faults` from what several runs have printed."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ run of old-phased, seed 1, trials 1 to 250, 2026-11-26
 """
 
 
-def test_what_an_earlier_run_has_told(tmp_path: Path) -> None:
+def test_what_an_earlier_run_has_printed(tmp_path: Path) -> None:
     """Each case has the trials that it came to, and each trial its place in the table."""
     log = tmp_path / "log"
     log.write_text(LOG, "utf-8")

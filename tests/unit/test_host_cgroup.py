@@ -54,7 +54,7 @@ def tree(request: pytest.FixtureRequest, tmp_path: Path) -> Tree:
 
 @pytest.mark.parametrize("path", ("/docker/a", "/system.slice/cri-containerd-a.scope"))
 def test_a_cgroup_of_its_own_is_found_where_it_is_mounted(tree: Tree, path: str) -> None:
-    """The path that the kernel names leads to the files, whoever chose it."""
+    """The path that the kernel names leads to the files, no matter who chose it."""
     tree.process(str(PID), path)
 
     assert cgroup.find(PID, tree.proc) == tree.cgroup(path)
@@ -184,14 +184,14 @@ def test_places_that_a_spec_means(tmp_path: Path) -> None:
         "1 2 0:1 / /cg/unified rw - cgroup2 cgroup2 rw\n"
     )
 
-    found = cgroup.places("/pods/a", tmp_path)
+    found = cgroup.paths("/pods/a", tmp_path)
 
     assert found == [Path(f"/cg/{kind}/pods/a") for kind in ("cpu", "memory", "unified")]
-    assert [cgroup.places(path, tmp_path) for path in ELSEWHERE] == [[]] * 4
+    assert [cgroup.paths(path, tmp_path) for path in ELSEWHERE] == [[]] * 4
 
 
 def test_only_what_is_empty_is_removed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whoever has just died is waited for, who lives on is not harmed."""
+    """A process that has just died is waited for, one that lives on is not harmed."""
     busy = {tmp_path / "dies": 2, tmp_path / "lives": 1 << 20}
     plain = Path.rmdir
 

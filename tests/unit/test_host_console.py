@@ -147,7 +147,9 @@ async def test_slow_reader_loses_nothing_and_bounds_the_buffer(terminal: tuple[i
     assert await reading == data
 
 
-async def test_output_that_nobody_will_read_holds_up_nobody(terminal: tuple[int, int]) -> None:
+async def test_output_that_no_process_will_read_does_not_hold_up_others(
+    terminal: tuple[int, int],
+) -> None:
     """After a broken pipe the output is thrown away, and its writer goes on."""
     master, slave = terminal
     stdin, writer, stdout, reader = pipes()

@@ -18,7 +18,7 @@ def process(proc: Path, pid: int, parent: int, *ticks: int) -> None:
     (proc / str(pid) / "stat").write_text(line, "ascii")
 
 
-def test_descendants_count_and_nobody_else(tmp_path: Path) -> None:
+def test_only_descendants_count(tmp_path: Path) -> None:
     """Children, their children and the ended ones of each; not the siblings or the parent."""
     process(tmp_path, 10, 1, 1, 2, 0, 0)
     process(tmp_path, 11, 10, 10, 20, 100, 200)
@@ -44,7 +44,7 @@ def test_strange_entries_are_passed_over(tmp_path: Path) -> None:
 
 
 def test_our_own_time_is_seen() -> None:
-    """What this very process used is at least what the kernel tells it directly."""
+    """What this very process used is at least what the kernel reports to it directly."""
     before = os.times()
     used = used_below(os.getpid())
 

@@ -1,4 +1,4 @@
-"""Calls into filesystems that may hang: the loop goes on, and the caller is told."""
+"""Calls into filesystems that may hang: the loop goes on, and the caller gets an error."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ async def test_an_error_is_raised_as_it_is() -> None:
 
 
 async def test_a_filesystem_that_does_not_answer(tmp_path: Path) -> None:
-    """The caller is told which call it was; the loop and other calls go on."""
+    """The error names the call; the loop and other calls go on."""
     with hung_mount(tmp_path / "hung") as mount:
         with pytest.raises(DeadlineExceeded, match=r"cannot look at .*: the filesystem did not"):
             await file_call(
@@ -145,6 +145,6 @@ async def test_calls_whose_callers_have_left_are_counted(monkeypatch: pytest.Mon
     assert await file_call(lambda: 7, doing="look") == 7
 
 
-def test_a_client_hears_of_a_folder_of_images_that_does_not_answer() -> None:
+def test_a_client_gets_an_error_for_a_folder_of_images_that_hangs() -> None:
     """The list gives up before its caller does, whose error would name no filesystem."""
     assert images._LIST_S < channel.DEFAULT_TIMEOUT_S

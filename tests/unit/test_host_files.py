@@ -58,7 +58,7 @@ def test_read_is_bounded(tmp_path: Path) -> None:
         files.read_bounded(tmp_path / "a", 4)
 
 
-def test_read_refuses_links_unless_told(tmp_path: Path) -> None:
+def test_read_refuses_links_unless_allowed(tmp_path: Path) -> None:
     """A link is followed only on request."""
     (tmp_path / "a").write_bytes(b"x")
     (tmp_path / "b").symlink_to("a")

@@ -35,10 +35,10 @@ def settings(folder: Path, shmem: str, defrag: str) -> Path:
 )
 def test_whether_they_are_used(tmp_path: Path, shmem: str, defrag: str, *, used: bool) -> None:
     """Both settings count, as they do for runsc, and both are named."""
-    told = hugepages.described(settings(tmp_path, shmem, defrag))
+    reported = hugepages.described(settings(tmp_path, shmem, defrag))
 
-    assert told.startswith("on (" if used else "off, ")
-    assert f"(shmem_enabled {shmem}, defrag {defrag})" in told
+    assert reported.startswith("on (" if used else "off, ")
+    assert f"(shmem_enabled {shmem}, defrag {defrag})" in reported
 
 
 def test_a_kernel_without_them(tmp_path: Path) -> None:

@@ -20,23 +20,23 @@ _WAIT_S = 5.0
 _V1 = Path("/sys/fs/cgroup/memory")
 
 
-class Heard:
-    """Counts what a watch tells."""
+class Received:
+    """Counts what a watch reports."""
 
     def __init__(self) -> None:
         self.count = 0
-        self._news = asyncio.Event()
+        self._updates = asyncio.Event()
 
     def __call__(self) -> None:
         """Hear it."""
         self.count += 1
-        self._news.set()
+        self._updates.set()
 
     async def next(self) -> None:
-        """Wait until something is told that was not waited for yet."""
+        """Wait until something is reported that was not waited for yet."""
         async with asyncio.timeout(_WAIT_S):
-            await self._news.wait()
-        self._news.clear()
+            await self._updates.wait()
+        self._updates.clear()
 
 
 def fds() -> set[str]:
@@ -59,47 +59,47 @@ def kill_count(own: Cgroup, count: int) -> None:
 
 
 @asynccontextmanager
-async def watching(own: Cgroup) -> AsyncIterator[tuple[OomWatch, Heard]]:
+async def watching(own: Cgroup) -> AsyncIterator[tuple[OomWatch, Received]]:
     """Watch, and prove that no descriptor stays."""
     before = fds()
-    heard = Heard()
-    watch = OomWatch(own, heard)
+    received = Received()
+    watch = OomWatch(own, received)
     try:
-        yield watch, heard
+        yield watch, received
     finally:
         watch.close()
     watch.close()
     assert fds() == before
 
 
-async def test_each_kill_is_told_once(own: Cgroup) -> None:
-    """A rise of the count is told as it happens, and not again when somebody looks."""
-    async with watching(own) as (watch, heard):
+async def test_each_kill_is_reported_once(own: Cgroup) -> None:
+    """A rise of the count is reported as it happens, and not again at the next look."""
+    async with watching(own) as (watch, received):
         kill_count(own, 2)
-        await heard.next()
+        await received.next()
         watch.look()
-        assert heard.count == 1
+        assert received.count == 1
 
         kill_count(own, 3)
-        await heard.next()
-        assert heard.count == 2
+        await received.next()
+        assert received.count == 2
 
 
-async def test_what_was_before_is_not_told(own: Cgroup) -> None:
+async def test_what_was_before_is_not_reported(own: Cgroup) -> None:
     """The count need not begin with nothing, and other events are none."""
-    async with watching(own) as (watch, heard):
+    async with watching(own) as (watch, received):
         kill_count(own, 1)
         watch.look()
         await asyncio.sleep(0)
-        assert heard.count == 0
+        assert received.count == 0
 
 
 async def test_a_look_needs_no_signal(own: Cgroup) -> None:
-    """Before an exit is told the count alone says what happened; the late signal adds nothing."""
-    async with watching(own) as (watch, heard):
+    """Before an exit is published the count alone counts; the late signal adds nothing."""
+    async with watching(own) as (watch, received):
         kill_count(own, 4)
         watch.look()
-        assert heard.count == 1
+        assert received.count == 1
 
 
 async def test_a_signal_comes_before_the_count(
@@ -107,32 +107,32 @@ async def test_a_signal_comes_before_the_count(
 ) -> None:
     """Version 1 signals first and counts later: the watch looks again."""
     monkeypatch.setattr("shim.host.oom._LOOKS_S", (0.0, 0.05))
-    async with watching(own) as (_, heard):
+    async with watching(own) as (_, received):
         counts = iter((1, 2))
         monkeypatch.setattr("shim.host.cgroup.oom_kills", lambda _own: next(counts))
         kill_count(own, 1)
-        await heard.next()
-        assert heard.count == 1
+        await received.next()
+        assert received.count == 1
 
 
-async def test_nothing_is_told_after_the_end(own: Cgroup) -> None:
-    """A signal that was heard just before does not outlive the watch."""
-    async with watching(own) as (watch, heard):
+async def test_nothing_is_reported_after_the_end(own: Cgroup) -> None:
+    """A signal that arrived just before does not outlive the watch."""
+    async with watching(own) as (watch, received):
         watch._woken()
         watch.close()
         kill_count(own, 9)
         await asyncio.sleep(0.05)
-        assert heard.count == 0
+        assert received.count == 0
 
 
-async def test_a_removed_cgroup_tells_nothing(own: Cgroup) -> None:
+async def test_a_removed_cgroup_reports_nothing(own: Cgroup) -> None:
     """The files go away under the watch when runsc deletes the container."""
-    async with watching(own) as (watch, heard):
+    async with watching(own) as (watch, received):
         assert own.kills is not None
         own.kills.unlink()
         await asyncio.sleep(0.05)
         watch.look()
-        assert heard.count == 0
+        assert received.count == 0
 
 
 @pytest.mark.parametrize("unified", (True, False))
@@ -142,7 +142,7 @@ async def test_a_cgroup_that_is_gone_cannot_be_watched(tmp_path: Path, *, unifie
     before = fds()
 
     with pytest.raises(NotFound, match="watch"):
-        OomWatch(Cgroup(unified=unified, folders=folders), Heard())
+        OomWatch(Cgroup(unified=unified, folders=folders), Received())
 
     assert fds() == before
 
@@ -164,12 +164,12 @@ def real() -> Iterator[Cgroup]:
 
 
 async def test_a_kill_in_a_real_cgroup_of_version_1(real: Cgroup) -> None:
-    """A process that takes more than it may is killed, and the watch is told without asking."""
+    """A process that takes more than it may is killed, and the watch reports it without asking."""
     folder = real.folders["memory"]
     (folder / "memory.limit_in_bytes").write_text(str(16 << 20), "ascii")
     program = f"open('{folder}/cgroup.procs', 'w').write('0'); bytearray(b'x') * (100 << 20)"
 
-    async with watching(real) as (_, heard):
+    async with watching(real) as (_, received):
         child = await asyncio.create_subprocess_exec(sys.executable, "-ISc", program)
         try:
             async with asyncio.timeout(_WAIT_S):
@@ -178,5 +178,5 @@ async def test_a_kill_in_a_real_cgroup_of_version_1(real: Cgroup) -> None:
             if child.returncode is None:
                 child.kill()
                 await child.wait()
-        await heard.next()
-        assert heard.count == 1
+        await received.next()
+        assert received.count == 1

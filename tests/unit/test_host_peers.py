@@ -19,7 +19,7 @@ def names(path: Path | str) -> list[str]:
 
 
 def test_named_peers_are_listed_and_others_not(tmp_path: Path) -> None:
-    """Connections with a name are told; listeners, pairs and datagram sockets are not."""
+    """Connections with a name are listed; listeners, pairs and datagram sockets are not."""
     before = len(names("/proc/self/fd"))
     path = str(tmp_path / "s")
     with (
@@ -83,7 +83,7 @@ def test_a_look_that_takes_too_long_ends() -> None:
 
 
 def test_gone_process_is_not_found() -> None:
-    """A pid that nobody has is not found."""
+    """An unused pid is not found."""
     pid = os.fork()
     if pid == 0:
         os._exit(0)

@@ -55,7 +55,7 @@ def test_start_time_of_a_gone_process_is_none(sleeper: subprocess.Popen[bytes]) 
 
 
 def test_zombie_is_not_alive(sleeper: subprocess.Popen[bytes]) -> None:
-    """A process that has ended counts as dead before it is reaped."""
+    """A process that has exited counts as dead before it is reaped."""
     start = procs.start_time(sleeper.pid) or 0
     assert procs.is_alive(sleeper.pid, start)
     assert not procs.is_alive(sleeper.pid, start + 1)

@@ -65,7 +65,7 @@ def test_no_link_is_followed_in_an_open_folder(tmp_path: Path) -> None:
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="an immutable file needs root")
 def test_what_cannot_be_removed_does_not_keep_the_rest(tmp_path: Path) -> None:
-    """An immutable file is told, and everything beside it goes all the same."""
+    """An immutable file is reported, and everything beside it goes all the same."""
     (tmp_path / "tree" / "a" / "deep").mkdir(parents=True)
     (tmp_path / "tree" / "z").touch()
     held = tmp_path / "tree" / "a" / "held"
@@ -99,7 +99,7 @@ except FailedPrecondition as error:
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="mounting needs root")
 def test_a_mount_does_not_keep_the_rest(tmp_path: Path) -> None:
-    """A mount deep in the tree is told and left alone; what lies beside it goes."""
+    """A mount deep in the tree is reported and left alone; what lies beside it goes."""
     (tmp_path / "tree" / "a" / "held").mkdir(parents=True)
     (tmp_path / "tree" / "b").mkdir()
     (tmp_path / "other").mkdir()

@@ -15,7 +15,7 @@ import pytest
 from shim.errors import InvalidArgument
 from shim.host import rooted
 from shim.host.rooted import open_in_root, root_folder
-from shim.spec.rootfs import find_program
+from shim.oci.rootfs import find_program
 
 NAMES = ("a", "b", "c", "usr", "bin", "etc")
 ODD = ("../../../../../../etc/passwd", "/proc/self/root/etc", "/", "//", "..", ".", "//bin//x/")

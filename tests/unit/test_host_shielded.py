@@ -12,7 +12,7 @@ from shim.host.shielded import shielded
 
 
 class Work:
-    """Work that ends when it is told to, and notes what happened to it."""
+    """Work that ends on request, and records what happened to it."""
 
     def __init__(self) -> None:
         self.begun, self.may_end = asyncio.Event(), asyncio.Event()
@@ -66,7 +66,7 @@ async def test_repeated_cancellation_does_not_reach_the_work() -> None:
 
 
 async def test_an_error_is_raised_in_place_of_the_cancellation() -> None:
-    """A caller that was cancelled is told when the work failed: that is what has happened."""
+    """A cancelled caller gets the error when the work failed."""
     begun, may_end = asyncio.Event(), asyncio.Event()
 
     async def fails() -> None:
@@ -119,7 +119,7 @@ async def test_a_timeout_around_it_fires_once_the_work_has_ended() -> None:
 async def test_work_that_ignores_its_cancellation_is_left_and_named(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    """Work that goes on after its deadline holds nobody up, and its own end is logged."""
+    """Work that goes on after its deadline does not hold up its caller, and its end is logged."""
     stubborn, ended = asyncio.Event(), asyncio.Event()
 
     async def ignores() -> None:

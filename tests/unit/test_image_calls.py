@@ -22,7 +22,7 @@ from tests.hung import hung_mount
 from tests.unit.fakes_guest import Fault, failed
 from tests.unit.fakes_target import Make, in_states
 from tests.unit.fakes_tasks import Owner, owning
-from tests.unit.image_helpers import News, sealed
+from tests.unit.image_helpers import ProgressLog, sealed
 from tests.unit.loop_guard import watched
 
 RUNNING = CudaState.RUNNING
@@ -30,7 +30,7 @@ RUNNING = CudaState.RUNNING
 
 @pytest.fixture
 def make(tmp_path: Path) -> Iterator[Make]:
-    """Give a maker of tasks whose CUDA processes are in these states."""
+    """Return a factory of tasks whose CUDA processes are in these states."""
     with in_states(tmp_path) as made:
         yield made
 
@@ -71,7 +71,7 @@ async def test_a_checkpoint_that_is_undone(make: Make, what: str) -> None:
     if what == "fails":
         scene.runsc.fails["checkpoint"] = RunscError("checkpoint", 128, "no")
     elif what == "is cancelled":
-        scene.hear("seal", lambda: [one.cancel() for one in begun])
+        scene.at_phase("seal", lambda: [one.cancel() for one in begun])
     else:
         scene.guest.faults["restore", 7] = Fault(answer=failed("no"), times=99)
     with watched(scene.images, scene.folder / "verified") as found:
@@ -84,14 +84,14 @@ async def test_a_checkpoint_that_is_undone(make: Make, what: str) -> None:
 
 @pytest.mark.parametrize("phase", (Phase.SAVE, Phase.COMMIT))
 async def test_a_recovery(make: Make, phase: Phase) -> None:
-    """Whoever finds an open journal looks at the image in a thread as well."""
+    """Recovery from an open journal looks at the image in a thread as well."""
     scene = make(RUNNING)
     staging = scene.images / ".cryo-staging-1"
     staging.mkdir(parents=True)
     scene.journal.open(Operation.CHECKPOINT, str(scene.images / "image"))
     scene.journal.note(phase=phase, staging=str(staging))
     with watched(scene.images) as found:
-        await recover(scene.target, scene.journal.entry, scene.news.append)
+        await recover(scene.target, scene.journal.entry, scene.updates.append)
 
     assert found == []
     assert not staging.exists()
@@ -110,11 +110,11 @@ async def test_what_tasks_do_with_images(owner: Owner) -> None:
         await owner.tasks.images.list()
         await owner.tasks.images.inspect(image)
         with contextlib.suppress(CryoError):  # the host does not fit it
-            await owner.tasks.images.verify(image, Verify.FULL, News())
+            await owner.tasks.images.verify(image, Verify.FULL, ProgressLog())
         with contextlib.suppress(CryoError):
             await owner.tasks.create(owner.request(checkpoint=image))
         with contextlib.suppress(CryoError):
-            await owner.tasks.restore(ref, RestoreOptions(image_path=image), News())
+            await owner.tasks.restore(ref, RestoreOptions(image_path=image), ProgressLog())
         await owner.tasks.images.remove(image)
 
     assert found == []

@@ -45,7 +45,7 @@ def test_it_is_the_hash_of_all_bytes(tmp_path: Path, size: int) -> None:
 
 @pytest.mark.parametrize("size", (0, PIECE, BATCH, 2 * BATCH))
 def test_a_file_that_has_grown_is_not_read_for_ever(tmp_path: Path, size: int) -> None:
-    """It is told by the count, which differs from what was expected."""
+    """It shows in the count, which differs from what was expected."""
     path = tmp_path / "file"
     path.write_bytes(bytes(size + 10 * BATCH))
 

@@ -14,7 +14,7 @@ from shim.errors import CryoError, HostMismatch, ImageCorrupt, InvalidArgument
 from shim.image import manifest as manifests
 from shim.image.manifest import ImageFile, Member
 from shim.model import CheckpointOptions, CudaProcess
-from shim.spec import canonical
+from shim.oci import canonical
 from tests.unit.image_helpers import manifest
 
 FULL = manifest(
@@ -47,7 +47,7 @@ def test_the_file_is_for_people_too() -> None:
     assert len(DATA.splitlines()) > 30
 
 
-def test_sizes_and_cuda_are_told() -> None:
+def test_sizes_and_cuda_are_reported() -> None:
     """The image's size is that of its files."""
     assert FULL.size_bytes == 3
     assert FULL.has_cuda
@@ -118,7 +118,7 @@ def test_any_bytes_give_a_typed_error(data: bytes) -> None:
         manifests.decode(data, "/i")
 
 
-def test_a_newer_format_is_told_from_damage() -> None:
+def test_a_newer_format_is_distinguished_from_damage() -> None:
     """An intact manifest of a format to come asks for a newer program."""
     with pytest.raises(HostMismatch, match="format 2") as caught:
         manifests.decode(resealed(format=2, runsc="changed meaning"), "/i")
@@ -173,7 +173,7 @@ def test_a_manifest_that_could_not_be_read_is_not_written(
 
 
 def test_errors_have_remedies() -> None:
-    """Whoever meets one is told what to do."""
+    """The error says what to do."""
     with pytest.raises(CryoError) as caught:
         manifests.decode(b"", "/i")
 

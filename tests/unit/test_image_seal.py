@@ -62,7 +62,7 @@ def test_without_a_seal_nothing_is_read(tmp_path: Path) -> None:
 
 
 def test_work_stops_when_the_tick_raises(tmp_path: Path) -> None:
-    """A cancelled caller is heard between pieces, and no thread or manifest is left."""
+    """A cancellation takes effect between pieces, and no thread or manifest is left."""
 
     def on_bytes(_count: int) -> None:
         message = "gone"
@@ -97,7 +97,7 @@ def test_a_file_that_grows_meanwhile_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_failed_sync_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A disk that is full when the data gets there is told as such."""
+    """A disk that is full when the data gets there is reported as such."""
 
     def fsync(_fd: int) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")

@@ -184,7 +184,7 @@ def test_an_unnamed_image_is_refused(images: Path) -> None:
 
 
 def test_a_staging_folder_lies_beside_the_image_and_is_private(images: Path) -> None:
-    """Same filesystem, so that a rename is enough; nobody else may look in."""
+    """Same filesystem, so that a rename is enough; no other user has access."""
     final = images / "ns" / "t1" / "x"
     staging = store.begin(store.name_staging(final))
 
@@ -232,8 +232,8 @@ def test_a_failed_beginning_leaves_no_folders(
     assert list(images.iterdir()) == []
 
 
-def test_a_staging_folder_is_stale_once_nobody_holds_it(images: Path) -> None:
-    """While its maker lives it is not listed as a leftover."""
+def test_a_staging_folder_is_stale_once_no_process_holds_it(images: Path) -> None:
+    """While its creator lives it is not listed as a leftover."""
     staging = store.begin(store.name_staging(images / "ns" / "t1" / "x"))
 
     assert store.stale_stagings(images) == []
@@ -377,7 +377,7 @@ def test_an_image_goes_into_no_folder_of_anothers(images: Path, tmp_path: Path) 
 
 
 def test_a_staging_folder_is_used_by_its_descriptor(tmp_path: Path) -> None:
-    """A link in its place leads nowhere: not for emptying, not for counting, and it is told."""
+    """A link in its place leads nowhere: not for emptying, not for counting, and it is reported."""
     (tmp_path / "victim" / "sub").mkdir(parents=True)
     (tmp_path / "victim" / "precious").write_bytes(b"x" * 10)
     staging = store.begin(tmp_path / ".cryo-staging-00")

@@ -18,7 +18,7 @@ from shim.image import seal
 from shim.image.verify import HeldImage, read_manifest, verify
 from shim.image.verify_cache import VerifyCache
 from shim.model import Progress, Verify
-from tests.unit.image_helpers import FILES, News, fill, manifest, put, seal_at, sealed
+from tests.unit.image_helpers import FILES, ProgressLog, fill, manifest, put, seal_at, sealed
 
 ALL_MODES = (Verify.AUTO, Verify.FULL, Verify.NONE)
 TOTAL = sum(map(len, FILES.values()))
@@ -138,7 +138,7 @@ def test_no_image_is_not_found(tmp_path: Path, cache: VerifyCache) -> None:
 
 def test_auto_reads_a_new_image_once(image: Path, cache: VerifyCache) -> None:
     """The first time everything is read, the second time nothing, and full always everything."""
-    first, second, third = News(), News(), News()
+    first, second, third = ProgressLog(), ProgressLog(), ProgressLog()
 
     verify(image, Verify.AUTO, cache, first)
     verify(image, Verify.AUTO, cache, second)
@@ -149,26 +149,26 @@ def test_auto_reads_a_new_image_once(image: Path, cache: VerifyCache) -> None:
 
 def test_an_image_sealed_here_is_not_read_again(image: Path, cache: VerifyCache) -> None:
     """What was hashed for its seal is known already, under its final name too."""
-    news = News()
+    updates = ProgressLog()
     final = image.with_name("final")
     done = manifests.decode((image / manifests.NAME).read_bytes(), "")
     seal.commit(image, final)
     cache.remember_image(final, done)
 
-    verify(final, Verify.AUTO, cache, news)
+    verify(final, Verify.AUTO, cache, updates)
 
-    assert news.bytes_read == 0
+    assert updates.bytes_read == 0
 
 
 def test_auto_reads_again_only_what_was_touched(image: Path, cache: VerifyCache) -> None:
     """A file whose ctime has changed is read, the others are not."""
     verify(image, Verify.AUTO, cache, quiet)
     os.utime(image / "checkpoint.img")
-    news = News()
+    updates = ProgressLog()
 
-    verify(image, Verify.AUTO, cache, news)
+    verify(image, Verify.AUTO, cache, updates)
 
-    assert news.bytes_read == len(FILES["checkpoint.img"])
+    assert updates.bytes_read == len(FILES["checkpoint.img"])
 
 
 def test_a_copy_is_read_and_both_are_known_then(
@@ -179,15 +179,15 @@ def test_a_copy_is_read_and_both_are_known_then(
     shutil.copytree(image, copy)
     reads = []
     for path in (image, copy, image, copy):
-        news = News()
-        verify(path, Verify.AUTO, cache, news)
-        reads.append(news.bytes_read)
+        updates = ProgressLog()
+        verify(path, Verify.AUTO, cache, updates)
+        reads.append(updates.bytes_read)
 
     assert reads == [TOTAL, TOTAL, 0, 0]
 
 
 def test_auto_finds_a_change_after_it_was_verified(image: Path, cache: VerifyCache) -> None:
-    """Same size and same mtime do not deceive it: the kernel's ctime tells."""
+    """Same size and same mtime do not deceive it: the kernel's ctime shows it."""
     verify(image, Verify.AUTO, cache, quiet)
     before = (image / "pages.img").stat()
     with (image / "pages.img").open("r+b") as file:
@@ -199,13 +199,13 @@ def test_auto_finds_a_change_after_it_was_verified(image: Path, cache: VerifyCac
 
 
 @pytest.mark.parametrize("damage", (b"", b"{", b"[]", b"\xff", b'{"copies": [{"pages.img": 1}]}'))
-def test_a_damaged_ledger_only_costs_a_reading(
+def test_a_damaged_verify_cache_only_costs_a_reading(
     image: Path, tmp_path: Path, cache: VerifyCache, damage: bytes
 ) -> None:
     """Whatever is in the cache, the image is read and the cache is whole again."""
     done = verify(image, Verify.AUTO, cache, quiet)
     (tmp_path / "verified" / f"{done.digest}.json").write_bytes(damage)
-    again, after = News(), News()
+    again, after = ProgressLog(), ProgressLog()
 
     verify(image, Verify.AUTO, cache, again)
     verify(image, Verify.AUTO, cache, after)
@@ -218,17 +218,17 @@ def test_a_forgotten_image_is_read_again(image: Path, cache: VerifyCache) -> Non
     done = verify(image, Verify.AUTO, cache, quiet)
     cache.forget(done.digest)
     cache.forget(done.digest)
-    news = News()
+    updates = ProgressLog()
 
-    verify(image, Verify.AUTO, cache, news)
+    verify(image, Verify.AUTO, cache, updates)
 
-    assert news.bytes_read == TOTAL
+    assert updates.bytes_read == TOTAL
 
 
-def test_the_ledger_keeps_a_bounded_number_of_copies(
+def test_the_verify_cache_keeps_a_bounded_number_of_copies(
     image: Path, tmp_path: Path, cache: VerifyCache
 ) -> None:
-    """An image that is copied about for ever does not fill the disk."""
+    """Copies of an image do not fill the disk."""
     for number in range(12):
         copy = tmp_path / f"copy{number}"
         shutil.copytree(image, copy)
@@ -238,27 +238,27 @@ def test_the_ledger_keeps_a_bounded_number_of_copies(
     assert kept.count(b"pages.img") == 8
 
 
-def test_a_ledger_that_cannot_be_written_does_not_fail_a_good_image(
+def test_a_verify_cache_that_cannot_be_written_does_not_fail_a_good_image(
     image: Path, tmp_path: Path
 ) -> None:
     """The image is whole; that this could not be noted is a warning."""
     (tmp_path / "file").touch()
-    news = News()
+    updates = ProgressLog()
 
-    verify(image, Verify.AUTO, VerifyCache(tmp_path / "file" / "verified"), news)
+    verify(image, Verify.AUTO, VerifyCache(tmp_path / "file" / "verified"), updates)
 
-    assert any("read again" in text for text in news.warnings)
+    assert any("read again" in text for text in updates.warnings)
 
 
 def test_an_unsealed_image_says_so(tmp_path: Path, cache: VerifyCache) -> None:
     """There is nothing to compare its content with: a warning; sizes are checked all the same."""
     seal_at(fill(tmp_path / "i"), manifest(), sealed=False)
-    news = News()
+    updates = ProgressLog()
 
-    verify(tmp_path / "i", Verify.FULL, cache, news)
+    verify(tmp_path / "i", Verify.FULL, cache, updates)
     os.truncate(tmp_path / "i" / "pages.img", 3)
 
-    assert "not sealed" in news.warnings[0]
+    assert "not sealed" in updates.warnings[0]
     with pytest.raises(ImageCorrupt, match="truncated"):
         verify(tmp_path / "i", Verify.FULL, cache, quiet)
 
@@ -274,7 +274,7 @@ def test_a_huge_manifest_is_not_read(
 
 
 def test_it_stops_when_the_report_raises(image: Path, cache: VerifyCache) -> None:
-    """A cancelled caller is heard, and nothing is remembered."""
+    """A cancelled caller's cancellation takes effect, and nothing is remembered."""
 
     def report(progress: Progress) -> None:
         if progress.bytes_done:
@@ -283,10 +283,10 @@ def test_it_stops_when_the_report_raises(image: Path, cache: VerifyCache) -> Non
 
     with pytest.raises(CryoError, match="gone"):
         verify(image, Verify.AUTO, cache, report)
-    news = News()
-    verify(image, Verify.AUTO, cache, news)
+    updates = ProgressLog()
+    verify(image, Verify.AUTO, cache, updates)
 
-    assert news.bytes_read == TOTAL
+    assert updates.bytes_read == TOTAL
 
 
 def test_what_is_known_of_images_that_are_gone_is_dropped(
@@ -365,7 +365,7 @@ def test_a_hard_link_in_an_image_is_refused(
 
 
 def test_what_was_verified_is_what_is_loaded(image: Path, cache: VerifyCache) -> None:
-    """A held image is reached whatever has its name, and a file that was swapped is told."""
+    """An open image is reached whatever has its name, and a swapped file is reported."""
     held = HeldImage(image)
     held.verify(Verify.FULL, cache, quiet)
     held.check_unchanged()

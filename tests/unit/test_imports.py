@@ -19,7 +19,7 @@ ROOT = Path(__file__).parents[2]
 ORDER = (
     "values",
     "host",
-    "spec",
+    "oci",
     "runsc",
     "cuda",
     "image",
@@ -29,48 +29,48 @@ ORDER = (
     "client",
     "entry",
 )
-VALUES = ("errors", "state", "model", "config", "bundle", "points")
+VALUES = ("errors", "state", "model", "config", "bundle", "failpoints")
 EDGES = ("service", "client", "entry", "selftest")
 
 
 @dataclass(frozen=True)
-class Room:
-    """What a room may import: other rooms, and packages that are not the standard library's."""
+class Layer:
+    """What a layer may import: other layers, and packages that are not the standard library's."""
 
-    rooms: tuple[str, ...]
+    layers: tuple[str, ...]
     packages: tuple[str, ...] = ()
 
 
-def below(room: str, *more: str) -> tuple[str, ...]:
-    """Return the rooms that `room` may import by its place in the order."""
-    return (*ORDER[: ORDER.index(room) + 1], *more)
+def below(layer: str, *more: str) -> tuple[str, ...]:
+    """Return the layers that `layer` may import by its place in the order."""
+    return (*ORDER[: ORDER.index(layer) + 1], *more)
 
 
 GRPC = ("google", "grpc", "grpc_health", "grpc_reflection")
 
 RULES = {
-    "values": Room(below("values"), ("msgspec",)),
-    "host": Room(below("host"), ("msgspec",)),
-    "spec": Room(below("spec"), ("blake3", "msgspec", "yaml")),
-    "runsc": Room(below("runsc"), ("msgspec",)),
-    "cuda": Room(below("cuda"), ("msgspec", "yaml")),
-    "image": Room(below("image"), ("blake3", "msgspec")),
-    "transaction": Room(below("transaction"), ("msgspec",)),
-    "task": Room(below("task"), ("msgspec",)),
-    "service": Room(below("service", "api"), ("msgspec", *GRPC)),
-    "client": Room(below("client", "api"), ("msgspec", *GRPC)),
-    "entry": Room(below("entry", "api"), ("click", "msgspec", *GRPC)),
+    "values": Layer(below("values"), ("msgspec",)),
+    "host": Layer(below("host"), ("msgspec",)),
+    "oci": Layer(below("oci"), ("blake3", "msgspec", "yaml")),
+    "runsc": Layer(below("runsc"), ("msgspec",)),
+    "cuda": Layer(below("cuda"), ("msgspec", "yaml")),
+    "image": Layer(below("image"), ("blake3", "msgspec")),
+    "transaction": Layer(below("transaction"), ("msgspec",)),
+    "task": Layer(below("task"), ("msgspec",)),
+    "service": Layer(below("service", "api"), ("msgspec", *GRPC)),
+    "client": Layer(below("client", "api"), ("msgspec", *GRPC)),
+    "entry": Layer(below("entry", "api"), ("click", "msgspec", *GRPC)),
     # Never imported by the above: an installation may leave both out.
-    "selftest": Room(below("client", "selftest", "simgpu"), ("click",)),
-    "simgpu": Room(("values", "host", "spec", "runsc", "simgpu", "guest"), ("msgspec",)),
+    "selftest": Layer(below("client", "selftest", "simgpu"), ("click",)),
+    "simgpu": Layer(("values", "host", "oci", "runsc", "simgpu", "guest"), ("msgspec",)),
     # It runs inside the sandbox with whatever Python is there.
-    "guest": Room(("guest",)),
-    "api": Room(("api",), GRPC),
+    "guest": Layer(("guest",)),
+    "api": Layer(("api",), GRPC),
 }
 
 
-def room_of(module: str) -> str:
-    """Return the room that a module of ours lives in."""
+def layer_of(module: str) -> str:
+    """Return the layer that a module of ours is in."""
     parts = module.split(".")
     if parts[:3] == ["shim", "simgpu", "guest"]:
         return "guest"
@@ -91,23 +91,23 @@ def imports(source: str) -> Iterator[str]:
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
-            # A relative import would hide its room; none is allowed.
+            # A relative import would hide its layer; none is allowed.
             base = "." * node.level + (node.module or "")
             yield from (f"{base}.{alias.name}" for alias in node.names)
 
 
 def breach(module: str, imported: str) -> str:
     """Return "" when `module` may import `imported`, or the rule that it breaks."""
-    room, top = room_of(module), imported.split(".", maxsplit=1)[0]
+    layer, top = layer_of(module), imported.split(".", maxsplit=1)[0]
     if top == "":
         return f"{module} imports {imported}: write the full name"
     if top == "shim":
-        if room_of(imported) in RULES[room].rooms:
+        if layer_of(imported) in RULES[layer].layers:
             return ""
-        return f"{module} imports {imported}: {room} may not know {room_of(imported)}"
-    if top in sys.stdlib_module_names or top in RULES[room].packages:
+        return f"{module} imports {imported}: {layer} may not know {layer_of(imported)}"
+    if top in sys.stdlib_module_names or top in RULES[layer].packages:
         return ""
-    return f"{module} imports {imported}: {room} may not use {top}"
+    return f"{module} imports {imported}: {layer} may not use {top}"
 
 
 def modules() -> dict[str, Path]:
@@ -145,7 +145,7 @@ def test_every_import_points_down() -> None:
         ("shim.client.client", "from shim.simgpu import simulation"),
         ("shim.entry.cli.app", "from shim.selftest import command"),
         ("shim.simgpu.simulation", "from shim.selftest import runner"),
-        ("shim.spec.document", "from . import canonical"),
+        ("shim.oci.document", "from . import canonical"),
     ),
 )
 def test_a_wrong_import_is_seen(module: str, source: str) -> None:
@@ -153,13 +153,13 @@ def test_a_wrong_import_is_seen(module: str, source: str) -> None:
     assert [breach(module, imported) for imported in imports(source)] != [""]
 
 
-def test_every_room_has_a_rule() -> None:
+def test_every_layer_has_a_rule() -> None:
     """A new folder of shim/ needs a row in the table before it is used."""
-    assert {room_of(module) for module in modules()} <= set(RULES)
+    assert {layer_of(module) for module in modules()} <= set(RULES)
 
 
 def loaded(modules: list[str], watched: tuple[str, ...]) -> str:
-    """Import modules in a fresh interpreter; tell which of the watched ones that has loaded."""
+    """Import modules in a fresh interpreter; return which of the watched ones it has loaded."""
     code = f"import sys, {', '.join(modules)}\nprint([m for m in {watched} if m in sys.modules])"
     done = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, check=False, text=True, timeout=120
@@ -172,7 +172,7 @@ def test_only_the_edges_load_grpc() -> None:
     inner = [
         module
         for module in modules()
-        if room_of(module) not in (*EDGES, "api") and not module.endswith("__main__")
+        if layer_of(module) not in (*EDGES, "api") and not module.endswith("__main__")
     ]
 
     assert loaded(inner, ("grpc", "google.protobuf")) == "[]"
@@ -184,12 +184,12 @@ def test_the_core_does_not_load_what_may_be_left_out() -> None:
     core = [
         module
         for module in modules()
-        if room_of(module) not in outside and not module.endswith("__main__")
+        if layer_of(module) not in outside and not module.endswith("__main__")
     ]
 
     assert loaded(core, ("shim.selftest", "shim.simgpu")) == "[]"
 
 
-def test_the_keeper_stays_small() -> None:
-    """The keeper lives as long as any task, so it loads no more than it needs."""
-    assert loaded(["shim.host.keeper.server"], ("asyncio", "msgspec", "subprocess")) == "[]"
+def test_the_supervisor_stays_small() -> None:
+    """The supervisor lives as long as any task, so it loads no more than it needs."""
+    assert loaded(["shim.host.supervisor.server"], ("asyncio", "msgspec", "subprocess")) == "[]"

@@ -64,7 +64,7 @@ def test_what_passes_is_one_file_name(text: str) -> None:
 
 
 def test_errors_say_the_message_alone() -> None:
-    """The remedy stands beside it, for whoever shows it."""
+    """The remedy stands beside it, for the user interface."""
     assert str(CryoError("what", remedy="how")) == "what"
     error = RunscError("ps", 128, "boom", remedy="r")
     assert (str(error), error.line, error.status) == ("runsc ps failed: boom", "boom", 128)

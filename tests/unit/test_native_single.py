@@ -137,7 +137,7 @@ def test_toggle_does_not_touch_what_it_did_not_expect(one: Ground, state: str) -
     assert driver(one).asked == ["state"]
 
 
-def test_toggle_does_not_touch_a_state_that_nobody_knows(one: Ground) -> None:
+def test_toggle_does_not_touch_a_state_that_no_process_knows(one: Ground) -> None:
     """Neither does a word that is no state."""
     driver(one).state = "dancing"
 
@@ -217,7 +217,7 @@ ONE_THREAD = (f"--as={1600 << 20}", f"--stack={1 << 30}")
     "arguments", (("--get-state",), ("--action", "checkpoint"), ("--toggle",)), ids=" ".join
 )
 def test_a_call_without_a_thread_is_not_late(one: Ground, arguments: tuple[str, ...]) -> None:
-    """What the driver was never asked is told as that, and not as a call that hangs."""
+    """A call that was never made is reported as that, and not as one that hangs."""
     said = one.run(*arguments, "--pid", pid(one), limits=ONE_THREAD)
 
     assert said.status == 1
@@ -226,15 +226,15 @@ def test_a_call_without_a_thread_is_not_late(one: Ground, arguments: tuple[str, 
 
 
 def test_a_batch_without_threads_has_no_driver(one: Ground) -> None:
-    """The driver that could not be begun is told with the reason, and nothing was done."""
+    """A driver that cannot be initialised is reported with the reason, and nothing was done."""
     said = one.run("--batch", "freeze", "--pids", pid(one), limits=NO_THREADS)
 
     assert '"text":"no thread could be started for the driver"' in said.out
     assert driver(one).asked == []
 
 
-def test_a_batch_tells_of_each_call_without_a_thread(one: Ground) -> None:
-    """A process that was not asked is told with the reason, neither late nor gone."""
+def test_a_batch_reports_of_each_call_without_a_thread(one: Ground) -> None:
+    """A process that was not asked is reported with the reason, neither late nor gone."""
     said = one.run("--batch", "freeze", "--pids", pid(one), limits=ONE_THREAD)
 
     (move,) = (
@@ -324,7 +324,7 @@ def test_no_driver_library(one: Ground) -> None:
 
 
 def test_a_driver_that_does_not_begin(one: Ground) -> None:
-    """It is told apart from a process that has no CUDA state."""
+    """It is distinguished from a process that has no CUDA state."""
     one.environment["CRYO_SIMGPU_NODE"] = "/nonexistent"
 
     said = one.run("--get-state", "--pid", pid(one))

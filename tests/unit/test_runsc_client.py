@@ -30,7 +30,7 @@ from shim.runsc.argv import CheckpointArgs, CreateArgs, ExecArgs, RestoreArgs
 from shim.runsc.client import GuestProcess, Runsc, Streams, last_error, parse_ps, parse_stats
 from shim.simgpu.waiting import wait_until
 from tests.hung import hung_mount
-from tests.unit.fakes_runsc import FakeKeeper, Script, capabilities, client, known
+from tests.unit.fakes_runsc import FakeSupervisor, Script, capabilities, client, known
 
 PS_OLD = """\
 UID       PID       PPID      C         TTY       STIME     TIME      CMD
@@ -166,7 +166,7 @@ def test_only_the_exact_container_exists(script: Script) -> None:
 
 def test_nothing_exists_where_no_root_is(tmp_path: Path) -> None:
     """Before the first create there is no folder to look into."""
-    runsc = Runsc(Config(), capabilities(), tmp_path / "nowhere", FakeKeeper())
+    runsc = Runsc(Config(), capabilities(), tmp_path / "nowhere", FakeSupervisor())
 
     assert not runsc.exists("a")
 
@@ -202,7 +202,7 @@ async def test_only_the_sentrys_own_word_ends_a_save(
     script: Script, shell: str, is_over: bool
 ) -> None:
     """A command that was killed, or failed for itself, says nothing of the save."""
-    runsc, heard = client(script), list[str]()
+    runsc, received = client(script), list[str]()
     known(runsc, "a")
     script.on("checkpoint", shell)
 
@@ -210,10 +210,10 @@ async def test_only_the_sentrys_own_word_ends_a_save(
         await runsc.checkpoint(
             CheckpointArgs(id="a", image_path="/i"),
             timeout_s=5,
-            answered=lambda: heard.append("over"),
+            answered=lambda: received.append("over"),
         )
 
-    assert bool(heard) is is_over
+    assert bool(received) is is_over
 
 
 async def test_a_command_that_hangs_is_ended(script: Script) -> None:
@@ -464,10 +464,10 @@ async def test_stats_through_the_command(script: Script) -> None:
 # -- create and restore --------------------------------------------------------------------------
 
 
-def made(tmp_path: Path, keeper: FakeKeeper, timeouts: Timeouts | None = None) -> Runsc:
-    """Make a client whose creates go through the keeper."""
+def made(tmp_path: Path, supervisor: FakeSupervisor, timeouts: Timeouts | None = None) -> Runsc:
+    """Make a client whose creates go through the supervisor."""
     config = Config(timeouts=timeouts or Timeouts(create=10))
-    return Runsc(config, capabilities(), tmp_path / "root", keeper)
+    return Runsc(config, capabilities(), tmp_path / "root", supervisor)
 
 
 def create_args(tmp_path: Path) -> CreateArgs:
@@ -480,23 +480,23 @@ def writes_pid(tmp_path: Path) -> list[str]:
     return ["/bin/sh", "-c", f"printf 1 >{tmp_path}/pid"]
 
 
-async def test_create_tells_the_sandbox(tmp_path: Path) -> None:
+async def test_create_reports_the_sandbox(tmp_path: Path) -> None:
     """The sandbox's pid comes from the pid file, with its start time; errors go to a log file."""
-    keeper = FakeKeeper(writes_pid(tmp_path))
-    runsc = made(tmp_path, keeper)
-    heard: list[tuple[int, int]] = []
+    supervisor = FakeSupervisor(writes_pid(tmp_path))
+    runsc = made(tmp_path, supervisor)
+    received: list[tuple[int, int]] = []
 
-    born = await runsc.create(
+    process = await runsc.create(
         create_args(tmp_path),
         STREAMS,
         gpu=True,
         log=tmp_path / "log",
-        started=lambda pid, start: heard.append((pid, start)),
+        started=lambda pid, start: received.append((pid, start)),
     )
 
-    assert (born.pid, born.start) == (1, procs.start_time(1))
-    assert [pid for pid, _ in heard] == list(keeper.children)
-    assert keeper.spawned == [
+    assert (process.pid, process.start) == (1, procs.start_time(1))
+    assert [pid for pid, _ in received] == list(supervisor.children)
+    assert supervisor.spawned == [
         [
             "/usr/bin/runsc",
             f"--root={tmp_path}/root",
@@ -513,25 +513,25 @@ async def test_create_tells_the_sandbox(tmp_path: Path) -> None:
 
 async def test_a_container_without_gpu_gets_no_nvproxy(tmp_path: Path) -> None:
     """The flag is for containers that have a GPU, and restore speaks the same way."""
-    keeper = FakeKeeper(writes_pid(tmp_path))
-    runsc = made(tmp_path, keeper)
+    supervisor = FakeSupervisor(writes_pid(tmp_path))
+    runsc = made(tmp_path, supervisor)
     args = RestoreArgs(id="a", bundle="/b", pid_file=f"{tmp_path}/pid", image_path="/i")
 
     await runsc.create(create_args(tmp_path), STREAMS, gpu=False, log=tmp_path / "log")
     await runsc.restore(args, STREAMS, gpu=False, log=tmp_path / "log", timeout_s=10)
 
-    assert not any("nvproxy" in word for argv in keeper.spawned for word in argv)
-    assert keeper.spawned[1][4:] == ["restore", *args.args()]
+    assert not any("nvproxy" in word for argv in supervisor.spawned for word in argv)
+    assert supervisor.spawned[1][4:] == ["restore", *args.args()]
 
 
 async def test_a_failed_create_reads_the_log(tmp_path: Path) -> None:
     """The sentry keeps the streams, so the reason stands in the log; an old log is no reason."""
     entry = json.dumps({"level": "error", "msg": "no such bundle"})
     (tmp_path / "log").write_text(json.dumps({"level": "error", "msg": "of yesterday"}))
-    keeper = FakeKeeper(["/bin/sh", "-c", f"echo '{entry}' >{tmp_path}/log; exit 128"])
+    supervisor = FakeSupervisor(["/bin/sh", "-c", f"echo '{entry}' >{tmp_path}/log; exit 128"])
 
     with pytest.raises(RunscError, match="runsc create failed: no such bundle"):
-        await made(tmp_path, keeper).create(
+        await made(tmp_path, supervisor).create(
             create_args(tmp_path), STREAMS, gpu=False, log=tmp_path / "log"
         )
 
@@ -541,40 +541,40 @@ async def test_an_old_log_is_no_reason(tmp_path: Path) -> None:
     (tmp_path / "log").write_text(json.dumps({"level": "error", "msg": "of yesterday"}))
 
     with pytest.raises(RunscError, match="exit status 1 and no message"):
-        await made(tmp_path, FakeKeeper(["/bin/false"])).create(
+        await made(tmp_path, FakeSupervisor(["/bin/false"])).create(
             create_args(tmp_path), STREAMS, gpu=False, log=tmp_path / "log"
         )
 
 
 @pytest.mark.parametrize("content", (None, "", "x", "-"))
 async def test_no_pid_file_is_a_failure(tmp_path: Path, content: str | None) -> None:
-    """A runsc that succeeds and says nobody was born has failed."""
+    """A runsc that succeeds without writing a pid has failed."""
     if content is not None:
         (tmp_path / "pid").write_text(content)
 
     with pytest.raises(RunscError, match="no pid file"):
-        await made(tmp_path, FakeKeeper()).create(
+        await made(tmp_path, FakeSupervisor()).create(
             create_args(tmp_path), STREAMS, gpu=False, log=tmp_path / "log"
         )
 
 
 async def test_a_create_that_hangs_is_ended(tmp_path: Path) -> None:
     """The command is killed by its exact pid and waited for, and the message says how long."""
-    keeper = FakeKeeper(["/bin/sleep", "1000"])
-    runsc = made(tmp_path, keeper, Timeouts(create=0.1))
+    supervisor = FakeSupervisor(["/bin/sleep", "1000"])
+    runsc = made(tmp_path, supervisor, Timeouts(create=0.1))
 
     with pytest.raises(DeadlineExceeded, match=r"runsc create did not end in 0\.1 s"):
         await runsc.create(create_args(tmp_path), STREAMS, gpu=False, log=tmp_path / "log")
 
-    assert [child.returncode for child in keeper.children.values()] == [-9]
+    assert [child.returncode for child in supervisor.children.values()] == [-9]
 
 
 async def test_a_sandbox_that_was_begun_ends_with_its_command(tmp_path: Path) -> None:
-    """Its pid is not written down yet when the command is given up: it would run for ever."""
+    """Its pid is not written down yet when the command is given up: it would run on."""
     noted = tmp_path / "sandbox"
     begin = f"setsid sh -c 'echo $$ >{noted}.new; mv {noted}.new {noted}; exec sleep 1000' & wait"
-    keeper = FakeKeeper(["/bin/sh", "-c", begin])
-    runsc = made(tmp_path, keeper, Timeouts(create=60))
+    supervisor = FakeSupervisor(["/bin/sh", "-c", begin])
+    runsc = made(tmp_path, supervisor, Timeouts(create=60))
     work = asyncio.create_task(
         runsc.create(create_args(tmp_path), STREAMS, gpu=False, log=tmp_path / "log")
     )
@@ -593,10 +593,10 @@ async def test_a_sandbox_that_was_begun_ends_with_its_command(tmp_path: Path) ->
 
 async def test_a_cancelled_create_is_ended(tmp_path: Path) -> None:
     """A caller who leaves leaves no runsc behind."""
-    keeper = FakeKeeper(["/bin/sleep", "1000"])
+    supervisor = FakeSupervisor(["/bin/sleep", "1000"])
     begun = asyncio.Event()
     work = asyncio.create_task(
-        made(tmp_path, keeper).create(
+        made(tmp_path, supervisor).create(
             create_args(tmp_path),
             STREAMS,
             gpu=False,
@@ -610,16 +610,16 @@ async def test_a_cancelled_create_is_ended(tmp_path: Path) -> None:
     with pytest.raises(asyncio.CancelledError):
         await work
 
-    assert [child.returncode for child in keeper.children.values()] == [-9]
+    assert [child.returncode for child in supervisor.children.values()] == [-9]
 
 
 async def test_a_create_that_does_not_die(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """One that hangs in the kernel is waited for a bounded time, and named with its state."""
     monkeypatch.setattr(client_module, "KILLED_S", 0.2)
     with hung_mount(tmp_path / "hung") as mount:
-        keeper = FakeKeeper(["/bin/cat", f"{mount.path}/file"])
+        supervisor = FakeSupervisor(["/bin/cat", f"{mount.path}/file"])
         work = asyncio.ensure_future(
-            made(tmp_path, keeper).create(
+            made(tmp_path, supervisor).create(
                 create_args(tmp_path), STREAMS, gpu=False, log=tmp_path / "log"
             )
         )
@@ -632,36 +632,36 @@ async def test_a_create_that_does_not_die(tmp_path: Path, monkeypatch: pytest.Mo
 
 
 async def test_a_create_that_cannot_be_noted_is_ended(tmp_path: Path) -> None:
-    """When the maker's pid cannot be written down, nobody could end it later: it ends now."""
-    keeper = FakeKeeper(["/bin/sleep", "1000"])
+    """When the pid of runsc cannot be recorded, it is ended now: later it could not be found."""
+    supervisor = FakeSupervisor(["/bin/sleep", "1000"])
 
     def full(_pid: int, _start: int) -> None:
         raise OSError(28, "No space left on device")
 
     with pytest.raises(OSError, match="No space"):
-        await made(tmp_path, keeper).create(
+        await made(tmp_path, supervisor).create(
             create_args(tmp_path), STREAMS, gpu=False, log=tmp_path / "log", started=full
         )
 
-    assert [child.returncode for child in keeper.children.values()] == [-9]
+    assert [child.returncode for child in supervisor.children.values()] == [-9]
 
 
 async def test_an_attached_exec_is_spawned(tmp_path: Path) -> None:
     """The runner's identity comes back; it is asked for only in a container that is there."""
-    keeper = FakeKeeper()
-    runsc = made(tmp_path, keeper)
+    supervisor = FakeSupervisor()
+    runsc = made(tmp_path, supervisor)
     args = ExecArgs(id="a", process="/f", internal_pid_file="/p")
 
     with pytest.raises(NotFound):
         await runsc.exec_spawn(args, STREAMS, tmp_path / "log")
-    assert keeper.spawned == []
+    assert supervisor.spawned == []
 
     runsc.root.mkdir()
     known(runsc, "a")
-    born = await runsc.exec_spawn(args, STREAMS, tmp_path / "log")
-    await keeper.wait(born.pid, born.start)
-    assert born.pid in keeper.children
-    assert keeper.spawned[0][4:] == ["exec", *args.args()]
+    process = await runsc.exec_spawn(args, STREAMS, tmp_path / "log")
+    await supervisor.wait(process.pid, process.start)
+    assert process.pid in supervisor.children
+    assert supervisor.spawned[0][4:] == ["exec", *args.args()]
 
 
 def test_only_the_end_of_a_long_log_is_read(tmp_path: Path) -> None:

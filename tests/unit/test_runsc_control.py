@@ -11,7 +11,7 @@ import pytest
 from shim.config import Config
 from shim.runsc.client import Runsc
 from shim.runsc.control import control_socket
-from tests.unit.fakes_runsc import FakeKeeper, capabilities
+from tests.unit.fakes_runsc import FakeSupervisor, capabilities
 
 
 @pytest.mark.parametrize(
@@ -27,7 +27,7 @@ from tests.unit.fakes_runsc import FakeKeeper, capabilities
         '{"sandbox": {"controlSocketPath": ""}}',
     ),
 )
-def test_a_state_file_that_does_not_tell(tmp_path: Path, text: str) -> None:
+def test_a_state_file_without_it(tmp_path: Path, text: str) -> None:
     """Then it is where runsc puts it first."""
     file = tmp_path / "state"
     file.write_text(text)
@@ -44,8 +44,8 @@ def test_a_socket_elsewhere(tmp_path: Path) -> None:
 
 
 async def test_what_a_killed_runsc_has_left(tmp_path: Path) -> None:
-    """A delete removes the socket that nobody serves, but none that somebody does, nor a file."""
-    runsc = Runsc(Config(), capabilities(), tmp_path, FakeKeeper())
+    """A delete removes a socket that is not served, but none that is, nor a file."""
+    runsc = Runsc(Config(), capabilities(), tmp_path, FakeSupervisor())
     dead, alive, file = (tmp_path / f"runsc-{name}+.sock" for name in ("dead", "alive", "file"))
     with socket.socket(socket.AF_UNIX) as bound:
         bound.bind(str(dead))

@@ -195,14 +195,14 @@ MAPPED = (
 
 @pytest.mark.parametrize(("line", "kind"), MAPPED)
 def test_what_runsc_says_has_a_type(line: str, kind: type[CryoError]) -> None:
-    """Each class of failure is told apart, and carries runsc's own words."""
+    """Each class of failure is distinguished, and carries runsc's own words."""
     error = failure("checkpoint", 128, line)
 
     assert type(error) is kind
     assert error.message.startswith("runsc checkpoint")
 
 
-def test_a_silent_failure_tells_its_status() -> None:
+def test_a_silent_failure_reports_its_status() -> None:
     """With no line at all the exit status is what there is to say."""
     error = failure("pause", 1, "")
 
@@ -258,7 +258,7 @@ def test_what_a_hook_printed_is_not_taken_for_runsc_s() -> None:
 
 
 def test_a_killed_runsc_names_its_signal() -> None:
-    """An exit status of a signal is told as such, with what to look at."""
+    """An exit status of a signal is reported as such, with what to look at."""
     error = failure("create", 137, "")
 
     assert "SIGKILL" in error.message
@@ -297,7 +297,7 @@ _MEANING: dict[str, tuple[type[CryoError], str, str]] = {
     "create flag file-access": _FLAG,
     "create flag no-such-flag": _FLAG,
     "create flag overlay2": _FLAG,
-    "kill pid": (NotFound, "", "it has ended"),
+    "kill pid": (NotFound, "", "it has exited"),
     "checkpoint full": (ResourceExhausted, "the disk is full", "free space"),
     "kill dead": _DEAD,
     "checkpoint dead": _DEAD,
@@ -361,7 +361,7 @@ def test_what_was_printed_has_one_meaning(one: dict[str, str]) -> None:
 
 
 def test_every_case_has_a_message() -> None:
-    """No meaning is left of which no message is known."""
+    """Every class has a known message."""
     assert {f"{one['command']} {one['case']}" for one in MESSAGES} == set(_MEANING)
 
 

@@ -53,16 +53,16 @@ async def test_any_status_is_an_answer(script: Script, guest: ContainerGuest) ->
 
 
 WHY = "executing processes for container: "
-NOBODY = (
+NO_PROCESS = (
     'executing command "/x" in sandbox: failed to load /x: no such file or directory',
     'executing command "x" in sandbox: error finding executable "x" in PATH [/bin]: no such file',
     'executing command "/usr" in sandbox: failed to load /usr: permission denied',
 )
 
 
-@pytest.mark.parametrize("text", NOBODY)
+@pytest.mark.parametrize("text", NO_PROCESS)
 async def test_no_such_program(script: Script, guest: ContainerGuest, text: str) -> None:
-    """An image without the program is told apart from a program that fails."""
+    """An image without the program is distinguished from a program that fails."""
     script.prints("exec", err=f"{WHY}{text}\n", status=128)
 
     with pytest.raises(NotFound, match="no program x"):
@@ -132,7 +132,7 @@ async def test_a_program_whose_caller_leaves_is_killed_inside(
 async def test_one_that_had_no_number_yet_is_not_killed(
     script: Script, guest: ContainerGuest
 ) -> None:
-    """Without a number there is nobody to end, and no other process is hit."""
+    """Without a number there is no process to end, and no other process is hit."""
     script.on("exec", "exec sleep 1000")
 
     with pytest.raises(DeadlineExceeded):
@@ -144,7 +144,7 @@ async def test_one_that_had_no_number_yet_is_not_killed(
 # `runsc exec` and the program part when runsc is killed, or finds no room for the program's number.
 KILLED = 'echo 33 >"${3#--internal-pid-file=}"; kill -9 $$'
 NO_ROOM = "echo writing internal pid file: no space left on device >&2; exit 128"
-# What `runsc ps` says for the first three times; after that there is nobody.
+# What `runsc ps` says for the first three times; after that there is no process.
 THREE_TIMES = f"""
     echo >>"$0.looks"
     [ "$(wc -l <"$0.looks")" -gt 3 ] && set -- none
@@ -157,7 +157,7 @@ THREE_TIMES = f"""
 async def test_a_program_that_outlives_its_exec_is_waited_for(
     script: Script, guest: ContainerGuest, end: str
 ) -> None:
-    """Who goes on before it has ended moves a process while it does, too."""
+    """Who goes on before it has exited moves a process while it does, too."""
     script.on("exec", end)
     script.on("ps", THREE_TIMES)
 
@@ -182,7 +182,7 @@ async def test_one_that_outlives_its_exec_too_long_is_killed(
 async def test_one_whose_number_is_not_known_is_not_killed(
     script: Script, guest: ContainerGuest
 ) -> None:
-    """It may be somebody else's of that name; so the caller hears that something goes on."""
+    """It may be somebody else's of that name; so the caller learns that something goes on."""
     script.on("exec", NO_ROOM)
     script.prints("ps", out=PS)
 
@@ -195,7 +195,7 @@ async def test_one_whose_number_is_not_known_is_not_killed(
 async def test_one_that_outlives_its_exec_ends_with_its_caller(
     script: Script, guest: ContainerGuest
 ) -> None:
-    """Cancelled while it waits, the caller leaves nobody behind."""
+    """A caller that is cancelled while it waits leaves no process behind."""
     script.on("exec", KILLED)
     script.prints("ps", out=PS)
     work = asyncio.create_task(guest.run(["/bin/tool"], timeout_s=60))
@@ -253,7 +253,7 @@ async def test_a_member_counts_by_itself(script: Script, tmp_path: Path) -> None
     assert commands(script)[-1][-1] == "33"
     script.prints("exec", status=0)
     assert await member.has(2)
-    script.prints("exec", err=WHY + NOBODY[0], status=128)
+    script.prints("exec", err=WHY + NO_PROCESS[0], status=128)
     assert await member.has(2)
     script.prints("ps", out=PS.splitlines()[0])
     assert not await member.has(2)

@@ -1,4 +1,4 @@
-"""Whether the sentry stands still, by its stacks, and how runsc and it are made to agree."""
+"""Whether the sentry stands still, by its stacks, and how runsc is reconciled with it."""
 
 from __future__ import annotations
 
@@ -122,7 +122,7 @@ async def test_runscs_word_is_made_true(
     says(runsc, said)
 
     async with Sentry(socket(runsc), stacks(block)) as sentry:
-        await runsc.agree("a")
+        await runsc.reconcile_pause("a")
 
     assert sentry.asked == done
 
@@ -132,7 +132,7 @@ async def test_one_look_is_not_enough(runsc: Runsc) -> None:
     says(runsc, "running")
 
     async with Sentry(socket(runsc), stacks(STANDS), stacks(RUNS)) as sentry:
-        await runsc.agree("a")
+        await runsc.reconcile_pause("a")
 
     assert sentry.asked == []
 
@@ -142,7 +142,7 @@ async def test_a_save_is_waited_for(runsc: Runsc) -> None:
     says(runsc, "running")
 
     async with Sentry(socket(runsc), stacks(STANDS, SAVES), stacks(STANDS)) as sentry:
-        await runsc.agree("a")
+        await runsc.reconcile_pause("a")
 
     assert sentry.asked == ["Resume"]
 
@@ -165,14 +165,14 @@ async def test_another_container_is_paused(runsc: Runsc) -> None:
     script.on("state", """[ "$3" = b+ ] || { printf '{"status": "running"}'; exit 0; }""")
 
     async with Sentry(socket(runsc), stacks(STANDS)) as sentry:
-        await runsc.agree("a")
+        await runsc.reconcile_pause("a")
 
     assert sentry.asked == []
 
 
 @pytest.mark.parametrize("command", ("pause", "resume"))
 async def test_a_command_that_breaks_off(runsc: Runsc, command: str) -> None:
-    """What it has left is put right before its caller hears of it."""
+    """What it has left is put right before its caller gets the error."""
     script = says(runsc, "running")
     script.on(command, "kill -9 $$")
 
@@ -213,7 +213,7 @@ async def test_a_state_file_that_is_whole(runsc: Runsc) -> None:
 
 
 async def test_a_sentry_that_does_not_answer(runsc: Runsc) -> None:
-    """The caller hears of the command, not of that."""
+    """The error is about the command, not about that."""
     says(runsc, "running").on("pause", "exec sleep 1000")
 
     with pytest.raises((DeadlineExceeded, asyncio.TimeoutError)):

@@ -23,7 +23,7 @@ def test_the_medium_is_of_the_kind_that_was_saved(saved: str, value: str) -> Non
 
 
 @pytest.mark.parametrize("folder", ("", "/a:b", "/a,b"))
-def test_a_folder_that_runsc_cannot_be_told(folder: str) -> None:
+def test_a_folder_that_runsc_cannot_be_given(folder: str) -> None:
     """Runsc splits the flag at colons and commas: such a folder leaves it at its default."""
     assert overlay.fitting("", folder) == ""
     assert overlay.fitting("root:memory", folder) == "root:memory"

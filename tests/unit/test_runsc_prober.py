@@ -101,7 +101,7 @@ async def test_a_disk_without_space_is_no_reason_to_fail(
     assert not kept.exists()
 
 
-async def test_flags_that_runsc_refuses_are_told_in_its_words(tmp_path: Path) -> None:
+async def test_flags_that_runsc_refuses_are_reported_in_its_words(tmp_path: Path) -> None:
     """The first question tries the configured flags; the line is runsc's own, once."""
     runsc, kept = answering(tmp_path, new=True), tmp_path / "runsc.json"
     said = "flag provided but not defined: -x\nUsage: runsc <flags>\n\t-y\n"

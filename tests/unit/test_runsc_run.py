@@ -27,7 +27,7 @@ def sh(text: str) -> list[str]:
 
 
 def ended(pid: int) -> bool:
-    """Tell whether there is no such process, not even a zombie."""
+    """Return whether there is no such process, not even a zombie."""
     return procs.start_time(pid) is None
 
 
@@ -88,7 +88,7 @@ async def test_the_deadline_kills_the_group_and_reaps(tmp_path: Path) -> None:
 
 
 async def test_cancellation_kills_and_reaps(tmp_path: Path) -> None:
-    """Nothing runs on for a caller who has left."""
+    """Nothing runs on for a cancelled caller."""
     pid_file = tmp_path / "pid"
     work = asyncio.create_task(run(sh(f"echo $$ >{pid_file}; {FOREVER}"), timeout_s=60))
     pid = await until_written(pid_file)
@@ -116,7 +116,7 @@ async def test_being_cancelled_twice_reaps_as_well(tmp_path: Path) -> None:
 
 
 async def test_a_grandchild_that_keeps_the_pipe_is_not_waited_for(tmp_path: Path) -> None:
-    """The sentry keeps the streams of runsc for ever: a command ends when its process ends."""
+    """The sentry keeps the streams of runsc forever: a command ends when its process ends."""
     kept = tmp_path / "kept"
     began = time.monotonic()
 
@@ -193,20 +193,20 @@ async def test_what_cannot_be_started(argv: list[str]) -> None:
         await run(argv, timeout_s=1)
 
 
-async def test_who_it_is_is_told() -> None:
-    """Pid and start time name the child for ever; they are heard before it ends."""
-    heard: list[tuple[int, int]] = []
+async def test_the_pid_is_passed_on() -> None:
+    """Pid and start time identify the child; they are passed on before it exits."""
+    received: list[tuple[int, int]] = []
 
     done = await run(
-        sh("echo $$"), timeout_s=10, started=lambda pid, start: heard.append((pid, start))
+        sh("echo $$"), timeout_s=10, started=lambda pid, start: received.append((pid, start))
     )
 
-    assert [pid for pid, _ in heard] == [int(done.stdout)]
-    assert heard[0][1] > 0
+    assert [pid for pid, _ in received] == [int(done.stdout)]
+    assert received[0][1] > 0
 
 
 async def test_a_child_that_cannot_be_noted_does_not_run_on() -> None:
-    """When `started` fails, nobody would know of the child: it is ended first."""
+    """When `started` fails, the child would be unknown: it is ended first."""
     pids: list[int] = []
 
     def full(pid: int, _start: int) -> None:

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from shim.oci import document
+from shim.oci.document import Spec
 from shim.runsc.settings import mismatches, of_sandbox, recorded
-from shim.spec import document
-from shim.spec.document import Spec
 
 
 def spec(*, readonly: bool = False, options: tuple[str, ...] = ("rbind", "rw")) -> Spec:
@@ -24,7 +24,7 @@ def spec(*, readonly: bool = False, options: tuple[str, ...] = ("rbind", "rw")) 
 
 
 def fits(flag: str, saved: str, given: str, *specs: Spec) -> bool:
-    """Tell whether what was saved with one value restores with another."""
+    """Return whether what was saved with one value restores with another."""
     found = mismatches(recorded({flag: saved}), {flag: given}, specs or (spec(),))
     assert [one.flag for one in found] in ([], [flag])
     assert all(one.why and one.remedy for one in found)

@@ -1,4 +1,4 @@
-"""Numbers of processes in runsc's file, which a delete would kill whoever has them now."""
+"""Pids in runsc's state file, which a delete would kill even when they were reused."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def test_who_runs_is_deleted(host: Host) -> None:
 
 
 def test_who_has_ended_is_forgotten(host: Host) -> None:
-    """There is nobody to kill, now or in a moment."""
+    """There is no process to kill, now or in a moment."""
     assert host.forget() == (0, 0)
 
 
@@ -98,7 +98,7 @@ def test_a_file_of_another_kind_is_left_as_it_is(tmp_path: Path, text: str) -> N
 def test_the_gofer_of_a_container(
     host: Host, monkeypatch: pytest.MonkeyPatch, words: tuple[str, ...], found: int
 ) -> None:
-    """Its number is told as long as it is the gofer's, and nobody else's."""
+    """Its pid is returned while it is the gofer's, and not once it was reused."""
     monkeypatch.setattr(statefile, "_PROC", host.proc)
     host.path.write_text(json.dumps(host.state))
     host.runs(8, *words)

@@ -1,4 +1,4 @@
-"""What the sentry's trace tells of processes, from an imitation of its control socket."""
+"""What the sentry's trace reports about processes, from an imitation of its control socket."""
 
 from __future__ import annotations
 
@@ -103,7 +103,7 @@ async def sentry(tmp_path: Path) -> AsyncIterator[tuple[Sentry, Path]]:
 
 
 async def test_every_process_makes_a_call(sentry: tuple[Sentry, Path]) -> None:
-    """Who descends from an exec is told in its event, and the session is removed."""
+    """The event says whether a process descends from an exec, and the session is removed."""
     made, path = sentry
 
     assert await trace.exec_descendants(path, [1, 300]) == {1: False, 300: True}

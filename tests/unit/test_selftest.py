@@ -178,7 +178,7 @@ A, B, C = (Gpu(uuid=f"GPU-{name}") for name in "abc")
 def test_a_restore_goes_to_another_gpu(
     gpus: tuple[Gpu, ...], version: str, wanted: dict[str, str]
 ) -> None:
-    """Where there are several GPUs and the driver can be told, each has its work on the next."""
+    """With several GPUs and a driver that can remap, each gets its work on the next."""
     assert other_gpus(Inventory(driver=version, gpus=gpus)) == wanted
 
 
@@ -204,7 +204,7 @@ def test_story_without_a_terminal_has_no_control_characters() -> None:
     story = StoryReporter(stream, Style.of(stream))
     story.title(simulated=True)
     story.begin("checkpoint", "while it runs")
-    story.progress(Progress(phase=Phase.SAVE, message="news"))
+    story.progress(Progress(phase=Phase.SAVE, message="progress"))
     story.end(STEP)
     story.outcome(outcome(status(), status()))
 
@@ -214,7 +214,7 @@ def test_story_without_a_terminal_has_no_control_characters() -> None:
 
 
 def test_story_says_that_the_gpu_is_simulated() -> None:
-    """Nobody may take the demo for a run on real hardware."""
+    """The demo says that the hardware is simulated."""
     stream = io.StringIO()
     story = StoryReporter(stream, Style())
     story.title(simulated=True)
@@ -223,7 +223,7 @@ def test_story_says_that_the_gpu_is_simulated() -> None:
     assert stream.getvalue().count("simulated") == 2
 
 
-def test_plain_tells_a_step_in_one_line() -> None:
+def test_plain_reports_a_step_in_one_line() -> None:
     """Without --story each step is a line with its phases."""
     stream = io.StringIO()
     PlainReporter(stream).end(STEP)

@@ -33,7 +33,7 @@ def test_user_namespaces_are_offered() -> None:
 
 
 def test_recursive_read_only_mounts_are_not_claimed() -> None:
-    """GVisor has none, so who asks for one must hear a no."""
+    """GVisor has none, so a request for one must be refused."""
     options = features()["mountOptions"]
 
     assert "ro" in options

@@ -18,7 +18,7 @@ import pytest
 from shim.entry.shimbin import forkserver_client, paths
 from shim.entry.shimbin import loaded as loaded_files
 from shim.entry.shimbin.loaded import Loaded
-from shim.host.keeper.spawn import Program, spawn
+from shim.host.supervisor.spawn import Program, spawn
 
 PACKAGE = Path(__file__).parents[2] / "shim"
 

@@ -11,7 +11,7 @@ import logging, os, sys, threading
 from pathlib import Path
 from shim.entry.shimbin.warmup import warm_up
 
-if "told" in sys.argv:
+if "logged" in sys.argv:
     logging.basicConfig(level=logging.INFO, stream=sys.stdout)
 files = os.listdir("/proc/self/fd")
 warm_up(Path(sys.argv[1]))
@@ -28,10 +28,10 @@ def warmed_up(folder: Path, *words: str) -> str:
 
 def test_it_goes_as_far_as_runsc(tmp_path: Path) -> None:
     """Create prepares everything, and fails only where runsc would make the container."""
-    told = warmed_up(tmp_path / "place", "told")
+    reported = warmed_up(tmp_path / "place", "logged")
 
-    assert "Create: RunscError: runsc create failed: exit status 1" in told
-    assert "Start: NotFound" in told
+    assert "Create: RunscError: runsc create failed: exit status 1" in reported
+    assert "Start: NotFound" in reported
 
 
 def test_it_leaves_nothing(tmp_path: Path) -> None:
@@ -46,7 +46,7 @@ def test_what_one_that_was_killed_left_is_removed(tmp_path: Path) -> None:
     (place / "shims").mkdir(parents=True)
     (place / "socket").touch()
 
-    assert "runsc create failed" in warmed_up(place, "told")
+    assert "runsc create failed" in warmed_up(place, "logged")
     assert not place.exists()
 
 
@@ -54,7 +54,7 @@ def test_without_a_place_the_shims_do_without(tmp_path: Path) -> None:
     """What makes it impossible is no reason not to fork shims."""
     (tmp_path / "file").touch()
 
-    assert "Create" not in warmed_up(tmp_path / "file" / "place", "told")
+    assert "Create" not in warmed_up(tmp_path / "file" / "place", "logged")
 
 
 def test_a_failure_in_the_middle_is_no_end(tmp_path: Path) -> None:
@@ -64,11 +64,11 @@ from shim.entry.shimbin import warmup
 from shim.errors import Unavailable
 
 async def connect(_path):
-    raise Unavailable("nobody there")
+    raise Unavailable("no process there")
 
 warmup.Client.connect = connect
 """
-    argv = [sys.executable, "-c", broken + _PROGRAM, str(tmp_path / "place"), "told"]
+    argv = [sys.executable, "-c", broken + _PROGRAM, str(tmp_path / "place"), "logged"]
 
     ran = subprocess.run(argv, capture_output=True, text=True, timeout=60, check=False)
 

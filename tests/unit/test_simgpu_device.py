@@ -87,7 +87,7 @@ def test_pattern_is_what_replaying_every_generation_gives(count: int, generation
 
 
 def test_memory_lives_as_long_as_its_connection(machine: Machine) -> None:
-    """What a client held is free once it has hung up, and nobody else can read it before."""
+    """What a client held is free once it has hung up, and no other process can read it before."""
     first, second = DeviceClient(machine.socket), DeviceClient(machine.socket)
     handle = first.alloc("k", 2 * SLOT, 0)
     with pytest.raises(DeviceError, match="invalid argument"):
@@ -121,7 +121,7 @@ def test_device_runs_out_of_memory(machine: Machine) -> None:
         {"op": "no such"},
     ),
 )
-def test_nonsense_is_refused_and_harms_nobody(
+def test_nonsense_is_refused_and_does_no_harm(
     machine: Machine, request_: dict[str, object]
 ) -> None:
     """A request out of range gets an error, and the connection goes on."""
@@ -167,7 +167,7 @@ def test_whole_cycle_keeps_every_byte(
 def test_toggle_goes_down_and_up(
     machine: Machine, pid: int, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """A toggle suspends what runs and resumes what is suspended; its steps are told apart."""
+    """A toggle suspends what runs and resumes what is suspended; its steps are distinguished."""
     driver = machine.driver()
     states = []
     for _ in range(2):
@@ -212,7 +212,7 @@ def test_lost_connection_is_a_loss(machine: Machine, pid: int) -> None:
     assert machine.losses
 
 
-def test_no_cuda_process_is_told_in_the_tools_words(
+def test_no_cuda_process_is_reported_in_the_tools_words(
     machine: Machine, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """A pid without CUDA gives exit status 1 and `initialization error`."""
@@ -304,7 +304,7 @@ def test_product_reads_the_simulated_driver(tmp_path: Path) -> None:
 def test_product_reads_the_simulated_nvidia_smi(
     machine: Machine, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Used memory is told per host process and GPU, free memory per GPU, in MiB."""
+    """Used memory is reported per host process and GPU, free memory per GPU, in MiB."""
     client = DeviceClient(machine.socket)
     client.alloc("k", 16 * SLOT, 0)
     stats, _ = client.call({"op": "stats"})

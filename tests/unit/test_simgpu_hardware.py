@@ -72,8 +72,8 @@ def test_a_python_with_pytorch_runs_the_workload(monkeypatch: pytest.MonkeyPatch
     assert [mount["destination"] for mount in content["mounts"][1:]] == ["/sys"]
 
 
-def test_no_pytorch_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nobody runs another workload than that which was asked for."""
+def test_no_pytorch_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Only the requested workload is run."""
     use(monkeypatch, None, None)
 
     with pytest.raises(FailedPrecondition, match="PyTorch"):

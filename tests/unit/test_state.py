@@ -75,7 +75,7 @@ class Life(RuleBasedStateMachine):
 
     @invariant()
     def nothing_comes_back_to_life(self) -> None:
-        """Allow what has ended only to be deleted."""
+        """Allow what has exited only to be deleted."""
         if self.ended:
             assert self.state in {TaskState.STOPPED, TaskState.DELETED}
 

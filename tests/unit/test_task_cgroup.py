@@ -1,4 +1,4 @@
-"""Tasks with a cgroup of their own: whose figures they show, and when a lack of memory is told."""
+"""Tasks with a cgroup of their own: their statistics, and when an OOM kill is reported."""
 
 from __future__ import annotations
 
@@ -33,13 +33,13 @@ def kill_count(own: Cgroup, count: int) -> None:
 
 
 async def ended(owner: Owner) -> list[str]:
-    """Wait for the end of the task, and return what was told."""
+    """Wait for the exit of the task, and return what was published."""
     async with asyncio.timeout(60):
         await owner.tasks.wait(owner.ref())
     return owner.topics
 
 
-async def test_a_lack_of_memory_is_told_before_the_exit(
+async def test_a_lack_of_memory_is_reported_before_the_exit(
     tmp_path: Path, own: Cgroup, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The count is read once more at the end, for the signal may come late, or never."""
@@ -61,10 +61,10 @@ async def test_what_somebody_else_killed_is_no_lack_of_memory(tmp_path: Path, ow
         assert "oom" not in await ended(owner)
 
 
-async def test_an_end_that_cannot_be_looked_at_is_told(
+async def test_an_end_that_cannot_be_looked_at_is_reported(
     tmp_path: Path, own: Cgroup, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Whoever waits for the exit gets it, whatever becomes of the cgroup."""
+    """A waiter for the exit gets it, whatever becomes of the cgroup."""
 
     def fail(_own: Cgroup) -> int:
         raise NotFound("gone")
@@ -111,5 +111,5 @@ async def test_figures_of_who_ends_meanwhile_are_not_there(
         owner.script.on("events", "exit 1")
         monkeypatch.setattr("shim.host.procs.is_alive", lambda _pid, _start: False)
 
-        with pytest.raises(NotFound, match="has ended"):
+        with pytest.raises(NotFound, match="has exited"):
             await owner.tasks.stats(owner.ref())

@@ -36,7 +36,7 @@ class Gate:
 
     def __init__(self, owner: Owner, monkeypatch: pytest.MonkeyPatch) -> None:
         self.reached, self.open = asyncio.Event(), asyncio.Event()
-        plain = owner.keeper.spawn
+        plain = owner.supervisor.spawn
 
         async def spawn(argv: Any, **more: Any) -> Any:
             if "create" in argv:
@@ -44,7 +44,7 @@ class Gate:
                 await self.open.wait()
             return await plain(argv, **more)
 
-        monkeypatch.setattr(owner.keeper, "spawn", spawn)
+        monkeypatch.setattr(owner.supervisor, "spawn", spawn)
 
 
 # -- while Create runs ---------------------------------------------------------------------------
@@ -73,9 +73,9 @@ async def test_questions_wait_for_a_create(owner: Owner, monkeypatch: pytest.Mon
 async def test_a_create_that_fails_has_made_nothing(
     owner: Owner, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Whoever waited is told that there is no task."""
+    """A waiter gets the error that there is no task."""
     gate = Gate(owner, monkeypatch)
-    owner.keeper.fails["create"] = ["no"]
+    owner.supervisor.fails["create"] = ["no"]
     making = asyncio.create_task(owner.tasks.create(owner.request()))
     await asyncio.wait_for(gate.reached.wait(), WAIT_S)
     asked = asyncio.create_task(owner.tasks.state(owner.ref()))
@@ -120,7 +120,7 @@ async def test_tasks_are_taken_over_a_few_at_a_time(
     """Each runs several commands of runsc: with hundreds at once none would end in time."""
     await owner.running()
     refs = [owner.ref(f"t{number}") for number in range(20)]
-    monkeypatch.setattr(type(owner.house.layout), "found", lambda _: iter(refs))
+    monkeypatch.setattr(type(owner.runtime_env.layout), "found", lambda _: iter(refs))
     running, most, seen = 0, 0, set[TaskRef]()
 
     async def adopt(_self: Recovery, ref: TaskRef) -> None:
@@ -166,7 +166,7 @@ async def test_what_cannot_be_removed_stays_listed(
 async def test_a_restore_that_cannot_be_removed(
     owner: Owner, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Its task is not being restored for ever: it can be killed and deleted."""
+    """Its task does not stay in restoring: it can be killed and deleted."""
 
     class Restore:
         """A restore that fails, and whose sandbox stays."""
@@ -240,7 +240,7 @@ OVERLAY = (Mount(type="overlay", source="overlay", options=("lowerdir=/x",)),)
 
 
 class Kernel:
-    """Mounts that take as long as they are told to."""
+    """Mounts that take a configured time."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.gate, self.undone = threading.Event(), threading.Event()
@@ -262,7 +262,7 @@ class Kernel:
 
 
 async def test_a_mount_that_hangs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The loop goes on, the caller is told, and what is mounted after that is unmounted again."""
+    """The loop goes on, the caller gets an error, and a late mount is unmounted again."""
     kernel = Kernel(monkeypatch)
 
     with pytest.raises(DeadlineExceeded, match="mounting") as caught:

@@ -49,11 +49,11 @@ async def added(owner: Owner, name: str = "e") -> None:
 
 def execs_alive(owner: Owner) -> int:
     """Count the processes that are left, but for the sandbox."""
-    return sum(child.returncode is None for child in owner.keeper.children.values()) - 1
+    return sum(child.returncode is None for child in owner.supervisor.children.values()) - 1
 
 
 async def test_a_life(owner: Owner) -> None:
-    """Added, started with its number in the container, killed, deleted; each step is told."""
+    """Added, started with its number in the container, killed, deleted; each step is published."""
     await added(owner)
     assert (await owner.tasks.state(owner.ref(), "e")).state is TaskState.CREATED
 
@@ -72,20 +72,20 @@ async def test_a_life(owner: Owner) -> None:
         await owner.tasks.state(owner.ref(), "e")
 
 
-async def test_what_runsc_is_told(owner: Owner) -> None:
+async def test_what_runsc_gets(owner: Owner) -> None:
     """The process comes from a file, so that no word of it is taken for an option."""
     await added(owner)
     await owner.tasks.start(owner.ref(), "e")
 
-    argv = owner.keeper.spawned[-1]
+    argv = owner.supervisor.spawned[-1]
     (path,) = (word.removeprefix("--process=") for word in argv if word.startswith("--process="))
     assert json.loads(Path(path).read_text()) == {**PROCESS, "terminal": False}
     assert argv[-1] == "a+"
 
 
 async def test_its_own_exit_status(owner: Owner) -> None:
-    """What the program said is what is told, however soon it ends."""
-    owner.keeper.program = ("/bin/sh", "-c", "exit 3")
+    """The program's own status is published, however soon it exits."""
+    owner.supervisor.program = ("/bin/sh", "-c", "exit 3")
     await added(owner)
     await owner.tasks.start(owner.ref(), "e")
 
@@ -126,17 +126,17 @@ async def test_one_that_was_never_started(owner: Owner) -> None:
     assert last.exit.status == 0
 
 
-async def test_an_end_that_is_heard_before_the_number(
+async def test_an_exit_that_arrives_before_the_pid(
     owner: Owner, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A program that has ended before its number was read has been started all the same."""
+    """A program that has exited before its number was read has been started all the same."""
 
     async def never(_pipe: PidPipe) -> int:
         await asyncio.Event().wait()
         return 0
 
     monkeypatch.setattr(PidPipe, "read", never)
-    owner.keeper.program = ("/bin/sh", "-c", "exit 3")
+    owner.supervisor.program = ("/bin/sh", "-c", "exit 3")
     await added(owner)
 
     assert await owner.tasks.start(owner.ref(), "e") > 0
@@ -146,7 +146,7 @@ async def test_an_end_that_is_heard_before_the_number(
 async def test_a_program_that_is_not_there(owner: Owner) -> None:
     """Runsc's own words come out of its log, and it counts as ended."""
     await added(owner)
-    owner.keeper.fails["exec"] = ["cannot do that"]
+    owner.supervisor.fails["exec"] = ["cannot do that"]
 
     with pytest.raises(RunscError, match="cannot do that"):
         await owner.tasks.start(owner.ref(), "e")
@@ -159,7 +159,7 @@ async def test_the_end_of_the_sandbox_is_theirs(owner: Owner) -> None:
     """All that ran in it have been killed with it."""
     await added(owner)
     await owner.tasks.start(owner.ref(), "e")
-    # The runner is asked by nobody: only the sandbox's end is seen.
+    # The runner is not waited for: only the sandbox's exit is seen.
     task = owner.tasks._task(owner.ref())
     task.execs.get("e").detach()
 
@@ -173,8 +173,8 @@ async def test_the_end_of_the_sandbox_is_theirs(owner: Owner) -> None:
 async def test_a_start_that_is_cancelled(
     owner: Owner, numbered: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Nothing runs on for a caller who has left, in the container or outside."""
-    owner.keeper.numbered = numbered
+    """Nothing runs on for a cancelled caller, in the container or outside."""
+    owner.supervisor.numbered = numbered
     await added(owner)
     work = asyncio.ensure_future(owner.tasks.start(owner.ref(), "e"))
     if numbered:
@@ -199,7 +199,7 @@ async def test_a_start_that_is_not_answered(tmp_path: Path) -> None:
         owner.config = msgspec.structs.replace(owner.config, timeouts=Timeouts(command=0.2))
         await owner.again()
         await owner.running()
-        owner.keeper.numbered = False
+        owner.supervisor.numbered = False
         await added(owner)
 
         with pytest.raises(DeadlineExceeded, match="did not start"):
@@ -228,12 +228,12 @@ async def test_the_next_owner_knows_them(owner: Owner) -> None:
 
 async def starting(owner: Owner, name: str = "e") -> asyncio.Task[int]:
     """Begin the start of a process whose runsc does not say its number."""
-    owner.keeper.numbered = False
+    owner.supervisor.numbered = False
     await added(owner, name)
-    owner.keeper.making.clear()
+    owner.supervisor.making.clear()
     work = asyncio.create_task(owner.tasks.start(owner.ref(), name))
     async with asyncio.timeout(60):
-        await owner.keeper.making.wait()
+        await owner.supervisor.making.wait()
         while execs_alive(owner) == 0:  # noqa: ASYNC110 - the fake's children
             await asyncio.sleep(0.005)
     return work
@@ -268,7 +268,7 @@ async def test_a_signal_to_one_whose_number_was_not_noted(owner: Owner) -> None:
 
 
 async def test_one_that_is_being_started_is_not_deleted(owner: Owner) -> None:
-    """Or its program would run on, known to nobody."""
+    """Or its program would run on, unknown to any record."""
     work = await starting(owner)
 
     with pytest.raises(IllegalState, match="is being started") as caught:
@@ -301,7 +301,7 @@ async def test_a_start_that_is_given_up_is_deleted_when_it_is_over(owner: Owner)
     """A Delete that comes while a cancelled Start is undone waits for that."""
     work = await starting(owner)
     work.cancel()
-    await asyncio.sleep(0)  # one turn of the loop: the Start hears of it
+    await asyncio.sleep(0)  # one turn of the loop: the Start sees it
     await asyncio.sleep(0)
     assert not work.done()
 
@@ -371,15 +371,17 @@ async def test_a_pause_waits_for_a_start(owner: Owner) -> None:
 async def test_a_runsc_exec_that_is_killed_takes_its_program_along(owner: Owner) -> None:
     """The program, which would run on in the container, is killed before the exit is published."""
     program = await asyncio.create_subprocess_exec("/bin/sleep", "1000")
-    owner.keeper.numbered = False
+    owner.supervisor.numbered = False
     await added(owner)
-    owner.keeper.making.clear()
+    owner.supervisor.making.clear()
     work = asyncio.create_task(owner.tasks.start(owner.ref(), "e"))
     pipe = owner.record_folder() / "exec-e.pid"
     await asyncio.to_thread(wait_until, pipe.exists, "the pipe", 60)
     pipe.write_text(str(program.pid))
     assert await work == program.pid
-    (runner,) = [child for child in owner.keeper.children.values() if child.returncode is None][1:]
+    (runner,) = [child for child in owner.supervisor.children.values() if child.returncode is None][
+        1:
+    ]
 
     runner.kill()
 
@@ -423,8 +425,8 @@ async def test_started_on_a_full_disk(owner: Owner) -> None:
 async def test_nothing_is_kept_of_what_is_over(owner: Owner) -> None:
     """A container that is probed by execs all day holds no task, record or stream of them."""
     context = owner.tasks._owner.context()
-    before = context.supervisor.names, set(owner.keeper.held)
-    owner.keeper.program = ("/bin/true",)
+    before = context.background.names, set(owner.supervisor.stored_fds)
+    owner.supervisor.program = ("/bin/true",)
 
     for number in range(20):
         await added(owner, f"e{number}")
@@ -433,7 +435,7 @@ async def test_nothing_is_kept_of_what_is_over(owner: Owner) -> None:
         await owner.tasks.delete(owner.ref(), f"e{number}")
     await asyncio.sleep(0)
 
-    assert (context.supervisor.names, set(owner.keeper.held)) == before
+    assert (context.background.names, set(owner.supervisor.stored_fds)) == before
     assert owner.tasks._transactions._running == set()
     record = records.load(owner.record_folder())
     assert record is not None

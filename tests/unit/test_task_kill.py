@@ -1,4 +1,4 @@
-"""KILL gets through whatever is under way with a task, and whoever is interrupted is told so."""
+"""KILL interrupts whatever is under way with a task, and its caller gets an error that says so."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ async def interrupted(owner: Owner, hung: Hung, monkeypatch: pytest.MonkeyPatch)
 
 
 async def test_during_a_checkpoint(owner: Owner, monkeypatch: pytest.MonkeyPatch) -> None:
-    """It is cancelled, the task ends, and the caller of the checkpoint is told why."""
+    """It is cancelled, the task ends, and the caller of the checkpoint gets the reason."""
     error = await interrupted(owner, Hung(), monkeypatch)
 
     assert isinstance(error, IllegalState)
@@ -62,7 +62,7 @@ async def test_during_a_checkpoint(owner: Owner, monkeypatch: pytest.MonkeyPatch
 async def test_a_rollback_that_fails_in_a_dead_sandbox(
     owner: Owner, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What is told is the kill, and not what it led to."""
+    """The error is the kill, and not what it led to."""
     hung = Hung()
 
     def fail() -> object:
@@ -133,12 +133,12 @@ async def test_during_its_start(tmp_path: Path) -> None:
 
 async def test_while_an_exec_starts(owner: Owner) -> None:
     """A `runsc exec` that does not answer holds up neither the kill nor another exec."""
-    owner.keeper.numbered = False
+    owner.supervisor.numbered = False
     await owner.tasks.exec(owner.ref(), "hung", PROGRAM, Stdio())
-    owner.keeper.making.clear()
+    owner.supervisor.making.clear()
     hung = asyncio.ensure_future(owner.tasks.start(owner.ref(), "hung"))
-    await asyncio.wait_for(owner.keeper.making.wait(), WAIT_S)
-    owner.keeper.numbered = True
+    await asyncio.wait_for(owner.supervisor.making.wait(), WAIT_S)
+    owner.supervisor.numbered = True
     await owner.tasks.exec(owner.ref(), "other", PROGRAM, Stdio())
 
     assert await asyncio.wait_for(owner.tasks.start(owner.ref(), "other"), WAIT_S) > 0
@@ -151,7 +151,7 @@ async def test_while_an_exec_starts(owner: Owner) -> None:
 
 
 async def test_while_it_is_paused_by_a_runsc_that_hangs(owner: Owner) -> None:
-    """Whoever holds the task's lock does not hold up the kill."""
+    """A holder of the task's lock does not hold up the kill."""
     begun = owner.folder / "begun"
     owner.script.on("pause", f"touch {begun}; exec sleep 1000")
     work = asyncio.ensure_future(owner.tasks.pause(owner.ref()))
@@ -175,7 +175,7 @@ async def test_a_runsc_kill_that_hangs(owner: Owner, monkeypatch: pytest.MonkeyP
 
 
 async def test_a_caller_who_leaves_too_late_gets_the_result() -> None:
-    """What is done is done: nobody is told that it was rolled back."""
+    """A completed operation is not reported as rolled back."""
     hung = Hung()
     hung.ends = lambda: 7
     work = asyncio.ensure_future(Transactions().run(hung.run(), "checkpoint"))
@@ -187,7 +187,7 @@ async def test_a_caller_who_leaves_too_late_gets_the_result() -> None:
 
 
 async def test_a_caller_who_leaves_waits_for_the_rollback() -> None:
-    """And is told that it was cancelled, or why it could not be rolled back."""
+    """And learns that it was cancelled, or why it could not be rolled back."""
     for fails in (None, RunscError("resume", 1, "no")):
         hung = Hung()
 

@@ -16,9 +16,9 @@ from shim.errors import AlreadyExists, CryoError, InvalidArgument
 from shim.model import Exit, Mount, Stdio, TaskRef
 from shim.task import record as records
 from shim.task.layout import Layout
-from shim.task.once import SetOnce
 from shim.task.pidpipe import PidPipe
 from shim.task.record import ExecRecord, TaskRecord
+from shim.task.set_once import SetOnce
 
 REF = TaskRef(namespace="ns", id="a")
 AT = datetime(2026, 11, 23, 18, 10, 3, 123456, UTC)
@@ -71,7 +71,7 @@ async def test_a_waiter_may_leave() -> None:
 # -- pid pipe ------------------------------------------------------------------------------------
 
 
-async def test_the_number_is_heard_when_it_is_written(tmp_path: Path) -> None:
+async def test_the_pid_is_received_when_it_is_written(tmp_path: Path) -> None:
     """Runsc writes to what it takes for a file."""
     with PidPipe(tmp_path / "pid") as pipe:
         reading = asyncio.create_task(pipe.read())
@@ -120,7 +120,7 @@ def test_a_record_comes_back_whole(tmp_path: Path) -> None:
 
 
 def test_no_record(tmp_path: Path) -> None:
-    """A folder without one is told apart from a damaged one."""
+    """A folder without one is distinguished from a damaged one."""
     assert records.load(tmp_path) is None
 
 

@@ -13,7 +13,7 @@ from shim.config import Config, Cuda, Paths, Runsc
 from shim.errors import InvalidArgument
 from shim.image.manifest import Manifest, Member
 from shim.model import CreateRequest, TaskRef
-from shim.spec import pod
+from shim.oci import pod
 from shim.task.plan import ImageSource, Joining, Plan, plan
 from tests.unit.image_helpers import manifest
 

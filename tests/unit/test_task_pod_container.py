@@ -16,14 +16,14 @@ from shim.host.process_id import ProcessId
 from shim.model import CheckpointOptions, CreateRequest, TaskRef
 from shim.state import TaskState
 from shim.task import pod_container
-from tests.unit.fakes_tasks import SPEC, FakeHouse, FakeKeeper, Hung, Owner
+from tests.unit.fakes_tasks import SPEC, FakeEnv, FakeSupervisor, Hung, Owner
 
 WAIT_S = 60
 CRI = "io.kubernetes.cri"
 
 
-class WaitKeeper(FakeKeeper):
-    """A keeper whose `runsc wait` lives, or has printed an answer and exited."""
+class WaitSupervisor(FakeSupervisor):
+    """A supervisor whose `runsc wait` lives, or has printed an answer and exited."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -46,13 +46,13 @@ class WaitKeeper(FakeKeeper):
         if "wait" not in argv:
             return await super().spawn(argv, stdin=stdin, stdout=stdout, stderr=stderr)
         if self.answer is None:
-            born = await self._child("/bin/sleep", "1000")
+            process = await self._child("/bin/sleep", "1000")
         else:
             os.write(stdout, self.answer.encode())
-            born = await self._child("/bin/true")
-        self.waiters.append(born)
+            process = await self._child("/bin/true")
+        self.waiters.append(process)
         self.waiting.set()
-        return born
+        return process
 
     def kill_waiter(self) -> None:
         """Kill `runsc wait` as the kernel does when memory is short."""
@@ -63,9 +63,9 @@ class WaitKeeper(FakeKeeper):
 class Pod:
     """An owner with the container `m` in the sandbox of `a`."""
 
-    def __init__(self, owner: Owner, keeper: WaitKeeper) -> None:
+    def __init__(self, owner: Owner, supervisor: WaitSupervisor) -> None:
         self.owner = owner
-        self.keeper = keeper
+        self.supervisor = supervisor
         self.tasks = owner.tasks
         self.ref = owner.ref("m")
         self.pid = 0
@@ -104,25 +104,25 @@ class Pod:
 async def pod(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Pod]:
     """Give a pod that runs."""
     monkeypatch.setattr(pod_container, "_RETRY_S", 0)
-    owner, keeper = Owner(tmp_path), WaitKeeper()
-    owner.keeper, owner.house = keeper, FakeHouse(tmp_path / "state", keeper)
+    owner, supervisor = Owner(tmp_path), WaitSupervisor()
+    owner.supervisor, owner.runtime_env = supervisor, FakeEnv(tmp_path / "state", supervisor)
     owner.tasks = owner._new()
     owner.script.prints("state", out=json.dumps({"id": "m+", "status": "running"}))
-    made = Pod(owner, keeper)
+    made = Pod(owner, supervisor)
     try:
         await owner.tasks.recover()
         await made.begin()
         yield made
         await owner.tasks.close()
     finally:
-        await keeper.end()
+        await supervisor.end()
 
 
 async def test_its_own_exit_status(pod: Pod) -> None:
     """It is what `runsc wait` prints, while the sandbox runs on."""
     folder = pod.owner.record_folder("m")
     (folder / "wait.json").write_text('{"id": "m+", "exitStatus": 3}')
-    pod.keeper.kill_waiter()
+    pod.supervisor.kill_waiter()
 
     assert await pod.status() == 3
     assert (await pod.tasks.state(pod.owner.ref())).state is TaskState.RUNNING
@@ -130,44 +130,44 @@ async def test_its_own_exit_status(pod: Pod) -> None:
 
 async def test_a_runsc_wait_that_is_killed_is_no_exit(pod: Pod) -> None:
     """The container runs on, and its exit is learnt from the next one."""
-    pod.keeper.kill_waiter()
-    await asyncio.wait_for(pod.keeper.waiting.wait(), WAIT_S)
+    pod.supervisor.kill_waiter()
+    await asyncio.wait_for(pod.supervisor.waiting.wait(), WAIT_S)
     assert await pod.state() is TaskState.RUNNING
 
-    pod.keeper.answer = '{"id": "m+", "exitStatus": 4}'
-    pod.keeper.kill_waiter()
+    pod.supervisor.answer = '{"id": "m+", "exitStatus": 4}'
+    pod.supervisor.kill_waiter()
 
     assert await pod.status() == 4
-    assert len(pod.keeper.waiters) == 3
+    assert len(pod.supervisor.waiters) == 3
 
 
-async def test_a_container_that_nobody_saw_exit(pod: Pod) -> None:
+async def test_a_container_that_no_process_saw_exit(pod: Pod) -> None:
     """Where runsc says that it has stopped, its exit is published with an unknown status."""
     pod.owner.script.prints("state", out=json.dumps({"id": "m+", "status": "stopped"}))
 
-    pod.keeper.kill_waiter()
+    pod.supervisor.kill_waiter()
 
     assert await pod.status() == 255
 
 
 async def test_the_sandbox_ends(pod: Pod) -> None:
-    """With it the container, whose `runsc wait` tells nothing."""
+    """With it the container, whose `runsc wait` returns nothing."""
     pod.owner.kill_sandbox(pod.pid)
-    pod.keeper.kill_waiter()
+    pod.supervisor.kill_waiter()
 
     assert await pod.status() == 137
 
 
-async def test_the_keeper_is_gone(pod: Pod, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The exit is published all the same, once the sandbox has ended."""
+async def test_the_supervisor_is_gone(pod: Pod, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The exit is published all the same, once the sandbox has exited."""
     monkeypatch.setattr(pod_container, "_FLUSH_S", 0.01)
-    pod.owner.house.keeper = pod.keeper
-    pod.keeper.closed = True
+    pod.owner.runtime_env.supervisor = pod.supervisor
+    pod.supervisor.closed = True
     tasks = await pod.owner.again(killed=True)
     pod.tasks = tasks
     assert await pod.state() is TaskState.RUNNING
 
-    for child in pod.keeper.children.values():
+    for child in pod.supervisor.children.values():
         if child.returncode is None:
             child.kill()
 
@@ -223,11 +223,11 @@ async def test_a_kill_of_one_leaves_the_start_of_another(pod: Pod) -> None:
     """Only a KILL of the one that starts, or of the sandbox itself, ends that."""
     other = await pod.another("n")
     pod.owner.script.on("kill", "exit 0")
-    pod.keeper.gate = asyncio.Event()
-    children = len(pod.keeper.children)
+    pod.supervisor.gate = asyncio.Event()
+    children = len(pod.supervisor.children)
     work = asyncio.ensure_future(pod.tasks.start(other))
     async with asyncio.timeout(WAIT_S):
-        while len(pod.keeper.children) == children:  # noqa: ASYNC110 - the fake's children
+        while len(pod.supervisor.children) == children:  # noqa: ASYNC110 - the fake's children
             await asyncio.sleep(0.005)
 
     await pod.tasks.kill(pod.ref, 9)

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from shim.errors import CryoError, CudaError
-from shim.host.supervisor import Supervisor
+from shim.host.background import BackgroundTasks
 from shim.model import Phase, Progress, TaskRef
 from shim.state import TaskState
 from shim.task.container import Container
@@ -30,7 +30,7 @@ class Waiting:
         self.task: Container = owner.tasks._task(owner.ref())
         self.over = 0
         self.made = PendingPodRestore(
-            self.task, owner.config, capabilities(), Supervisor(), self._over
+            self.task, owner.config, capabilities(), BackgroundTasks(), self._over
         )
         self.made._tasks.append(self.task)
         self.task.machine.move(TaskState.RESTORING)
@@ -73,7 +73,7 @@ async def test_the_time_ends_while_a_start_is_under_way(
     asked, rolled_back = asyncio.Event(), asyncio.Event()
     late = Restore.late
 
-    def hear(restore: Restore) -> Any:
+    def on_progress(restore: Restore) -> Any:
         asked.set()
         return late(restore)
 
@@ -81,7 +81,7 @@ async def test_the_time_ends_while_a_start_is_under_way(
         rolled_back.set()
 
     monkeypatch.setattr(Restore, "timeout_s", 0.0)
-    monkeypatch.setattr(Restore, "late", hear)
+    monkeypatch.setattr(Restore, "late", on_progress)
     monkeypatch.setattr(Restore, "roll_back", roll_back)
 
     async with waiting.made._lock:
@@ -96,7 +96,7 @@ async def test_the_time_ends_while_a_start_is_under_way(
 
 
 async def test_warnings_of_a_start_stay_with_the_task(waiting: Waiting) -> None:
-    """Its caller hears of no progress, so the task and the events tell them."""
+    """Its caller sees no progress, so the task and the events carry them."""
     waiting.made._keep_warning(
         Progress(phase=Phase.VERIFY, message="it has no network", warning=True)
     )

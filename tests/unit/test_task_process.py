@@ -11,14 +11,14 @@ from typing import Any
 import msgspec
 import pytest
 
-from shim import points
+from shim import failpoints
 from shim.config import Timeouts
 from shim.errors import DeadlineExceeded, ResourceExhausted, Unavailable
 from shim.host import procs
-from shim.host.keeper.exits import Exited
+from shim.host.background import BackgroundTasks
 from shim.host.process_id import ProcessId
 from shim.host.procstat import Stat
-from shim.host.supervisor import Supervisor
+from shim.host.supervisor.exits import Exited
 from shim.model import Exit, Stdio
 from shim.state import TaskState
 from shim.task import process as processes
@@ -48,16 +48,16 @@ class Streams:
         self.closed = True
 
 
-class Subject:
+class Watched:
     """A process, and what it published."""
 
     def __init__(self) -> None:
         self.streams = Streams()
         self.published: list[Exit] = []
-        self.supervisor = Supervisor()
+        self.background = BackgroundTasks()
         self.fails: Exception | None = None
         streams: Any = self.streams
-        self.process = Process("process x", self.supervisor, streams, self._publish)
+        self.process = Process("process x", self.background, streams, self._publish)
 
     def _publish(self, exit_: Exit) -> None:
         self.published.append(exit_)
@@ -70,13 +70,13 @@ class Subject:
 
 
 async def seven() -> Exit:
-    """Tell an exit."""
+    """Publish an exit."""
     return SEVEN
 
 
 async def test_the_exit_comes_after_the_start() -> None:
     """However soon a process exits, its start is published first."""
-    subject = Subject()
+    subject = Watched()
     async with subject.process.starting():
         subject.process.watch(seven)
         assert await asyncio.wait_for(subject.process.ended.get(), WAIT_S) == SEVEN
@@ -87,8 +87,8 @@ async def test_the_exit_comes_after_the_start() -> None:
 
 
 async def test_the_exit_comes_after_the_output() -> None:
-    """Whoever hears of the exit has been given all that the process wrote."""
-    subject = Subject()
+    """Once the exit is published, all output of the process was passed on."""
+    subject = Watched()
     subject.streams.gate.clear()
     subject.process.watch(seven)
     await asyncio.wait_for(subject.process.ended.get(), WAIT_S)
@@ -100,26 +100,26 @@ async def test_the_exit_comes_after_the_output() -> None:
     assert subject.streams.closed
 
 
-async def test_output_that_nobody_takes_does_not_hold_up_the_exit(
+async def test_output_that_no_process_takes_does_not_hold_up_the_exit(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """It is closed in the background when the exit has been published."""
     monkeypatch.setattr(processes, "_CLOSE_S", 0.01)
-    subject = Subject()
+    subject = Watched()
     subject.streams.gate.clear()
     subject.process.watch(seven)
 
     assert await subject.exit() == SEVEN
     assert not subject.streams.closed
     subject.streams.gate.set()
-    await subject.supervisor.start(asyncio.sleep(0), name="a turn of the loop")
-    await subject.supervisor.aclose()
+    await subject.background.start(asyncio.sleep(0), name="a turn of the loop")
+    await subject.background.aclose()
 
 
 @pytest.mark.parametrize("error", (OSError(errno.EIO, "i/o"), Unavailable("no"), KeyError("bug")))
 async def test_the_exit_is_published_whatever_fails(error: Exception) -> None:
     """A step of the end that fails or crashes, or an event that cannot be sent."""
-    subject = Subject()
+    subject = Watched()
     subject.streams.fails = subject.fails = error
 
     async def before(_: Exit) -> None:
@@ -132,8 +132,8 @@ async def test_the_exit_is_published_whatever_fails(error: Exception) -> None:
 
 
 async def test_a_watcher_that_crashes_ends_the_wait() -> None:
-    """Nobody waits for an exit that nobody watches any more."""
-    subject = Subject()
+    """No caller waits for an exit that is not watched any more."""
+    subject = Watched()
 
     async def crash() -> Exit:
         message = "a bug"
@@ -166,7 +166,7 @@ async def test_a_crash_marks_the_task(tmp_path: Path, monkeypatch: pytest.Monkey
 
 async def test_the_exit_is_published_once() -> None:
     """Two who notice the end publish the exit of the first."""
-    subject = Subject()
+    subject = Watched()
 
     await asyncio.gather(subject.process.end(SEVEN), subject.process.end(Exit(status=137, at=AT)))
 
@@ -176,13 +176,13 @@ async def test_the_exit_is_published_once() -> None:
 
 async def test_an_owner_that_ends_in_the_middle_publishes_the_exit() -> None:
     """The next owner takes a noted exit for published."""
-    subject = Subject()
+    subject = Watched()
     subject.streams.gate.clear()
     subject.process.watch(seven)
     await asyncio.wait_for(subject.process.ended.get(), WAIT_S)
 
     subject.process.detach()
-    await subject.supervisor.aclose()
+    await subject.background.aclose()
 
     assert subject.published == [SEVEN]
 
@@ -190,8 +190,8 @@ async def test_an_owner_that_ends_in_the_middle_publishes_the_exit() -> None:
 # -- exits that are hard to learn ----------------------------------------------------------------
 
 
-class Keeper:
-    """A keeper whose answer is an error."""
+class SupervisorClient:
+    """A supervisor whose answer is an error."""
 
     def __init__(self, error: Exception) -> None:
         self.error = error
@@ -201,13 +201,13 @@ class Keeper:
         raise self.error
 
 
-@pytest.mark.parametrize("error", (Unavailable("the keeper is gone"), KeyError("bug")))
-async def test_without_a_keeper_the_status_is_unknown(error: Exception) -> None:
-    """That the process has ended is learnt all the same, and not before it has."""
+@pytest.mark.parametrize("error", (Unavailable("the supervisor is gone"), KeyError("bug")))
+async def test_without_a_supervisor_the_status_is_unknown(error: Exception) -> None:
+    """That the process has exited is learnt all the same, and not before it has."""
     child = await asyncio.create_subprocess_exec("/bin/sleep", "1000")
-    born = ProcessId(pid=child.pid, start=procs.start_time(child.pid) or 0)
-    keeper: Any = Keeper(error)
-    waiting = asyncio.create_task(exit_of(keeper, born))
+    process = ProcessId(pid=child.pid, start=procs.start_time(child.pid) or 0)
+    supervisor: Any = SupervisorClient(error)
+    waiting = asyncio.create_task(exit_of(supervisor, process))
     await asyncio.sleep(0)
     assert not waiting.done()
 
@@ -231,15 +231,15 @@ async def test_a_process_that_cannot_be_watched_is_asked_again(
 
     monkeypatch.setattr(procs, "wait_pidfd", wait)
     monkeypatch.setattr(processes, "_RETRY_S", 0)
-    keeper: Any = Keeper(Unavailable("gone"))
+    supervisor: Any = SupervisorClient(Unavailable("gone"))
 
-    assert (await exit_of(keeper, ProcessId(pid=5, start=6))).status == 255
+    assert (await exit_of(supervisor, ProcessId(pid=5, start=6))).status == 255
     assert tries == [5, 5]
 
 
 async def test_what_sigkill_does_not_end_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     """The error has the pid and the state, says when it ends, and the process is watched on."""
-    subject = Subject()
+    subject = Watched()
     monkeypatch.setattr(
         "shim.host.procstat.read", lambda _: Stat(state="D", ppid=1, start=6, code=0)
     )
@@ -278,7 +278,7 @@ async def test_an_exec_is_deleted_while_the_container_dies(
 
         monkeypatch.setattr(execs.get("e1").streams, "close", slow)
         owner.kill_sandbox(pid)
-        for child in owner.keeper.children.values():
+        for child in owner.supervisor.children.values():
             if child.returncode is None and child.pid != pid:
                 child.kill()
         await asyncio.wait_for(owner.tasks.wait(owner.ref(), "e2"), WAIT_S)
@@ -326,7 +326,7 @@ async def test_the_outputs_of_execs_are_taken_side_by_side(
 async def test_a_sandbox_that_sigkill_does_not_end(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Delete names it, and can be called again once it has ended."""
+    """Delete names it, and can be called again once it has exited."""
     async with owning(tmp_path) as owner:
         owner.config = msgspec.structs.replace(owner.config, timeouts=Timeouts(command=0.1))
         await owner.again()
@@ -351,12 +351,12 @@ async def test_a_full_disk_at_the_start(tmp_path: Path) -> None:
 
     async with owning(tmp_path) as owner:
         await owner.tasks.create(owner.request())
-        points.arm(full)
+        failpoints.arm(full)
         try:
             with pytest.raises(ResourceExhausted):
                 await owner.tasks.start(owner.ref())
         finally:
-            points.arm(None)
+            failpoints.arm(None)
 
         await asyncio.wait_for(owner.tasks.kill(owner.ref(), 9), WAIT_S)
         last = await asyncio.wait_for(owner.tasks.delete(owner.ref()), WAIT_S)

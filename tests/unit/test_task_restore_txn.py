@@ -83,7 +83,7 @@ class Restoring:
         self.scene = scene
         self.task = Reviving(scene)
         self.image = scene.images / "image"
-        self.news: list[Progress] = []
+        self.updates: list[Progress] = []
         self.deeds: dict[Phase, Any] = {}
         host = hostfacts.read_host()
         self.manifest: Manifest = sealed(
@@ -99,11 +99,11 @@ class Restoring:
     async def run(self, *, new: bool = True, **options: Any) -> RestoreResult:
         """Restore it."""
         asked = RestoreOptions(image_path=str(self.image), **options)
-        restore = Restore(self.task, self.scene.config, asked, self._hear)
+        restore = Restore(self.task, self.scene.config, asked, self._on_progress)
         return await restore.run(capabilities(new=new))
 
-    def _hear(self, progress: Progress) -> None:
-        self.news.append(progress)
+    def _on_progress(self, progress: Progress) -> None:
+        self.updates.append(progress)
         self.deeds.pop(progress.phase, lambda: None)()
 
     @property
@@ -133,19 +133,19 @@ async def test_everything_is_awake(restoring: Restoring) -> None:
     assert restoring.clean
 
 
-async def test_a_network_without_an_address_is_told(restoring: Restoring) -> None:
+async def test_a_network_without_an_address_is_reported(restoring: Restoring) -> None:
     """The warning is in the progress, before anything is loaded, and in the result."""
     restoring.task.lacks = ("the network namespace has no address",)
 
     result = await restoring.run()
 
     assert result.warnings == restoring.task.lacks
-    (told,) = [one for one in restoring.news if one.warning]
-    assert (told.phase, told.message) == (Phase.VERIFY, restoring.task.lacks[0])
+    (reported,) = [one for one in restoring.updates if one.warning]
+    assert (reported.phase, reported.message) == (Phase.VERIFY, restoring.task.lacks[0])
 
 
 async def test_the_journal_says_what_is_under_way(restoring: Restoring) -> None:
-    """Whoever starts next removes a half-made task."""
+    """The next owner removes a half-made task."""
     restoring.task.gate = asyncio.Event()
     work = asyncio.create_task(restoring.run())
     await asyncio.wait_for(restoring.task.begun.wait(), 60)
@@ -225,7 +225,7 @@ async def test_cancelled_in_any_phase(restoring: Restoring, phase: Phase, again:
 
 
 async def test_a_mistake_of_our_own(restoring: Restoring) -> None:
-    """Even an error that nobody thought of leaves nothing."""
+    """An unexpected error leaves nothing either."""
 
     def mistake() -> None:
         raise ZeroDivisionError
@@ -249,7 +249,7 @@ async def test_the_whole_has_a_deadline(restoring: Restoring) -> None:
 
 
 async def test_a_removal_that_fails_keeps_the_journal(restoring: Restoring) -> None:
-    """Whoever starts next tries again."""
+    """The next owner tries again."""
     restoring.scene.guest.faults["restore", 8] = Fault(answer=failed("no"))
     restoring.task.removal = DeadlineExceeded("runsc delete did not end")
 

@@ -43,7 +43,7 @@ def fill(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 async def state(owner: Owner) -> TaskState:
-    """Return the state that the owner tells."""
+    """Return the state that the owner reports."""
     return (await owner.tasks.state(owner.ref())).state
 
 

@@ -15,7 +15,7 @@ from shim.state import TaskState
 from shim.task import recovery
 from shim.task.container import Container
 from shim.task.context import Context
-from shim.task.recovery import Say, adopt
+from shim.task.recovery import Log, adopt
 from tests.unit.fakes_tasks import Owner, owning
 from tests.unit.test_host_removal import nest
 
@@ -39,7 +39,7 @@ async def test_a_deep_folder_left_behind_is_removed(owner: Owner) -> None:
     assert await tasks.list("ns") == []
 
 
-async def test_what_cannot_be_removed_is_told_and_the_rest_goes(
+async def test_what_cannot_be_removed_is_reported_and_the_rest_goes(
     owner: Owner, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """One folder that stays, such as an immutable one, keeps neither the owner nor the others."""
@@ -78,14 +78,14 @@ async def test_a_start_does_not_wait_for_the_clean_up(
 async def test_a_fault_with_one_task_does_not_end_the_start(
     owner: Owner, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """A task whose take-over fails in a way nobody foresaw keeps its id; the others are served."""
+    """A task whose adoption fails unexpectedly keeps its id; the others are served."""
     await owner.running()
     await owner.tasks.create(owner.request("b"))
 
-    async def faulty(context: Context, ref: TaskRef, say: Say) -> Container | None:
+    async def faulty(context: Context, ref: TaskRef, log: Log) -> Container | None:
         if ref.id == "a":
             raise RecursionError("too deep")
-        return await adopt(context, ref, say)
+        return await adopt(context, ref, log)
 
     monkeypatch.setattr(recovery, "adopt", faulty)
     tasks = await owner.again(killed=True)

@@ -12,13 +12,13 @@ from shim.errors import DeadlineExceeded, FailedPrecondition, InvalidArgument
 from shim.host.console import Size
 from shim.model import Stdio, TaskRef
 from shim.task.streams import ExecStreams, ProcessStreams
-from tests.unit.fakes_tasks import FakeKeeper
+from tests.unit.fakes_tasks import FakeSupervisor
 
 
 async def test_terminal_that_runsc_does_not_send_is_given_up(tmp_path: Path) -> None:
     """A terminal is waited for as long as `timeouts.console` says, and its socket is removed."""
     stdio, ref = Stdio(terminal=True), TaskRef(namespace="ns", id="a")
-    streams = ProcessStreams(FakeKeeper(), ref, "", stdio, tmp_path)
+    streams = ProcessStreams(FakeSupervisor(), ref, "", stdio, tmp_path)
     await streams.listen()
 
     with pytest.raises(DeadlineExceeded, match=r"no terminal within 0\.01 s"):
@@ -33,7 +33,7 @@ REF = TaskRef(namespace="ns", id="a")
 def of_an_exec(folder: Path) -> ExecStreams:
     """Make the streams of an exec with a terminal; its output goes to a file."""
     stdio = Stdio(terminal=True, stdout=f"file://{folder}/out")
-    return ExecStreams(FakeKeeper(), REF, "e", stdio, folder)
+    return ExecStreams(FakeSupervisor(), REF, "e", stdio, folder)
 
 
 async def size_at_start(streams: ExecStreams) -> tuple[int, int]:
@@ -74,7 +74,7 @@ async def test_sizes_that_cannot_be(tmp_path: Path) -> None:
     with pytest.raises(InvalidArgument):
         streams.resize(1 << 16, 1)
     with pytest.raises(FailedPrecondition, match="no terminal"):
-        ProcessStreams(FakeKeeper(), REF, "", Stdio(), tmp_path).resize(80, 24)
+        ProcessStreams(FakeSupervisor(), REF, "", Stdio(), tmp_path).resize(80, 24)
 
     assert await size_at_start(streams) == (0, 0)
     with pytest.raises(FailedPrecondition, match="exited"):

@@ -40,7 +40,7 @@ def silent(_progress: Progress) -> None:
 
 
 async def test_a_life(owner: Owner) -> None:
-    """Created, running, ended with its own status, deleted; each step is told."""
+    """Created, running, ended with its own status, deleted; each step is published."""
     tasks, ref = owner.tasks, owner.ref()
 
     pid = await tasks.create(owner.request())
@@ -175,7 +175,7 @@ async def test_a_paused_task_is_killed_all_the_same(owner: Owner) -> None:
 
 @pytest.mark.parametrize("signal", (9, 15))
 async def test_a_sentry_that_does_not_kill(owner: Owner, signal: int) -> None:
-    """KILL ends the sandbox all the same; any other signal is the program's to hear."""
+    """KILL ends the sandbox all the same; any other signal is for the program."""
     await owner.running()
     owner.script.prints("kill", err="deadline exceeded\n", status=128)
 
@@ -190,7 +190,7 @@ async def test_a_sentry_that_does_not_kill(owner: Owner, signal: int) -> None:
 
 
 async def test_pause_and_resume(owner: Owner) -> None:
-    """There and back, each told."""
+    """There and back, each published."""
     await owner.running()
     await owner.tasks.pause(owner.ref())
     with pytest.raises(IllegalState):
@@ -214,13 +214,13 @@ async def test_a_pause_that_fails_changes_nothing(owner: Owner) -> None:
 
 
 async def test_an_ended_task(owner: Owner) -> None:
-    """There is nobody to signal or to measure; it can be deleted."""
+    """There is no process to signal or to measure; it can be deleted."""
     pid = await owner.running()
     owner.kill_sandbox(pid)
     await owner.tasks.wait(owner.ref())
 
     for refused in (owner.tasks.kill(owner.ref(), 9), owner.tasks.stats(owner.ref())):
-        with pytest.raises(NotFound, match="has ended"):
+        with pytest.raises(NotFound, match="has exited"):
             await refused
     with pytest.raises(IllegalState):
         await owner.tasks.pause(owner.ref())
@@ -238,7 +238,7 @@ async def test_a_signal_that_is_none(owner: Owner, number: int) -> None:
 
 
 async def test_during_a_checkpoint(owner: Owner, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Other operations are told that it is busy, and at once; its end makes it what it was."""
+    """Other operations fail with busy, and at once; its end makes it what it was."""
     begun, gate = asyncio.Event(), asyncio.Event()
 
     async def run(_self: object) -> object:
@@ -303,20 +303,20 @@ def nothing_left(owner: Owner) -> bool:
     """Whether a failed create left neither a task nor a folder nor a process."""
     return (
         not owner.record_folder().exists()
-        and all(child.returncode is not None for child in owner.keeper.children.values())
+        and all(child.returncode is not None for child in owner.supervisor.children.values())
         and owner.tasks.empty
     )
 
 
 async def test_runsc_cannot_create(owner: Owner) -> None:
     """Its own words come out of its log; the id is free again."""
-    owner.keeper.fails["create"] = ["no such thing as a namespace"]
+    owner.supervisor.fails["create"] = ["no such thing as a namespace"]
 
     with pytest.raises(RunscError, match="no such thing as a namespace"):
         await owner.tasks.create(owner.request())
     assert nothing_left(owner)
 
-    owner.keeper.fails.clear()
+    owner.supervisor.fails.clear()
     assert await owner.tasks.create(owner.request())
 
 
@@ -337,9 +337,9 @@ async def test_a_container_that_runs_without_its_gpu(owner: Owner) -> None:
 
 async def test_a_cancelled_create(owner: Owner) -> None:
     """The caller left in the middle: runsc is ended, the id is free again."""
-    owner.keeper.gate = asyncio.Event()
+    owner.supervisor.gate = asyncio.Event()
     work = asyncio.create_task(owner.tasks.create(owner.request()))
-    await asyncio.wait_for(owner.keeper.making.wait(), 60)
+    await asyncio.wait_for(owner.supervisor.making.wait(), 60)
     work.cancel()
     with pytest.raises(asyncio.CancelledError):
         await work
@@ -370,7 +370,7 @@ async def test_a_broken_bundle(owner: Owner, text: str | None) -> None:
         await owner.tasks.create(owner.request())
     assert caught.value.remedy
     assert nothing_left(owner)
-    assert owner.keeper.spawned == []
+    assert owner.supervisor.spawned == []
 
 
 async def test_a_relative_bundle(owner: Owner) -> None:
@@ -390,8 +390,8 @@ async def test_a_stream_that_cannot_be_opened(owner: Owner, tmp_path: Path) -> N
 # -- the end, whatever else is wrong -------------------------------------------------------------
 
 
-async def test_an_end_is_told_though_the_disk_is_full(owner: Owner) -> None:
-    """Who waits for a task must not wait for ever because a record cannot be written."""
+async def test_an_end_is_reported_though_the_disk_is_full(owner: Owner) -> None:
+    """A waiter for a task must not wait forever because a record cannot be written."""
     pid = await owner.running()
     (owner.record_folder() / "task.json.tmp").mkdir()
     owner.kill_sandbox(pid)
@@ -402,14 +402,14 @@ async def test_an_end_is_told_though_the_disk_is_full(owner: Owner) -> None:
     assert owner.topics[-1] == "exit"
 
 
-async def test_an_end_is_told_though_the_keeper_is_gone(owner: Owner) -> None:
+async def test_an_end_is_reported_though_the_supervisor_is_gone(owner: Owner) -> None:
     """How it ended is then unknown; that it did is not."""
     await owner.tasks.create(owner.request())
-    owner.keeper.closed = True
+    owner.supervisor.closed = True
     await owner.tasks.start(owner.ref())
-    # The watch of a new owner, which asks a keeper that cannot answer.
+    # The watch of a new owner, which asks a supervisor that cannot answer.
     tasks = await owner.again(killed=True)
-    (child,) = [c for c in owner.keeper.children.values() if c.returncode is None]
+    (child,) = [c for c in owner.supervisor.children.values() if c.returncode is None]
     child.kill()
 
     assert (await asyncio.wait_for(tasks.wait(owner.ref()), 60)).status == 255
@@ -419,7 +419,7 @@ async def test_an_end_is_told_though_the_keeper_is_gone(owner: Owner) -> None:
 
 
 async def test_tasks_survive_their_owner(owner: Owner) -> None:
-    """Killed and started again, it knows its tasks, their states, and hears of their ends."""
+    """Killed and started again, it knows its tasks, their states, and sees their exits."""
     pid = await owner.running()
     await owner.tasks.pause(owner.ref())
 
@@ -435,7 +435,7 @@ async def test_tasks_survive_their_owner(owner: Owner) -> None:
 
 
 async def test_an_end_between_two_owners(owner: Owner) -> None:
-    """The keeper knew how it ended."""
+    """The supervisor knew how it ended."""
     pid = await owner.running()
     await owner.tasks.close()
     owner.kill_sandbox(pid)
@@ -493,7 +493,9 @@ async def test_an_empty_folder_is_removed(owner: Owner) -> None:
 
 @pytest.mark.parametrize("name", ("task.json", "journal.json"))
 @pytest.mark.parametrize("content", (b"", b"{", b"\xff", b"[" * 50_000))
-async def test_a_damaged_record_stops_nobody(owner: Owner, name: str, content: bytes) -> None:
+async def test_a_damaged_record_does_not_stop_others(
+    owner: Owner, name: str, content: bytes
+) -> None:
     """The others are taken over; the damaged one stays on disk, and its id is not given away."""
     await owner.running()
     folder = owner.record_folder("bad")
@@ -521,7 +523,7 @@ async def test_operations_before_the_start(owner: Owner) -> None:
 
 
 async def test_a_stopped_task_has_its_exit(owner: Owner, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whoever asks while a task ends sees it stopped together with its exit, or neither."""
+    """A view taken while a task ends has both its stopped state and its exit, or neither."""
     pid = await owner.running()
     task = owner.tasks._task(owner.ref())
     seen: list[tuple[bool, bool]] = []
@@ -542,7 +544,7 @@ async def test_a_stopped_task_has_its_exit(owner: Owner, monkeypatch: pytest.Mon
 
 
 async def test_a_task_without_a_cgroup_path_has_one_of_its_own(owner: Owner) -> None:
-    """Runsc would name it by its own id; the namespace tells it from another's of the same id."""
+    """Runsc would name it by its own id; the namespace distinguishes tasks of the same id."""
     await owner.tasks.create(owner.request())
 
     config = json.loads((owner.record_folder() / "bundle" / "config.json").read_text())

@@ -99,7 +99,7 @@ def test_an_old_no_is_asked_again(tmp_path: Path) -> None:
     ),
 )
 def test_debian_and_upstream_name_one_version(tmp_path: Path, version: str, expected: bool) -> None:
-    """The old version is known by its date, whoever built it."""
+    """The old version is known by its date, in every build."""
     path = write_runsc(tmp_path / "runsc", version=version)
 
     assert runsc.is_version(path, runsc.OLD.version) is expected
@@ -166,7 +166,7 @@ def test_two_runs_take_turns(tmp_path: Path) -> None:
 
 
 def test_an_unknown_tool_is_an_error_of_usage(capsys: pytest.CaptureFixture[str]) -> None:
-    """A tool's name that nobody knows ends with status 2 and the names that there are."""
+    """An unknown tool name ends with status 2 and the known names."""
     with pytest.raises(SystemExit, match="2"):
         cli.main(["runsc-newest"])
 

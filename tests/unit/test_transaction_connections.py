@@ -1,4 +1,4 @@
-"""TCP of a task, with or without a GPU: how many the sentry tells, whose a program inside."""
+"""TCP of a task, with or without a GPU: counted by the sentry, found by a program inside."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ PEER = "0101A8C0:0050 01"
 
 @pytest.fixture
 def make(tmp_path: Path) -> Iterator[Make]:
-    """Give a maker of tasks without a GPU; `open_` is how many connections the sentry counts."""
+    """Return a factory of tasks without a GPU; the sentry counts `open_` connections."""
     with sleeping() as process:
 
         def scene(*, open_: int = 1, **more: Any) -> Scene:
@@ -111,7 +111,7 @@ async def test_a_runsc_that_does_not_count(make: Make) -> None:
 
 
 async def test_a_gpu_task_is_looked_at_once(make: Make) -> None:
-    """The look for CUDA processes has told of its connections."""
+    """The look for CUDA processes has reported its connections."""
     scene = make(gpu=True)
     scene.guest.processes.append(Cuda(7))
     scene.guest.tcp = (PEER,)

@@ -23,7 +23,7 @@ TRAIN = CudaProcess(pid=7, name="train")
 
 @pytest.fixture
 def make(tmp_path: Path) -> Iterator[Make]:
-    """Give a maker of tasks in which an exec has run, and of which the sentry tells `told`."""
+    """Return a factory of tasks in which an exec has run; the sentry reports `reported`."""
     with sleeping() as process:
 
         def scene(*processes: Cuda, **more: Any) -> Scene:
@@ -42,7 +42,7 @@ def row(pid: int, parent: int, group: int) -> GuestProcess:
 
 
 def test_what_parents_and_groups_show() -> None:
-    """Init's group is init's own; a child of nobody is an exec's; the rest is not known."""
+    """Init's group is init's own; a process without a parent is an exec's; the rest is unknown."""
     found = by_parents(
         [
             row(1, 0, 1),
@@ -59,7 +59,7 @@ def test_what_parents_and_groups_show() -> None:
 
 
 def test_without_groups_adopted_children_are_not_known() -> None:
-    """An older runsc does not tell them: then only a live session shows."""
+    """An older runsc does not report them: then only a live session shows."""
     found = by_parents([row(1, 0, 0), row(2, 1, 0), row(8, 0, 0)])
 
     assert found == Origins(execs=frozenset({8}), unknown=frozenset({2}))
@@ -134,7 +134,7 @@ async def test_what_is_not_known_is_refused_with_exit(make: Make) -> None:
     assert scene.as_before()
 
 
-async def test_without_an_exec_nobody_is_asked(make: Make) -> None:
+async def test_without_an_exec_no_process_is_asked(make: Make) -> None:
     """A task in which none was ever started is not paused for it."""
     scene = make()
     scene.exec_ran = False
@@ -178,7 +178,7 @@ async def test_one_that_appears_in_the_freeze_is_judged_too(make: Make) -> None:
     """It was begun by exec after the look: it is refused, and everything thawed."""
     scene = make()
     scene.runsc.origins = {7: False, 9: True}
-    scene.hear("freeze", scene.guest.appears(9))
+    scene.at_phase("freeze", scene.guest.appears(9))
 
     error = await scene.error(engine=EngineName.PHASED)
 
@@ -188,27 +188,27 @@ async def test_one_that_appears_in_the_freeze_is_judged_too(make: Make) -> None:
 
 
 async def test_numbers_that_cannot_be_had(make: Make) -> None:
-    """A container of a pod without a shell: which of its processes it is cannot be told."""
+    """A container of a pod without a shell: which of its processes it is is not known."""
     scene = make()
     scene.runsc.origins = {7: True}
     scene.guest.numbered = False
     scene.journal.open(Operation.CHECKPOINT, "/i")
-    heard: list[str] = []
-    check = ExecCheck(scene.target, ExecProcesses.REFUSE, heard.append, exit=False)
+    received: list[str] = []
+    check = ExecCheck(scene.target, ExecProcesses.REFUSE, received.append, exit=False)
 
     await check.look([TRAIN], paused=False)
 
-    assert any("is not known" in text for text in heard)
+    assert any("is not known" in text for text in received)
 
 
 async def test_a_parked_task_is_judged_by_its_park(make: Make) -> None:
-    """Where it stands still nobody can tell any more, so it is noted when it is parked."""
+    """A stopped sentry does not report it any more, so it is recorded when it is parked."""
     scene = make()
     scene.runsc.origins = {7: True}
     scene.journal.open(Operation.PARK, "")
     execs, unclear = await cuda_execs(scene.target, [TRAIN])
-    heard: list[str] = []
-    check = ExecCheck(scene.target, ExecProcesses.REFUSE, heard.append, exit=False)
+    received: list[str] = []
+    check = ExecCheck(scene.target, ExecProcesses.REFUSE, received.append, exit=False)
 
     assert (execs, unclear) == ((7,), ())
     with pytest.raises(Refused):
@@ -220,7 +220,7 @@ async def test_a_parked_task_is_judged_by_its_park(make: Make) -> None:
 
 @pytest.fixture
 def pod(make: Make) -> Scene:
-    """Give a pod with a GPU process in each of two containers, of which an exec started b's."""
+    """Give a pod with a GPU process in each of two containers, where an exec started b's."""
     scene = make(others={"b": FakeGuest([Cuda(9, "serve", parent=1)])})
     scene.runsc.origins = {7: False, 9: True}
     return scene
@@ -249,7 +249,7 @@ async def test_it_is_dropped_in_its_own_container(pod: Scene) -> None:
     assert pod.others["b"].states == [CudaState.RUNNING]
 
 
-async def test_what_a_park_could_not_tell_is_refused_with_exit(make: Make) -> None:
+async def test_what_a_park_could_not_record_is_refused_with_exit(make: Make) -> None:
     """As of a task that runs: the task would be gone when the restore fails."""
     scene = make()
     scene.runsc.origins = {}

@@ -86,7 +86,7 @@ def test_builds_of_one_release_fit_each_other() -> None:
     assert found(runsc=Build(version=IMAGE.runsc.version, digest="00")) == []
 
 
-def test_builds_without_a_version_are_told_by_their_binary() -> None:
+def test_builds_without_a_version_are_distinguished_by_their_binary() -> None:
     """Two unversioned builds have one name and may be years apart."""
     image = manifest(runsc=Build(version=UNVERSIONED, digest="aa"), processes=())
 
@@ -96,7 +96,7 @@ def test_builds_without_a_version_are_told_by_their_binary() -> None:
 
 
 def test_everything_is_said_at_once() -> None:
-    """Nobody wants to learn of three differences in three attempts."""
+    """All differences are reported at once."""
     host = HostFacts(arch="aarch64", kernel="", cpu_features=())
 
     with pytest.raises(HostMismatch) as caught:

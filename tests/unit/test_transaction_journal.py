@@ -1,4 +1,4 @@
-"""The journal: what was begun is there for whoever starts next, and damage is said."""
+"""The journal: what was begun is there for the next owner, and damage is reported."""
 
 from __future__ import annotations
 

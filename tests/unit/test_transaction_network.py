@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from shim.host import netns
-from shim.spec import document
-from shim.spec.document import Spec
+from shim.oci import document
+from shim.oci.document import Spec
 from shim.transaction import network
 
 

@@ -31,7 +31,7 @@ BROKEN = RunscError("pause", 128, "broken")
 
 @pytest.fixture
 def make(tmp_path: Path) -> Iterator[Make]:
-    """Give a maker of tasks whose CUDA processes are in these states."""
+    """Return a factory of tasks whose CUDA processes are in these states."""
     with in_states(tmp_path) as made:
         yield made
 
@@ -46,7 +46,7 @@ def parking(scene: Scene) -> Parking:
         if scene.guest.paused:
             await scene.runsc.resume("a")
 
-    return Parking(scene.target, scene.news.append, pause=pause, resume=resume)
+    return Parking(scene.target, scene.updates.append, pause=pause, resume=resume)
 
 
 async def parked(scene: Scene) -> Parking:
@@ -105,7 +105,7 @@ async def test_a_task_without_cuda_processes_is_just_paused(make: Make) -> None:
 
 @pytest.mark.parametrize("verb", ("lock", "checkpoint"))
 async def test_a_freeze_that_fails_is_undone(make: Make, verb: str) -> None:
-    """The task runs as before, with the reason told."""
+    """The task runs as before, and the error has the reason."""
     scene = make(RUNNING, RUNNING)
     scene.guest.faults[verb, 8] = Fault(answer=failed("OS call failed"))
 
@@ -155,7 +155,7 @@ async def test_a_caller_who_leaves_a_park(make: Make) -> None:
 
 
 async def test_a_rollback_that_fails_leaves_the_journal(make: Make) -> None:
-    """Both failures are told, and the next owner tries again."""
+    """Both failures are reported, and the next owner tries again."""
     scene = make(RUNNING, RUNNING)
     scene.runsc.fails["pause"] = BROKEN
     scene.guest.faults["restore", 8] = Fault(answer=failed("lost"))
@@ -186,7 +186,7 @@ async def test_no_gpu_memory_to_go_on_with(make: Make) -> None:
 
 
 def smi(scene: Scene, *, held: int, free: int) -> None:
-    """Let nvidia-smi tell so many MiB held by the sandbox, and free."""
+    """Let nvidia-smi report so many MiB held by the sandbox, and free."""
     path = scene.folder / "smi"
     path.write_text(
         "#!/bin/sh\ncase $1 in\n"
@@ -264,22 +264,22 @@ async def test_a_process_that_comes_back_no_more(make: Make) -> None:
 
 
 async def test_a_caller_who_leaves_the_way_back(make: Make) -> None:
-    """It is gone to its end, and the caller is told so: half a task is worse than none."""
+    """It is gone to its end, and the caller gets an error: half a task is worse than none."""
     scene = make(RUNNING, RUNNING)
     there = await parked(scene)
-    reached, go_on = asyncio.Event(), asyncio.Event()
+    reached, resume_sandbox = asyncio.Event(), asyncio.Event()
     plain = scene.runsc.resume
 
     async def resume(task_id: str) -> None:
         reached.set()
-        await go_on.wait()
+        await resume_sandbox.wait()
         await plain(task_id)
 
     scene.runsc.resume = resume  # type: ignore[method-assign]
     work = asyncio.create_task(there.unpark())
     await asyncio.wait_for(reached.wait(), 60)
     work.cancel()
-    go_on.set()
+    resume_sandbox.set()
 
     await work
     assert scene.as_before()

@@ -61,7 +61,7 @@ async def test_a_failure_in_the_last_container_undoes_all(scene: Scene) -> None:
     assert scene.as_before()
 
 
-async def test_the_journal_tells_containers_apart(scene: Scene) -> None:
+async def test_the_journal_distinguishes_containers(scene: Scene) -> None:
     """Processes of the same number in several containers are several entries."""
     seen: list[dict[str, str]] = []
 
@@ -70,14 +70,14 @@ async def test_the_journal_tells_containers_apart(scene: Scene) -> None:
         assert entry is not None
         seen.append({name: process.state for name, process in entry.processes.items()})
 
-    scene.hear("save", look)
+    scene.at_phase("save", look)
     await scene.checkpoint(engine=EngineName.PHASED)
 
     assert [set(entry) for entry in seen] == [{"7", "8", "b/7", "c/7"}]
 
 
 async def test_a_recovery_thaws_every_container(scene: Scene) -> None:
-    """Whoever starts next finds each process of the journal where it is."""
+    """The next owner finds each process of the journal where it is."""
     scene.runsc.fails["checkpoint"] = RunscError("checkpoint", 128, "no")
     scene.others["b"].faults["restore", 7] = Fault(answer=failed("no"), times=9)
     assert isinstance(await scene.error(engine=EngineName.PHASED), CudaError)
@@ -93,8 +93,8 @@ async def test_a_recovery_thaws_every_container(scene: Scene) -> None:
 
 
 async def test_exit_stops_the_members_first(scene: Scene) -> None:
-    """With the sandbox's own task the sandbox goes; one that has ended is not stopped again."""
-    scene.hear("stop", lambda: scene.ended.add("b"))
+    """With the sandbox's own task the sandbox goes; one that has exited is not stopped again."""
+    scene.at_phase("stop", lambda: scene.ended.add("b"))
 
     await scene.checkpoint(engine=EngineName.PHASED, exit=True)
 
@@ -103,8 +103,8 @@ async def test_exit_stops_the_members_first(scene: Scene) -> None:
 
 @pytest.mark.parametrize("phase", ("preflight", "freeze", "save"))
 async def test_one_that_ends_meanwhile(scene: Scene, phase: str) -> None:
-    """Before the save or in it: there is no image of which nobody knows whether it is in it."""
-    scene.hear(phase, lambda: scene.ended.add("b"))
+    """Before the save or in it: there is no image of which no process knows whether it is in it."""
+    scene.at_phase(phase, lambda: scene.ended.add("b"))
 
     error = await scene.error(engine=EngineName.PHASED)
 
@@ -113,7 +113,7 @@ async def test_one_that_ends_meanwhile(scene: Scene, phase: str) -> None:
     assert scene.as_before()
 
 
-async def test_each_container_is_asked_for_its_outsiders(scene: Scene) -> None:
+async def test_each_container_is_asked_for_its_exec_processes(scene: Scene) -> None:
     """What came in by exec counts in whichever container it is."""
     scene.others["c"].execs = ()
     scene.others["c"].processes.append(Cuda(99, "sh", state=None, parent=0))

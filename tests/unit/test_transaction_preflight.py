@@ -13,8 +13,8 @@ from shim.errors import Refused, ResourceExhausted
 from shim.host import cgroup, files, procs
 from shim.host.cgroup import Cgroup
 from shim.image import manifest as manifests
+from shim.oci import document
 from shim.runsc.client import GuestProcess
-from shim.spec import document
 from shim.transaction import preflight
 from tests.unit.fakes_guest import FakeGuest
 from tests.unit.fakes_target import SPEC, Scene, sleeping
@@ -41,7 +41,7 @@ def rows(*numbers: tuple[int, int]) -> list[GuestProcess]:
 
 
 def test_who_came_in_by_exec() -> None:
-    """Children of nobody, but for the first process; orphans are adopted by that one."""
+    """Processes without a parent, except the first; orphans are adopted by that one."""
     found = preflight.exec_processes(rows((1, 0), (5, 1), (9, 0), (10, 9), (12, 0)))
 
     assert [row.pid for row in found] == [9, 12]
@@ -151,7 +151,7 @@ def test_no_holders_no_warning(scene: Scene, old: Scene) -> None:
 def test_a_manifest_that_could_not_be_read_refuses_the_checkpoint(
     scene: Scene, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Specs that are larger than a manifest may be are told before anything is frozen."""
+    """Specs that are too large for a manifest are refused before anything is frozen."""
     preflight.check_manifest(scene.target)
 
     monkeypatch.setattr(manifests, "MAX_MANIFEST_BYTES", (1 << 20) + 10)

@@ -1,4 +1,4 @@
-"""What whoever starts next does with a checkpoint that its owner did not live to end."""
+"""What the next owner does with a checkpoint that its owner did not complete."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ RUNNING, LOCKED, FROZEN = CudaState.RUNNING, CudaState.LOCKED, CudaState.CHECKPO
 
 @pytest.fixture
 def make(tmp_path: Path) -> Iterator[Make]:
-    """Give a maker of tasks whose CUDA processes are in these states."""
+    """Return a factory of tasks whose CUDA processes are in these states."""
     with in_states(tmp_path) as made:
         yield made
 
@@ -58,7 +58,7 @@ def begun(scene: Scene, phase: Phase, **more: Any) -> Entry:
 
 async def recovered(scene: Scene, entry: Entry) -> str:
     """Do what the next owner does."""
-    return await recover(scene.target, entry, scene.news.append)
+    return await recover(scene.target, entry, scene.updates.append)
 
 
 @pytest.mark.parametrize(
@@ -133,7 +133,7 @@ async def test_a_save_that_is_still_under_way(make: Make) -> None:
 
 
 async def test_another_process_with_that_pid_is_not_waited_for(make: Make) -> None:
-    """Pids are used again: the start time tells."""
+    """Pids are reused: the start time shows it."""
     scene = make(FROZEN)
     entry = begun(scene, Phase.SAVE, save_pid=1, save_start=12345)
 
@@ -162,7 +162,7 @@ async def test_the_builtin_engine_settles_first(make: Make) -> None:
 
     await recovered(scene, begun(scene, Phase.SAVE, engine=EngineName.BUILTIN))
 
-    assert scene.guest.settled == 1
+    assert scene.guest.settle_calls == 1
     assert scene.as_before()
 
 
@@ -219,7 +219,7 @@ async def test_with_exit_and_no_image_the_task_comes_back(make: Make) -> None:
 
 
 async def test_a_commit_that_the_journal_did_not_live_to_note(make: Make) -> None:
-    """The rename was done, the note was not: the image's own name tells."""
+    """The rename was done, the record was not: the image's own name shows it."""
     scene = make(FROZEN)
     entry = begun(scene, Phase.COMMIT, exit=True)
     (scene.images / ".cryo-staging-1" / "checkpoint.img").unlink()
@@ -266,7 +266,7 @@ async def test_a_finished_image_stays_and_the_task_runs(make: Make) -> None:
 
 
 async def test_a_dead_sandbox_leaves_only_things_to_remove(make: Make) -> None:
-    """There is nobody to thaw."""
+    """There is no process to thaw."""
     scene = make(FROZEN)
     entry = begun(scene, Phase.SAVE)
 

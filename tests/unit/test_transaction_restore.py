@@ -38,7 +38,7 @@ RUNNING, FROZEN = CudaState.RUNNING, CudaState.CHECKPOINTED
 
 @pytest.fixture
 def make(tmp_path: Path) -> Iterator[Make]:
-    """Give a maker of tasks that were just loaded, with a restore open."""
+    """Return a factory of tasks that were just loaded, with a restore open."""
     with in_states(tmp_path) as plain:
 
         def scene(*states: CudaState, **more: Any) -> Scene:
@@ -55,7 +55,7 @@ def image(scene: Scene, engine: EngineName = EngineName.PHASED) -> Manifest:
     return manifest(engine=engine.value, processes=processes, driver="580.65.06")
 
 
-async def wake(
+async def thaw_restored(
     scene: Scene,
     engine: EngineName = EngineName.PHASED,
     *,
@@ -63,10 +63,10 @@ async def wake(
     background: bool = False,
 ) -> None:
     """Wake the recorded processes."""
-    await restore.wake(
+    await restore.thaw_restored(
         scene.target,
         image(scene, engine),
-        scene.news.append,
+        scene.updates.append,
         device_map=device_map or {},
         background=background,
     )
@@ -76,7 +76,7 @@ async def test_phased_thaws_by_itself(make: Make) -> None:
     """Every recorded process is brought to running, with the device map."""
     scene = make(FROZEN, FROZEN)
 
-    await wake(scene, device_map={"GPU-a": "GPU-b"})
+    await thaw_restored(scene, device_map={"GPU-a": "GPU-b"})
 
     assert scene.guest.states == [RUNNING, RUNNING]
     assert scene.guest.verbs() == ["restore", "restore", "unlock", "unlock"]
@@ -89,10 +89,10 @@ async def test_a_plain_image_needs_no_thaw(make: Make) -> None:
     """No process was recorded: nothing is run inside."""
     scene = make()
 
-    await restore.wake(
+    await restore.thaw_restored(
         scene.target,
         manifest(engine="", processes=()),
-        scene.news.append,
+        scene.updates.append,
         device_map={},
         background=False,
     )
@@ -104,7 +104,7 @@ async def test_builtin_waits_for_runsc_first(make: Make) -> None:
     """Runsc toggles after its restore has returned: that is waited for, then every state read."""
     scene = make(RUNNING, RUNNING)
 
-    await wake(scene, EngineName.BUILTIN)
+    await thaw_restored(scene, EngineName.BUILTIN)
 
     assert scene.events == ["wait_restore"]
     assert scene.guest.verbs() == []
@@ -116,18 +116,18 @@ async def test_builtin_that_did_not_thaw(make: Make) -> None:
     scene = make(RUNNING, FROZEN)
 
     with pytest.raises(CudaError, match=r"did not thaw process 8"):
-        await wake(scene, EngineName.BUILTIN)
+        await thaw_restored(scene, EngineName.BUILTIN)
 
 
 async def test_builtin_explains_runscs_words(make: Make) -> None:
-    """Too little GPU memory is told as that, with the process's name."""
+    """Too little GPU memory is reported as that, with the process's name."""
     scene = make(FROZEN)
     scene.runsc.fails["wait_restore"] = RunscError(
         "wait", 128, "cuda-checkpoint --toggle for PID 7 in container: out of memory"
     )
 
     with pytest.raises(ResourceExhausted, match=r"process 7 \(p7\)"):
-        await wake(scene, EngineName.BUILTIN)
+        await thaw_restored(scene, EngineName.BUILTIN)
 
 
 @pytest.mark.parametrize(
@@ -141,7 +141,7 @@ async def test_a_process_that_cannot_be_restored(
     scene.guest.faults["restore", 8] = Fault(answer=failed(words))
 
     with pytest.raises(kind, match=rf"process 8 \(p8\).*{words}"):
-        await wake(scene)
+        await thaw_restored(scene)
 
 
 async def test_a_tool_that_hangs(make: Make) -> None:
@@ -150,7 +150,7 @@ async def test_a_tool_that_hangs(make: Make) -> None:
     scene.guest.faults["restore", 7] = Fault(hang=True)
 
     with pytest.raises(DeadlineExceeded, match=r"process 7 \(p7\)"):
-        await wake(scene)
+        await thaw_restored(scene)
 
 
 # -- options -------------------------------------------------------------------------------------
@@ -198,7 +198,7 @@ async def test_an_image_is_verified(make: Make) -> None:
     scene = make()
     sealed(scene.images / "good")
     found = await check_image(
-        HeldImage(scene.images / "good"), Verify.AUTO, scene.config, scene.news.append
+        HeldImage(scene.images / "good"), Verify.AUTO, scene.config, scene.updates.append
     )
     assert found.task == "t1"
 
@@ -207,10 +207,10 @@ async def test_an_image_is_verified(make: Make) -> None:
     pages = damaged / "pages.img"
     pages.write_bytes(b"\x08" + pages.read_bytes()[1:])
     with pytest.raises(ImageCorrupt):
-        await check_image(HeldImage(damaged), Verify.AUTO, scene.config, scene.news.append)
+        await check_image(HeldImage(damaged), Verify.AUTO, scene.config, scene.updates.append)
     with pytest.raises(NotFound):
         await check_image(
-            HeldImage(scene.images / "none"), Verify.AUTO, scene.config, scene.news.append
+            HeldImage(scene.images / "none"), Verify.AUTO, scene.config, scene.updates.append
         )
 
 
@@ -229,19 +229,21 @@ async def test_an_image_of_another_runsc_or_driver(make: Make) -> None:
 
 @pytest.mark.parametrize("engine", (EngineName.PHASED, EngineName.BUILTIN))
 async def test_a_process_that_is_gone_fails_the_restore(make: Make, engine: EngineName) -> None:
-    """Whoever is recorded must be there; the error names who is not."""
+    """Recorded processes must be there; the error names those that are not."""
     scene = make(*(FROZEN if engine is EngineName.PHASED else RUNNING for _ in range(2)))
     saved = image(scene, engine)
     scene.guest.gone(8)()
 
     with pytest.raises(CudaError, match=r"process 8 \(p8\)") as caught:
-        await restore.wake(scene.target, saved, scene.news.append, device_map={}, background=False)
+        await restore.thaw_restored(
+            scene.target, saved, scene.updates.append, device_map={}, background=False
+        )
 
     assert caught.value.remedy
 
 
 async def test_a_dropped_process_is_passed_over(make: Make) -> None:
-    """It is not expected, so nobody looks whether it is there."""
+    """It is not expected, so it is not looked for."""
     scene = make(FROZEN, FROZEN)
     first, second = image(scene).processes
     saved = manifest(
@@ -250,7 +252,9 @@ async def test_a_dropped_process_is_passed_over(make: Make) -> None:
         driver="580.65.06",
     )
 
-    await restore.wake(scene.target, saved, scene.news.append, device_map={}, background=False)
+    await restore.thaw_restored(
+        scene.target, saved, scene.updates.append, device_map={}, background=False
+    )
 
     assert scene.guest.states == [RUNNING, FROZEN]
 
@@ -259,7 +263,7 @@ async def test_a_dropped_process_is_passed_over(make: Make) -> None:
 def test_an_image_larger_than_memory_is_refused(
     compress: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Both numbers are told; a compressed image is judged by the size that was noted."""
+    """Both numbers are in the error; a compressed image is judged by the size that was noted."""
     files = (ImageFile(name="pages.img", size_bytes=1 if compress else 3 << 30),)
     made = manifest(files=files, memory_bytes=3 << 30, options=CheckpointOptions(compress=compress))
     monkeypatch.setattr(preflight, "available_bytes", lambda **_swap: 2 << 30)

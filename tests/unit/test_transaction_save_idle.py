@@ -1,4 +1,4 @@
-"""When a save is over that nobody announces the end of."""
+"""When a save is over whose end is not announced."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ ROWS = [
 ]
 
 
-def test_strays_are_children_of_nobody() -> None:
+def test_tool_processes_have_no_parent() -> None:
     """But for init, and for those who were there before."""
     assert init_of(ROWS) == 1
     assert [row.pid for row in tool_processes(ROWS, (4,))] == [9]

@@ -19,7 +19,7 @@ from shim.cuda.toggle import ToggleTool
 from shim.cuda.tool import Tool
 from shim.errors import Unimplemented
 from shim.model import CudaProcess, CudaState, EngineName, Progress
-from shim.spec.edits import BindMount, Edits, apply
+from shim.oci.edits import BindMount, Edits, apply
 from shim.transaction.journal import Operation
 from shim.transaction.steps import (
     choose,
@@ -36,8 +36,8 @@ AUTO, BUILTIN, PHASED = EngineName.AUTO, EngineName.BUILTIN, EngineName.PHASED
 NEVER = CudaConfig(helper="never")
 
 
-def unheard(_news: Progress) -> None:
-    """Report to nobody."""
+def ignored(_updates: Progress) -> None:
+    """Discard the report."""
 
 
 @pytest.fixture
@@ -93,7 +93,7 @@ def test_an_engine_that_is_not_there(scene: Scene) -> None:
 
 
 def test_a_driver_that_misleads_the_builtin_engine(scene: Scene) -> None:
-    """Driver 550 tells no states: the built-in engine is refused even when it is asked for."""
+    """Driver 550 reports no states: the built-in engine is refused even when it is asked for."""
     facts = driver.capabilities("550.90.07")
     mover = mover_for(scene.target, facts, lambda _: None)
 
@@ -154,12 +154,12 @@ def with_helper(target: CheckpointTarget) -> CheckpointTarget:
 
 
 def test_one_container_alone_is_moved_at_once(scene: Scene) -> None:
-    """Where cryo-cuda is mounted, the driver has its calls and nobody has forbidden it."""
+    """Where cryo-cuda is mounted, the driver has its calls and it is not disabled."""
     target, new, old = with_helper(scene.target), "570.86.15", "565.57.01"
     never = replace(target, config=msgspec.structs.replace(scene.config, cuda=NEVER))
 
     def group(one: CheckpointTarget, version: str) -> CudaGroup:
-        return group_for([(one, [CudaProcess(pid=7)])], driver.capabilities(version), unheard)
+        return group_for([(one, [CudaProcess(pid=7)])], driver.capabilities(version), ignored)
 
     assert [type(mover) for mover in group(target, new).movers] == [BatchMover]
     assert group(target, new).tool_paths == ["/dev/cryo/cryo-cuda"]
@@ -174,11 +174,11 @@ def test_several_containers_are_moved_step_by_step(scene: Scene) -> None:
     both = [with_helper(one) for one in scene.target.containers]
     facts = driver.capabilities("580.65.06")
 
-    group = group_for([(one, [CudaProcess(pid=7)]) for one in both], facts, unheard)
+    group = group_for([(one, [CudaProcess(pid=7)]) for one in both], facts, ignored)
 
     assert [type(mover) for mover in group.movers] == [StepMover, StepMover]
     assert group.tool_paths == [TOOL]
     assert [(p.container, p.pid) for p in group.known] == [("", 7), ("b", 7)]
-    [alone] = group_for([(both[1], [])], facts, unheard).movers
+    [alone] = group_for([(both[1], [])], facts, ignored).movers
     assert type(alone) is BatchMover
-    assert group_for([], facts, unheard).movers == ()
+    assert group_for([], facts, ignored).movers == ()

@@ -1,4 +1,4 @@
-"""A transaction: undone before its commit, done after it, whoever leaves and whatever is late."""
+"""A transaction: undone before its commit, done after it, whatever is cancelled or late."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ class Scene:
         self.journal = Journal(folder)
         self.journal.open(Operation.CHECKPOINT, "/image")
         self.undone: list[str] = []
-        self.news: list[Progress] = []
+        self.updates: list[Progress] = []
         self.transaction = Transaction(
-            "checkpoint of a", self.journal, self.news.append, deadline_s=deadline_s
+            "checkpoint of a", self.journal, self.updates.append, deadline_s=deadline_s
         )
         self.begun, self.may_go_on = asyncio.Event(), asyncio.Event()
         for name in ("first", "second"):
@@ -74,7 +74,7 @@ async def test_a_failure_undoes_the_last_step_first(tmp_path: Path) -> None:
     with pytest.raises(Busy, match="in use"):
         await scene.transaction.run(scene.forward(commits=False, fails=Busy("in use")))
     assert scene.undone == ["second", "first"]
-    assert scene.news[-1].phase is Phase.ROLLBACK
+    assert scene.updates[-1].phase is Phase.ROLLBACK
 
 
 @pytest.mark.parametrize("again", (0, 3))
@@ -181,7 +181,7 @@ async def test_the_deadline_after_the_commit(tmp_path: Path) -> None:
 async def test_a_failure_after_the_commit(
     tmp_path: Path, error: Exception, kind: type[CryoError]
 ) -> None:
-    """It is told together with what was made, and nothing is undone."""
+    """It is reported together with what was made, and nothing is undone."""
     scene = Scene(tmp_path)
     scene.may_go_on.set()
 

@@ -53,7 +53,7 @@ RESTORED = RestoreResult(
     warnings=("slow",),
     timings_s={"load": 0.5},
 )
-NEWS = (
+UPDATES = (
     Progress(phase=Phase.PREFLIGHT, message="task a"),
     Progress(phase=Phase.LOCK, pid=7, pid_state="locked", elapsed_s=0.125),
     Progress(phase=Phase.LOCK, pid=7, pid_state="locked", container="w", elapsed_s=0.125),
@@ -96,7 +96,7 @@ class FakeTasks:
     """Tasks that are only remembered.
 
     `fail` makes the next operations raise; `hold` makes checkpoint and restore wait for
-    `release` after their news, and `rollback_s` is what undoing one then takes; one that is
+    `release` after their progress, and `rollback_s` is what undoing one then takes; one that is
     `committed` is not undone any more. With `status`
     a process that is started gives its input back and ends so.
     """
@@ -262,7 +262,7 @@ class FakeTasks:
         return RESTORED
 
     async def work(self, report: Report) -> None:
-        for progress in NEWS:
+        for progress in UPDATES:
             report(progress)
         if not self.hold:
             return

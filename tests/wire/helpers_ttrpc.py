@@ -31,7 +31,7 @@ def bind(path: Path) -> socket.socket:
 
 @dataclass
 class Echo:
-    """Answers with what it is asked; `hold` waits for `release`, and tells how it ended."""
+    """Answers with what it is asked; `hold` waits for `release`, and records how it ended."""
 
     release: asyncio.Event = field(default_factory=asyncio.Event)
     held: int = 0
@@ -95,7 +95,7 @@ async def ask(client: Client, method: str, value: str = "", timeout_s: float = S
 async def until(condition: Callable[[], object]) -> None:
     """Let the loop turn until something has come true."""
     async with asyncio.timeout(SOON_S):
-        while not condition():  # noqa: ASYNC110  # what is looked at tells nobody
+        while not condition():  # noqa: ASYNC110  # there is no event to wait for
             await asyncio.sleep(0.001)
 
 
@@ -155,6 +155,6 @@ class Peer:
         return response.status.code
 
     async def gone(self) -> bool:
-        """Tell whether the server has hung up."""
+        """Return whether the server has hung up."""
         async with asyncio.timeout(SOON_S):
             return await self.reader.read(1) == b""

@@ -1,4 +1,4 @@
-"""Whoever leaves early leaves nothing half done."""
+"""A caller that leaves early leaves nothing half done."""
 
 from __future__ import annotations
 
@@ -32,11 +32,11 @@ async def test_cancelling_the_client_waits_for_the_rollback(
 ) -> None:
     """The core is cancelled, and the client returns only when its rollback is over."""
     core.hold, core.rollback_s = True, 0.3
-    news: list[Progress] = []
+    updates: list[Progress] = []
     call = (
-        client.checkpoint("a", on_progress=news.append)
+        client.checkpoint("a", on_progress=updates.append)
         if what == "checkpoint"
-        else client.restore("a", RestoreOptions(image_path="/i"), news.append)
+        else client.restore("a", RestoreOptions(image_path="/i"), updates.append)
     )
     task = asyncio.create_task(call)
     await settle(core.holding)
@@ -45,15 +45,15 @@ async def test_cancelling_the_client_waits_for_the_rollback(
         await task
 
     assert core.rolled_back.is_set()
-    assert news[-1].phase is Phase.ROLLBACK
-    assert "rolled back" in news[-1].message
+    assert updates[-1].phase is Phase.ROLLBACK
+    assert "rolled back" in updates[-1].message
 
 
 def test_ctrl_c_waits_for_the_rollback(blocking: Client, sidecar: Sidecar) -> None:
     """Ctrl-C in the blocking client does the same and goes on as KeyboardInterrupt."""
     core = sidecar.core
     core.hold, core.rollback_s = True, 0.3
-    news: list[Progress] = []
+    updates: list[Progress] = []
 
     def interrupt() -> None:
         sidecar.wait_for(core.holding)
@@ -62,15 +62,15 @@ def test_ctrl_c_waits_for_the_rollback(blocking: Client, sidecar: Sidecar) -> No
     thread = threading.Thread(target=interrupt)
     thread.start()
     with pytest.raises(KeyboardInterrupt):
-        blocking.checkpoint("a", on_progress=news.append)
+        blocking.checkpoint("a", on_progress=updates.append)
     thread.join()
 
     assert core.rolled_back.is_set()
-    assert "cancelled and rolled back" in news[-1].message
+    assert "cancelled and rolled back" in updates[-1].message
 
 
 def test_an_error_in_the_callback_rolls_back(blocking: Client, sidecar: Sidecar) -> None:
-    """A caller that fails on news leaves no operation behind."""
+    """A caller whose progress callback fails leaves no operation behind."""
     sidecar.core.hold = True
 
     def fail(progress: Progress) -> None:
@@ -98,7 +98,7 @@ async def test_ending_the_call_rolls_back(server: Server, core: FakeTasks, addre
 async def test_a_reader_that_stops_reading_and_leaves_rolls_back(
     server: Server, core: FakeTasks, address: str
 ) -> None:
-    """A server that cannot write, because nobody reads, rolls back as soon as the call ends."""
+    """A server whose client does not read rolls back as soon as the call ends."""
     core.hold = True
     text = Progress(phase=Phase.SAVE, message="x" * 60_000)
     held = core.work
@@ -108,7 +108,7 @@ async def test_a_reader_that_stops_reading_and_leaves_rolls_back(
             report(text)
         await held(report)
 
-    core.work = work  # type: ignore[method-assign]  # one test's own kind of news
+    core.work = work  # type: ignore[method-assign]  # one test's own kind of progress
     async with grpc.aio.insecure_channel(address) as channel:
         call = cryo_pb2_grpc.CryoStub(channel).Checkpoint(cryo_pb2.CheckpointRequest(id="a"))
         await call.read()
@@ -161,18 +161,18 @@ async def test_a_cancel_after_the_commit(
 async def test_a_caller_who_leaves_after_the_commit(client: AsyncClient, core: FakeTasks) -> None:
     """The client says that it had completed, and not that it was rolled back."""
     core.hold, core.committed = True, True
-    news: list[str] = []
+    updates: list[str] = []
 
-    def hear(progress: Progress) -> None:
-        news.append(progress.message)
+    def on_progress(progress: Progress) -> None:
+        updates.append(progress.message)
 
-    work = asyncio.create_task(client.checkpoint("a", on_progress=hear))
+    work = asyncio.create_task(client.checkpoint("a", on_progress=on_progress))
     await settle(core.holding)
     work.cancel()
 
     with pytest.raises(asyncio.CancelledError):
         await work
-    assert news[-1] == "checkpoint of task a: had completed before it could be cancelled"
+    assert updates[-1] == "checkpoint of task a: had completed before it could be cancelled"
 
 
 async def test_a_token_cannot_be_used_twice_at_once(
@@ -293,10 +293,10 @@ async def test_a_slow_reader_loses_only_byte_counts(client: AsyncClient, core: F
         for progress in (*flood, kept):
             report(progress)
 
-    core.work = work  # type: ignore[method-assign]  # one test's own kind of news
-    news: list[Progress] = []
-    result = await client.checkpoint("a", CheckpointOptions(), news.append)
+    core.work = work  # type: ignore[method-assign]  # one test's own kind of progress
+    updates: list[Progress] = []
+    result = await client.checkpoint("a", CheckpointOptions(), updates.append)
 
     assert result == RESULT
-    assert news[-1] == kept
-    assert len(news) < len(flood)
+    assert updates[-1] == kept
+    assert len(updates) < len(flood)

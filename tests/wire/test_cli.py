@@ -358,7 +358,7 @@ def test_run_detached(cryo: Cryo, sidecar: Sidecar) -> None:
 
 
 def test_run_that_does_not_start_leaves_nothing(sidecar: Sidecar, spawn: Spawn) -> None:
-    """A task that was made but did not start is removed, and the error is told."""
+    """A task that was made but did not start is removed, and the error is printed."""
 
     async def fail(ref: TaskRef, exec_id: str = "") -> int:
         raise errors.InvalidBundle("no such program", remedy="look at args")
@@ -455,7 +455,7 @@ def test_the_third_ctrl_c_kills(sidecar: Sidecar, spawn: Spawn) -> None:
 
 
 def test_a_terminal_is_raw_and_put_back(sidecar: Sidecar, spawn: Spawn) -> None:
-    """With -t the size is told, one output is used, and the terminal is as before at the end."""
+    """With -t the size is set, one output is used, and the terminal is as before at the end."""
     import fcntl
     import struct
     import termios
@@ -506,7 +506,7 @@ def test_ctrl_c_rolls_back_and_says_so(sidecar: Sidecar, spawn: Spawn) -> None:
 
 
 def test_a_second_ctrl_c_does_not_wait(sidecar: Sidecar, spawn: Spawn) -> None:
-    """Whoever cannot wait for the rollback may leave; the sidecar goes on with it."""
+    """A caller that cannot wait for the rollback may leave; the sidecar completes it."""
     core = sidecar.core
     core.hold, core.rollback_s = True, 3.0
     cryo = spawn("tasks", "checkpoint", "a")
@@ -580,7 +580,7 @@ async def test_nothing_waits_for_ever() -> None:
         (("-a", "unix:///a", "serve", "--address", "unix:///b"), "unix:///b"),
     ),
 )
-def test_serve_listens_where_it_is_told(
+def test_serve_listens_at_its_address(
     argv: tuple[str, ...], listens: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The address of all commands is the sidecar's too, when it was given; else config.toml's."""
@@ -594,7 +594,7 @@ def test_serve_listens_where_it_is_told(
 
 
 def test_every_option_of_every_command_has_a_help_text() -> None:
-    """Nobody has to guess what an option does."""
+    """Every option has a help text."""
     silent = [
         f"{command.name} {option.opts[0]}"
         for command in all_commands(cryo_command)

@@ -62,7 +62,7 @@ def test_what_breaks_a_parser_is_found(
 def test_what_breaks_the_server_is_found(
     findings: fuzz.Findings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """An error that is no answer of ours is heard, though the server goes on."""
+    """An error that is no response of ours is detected, though the server goes on."""
 
     def broken(*_: object) -> None:
         raise ZeroDivisionError

@@ -60,16 +60,16 @@ Edge = Callable[[str], str]
 
 
 def progress(text: str, *, warning: bool = False) -> Progress:
-    """Make a step of news."""
+    """Make a progress update."""
     return Progress(phase=Phase.SAVE, message=text, warning=warning)
 
 
-def by(teller: Callable[[Any], Any], *news: Progress) -> str:
-    """Return what a teller of news writes, without the codes that are its own."""
+def by(output: Callable[[Any], Any], *updates: Progress) -> str:
+    """Return what a progress output writes, without its own control codes."""
     out = io.StringIO()
-    told = teller(out)
-    for one in news:
-        told(one)
+    reported = output(out)
+    for one in updates:
+        reported(one)
     return out.getvalue().replace("\r\x1b[K", "\n")
 
 
@@ -95,8 +95,8 @@ def logged(formatter: logging.Formatter, text: str, *, raised: bool = False) -> 
     return formatter.format(record)
 
 
-def told(reporter: PlainReporter | StoryReporter, text: str) -> str:
-    """Return what a selftest tells."""
+def reported(reporter: PlainReporter | StoryReporter, text: str) -> str:
+    """Return what a selftest prints."""
     step = Step(name="save", began_s=0, ended_s=1, detail=text)
     reporter.begin("save", text)
     reporter.progress(progress(text))
@@ -169,8 +169,8 @@ EDGES: dict[str, Edge] = {
     "JSON of the command line": lambda text: printed(
         lambda: Settings("", "", as_json=True).show({"a": text}, "")
     ),
-    "line of news": lambda text: by(Lines, progress(text), progress(text, warning=True)),
-    "bar of news": lambda text: by(Bar, progress(text), progress(text, warning=True)),
+    "progress line": lambda text: by(Lines, progress(text), progress(text, warning=True)),
+    "progress bar": lambda text: by(Bar, progress(text), progress(text, warning=True)),
     "plain log": lambda text: logged(logs.Plain(), text),
     "JSON log": lambda text: logged(logs.Json(), text, raised=True),
     "log of a shim": lambda text: logged(logs.Pairs(), text, raised=True),
@@ -178,10 +178,12 @@ EDGES: dict[str, Edge] = {
     "status of a call": lambda text: status.details_of(CryoError(text, remedy=text)),
     "error of a call": lambda text: texts(status.info_of(CudaError(text, pid=1, remedy=text))),
     "error of runsc": lambda text: texts(status.info_of(RunscError("create", 1, text))),
-    "news over the wire": lambda text: texts(cryo_messages.to_progress(progress(text))),
+    "progress over the wire": lambda text: texts(cryo_messages.to_progress(progress(text))),
     "task over the wire": lambda text: texts(cryo_messages.to_task(task(text))),
-    "selftest in lines": lambda text: told(PlainReporter(io.StringIO()), text),
-    "selftest as a story": lambda text: told(StoryReporter(io.StringIO(), Style(live=True)), text),
+    "selftest in lines": lambda text: reported(PlainReporter(io.StringIO()), text),
+    "selftest as a story": lambda text: reported(
+        StoryReporter(io.StringIO(), Style(live=True)), text
+    ),
 }
 
 

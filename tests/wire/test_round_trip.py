@@ -21,7 +21,7 @@ from shim.model import (
 )
 from shim.state import TaskState
 from tests.wire.conftest import Sidecar
-from tests.wire.fakes import AT, IMAGE, MANIFEST, NEWS, RESTORED, RESULT, FakeTasks
+from tests.wire.fakes import AT, IMAGE, MANIFEST, RESTORED, RESULT, UPDATES, FakeTasks
 
 A = TaskRef(namespace="default", id="a")
 STDIO = Stdio(stdin="/f/0", stdout="/f/1", stderr="/f/2", terminal=True)
@@ -40,7 +40,7 @@ async def test_create_carries_everything(client: AsyncClient, core: FakeTasks) -
 
 
 async def test_a_task_lives(client: AsyncClient, core: FakeTasks) -> None:
-    """Create, start, state, wait and delete tell one story."""
+    """Create, start, state, wait and delete agree with each other."""
     assert await client.create("a", "/b", stdio=STDIO) == 1234
     assert await client.start("a") == 1234
     view = await client.state("a")
@@ -116,8 +116,8 @@ async def test_tasks_are_listed_by_namespace(client: AsyncClient, core: FakeTask
     assert (other.namespace, other.id) == ("other", "b")
 
 
-async def test_checkpoint_streams_news(client: AsyncClient, core: FakeTasks) -> None:
-    """Options arrive, each step of news comes back in order, and the result is whole."""
+async def test_checkpoint_streams_progress(client: AsyncClient, core: FakeTasks) -> None:
+    """Options arrive, each progress update arrives in order, and the result is whole."""
     options = CheckpointOptions(
         image_path="/images/a",
         exit=True,
@@ -129,15 +129,15 @@ async def test_checkpoint_streams_news(client: AsyncClient, core: FakeTasks) -> 
         compress=True,
         direct=True,
     )
-    news: list[Progress] = []
-    result = await client.checkpoint("a", options, news.append)
+    updates: list[Progress] = []
+    result = await client.checkpoint("a", options, updates.append)
 
     assert core.calls == [("checkpoint", A, options)]
-    assert tuple(news) == NEWS
+    assert tuple(updates) == UPDATES
     assert result == RESULT
 
 
-async def test_restore_streams_news(client: AsyncClient, core: FakeTasks) -> None:
+async def test_restore_streams_progress(client: AsyncClient, core: FakeTasks) -> None:
     """The same for restore, which names a device map."""
     options = RestoreOptions(
         image_path="/images/a",
@@ -153,11 +153,11 @@ async def test_restore_streams_news(client: AsyncClient, core: FakeTasks) -> Non
         untrusted_folder=True,
         digest="00ff",
     )
-    news: list[Progress] = []
-    result = await client.restore("a", options, news.append)
+    updates: list[Progress] = []
+    result = await client.restore("a", options, updates.append)
 
     assert core.calls == [("restore", A, options)]
-    assert tuple(news) == NEWS
+    assert tuple(updates) == UPDATES
     assert result == RESTORED
 
 
@@ -183,12 +183,12 @@ async def test_options_that_are_said_arrive_as_said(client: AsyncClient, core: F
 
 async def test_images(client: AsyncClient, core: FakeTasks) -> None:
     """Images are listed, inspected with exact numbers, verified and removed."""
-    news: list[Progress] = []
+    updates: list[Progress] = []
 
     assert await client.images() == [IMAGE]
     assert await client.inspect("/images/a") == MANIFEST
-    assert await client.verify("/images/a", Verify.AUTO, news.append) == MANIFEST
-    assert tuple(news) == NEWS
+    assert await client.verify("/images/a", Verify.AUTO, updates.append) == MANIFEST
+    assert tuple(updates) == UPDATES
     await client.remove("/images/a")
     assert core.calls[-2:] == [("verify", "/images/a", Verify.AUTO), ("remove", "/images/a")]
     assert (await client.info())["runsc"] == "release-1"
@@ -196,7 +196,7 @@ async def test_images(client: AsyncClient, core: FakeTasks) -> None:
 
 def test_the_blocking_client_does_the_same(blocking: Client, sidecar: Sidecar) -> None:
     """Every method of the blocking client makes the call that its name says."""
-    news: list[Progress] = []
+    updates: list[Progress] = []
     blocking.create("a", "/b", stdio=STDIO)
     blocking.start("a")
     assert blocking.state("a").stdio == STDIO
@@ -209,8 +209,8 @@ def test_the_blocking_client_does_the_same(blocking: Client, sidecar: Sidecar) -
     assert blocking.pids("a") == [1, 7, 8]
     assert blocking.stats("a").pids == 3
     assert [view.id for view in blocking.list()] == ["a"]
-    assert blocking.checkpoint("a", CheckpointOptions(exit=True), news.append) == RESULT
-    assert blocking.restore("c", RestoreOptions(image_path="/i"), news.append) == RESTORED
+    assert blocking.checkpoint("a", CheckpointOptions(exit=True), updates.append) == RESULT
+    assert blocking.restore("c", RestoreOptions(image_path="/i"), updates.append) == RESTORED
     assert blocking.verify("/i") == MANIFEST
     assert blocking.inspect("/i") == MANIFEST
     assert blocking.images() == [IMAGE]
@@ -220,7 +220,7 @@ def test_the_blocking_client_does_the_same(blocking: Client, sidecar: Sidecar) -
     assert blocking.wait("a").status == 143
     assert blocking.delete("a").state is TaskState.DELETED
 
-    assert tuple(news) == NEWS + NEWS
+    assert tuple(updates) == UPDATES + UPDATES
     assert {call[0] for call in sidecar.core.calls} >= {"exec", "pause", "resume", "update"}
 
 

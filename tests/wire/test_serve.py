@@ -56,7 +56,7 @@ def test_folders_count_from_the_working_folder(
 
 
 def test_a_recovery_makes_private_files(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """What `cryo recover` writes is for nobody else to read, as what the sidecar writes."""
+    """What `cryo recover` writes is not readable by others, as what the sidecar writes."""
 
     async def made(_config: Config) -> list[str]:
         (tmp_path / "file").touch()
@@ -91,7 +91,7 @@ def config_of(address: str, **timeouts: float) -> Config:
 async def bound(address: str) -> None:
     """Wait until a socket is there."""
     async with asyncio.timeout(60):
-        while not endpoint.parse(address).exists():  # noqa: ASYNC110  # bounded, and nobody tells
+        while not endpoint.parse(address).exists():  # noqa: ASYNC110  # bounded, and there is no event
             await asyncio.sleep(0.01)
 
 
@@ -136,7 +136,7 @@ async def test_a_signal_ends_it_in_order(address: str) -> None:
     assert not endpoint.parse(address).exists()
 
 
-async def test_systemd_is_told(address: str, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_systemd_is_notified(address: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """READY=1 comes when it listens and STOPPING=1 before it goes."""
     path = endpoint.parse(address).parent.with_name("notify")
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as systemd:
@@ -154,14 +154,14 @@ async def test_systemd_is_told(address: str, monkeypatch: pytest.MonkeyPatch) ->
     assert (ready, stopping) == (b"READY=1", b"STOPPING=1")
 
 
-def test_nobody_to_tell(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_no_service_manager_to_notify(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Without systemd, or with one that is gone, nothing happens."""
     for value in ("", str(tmp_path / "gone"), "@cryo-no-such-socket"):
         monkeypatch.setenv("NOTIFY_SOCKET", value)
         notify("READY=1")
 
 
-async def test_a_core_that_cannot_end_is_told(address: str) -> None:
+async def test_a_core_that_cannot_end_is_reported(address: str) -> None:
     """When neither finishing nor rolling back is done in time, the stop says so, and stops."""
     core = FakeTasks()
 
@@ -178,7 +178,7 @@ async def test_a_core_that_cannot_end_is_told(address: str) -> None:
 
 
 def test_a_second_signal_ends_it_at_once(address: str) -> None:
-    """Whoever signals twice does not wait; the status says which signal."""
+    """A second signal stops without waiting; the status says which signal."""
     program = f"""
 import asyncio, os, signal
 from tests.wire.fakes import FakeTasks, as_tasks

@@ -69,7 +69,7 @@ async def a_shim(
 
 @contextlib.contextmanager
 def a_hung_shim(folder: Path, name: str, *, paused: bool = False) -> Iterator[None]:
-    """Listen as a shim that is stopped does: the kernel connects, and nobody answers."""
+    """Listen as a shim that is stopped does: the kernel connects, and no response comes."""
     with socket.socket(socket.AF_UNIX) as listener:
         listener.bind(str(recorded(folder, name, paused=paused)))
         listener.listen()

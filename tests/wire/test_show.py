@@ -104,7 +104,7 @@ def test_a_bar_for_a_terminal() -> None:
 
 
 def test_a_bar_is_not_drawn_for_every_byte() -> None:
-    """News that come fast are drawn ten times a second."""
+    """Frequent updates are drawn ten times a second."""
     out = io.StringIO()
     report = Bar(out)
     for _ in range(1000):

@@ -253,8 +253,8 @@ async def test_a_client_finds_a_sidecar_that_was_started_again(address: str) -> 
 
 
 @needs_root
-def test_no_access_is_told_from_no_server(tmp_path: Path) -> None:
-    """A user who may not connect hears that, and not that nothing runs."""
+def test_no_access_is_distinguished_from_no_server(tmp_path: Path) -> None:
+    """A user without access gets that error, and not that nothing runs."""
     folder = tmp_path / "run"
     folder.mkdir(mode=0o700)
     with socket.socket(socket.AF_UNIX) as listener:
@@ -278,7 +278,7 @@ def test_no_access_is_told_from_no_server(tmp_path: Path) -> None:
 
 @needs_root
 async def test_a_folder_of_another_users_is_refused(tmp_path: Path) -> None:
-    """He could replace the socket, and hear what root says; so he could in a folder above it."""
+    """Another user could replace the socket and read root's requests; also in a folder above it."""
     (tmp_path / "his" / "below").mkdir(parents=True)
     os.chown(tmp_path / "his", 65534, 65534)
 
@@ -289,7 +289,7 @@ async def test_a_folder_of_another_users_is_refused(tmp_path: Path) -> None:
 
 @needs_root
 async def test_a_lock_that_somebody_planted_is_refused(tmp_path: Path) -> None:
-    """In a sticky folder a link of another's makes no file, and his own file is told as his."""
+    """In a sticky folder another's link makes no file, and their file is reported as theirs."""
     (tmp_path / "sticky").mkdir()
     (tmp_path / "sticky").chmod(0o1777)
     lock = tmp_path / "sticky" / "s.lock"

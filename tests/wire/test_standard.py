@@ -107,7 +107,7 @@ async def test_connect_never_fails(channel: grpc.aio.Channel, core: FakeTasks) -
     assert (await stub.Connect(shim_pb2.ConnectRequest(id="a"))).task_pid == 1234
 
 
-async def test_shutdown_harms_nobody(channel: grpc.aio.Channel) -> None:
+async def test_shutdown_does_no_harm(channel: grpc.aio.Channel) -> None:
     """Containerd sends Shutdown after every Delete; the sidecar goes on serving."""
     stub = shim_pb2_grpc.TaskStub(channel)
     await stub.Shutdown(shim_pb2.ShutdownRequest(id="a", now=True))

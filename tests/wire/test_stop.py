@@ -1,4 +1,4 @@
-"""A stop finishes what is under way, tells who waits, and is over in time."""
+"""A stop finishes what is under way, ends waiting calls, and is over in time."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ async def test_a_checkpoint_may_finish(address: str) -> None:
     assert core.closed
 
 
-async def test_a_core_that_rolls_back_is_heard(address: str) -> None:
+async def test_a_core_that_rolls_back_is_reported(address: str) -> None:
     """What the core cancels while it closes reaches its caller as cancelled."""
     server, core = await start(address)
     core.hold = True
@@ -64,7 +64,7 @@ async def test_a_core_that_rolls_back_is_heard(address: str) -> None:
     assert core.rolled_back.is_set()
 
 
-async def test_waits_are_told(address: str) -> None:
+async def test_waits_are_ended(address: str) -> None:
     """A Wait ends as unavailable: the task runs on, only the sidecar stops."""
     server, core = await start(address)
     async with AsyncClient(address) as client:

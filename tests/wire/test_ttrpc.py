@@ -136,15 +136,15 @@ async def test_a_bug_is_logged_and_not_shown(
     assert "secret" in caplog.text
 
 
-async def test_an_error_of_any_bytes_is_told(client: Client, echo: Echo) -> None:
-    """A path that is no UTF-8 in a message keeps nobody from hearing of it."""
+async def test_an_error_of_any_bytes_is_reported(client: Client, echo: Echo) -> None:
+    """An error with a path that is not UTF-8 reaches the caller."""
     echo.error = InvalidArgument(os.fsdecode(b"/a\xff"), remedy=os.fsdecode(b"\xff"))
 
     with pytest.raises(InvalidArgument, match=r"/a\\udcff"):
         await ask(client, "fail")
 
 
-async def test_a_cancelled_operation_is_told(server: Server, echo: Echo, path: Path) -> None:
+async def test_a_cancelled_operation_is_reported(server: Server, echo: Echo, path: Path) -> None:
     """A method that was cancelled from within answers CANCELLED."""
     echo.error = asyncio.CancelledError()
     async with await Peer.connect(path) as peer:
@@ -169,7 +169,7 @@ async def test_what_is_not_there(client: Client, service: str, method: str) -> N
 async def test_a_deadline_ends_a_call(
     server: Server, echo: Echo, path: Path, timeout_ns: int
 ) -> None:
-    """A method that is late is cancelled and seen out, and the caller told."""
+    """A method that is late is cancelled and awaited, and the caller gets an error."""
     echo.undo_s = 0.05
     async with await Peer.connect(path) as peer:
         peer.send(1, request("hold", timeout_nano=timeout_ns))
@@ -188,7 +188,7 @@ async def test_a_distant_deadline_does_no_harm(server: Server, path: Path) -> No
 
 
 async def test_a_client_waits_no_longer(client: Client, echo: Echo) -> None:
-    """A client gives up on its own, and the connection goes on; the late answer is nobody's."""
+    """A client gives up on its own, and the connection goes on; the late response is dropped."""
     for _ in range(3):
         with pytest.raises(DeadlineExceeded, match=r"0\.02 s"):
             await ask(client, "hold", timeout_s=0.02)
@@ -265,7 +265,7 @@ async def test_closing_a_client_fails_its_calls(client: Client, echo: Echo) -> N
 
 
 async def test_a_busy_listener_is_no_connection(path: Path) -> None:
-    """While nobody accepts, a client waits for its turn, and says so when there is none."""
+    """While the server does not accept, a client waits, and fails with a timeout."""
     listener = socket.socket(socket.AF_UNIX)
     listener.bind(str(path))
     listener.listen(0)
@@ -307,7 +307,7 @@ async def test_long_messages(client: Client) -> None:
 
 
 async def test_too_long_an_answer(server: Server, path: Path) -> None:
-    """An answer beyond the limit is not sent: its caller is told, and the connection goes on."""
+    """A response beyond the limit is not sent: its caller gets an error; the connection stays."""
     async with await Peer.connect(path) as peer:
         peer.send(1, request("long", str(frame.PAYLOAD_MAX)))
         assert await peer.code(1) == Code.RESOURCE_EXHAUSTED
@@ -387,7 +387,7 @@ async def test_out_of_descriptors(server: Server, path: Path) -> None:
 
 
 def any_reader(server: Server) -> bool:
-    """Tell whether the loop watches a listener of the server."""
+    """Return whether the loop watches a listener of the server."""
     loop = asyncio.get_running_loop()
     selector: object = getattr(loop, "_selector")  # noqa: B009  # typeshed does not know it
     keys: dict[int, object] = selector.get_map()  # type: ignore[attr-defined]

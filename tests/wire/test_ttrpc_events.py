@@ -193,7 +193,9 @@ async def test_every_topic_has_a_message() -> None:
     sources = "".join(path.read_text("utf-8") for path in folder.glob("*.py"))
     from shim.service import event_messages
 
-    assert set(re.findall(r'"(/(?:tasks|cryo)/[a-z-]+)"', sources)) <= set(event_messages._MAKERS)
+    assert set(re.findall(r'"(/(?:tasks|cryo)/[a-z-]+)"', sources)) <= set(
+        event_messages._FACTORIES
+    )
 
 
 async def test_in_order_across_restarts(
@@ -219,7 +221,7 @@ async def test_in_order_across_restarts(
 async def test_a_containerd_that_hangs(
     publisher: Publisher, containerd: Containerd, path: Path
 ) -> None:
-    """A try that takes too long is made again, and holds nobody up who publishes."""
+    """A try that takes too long is repeated, and does not hold up publishers."""
     containerd.errors = [None, Unavailable("starting"), None]
     async with serving(containerd.services(), path):
         for name in ("x", "y"):
@@ -268,7 +270,7 @@ async def test_an_event_that_comes_as_the_last_one_is_sent(
 
     async def deliver(envelope: event_pb2.Envelope) -> None:
         if not sent:
-            # Runs when the sender has ended and before anybody could be told.
+            # Runs when the sender has ended and before that is reported.
             loop.call_soon(publisher.publish, ended("second"))
         sent.append(task_pb2.TaskExit.FromString(envelope.event.value).id)
 
@@ -312,7 +314,7 @@ async def test_nothing_to_reach(publisher: Publisher, caplog: pytest.LogCaptureF
         event("/tasks/create", bundle="/b", rootfs=(), stdio=None, checkpoint="", pid=1),
     ),
 )
-async def test_a_wrong_event_fails_nobody(
+async def test_a_wrong_event_fails_no_other(
     publisher: Publisher, caplog: pytest.LogCaptureFixture, wrong: Event
 ) -> None:
     """An event that makes no message is logged; the operation that published it goes on."""

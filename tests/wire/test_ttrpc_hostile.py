@@ -1,4 +1,4 @@
-"""Peers that do not keep to the protocol are answered or dropped, and harm nobody."""
+"""Peers that violate the protocol are answered or dropped, and affect no other."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ async def peer(server: Server, tmp_path: Path) -> AsyncIterator[Peer]:
 
 
 async def works(peer: Peer, stream: int) -> bool:
-    """Tell whether a connection still serves."""
+    """Return whether a connection still serves."""
     peer.send(stream, request("echo"))
     return await peer.code(stream) == Code.OK
 
@@ -172,7 +172,7 @@ async def test_peers_that_leave_halfway(
 
 
 async def test_a_peer_that_leaves_before_its_answers(server: Server, tmp_path: Path) -> None:
-    """Refusals that nobody takes end the connection, not the server."""
+    """Refusals that are not read end the connection, not the server."""
     for _ in range(5):
         async with await Peer.connect(tmp_path / "s") as peer:
             for _ in range(2000):
@@ -238,7 +238,7 @@ def good(value: str) -> bytes:
     return request_pb2.Response(payload=payload).SerializeToString()
 
 
-async def test_frames_that_nobody_waits_for(tmp_path: Path) -> None:
+async def test_frames_that_no_process_waits_for(tmp_path: Path) -> None:
     """A client passes over answers to nothing, other kinds, and a second answer."""
 
     async def script(peer: Peer) -> None:

@@ -208,7 +208,7 @@ async def test_connect_never_fails(shim: Shim, core: FakeTasks) -> None:
 
 
 async def test_shutdown_is_passed_on(shim: Shim, said: list[shim_pb2.ShutdownRequest]) -> None:
-    """What ends the shim hears of Shutdown, and the answer still comes."""
+    """Shutdown stops the shim, and the response still arrives."""
     await shim.call("Shutdown", id="a", now=True)
 
     assert [(one.id, one.now) for one in said] == [("a", True)]
@@ -231,7 +231,7 @@ async def test_the_usual_namespace(shim: Shim, core: FakeTasks) -> None:
 
 
 async def test_a_wait_ends_with_its_caller(shim: Shim, core: FakeTasks) -> None:
-    """A Wait whose caller has gone is not waited on for ever."""
+    """A Wait whose caller has gone is ended."""
     core.tasks[A] = FakeTask(CreateRequest(ref=A, bundle="/b"))
     waiting = asyncio.create_task(shim.call("Wait", id="a"))
     await core.waiting.wait()

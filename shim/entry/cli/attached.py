@@ -137,7 +137,7 @@ class Attached:
         await self.client.kill(self.task, number, exec_id=self.exec_id)
 
     async def _resize(self) -> None:
-        """Tell the terminal's size, also one that the start will make."""
+        """Set the terminal's size, also of one that the start will make."""
         if self.tty:
             with contextlib.suppress(CryoError):
                 await self.client.resize_pty(self.task, *terminal.size(), self.exec_id)

@@ -196,7 +196,7 @@ def _members(ids: dict[str, str], bundles: dict[str, str]) -> tuple[MemberOption
 
 
 def _summary(result: CheckpointResult | RestoreResult, text: str, shown: set[str]) -> None:
-    """Tell people, on stderr, what was done and what is to be minded; stdout is for programs."""
+    """Print what was done, with warnings, on stderr; stdout is for programs."""
     took_s = sum(result.timings_s.values())
     count = len(result.processes)
     noun = "process" if count == 1 else "processes"

@@ -1,4 +1,4 @@
-"""News of a checkpoint or restore on stderr: a moving line on a terminal, plain lines elsewhere."""
+"""Progress on stderr: a moving line on a terminal, plain lines elsewhere."""
 
 from __future__ import annotations
 
@@ -73,14 +73,14 @@ class Renderer:
 
     def __init__(self) -> None:
         out = sys.stderr
-        self._teller: Bar | Lines = Bar(out) if out.isatty() else Lines(out)
+        self._out: Bar | Lines = Bar(out) if out.isatty() else Lines(out)
         self.warnings: set[str] = set()
 
     def report(self, progress: Progress) -> None:
-        """Show a piece of news."""
+        """Show one progress update."""
         if progress.warning:
             self.warnings.add(progress.message)
-        self._teller(progress)
+        self._out(progress)
 
     def __enter__(self) -> Self:
         return self
@@ -91,7 +91,7 @@ class Renderer:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self._teller.close()
+        self._out.close()
 
 
 def _line(progress: Progress, text: str) -> str:
@@ -99,10 +99,10 @@ def _line(progress: Progress, text: str) -> str:
 
 
 def _said(progress: Progress) -> str:
-    return printable(_told(progress))
+    return printable(_text(progress))
 
 
-def _told(progress: Progress) -> str:
+def _text(progress: Progress) -> str:
     if progress.warning:
         return f"warning: {progress.message}"
     if progress.pid and progress.pid_state:

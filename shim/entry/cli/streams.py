@@ -1,6 +1,6 @@
 """The streams of an attached process: fifos in a private folder, and threads that pump them.
 
-The pumps are threads because both their ends may block, and because the terminal of whoever
+The pumps are threads because both their ends may block, and because the terminal of the shell that
 called us is shared with the shell and must not be made non-blocking.
 """
 
@@ -21,7 +21,7 @@ from shim.model import Stdio
 
 _CHUNK = 1 << 16
 
-# What the process wrote is in the fifo when its end is told; this is for one that left its
+# What the process wrote is in the fifo when its exit is reported; this is for one that left its
 # streams to somebody who lives on.
 _DRAIN_S = 2.0
 

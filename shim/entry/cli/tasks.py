@@ -1,4 +1,4 @@
-"""Commands on tasks that ask or tell and are done at once."""
+"""Commands on tasks that return at once."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The caller's terminal: raw while a process has it, and its size told on."""
+"""The caller's terminal: raw while a process has it, and its size forwarded."""
 
 from __future__ import annotations
 

@@ -23,7 +23,7 @@ from shim.config import Paths, Runsc
 from shim.entry.shimbin import paths
 from shim.entry.shimbin.flags import Flags
 from shim.errors import CryoError
-from shim.host import exact, files, mounts
+from shim.host import files, mounts, pid_identity
 from shim.host.environment import CHILD_UMASK, environment
 from shim.host.exit_status import SIGKILL_STATUS, UNKNOWN_STATUS
 from shim.model import Exit, utcnow
@@ -95,8 +95,8 @@ def _record(folder: Path) -> CleanupRecord | None:
 
 def _kill(record: CleanupRecord) -> None:
     """Kill the sandbox and the runsc that creates it, and wait for their exit."""
-    for pid, start in ((record.maker_pid, record.maker_start), (record.pid, record.start)):
-        fd = exact.open_pidfd(pid, start) if pid else None
+    for pid, start in ((record.creator_pid, record.creator_start), (record.pid, record.start)):
+        fd = pid_identity.open_pidfd(pid, start) if pid else None
         if fd is None:
             continue
         try:

@@ -27,7 +27,7 @@ from shim.entry.shimbin.warmup import warm_up
 from shim.errors import CryoError
 from shim.host import prctl, unix_socket
 from shim.host.environment import private_umask
-from shim.host.keeper.spawn import close_on_exec
+from shim.host.supervisor.spawn import close_on_exec
 from shim.task.layout import Layout
 
 _REQUEST_LIMIT = 16 << 20
@@ -41,7 +41,7 @@ def main(path: str) -> None:
     """Listen at `path` and fork shims until the fork server is idle or its code has changed."""
     loaded = Loaded()
     prctl.become_subreaper()
-    # Shims have the same command line; ps and top tell them apart by this name.
+    # Shims have the same command line; ps and top distinguish them by this name.
     prctl.set_name("cryo-forkserver")
     private_umask()  # of every shim too
     warm_up(Path(f"{path}.warmup"))

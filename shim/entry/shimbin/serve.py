@@ -27,7 +27,7 @@ from shim.service.events import Publisher
 from shim.service.service import Service
 from shim.service.ttrpc.server import Server
 from shim.service.ttrpc_edge import shim_services
-from shim.task.house import ShimHouse
+from shim.task.runtime_env import ShimEnv
 from shim.task.tasks import Tasks
 
 _log = logging.getLogger("cryo")
@@ -66,7 +66,7 @@ class Shim:
         self._namespace = flags.namespace
         self._listener = listener
         self._publisher = Publisher(os.environ.get("TTRPC_ADDRESS") or f"{flags.address}.ttrpc")
-        self._tasks = Tasks(config, self._publisher.publish, ShimHouse(state, socket_path))
+        self._tasks = Tasks(config, self._publisher.publish, ShimEnv(state, socket_path))
         self._service = Service(self._tasks, shutdown=self._shutdown)
         self._done = asyncio.Event()
 

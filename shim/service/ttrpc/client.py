@@ -40,7 +40,7 @@ class Client:
         """Connect to a unix socket, given as a path or as `unix:///path`.
 
         Raises:
-            Unavailable: nobody answers there in time.
+            Unavailable: the server does not answer in time.
         """
         name = str(path).removeprefix("unix://")
         try:
@@ -53,7 +53,7 @@ class Client:
 
     @property
     def closed(self) -> bool:
-        """Tell whether the connection is gone, by either side; there will be no other."""
+        """Return whether the connection is closed, by either side; there will be no other."""
         return self._reading.done()
 
     async def call(
@@ -154,7 +154,7 @@ class Client:
         header = received.header
         waiting = self._waiting.get(header.stream)
         if waiting is None or waiting.done() or header.kind != Kind.RESPONSE:
-            _log.debug("a frame for stream %d, which nobody waits for", header.stream)
+            _log.debug("a frame for unknown stream %d", header.stream)
         elif received.payload is None:
             message = f"the answer of {header.size_bytes} bytes is longer than {frame.PAYLOAD_MAX}"
             waiting.set_exception(ResourceExhausted(message))
@@ -186,7 +186,7 @@ async def _connect(connecting: socket.socket, path: str) -> None:
 
 
 def _discard(waiting: asyncio.Future[bytes]) -> None:
-    """Let go of an answer that nobody waits for, even when it is an error."""
+    """Drop a response without a waiter, even when it is an error."""
     if not waiting.cancel() and not waiting.cancelled():
         waiting.exception()
 

@@ -15,8 +15,8 @@ from shim.errors import (
     ResourceExhausted,
     Unimplemented,
 )
+from shim.host.background import BackgroundTasks
 from shim.host.shielded import ended
-from shim.host.supervisor import Supervisor
 from shim.service import failure
 from shim.service.ttrpc import envelope, frame
 from shim.service.ttrpc.channel import Channel
@@ -33,7 +33,7 @@ class Connection:
         self._channel = channel
         self._services = services
         self._calls_max = calls_max
-        self._supervisor = Supervisor()
+        self._background = BackgroundTasks()
         self._calls: dict[int, asyncio.Task[None]] = {}
         self._last = 0
         self._refusal: CryoError | None = None
@@ -121,7 +121,7 @@ class Connection:
     # -- calls ---------------------------------------------------------------------------------
 
     def _begin(self, stream: int, request: request_pb2.Request) -> None:
-        call = self._supervisor.start(
+        call = self._background.start(
             self._serve(stream, request),
             name=f"{request.service}/{request.method}",
             on_crash=self._hang_up,
@@ -131,7 +131,7 @@ class Connection:
 
     def _hang_up(self, _error: BaseException) -> None:
         # The caller has no answer and would wait for it without end: it sees the connection end.
-        self._supervisor.start(self._channel.close(), name="end of a connection")
+        self._background.start(self._channel.close(), name="end of a connection")
 
     async def _serve(self, stream: int, request: request_pb2.Request) -> None:
         """Run one call and send its answer; the call counts until that is on its way."""
@@ -139,7 +139,7 @@ class Connection:
         try:
             await self._channel.send(stream, Kind.RESPONSE, answer)
         except OSError as error:
-            _log.debug("nobody took the answer of %s: %s", request.method, error)
+            _log.debug("the response of %s was not sent: %s", request.method, error)
 
     async def _answer(self, request: request_pb2.Request) -> bytes:
         name = f"{request.service}/{request.method}"

@@ -8,7 +8,7 @@ import logging
 import socket
 
 from shim.errors import CryoError, Unavailable
-from shim.host.supervisor import Supervisor
+from shim.host.background import BackgroundTasks
 from shim.host.unix_socket import peer_is_allowed
 from shim.service.ttrpc.channel import Channel
 from shim.service.ttrpc.connection import Connection
@@ -29,7 +29,7 @@ class Server:
     def __init__(self, services: Services, limits: Limits = _USUAL) -> None:
         self._services = services
         self._limits = limits
-        self._supervisor = Supervisor()
+        self._background = BackgroundTasks()
         self._listeners: set[socket.socket] = set()
         self._serving: dict[asyncio.Task[None], Connection | None] = {}
 
@@ -104,7 +104,7 @@ class Server:
     # -- connections ---------------------------------------------------------------------------
 
     def _begin(self, connected: socket.socket) -> None:
-        serving = self._supervisor.start(self._serve(connected), name="a ttrpc connection")
+        serving = self._background.start(self._serve(connected), name="a ttrpc connection")
         self._serving[serving] = None
         serving.add_done_callback(self._serving.pop)
 

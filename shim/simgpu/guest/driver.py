@@ -258,7 +258,7 @@ class Driver:
 
 
 def _busy(text: str | None) -> float:
-    """Return until when submitted work runs: `text` is None, seconds, or 0 for ever."""
+    """Return until when submitted work runs: `text` is None, seconds, or 0 for no end."""
     if text is None:
         return 0.0
     return time.monotonic() + float(text) if float(text) else float("inf")

@@ -116,7 +116,7 @@ DONE:
 class Cuda:
     """One process's primary context on the first GPU; cuda-checkpoint finds it by itself."""
 
-    # The real driver tells its state to cuda-checkpoint alone.
+    # The real driver reports its state to cuda-checkpoint alone.
     state = ""
 
     def __init__(self, *, on_loss: Callable[[str], None]) -> None:

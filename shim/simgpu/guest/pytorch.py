@@ -26,7 +26,7 @@ _CHUNK = 1 << 24
 class Torch:
     """One process's PyTorch on the first GPU."""
 
-    # The real driver tells its state to cuda-checkpoint alone.
+    # The real driver reports its state to cuda-checkpoint alone.
     state = ""
 
     def __init__(self, *, on_loss: Callable[[str], None]) -> None:

@@ -244,7 +244,7 @@ class Worker:
     # Questions.
 
     def status(self) -> dict[str, Any]:
-        """Tell how this process is."""
+        """Return the state of this process."""
         driver = self._driver
         return {
             "pid": os.getpid(),

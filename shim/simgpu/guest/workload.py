@@ -1,4 +1,4 @@
-"""The container's init: it forks the workers, answers for them all, and ends when it is told to."""
+"""The container's init: it forks the workers, answers for them all, and exits on request."""
 
 from __future__ import annotations
 
@@ -90,7 +90,7 @@ class Supervisor:
             signal.set_wakeup_fd(-1)
             for number in (signal.SIGTERM, signal.SIGINT, signal.SIGCHLD):
                 signal.signal(number, signal.SIG_DFL)
-            # Or who asks for one more worker waits for the end of its answer for ever.
+            # Otherwise a request for one more worker would wait forever for the end of its answer.
             os.closerange(3, _FDS)
             work()
             code = 0

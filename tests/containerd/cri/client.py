@@ -77,7 +77,7 @@ class Kubelet(Connection):
         return {condition.type: condition.status for condition in answer.status.conditions}
 
     def has_image(self, reference: str) -> bool:
-        """Tell whether the plugin knows an image."""
+        """Return whether the plugin knows an image."""
         request = pb.ImageStatusRequest(image=pb.ImageSpec(image=reference))
         answer = self._call("ImageStatus", request, pb.ImageStatusResponse, service="ImageService")
         return bool(answer.image.id)

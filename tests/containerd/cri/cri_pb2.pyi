@@ -1048,7 +1048,7 @@ class ExecSyncRequest(_message.Message):
     TIMEOUT_FIELD_NUMBER: _builtins.int
     container_id: _builtins.str
     timeout: _builtins.int
-    """In seconds; 0 is for ever."""
+    """In seconds; 0 is forever."""
     @_builtins.property
     def cmd(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
     def __init__(

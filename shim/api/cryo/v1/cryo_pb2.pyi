@@ -481,7 +481,7 @@ Global___ListTasksResponse: _TypeAlias = ListTasksResponse  # noqa: Y015
 
 @_typing.final
 class Progress(_message.Message):
-    """One step of news of a checkpoint, restore or verification."""
+    """One progress update of a checkpoint, restore or verification."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -717,7 +717,7 @@ Global___CheckpointResult: _TypeAlias = CheckpointResult  # noqa: Y015
 
 @_typing.final
 class RestoreMember(_message.Message):
-    """What a restore is told of one container that shared the sandbox of an image's task."""
+    """Restore options of one container that shared the sandbox of an image's task."""
 
     DESCRIPTOR: _descriptor.Descriptor
 

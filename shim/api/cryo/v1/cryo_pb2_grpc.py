@@ -133,7 +133,7 @@ class CryoServicer:
         raise NotImplementedError('Method not implemented!')
 
     def InspectImage(self, request, context):
-        """Tells what an image says of itself; reads none of its bulk.
+        """Returns an image's manifest; reads none of its bulk.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -56,7 +56,7 @@ class CryoStub:
     ListImages: _grpc.UnaryUnaryMultiCallable[_cryo_pb2.ListImagesRequest, _cryo_pb2.ListImagesResponse]
     """Lists the images below the configured folder, newest first."""
     InspectImage: _grpc.UnaryUnaryMultiCallable[_cryo_pb2.InspectImageRequest, _cryo_pb2.InspectImageResponse]
-    """Tells what an image says of itself; reads none of its bulk."""
+    """Returns an image's manifest; reads none of its bulk."""
     VerifyImage: _grpc.UnaryStreamMultiCallable[_cryo_pb2.VerifyImageRequest, _cryo_pb2.VerifyImageUpdate]
     """Reads an image against its seal and against this host."""
     RemoveImage: _grpc.UnaryUnaryMultiCallable[_cryo_pb2.RemoveImageRequest, _cryo_pb2.RemoveImageResponse]
@@ -92,7 +92,7 @@ class CryoAsyncStub(CryoStub):
     ListImages: _aio.UnaryUnaryMultiCallable[_cryo_pb2.ListImagesRequest, _cryo_pb2.ListImagesResponse]  # type: ignore[assignment]
     """Lists the images below the configured folder, newest first."""
     InspectImage: _aio.UnaryUnaryMultiCallable[_cryo_pb2.InspectImageRequest, _cryo_pb2.InspectImageResponse]  # type: ignore[assignment]
-    """Tells what an image says of itself; reads none of its bulk."""
+    """Returns an image's manifest; reads none of its bulk."""
     VerifyImage: _aio.UnaryStreamMultiCallable[_cryo_pb2.VerifyImageRequest, _cryo_pb2.VerifyImageUpdate]  # type: ignore[assignment]
     """Reads an image against its seal and against this host."""
     RemoveImage: _aio.UnaryUnaryMultiCallable[_cryo_pb2.RemoveImageRequest, _cryo_pb2.RemoveImageResponse]  # type: ignore[assignment]
@@ -161,7 +161,7 @@ class CryoServicer(metaclass=_abc_1.ABCMeta):
         request: _cryo_pb2.InspectImageRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_cryo_pb2.InspectImageResponse, _abc.Awaitable[_cryo_pb2.InspectImageResponse]]:
-        """Tells what an image says of itself; reads none of its bulk."""
+        """Returns an image's manifest; reads none of its bulk."""
 
     @_abc_1.abstractmethod
     def VerifyImage(

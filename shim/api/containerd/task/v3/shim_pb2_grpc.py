@@ -134,7 +134,7 @@ class TaskServicer:
     """
 
     def State(self, request, context):
-        """Tells how a process is.
+        """Returns the state of a process.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -155,7 +155,7 @@ class TaskServicer:
         raise NotImplementedError('Method not implemented!')
 
     def Delete(self, request, context):
-        """Forgets a process that has ended.
+        """Forgets a process that has exited.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -204,7 +204,7 @@ class TaskServicer:
         raise NotImplementedError('Method not implemented!')
 
     def ResizePty(self, request, context):
-        """Tells a terminal its size.
+        """Sets the size of a terminal.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -225,7 +225,7 @@ class TaskServicer:
         raise NotImplementedError('Method not implemented!')
 
     def Wait(self, request, context):
-        """Returns when a process has ended, any number of times.
+        """Returns when a process has exited, any number of times.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -239,14 +239,14 @@ class TaskServicer:
         raise NotImplementedError('Method not implemented!')
 
     def Connect(self, request, context):
-        """Tells who serves a task; never fails for one that is not known.
+        """Returns who serves a task; never fails for an unknown one.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def Shutdown(self, request, context):
-        """Tells the server that it may end when nothing is left to serve.
+        """Lets the server stop when nothing is left to serve.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

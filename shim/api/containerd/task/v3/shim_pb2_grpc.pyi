@@ -39,13 +39,13 @@ class TaskStub:
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> TaskAsyncStub: ...
     State: _grpc.UnaryUnaryMultiCallable[_shim_pb2.StateRequest, _shim_pb2.StateResponse]
-    """Tells how a process is."""
+    """Returns the state of a process."""
     Create: _grpc.UnaryUnaryMultiCallable[_shim_pb2.CreateTaskRequest, _shim_pb2.CreateTaskResponse]
     """Makes a task ready to start, or ready to be restored from an image."""
     Start: _grpc.UnaryUnaryMultiCallable[_shim_pb2.StartRequest, _shim_pb2.StartResponse]
     """Starts the init process (restoring it when Create named an image) or an exec."""
     Delete: _grpc.UnaryUnaryMultiCallable[_shim_pb2.DeleteRequest, _shim_pb2.DeleteResponse]
-    """Forgets a process that has ended."""
+    """Forgets a process that has exited."""
     Pids: _grpc.UnaryUnaryMultiCallable[_shim_pb2.PidsRequest, _shim_pb2.PidsResponse]
     """Lists the processes of a task."""
     Pause: _grpc.UnaryUnaryMultiCallable[_shim_pb2.PauseRequest, _empty_pb2.Empty]
@@ -59,19 +59,19 @@ class TaskStub:
     Exec: _grpc.UnaryUnaryMultiCallable[_shim_pb2.ExecProcessRequest, _empty_pb2.Empty]
     """Adds a process to a task; Start runs it."""
     ResizePty: _grpc.UnaryUnaryMultiCallable[_shim_pb2.ResizePtyRequest, _empty_pb2.Empty]
-    """Tells a terminal its size."""
+    """Sets the size of a terminal."""
     CloseIO: _grpc.UnaryUnaryMultiCallable[_shim_pb2.CloseIORequest, _empty_pb2.Empty]
     """Closes a process's stdin."""
     Update: _grpc.UnaryUnaryMultiCallable[_shim_pb2.UpdateTaskRequest, _empty_pb2.Empty]
     """Changes a task's resource limits."""
     Wait: _grpc.UnaryUnaryMultiCallable[_shim_pb2.WaitRequest, _shim_pb2.WaitResponse]
-    """Returns when a process has ended, any number of times."""
+    """Returns when a process has exited, any number of times."""
     Stats: _grpc.UnaryUnaryMultiCallable[_shim_pb2.StatsRequest, _shim_pb2.StatsResponse]
     """Measures a task."""
     Connect: _grpc.UnaryUnaryMultiCallable[_shim_pb2.ConnectRequest, _shim_pb2.ConnectResponse]
-    """Tells who serves a task; never fails for one that is not known."""
+    """Returns who serves a task; never fails for an unknown one."""
     Shutdown: _grpc.UnaryUnaryMultiCallable[_shim_pb2.ShutdownRequest, _empty_pb2.Empty]
-    """Tells the server that it may end when nothing is left to serve."""
+    """Lets the server stop when nothing is left to serve."""
 
 @_typing.type_check_only
 class TaskAsyncStub(TaskStub):
@@ -83,13 +83,13 @@ class TaskAsyncStub(TaskStub):
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     State: _aio.UnaryUnaryMultiCallable[_shim_pb2.StateRequest, _shim_pb2.StateResponse]  # type: ignore[assignment]
-    """Tells how a process is."""
+    """Returns the state of a process."""
     Create: _aio.UnaryUnaryMultiCallable[_shim_pb2.CreateTaskRequest, _shim_pb2.CreateTaskResponse]  # type: ignore[assignment]
     """Makes a task ready to start, or ready to be restored from an image."""
     Start: _aio.UnaryUnaryMultiCallable[_shim_pb2.StartRequest, _shim_pb2.StartResponse]  # type: ignore[assignment]
     """Starts the init process (restoring it when Create named an image) or an exec."""
     Delete: _aio.UnaryUnaryMultiCallable[_shim_pb2.DeleteRequest, _shim_pb2.DeleteResponse]  # type: ignore[assignment]
-    """Forgets a process that has ended."""
+    """Forgets a process that has exited."""
     Pids: _aio.UnaryUnaryMultiCallable[_shim_pb2.PidsRequest, _shim_pb2.PidsResponse]  # type: ignore[assignment]
     """Lists the processes of a task."""
     Pause: _aio.UnaryUnaryMultiCallable[_shim_pb2.PauseRequest, _empty_pb2.Empty]  # type: ignore[assignment]
@@ -103,19 +103,19 @@ class TaskAsyncStub(TaskStub):
     Exec: _aio.UnaryUnaryMultiCallable[_shim_pb2.ExecProcessRequest, _empty_pb2.Empty]  # type: ignore[assignment]
     """Adds a process to a task; Start runs it."""
     ResizePty: _aio.UnaryUnaryMultiCallable[_shim_pb2.ResizePtyRequest, _empty_pb2.Empty]  # type: ignore[assignment]
-    """Tells a terminal its size."""
+    """Sets the size of a terminal."""
     CloseIO: _aio.UnaryUnaryMultiCallable[_shim_pb2.CloseIORequest, _empty_pb2.Empty]  # type: ignore[assignment]
     """Closes a process's stdin."""
     Update: _aio.UnaryUnaryMultiCallable[_shim_pb2.UpdateTaskRequest, _empty_pb2.Empty]  # type: ignore[assignment]
     """Changes a task's resource limits."""
     Wait: _aio.UnaryUnaryMultiCallable[_shim_pb2.WaitRequest, _shim_pb2.WaitResponse]  # type: ignore[assignment]
-    """Returns when a process has ended, any number of times."""
+    """Returns when a process has exited, any number of times."""
     Stats: _aio.UnaryUnaryMultiCallable[_shim_pb2.StatsRequest, _shim_pb2.StatsResponse]  # type: ignore[assignment]
     """Measures a task."""
     Connect: _aio.UnaryUnaryMultiCallable[_shim_pb2.ConnectRequest, _shim_pb2.ConnectResponse]  # type: ignore[assignment]
-    """Tells who serves a task; never fails for one that is not known."""
+    """Returns who serves a task; never fails for an unknown one."""
     Shutdown: _aio.UnaryUnaryMultiCallable[_shim_pb2.ShutdownRequest, _empty_pb2.Empty]  # type: ignore[assignment]
-    """Tells the server that it may end when nothing is left to serve."""
+    """Lets the server stop when nothing is left to serve."""
 
 class TaskServicer(metaclass=_abc_1.ABCMeta):
     """What containerd asks of a runtime.
@@ -130,7 +130,7 @@ class TaskServicer(metaclass=_abc_1.ABCMeta):
         request: _shim_pb2.StateRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_shim_pb2.StateResponse, _abc.Awaitable[_shim_pb2.StateResponse]]:
-        """Tells how a process is."""
+        """Returns the state of a process."""
 
     @_abc_1.abstractmethod
     def Create(
@@ -154,7 +154,7 @@ class TaskServicer(metaclass=_abc_1.ABCMeta):
         request: _shim_pb2.DeleteRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_shim_pb2.DeleteResponse, _abc.Awaitable[_shim_pb2.DeleteResponse]]:
-        """Forgets a process that has ended."""
+        """Forgets a process that has exited."""
 
     @_abc_1.abstractmethod
     def Pids(
@@ -210,7 +210,7 @@ class TaskServicer(metaclass=_abc_1.ABCMeta):
         request: _shim_pb2.ResizePtyRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_empty_pb2.Empty, _abc.Awaitable[_empty_pb2.Empty]]:
-        """Tells a terminal its size."""
+        """Sets the size of a terminal."""
 
     @_abc_1.abstractmethod
     def CloseIO(
@@ -234,7 +234,7 @@ class TaskServicer(metaclass=_abc_1.ABCMeta):
         request: _shim_pb2.WaitRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_shim_pb2.WaitResponse, _abc.Awaitable[_shim_pb2.WaitResponse]]:
-        """Returns when a process has ended, any number of times."""
+        """Returns when a process has exited, any number of times."""
 
     @_abc_1.abstractmethod
     def Stats(
@@ -250,7 +250,7 @@ class TaskServicer(metaclass=_abc_1.ABCMeta):
         request: _shim_pb2.ConnectRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_shim_pb2.ConnectResponse, _abc.Awaitable[_shim_pb2.ConnectResponse]]:
-        """Tells who serves a task; never fails for one that is not known."""
+        """Returns who serves a task; never fails for an unknown one."""
 
     @_abc_1.abstractmethod
     def Shutdown(
@@ -258,6 +258,6 @@ class TaskServicer(metaclass=_abc_1.ABCMeta):
         request: _shim_pb2.ShutdownRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_empty_pb2.Empty, _abc.Awaitable[_empty_pb2.Empty]]:
-        """Tells the server that it may end when nothing is left to serve."""
+        """Lets the server stop when nothing is left to serve."""
 
 def add_TaskServicer_to_server(servicer: TaskServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

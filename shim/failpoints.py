@@ -1,0 +1,84 @@
+"""Failpoints: the steps of an operation that may fail, and the invariant that holds after each.
+
+In production they cost one comparison. A test arms a hook, which is then called at every point as
+it is reached, `journal.note:before`, and may fail it, halt there, or do worse.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import enum
+from collections.abc import Callable, Iterator
+
+BEFORE, AFTER = "before", "after"
+# A process was started for it and is known by its pid.
+BEGUN = "begun"
+
+Hook = Callable[[str], None]
+_hook: Hook | None = None
+
+
+class Invariant(enum.StrEnum):
+    """What holds after recovery, whatever failed at a failpoint."""
+
+    RUNS = "the task runs as before; no image"
+    SAVED = "the task runs as before, or has stopped with a complete image; an image is whole"
+    GONE = "the new task runs whole, or is gone; the image is as it was"
+    KNOWN = "what has happened is known, by asking if not by the event"
+
+
+# Every failpoint of a checkpoint, a restore and a task's life. `*` matches anything.
+FAILPOINTS: dict[str, Invariant] = {
+    "journal.open": Invariant.RUNS,
+    "journal.note": Invariant.SAVED,
+    "journal.close": Invariant.SAVED,
+    "record.save": Invariant.SAVED,
+    "image.begin": Invariant.RUNS,
+    "image.hash": Invariant.RUNS,
+    "image.manifest": Invariant.RUNS,
+    "image.name": Invariant.SAVED,
+    "image.sync": Invariant.SAVED,
+    "image.verify-cache": Invariant.SAVED,
+    "image.discard": Invariant.RUNS,
+    "runsc.ps": Invariant.SAVED,
+    "runsc.trace": Invariant.RUNS,
+    "runsc.state": Invariant.KNOWN,
+    "runsc.exec": Invariant.SAVED,
+    "runsc.pause": Invariant.SAVED,
+    "runsc.resume": Invariant.SAVED,
+    "runsc.checkpoint": Invariant.RUNS,
+    "runsc.kill": Invariant.SAVED,
+    "runsc.events": Invariant.KNOWN,
+    "runsc.update": Invariant.KNOWN,
+    "runsc.create": Invariant.GONE,
+    "runsc.restore": Invariant.GONE,
+    "runsc.start": Invariant.GONE,
+    "runsc.wait": Invariant.GONE,
+    "runsc.delete": Invariant.GONE,
+    "cuda.get-state": Invariant.SAVED,
+    "cuda.lock": Invariant.RUNS,
+    "cuda.checkpoint": Invariant.RUNS,
+    "cuda.restore": Invariant.SAVED,
+    "cuda.unlock": Invariant.SAVED,
+    "event.*": Invariant.KNOWN,
+}
+
+
+def arm(hook: Hook | None) -> None:
+    """Call a hook at every point that is reached; None disarms it."""
+    global _hook  # noqa: PLW0603 - one hook for the process is the purpose
+    _hook = hook
+
+
+def reach(name: str, side: str) -> None:
+    """Call the hook: a point is reached."""
+    if _hook is not None:
+        _hook(f"{name}:{side}")
+
+
+@contextlib.contextmanager
+def around(name: str) -> Iterator[None]:
+    """Call the hook before the block and, if that succeeds, after it."""
+    reach(name, BEFORE)
+    yield
+    reach(name, AFTER)

@@ -1,0 +1,5 @@
+"""`python -I -m shim.host.supervisor SOCKET READY_FD`: become the supervisor."""
+
+from shim.host.supervisor.server import main
+
+main()

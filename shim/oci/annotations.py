@@ -1,0 +1,97 @@
+"""A container's own checkpoint and restore options: its annotations `io.cryo.*`.
+
+They are defaults for what a call omits: calls of containerd (ctr, Docker, the kubelet) have no
+fields for most of them.
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+from shim.config import Seconds
+from shim.errors import InvalidArgument
+from shim.model import (
+    CheckpointOptions,
+    Connections,
+    CudaMode,
+    EngineName,
+    ExecProcesses,
+    RestoreOptions,
+    Value,
+    Verify,
+)
+from shim.oci.document import Spec
+
+PREFIX = "io.cryo."
+
+
+class TaskAnnotations(Value, forbid_unknown_fields=True, rename="kebab"):
+    """The annotations, without their prefix; None if absent. `timeout` is in seconds."""
+
+    engine: EngineName | None = None
+    cuda: CudaMode | None = None
+    connections: Connections | None = None
+    exec_processes: ExecProcesses | None = None
+    timeout: Seconds | None = None
+    exit: bool | None = None
+    seal: bool | None = None
+    compress: bool | None = None
+    direct: bool | None = None
+    verify: Verify | None = None
+    background: bool | None = None
+    park: bool | None = None
+
+
+def read_annotations(spec: Spec) -> TaskAnnotations:
+    """Read the annotations of a container.
+
+    Raises:
+        InvalidArgument: one is not known, or its value cannot be.
+    """
+    found = spec.annotations.items()
+    said = {name.removeprefix(PREFIX): text for name, text in found if name.startswith(PREFIX)}
+    try:
+        return msgspec.convert(said, TaskAnnotations, strict=False)
+    except msgspec.ValidationError as error:
+        message = f"the annotations {PREFIX}*: {error}"
+        known = (PREFIX + field.encode_name for field in msgspec.structs.fields(TaskAnnotations))
+        remedy = f"known are {', '.join(known)}"
+        raise InvalidArgument(message, remedy=remedy) from error
+
+
+def fill_checkpoint_options(
+    options: CheckpointOptions, container: TaskAnnotations
+) -> CheckpointOptions:
+    """Fill in what the call omits.
+
+    A switch that is off counts as omitted in containerd's own call alone, which has only
+    `exit`: a caller of ours sets every switch.
+    """
+    filled = msgspec.structs.replace(
+        options,
+        engine=options.engine or container.engine,
+        cuda=options.cuda or container.cuda,
+        connections=options.connections or container.connections,
+        exec_processes=options.exec_processes or container.exec_processes,
+        timeout_s=options.timeout_s or container.timeout or 0.0,
+    )
+    if not options.fill:
+        return filled
+    return msgspec.structs.replace(
+        filled,
+        exit=options.exit or bool(container.exit),
+        seal=container.seal is not False,
+        compress=bool(container.compress),
+        direct=bool(container.direct),
+    )
+
+
+def restore_options(image_path: str, container: TaskAnnotations) -> RestoreOptions:
+    """Return the options of a restore by containerd's Start, which carries none."""
+    return RestoreOptions(
+        image_path=image_path,
+        verify=container.verify or Verify.AUTO,
+        background=bool(container.background),
+        direct=bool(container.direct),
+        timeout_s=container.timeout or 0.0,
+    )

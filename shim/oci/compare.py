@@ -1,0 +1,310 @@
+"""Does a bundle fit an image? Every field that runsc's restore validation compares, at once.
+
+Source: gVisor runsc/specutils/restore.go, whose comparisons and exemptions are mirrored:
+what may differ (environment, host and domain name, mount sources, namespace paths, cgroups,
+resources, hooks, internal annotations) is not compared. Newer runsc stops at the first difference,
+once the sandbox is made; older ones restore with the saved values and ignore the given ones.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from pathlib import PurePosixPath
+from typing import Any
+
+from shim.errors import InvalidArgument
+from shim.model import Value
+from shim.oci.document import Spec
+
+_SHOWN_VALUE = 60
+_SHOWN_DIFFERENCES = 12
+_SECCOMP = "dev.gvisor.internal.seccomp."
+_NAME = "io.kubernetes.cri.container-name"
+# Annotations of gVisor that may differ, by their beginnings.
+_FREE_ANNOTATIONS = ("dev.gvisor.internal.", "dev.gvisor.container-name-remap.")
+_FREE_FLAGS = frozenset(
+    f"dev.gvisor.flag.{name}"
+    for name in (
+        "debug",
+        "debug-log",
+        "debug-command",
+        "debug-log-format",
+        "strace",
+        "strace-syscalls",
+        "strace-log-size",
+        "log-packets",
+    )
+)
+_NVIDIA_GPU = re.compile(r"nvidia[0-9]+")
+_NVIDIA_MAJOR = 195
+_NVIDIA_REGULAR_MAX = 247
+_CAPABILITY_SETS = ("bounding", "effective", "inheritable", "permitted", "ambient")
+# Fields that runsc compares whole.
+_PROCESS_REST = (
+    "apparmorProfile",
+    "commandLine",
+    "consoleSize",
+    "execCPUAffinity",
+    "ioPriority",
+    "noNewPrivileges",
+    "oomScoreAdj",
+    "scheduler",
+    "selinuxLabel",
+)
+_LINUX_REST = (
+    "intelRdt",
+    "maskedPaths",
+    "memoryPolicy",
+    "mountLabel",
+    "netDevices",
+    "personality",
+    "readonlyPaths",
+    "rootfsPropagation",
+    "timeOffsets",
+)
+_SPEC_REST = ("freebsd", "solaris", "vm", "windows", "zos")
+
+
+class Difference(Value):
+    """A field of the spec that a restore cannot change, and how the two differ."""
+
+    field: str
+    detail: str
+
+    def __str__(self) -> str:
+        return f"{self.field} ({self.detail})"
+
+
+def check_same(saved: Spec, given: Spec, *, remedy: str) -> None:
+    """Check that runsc restores what was saved with `saved` into a container with `given`.
+
+    Raises:
+        InvalidArgument: it does not; the message names each field that differs.
+    """
+    found = differences(saved, given)
+    if found:
+        message = f"the bundle differs from the one in the image: {describe(found)}"
+        raise InvalidArgument(message, remedy=remedy)
+
+
+def describe(found: tuple[Difference, ...]) -> str:
+    """List differences in one line, with a bound."""
+    shown = "; ".join(map(str, found[:_SHOWN_DIFFERENCES]))
+    more = len(found) - _SHOWN_DIFFERENCES
+    return f"{shown}; and {more} more" if more > 0 else shown
+
+
+def differences(saved: Spec, given: Spec) -> tuple[Difference, ...]:
+    """List every field that keeps `given` from taking the place of `saved`."""
+    old, new = _fields(saved), _fields(given)
+    changed = (
+        Difference(field=name, detail=_detail(old.get(name), new.get(name)))
+        for name in dict.fromkeys((*old, *new))
+        if old.get(name) != new.get(name)
+    )
+    known = conflicts(saved)
+    return (*changed, *(one for one in conflicts(given) if one not in known))
+
+
+def conflicts(spec: Spec) -> tuple[Difference, ...]:
+    """List what runsc's validation refuses in any spec, even against itself.
+
+    An image made with such a spec could never be restored by a runsc that validates.
+    """
+    return (*_repeated_mounts(spec), *_repeated(spec))
+
+
+def _fields(spec: Spec) -> dict[str, Any]:
+    """Give each compared field in a form in which equal means that runsc takes it for equal."""
+    data = spec.data
+    process, linux = _object(data, "process"), _object(data, "linux")
+    found: dict[str, Any] = {
+        "ociVersion": data.get("ociVersion", ""),
+        "root.readonly": spec.readonly,
+        "process.terminal": spec.terminal,
+        "process.cwd": process.get("cwd", ""),
+        "process.user": {"uid": 0, "gid": 0, **_meaning(_object(process, "user"))},
+        "process.rlimits": sorted(_rlimit(one) for one in _objects(process, "rlimits")),
+        "process.args": _args(spec.args),
+        "linux.sysctl": _object(linux, "sysctl"),
+        "linux.seccomp": _seccomp(spec, linux),
+        "linux.devices": _devices(linux),
+        "linux.uidMappings": _set_of(linux.get("uidMappings")),
+        "linux.gidMappings": _set_of(linux.get("gidMappings")),
+        "linux.namespaces": sorted(_namespaces(linux)),
+    }
+    found |= _capabilities(process)
+    found |= {f"process.{name}": _meaning(process.get(name)) for name in _PROCESS_REST}
+    found |= {f"linux.{name}": _meaning(linux.get(name)) for name in _LINUX_REST}
+    found |= {name: _meaning(data.get(name)) for name in _SPEC_REST}
+    found |= {f"mounts {where}": how for where, how in _mounts(data).items()}
+    found |= {f"annotations {key}": text for key, text in _annotations(spec).items()}
+    # By it runsc finds the container in the image.
+    found[f"annotations {_NAME}"] = spec.annotations.get(_NAME, "")
+    return found
+
+
+def _mounts(data: dict[str, Any]) -> dict[str, Any]:
+    """Give the mounts by destination, without their sources; the last of several counts."""
+    return {str(one.get("destination", "")): _mount(one) for one in _objects(data, "mounts")}
+
+
+def _mount(mount: dict[str, Any]) -> dict[str, Any]:
+    return {
+        "type": mount.get("type") or "",
+        "options": sorted(map(str, _list(mount, "options"))),
+        "uidMappings": _set_of(mount.get("uidMappings")),
+        "gidMappings": _set_of(mount.get("gidMappings")),
+    }
+
+
+def _annotations(spec: Spec) -> dict[str, str]:
+    return {key: text for key, text in spec.annotations.items() if _is_compared(key)}
+
+
+def _is_compared(key: str) -> bool:
+    if not key.startswith("dev.gvisor.") or key.startswith(_FREE_ANNOTATIONS):
+        return False
+    source = key.startswith("dev.gvisor.spec.mount.") and key.endswith(".source")
+    return not source and key not in _FREE_FLAGS
+
+
+def _args(args: tuple[str, ...]) -> list[str]:
+    """Give the command line with the program by its last part: runsc may have resolved it."""
+    return [PurePosixPath(args[0]).name or args[0], *args[1:]] if args else []
+
+
+def _capabilities(process: dict[str, Any]) -> dict[str, Any]:
+    sets = _object(process, "capabilities")
+    found: dict[str, Any] = {
+        f"process.capabilities.{name}": sorted(map(str, _list(sets, name)))
+        for name in _CAPABILITY_SETS
+    }
+    # None at all is another thing than five empty sets.
+    found["process.capabilities"] = "none" if process.get("capabilities") is None else "some"
+    return found
+
+
+def _rlimit(limit: dict[str, Any]) -> str:
+    return f"{limit.get('type', '')} soft {limit.get('soft', 0)} hard {limit.get('hard', 0)}"
+
+
+def _seccomp(spec: Spec, linux: dict[str, Any]) -> Any:
+    """Give the filter; runsc drops it where an annotation says that it is the runtime's own."""
+    name = spec.annotations.get(_NAME, "")
+    if name and spec.annotations.get(_SECCOMP + name) == "RuntimeDefault":
+        return None
+    return _meaning(linux.get("seccomp"))
+
+
+def _devices(linux: dict[str, Any]) -> list[list[str]]:
+    """Give the path and type of each device; which GPUs they are may change."""
+    found = (one for one in _objects(linux, "devices") if not _is_gpu(one))
+    return sorted([str(one.get("path", "")), str(one.get("type", ""))] for one in found)
+
+
+def _namespaces(linux: dict[str, Any]) -> list[str]:
+    return [str(one.get("type", "")) for one in _objects(linux, "namespaces")]
+
+
+def _is_gpu(device: dict[str, Any]) -> bool:
+    name, minor = PurePosixPath(str(device.get("path", ""))).name, device.get("minor", 0)
+    return (
+        bool(_NVIDIA_GPU.fullmatch(name))
+        and device.get("major") == _NVIDIA_MAJOR
+        and name == f"nvidia{minor}"
+        and minor <= _NVIDIA_REGULAR_MAX
+    )
+
+
+def _repeated_mounts(spec: Spec) -> Iterator[Difference]:
+    """Find places at which two mounts differ: runsc compares the first with the one that counts."""
+    seen: dict[str, dict[str, Any]] = {}
+    for one in _objects(spec.data, "mounts"):
+        where = str(one.get("destination", ""))
+        whole = {**_mount(one), "source": one.get("source", "")}
+        if seen.setdefault(where, whole) != whole:
+            yield Difference(field=f"mounts {where}", detail="two different mounts at one place")
+
+
+def _repeated(spec: Spec) -> Iterator[Difference]:
+    process, linux = _object(spec.data, "process"), _object(spec.data, "linux")
+    sets = _object(process, "capabilities")
+    lists: dict[str, list[Any]] = {
+        "process.rlimits": _list(process, "rlimits"),
+        **{f"process.capabilities.{name}": _list(sets, name) for name in _CAPABILITY_SETS},
+        "linux.uidMappings": _list(linux, "uidMappings"),
+        "linux.gidMappings": _list(linux, "gidMappings"),
+        "linux.devices": _devices(linux),
+        "linux.namespaces": _namespaces(linux),
+    }
+    for name, entries in lists.items():
+        texts = [_text(one) for one in entries]
+        if again := sorted({text for text in texts if texts.count(text) > 1}):
+            yield Difference(field=name, detail=f"names {_short(again[0])} twice")
+
+
+def _detail(old: Any, new: Any) -> str:
+    if isinstance(old, list) and isinstance(new, list):
+        lacks = [one for one in old if one not in new]
+        adds = [one for one in new if one not in old]
+        parts = [("lacks", lacks), ("adds", adds)]
+        if said := [f"{verb} {_shown(ones)}" for verb, ones in parts if ones]:
+            return ", ".join(said)
+    if isinstance(old, dict) and isinstance(new, dict):
+        names = [name for name in dict.fromkeys((*old, *new)) if old.get(name) != new.get(name)]
+        return ", ".join(f"{name}: {_detail(old.get(name), new.get(name))}" for name in names[:3])
+    return f"saved {_shown(old)}, given {_shown(new)}"
+
+
+def _shown(value: Any) -> str:
+    if value is None or value == []:
+        return "nothing"
+    if isinstance(value, str):
+        return _short(value or "nothing")
+    if isinstance(value, list) and all(isinstance(one, str) for one in value):
+        return _short(", ".join(value))
+    return _short(_text(value))
+
+
+def _short(text: str) -> str:
+    plain = "".join(letter if letter.isprintable() else "?" for letter in text)
+    return plain if len(plain) <= _SHOWN_VALUE else plain[:_SHOWN_VALUE] + "..."
+
+
+def _meaning(value: Any) -> Any:
+    """Drop what Go reads as not there: null, empty texts and lists, and false."""
+    if isinstance(value, dict):
+        plain = {key: _meaning(one) for key, one in value.items()}
+        return {key: one for key, one in plain.items() if one is not None}
+    if isinstance(value, list):
+        return [_meaning(one) for one in value] or None
+    return None if value == "" or value is False else value
+
+
+def _set_of(value: Any) -> list[Any]:
+    entries = value if isinstance(value, list) else []
+    return sorted((_meaning(one) for one in entries), key=_text)
+
+
+def _text(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value, sort_keys=True)
+
+
+def _object(data: dict[str, Any], key: str) -> dict[str, Any]:
+    return _object_of(data.get(key))
+
+
+def _object_of(value: Any) -> dict[str, Any]:
+    return value if isinstance(value, dict) else {}
+
+
+def _objects(data: dict[str, Any], key: str) -> list[dict[str, Any]]:
+    return [one for one in _list(data, key) if isinstance(one, dict)]
+
+
+def _list(data: dict[str, Any], key: str) -> list[Any]:
+    value = data.get(key)
+    return value if isinstance(value, list) else []

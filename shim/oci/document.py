@@ -1,0 +1,241 @@
+"""A bundle's config.json: read bounded, checked once, edited only by copying."""
+
+from __future__ import annotations
+
+import re
+import stat
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from shim.errors import CryoError, InvalidBundle
+from shim.host import files
+from shim.model import Value
+from shim.oci import canonical
+
+CONFIG = "config.json"
+MAX_SPEC_BYTES = 8 << 20
+_NUL = re.compile(rb"(?<!\\)(?:\\\\)*\\u0000")
+
+
+class Device(Value):
+    """What is read of an OCI `linux.devices` entry."""
+
+    path: str
+    type: str = ""
+    major: int = 0
+    minor: int = 0
+
+
+class SpecMount(Value):
+    """What is read of an OCI `mounts` entry."""
+
+    destination: str
+    type: str = ""
+    source: str = ""
+    options: tuple[str, ...] | None = None
+
+
+class _Capabilities(Value):
+    bounding: tuple[str, ...] | None = None
+
+
+class _Process(Value):
+    args: tuple[str, ...] | None = None
+    env: tuple[str, ...] | None = None
+    terminal: bool = False
+    capabilities: _Capabilities | None = None
+
+
+class _Root(Value):
+    path: str = ""
+    readonly: bool = False
+
+
+class _SpecNamespace(Value):
+    type: str = ""
+    path: str = ""
+
+
+class _Linux(Value, rename="camel"):
+    cgroups_path: str | None = None
+    devices: tuple[Device, ...] | None = None
+    namespaces: tuple[_SpecNamespace, ...] | None = None
+
+
+class _View(Value, rename="camel"):
+    """The part of a spec that this project reads; everything else is kept as it came."""
+
+    oci_version: str = ""
+    process: _Process | None = None
+    root: _Root | None = None
+    mounts: tuple[SpecMount, ...] | None = None
+    annotations: dict[str, str] | None = None
+    linux: _Linux | None = None
+
+
+class Spec(Value):
+    """A spec and the folder that its relative paths start from; `data` is never changed."""
+
+    bundle: Path
+    data: dict[str, Any]
+    view: _View
+
+    @property
+    def args(self) -> tuple[str, ...]:
+        """Give the command line of the first process."""
+        return self._process.args or ()
+
+    @property
+    def env(self) -> tuple[str, ...]:
+        """Give the environment as `NAME=value` lines."""
+        return self._process.env or ()
+
+    @property
+    def terminal(self) -> bool:
+        """Whether the first process has a terminal."""
+        return self._process.terminal
+
+    @property
+    def bounding_capabilities(self) -> frozenset[str]:
+        """Give the capabilities that the container may have at most."""
+        return frozenset((self._process.capabilities or _Capabilities()).bounding or ())
+
+    @property
+    def annotations(self) -> dict[str, str]:
+        """Give a copy of the annotations."""
+        return dict(self.view.annotations or {})
+
+    @property
+    def mounts(self) -> tuple[SpecMount, ...]:
+        """Give the mounts, in order."""
+        return self.view.mounts or ()
+
+    @property
+    def devices(self) -> tuple[Device, ...]:
+        """Give the device nodes."""
+        return (self.view.linux and self.view.linux.devices) or ()
+
+    @property
+    def cgroups_path(self) -> str:
+        """Give the path of the cgroup; empty when not said."""
+        return (self.view.linux and self.view.linux.cgroups_path) or ""
+
+    @property
+    def shares_pids(self) -> bool:
+        """Whether the container joins a pid namespace that is there already."""
+        spaces = (self.view.linux and self.view.linux.namespaces) or ()
+        return any(space.type == "pid" and space.path for space in spaces)
+
+    @property
+    def joined_namespaces(self) -> tuple[str, ...]:
+        """List the paths of the namespaces that the container joins."""
+        spaces = (self.view.linux and self.view.linux.namespaces) or ()
+        return tuple(space.path for space in spaces if space.path)
+
+    @property
+    def network_namespace(self) -> str:
+        """Give the path of the network namespace that the container joins; empty for a new one."""
+        spaces = (self.view.linux and self.view.linux.namespaces) or ()
+        return next((space.path for space in spaces if space.type == "network"), "")
+
+    @property
+    def readonly(self) -> bool:
+        """Whether the root filesystem is read-only."""
+        return self._root.readonly
+
+    @property
+    def rootfs(self) -> Path:
+        """Give the absolute path of the root filesystem on the host."""
+        return self.bundle / self._root.path
+
+    @property
+    def has_nvidia_devices(self) -> bool:
+        """Whether an NVIDIA device node is among the devices."""
+        return any(device.path.startswith("/dev/nvidia") for device in self.devices)
+
+    def variable(self, name: str) -> str | None:
+        """Give an environment variable; the last of several wins, as in the NVIDIA toolkit."""
+        prefix = f"{name}="
+        found = [line.removeprefix(prefix) for line in self.env if line.startswith(prefix)]
+        return found[-1] if found else None
+
+    @property
+    def _process(self) -> _Process:
+        return self.view.process or _Process()
+
+    @property
+    def _root(self) -> _Root:
+        return self.view.root or _Root()
+
+
+def load(bundle: Path, *, restoring: bool = False) -> Spec:
+    """Read and check `bundle`/config.json; a spec to restore may lack the command line.
+
+    Raises:
+        InvalidBundle: missing, too large, no JSON object, or without a part that runsc needs.
+    """
+    if not bundle.is_absolute():
+        message = f"bundle {bundle} is not an absolute path"
+        raise InvalidBundle(message, remedy="give the bundle's absolute path")
+    path = bundle / CONFIG
+    try:
+        data = canonical.decode(files.read_bounded(path, MAX_SPEC_BYTES, nofollow=False))
+    except CryoError as error:
+        remedy = f"put an OCI config.json in {bundle}"
+        raise InvalidBundle(error.message, remedy=remedy) from error
+    except ValueError as error:
+        message = f"{path} is no JSON: {error}"
+        raise InvalidBundle(message, remedy="correct the file") from error
+    return parse(data, bundle, restoring=restoring)
+
+
+def parse(data: Any, bundle: Path, *, restoring: bool = False) -> Spec:
+    """Check spec `data` that belongs to `bundle`.
+
+    Raises:
+        InvalidBundle: a part that is needed is missing or of the wrong type.
+    """
+    where = bundle / CONFIG
+    if not isinstance(data, dict):
+        message = f"{where} is not a JSON object"
+        raise InvalidBundle(message, remedy="write an OCI runtime spec")
+    try:
+        encoded = canonical.encode(data)
+        spec = Spec(bundle=bundle, data=data, view=msgspec.convert(data, _View))
+    except (ValueError, msgspec.ValidationError) as error:
+        message = f"{where}: {error}"
+        raise InvalidBundle(message, remedy="correct the spec") from error
+    if _NUL.search(encoded):
+        message = f"{where} has a NUL character, which no path, argument or variable can have"
+        raise InvalidBundle(message, remedy="remove \\u0000 from the file")
+    if missing := _missing(spec, restoring=restoring):
+        message = f"{where} has no {missing}"
+        raise InvalidBundle(message, remedy=f"set {missing} in the spec")
+    return spec
+
+
+def digest(spec: Spec) -> str:
+    """Hash the whole spec, whatever the order of its keys: BLAKE3, in hexadecimal."""
+    return canonical.digest(canonical.encode(spec.data))
+
+
+def write(spec: Spec) -> None:
+    """Replace the bundle's config.json with this spec, whole or not at all; its mode is kept."""
+    path = spec.bundle / CONFIG
+    try:
+        mode = stat.S_IMODE(path.stat().st_mode)
+    except OSError:
+        mode = 0o600
+    files.write_atomic(path, canonical.encode(spec.data) + b"\n", mode)
+
+
+def _missing(spec: Spec, *, restoring: bool) -> str:
+    if not spec.view.oci_version:
+        return "ociVersion"
+    if spec.view.root is None or not spec.view.root.path:
+        return "root.path"
+    if not restoring and not spec.args:
+        return "process.args"
+    return ""

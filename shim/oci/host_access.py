@@ -1,0 +1,94 @@
+"""What a spec gives its container of the host: programs that run there, folders, devices. Pure."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from shim.model import Value
+from shim.oci import document
+from shim.oci.document import Spec, SpecMount
+
+_HOOKS = "hooks"
+_BIND = frozenset({"bind", "rbind"})
+
+
+class Hook(Value):
+    """A program that the runtime runs on the host, as root."""
+
+    when: str
+    path: str
+    args: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        return f"{self.when} {self.path}"
+
+
+class HostMount(Value):
+    """A file or folder of the host that the container sees."""
+
+    source: str
+    destination: str
+    writable: bool
+
+
+class HostAccess(Value):
+    """Everything of the host that one container gets. `namespaces` are those that it joins."""
+
+    task: str
+    rootfs: str
+    hooks: tuple[Hook, ...] = ()
+    mounts: tuple[HostMount, ...] = ()
+    devices: tuple[str, ...] = ()
+    namespaces: tuple[str, ...] = ()
+
+
+def of(task: str, spec: Spec) -> HostAccess:
+    """List what the container of a task gets of the host."""
+    return HostAccess(
+        task=task,
+        rootfs=str(spec.rootfs),
+        hooks=hooks(spec),
+        mounts=tuple(_mount(spec, mount) for mount in spec.mounts if _is_bind(mount)),
+        devices=tuple(device.path for device in spec.devices),
+        namespaces=spec.joined_namespaces,
+    )
+
+
+def hooks(spec: Spec) -> tuple[Hook, ...]:
+    """List the hooks of a spec, which is untrusted: what is no hook is left out."""
+    found = spec.data.get(_HOOKS)
+    if not isinstance(found, dict):
+        return ()
+    return tuple(
+        _hook(str(when), one)
+        for when, each in found.items()
+        if isinstance(each, list)
+        for one in each
+        if isinstance(one, dict)
+    )
+
+
+def without_hooks(spec: Spec) -> Spec:
+    """Return the spec without any hook."""
+    if _HOOKS not in spec.data:
+        return spec
+    rest = {name: value for name, value in spec.data.items() if name != _HOOKS}
+    return document.parse(rest, spec.bundle, restoring=True)
+
+
+def _hook(when: str, found: dict[str, Any]) -> Hook:
+    args = found.get("args")
+    words = tuple(str(word) for word in args) if isinstance(args, list) else ()
+    return Hook(when=when, path=str(found.get("path", "")), args=words)
+
+
+def _is_bind(mount: SpecMount) -> bool:
+    return mount.type == "bind" or bool(_BIND & set(mount.options or ()))
+
+
+def _mount(spec: Spec, mount: SpecMount) -> HostMount:
+    return HostMount(
+        source=str(spec.bundle / mount.source),
+        destination=mount.destination,
+        writable="ro" not in (mount.options or ()),
+    )

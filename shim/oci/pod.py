@@ -1,0 +1,47 @@
+"""How a spec says that its container shares a sandbox with others: the CRI plugin's annotations.
+
+Source: containerd internal/cri/annotations; runsc reads the same ones (runsc/specutils/cri.go).
+"""
+
+from __future__ import annotations
+
+from shim.oci import document
+from shim.oci.document import Spec
+
+CONTAINER_TYPE = "io.kubernetes.cri.container-type"
+CONTAINER_NAME = "io.kubernetes.cri.container-name"
+SANDBOX_ID = "io.kubernetes.cri.sandbox-id"
+_MEMBER = "container"
+
+
+def sandbox_of(spec: Spec) -> str:
+    """Return the id of the sandbox that the container joins; empty when it has its own."""
+    if spec.annotations.get(CONTAINER_TYPE) != _MEMBER:
+        return ""
+    return spec.annotations.get(SANDBOX_ID, "")
+
+
+def name_of(spec: Spec) -> str:
+    """Return the name by which runsc finds the container in an image of its pod."""
+    return spec.annotations.get(CONTAINER_NAME, "")
+
+
+def joined(spec: Spec, name: str, sandbox_id: str) -> Spec:
+    """Return the spec of a container that joins a sandbox, known there by a name."""
+    wanted = {CONTAINER_TYPE: _MEMBER, CONTAINER_NAME: name, SANDBOX_ID: sandbox_id}
+    return _annotated(spec, wanted)
+
+
+def leading(spec: Spec, sandbox_id: str) -> Spec:
+    """Return the spec of a sandbox's own container under an id, which it names where it is a pod's.
+
+    A container of its own says nothing of all this, and stays so.
+    """
+    return _annotated(spec, {SANDBOX_ID: sandbox_id} if SANDBOX_ID in spec.annotations else {})
+
+
+def _annotated(spec: Spec, wanted: dict[str, str]) -> Spec:
+    annotations = spec.annotations | wanted
+    if annotations == spec.annotations:
+        return spec
+    return document.parse({**spec.data, "annotations": annotations}, spec.bundle, restoring=True)
