@@ -1,4 +1,4 @@
-"""containerd's own services for what ctr cannot say: a spec of one's own, an image for a task."""
+"""Calls containerd's services for what ctr has no option for: a given spec, a restore by Create."""
 
 from __future__ import annotations
 
@@ -21,23 +21,23 @@ _CALL_S = 60.0
 
 
 class Api(Connection):
-    """One namespace of a containerd, in which containers run in our shim."""
+    """A client for one namespace of containerd, whose containers run in our shim."""
 
     def __init__(self, cryo: Cryo) -> None:
         namespace = ("containerd-namespace", cryo.namespace)
         super().__init__(cryo.address, timeout_s=_CALL_S, metadata=(namespace,))
 
     def container(self, name: str, spec: dict[str, Any], runtime: str = RUNTIME) -> None:
-        """Make the record of a container."""
+        """Create the record of a container."""
         packed = AnyMessage(type_url=_SPEC, value=json.dumps(spec).encode())
         record = pb.Container(id=name, runtime=pb.Runtime(name=runtime), spec=packed)
         request = pb.CreateContainerRequest(container=record)
         self.ask(_CONTAINERS, "Create", request, pb.Nothing)
 
     def create(self, name: str, rootfs: Path | None = None, image_path: str = "") -> None:
-        """Make the task of a container; with an image, Start brings that back.
+        """Create the task of a container; with an image, Start restores it.
 
-        Without a root file system it is the one that the spec names.
+        The default root filesystem is that of the spec.
         """
         request = pb.CreateTaskRequest(container_id=name)
         if rootfs is not None:
@@ -54,7 +54,7 @@ class Api(Connection):
         return self.ask(_TASKS, "Start", pb.StartRequest(container_id=name), pb.StartResponse).pid
 
     def end(self, name: str) -> None:
-        """Kill a task, wait for its end, and delete it."""
+        """Kill a task, wait for its exit, and delete it."""
         self.ask(_TASKS, "Kill", pb.KillRequest(container_id=name, signal=9, all=True), pb.Nothing)
         self.ask(_TASKS, "Wait", pb.WaitRequest(container_id=name), pb.WaitResponse)
         self.ask(_TASKS, "Delete", pb.DeleteTaskRequest(container_id=name), pb.DeleteResponse)

@@ -18,7 +18,7 @@ _START_S = 60.0
 
 
 class Beside:
-    """The client of a sidecar that runs beside a containerd."""
+    """A `cryo` client of a sidecar that runs beside containerd."""
 
     def __init__(self, cryo: Cryo, namespace: str = "") -> None:
         self._cryo = cryo
@@ -42,7 +42,7 @@ class Beside:
 
 @contextlib.contextmanager
 def serving(cryo: Cryo, namespace: str = "") -> Iterator[Beside]:
-    """Have a sidecar beside a containerd; give a client of it for a namespace."""
+    """Run a sidecar beside containerd; yield a client of it for a namespace."""
     remote, client = cryo.place.remote, Beside(cryo, namespace)
     argv = [sys.executable, "-m", "shim.entry.cli", "serve", "--config", str(cryo.config)]
     pid = remote.spawn(argv, output=cryo.folder / "sidecar.log", env=cryo.env)
@@ -52,6 +52,6 @@ def serving(cryo: Cryo, namespace: str = "") -> Iterator[Beside]:
     finally:
         remote.kill(pid, signal.SIGTERM)
         remote.wait(pid, _START_S)
-        # It would wait a minute for another sidecar.
+        # The supervisor would wait a minute for another sidecar.
         for supervisor in cryo.processes(f"{cryo.state}/keeper.sock"):
             remote.kill(supervisor)

@@ -12,13 +12,13 @@ LINES = ("1.6", "1.7", "2.1", "2.4")
 
 @dataclass(frozen=True)
 class ContainerdBuild:
-    """A containerd in a folder, with its ctr and its shim for runc beside it."""
+    """A directory with containerd, its ctr and its shim for runc."""
 
     line: str
     folder: Path
 
     def __str__(self) -> str:
-        """Give the name that test ids use."""
+        """Return the name that test ids use."""
         return self.line
 
     @property
@@ -28,14 +28,14 @@ class ContainerdBuild:
 
     @property
     def config_version(self) -> int:
-        """Return the version of the config format that this line was made for."""
+        """Return the version of this line's config format."""
         return 3 if self.numbers >= (2, 0) else 2
 
     @property
     def needs_local_import(self) -> bool:
-        """Whether `ctr image import` needs the option to do the work itself, not the daemon.
+        """Whether `ctr image import` needs the option to import in ctr instead of the daemon.
 
-        ctr 2.4 otherwise asks its transfer service, which refuses: it has no unpack platform.
+        Otherwise ctr 2.4 uses the transfer service, which fails: it has no unpack platform.
         """
         return self.numbers >= (2, 0)
 
@@ -44,6 +44,6 @@ def find_containerd(line: str) -> ContainerdBuild:
     """Return the containerd of this line.
 
     Raises:
-        NotHere: there is none.
+        NotHere: it is not installed.
     """
     return ContainerdBuild(line, find_program(f"containerd-{line}").parent)

@@ -1,4 +1,4 @@
-"""The config.toml of a containerd under test: everything in its own folder, no network."""
+"""The config.toml of a containerd under test: all paths in its own directory, no network."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _CRI_OFF = {
 
 @dataclass(frozen=True)
 class Cri:
-    """What containerd's CRI plugin needs: the image of a pod, and runtimes by name.
+    """Settings of containerd's CRI plugin: the pause image, and runtimes by name.
 
     `runtimes` maps the handler's name to the runtime's type.
     """
@@ -32,7 +32,7 @@ def write_config(
     more: str,
     imports: Sequence[Path] = (),
 ) -> Path:
-    """Write config.toml into a containerd's folder, `more` at its end."""
+    """Write config.toml into containerd's directory, with `more` appended."""
     version = build.config_version
     off = [] if cri else list(_CRI_OFF[version])
     lines = [
@@ -94,7 +94,7 @@ def _cri_v3(folder: Path, cri: Cri) -> list[str]:
 
 
 def _cni(name: str, folder: Path) -> list[str]:
-    # Pods of the tests use the host's network, so that no CNI plugin is asked.
+    # Pods of the tests use the host's network, so no CNI plugin is called.
     return [
         f"[{name}.cni]",
         f'  conf_dir = "{folder}/cni/conf"',

@@ -1,4 +1,4 @@
-"""A real containerd of each line, in a place of its own."""
+"""Fixtures: a real containerd of each line, in a place of its own."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ from tests.containerd.place import Place, private_place
 
 @pytest.fixture(scope="session", autouse=True)
 def require_root() -> None:
-    """Skip the room, or fail it in CI, where we are not root."""
+    """Skip these tests if we are not root, or fail them in CI."""
     if os.geteuid() != 0:
         excuse("containerd needs root")
 
 
 def program(tool: str, name: str = "") -> Path:
-    """Return a program that the test needs; otherwise it is skipped, or failed in CI."""
+    """Return a program that the test needs; skip the test if it is missing, or fail it in CI."""
     try:
         return find_program(tool, name)
     except NotHere as no:
@@ -37,7 +37,7 @@ def program(tool: str, name: str = "") -> Path:
 
 @pytest.fixture(scope="session", params=LINES)
 def containerd_build(request: pytest.FixtureRequest) -> ContainerdBuild:
-    """Give the containerd of each line in turn."""
+    """Return the containerd of each line in turn."""
     try:
         return find_containerd(request.param)
     except NotHere as no:
@@ -46,32 +46,32 @@ def containerd_build(request: pytest.FixtureRequest) -> ContainerdBuild:
 
 @pytest.fixture(scope="session")
 def runc() -> Path:
-    """Give the runc of the tests."""
+    """Return the runc of the tests."""
     return program("runc")
 
 
 @pytest.fixture(scope="session")
 def docker_build() -> Path:
-    """Give Debian's dockerd, with its client beside it."""
+    """Return Debian's dockerd, with its client beside it."""
     return program("docker")
 
 
 @pytest.fixture(scope="session")
 def archive(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Give the archive of the small image."""
+    """Return the archive of the small image."""
     return image.write(tmp_path_factory.mktemp("image") / "cryobox.tar", program("busybox"))
 
 
 @pytest.fixture(scope="session")
 def pause_archive(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Give the archive of the image that pods are made of."""
+    """Return the archive of the image that pods are made of."""
     path = tmp_path_factory.mktemp("image") / "cryopause.tar"
     busybox = program("busybox")
     return image.write(path, busybox, reference=image.PAUSE, command=image.PAUSE_COMMAND)
 
 
 def make_ready(node: Containerd, *archives: Path, handler: str = "") -> None:
-    """Give a node of the kubelet's its images, and run a first pod, whose folders others share."""
+    """Import the images into a node, and run a first pod, which creates shared directories."""
     for one in archives:
         node.import_image(one)
     with Kubelet(node.address) as first:
@@ -80,7 +80,7 @@ def make_ready(node: Containerd, *archives: Path, handler: str = "") -> None:
 
 @pytest.fixture(scope="module")
 def place() -> Iterator[Place]:
-    """Give a private place with the host's /dev."""
+    """Yield a private place with the host's /dev."""
     with private_place() as made:
         yield made
 
@@ -89,24 +89,24 @@ def place() -> Iterator[Place]:
 def containerd(
     containerd_build: ContainerdBuild, place: Place, runc: Path, archive: Path
 ) -> Iterator[Containerd]:
-    """Give a running containerd of each line, with runc and the small image."""
+    """Yield a running containerd of each line, with runc and the small image."""
     with Containerd(containerd_build, place, programs={"runc": runc}) as made:
         made.import_image(archive)
-        # The first container makes folders that all later ones share.
+        # The first container creates directories that all later ones share.
         made.run("first", "true")
         yield made
 
 
 @pytest.fixture(scope="session")
 def simulation(runsc_new: RunscBuild) -> Iterator[Simulation]:
-    """Give a machine with a simulated GPU."""
+    """Yield a machine with a simulated GPU."""
     with Simulation(runsc_new.path) as made:
         yield made
 
 
 @pytest.fixture(scope="session")
 def gpu_place(simulation: Simulation) -> Place:
-    """Give a private place with a GPU in its /dev."""
+    """Return a private place with a GPU in its /dev."""
     return gpu.place_of(simulation)
 
 
@@ -114,10 +114,10 @@ def gpu_place(simulation: Simulation) -> Place:
 def cryo(
     containerd_build: ContainerdBuild, simulation: Simulation, gpu_place: Place, archive: Path
 ) -> Iterator[Cryo]:
-    """Give a running containerd of each line with our shim, on a machine with a GPU."""
+    """Yield a running containerd of each line with our shim, on a machine with a GPU."""
     with simulated(containerd_build, simulation, gpu_place) as made:
         made.import_image(archive)
-        # The first container starts the fork server, and makes folders that all later ones share.
+        # The first container starts the fork server and creates shared directories.
         made.run("first", "true")
         made.know()
         yield made
@@ -125,6 +125,6 @@ def cryo(
 
 @pytest.fixture
 def nothing_left(cryo: Cryo) -> Iterator[None]:
-    """Whatever the test did, nothing of it may be left."""
+    """Check that the test has left nothing behind."""
     yield
     cryo.expect_nothing_new()

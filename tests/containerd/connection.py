@@ -14,10 +14,10 @@ Metadata = tuple[tuple[str, str], ...]
 
 
 class Connection:
-    """A context that holds the connection. Each call raises grpc.RpcError when it is refused."""
+    """A context manager with the connection. A call that fails raises grpc.RpcError."""
 
     def __init__(self, address: Path, *, timeout_s: float, metadata: Metadata = ()) -> None:
-        """Take the socket, the time for a call, and what goes with each."""
+        """Take the socket, the timeout of a call, and the metadata of every call."""
         self._channel = grpc.insecure_channel(f"unix:{address}")
         self._timeout_s = timeout_s
         self._metadata = metadata

@@ -1,4 +1,4 @@
-"""Our shim under a real containerd: its launcher, its config.toml, and the harness around both."""
+"""Our shim under a real containerd: its launcher, its config.toml, and the test harness."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ from tests.containerd.place import Place
 RUNTIME = "io.containerd.cryo.v1"
 LAUNCHER = "containerd-shim-cryo-v1"
 FLAGS = {"network": "none"}
-# What a machine with a GPU needs besides; nvproxy itself is the shim's to ask for.
+# More flags for a machine with a GPU; the shim sets nvproxy itself.
 GPU_FLAGS = {**FLAGS, "nvproxy-driver-version": "latest", "host-uds": "open"}
-# Counts in a file, slowly: a process that is made costs much in a sandbox.
+# Counts in a file, slowly: creating processes is expensive in a sandbox.
 COUNT = "i=0; while true; do i=$((i+1)); echo $i > /count; sleep 0.1; done"
-# Waits until the count goes on, and prints from where; the file is empty while it is written.
+# Waits until the count increases, and prints its first value; a write empties the file.
 COUNTS = """
 until was=$(cat /count 2>/dev/null) && [ "$was" ]; do sleep 0.02; done
 until now=$(cat /count 2>/dev/null) && [ "$now" ] && [ "$now" -gt "$was" ]; do sleep 0.02; done
@@ -40,7 +40,7 @@ _Item = TypeVar("_Item")
 
 
 def write_launcher(folder: Path) -> Path:
-    """Write the program that containerd runs, as an installer would."""
+    """Write the launcher that containerd runs, as an installer would."""
     path = folder / LAUNCHER
     lines = (
         f"#!{sys.executable}",
@@ -56,7 +56,7 @@ def write_launcher(folder: Path) -> Path:
 
 
 def write_config(folder: Path, runsc: Path, flags: Mapping[str, str], more: toml.Tables) -> Path:
-    """Write config.toml; what the shims keep lies in /run, where leftovers are looked for."""
+    """Write config.toml; the shims' state is in /run, where leftovers are searched."""
     tables: toml.Tables = {
         "paths": {
             "state": f"/run/{folder.name}",
@@ -74,7 +74,7 @@ def write_config(folder: Path, runsc: Path, flags: Mapping[str, str], more: toml
 
 
 class Cryo(Containerd):
-    """A containerd of one line whose containers run in our shim."""
+    """A containerd of one line that runs containers in our shim."""
 
     def __init__(
         self,
@@ -93,20 +93,20 @@ class Cryo(Containerd):
         self._known: Look | None = None
 
     def prepare(self) -> None:
-        """Write our own files beside containerd's."""
+        """Write our files in addition to containerd's."""
         super().prepare()
         self.use({LAUNCHER: write_launcher(self.folder)})
         write_config(self.folder, self._runsc, self._flags, self._settings)
 
     def end(self) -> None:
-        """End it, and remove what its shims shared: others in the place look for leftovers."""
+        """Stop it and remove what its shims shared, which other tests would find as leftovers."""
         super().end()
         script = (
             "from shim.entry.shimbin import paths; "
             "print(paths.forkserver_socket(paths.default_config()))"
         )
         forkserver = self.place.remote.run([sys.executable, "-c", script], env=self.env).out.strip()
-        # runsc keeps a mount in its root for the next sandbox, which will not come.
+        # runsc keeps a mount in its root for the next sandbox; there is none.
         for point in self.look().mounts:
             if look.is_below(point, str(self.state)):
                 self.place.do("umount", "-l", point)
@@ -114,22 +114,22 @@ class Cryo(Containerd):
 
     @property
     def env(self) -> dict[str, str]:
-        """The environment that containerd and the shims have."""
+        """The environment of containerd and the shims."""
         return {**super().env, "CRYO_CONFIG": str(self.config)}
 
     @property
     def config(self) -> Path:
-        """Our config.toml."""
+        """The path of our config.toml."""
         return self.folder / "cryo.toml"
 
     @property
     def state(self) -> Path:
-        """Where the shims keep what they know, inside the place."""
+        """The state directory of the shims, inside the place."""
         return Path("/run") / self.folder.name
 
     @property
     def bundles(self) -> Path:
-        """The folder of containerd's bundles."""
+        """The directory of containerd's bundles."""
         version = "v2" if self.build.numbers >= (1, 6) else "v1"
         return self.folder / f"state/io.containerd.runtime.{version}.task" / self.namespace
 
@@ -140,12 +140,12 @@ class Cryo(Containerd):
         return super().run(name, *command, **{"runtime": RUNTIME, **how})
 
     def begin(self, name: str, *command: str, flags: tuple[str, ...] = ()) -> None:
-        """Run a container that stays."""
+        """Run a container that keeps running."""
         self.run(name, *command, flags=("-d", *flags))
 
     @contextlib.contextmanager
     def container(self, *command: str, flags: tuple[str, ...] = ()) -> Iterator[str]:
-        """Give a container that stays while the context lasts; it is deleted, however it ended."""
+        """Run a container for the duration of the context; delete it afterwards in any case."""
         name = self.fresh("box")
         with self.removing(name):
             self.begin(name, *(command or ("sleep", "1000")), flags=flags)
@@ -153,7 +153,7 @@ class Cryo(Containerd):
 
     @contextlib.contextmanager
     def removing(self, *names: str) -> Iterator[None]:
-        """Delete these containers at the end, whatever has become of them."""
+        """Delete these containers at the end, in whatever state they are."""
         try:
             yield
         finally:
@@ -165,11 +165,11 @@ class Cryo(Containerd):
         return self.ctr(*argv, check=check)
 
     def until_counts(self, name: str) -> int:
-        """Wait until a container that runs COUNT goes on; return how far it was before."""
+        """Wait until the count of a container increases; return its first value."""
         return int(self.exec(name, "sh", "-c", COUNTS).out)
 
     def kill_task(self, name: str, signal: str = "SIGKILL") -> None:
-        """Kill a task and wait for its end."""
+        """Kill a task and wait for its exit."""
         self.ctr("tasks", "kill", "--signal", signal, name)
         self.until_status(name, "STOPPED")
 
@@ -183,28 +183,28 @@ class Cryo(Containerd):
         wait_until(stopped, f"the end of {len(names)} tasks", 60)
 
     def remove(self, name: str) -> None:
-        """End a container, if it is there, and delete all of it."""
+        """Kill a container, if it exists, and delete all of it."""
         self.ctr("tasks", "delete", "--force", name, check=False)
         self.ctr("containers", "delete", name, check=False)
 
     def fresh(self, word: str) -> str:
-        """Return a name that nothing has yet."""
+        """Return an unused name."""
         return f"{word}-{next(numbers)}"
 
     @staticmethod
     def each(do: Callable[[_Item], _Made], items: Sequence[_Item]) -> list[_Made]:
-        """Do the same with each, a few at a time."""
+        """Call a function with each, a few at a time."""
         with ThreadPoolExecutor(_AT_ONCE) as pool:
             return list(pool.map(do, items))
 
-    # What is left.
+    # Leftovers.
 
     def know(self) -> None:
-        """Take what is there now for what may be there."""
+        """Record what exists now as the baseline for leftovers."""
         self._known = self.look()
 
     def expect_nothing_new(self, ignored: Sequence[str] = ()) -> None:
-        """Check that nothing is there that was not known; what is ignored is known from now on."""
+        """Check that nothing is there that is not in the baseline; add to it what is ignored."""
         assert self._known is not None, "nothing is known yet"  # a test's own
         left = self.left_behind(self._known, ignored)
         if ignored or left:
@@ -214,11 +214,11 @@ class Cryo(Containerd):
     # Processes.
 
     def shim_of(self, name: str) -> int:
-        """Return the pid of the shim that serves a container: its sandbox's parent."""
+        """Return the pid of the shim of a container: its sandbox's parent."""
         return look.parent_of(self.tasks()[name][0])
 
     def forkserver(self) -> int:
-        """Return the pid of the process that forks the shims of this containerd."""
+        """Return the pid of the fork server of this containerd."""
         forks = self.processes(r"shim\.entry\.shimbin\.forkserver")
         (found,) = (pid for pid in forks if comm(pid) == "cryo-forkserver" and self._ours(pid))
         return found
@@ -227,7 +227,7 @@ class Cryo(Containerd):
         return str(self.config).encode() in Path(f"/proc/{pid}/environ").read_bytes()
 
     def children_of(self, pid: int) -> list[int]:
-        """Return the processes that a process has started, or taken over."""
+        """Return the children of a process, including adopted ones."""
         return [int(word) for word in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
 
     def gone(self, *pids: int) -> None:
@@ -247,7 +247,7 @@ class Cryo(Containerd):
         return reference
 
     def bring_back(self, reference: str, name: str, *flags: str) -> None:
-        """Make a container of an image with `ctr containers restore`."""
+        """Restore a container from an image with `ctr containers restore`."""
         self.ctr("containers", "restore", "--live", *flags, name, reference)
 
     def image_names(self) -> list[str]:
@@ -255,7 +255,7 @@ class Cryo(Containerd):
         return self.ctr("images", "ls", "-q").out.split()
 
     def parts(self, reference: str) -> list[dict[str, Any]]:
-        """Return what an image is made of."""
+        """Return the parts of an image."""
         lines = self.ctr("images", "ls", f"name=={reference}").out.splitlines()
         digest = next(word for word in lines[1].split() if word.startswith("sha256:"))
         found: list[dict[str, Any]] = json.loads(self.ctr("content", "get", digest).out)[
@@ -264,21 +264,21 @@ class Cryo(Containerd):
         return found
 
     def media_types(self, reference: str) -> list[str]:
-        """Return the kinds of what an image is made of."""
+        """Return the media types of an image's parts."""
         return [str(part["mediaType"]) for part in self.parts(reference)]
 
     def blob(self, reference: str, kind: str) -> Path:
-        """Return the file in containerd's own store that holds a part of an image."""
+        """Return the file of an image's part in containerd's content store."""
         (digest,) = (p["digest"] for p in self.parts(reference) if p["mediaType"] == kind)
         blobs = self.folder / "root/io.containerd.content.v1.content/blobs"
         return blobs.joinpath(*digest.split(":"))
 
     @contextlib.contextmanager
     def images_apart(self) -> Iterator[None]:
-        """Remove at the end the images that were made meanwhile, and what only they hold.
+        """Remove at the end the images that were created in the context, and their content.
 
-        containerd 1.x cannot commit a blob twice: what one checkpoint has left, such as the
-        container's spec, makes the next one of the same fail or be incomplete.
+        containerd 1.x cannot commit a blob twice: a blob of an earlier checkpoint, such as the
+        container's spec, makes the next one of the same container fail or be incomplete.
         """
         before = set(self.image_names())
         try:
@@ -291,11 +291,11 @@ class Cryo(Containerd):
 def simulated(
     build: ContainerdBuild, sim: Simulation, place: Place, runsc: Path | None = None
 ) -> Cryo:
-    """Make a containerd with our shim on a machine with a simulated GPU."""
+    """Return a containerd with our shim on a machine with a simulated GPU."""
     cuda = {"cuda": sim.settings_of_cuda()}
     return Cryo(build, place, runsc or sim.runsc, flags=GPU_FLAGS, settings=cuda)
 
 
 def comm(pid: int) -> str:
-    """Return the name that a process has given itself."""
+    """Return the name of a process, from /proc/PID/comm."""
     return Path(f"/proc/{pid}/comm").read_text("utf-8").strip()

@@ -1,4 +1,4 @@
-"""A daemon under test, with everything of its own in a folder of a place."""
+"""A daemon under test, with all of its files in one directory of a place."""
 
 from __future__ import annotations
 
@@ -27,13 +27,13 @@ numbers = itertools.count()
 
 
 class Daemon:
-    """A context; leaving it ends the daemon and all that worked for it, also after a failure.
+    """A context manager; its exit ends the daemon and all its processes, also after a failure.
 
-    Programs that it must find are given by name; a folder with links to them comes first on its
-    PATH. `env` is added to its environment, which shims inherit.
+    `use` puts programs on its PATH, by a directory of links. `env` is added to its environment,
+    which shims inherit.
     """
 
-    # Files with one of these in their path are the daemon's own affair.
+    # Paths with one of these are the daemon's own files, not leftovers.
     ignored: ClassVar[tuple[str, ...]] = ()
 
     def __init__(
@@ -48,26 +48,26 @@ class Daemon:
         self.name = name
         self.place = place
         self.folder = place.folder_for(name)
-        # What the cgroup is called in which the cgroups of the containers are.
+        # The name of the parent cgroup of the containers.
         self.cgroup = cgroup or f"cryo-{os.getpid()}-{next(numbers)}"
         self.pid = 0
         self._env = dict(env or {})
         self._programs = dict(programs)
 
-    # What each kind does in its own way.
+    # For subclasses.
 
     def prepare(self) -> None:
-        """Write what the daemon reads."""
+        """Write the daemon's configuration."""
 
     def argv(self) -> list[str]:
         """Return the daemon's command line."""
         raise NotImplementedError
 
     def answers(self) -> bool:
-        """Return whether it serves."""
+        """Return whether the daemon answers."""
         raise NotImplementedError
 
-    # Life.
+    # Start and stop.
 
     def __enter__(self) -> Self:
         try:
@@ -90,7 +90,7 @@ class Daemon:
         self.end()
 
     def use(self, programs: Mapping[str, Path]) -> None:
-        """Put programs on the daemon's PATH, in place of those of the same name."""
+        """Put programs on the daemon's PATH; they replace those of the same name."""
         for name, path in programs.items():
             link = self.folder / "bin" / name
             link.unlink(missing_ok=True)
@@ -100,7 +100,7 @@ class Daemon:
         """Start the daemon and wait until it answers.
 
         Raises:
-            Unavailable: it ended.
+            Unavailable: it exited.
             DeadlineExceeded: it does not answer.
         """
         self.pid = self.place.remote.spawn(self.argv(), output=self.log_path, env=self.env)
@@ -117,7 +117,7 @@ class Daemon:
         return self.answers()
 
     def stop(self, number: signal.Signals = signal.SIGTERM) -> None:
-        """Signal the daemon and wait for its end."""
+        """Signal the daemon and wait for its exit."""
         pid, self.pid = self.pid, 0
         if not pid:
             return
@@ -127,26 +127,26 @@ class Daemon:
             self.place.remote.wait(pid, _STOP_S)
 
     def kill(self) -> None:
-        """End the daemon as a crash would; its tasks live on."""
+        """Kill the daemon with SIGKILL; its tasks continue."""
         self.stop(signal.SIGKILL)
 
     def end(self) -> None:
-        """End the daemon and everything that worked for it."""
+        """End the daemon and all its processes."""
         self.stop(signal.SIGKILL)
         self.place.python("tests.containerd.look", str(self.folder), self.cgroup, "--sweep")
 
-    # What it says.
+    # Output.
 
     @property
     def log_path(self) -> Path:
-        """What the daemon and its shims print."""
+        """The log of the daemon and its shims."""
         return self.folder / f"{self.name}.log"
 
     @property
     def env(self) -> dict[str, str]:
-        """The environment that the daemon has, over the place's own."""
+        """The environment of the daemon, in addition to the place's."""
         path = f"{self.folder / 'bin'}:{os.environ.get('PATH', os.defpath)}"
-        # containerd unpacks checkpoint images into one of these, and may leave them there.
+        # containerd unpacks checkpoint images here, and may leave them.
         temporary = str(self.folder / "tmp")
         ours = {"PATH": path, "TMPDIR": temporary, "XDG_RUNTIME_DIR": temporary}
         return {**environment(), **ours, **self._env}
@@ -158,10 +158,10 @@ class Daemon:
         return ""
 
     def checked(self, ran: Ran, what: str) -> Ran:
-        """Return what a command has printed.
+        """Return the result of a command.
 
         Raises:
-            AssertionError: it failed; the message has what it said, and the log.
+            AssertionError: it failed; the message has its output, and the log.
         """
         if ran.status:
             said = f"{ran.err.strip()[-_TAIL:]}\n{self.log_tail()}"
@@ -169,10 +169,10 @@ class Daemon:
             raise AssertionError(message)
         return ran
 
-    # What it leaves.
+    # Leftovers.
 
     def look(self) -> Look:
-        """Return what is there now: processes, mounts, files, sockets, cgroups, descriptors."""
+        """Return what exists now: processes, mounts, files, sockets, cgroups, descriptors."""
         return leftovers.look(self.place, str(self.folder), self.cgroup)
 
     def processes(self, pattern: str) -> list[int]:
@@ -180,9 +180,9 @@ class Daemon:
         return [int(p) for p, line in self.look().processes.items() if re.search(pattern, line)]
 
     def left_behind(self, before: Look, ignored: Sequence[str] = ()) -> list[str]:
-        """Return what is there and was not before, once nothing more goes away by itself.
+        """Return what exists and did not before, once nothing more disappears.
 
-        Lines that have one of the `ignored` in them do not count.
+        Lines that contain one of `ignored` are left out.
         """
         passed = (*self.ignored, *ignored)
         return leftovers.left_behind(self.place, str(self.folder), self.cgroup, before, passed)

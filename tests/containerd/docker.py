@@ -1,6 +1,6 @@
-"""A real dockerd with everything of its own, driven by its own client.
+"""A real dockerd with a directory of its own, driven by the docker client.
 
-It starts a containerd of its own, the one that is on its PATH.
+It starts the containerd that is on its PATH.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ class Dockerd(Daemon):
             "ip-forward": False,
             "storage-driver": "vfs",
             "cgroup-parent": f"/{self.cgroup}",
-            # `docker checkpoint` is there only with this.
+            # Required by `docker checkpoint`.
             "experimental": True,
             "runtimes": {n: {"runtimeType": kind} for n, kind in self._runtimes.items()},
         }
@@ -70,7 +70,7 @@ class Dockerd(Daemon):
         return [str(folder / "bin/dockerd"), "--config-file", str(folder / "daemon.json")]
 
     def answers(self) -> bool:
-        """Return whether it serves."""
+        """Return whether dockerd answers."""
         return self.docker("version", check=False, timeout_s=5).status == 0
 
     @property
@@ -85,20 +85,20 @@ class Dockerd(Daemon):
 
     @property
     def containerd_address(self) -> Path:
-        """Where dockerd's own containerd listens; the namespace is `moby`."""
+        """The address of dockerd's containerd; the namespace is `moby`."""
         return self.folder / "state/containerd/containerd.sock"
 
     def docker(self, *arguments: str, check: bool = True, timeout_s: float = _DOCKER_S) -> Ran:
         """Run the docker client.
 
         Raises:
-            AssertionError: it failed, and `check` was not turned off.
+            AssertionError: it failed, and `check` is set.
         """
         argv = [str(self.folder / "bin/docker"), *arguments]
         ran = self.place.remote.run(argv, timeout_s=timeout_s, env=self.env)
         return self.checked(ran, f"docker {' '.join(arguments)}") if check else ran
 
     def inspect(self, name: str) -> dict[str, Any]:
-        """Return what docker knows of a container."""
+        """Return the output of `docker inspect`."""
         found: list[dict[str, Any]] = json.loads(self.docker("inspect", name).out)
         return found[0]

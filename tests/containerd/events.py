@@ -1,4 +1,4 @@
-"""What `ctr events` has printed so far."""
+"""Reads the output of `ctr events`."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class Event:
 
 @dataclass(frozen=True)
 class Events:
-    """The file that ctr writes into."""
+    """The output file of `ctr events`."""
 
     path: Path
 
@@ -36,10 +36,10 @@ class Events:
         return [event for event in self.all() if event.topic == topic]
 
     def topics(self, start: str = "/tasks/") -> list[str]:
-        """Return the topics that begin so, in the order of arrival."""
+        """Return the topics with this prefix, in the order of arrival."""
         return [event.topic for event in self.all() if event.topic.startswith(start)]
 
     def until(self, topic: str, count: int = 1, timeout_s: float = 60.0) -> list[Event]:
-        """Wait until so many events have this topic."""
+        """Wait until this many events have this topic."""
         wait_until(lambda: len(self.of(topic)) >= count, f"{count} of {topic}", timeout_s)
         return self.of(topic)

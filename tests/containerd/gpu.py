@@ -23,18 +23,18 @@ from tests.containerd.records.client import edit_spec
 
 
 def place_of(sim: Simulation) -> Place:
-    """Make a simulation's namespace ready for containerd; once for each simulation."""
+    """Prepare a simulation's namespace for containerd; once for each simulation."""
     return settle(sim.folder, sim.remote)
 
 
 class CtrGuest:
-    """Runs programs in containers with `ctr tasks exec`, for the simulation's questions."""
+    """Runs programs in containers with `ctr tasks exec`, for queries of the simulation."""
 
     def __init__(self, containerd: Containerd) -> None:
         self._containerd = containerd
 
     def exec(self, name: str, argv: Sequence[str], *, timeout_s: float = 20.0) -> Ran:
-        """Run it to its end."""
+        """Run a program and wait for its exit."""
         exec_id = f"ask-{next(numbers)}"
         command = ("tasks", "exec", "--exec-id", exec_id, name, *argv)
         return self._containerd.ctr(*command, check=False, timeout_s=timeout_s)
@@ -49,7 +49,7 @@ def write_spec(
 ) -> Path:
     """Write the spec of a workload for `ctr run --config PATH NAME`: no image, no snapshot.
 
-    The tool is not mounted: our shim does that.
+    It does not mount cuda-checkpoint: our shim does.
     """
     folder = sim.bundle(name, settings, inject_tool=False)
     path = folder / "config.json"
@@ -61,10 +61,10 @@ def write_spec(
 
 
 def image_flags(sim: Machine) -> tuple[str, ...]:
-    """Return the flags of `ctr run` that let a workload run in a container of the small image.
+    """Return the flags of `ctr run` for a workload in a container of the small image.
 
-    For what needs an image and a snapshot, such as `ctr containers checkpoint --image`. The host's
-    Python is bind-mounted; the command is `workload(settings)`.
+    For commands that need an image and a snapshot, such as `ctr containers checkpoint --image`.
+    The host's Python is bind-mounted; the command is `workload(settings)`.
     """
     wanted = ["/usr", "/lib", "/lib64", sys.base_prefix, sys.base_exec_prefix]
     wanted.append(str(Path(tools.interpreter()).parent.parent))
@@ -93,8 +93,8 @@ def start_on_image(
 ) -> None:
     """Run a workload in a container of the small image, which has a snapshot too.
 
-    Not with `ctr run --device`: it would take the number of the simulated node, and gVisor knows
-    NVIDIA's by theirs.
+    `ctr run --device` would use the device number of the simulated node, but gVisor identifies
+    GPUs by NVIDIA's numbers.
     """
     how = ["--runtime", runtime, "--snapshotter", "native", *image_flags(sim)]
     how += [
@@ -106,7 +106,7 @@ def start_on_image(
 
 
 def give_gpu(spec: dict[str, Any]) -> None:
-    """Give a container the device node by which gVisor knows a GPU."""
+    """Add the device node with NVIDIA's number to a container."""
     spec["linux"].setdefault("devices", []).append(dict(bundle.CONTROL))
 
 

@@ -14,12 +14,12 @@ FLAGS = {"network": "none", "ignore-cgroups": "true", "overlay2": "root:memory"}
 
 
 # Without it the shim hangs in create, unless the container has a terminal: it reads the pipe of
-# `runsc create` to its end, and the sandbox keeps that pipe. Not so for the first one of a pod.
+# `runsc create` to its end, and the sandbox keeps that pipe. The first container of a pod works.
 ANNOTATIONS = {"io.kubernetes.cri.container-type": "sandbox"}
 
 
 def programs(runsc: Path) -> dict[str, Path]:
-    """Return what containerd must find on its PATH.
+    """Return the programs that containerd needs on its PATH.
 
     Raises:
         NotHere: the shim could not be built.
@@ -36,9 +36,9 @@ def config_flags(containerd: Containerd, flags: Mapping[str, str] = FLAGS) -> tu
 
 
 def run_flags(containerd: Containerd, flags: Mapping[str, str] = FLAGS) -> tuple[str, ...]:
-    """Return all the flags of `ctr run` that make the shim work.
+    """Return all flags of `ctr run` that the shim needs.
 
-    The exit code of such a container is at times 128 instead of its own.
+    The exit code of such a container is sometimes 128 instead of its own.
     """
     pairs = [f"{key}={value}" for key, value in ANNOTATIONS.items()]
     marks = [word for pair in pairs for word in ("--annotation", pair)]

@@ -1,4 +1,4 @@
-"""A real containerd with everything of its own, driven by its own ctr.
+"""A real containerd with a directory of its own, driven by its ctr.
 
 By hand:
 
@@ -29,11 +29,11 @@ _STOP_S = 60.0
 
 
 class Containerd(Daemon):
-    """A containerd of one line; `config` is added to its config.toml, `cri` turns that plugin on.
+    """A containerd of one line; `config` is added to its config.toml, `cri` enables the plugin.
 
     `imports` are drop-ins, read after config.toml.
-    Its tasks outlive `stop` and `kill`, not the context. A containerd namespace of its own keeps
-    its cgroups apart from those of others.
+    Its tasks survive `stop` and `kill`, but not the context. It has a containerd namespace of its
+    own, so its cgroups are separate.
     """
 
     def __init__(
@@ -68,15 +68,15 @@ class Containerd(Daemon):
         return [str(folder / "bin/containerd"), "--config", str(folder / "config.toml")]
 
     def answers(self) -> bool:
-        """Return whether it serves."""
+        """Return whether containerd answers."""
         return self.address.exists() and self.ctr("version", check=False, timeout_s=5).status == 0
 
     @property
     def address(self) -> Path:
-        """Where containerd listens; its ttrpc socket has `.ttrpc` behind it."""
+        """The address of containerd; its ttrpc socket has the suffix `.ttrpc`."""
         return self.folder / "containerd.sock"
 
-    # What it does.
+    # Commands.
 
     def ctr(
         self,
@@ -85,10 +85,10 @@ class Containerd(Daemon):
         timeout_s: float = _CTR_S,
         namespace: str = "",
     ) -> Ran:
-        """Run ctr. Its stderr may have warnings of all kinds: look for parts of it only.
+        """Run ctr. Its stderr may contain any warnings, so compare parts of it only.
 
         Raises:
-            AssertionError: it failed, and `check` was not turned off.
+            AssertionError: it failed, and `check` is set.
         """
         argv = self.ctr_argv(*arguments, namespace=namespace)
         ran = self.place.remote.run(argv, timeout_s=timeout_s, env=self.env)
@@ -97,9 +97,9 @@ class Containerd(Daemon):
     def ctr_with_input(
         self, name: str, *arguments: str, text: bytes, timeout_s: float = _CTR_S
     ) -> Ran:
-        """Run ctr with a standard input that ends as soon as the task of this name runs.
+        """Run ctr with a standard input that is closed as soon as the task of this name runs.
 
-        Earlier would be too early for ctr 1.x: it does not pass on an end that it sees before.
+        ctr 1.x does not pass on an end of file that it reads earlier.
         """
         given = self.folder / "scratch" / f"input-{next(numbers)}"
         given.write_bytes(text)
@@ -119,7 +119,7 @@ class Containerd(Daemon):
         check: bool = True,
         timeout_s: float = _CTR_S,
     ) -> Ran:
-        """Run ctr on a terminal; `typed` is typed once something is shown, or `after` is."""
+        """Run ctr on a terminal; enter `typed` after any output, or after the output `after`."""
         terminal = [sys.executable, "-m", "tests.containerd.terminal"]
         keys = ["--input", typed, "--after", after, "--size", size]
         argv = [*terminal, *keys, "--", *self.ctr_argv(*arguments)]
@@ -162,7 +162,7 @@ class Containerd(Daemon):
         return {row[0]: (int(row[1]), row[2]) for row in rows}
 
     def status(self, name: str) -> str:
-        """Return a task's status; empty when there is no such task."""
+        """Return a task's status; empty if it does not exist."""
         return self.tasks().get(name, (0, ""))[1]
 
     def until_status(self, name: str, status: str, timeout_s: float = _STOP_S) -> None:
@@ -171,7 +171,7 @@ class Containerd(Daemon):
 
     @contextlib.contextmanager
     def events(self) -> Iterator[Events]:
-        """Collect containerd's events while the context lasts."""
+        """Collect containerd's events for the duration of the context."""
         events = Events(self.folder / "scratch" / f"events-{next(numbers)}")
         pid = self.ctr_in_background("events", output=events.path)
         try:
@@ -182,6 +182,6 @@ class Containerd(Daemon):
             self.place.remote.wait(pid, _STOP_S)
 
     def _is_subscribed(self, events: Events) -> bool:
-        """Make an event and return whether one of its kind has been seen."""
+        """Cause an event and return whether one of its kind was received."""
         self.ctr("namespaces", "label", self.namespace, f"probe={next(numbers)}")
         return bool(events.of("/namespaces/update"))

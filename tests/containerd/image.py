@@ -1,4 +1,4 @@
-"""A small image made here: a static busybox, in an archive that containerd and Docker both load."""
+"""Builds a small image: a static busybox, in an archive that containerd and Docker both load."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 REFERENCE = "docker.io/library/cryobox:1"
-# What holds a pod's namespaces: the same image, with a command that does not end.
+# The pause image: the same image, with a command that does not exit.
 PAUSE = "docker.io/library/cryopause:1"
 PAUSE_COMMAND = ("/bin/sleep", "2147483647")
 APPLETS = (
@@ -26,7 +26,7 @@ _OCI = "application/vnd.oci.image"
 
 @dataclass(frozen=True)
 class Blob:
-    """Bytes that go by their digest."""
+    """Content that is addressed by its digest."""
 
     data: bytes
     kind: str = ""
@@ -38,12 +38,12 @@ class Blob:
 
     @property
     def digest(self) -> str:
-        """Return the digest as descriptors have it."""
+        """Return the digest in the form of descriptors."""
         return f"sha256:{self.hex}"
 
     @property
     def path(self) -> str:
-        """Return where the blob lies in an OCI layout."""
+        """Return the path of the blob in an OCI layout."""
         return f"blobs/sha256/{self.hex}"
 
     def descriptor(self, **more: object) -> dict[str, object]:
@@ -69,7 +69,7 @@ def write(
     content = {
         "oci-layout": json.dumps({"imageLayoutVersion": "1.0.0"}).encode(),
         "index.json": index.data,
-        # Docker's own format, for a Docker that does not read the other; it names the same blobs.
+        # Docker's own format, for versions that do not read OCI layouts; it has the same blobs.
         "manifest.json": json.dumps(docker).encode(),
         **{blob.path: blob.data for blob in (config, layer, manifest)},
     }
@@ -80,7 +80,7 @@ def write(
 
 
 def architecture() -> str:
-    """Return this machine's architecture in Go's words."""
+    """Return Go's name of this machine's architecture."""
     return {"x86_64": "amd64", "aarch64": "arm64"}.get(platform.machine(), platform.machine())
 
 

@@ -1,4 +1,4 @@
-"""What containers leave behind: a look before, a look after, and the difference in words."""
+"""Finds leftovers of containers: compares snapshots before and after, and prints the difference."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from typing import Any
 
 from tests.containerd.place import Place
 
-# Only a failure takes that long; a busy machine is slow to end what has exited.
+# Only a failure takes that long; a busy machine reaps exited processes slowly.
 _SETTLE_S = 60.0
 
 
 @dataclass(frozen=True)
 class Look:
-    """What was there at one moment."""
+    """A snapshot of everything that exists at one moment."""
 
     processes: dict[str, str]
-    # Those of `processes` that only wait to fork shims.
+    # The idle fork servers among `processes`.
     forkservers: list[str]
     mounts: list[str]
     files: list[str]
@@ -28,7 +28,7 @@ class Look:
     descriptors: dict[str, dict[str, int]]
 
     def more_than(self, before: Look) -> list[str]:
-        """Return a line for each thing that was not there before."""
+        """Return a line for everything that is not in the earlier snapshot."""
         lines = [f"process {pid}: {command}" for pid, command in self._new_processes(before)]
         for kind in ("mounts", "files", "cgroups"):
             new = set(getattr(self, kind)) - set(getattr(before, kind))
@@ -36,7 +36,7 @@ class Look:
         return lines + self._more_open(before)
 
     def _new_processes(self, before: Look) -> Iterator[tuple[str, str]]:
-        """Give what was not there; an idle fork server may have exited."""
+        """Yield the new processes; an idle fork server may have exited."""
         heirs = Counter(
             before.processes[pid] for pid in before.forkservers if pid not in self.processes
         )
@@ -59,7 +59,7 @@ class Look:
 
 
 def look(place: Place, folder: str, cgroup: str) -> Look:
-    """Return what is there now."""
+    """Return a snapshot."""
     raw: dict[str, Any] = json.loads(place.python("tests.containerd.look", folder, cgroup).out)
     return Look(**raw)
 
@@ -72,9 +72,9 @@ def left_behind(
     ignored: Sequence[str] = (),
     timeout_s: float = _SETTLE_S,
 ) -> list[str]:
-    """Return what is there and was not before, once nothing more goes away by itself.
+    """Return what exists and did not before, once nothing more disappears.
 
-    Lines that have one of the `ignored` in them do not count.
+    Lines that contain one of `ignored` are left out.
     """
     deadline = time.monotonic() + timeout_s
     while True:

@@ -1,4 +1,4 @@
-"""Runs inside the namespace: prints as JSON what is there, or with --sweep ends what is left.
+"""Runs inside the namespace: prints as JSON what exists, or with --sweep removes what is left.
 
 python -m tests.containerd.look FOLDER CGROUP [--sweep]
 """
@@ -23,7 +23,7 @@ _CGROUPS = Path("/sys/fs/cgroup")
 
 
 def below(root: int) -> dict[int, str]:
-    """Return the command line of each process below one, zombies too."""
+    """Return the command line of each descendant of a process, zombies included."""
     parents: dict[int, int] = {}
     for entry in Path("/proc").iterdir():
         if entry.name.isdigit():
@@ -54,7 +54,7 @@ def command_of(pid: int) -> str:
 
 
 def comm_of(pid: int | str) -> str:
-    """Return a process's name, or nothing when it is gone."""
+    """Return a process's name; empty if it has exited."""
     with contextlib.suppress(OSError):
         return Path(f"/proc/{pid}/comm").read_text("utf-8").strip()
     return ""
@@ -71,17 +71,17 @@ def mounts(folder: str) -> list[str]:
 
 
 def is_below(path: str, folder: str) -> bool:
-    """Return whether a path lies in the folder."""
+    """Return whether a path is in the directory."""
     return path.startswith(folder.rstrip("/") + "/")
 
 
 def files(roots: Iterable[str]) -> list[str]:
-    """Return every path below these folders, sockets and fifos marked, without entering mounts."""
+    """Return every path below these directories, with sockets and fifos marked; skip mounts."""
     return sorted(path + mark(path) for root in roots for path in walk(root))
 
 
 def walk(root: str) -> Iterator[str]:
-    """Yield the paths below a folder."""
+    """Yield the paths below a directory."""
     for folder, names, leaves in os.walk(root):
         names[:] = [name for name in names if not os.path.ismount(f"{folder}/{name}")]
         for name in (*names, *leaves):
@@ -89,7 +89,7 @@ def walk(root: str) -> Iterator[str]:
 
 
 def mark(path: str) -> str:
-    """Return what `ls -F` would put behind a path."""
+    """Return the suffix that `ls -F` prints for a path."""
     with contextlib.suppress(OSError):
         mode = os.lstat(path).st_mode
         return "=" if stat.S_ISSOCK(mode) else "|" if stat.S_ISFIFO(mode) else ""
@@ -97,7 +97,7 @@ def mark(path: str) -> str:
 
 
 def cgroups(name: str) -> list[str]:
-    """Return every cgroup, in each hierarchy, of which a part is named so, deepest last."""
+    """Return every cgroup, in each hierarchy, with this name in its path, deepest last."""
     found = []
     for folder, names, _ in os.walk(_CGROUPS):
         found += [f"{folder}/{leaf}" for leaf in names if name in f"{folder}/{leaf}".split("/")]
@@ -105,9 +105,9 @@ def cgroups(name: str) -> list[str]:
 
 
 def descriptors(pid: int, stores: str) -> dict[str, int]:
-    """Return how often a process has each thing open, without inode numbers.
+    """Count a process's open descriptors by target, without inode numbers.
 
-    Not its connections, which come and go, nor its own stores, which it opens when first asked.
+    Leave out connections, which are temporary, and its databases, which it opens on demand.
     """
     counts: dict[str, int] = {}
     with contextlib.suppress(OSError):
@@ -120,7 +120,7 @@ def descriptors(pid: int, stores: str) -> dict[str, int]:
 
 
 def look(folder: str, cgroup: str) -> dict[str, object]:
-    """Return everything that a container may leave behind."""
+    """Return everything that a container could leave behind."""
     processes = below(os.getppid())
     daemons = [pid for pid, command in processes.items() if is_daemon(command, folder)]
     others = {str(pid): processes[pid] for pid in processes if pid not in daemons}
@@ -136,12 +136,12 @@ def look(folder: str, cgroup: str) -> dict[str, object]:
 
 
 def is_daemon(command: str, folder: str) -> bool:
-    """Return whether this is the containerd of this folder."""
+    """Return whether this is the containerd of this directory."""
     return command.partition(" ")[0].endswith("/containerd") and folder in command
 
 
 def belongs(pid: int, command: str, folder: str) -> bool:
-    """Return whether a process works for the containerd of this folder."""
+    """Return whether a process belongs to the containerd of this directory."""
     if is_below(f"{command} ".replace(" ", "\n").partition("\n")[0], folder) or folder in command:
         return True
     with contextlib.suppress(OSError):
@@ -152,10 +152,10 @@ def belongs(pid: int, command: str, folder: str) -> bool:
 
 
 def sweep(folder: str, cgroup: str) -> None:
-    """End what a containerd has left behind: processes, mounts and cgroups."""
+    """Remove what a containerd has left behind: processes, mounts and cgroups."""
     deadline = time.monotonic() + _SWEEP_S
     while time.monotonic() < deadline:
-        # Only what is below our own init: another test's containers may be in a cgroup so named.
+        # Only descendants of our init: other tests may use a cgroup of this name.
         processes = below(os.getppid())
         confined = {pid for path in cgroups(cgroup) for pid in members(path)}
         left = [p for p, c in processes.items() if p in confined or belongs(p, c, folder)]
@@ -180,7 +180,7 @@ def members(cgroup: str) -> list[int]:
 
 
 def main(argv: list[str]) -> None:
-    """Look, or sweep."""
+    """Print what exists, or remove what is left."""
     if "--sweep" in argv:
         sweep(argv[0], argv[1])
     else:

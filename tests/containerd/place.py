@@ -1,7 +1,7 @@
-"""Where containerd runs: a private mount namespace with an init of its own.
+"""The place where containerd runs: a private mount namespace with an init of its own.
 
-Everything below that init is reaped at once and ended with it, its mounts are no other's, and
-`/run` is a tmpfs there: so shim sockets and fifos of one test are not those of another.
+The init reaps its descendants at once, and they are killed with it. Mounts are private, and `/run`
+is a tmpfs, so tests do not share shim sockets and fifos.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _STEP_S = 90.0
 
 @dataclass(frozen=True)
 class Place:
-    """A folder, and the agent that runs programs in the namespace. Paths mean the same inside."""
+    """A directory, and the agent that runs programs in the namespace. Paths are the same inside."""
 
     folder: Path
     remote: Remote
@@ -42,7 +42,7 @@ class Place:
         return ran
 
     def do(self, *argv: str, timeout_s: float = _STEP_S) -> str:
-        """Run a program inside and return what it printed.
+        """Run a program inside and return its output.
 
         Raises:
             RuntimeError: it failed.
@@ -54,7 +54,7 @@ class Place:
         return ran.out
 
     def folder_for(self, name: str) -> Path:
-        """Make a folder of this name, which is not taken."""
+        """Create a directory with this name, made unique."""
         for number in range(1000):
             folder = self.folder / (f"{name}-{number}" if number else name)
             with contextlib.suppress(FileExistsError):
@@ -65,7 +65,7 @@ class Place:
 
 
 def settle(folder: Path, remote: Remote) -> Place:
-    """Make a namespace that already runs, such as a simulation's, ready for containerd."""
+    """Prepare a running namespace, such as a simulation's, for containerd."""
     place = Place(folder, remote)
     place.do("mount", "-t", "tmpfs", "-o", "mode=755", "tmpfs", "/run")
     return place
@@ -73,7 +73,7 @@ def settle(folder: Path, remote: Remote) -> Place:
 
 @contextlib.contextmanager
 def private_place() -> Iterator[Place]:
-    """Give a place with the host's /dev; leaving it ends every process that was started there."""
+    """Yield a place with the host's /dev; at the end kill every process in it."""
     folder = Path(mkdtemp(prefix="cryo-ctd-"))
     (folder / "rootfs").mkdir()
     folder.chmod(0o711)
@@ -85,5 +85,5 @@ def private_place() -> Iterator[Place]:
 
 
 def parsed(ran: Ran) -> object:
-    """Return what one of our modules printed as JSON."""
+    """Return the parsed JSON output of one of our modules."""
     return json.loads(ran.out)

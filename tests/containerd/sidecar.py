@@ -1,4 +1,4 @@
-"""A containerd, and a sidecar beside it that may serve its tasks."""
+"""A containerd, and a sidecar that can serve its tasks."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _STORY_S = 120.0
 
 
 class WithSidecar(Cryo):
-    """Both run while the context lasts; `route` is how containerd reaches the Task service."""
+    """Runs both for the context; `route` is how containerd connects to the Task service."""
 
     # Another one after a restart.
     ignored: ClassVar[tuple[str, ...]] = ("shim.entry.cli serve",)
@@ -30,7 +30,7 @@ class WithSidecar(Cryo):
         self.sidecar_pid = 0
 
     def prepare(self) -> None:
-        """Tell the sidecar of containerd."""
+        """Write the sidecar's settings, with containerd's address."""
         server = {"ttrpc": f"{self.folder}/ttrpc.sock", "containerd": f"{self.address}.ttrpc"}
         tables: toml.Tables = {"server": dict(server)}
         self._settings = toml.merge(self._settings, tables)
@@ -44,17 +44,17 @@ class WithSidecar(Cryo):
 
     @property
     def sidecar(self) -> str:
-        """Where the sidecar's own clients reach it."""
+        """The address for the sidecar's own clients."""
         return f"unix://{self.folder}/cryo.sock"
 
     @property
     def rootfs(self) -> Path:
-        """The root file system of the containers."""
+        """The root filesystem of the containers."""
         return self.folder / "busybox"
 
     @property
     def task_api(self) -> str:
-        """The sidecar's address as containerd wants it."""
+        """The sidecar's address in containerd's form."""
         routes = {
             "grpc": f"grpc+{self.folder}/cryo.sock",
             "ttrpc": f"ttrpc+unix://{self.folder}/ttrpc.sock",
@@ -71,18 +71,18 @@ class WithSidecar(Cryo):
         wait_until(lambda: b"for containerd" in said.read_bytes()[before:], "sidecar", START_S)
 
     def kill_sidecar(self) -> None:
-        """End the sidecar as a crash would."""
+        """Kill the sidecar with SIGKILL."""
         pid, self.sidecar_pid = self.sidecar_pid, 0
         self.place.remote.kill(pid)
         self.place.remote.wait(pid, START_S)
 
     @property
     def sidecar_runs(self) -> bool:
-        """Whether the sidecar that was started last has not ended."""
+        """Whether the sidecar that was started last runs."""
         return self.place.remote.wait(self.sidecar_pid, 0) is None
 
     def example(self) -> Ran:
-        """Run the example as its readers do."""
+        """Run the example program."""
         options: dict[str, Any] = {
             "--containerd": self.address,
             "--sidecar": self.task_api,
@@ -96,7 +96,7 @@ class WithSidecar(Cryo):
 
 
 def write_rootfs(folder: Path, busybox: Path) -> Path:
-    """Make a root file system of a busybox; return it."""
+    """Create a root filesystem with busybox; return it."""
     for name in ("bin", "proc", "tmp"):
         (folder / name).mkdir(parents=True)
     program = folder / "bin/busybox"

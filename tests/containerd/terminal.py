@@ -1,8 +1,8 @@
-"""Runs inside the namespace: runs a program on a terminal of its own and copies what it shows.
+"""Runs inside the namespace: runs a program on a new terminal and copies its output.
 
     python -m tests.containerd.terminal [--input TEXT [--after SHOWN]] [--size ROWSxCOLUMNS] -- ...
 
-The input is typed once the program has shown something, or SHOWN. Exits as the program did.
+It enters TEXT after any output, or after the output SHOWN, and exits with the program's status.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import termios
 
 
 def main() -> int:
-    """Run it."""
+    """Run the program."""
     parser = argparse.ArgumentParser(description="A program on a terminal.")
     parser.add_argument("--input", default="")
     parser.add_argument("--after", default="")
@@ -36,14 +36,14 @@ def main() -> int:
 
 
 def resize(terminal: int, rows: int, columns: int) -> None:
-    """Give a terminal its size."""
+    """Set the size of a terminal."""
     fcntl.ioctl(terminal, termios.TIOCSWINSZ, struct.pack("HHHH", rows, columns, 0, 0))
 
 
 def copy(terminal: int, text: bytes, after: bytes) -> None:
-    """Copy what the program shows to standard output, until its terminal is closed."""
+    """Copy the program's output to standard output, until its terminal is closed."""
     seen = b""
-    with contextlib.suppress(OSError):  # EIO: the other side is not open any more
+    with contextlib.suppress(OSError):  # EIO: the other side is closed
         while shown := os.read(terminal, 65536):
             sys.stdout.buffer.write(shown)
             sys.stdout.buffer.flush()

@@ -23,11 +23,11 @@ from tests.containerd.cryo import FLAGS, LAUNCHER, comm, write_config, write_lau
 from tests.containerd.place import Place, private_place
 
 _LIMIT_S = 60.0
-# Reports our processes, whatever their settings.
+# Prints our processes, whatever their settings.
 _MARK = "CRYO_TEST_FOLDER"
 # What containerd 2.3 and later write to `start`: BootstrapParams, whose first field is the id.
 _OPTIONS = AnyMessage(type_url="containerd.runc.v1.Options", value=b"\x08\x01").SerializeToString()
-# Prints what has been loaded beyond what this very Python loads for nothing at all.
+# Prints the modules that are loaded in addition to those of an empty program.
 _PROGRAM = """
 import sys
 before = set(sys.modules)
@@ -42,7 +42,7 @@ main()
 
 @dataclass(frozen=True)
 class Answer:
-    """What a call said."""
+    """The output and exit status of a call."""
 
     status: int
     out: bytes
@@ -51,7 +51,7 @@ class Answer:
 
 
 class Binary:
-    """The launcher, and a folder in which containerd would have its bundles."""
+    """The launcher, and a directory like that of containerd's bundles."""
 
     def __init__(self, place: Place, runsc: Path) -> None:
         self.place = place
@@ -60,7 +60,7 @@ class Binary:
         self.program = [str(write_launcher(self.folder))]
 
     def bundle(self, name: str, **annotations: str) -> Path:
-        """Make the bundle of a container; `_` in an annotation's name is a dash."""
+        """Create the bundle of a container; `_` in an annotation's name stands for a dash."""
         folder = self.folder / name
         folder.mkdir(exist_ok=True)
         pairs = {f"io.kubernetes.cri.{k.replace('_', '-')}": v for k, v in annotations.items()}
@@ -68,9 +68,9 @@ class Binary:
         return folder
 
     def call(self, cwd: Path, *words: str, given: bytes = b"") -> Answer:
-        """Run it in a folder; its stdin ends, and its outputs must end with it."""
+        """Run it in a directory; its stdin ends, and its outputs must be closed when it exits."""
         (self.folder / "in").write_bytes(given)
-        # Through pipes that are read to their end, as containerd does.
+        # containerd reads the pipes to their end.
         script = f'"$@" < {self.folder}/in 2> >(cat > {self.folder}/err) | cat > {self.folder}/out'
         argv = ["bash", "-c", f"set -o pipefail; {script}; s=$?; wait; exit $s", "-"]
         env = {**environment(), "CRYO_CONFIG": str(self.config), _MARK: str(self.folder)}
@@ -80,11 +80,11 @@ class Binary:
         return Answer(ran.status, out, err.decode(), ran.elapsed_s)
 
     def start(self, bundle: Path, namespace: str = "ns", given: bytes = b"") -> Answer:
-        """Call it as containerd does for a new container."""
+        """Call `start` as containerd does for a new container."""
         return self.call(bundle, *self.flags(bundle, namespace), "start", given=given)
 
     def delete(self, bundle: Path, namespace: str = "ns") -> Answer:
-        """Call it as containerd does after a task's end."""
+        """Call `delete` as containerd does after a task's exit."""
         flags = (*self.flags(bundle, namespace), "-bundle", str(bundle))
         return self.call(bundle, *flags, "delete")
 
@@ -94,7 +94,7 @@ class Binary:
         return ("-namespace", namespace, *where, "-id", bundle.name)
 
     def shims(self) -> list[int]:
-        """Return the shims that run; what one is about to start still has its name."""
+        """Return the running shims; a child before its exec still has the shim's name."""
         rows = [
             line.split() for line in self.place.do("ps", "-eo", "pid=,ppid=,comm=").splitlines()
         ]
@@ -102,7 +102,7 @@ class Binary:
         return [pid for pid in ours if ours[pid] not in ours and self.has(pid)]
 
     def has(self, pid: int) -> bool:
-        """Return whether a process works for this folder."""
+        """Return whether a process belongs to this directory."""
         try:
             return f"{_MARK}={self.folder}".encode() in Path(f"/proc/{pid}/environ").read_bytes()
         except OSError:
@@ -114,7 +114,7 @@ class Binary:
 
 
 def runtime_options(field: int, value: bytes) -> bytes:
-    """Write runtime options with one field, as containerd up to 2.2 does."""
+    """Encode runtime options with one field, as containerd up to 2.2 does."""
     length = bytes((len(value) & 0x7F | 0x80, len(value) >> 7))
     packed = bytes((field << 3 | 2,)) + length + value
     return AnyMessage(type_url="runtimeoptions.v1.Options", value=packed).SerializeToString()
@@ -128,7 +128,7 @@ def setting_of(pid: int) -> str:
 
 
 def hears(pid: int, number: signal.Signals) -> bool:
-    """Return whether a process does something of its own at a signal, or is gone."""
+    """Return whether a process handles a signal, or has exited."""
     try:
         lines = Path(f"/proc/{pid}/status").read_text("utf-8").splitlines()
     except OSError:
@@ -139,7 +139,7 @@ def hears(pid: int, number: signal.Signals) -> bool:
 
 @pytest.fixture(scope="module")
 def binary(runsc_new: RunscBuild) -> Iterator[Binary]:
-    """Give the binary in a place of its own."""
+    """Yield the binary in a place of its own."""
     with private_place() as place:
         place.do("mkdir", "-p", "/run/containerd/s")
         yield Binary(place, runsc_new.path)
@@ -147,7 +147,7 @@ def binary(runsc_new: RunscBuild) -> Iterator[Binary]:
 
 @pytest.fixture(autouse=True)
 def shims_end(binary: Binary) -> Iterator[None]:
-    """End the shims of a test, which go at a signal while they have no task, with their sockets."""
+    """Stop the shims of a test: without a task they exit on a signal and remove their sockets."""
     yield
     for pid in binary.shims():
         wait_until(partial(hears, pid, signal.SIGTERM), f"shim {pid}", 60)
@@ -157,7 +157,7 @@ def shims_end(binary: Binary) -> Iterator[None]:
 
 @pytest.mark.parametrize("given", (b"", _OPTIONS), ids=("empty", "any"))
 def test_start_up_to_2_2(binary: Binary, given: bytes) -> None:
-    """With options or nothing on stdin the address is printed alone, without a line's end."""
+    """With options or nothing on stdin only the address is printed, without a newline."""
     bundle = binary.bundle("old")
 
     answer = binary.start(bundle, given=given)
@@ -169,7 +169,7 @@ def test_start_up_to_2_2(binary: Binary, given: bytes) -> None:
 
 
 def test_start_from_2_3(binary: Binary) -> None:
-    """With BootstrapParams on stdin the answer names the protocol, and the Task service v3."""
+    """With BootstrapParams on stdin the answer has the protocol, and Task service v3."""
     bundle = binary.bundle("new")
     params = b"\x0a\x03new" + b"\x12\x02ns"
 
@@ -182,7 +182,7 @@ def test_start_from_2_3(binary: Binary) -> None:
 
 
 def test_settings_of_the_runtime_options(binary: Binary) -> None:
-    """A container's own settings file, or the text of one, is its shim's, and `delete`'s."""
+    """The settings file or text in the runtime options is used by the shim and by `delete`."""
     named = Path(f"{binary.config}.other")
     shutil.copy(binary.config, named)
     path = str(named).encode()
@@ -200,7 +200,7 @@ def test_settings_of_the_runtime_options(binary: Binary) -> None:
 
 
 def test_settings_that_are_not_there(binary: Binary) -> None:
-    """Runtime options that name no file are asked to containerd, and no shim is made."""
+    """If the settings file does not exist, `start` fails with an error and starts no shim."""
     answer = binary.start(binary.bundle("none"), given=runtime_options(2, b"/no/such.toml"))
 
     assert answer.status != 0
@@ -209,7 +209,7 @@ def test_settings_that_are_not_there(binary: Binary) -> None:
 
 
 def test_start_twice(binary: Binary) -> None:
-    """A second start for a container finds the shim that is there."""
+    """A second start for a container returns the existing shim."""
     bundle = binary.bundle("twice")
     first = binary.start(bundle)
     shims = binary.shims()
@@ -220,7 +220,7 @@ def test_start_twice(binary: Binary) -> None:
 
 
 def test_a_dead_shim_is_replaced(binary: Binary) -> None:
-    """A start that finds the socket of a dead shim makes a new one."""
+    """A start that finds the socket of a dead shim starts a new shim."""
     bundle = binary.bundle("dead")
     first = binary.start(bundle)
     (old,) = binary.shims()
@@ -246,7 +246,7 @@ def test_a_pod_has_one_shim(binary: Binary) -> None:
 
 
 def test_a_group_names_no_path(binary: Binary) -> None:
-    """Whatever an annotation calls a sandbox, its socket is in the folder of sockets."""
+    """Whatever the sandbox id in an annotation, the socket is in the directory of sockets."""
     wild = "../../../tmp/else" + "x" * 200
 
     answer = binary.start(binary.bundle("wild", sandbox_id=wild))
@@ -257,12 +257,12 @@ def test_a_group_names_no_path(binary: Binary) -> None:
 
 
 def test_start_loads_little(binary: Binary) -> None:
-    """`start` loads neither grpc nor asyncio nor protobuf, nor what takes as long."""
+    """`start` loads neither grpc, asyncio nor protobuf, nor modules that are as slow."""
     bundle = binary.bundle("little")
     binary.start(bundle)
     program, binary.program = binary.program, [sys.executable, "-c", _PROGRAM]
     try:
-        # Once for a shim that is there, once for one to be made.
+        # Once for an existing shim, once for a new one.
         loaded = set(binary.start(bundle).err.split())
         loaded |= set(binary.start(binary.bundle("little-2")).err.split())
     finally:
@@ -274,7 +274,7 @@ def test_start_loads_little(binary: Binary) -> None:
 
 
 def test_delete_loads_little(binary: Binary) -> None:
-    """`delete` loads neither grpc nor asyncio; with nothing left to do, next to nothing."""
+    """`delete` loads neither grpc nor asyncio; with nothing to do, hardly any module."""
     bundle = binary.bundle("gone")
     program, binary.program = binary.program, [sys.executable, "-c", _PROGRAM]
     try:
@@ -290,7 +290,7 @@ def test_delete_loads_little(binary: Binary) -> None:
 
 
 def test_delete_may_be_repeated(binary: Binary) -> None:
-    """`delete` answers each time, in far less than the five seconds that it has."""
+    """`delete` succeeds each time, far below its timeout of five seconds."""
     bundle = binary.bundle("again")
     (bundle / "cryo").symlink_to(binary.folder / "nowhere")
 
@@ -304,7 +304,7 @@ def test_delete_may_be_repeated(binary: Binary) -> None:
 
 
 def test_delete_of_what_was_never_created(binary: Binary) -> None:
-    """The socket of a shim that died before its first container goes with the bundle."""
+    """The socket of a shim that died before its first container is removed with the bundle."""
     bundle = binary.bundle("never")
     binary.start(bundle)
     (pid,) = binary.shims()
@@ -317,7 +317,7 @@ def test_delete_of_what_was_never_created(binary: Binary) -> None:
 
 
 def test_delete_leaves_a_living_shim(binary: Binary) -> None:
-    """`delete` for a container of a pod leaves the shim, which the others need."""
+    """`delete` for a container of a pod keeps the shim, which the others need."""
     binary.start(binary.bundle("pause", sandbox_id="pause"))
     member = binary.bundle("app", sandbox_id="pause")
     binary.start(member)
@@ -327,7 +327,7 @@ def test_delete_leaves_a_living_shim(binary: Binary) -> None:
 
 
 def test_a_copy_works(binary: Binary) -> None:
-    """The launcher works wherever its file is copied to."""
+    """A copy of the launcher works in any directory."""
     copy = Path(shutil.copy2(binary.program[0], binary.folder / "elsewhere"))
     copy = copy.rename(binary.bundle("bin") / LAUNCHER)
     program, binary.program = binary.program, [str(copy)]
@@ -350,7 +350,7 @@ def test_version_and_info(binary: Binary) -> None:
 
 
 def test_no_action(binary: Binary) -> None:
-    """Without an action it says how it is used, and fails."""
+    """Without an action it prints its usage and fails."""
     answer = binary.call(binary.folder)
 
     assert answer.status == 2

@@ -1,4 +1,4 @@
-"""Containers that take more memory than they may."""
+"""Containers that exceed their memory limit."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from tests.containerd.cryo import Cryo
 pytestmark = pytest.mark.usefixtures("nothing_left")
 
 _LIMITED = ("--memory-limit", str(160 << 20))
-# It looks for the last lines of what has no line breaks and no end.
+# tail buffers an endless input without line breaks.
 _EAT = ("tail", "/dev/zero")
 
 
 def test_out_of_memory(cryo: Cryo) -> None:
-    """A container that takes too much ends as one that was killed, and first an event says why."""
+    """A container above its limit exits as killed; an event reports the reason before."""
     with cryo.events() as events:
         name = cryo.fresh("greedy")
         flags = ("--rm", *_LIMITED)

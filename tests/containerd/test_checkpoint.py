@@ -20,23 +20,23 @@ COUNTER = ("sh", "-c", COUNT)
 
 @pytest.fixture(autouse=True)
 def images_apart(cryo: Cryo, nothing_left: None) -> Iterator[None]:
-    """Remove the images of a test; nothing else of it may be left."""
+    """Remove the images of a test, and check that nothing else of it is left."""
     with cryo.images_apart():
         yield
 
 
 def sends_options(cryo: Cryo) -> bool:
-    """Return whether this ctr sends its options for runtimes that are not runc: from 2.0 on."""
+    """Return whether this ctr sends options to runtimes other than runc: from 2.0 on."""
     return cryo.build.numbers >= (2, 0)
 
 
 def folders_left(cryo: Cryo) -> list[str]:
-    """Return the temporary folders into which containerd has unpacked checkpoints."""
+    """Return the temporary directories into which containerd has unpacked checkpoints."""
     return [path.name for path in (cryo.folder / "tmp").glob("ctrd-checkpoint*")]
 
 
 def test_a_task_is_saved_and_runs_on(cryo: Cryo) -> None:
-    """`ctr tasks checkpoint` makes an image of the running task, and the task does not notice."""
+    """`ctr tasks checkpoint` makes an image of the running task, which continues."""
     with cryo.container(*COUNTER) as name:
         cryo.until_counts(name)
         with cryo.events() as events:
@@ -51,7 +51,7 @@ def test_a_task_is_saved_and_runs_on(cryo: Cryo) -> None:
 
 @pytest.mark.every_combination
 def test_a_saved_task_may_end(cryo: Cryo) -> None:
-    """`--exit` ends the task when the image is there, where ctr sends it: 1.x does not."""
+    """`--exit` stops the task when the image is complete, if ctr sends it; 1.x does not."""
     with cryo.container(*COUNTER) as name:
         cryo.until_counts(name)
         reference = cryo.ctr("tasks", "checkpoint", "--exit", name).out.strip()
@@ -65,7 +65,7 @@ def test_a_saved_task_may_end(cryo: Cryo) -> None:
 
 
 def test_a_container_says_how_it_is_saved(cryo: Cryo) -> None:
-    """Annotations say on every line what ctr cannot: end with the image, and do not hash it."""
+    """Annotations set on every line what ctr cannot: stop the task, and do not hash the image."""
     said = ("io.cryo.exit=true", "io.cryo.seal=false")
     flags = tuple(word for pair in said for word in ("--annotation", pair))
     with cryo.container(*COUNTER, flags=flags) as name:
@@ -79,7 +79,7 @@ def test_a_container_says_how_it_is_saved(cryo: Cryo) -> None:
 
 
 def test_a_container_with_settings_of_its_own(cryo: Cryo) -> None:
-    """`--runtime-config-path` names the settings of a container's shim."""
+    """`--runtime-config-path` sets the settings file of a container's shim."""
     own = cryo.folder / "own.toml"
     own.write_text(f'{cryo.config.read_text("utf-8")}\n[defaults]\ncuda = "require"\n', "utf-8")
     with cryo.container(*COUNTER, flags=("--runtime-config-path", str(own))) as name:
@@ -88,12 +88,12 @@ def test_a_container_with_settings_of_its_own(cryo: Cryo) -> None:
 
     assert ran.status != 0
     assert "--cuda require" in ran.err
-    # Their fork server waits for others with the same settings.
+    # The fork server for these settings stays.
     cryo.expect_nothing_new(ignored=("forkserver",))
 
 
 def test_a_mistake_in_an_annotation(cryo: Cryo) -> None:
-    """A container with an annotation of ours that is not known is refused, with those that are."""
+    """An unknown `io.cryo.` annotation is refused, and the error lists the known ones."""
     with cryo.removing("odd"):
         flags = ("-d", "--annotation", "io.cryo.engin=phased")
         ran = cryo.run("odd", "true", flags=flags, check=False)
@@ -104,7 +104,7 @@ def test_a_mistake_in_an_annotation(cryo: Cryo) -> None:
 
 @pytest.mark.every_combination
 def test_an_image_at_a_path(cryo: Cryo) -> None:
-    """`--image-path` writes a flat image there and no second copy, where ctr sends it."""
+    """`--image-path` writes an image there, without a second copy, if ctr sends it."""
     path = cryo.folder / "scratch" / cryo.fresh("image")
     with cryo.container(*COUNTER) as name:
         cryo.until_counts(name)
@@ -122,10 +122,10 @@ def test_an_image_at_a_path(cryo: Cryo) -> None:
             assert TAR in cryo.media_types(reference)
 
 
-# ctr 1.x sends no options for runtimes that are not runc.
+# ctr 1.x sends no options to runtimes other than runc.
 @pytest.mark.parametrize("containerd_build", LINES[2:], indirect=True)
 def test_a_path_that_is_taken(cryo: Cryo) -> None:
-    """A folder with something in it is refused by name, and the task runs on."""
+    """A directory that is not empty is refused by name, and the task runs on."""
     path = cryo.folder / "scratch" / cryo.fresh("taken")
     path.mkdir()
     (path / "mine").write_text("keep", "utf-8")
@@ -139,7 +139,7 @@ def test_a_path_that_is_taken(cryo: Cryo) -> None:
 
 
 def test_a_container_comes_back(cryo: Cryo) -> None:
-    """A restored container goes on where it was saved; containerd's unpacked copy is removed."""
+    """A restored container continues where it was saved; containerd's unpacked copy is removed."""
     again = cryo.fresh("back")
     with cryo.container(*COUNTER) as name, cryo.removing(again):
         before = cryo.until_counts(name)
@@ -159,7 +159,7 @@ def test_a_container_comes_back(cryo: Cryo) -> None:
 
 
 def test_two_of_one_image(cryo: Cryo) -> None:
-    """Two containers restored from one image run beside the first, each by itself."""
+    """Two containers restored from one image run beside the first, independently."""
     names = (cryo.fresh("twin"), cryo.fresh("twin"))
     with cryo.container(*COUNTER) as name, cryo.removing(*names):
         cryo.until_counts(name)
@@ -184,14 +184,14 @@ def test_a_restored_container_ends_by_itself(cryo: Cryo) -> None:
             cryo.bring_back(cryo.save(name), once)
         cryo.bring_back(cryo.save(once), twice)
         for again in (once, twice):
-            # Its own end may be that of the sandbox.
+            # Its exit may be that of the sandbox.
             cryo.exec(again, "touch", "/end", check=False)
             cryo.until_status(again, "STOPPED")
             assert "exit code 7" in cryo.ctr("tasks", "delete", again).err
 
 
 def test_a_paused_task_stays_paused(cryo: Cryo) -> None:
-    """A paused task is saved, is paused afterwards, and goes on when it is resumed."""
+    """A paused task is saved, stays paused, and continues when it is resumed."""
     with cryo.container(*COUNTER) as name:
         cryo.until_counts(name)
         cryo.ctr("tasks", "pause", name)
@@ -203,13 +203,13 @@ def test_a_paused_task_stays_paused(cryo: Cryo) -> None:
         cryo.until_counts(name)
 
 
-# containerd 2.x accepts a blob that it has already.
+# containerd 2.x accepts a blob that it already has.
 @pytest.mark.parametrize("containerd_build", LINES[:2], indirect=True)
 def test_a_second_save_of_the_same(cryo: Cryo) -> None:
-    """What containerd 1.x says of a second image of one container, and that it is not ours.
+    """A second image of one container fails in containerd 1.x, because of containerd.
 
     It cannot commit the spec's blob twice: `tasks checkpoint` fails, `containers checkpoint` makes
-    an image without the task. With the first image removed it works; from 2.0 on it always does.
+    an image without the task. If the first image is removed, or from 2.0 on, it works.
     """
     with cryo.container(*COUNTER) as name:
         first, second = cryo.save(name), cryo.save(name)
@@ -226,7 +226,7 @@ def test_a_second_save_of_the_same(cryo: Cryo) -> None:
 
 @pytest.mark.parametrize("what", ("cryo.json", "pages.img"))
 def test_a_damaged_image(cryo: Cryo, what: str) -> None:
-    """A restore from a damaged image says what is wrong, and leaves nothing of it."""
+    """A restore from a damaged image fails with the reason, and leaves nothing."""
     again = cryo.fresh("broken")
     with cryo.container(*COUNTER) as name, cryo.removing(again):
         cryo.until_counts(name)
@@ -237,7 +237,7 @@ def test_a_damaged_image(cryo: Cryo, what: str) -> None:
 
         assert ran.status != 0
         assert what in ran.err
-        # ctr leaves a task that did not start.
+        # ctr does not remove a task that failed to start.
         assert cryo.status(again) in {"", "STOPPED"}
         assert not folders_left(cryo)
         cryo.until_counts(name)

@@ -1,4 +1,4 @@
-"""containerd, a shim, or what forks shims is killed: what lives on, and what is left."""
+"""containerd, a shim or the fork server is killed: what continues, and what is left."""
 
 from __future__ import annotations
 
@@ -11,20 +11,20 @@ import pytest
 from shim.simgpu.waiting import wait_until
 from tests.containerd.cryo import COUNT, Cryo, comm
 
-# ctr makes the fifos, and removes them with a task that it still finds.
+# ctr creates the fifos, and removes them with a task if it still exists.
 _FIFOS = "/run/containerd/fifo/"
 
 
 @pytest.fixture(autouse=True)
 def nothing_of_ours_left(cryo: Cryo) -> Iterator[None]:
-    """Whatever was killed, nothing of the containers may be left, but a fork server."""
+    """Check that nothing of the containers is left, except a fork server."""
     yield
     cryo.expect_nothing_new((_FIFOS, "shim.entry.shimbin.forkserver"))
     assert not [pid for pid in cryo.processes("shimbin.forkserver") if comm(pid) == "cryo-shim"]
 
 
 def test_containerd_dies(cryo: Cryo) -> None:
-    """Tasks outlive containerd: the next one finds them as they are, and what became of them."""
+    """Tasks survive containerd: the next one gets their states and exits."""
     with (
         cryo.container("sh", "-c", COUNT) as lives,
         cryo.container("sh", "-c", COUNT) as paused,
@@ -53,7 +53,7 @@ def test_containerd_dies(cryo: Cryo) -> None:
 
 
 def test_events_reach_the_next_containerd(cryo: Cryo) -> None:
-    """A shim whose containerd was killed reports to the next one what exits."""
+    """A shim whose containerd was killed reports exits to the next one."""
     with cryo.container() as name:
         cryo.kill()
         cryo.start()
@@ -63,7 +63,7 @@ def test_events_reach_the_next_containerd(cryo: Cryo) -> None:
 
 
 def test_a_shim_dies(cryo: Cryo) -> None:
-    """With a killed shim its container goes, containerd reports the exit, others do not notice."""
+    """If a shim is killed, its container is too; containerd reports the exit; others continue."""
     with cryo.container("sh", "-c", COUNT) as other, cryo.container() as name:
         pid, shim = cryo.tasks()[name][0], cryo.shim_of(name)
         with cryo.events() as events:
@@ -77,7 +77,7 @@ def test_a_shim_dies(cryo: Cryo) -> None:
 
 
 def test_a_shim_dies_without_containerd(cryo: Cryo) -> None:
-    """A shim that died while containerd was away is cleaned up by the next one."""
+    """The next containerd cleans up after a shim that died while none ran."""
     with cryo.container() as name:
         pid, shim = cryo.tasks()[name][0], cryo.shim_of(name)
         cryo.kill()
@@ -88,7 +88,7 @@ def test_a_shim_dies_without_containerd(cryo: Cryo) -> None:
 
 
 def test_the_fork_server_dies(cryo: Cryo) -> None:
-    """Shims live on without what forked them, and the next starts bring one other."""
+    """Shims continue without the fork server; concurrent starts start exactly one other."""
     with cryo.container("sh", "-c", COUNT) as old:
         forkserver = cryo.forkserver()
         os.kill(forkserver, signal.SIGKILL)
@@ -97,7 +97,7 @@ def test_the_fork_server_dies(cryo: Cryo) -> None:
         names = [cryo.fresh("next") for _ in range(3)]
         with cryo.removing(*names):
             cryo.each(lambda name: cryo.begin(name, "sh", "-c", COUNT), names)
-            # Exactly one, though all of them missed it at once.
+            # Exactly one, though all of them found none.
             assert cryo.forkserver() != forkserver
             cryo.each(cryo.until_counts, names)
         cryo.kill_task(old)
@@ -105,7 +105,7 @@ def test_the_fork_server_dies(cryo: Cryo) -> None:
 
 
 def alive(pid: int) -> bool:
-    """Return whether there is such a process."""
+    """Return whether a process exists."""
     try:
         os.kill(pid, 0)
     except ProcessLookupError:

@@ -1,4 +1,4 @@
-"""Containerd's CRI plugin with runc: what is seen here is containerd's doing, not our shim's."""
+"""Containerd's CRI plugin with runc: the behaviour of containerd without our shim."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def cri(
     archive: Path,
     pause_archive: Path,
 ) -> Iterator[Containerd]:
-    """Give a containerd of each line with the CRI plugin, and the small image for pods too."""
+    """Yield a containerd of each line with the CRI plugin, and the pause image."""
     plugin = Cri(sandbox_image=PAUSE)
     with Containerd(containerd_build, place, programs={"runc": runc}, cri=plugin) as made:
         make_ready(made, archive, pause_archive)
@@ -33,7 +33,7 @@ def cri(
 
 @pytest.fixture
 def kubelet(cri: Containerd) -> Iterator[Kubelet]:
-    """Give a client; no pod of the test, and nothing of one, may be left."""
+    """Yield a client; afterwards remove the test's pods and check that nothing is left."""
     before = cri.look()
     with Kubelet(cri.address) as made:
         yield made
@@ -44,7 +44,7 @@ def kubelet(cri: Containerd) -> Iterator[Kubelet]:
 
 @pytest.fixture
 def pod(cri: Containerd, kubelet: Kubelet) -> Iterator[Pod]:
-    """Give a running pod."""
+    """Yield a running pod."""
     made = kubelet.run_pod("pod", cri.folder / "scratch" / "logs", cgroup=cri.cgroup)
     try:
         yield made
@@ -53,7 +53,7 @@ def pod(cri: Containerd, kubelet: Kubelet) -> Iterator[Pod]:
 
 
 def test_the_plugin_is_ready(kubelet: Kubelet) -> None:
-    """The runtime is ready, with no network, and has the image."""
+    """The runtime is ready, without network, and has the image."""
     assert kubelet.version().runtime_name == "containerd"
     assert kubelet.conditions()["RuntimeReady"]
     assert kubelet.has_image(REFERENCE)
@@ -77,7 +77,7 @@ def test_a_pod_with_two_containers(kubelet: Kubelet, pod: Pod) -> None:
 
 
 def test_an_exit_code_is_seen(kubelet: Kubelet, pod: Pod) -> None:
-    """A container that ends by itself is seen with its code."""
+    """The exit code of a container that exits is reported."""
     container = kubelet.run(pod, Wanted("ends", REFERENCE, ["sh", "-c", "exit 7"]))
 
     assert kubelet.until_exited(container).exit_code == 7

@@ -1,4 +1,4 @@
-"""Pods in our runtime, by crictl: what an operator of a Kubernetes node types."""
+"""Pods in our runtime through crictl, as operators of Kubernetes nodes use it."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ from tests.containerd.image import PAUSE, REFERENCE
 from tests.containerd.place import Place
 
 HANDLER = "cryo"
-# Linux namespaces of the CRI: the host's network, so that no CNI plugin is asked.
+# Linux namespaces of the CRI: the host's network, so no CNI plugin is called.
 NAMESPACES = {"network": 2, "pid": 1}
-# Waits for the size of its terminal, which the client sends on its own.
+# Waits for the size of its terminal, which the client sends in a separate request.
 SIZE = ("sh", "-c", 'until [ "$(stty size)" = "40 100" ]; do sleep 0.1; done; stty size')
 RUNNING, EXITED = "CONTAINER_RUNNING", "CONTAINER_EXITED"
 
@@ -53,7 +53,7 @@ class Crictl:
         return self.node.place.remote.run(argv, timeout_s=120, env=self.node.env)
 
     def file(self, name: str, content: object) -> str:
-        """Write a file of crictl's; return its path."""
+        """Write a config file for crictl; return its path."""
         path = self.folder / name
         path.write_text(json.dumps(content), "utf-8")
         return str(path)
@@ -66,7 +66,7 @@ class Crictl:
 
 @pytest.fixture(scope="module")
 def node(place: Place, runsc_new: RunscBuild, archive: Path, pause_archive: Path) -> Iterator[Cryo]:
-    """Give the newest containerd with the CRI plugin, our runtime and criu."""
+    """Yield the newest containerd with the CRI plugin, our runtime and criu."""
     build = newest()
     plugin = Cri(sandbox_image=PAUSE, runtimes={HANDLER: RUNTIME})
     criu = {"criu": program("criu")}
@@ -83,7 +83,7 @@ def newest() -> ContainerdBuild:
 
 @pytest.fixture
 def crictl(node: Cryo) -> Iterator[Crictl]:
-    """Give crictl; whatever the test did, nothing of it may be left."""
+    """Yield crictl; afterwards check that nothing is left."""
     before = node.look()
     made = Crictl(node, program("crictl"))
     yield made
@@ -94,7 +94,7 @@ def crictl(node: Cryo) -> Iterator[Crictl]:
 
 
 def test_the_life_of_a_pod(crictl: Crictl) -> None:
-    """Crictl runs a pod and a container, looks at both, saves it, stops it and removes it."""
+    """Crictl runs, inspects, checkpoints, stops and removes a pod with a container."""
     pod_file = crictl.file(
         "pod.json",
         {

@@ -1,4 +1,4 @@
-"""Docker with runc: what is seen here is Docker's doing, not our shim's."""
+"""Docker with runc: the behaviour of Docker without our shim."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ IMAGE = "cryobox:1"
 
 @pytest.fixture(scope="module")
 def dockerd(place: Place, runc: Path, archive: Path, docker_build: Path) -> Iterator[Dockerd]:
-    """Give a running dockerd with runc and the small image."""
+    """Yield a running dockerd with runc and the small image."""
     program("containerd-1.7")
     containerd = find_containerd("1.7")
     with Dockerd(docker_build, containerd, place, programs={"runc": runc}) as made:
@@ -28,7 +28,7 @@ def dockerd(place: Place, runc: Path, archive: Path, docker_build: Path) -> Iter
 
 @pytest.fixture(autouse=True)
 def nothing_left(dockerd: Dockerd) -> Iterator[None]:
-    """Whatever the test did, nothing of it may be left."""
+    """Check that the test has left nothing behind."""
     before = dockerd.look()
     yield
     left = dockerd.left_behind(before)
@@ -36,7 +36,7 @@ def nothing_left(dockerd: Dockerd) -> Iterator[None]:
 
 
 def test_run_to_the_end(dockerd: Dockerd) -> None:
-    """An attached run gives the container's output and its exit code."""
+    """An attached run returns the container's output and exit code."""
     argv = ("run", "--rm", "--network", "none", IMAGE, "sh", "-c", "echo hello; exit 7")
 
     ran = dockerd.docker(*argv, check=False)

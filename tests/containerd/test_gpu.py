@@ -17,20 +17,20 @@ _TWO = Settings(processes=2)
 
 @pytest.fixture(autouse=True)
 def images_apart(cryo: Cryo, nothing_left: None) -> Iterator[None]:
-    """Remove the images of a test; nothing else of it may be left."""
+    """Remove the images of a test, and check that nothing else of it is left."""
     with cryo.images_apart():
         yield
 
 
 @pytest.fixture
 def guest(cryo: Cryo) -> gpu.CtrGuest:
-    """Give what asks workloads how they are."""
+    """Return the guest by which workloads are queried."""
     return gpu.CtrGuest(cryo)
 
 
 @pytest.fixture
 def job(cryo: Cryo, simulation: Simulation, guest: gpu.CtrGuest) -> Iterator[str]:
-    """Give a container of the small image in which two CUDA processes work."""
+    """Yield a container of the small image in which two CUDA processes work."""
     name = cryo.fresh("job")
     with cryo.removing(name):
         gpu.start_on_image(simulation, cryo, name, runtime=RUNTIME, settings=_TWO)
@@ -42,7 +42,7 @@ def job(cryo: Cryo, simulation: Simulation, guest: gpu.CtrGuest) -> Iterator[str
 def test_a_task_is_saved_and_works_on(
     cryo: Cryo, simulation: Simulation, guest: gpu.CtrGuest, job: str
 ) -> None:
-    """Its CUDA processes are frozen for `ctr tasks checkpoint` and have lost nothing after it."""
+    """Its CUDA processes are frozen for `ctr tasks checkpoint` and lose nothing."""
     simulation.calls(clear=True)
 
     cryo.ctr("tasks", "checkpoint", job)
@@ -56,7 +56,7 @@ def test_a_task_is_saved_and_works_on(
 def test_two_containers_come_back(
     cryo: Cryo, simulation: Simulation, guest: gpu.CtrGuest, job: str
 ) -> None:
-    """Two containers restored from one image have all of their GPU's state, and go on with it."""
+    """Two containers restored from one image have all GPU state and continue with it."""
     twins = (cryo.fresh("twin"), cryo.fresh("twin"))
     with cryo.removing(*twins):
         reference = cryo.save(job, "--rw")
@@ -69,10 +69,10 @@ def test_two_containers_come_back(
             assert simulation.verify(guest, twin).whole
 
 
-# Nothing of it depends on containerd's release.
+# It does not depend on containerd's release.
 @pytest.mark.parametrize("containerd_build", LINES[-1:], indirect=True)
 def test_a_task_without_an_image(cryo: Cryo, simulation: Simulation, guest: gpu.CtrGuest) -> None:
-    """A container of a spec alone, with no image and no snapshot, is saved in the same way."""
+    """A container with only a spec, without image and snapshot, is saved in the same way."""
     name = cryo.fresh("bare")
     spec = gpu.write_spec(simulation, cryo, name, _TWO)
     with cryo.removing(name):
@@ -86,7 +86,7 @@ def test_a_task_without_an_image(cryo: Cryo, simulation: Simulation, guest: gpu.
 def test_a_pause_gives_gpu_memory_back(
     cryo: Cryo, simulation: Simulation, guest: gpu.CtrGuest
 ) -> None:
-    """With the annotation `ctr tasks pause` parks a container; `resume` brings it back whole."""
+    """With the annotation `ctr tasks pause` parks a container; `resume` restores its memory."""
     name = cryo.fresh("parks")
     spec = gpu.write_spec(simulation, cryo, name, _TWO, {"io.cryo.park": "true"})
     with cryo.removing(name):
@@ -107,7 +107,7 @@ def test_a_pause_gives_gpu_memory_back(
 def test_ctr_saves_a_container_that_parks(
     cryo: Cryo, simulation: Simulation, guest: gpu.CtrGuest
 ) -> None:
-    """`ctr containers checkpoint` pauses first, which parks: it is saved so, and works on after."""
+    """`ctr containers checkpoint` pauses the task first, which parks it; the save works."""
     name, twin = cryo.fresh("parks"), cryo.fresh("twin")
     with cryo.removing(name, twin):
         parks = {"io.cryo.park": "true"}
@@ -127,7 +127,7 @@ def test_ctr_saves_a_container_that_parks(
 def test_a_freeze_that_fails(
     cryo: Cryo, simulation: Simulation, guest: gpu.CtrGuest, job: str
 ) -> None:
-    """A failed freeze is reported with the process it failed for, and the task works on."""
+    """The error of a failed freeze names the process, and the task works on."""
     simulation.faults(Fault(action="checkpoint", kind=Kind.FAIL, nth=2))
 
     ran = cryo.ctr("tasks", "checkpoint", job, check=False)
@@ -140,7 +140,7 @@ def test_a_freeze_that_fails(
 
 
 def test_a_kill_in_a_checkpoint(cryo: Cryo, simulation: Simulation, job: str) -> None:
-    """KILL ends the task in the middle of its freeze, and ctr prints why there is no image."""
+    """SIGKILL ends the task during its freeze, and ctr prints why there is no image."""
     simulation.calls(clear=True)
     simulation.faults(Fault(action="checkpoint", kind=Kind.SLOW, nth=2, seconds=60))
     with ThreadPoolExecutor(1) as pool:

@@ -1,4 +1,4 @@
-"""gVisor's own shim under the harness, and a simulated GPU with it: what ours is compared with."""
+"""gVisor's own shim under the harness, with a simulated GPU, for comparison with ours."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from tests.containerd.harness import Containerd
 
 @pytest.fixture(scope="module")
 def simulation(runsc_new: RunscBuild) -> Iterator[Simulation]:
-    """Give a machine with a simulated GPU."""
+    """Yield a machine with a simulated GPU."""
     with Simulation(runsc_new.path) as made:
         yield made
 
 
 @pytest.fixture(scope="module")
 def containerd(simulation: Simulation, archive: Path) -> Iterator[Containerd]:
-    """Give a containerd in the simulation's namespace, with gVisor's shim."""
+    """Yield a containerd in the simulation's namespace, with gVisor's shim."""
     program("containerd-2.4")
     try:
         programs = gvisor.programs(simulation.runsc)
@@ -38,7 +38,7 @@ def containerd(simulation: Simulation, archive: Path) -> Iterator[Containerd]:
 
 
 def test_a_container_runs(containerd: Containerd) -> None:
-    """An attached run gives the container's output; its exit code is 0 or, by mistake, 128."""
+    """An attached run returns the container's output; its exit code is 0 or, wrongly, 128."""
     flags = ("--rm", *gvisor.run_flags(containerd))
 
     ran = containerd.run("one", "echo", "hello", runtime=gvisor.RUNTIME, flags=flags, check=False)

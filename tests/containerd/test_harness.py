@@ -1,4 +1,4 @@
-"""The harness itself, with runc: what is seen here is containerd's doing, not our shim's."""
+"""The harness with runc: the behaviour of containerd without our shim."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tests.containerd.image import REFERENCE
 
 @pytest.fixture(autouse=True)
 def nothing_left(containerd: Containerd) -> Iterator[None]:
-    """Whatever the test did, nothing of it may be left."""
+    """Check that the test has left nothing behind."""
     before = containerd.look()
     yield
     left = containerd.left_behind(before)
@@ -21,7 +21,7 @@ def nothing_left(containerd: Containerd) -> Iterator[None]:
 
 @pytest.mark.parametrize("code", (0, 7, 137))
 def test_run_to_the_end(containerd: Containerd, code: int) -> None:
-    """An attached run gives the container's output and its exit code."""
+    """An attached run returns the container's output and exit code."""
     ran = containerd.run("one", "sh", "-c", f"echo hello; exit {code}", check=False)
 
     assert ran.out == "hello\n"
@@ -43,7 +43,7 @@ def test_a_container_that_stays(containerd: Containerd) -> None:
 
 
 def test_input_reaches_the_container(containerd: Containerd) -> None:
-    """What is given to an attached run arrives, and its end too."""
+    """The input of an attached run arrives, including its end of file."""
     flags = ("--rm", "--runtime", "io.containerd.runc.v2", "--snapshotter", "native")
     argv = ("run", *flags, REFERENCE, "input", "cat")
 
@@ -53,9 +53,9 @@ def test_input_reaches_the_container(containerd: Containerd) -> None:
 
 
 def test_a_terminal(containerd: Containerd) -> None:
-    """A container on a terminal has one of the size that ctr's has, and sees what is typed."""
+    """A container's terminal has the size of ctr's, and receives what is typed."""
     flags = ("--rm", "-t", "--runtime", "io.containerd.runc.v2", "--snapshotter", "native")
-    # ctr sets the size after the start, and busybox calls no size no failure.
+    # ctr sets the size after the start, and busybox does not fail without a size.
     wait = 'until s=$(stty size 2>/dev/null) && [ "$s" ]; do sleep 0.05; done'
     script = f"{wait}; echo $s; read line; echo got $line"
 
@@ -68,7 +68,7 @@ def test_a_terminal(containerd: Containerd) -> None:
 
 
 def test_a_crash_of_containerd(containerd: Containerd) -> None:
-    """A task outlives containerd, and a new containerd knows it."""
+    """A task survives containerd, and a new containerd lists it."""
     containerd.run("survivor", "sleep", "100", flags=("-d",))
     pid = containerd.tasks()["survivor"][0]
 
@@ -83,8 +83,8 @@ def test_a_crash_of_containerd(containerd: Containerd) -> None:
 def test_events_are_seen(containerd: Containerd) -> None:
     """The events of a container's start arrive, in order.
 
-    Those of its end are not asked for: runc's shim loses some of them when it stops, a few in a
-    hundred, and gives the others in either order.
+    Those of its exit are not checked: runc's shim loses a few in a hundred when it stops, and
+    their order varies.
     """
     with containerd.events() as events:
         containerd.run("seen", "true")

@@ -1,4 +1,4 @@
-"""OCI hooks under containerd, as clients use them for a container's network: ours as with runc."""
+"""OCI hooks under containerd, as clients use them for networks: the same as with runc."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ from tests.containerd.place import Place
 from tests.containerd.sidecar import write_rootfs
 
 RUNC = "io.containerd.runc.v2"
-# Those of nerdctl: its network is set up by one and taken down by the other.
+# The hooks of nerdctl: one sets its network up, the other removes it.
 KINDS = ("createRuntime", "poststop")
 
 
 @pytest.fixture(scope="module")
 def node(place: Place, runsc_new: RunscBuild, runc: Path, archive: Path) -> Iterator[Cryo]:
-    """Give the newest containerd, with runc beside our runtime."""
+    """Yield the newest containerd, with runc beside our runtime."""
     program("containerd-2.4")
     build = find_containerd("2.4")
     with Cryo(build, place, runsc_new.path, programs={"runc": runc}) as made:
@@ -37,7 +37,7 @@ def node(place: Place, runsc_new: RunscBuild, runc: Path, archive: Path) -> Iter
 
 
 def with_hooks(said: Path, kinds: tuple[str, ...] = KINDS) -> dict[str, Any]:
-    """Return the spec of a container whose hooks write down what they receive."""
+    """Return the spec of a container whose hooks record their input."""
     content = spec(("/bin/sleep", "1000"))
     content["mounts"].append({"destination": "/dev", "type": "tmpfs", "source": "tmpfs"})
     content["annotations"] = {"org.example": "<one>"}
@@ -48,7 +48,7 @@ def with_hooks(said: Path, kinds: tuple[str, ...] = KINDS) -> dict[str, Any]:
 
 
 def lived(node: Cryo, runtime: str, name: str) -> dict[str, dict[str, Any]]:
-    """Run a container to its end; return what its hooks received, without what differs per run."""
+    """Run a container until it exits; return the input of its hooks, without values that vary."""
     said = node.folder / "scratch" / node.fresh("said")
     said.mkdir(parents=True)
     rootfs = node.folder / "scratch" / node.fresh("rootfs")
@@ -58,7 +58,7 @@ def lived(node: Cryo, runtime: str, name: str) -> dict[str, dict[str, Any]]:
         api.create(name, rootfs)
         assert (said / "createRuntime").exists()
         api.start(name)
-        # runsc's own id for it ends with a plus, which is in no cgroup's name.
+        # runsc's id ends with a plus, which must not be in a cgroup's name.
         assert node.place.do("find", "/sys/fs/cgroup", "-name", f"*{name}+*") == ""
         api.end(name)
     reported = {kind: json.loads((said / kind).read_text("utf-8")) for kind in KINDS}
@@ -69,7 +69,7 @@ def lived(node: Cryo, runtime: str, name: str) -> dict[str, dict[str, Any]]:
 
 
 def test_hooks_get_what_runc_gives_them(node: Cryo) -> None:
-    """The id, bundle and annotations that a hook gets from our runtime are those of runc."""
+    """A hook gets the same id, bundle and annotations as with runc."""
     ours, theirs = (lived(node, runtime, "web") for runtime in (RUNTIME, RUNC))
 
     assert ours == theirs
@@ -79,7 +79,7 @@ def test_hooks_get_what_runc_gives_them(node: Cryo) -> None:
 
 
 def test_the_network_is_taken_down_when_the_shim_was_killed(node: Cryo) -> None:
-    """What containerd runs after a shim that is gone gives the last hook the container's names."""
+    """After a killed shim, `delete` passes the container's id and bundle to the last hook."""
     said = node.folder / "scratch" / node.fresh("said")
     said.mkdir(parents=True)
     rootfs = node.folder / "scratch" / node.fresh("rootfs")

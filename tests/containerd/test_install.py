@@ -1,4 +1,4 @@
-"""The files of hack/containerd/install, as they are, with containerd, CRI, Docker and systemd."""
+"""The unchanged files of hack/containerd/install, with containerd, CRI, Docker and systemd."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ COUNT = "i=0; while true; do i=$((i+1)); echo $i; sleep 0.1; done"
 
 
 def drop_in(build: ContainerdBuild) -> dict[str, Any]:
-    """Return how a line is given the runtime: 2.x by a file, 1.x in its main file."""
+    """Return the config of the runtime for a line: 2.x by a drop-in file, 1.x in its main file."""
     if build.config_version > 2:
         return {"imports": [INSTALL / "containerd-2.toml"]}
     text = (INSTALL / "containerd-1.toml").read_text("utf-8")
@@ -49,7 +49,7 @@ def node(
     archive: Path,
     pause_archive: Path,
 ) -> Iterator[Cryo]:
-    """Give a containerd of each line with the CRI plugin and our runtime."""
+    """Yield a containerd of each line with the CRI plugin and our runtime."""
     plugin = Cri(sandbox_image=PAUSE)
     how = drop_in(containerd_build)
     with Cryo(containerd_build, place, runsc_new.path, cri=plugin, **how) as made:
@@ -59,7 +59,7 @@ def node(
 
 @pytest.fixture
 def kubelet(node: Cryo) -> Iterator[Kubelet]:
-    """Give a client; no pod of the test, and nothing of one, may be left."""
+    """Yield a client; afterwards remove the test's pods and check that nothing is left."""
     before = node.look()
     with Kubelet(node.address) as made:
         yield made
@@ -70,7 +70,7 @@ def kubelet(node: Cryo) -> Iterator[Kubelet]:
 
 @pytest.fixture
 def pod(node: Cryo, kubelet: Kubelet) -> Iterator[Pod]:
-    """Give a running pod in our runtime."""
+    """Yield a running pod in our runtime."""
     logs = node.folder / "scratch" / "logs"
     made = kubelet.run_pod("pod", logs, handler=HANDLER, cgroup=node.cgroup)
     try:
@@ -81,7 +81,7 @@ def pod(node: Cryo, kubelet: Kubelet) -> Iterator[Pod]:
 
 
 def test_a_pod_with_two_containers(kubelet: Kubelet, pod: Pod) -> None:
-    """Two containers of a pod run, take an exec each, write logs, are measured and stopped."""
+    """Two containers of a pod run, take an exec each, write logs, report stats and are stopped."""
     loop = ["sh", "-c", "echo begun; sleep 100"]
     wanted = [Wanted(name, REFERENCE, loop) for name in ("one", "two")]
 
@@ -98,7 +98,7 @@ def test_a_pod_with_two_containers(kubelet: Kubelet, pod: Pod) -> None:
 
 
 def test_an_exit_code_is_seen(kubelet: Kubelet, pod: Pod) -> None:
-    """A container that ends by itself is seen with its code, and may be started anew."""
+    """The exit code of a container that exits is reported, and it can be started again."""
     for code in (7, 0):
         name = f"ends-{code}"
         container = kubelet.run(pod, Wanted(name, REFERENCE, ["sh", "-c", f"exit {code}"]))
@@ -110,7 +110,7 @@ def test_an_exit_code_is_seen(kubelet: Kubelet, pod: Pod) -> None:
 def dockerd(
     place: Place, runsc_new: RunscBuild, runc: Path, archive: Path, docker_build: Path
 ) -> Iterator[Dockerd]:
-    """Give a dockerd with our runtime, as daemon.json names it."""
+    """Yield a dockerd with our runtime, as daemon.json names it."""
     program("containerd-1.7")
     folder = place.folder_for("dc")
     config = cryo.write_config(folder, runsc_new.path, cryo.FLAGS, {})
@@ -130,7 +130,7 @@ def dockerd(
 
 @pytest.fixture
 def docker(dockerd: Dockerd) -> Iterator[Dockerd]:
-    """Give the dockerd; whatever the test did, nothing of it may be left."""
+    """Yield the dockerd; afterwards check that nothing is left."""
     before = dockerd.look()
     yield dockerd
     left = dockerd.left_behind(before)
@@ -138,14 +138,14 @@ def docker(dockerd: Dockerd) -> Iterator[Dockerd]:
 
 
 def run_in(dockerd: Dockerd, *arguments: str, check: bool = True) -> tuple[str, int]:
-    """Run a container in our runtime; return what it said and its exit code."""
+    """Run a container in our runtime; return its output and exit code."""
     how = ("--runtime", HANDLER, "--network", "none")
     ran = dockerd.docker("run", *how, *arguments, check=check)
     return ran.out, ran.status
 
 
 def test_docker_runs_to_the_end(docker: Dockerd) -> None:
-    """`docker run --runtime` gives the container's output and its exit code."""
+    """`docker run --runtime` returns the container's output and exit code."""
     command = ("sh", "-c", "echo hello; exit 7")
 
     assert run_in(docker, "--rm", IMAGE, *command, check=False) == ("hello\n", 7)
@@ -168,9 +168,9 @@ def test_a_container_of_docker(docker: Dockerd) -> None:
 
 
 def test_docker_checkpoint_and_start(docker: Dockerd) -> None:
-    """A container goes on where it was saved, after a kill.
+    """After a kill, a container continues where it was saved.
 
-    Docker passes no options to a runtime that is not runc: the container runs on after the save.
+    Docker passes no options to runtimes other than runc: the container runs on after the save.
     """
     run_in(docker, "--detach", "--name", "counts", IMAGE, "sh", "-c", COUNT)
     wait_until(lambda: len(numbers_of(docker)) > 5, "some counting", 10.0)
@@ -178,7 +178,7 @@ def test_docker_checkpoint_and_start(docker: Dockerd) -> None:
     docker.docker("checkpoint", "create", "counts", "saved")
     docker.docker("kill", "counts")
     before = numbers_of(docker)
-    # Docker stores the image again, and is refused until containerd has cleared the first away.
+    # Docker stores the image again, which fails until containerd has collected the first.
     start = ("start", "--checkpoint", "saved", "counts")
     wait_until(lambda: docker.docker(*start, check=False).status == 0, "a start", 20.0)
     wait_until(lambda: len(numbers_of(docker)) > len(before) + 3, "more counting", 10.0)
@@ -192,7 +192,7 @@ def test_docker_checkpoint_and_start(docker: Dockerd) -> None:
 
 @pytest.fixture
 def job(docker: Dockerd) -> Iterator[str]:
-    """Give a running container, which is removed at the end."""
+    """Yield a running container; remove it at the end."""
     run_in(docker, "--detach", "--name", "job", IMAGE, "sleep", "1000")
     yield "job"
     docker.docker("rm", "--force", "job")
@@ -201,7 +201,7 @@ def job(docker: Dockerd) -> Iterator[str]:
 @pytest.mark.parametrize(
     ("argv", "runsc"),
     (
-        # containerd pauses a task before it has its checkpoint made.
+        # containerd pauses a task before a checkpoint.
         (("checkpoint", "create", "job", "saved"), "pause"),
         (("exec", "job", "true"), "exec"),
     ),
@@ -210,7 +210,7 @@ def job(docker: Dockerd) -> Iterator[str]:
 def test_docker_kill_gets_through(
     docker: Dockerd, job: str, argv: tuple[str, ...], runsc: str
 ) -> None:
-    """A kill ends a container whose sandbox answers nothing, and what waited for it fails."""
+    """A kill ends a container whose sandbox hangs, and pending calls fail."""
     (sandbox,) = docker.processes(f"^runsc-sandbox .*{docker.inspect(job)['Id']}")
     os.kill(sandbox, signal.SIGSTOP)
     try:
@@ -229,15 +229,15 @@ def test_docker_kill_gets_through(
 
 
 def numbers_of(dockerd: Dockerd) -> list[int]:
-    """Return what the counting container has written so far."""
+    """Return the output of the counting container so far."""
     return [int(line) for line in dockerd.docker("logs", "counts").out.split()]
 
 
 def test_systemd_takes_the_unit(tmp_path: Path) -> None:
-    """The unit file has no mistake that systemd knows of."""
+    """The unit file passes `systemd-analyze verify`."""
     if not shutil.which("systemd-analyze"):
         pytest.skip("systemd-analyze is not installed")
-    # The program that it starts is installed elsewhere than in a checkout.
+    # The program's path differs in a checkout.
     text = (INSTALL / "cryo.service").read_text("utf-8")
     unit = tmp_path / "cryo.service"
     unit.write_text(text.replace("/usr/local/bin/cryo", "/bin/true"), "utf-8")

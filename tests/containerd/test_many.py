@@ -1,4 +1,4 @@
-"""Many containers at once, and nothing left of them."""
+"""Many containers at once, none of which leaves anything behind."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _SOME = 10
 
 
 def open_files(pid: int) -> list[str]:
-    """Return what a process has open."""
+    """Return the open files of a process."""
     return sorted(str(entry.readlink()) for entry in Path(f"/proc/{pid}/fd").iterdir())
 
 
@@ -53,6 +53,6 @@ def test_many_at_once(cryo: Cryo) -> None:
 
 
 def told_code(text: str) -> int:
-    """Return the exit code that `ctr tasks delete` has warned of; of 0 it says nothing."""
+    """Return the exit code in the warning of `ctr tasks delete`; it prints none for 0."""
     found = re.search(r"exit code (\d+)", text)
     return int(found[1]) if found else 0

@@ -1,4 +1,4 @@
-"""What runsc says of a mistake reaches containerd's clients in its own line."""
+"""Errors of runsc reach containerd's clients unchanged."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tests.containerd.cryo import Cryo
     ),
 )
 def test_flags_that_runsc_does_not_take(cryo: Cryo, flag: str, line: str) -> None:
-    """A shim with such settings makes no container, and ctr prints why."""
+    """A shim with invalid runsc flags creates no container, and ctr prints why."""
     own = cryo.folder / "wrong.toml"
     text = cryo.config.read_text("utf-8")
     own.write_text(text.replace("[runsc.flags]", f"[runsc.flags]\n{flag}"), "utf-8")

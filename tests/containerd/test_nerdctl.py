@@ -1,8 +1,8 @@
-"""Containers in our runtime, by nerdctl: what people type who come from Docker.
+"""Containers in our runtime through nerdctl, as former users of Docker use it.
 
-nerdctl is optional: without one these are skipped, and test_hooks.py does what its hooks do. Its
-network's plugin is a script, so that no bridge and no iptables is needed: what counts is that the
-hooks by which nerdctl sets a network up and takes it down know the container.
+nerdctl is optional: without it these tests are skipped, and test_hooks.py tests its hooks. The CNI
+plugin is a script, so that neither a bridge nor iptables is needed: the tests check that the hooks
+by which nerdctl sets a network up and removes it find the container.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ DEL) echo "DEL $CNI_CONTAINERID" >> LOG ;;
 esac
 """
 NETWORK = {"cniVersion": "1.0.0", "name": "bridge", "plugins": [{"type": "cryonet"}]}
-# Waits for the size of its terminal, which the client sends on its own.
+# Waits for the size of its terminal, which the client sends in a separate request.
 SIZE = ("sh", "-c", 'until [ "$(stty size)" = "40 100" ]; do sleep 0.1; done; stty size')
 
 
@@ -67,11 +67,11 @@ class Nerdctl:
 
     @property
     def env(self) -> dict[str, str]:
-        """The environment: no settings of the host's."""
+        """The environment, without settings of the host."""
         return {**self.node.env, "NERDCTL_TOML": str(self.folder / "none.toml")}
 
     def __call__(self, *arguments: str, check: bool = True, text: str = "") -> Ran:
-        """Run nerdctl; `text` is its standard input, which then ends."""
+        """Run nerdctl; `text` is its standard input."""
         argv = [*self._argv, *arguments]
         script = f"printf %s {shlex.quote(text)} | {shlex.join(argv)}"
         whole = ["sh", "-c", script] if text else argv
@@ -86,18 +86,18 @@ class Nerdctl:
         return self.node.checked(ran, f"nerdctl {' '.join(arguments)}")
 
     def begin(self, name: str, *command: str, flags: tuple[str, ...] = ()) -> str:
-        """Run a container that stays; return its id."""
+        """Run a container that keeps running; return its id."""
         how = ("-d", "--runtime", RUNTIME, "--pull", "never", "--name", name, *flags)
         return self("run", *how, REFERENCE, *command).out.strip()
 
     def status(self, name: str) -> str:
-        """Return what nerdctl says of a container's state."""
+        """Return a container's state from nerdctl."""
         return self("inspect", "--format", "{{.State.Status}}", name).out.strip()
 
 
 @pytest.fixture(scope="module")
 def nerdctl(place: Place, runsc_new: RunscBuild, archive: Path) -> Iterator[Nerdctl]:
-    """Give nerdctl with the newest containerd."""
+    """Yield nerdctl with the newest containerd."""
     try:
         path = find_program("nerdctl")
     except NotHere as no:
@@ -111,7 +111,7 @@ def nerdctl(place: Place, runsc_new: RunscBuild, archive: Path) -> Iterator[Nerd
 
 @pytest.fixture(autouse=True)
 def no_container_left(nerdctl: Nerdctl) -> Iterator[None]:
-    """Remove what a test has run."""
+    """Remove the containers of a test."""
     yield
     if names := nerdctl("ps", "-aq").out.split():
         nerdctl("rm", "-f", *names)
@@ -119,7 +119,7 @@ def no_container_left(nerdctl: Nerdctl) -> Iterator[None]:
 
 
 def test_the_default_network(nerdctl: Nerdctl) -> None:
-    """A container gets its network and gives it back, under the id that nerdctl has for it."""
+    """A container's network is set up and removed, under the container's id in nerdctl."""
     name = nerdctl.begin("web", "sh", "-c", "echo begun; sleep 1000")
 
     wait_until(lambda: nerdctl("logs", "web").out == "begun\n", "its log", 60)
@@ -136,14 +136,14 @@ def test_the_default_network(nerdctl: Nerdctl) -> None:
 
 
 def test_input_that_ends_at_once(nerdctl: Nerdctl) -> None:
-    """`echo x | nerdctl run -i` copies its input and ends, though that ends before the start."""
+    """`echo x | nerdctl run -i` copies its input and exits, though that ends before the start."""
     how = ("-i", "--rm", "--runtime", RUNTIME, "--pull", "never", "--net", "none")
 
     assert nerdctl("run", *how, REFERENCE, "cat", text="x\n").out == "x\n"
 
 
 def test_terminals(nerdctl: Nerdctl) -> None:
-    """`run -it` and `exec -it` have a terminal of the caller's size, and no error line."""
+    """`run -it` and `exec -it` have a terminal of the caller's size, and print no error."""
     how = ("-it", "--rm", "--runtime", RUNTIME, "--pull", "never", "--net", "none")
     nerdctl.begin("job", "sleep", "1000", flags=("--net", "none"))
 
@@ -153,7 +153,7 @@ def test_terminals(nerdctl: Nerdctl) -> None:
 
 
 def test_checkpoints(nerdctl: Nerdctl) -> None:
-    """A container is saved, listed, ended and started from its checkpoint; the count goes on."""
+    """A container is saved, listed, killed and started from its checkpoint; the count continues."""
     nerdctl.begin("job", "sh", "-c", COUNT, flags=("--net", "none"))
     before = int(nerdctl("exec", "job", "sh", "-c", COUNTS).out)
 

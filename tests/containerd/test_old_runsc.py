@@ -1,4 +1,4 @@
-"""The same shim with a runsc that has neither the built-in engine nor restore's newer checks."""
+"""Our shim with a runsc that has neither the built-in engine nor the newer restore checks."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tests.containerd.cryo import COUNT, RUNTIME, Cryo, simulated
 from tests.containerd.image import REFERENCE
 from tests.containerd.place import Place
 
-# What differs with runsc is not containerd's: the oldest and the newest line will do.
+# The differences do not depend on containerd, so the oldest and newest line suffice.
 pytestmark = pytest.mark.parametrize("containerd_build", (LINES[0], LINES[-1]), indirect=True)
 
 
@@ -27,7 +27,7 @@ def old(
     runsc_old: RunscBuild,
     archive: Path,
 ) -> Iterator[Cryo]:
-    """Give a running containerd of each line whose shims use the old runsc."""
+    """Yield a running containerd of each line whose shims use the old runsc."""
     with simulated(containerd_build, simulation, gpu_place, runsc_old.path) as made:
         made.import_image(archive)
         made.run("first", "true")
@@ -37,14 +37,14 @@ def old(
 
 @pytest.fixture(autouse=True)
 def nothing_of_it_left(old: Cryo) -> Iterator[None]:
-    """Whatever the test did, nothing of it may be left."""
+    """Check that the test has left nothing behind."""
     with old.images_apart():
         yield
     old.expect_nothing_new()
 
 
 def test_a_life(old: Cryo) -> None:
-    """Containers run, exec, pause and end with their own exit codes."""
+    """Containers run, exec, pause and exit with their own exit codes."""
     codes = (0, 7, 137)
     ran = old.each(
         lambda c: old.run(old.fresh("code"), "sh", "-c", f"exit {c}", check=False), codes
@@ -62,7 +62,7 @@ def test_a_life(old: Cryo) -> None:
 
 
 def test_a_terminal(old: Cryo) -> None:
-    """A container on a terminal takes what is typed and gives its exit code."""
+    """A container on a terminal receives what is typed and returns its exit code."""
     how = ("--runtime", RUNTIME, "--snapshotter", "native")
     argv = ("run", "--rm", "-t", *how, REFERENCE, "tty", "sh", "-c", "echo go; read a; exit 7")
 
@@ -73,7 +73,7 @@ def test_a_terminal(old: Cryo) -> None:
 
 
 def test_a_gpu_container_comes_back(old: Cryo, simulation: Simulation) -> None:
-    """CUDA processes are saved from outside the sandbox and come back from the image."""
+    """CUDA processes are saved from outside the sandbox and restored from the image."""
     job, again, guest = old.fresh("job"), old.fresh("again"), gpu.CtrGuest(old)
     with old.removing(job, again):
         gpu.start_on_image(simulation, old, job, runtime=RUNTIME, settings=Settings(processes=2))

@@ -1,4 +1,4 @@
-"""What containers write, where containerd makes a layer of it: with the flags that users have."""
+"""Changes to root filesystems, of which containerd makes a layer, with the default flags."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ IS_WHOLE = '[ -s /sum ] && [ "$(md5sum </kept)" = "$(cat /sum)" ] && ls -a /'
 def in_memory(
     containerd_build: ContainerdBuild, place: Place, runsc_new: RunscBuild, archive: Path
 ) -> Iterator[Cryo]:
-    """Give a containerd whose operator keeps what containers write in memory."""
+    """Yield a containerd with `overlay2` in memory."""
     flags = {**FLAGS, "overlay2": "root:memory"}
     with Cryo(containerd_build, place, runsc_new.path, flags=flags) as made:
         made.import_image(archive)
@@ -37,7 +37,7 @@ def saved_and_brought_back(cryo: Cryo) -> None:
         before = cryo.until_counts(name)
         reference = cryo.save(name, "--rw")
         sizes = [part["size"] for part in cryo.parts(reference) if part["mediaType"] == LAYER]
-        # What was written is in the task's image; in the snapshot there is nothing.
+        # The changes are in the task's image; the snapshot is empty.
         assert sizes
         assert max(sizes) < 4096
         cryo.remove(name)
@@ -48,11 +48,11 @@ def saved_and_brought_back(cryo: Cryo) -> None:
 
 
 def test_a_layer_has_nothing_of_runsc(cryo: Cryo, nothing_left: None) -> None:
-    """A checkpoint with `--rw` is small, and comes back under the id that it was saved with."""
+    """A checkpoint with `--rw` is small, and is restored under the same id."""
     saved_and_brought_back(cryo)
 
 
 def test_the_same_in_memory(in_memory: Cryo) -> None:
-    """An operator's own `overlay2` is left as it is, and does the same."""
+    """The same holds with an operator's own `overlay2`."""
     saved_and_brought_back(in_memory)
     in_memory.expect_nothing_new()

@@ -1,4 +1,4 @@
-"""Pods under a real containerd: saved as the kubelet saves a container, and brought back."""
+"""Pods under a real containerd: checkpointed as by the kubelet, and restored."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def node(
     archive: Path,
     pause_archive: Path,
 ) -> Iterator[Cryo]:
-    """Give a containerd of each line with the CRI plugin, our runtime and criu."""
+    """Yield a containerd of each line with the CRI plugin, our runtime and criu."""
     plugin = Cri(sandbox_image=PAUSE, runtimes={HANDLER: RUNTIME})
     criu = {"criu": program("criu")}
     with Cryo(containerd_build, place, runsc_new.path, cri=plugin, programs=criu) as made:
@@ -51,26 +51,26 @@ def node(
 
 @pytest.fixture(scope="module")
 def beside(node: Cryo) -> Iterator[Beside]:
-    """Give a client of a sidecar with the settings of the shims, for the kubelet's containers."""
+    """Yield a client of a sidecar with the settings of the shims, for the kubelet's containers."""
     with serving(node, "k8s.io") as client:
         yield client
 
 
 @pytest.fixture
 def kubelet(node: Cryo, beside: Beside) -> Iterator[Kubelet]:
-    """Give a client; no pod of the test, and nothing of one, may be left."""
+    """Yield a client; afterwards remove the test's pods and check that nothing is left."""
     before = node.look()
     with Kubelet(node.address) as made:
         yield made
         assert made.pods() == []
-    # The sidecar keeps the folders of a namespace in which it had tasks.
+    # The sidecar keeps the directories of a namespace in which it had tasks.
     left = node.left_behind(before, (f"{node.state}/runsc/", f"{node.state}/tasks/"))
     assert not left, "\n".join(left)
 
 
 @pytest.fixture
 def pod(node: Cryo, kubelet: Kubelet) -> Iterator[Pod]:
-    """Give a running pod in our runtime."""
+    """Yield a running pod in our runtime."""
     made = kubelet.run_pod(
         "pod", node.folder / "scratch" / "logs", handler=HANDLER, cgroup=node.cgroup
     )
@@ -83,7 +83,7 @@ def pod(node: Cryo, kubelet: Kubelet) -> Iterator[Pod]:
 # containerd has no CheckpointContainer before 2.0.
 @pytest.mark.parametrize("containerd_build", LINES[2:], indirect=True)
 def test_the_kubelet_saves_a_container(node: Cryo, kubelet: Kubelet, pod: Pod) -> None:
-    """CheckpointContainer of one writes an archive with the image of its whole pod; all run on."""
+    """CheckpointContainer writes an archive with the image of the whole pod, which runs on."""
     names = ("one", "two")
     containers = [kubelet.run(pod, Wanted(name, REFERENCE, COUNTER)) for name in names]
     before = [count(kubelet, one) for one in containers]
@@ -103,17 +103,17 @@ def test_the_kubelet_saves_a_container(node: Cryo, kubelet: Kubelet, pod: Pod) -
 
 
 def count(kubelet: Kubelet, container: str) -> int:
-    """Wait until a container that runs COUNT goes on; return how far it was before."""
+    """Wait until the count of a container increases; return its first value."""
     return int(kubelet.exec(container, "sh", "-c", COUNTS).stdout)
 
 
-# containerd 1.6 mounts /dev/shm twice, which runsc does not restore elsewhere.
+# containerd 1.6 mounts /dev/shm twice, which runsc does not restore under another id.
 @pytest.mark.every_combination
 @pytest.mark.parametrize("containerd_build", LINES[1:], indirect=True)
 def test_a_pod_of_the_kubelet_comes_back_beside_it(
     node: Cryo, kubelet: Kubelet, pod: Pod, beside: Beside
 ) -> None:
-    """`cryo` brings a copy of a pod back under other ids, from the kubelet's own archive too."""
+    """`cryo` restores a copy of a pod under other ids, also from the kubelet's archive."""
     containers = [kubelet.run(pod, Wanted(name, REFERENCE, COUNTER)) for name in ("one", "two")]
     before = [count(kubelet, one) for one in containers]
     image = node.folder / "scratch" / node.fresh("image")
@@ -135,7 +135,7 @@ def test_a_pod_of_the_kubelet_comes_back_beside_it(
 
 
 def unpack(kubelet: Kubelet, container: str, image: Path) -> None:
-    """Save a container as the kubelet does, and take the image out of the archive."""
+    """Checkpoint a container as the kubelet does, and extract the image from the archive."""
     archive = image.with_suffix(".tar")
     kubelet.checkpoint(container, archive)
     with tarfile.open(archive) as tar:
@@ -159,7 +159,7 @@ def spec(name: str) -> dict[str, Any]:
 
 
 def cri_of(name: str) -> dict[str, str]:
-    """Say of a container what the CRI plugin says."""
+    """Return the annotations of a container as set by the CRI plugin."""
     return {
         "io.kubernetes.cri.container-type": "sandbox" if name == "pod" else "container",
         "io.kubernetes.cri.sandbox-id": "pod",
@@ -169,7 +169,7 @@ def cri_of(name: str) -> dict[str, str]:
 
 @contextlib.contextmanager
 def removing_pod(cryo: Cryo) -> Iterator[None]:
-    """Delete the pod at the end, its sandbox last, whatever has become of it."""
+    """Delete the pod at the end, its sandbox last, in whatever state it is."""
     try:
         yield
     finally:
@@ -179,7 +179,7 @@ def removing_pod(cryo: Cryo) -> Iterator[None]:
 
 @pytest.fixture
 def api(cryo: Cryo, nothing_left: None) -> Iterator[Api]:
-    """Give the services of a containerd of each line, with a pod that runs."""
+    """Yield the services of a containerd of each line, with a running pod."""
     rootfs = write_rootfs(cryo.folder / "scratch" / cryo.fresh("rootfs"), program("busybox"))
     with Api(cryo) as made, removing_pod(cryo):
         for name in ONES:
@@ -190,10 +190,10 @@ def api(cryo: Cryo, nothing_left: None) -> Iterator[Api]:
     shutil.rmtree(rootfs)
 
 
-# ctr 1.x sends no options for runtimes that are not runc.
+# ctr 1.x sends no options to runtimes other than runc.
 @pytest.mark.parametrize("containerd_build", LINES[2:], indirect=True)
 def test_containerd_brings_a_pod_back(cryo: Cryo, api: Api) -> None:
-    """With one image for all: the sandbox's Start returns, and with the last one's all go on."""
+    """With one image for all, the sandbox's Start returns at once; all run after the last Start."""
     before = [cryo.until_counts(name) for name in ONES[1:]]
     path = cryo.folder / "scratch" / cryo.fresh("image")
     rootfs = next((cryo.folder / "scratch").glob("rootfs-*"))
@@ -215,9 +215,9 @@ def test_containerd_brings_a_pod_back(cryo: Cryo, api: Api) -> None:
 
 @pytest.fixture(scope="module")
 def gpu_node(simulation: Simulation, gpu_place: Place) -> Iterator[Cryo]:
-    """Give the newest containerd on a machine with a GPU, whose sandboxes may all have it.
+    """Yield the newest containerd on a machine with a GPU, with nvproxy in every sandbox.
 
-    A pod's sandbox is made before its containers say what they want.
+    A pod's sandbox is created before its containers request a GPU.
     """
     flags = {**GPU_FLAGS, "nvproxy": "true"}
     settings = {"cuda": simulation.settings_of_cuda()}
@@ -233,7 +233,7 @@ def gpu_node(simulation: Simulation, gpu_place: Place) -> Iterator[Cryo]:
 def test_containerd_brings_a_pod_with_a_gpu_back(
     gpu_node: Cryo, simulation: Simulation, engine: str
 ) -> None:
-    """Its CUDA processes are frozen with the pod, and work on in the container that comes back."""
+    """Its CUDA processes are frozen with the pod, and work in the restored container."""
     guest = gpu.CtrGuest(gpu_node)
     path = gpu_node.folder / "scratch" / gpu_node.fresh("image")
     kinds = {"pod": Settings(gpu=False), "one": Settings(processes=2), "two": Settings(gpu=False)}

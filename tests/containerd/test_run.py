@@ -13,12 +13,12 @@ from tests.containerd.image import REFERENCE
 
 pytestmark = pytest.mark.usefixtures("nothing_left")
 _HOW = ("--runtime", RUNTIME, "--snapshotter", "native")
-# ctr sets the size after the start, and busybox calls no size no failure.
+# ctr sets the size after the start, and busybox does not fail without a size.
 _SIZE = 'until s=$(stty size 2>/dev/null) && [ "$s" ] && [ "$s" != "0 0" ]; do sleep 0.02; done'
 
 
 def test_exit_codes(cryo: Cryo) -> None:
-    """An attached run gives the container's own output and exit code, however soon it ends."""
+    """An attached run returns the container's output and exit code, however soon it exits."""
 
     def run(code: int) -> tuple[str, int]:
         ran = cryo.run(cryo.fresh("code"), "sh", "-c", f"echo to {code}; exit {code}", check=False)
@@ -33,7 +33,7 @@ def test_exit_codes(cryo: Cryo) -> None:
 
 
 def test_streams_are_apart(cryo: Cryo) -> None:
-    """What a container writes to its two outputs arrives, all of it, each in its own."""
+    """The stdout and stderr of a container arrive completely and separately."""
     script = "seq 1 20000; echo seen >&2"
 
     ran = cryo.run("apart", "sh", "-c", script)
@@ -43,14 +43,14 @@ def test_streams_are_apart(cryo: Cryo) -> None:
 
 
 def test_input(cryo: Cryo) -> None:
-    """What is given to an attached run arrives, and its end too."""
+    """The input of an attached run arrives, including its end of file."""
     argv = ("run", "--rm", *_HOW, REFERENCE, "input", "cat")
 
     assert cryo.ctr_with_input("input", *argv, text=b"to and fro\n").out == "to and fro\n"
 
 
 def test_terminal(cryo: Cryo) -> None:
-    """A container on a terminal has one of ctr's size, takes what is typed, gives its exit code."""
+    """A container's terminal has ctr's size; it gets what is typed and returns its exit code."""
     script = f"{_SIZE}; echo $s; read line; echo got $line; exit 7"
     argv = ("run", "--rm", "-t", *_HOW, REFERENCE, "tty", "sh", "-c", script)
 
@@ -62,7 +62,7 @@ def test_terminal(cryo: Cryo) -> None:
 
 
 def test_logs_go_to_a_file(cryo: Cryo) -> None:
-    """`--log-uri file://` has both outputs of the container appended to a file."""
+    """`--log-uri file://` appends stdout and stderr of the container to a file."""
     path = cryo.folder / "scratch" / cryo.fresh("log")
     script = "echo out; echo err >&2; sleep 1000"
     with cryo.container("sh", "-c", script, flags=("--log-uri", f"file://{path}")):
@@ -71,7 +71,7 @@ def test_logs_go_to_a_file(cryo: Cryo) -> None:
 
 
 def test_logs_go_to_a_program(cryo: Cryo) -> None:
-    """`--log-uri binary://` has a program read both outputs; it ends with the container."""
+    """`--log-uri binary://` passes both outputs to a program, which exits with the container."""
     path = cryo.folder / "scratch" / cryo.fresh("logged")
     logger = cryo.folder / "scratch" / cryo.fresh("logger")
     lines = (
@@ -110,9 +110,9 @@ def test_its_client_dies(cryo: Cryo) -> None:
 
 
 def test_exec(cryo: Cryo) -> None:
-    """An exec has its own output and exit code; one that cannot be started says why."""
+    """An exec has its own output and exit code; if it cannot be started, the error says why."""
     with cryo.container() as name:
-        # ctr 1.x may end before it has copied what came last: seen once, on a very busy machine.
+        # ctr 1.x may exit before it has copied the last output: seen once, on a very busy machine.
         script = "echo in; echo err >&2; exit 3"
         tries = (cryo.exec(name, "sh", "-c", script, check=False) for _ in range(3))
         ran = next((ran for ran in tries if ran.out and "err" in ran.err.splitlines()), None)
@@ -126,7 +126,7 @@ def test_exec(cryo: Cryo) -> None:
 
 
 def test_interrupt_character_ends_an_exec(cryo: Cryo) -> None:
-    """Ctrl-C typed into `ctr tasks exec -t` is SIGINT for the program inside."""
+    """Ctrl-C in `ctr tasks exec -t` sends SIGINT to the program inside."""
     script = 'trap "echo interrupted; exit 9" INT; echo up; while true; do sleep 0.1; done'
     with cryo.container("sleep", "1000") as name:
         argv = ("tasks", "exec", "-t", "--exec-id", "int", name, "sh", "-c", script)
@@ -138,7 +138,7 @@ def test_interrupt_character_ends_an_exec(cryo: Cryo) -> None:
 
 
 def test_exec_on_a_terminal(cryo: Cryo) -> None:
-    """An exec on a terminal has one of ctr's size, takes what is typed, gives its exit code."""
+    """An exec's terminal has ctr's size; it gets what is typed and returns its exit code."""
     script = f"{_SIZE}; echo $s; read line; echo got $line; exit 5"
     with cryo.container() as name:
         argv = ("tasks", "exec", "-t", "--exec-id", "tty", name, "sh", "-c", script)
@@ -151,7 +151,7 @@ def test_exec_on_a_terminal(cryo: Cryo) -> None:
 
 
 def test_kill(cryo: Cryo) -> None:
-    """A signal reaches init alone, or with --all everybody; the exit code shows it."""
+    """A signal reaches init only, or with --all every process; the exit code shows it."""
     script = "trap 'echo heard > /heard' USR1; trap 'exit 9' TERM; sleep 1000 & touch /up; "
     with cryo.container("sh", "-c", script + "while true; do sleep 0.02; done") as name:
         wait_until(lambda: cryo.exec(name, "test", "-e", "/up", check=False).status == 0, name, 60)
@@ -168,7 +168,7 @@ def test_kill(cryo: Cryo) -> None:
 
 
 def test_pause(cryo: Cryo) -> None:
-    """A paused task stands still, says so, goes on when resumed, and can be killed."""
+    """A paused task stops, is listed as paused, continues when resumed, and can be killed."""
     with cryo.container("sh", "-c", COUNT) as name:
         cryo.until_counts(name)
         cryo.ctr("tasks", "pause", name)
@@ -182,7 +182,7 @@ def test_pause(cryo: Cryo) -> None:
 
 
 def test_stats(cryo: Cryo) -> None:
-    """`ctr tasks metrics` shows what the container uses, now."""
+    """`ctr tasks metrics` shows the container's current usage."""
     with cryo.container("sh", "-c", "while true; do true; done") as name:
 
         def cpu() -> int:
@@ -201,7 +201,7 @@ def test_stats(cryo: Cryo) -> None:
 
 
 def test_processes(cryo: Cryo) -> None:
-    """`ctr tasks ps` lists processes of the host that are the container's, its task's first."""
+    """`ctr tasks ps` lists the host processes of the container, its task's first."""
     with cryo.container("sh", "-c", "sleep 1000 & sleep 1000; true") as name:
         task = cryo.ctr("tasks", "ls").out.split(name, 1)[1].split()[0]
 
@@ -213,7 +213,7 @@ def test_processes(cryo: Cryo) -> None:
 
 
 def test_limits_change(cryo: Cryo) -> None:
-    """A container may be given a memory limit, and has that cgroup until it is gone."""
+    """A container can get a memory limit, and has that cgroup until it is deleted."""
     with cryo.container(flags=("--memory-limit", str(256 << 20))) as name:
         shown = cryo.ctr("tasks", "metrics", name).out
         limit = re.search(r"^memory\.(?:usage_)?limit(?:_in_bytes)?\s+(\d+)", shown, re.MULTILINE)
@@ -222,7 +222,7 @@ def test_limits_change(cryo: Cryo) -> None:
 
 
 def test_events(cryo: Cryo) -> None:
-    """The events of a life arrive in order: a start before its exit, an exec's before init's."""
+    """Events arrive in order: a start before its exit, the exit of an exec before that of init."""
     with cryo.events() as events:
         cryo.run("seen", "true")
         events.until("/tasks/delete")
@@ -248,7 +248,7 @@ def test_events(cryo: Cryo) -> None:
 
 
 def test_a_start_that_fails(cryo: Cryo) -> None:
-    """A container whose program is not there is refused with its name, and leaves nothing."""
+    """If the program does not exist, the start fails with its name and leaves nothing."""
     with cryo.removing("wrong"):
         ran = cryo.run("wrong", "no-such-program", check=False)
 

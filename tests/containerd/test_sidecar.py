@@ -17,7 +17,7 @@ from tests.containerd.cryo import COUNT, COUNTS, RUNTIME, Cryo
 
 @pytest.fixture(scope="module")
 def beside(cryo: Cryo) -> Iterator[Beside]:
-    """Give a client of a sidecar with the settings of the shims."""
+    """Yield a client of a sidecar with the settings of the shims."""
     with serving(cryo) as client:
         cryo.know()
         yield client
@@ -26,13 +26,13 @@ def beside(cryo: Cryo) -> Iterator[Beside]:
 
 @pytest.fixture(autouse=True)
 def nothing_of_it_left(cryo: Cryo, beside: Beside) -> Iterator[None]:
-    """Whatever the test did, nothing of it may be left but the sidecar's own folders."""
+    """Check that nothing is left of the test but the sidecar's own directories."""
     yield
     cryo.expect_nothing_new((f"{cryo.state}/runsc/", f"{cryo.state}/tasks/"))
 
 
 def test_control(cryo: Cryo, beside: Beside) -> None:
-    """Containerd's tasks are listed and obey: exec, ps, metrics, pause, resume, kill."""
+    """Containerd's tasks are listed, and exec, ps, metrics, pause, resume and kill work."""
     with cryo.container("sh", "-c", COUNT) as name:
         cryo.until_counts(name)
         (listed,) = beside.ask("tasks", "ls")
@@ -52,7 +52,7 @@ def test_control(cryo: Cryo, beside: Beside) -> None:
 
 
 def test_a_shim_that_hangs_is_listed_as_such(cryo: Cryo, beside: Beside) -> None:
-    """A list has the task of a stopped shim with a warning, and the other shims' as they are."""
+    """A task whose shim hangs is listed with a warning, and those of other shims as usual."""
     with cryo.container("sleep", "1000") as name, cryo.container("sleep", "1000") as other:
         shim = cryo.shim_of(name)
         os.kill(shim, signal.SIGSTOP)
@@ -70,7 +70,7 @@ def test_a_shim_that_hangs_is_listed_as_such(cryo: Cryo, beside: Beside) -> None
 
 
 def test_a_checkpoint_that_stays(cryo: Cryo, beside: Beside) -> None:
-    """`cryo tasks checkpoint` saves containerd's task at the given path, with no tar in between."""
+    """`cryo tasks checkpoint` saves containerd's task directly to the given path."""
     path = cryo.folder / "images" / cryo.fresh("direct")
     with cryo.container("sh", "-c", COUNT) as name:
         cryo.until_counts(name)
@@ -83,7 +83,7 @@ def test_a_checkpoint_that_stays(cryo: Cryo, beside: Beside) -> None:
 
 
 def test_a_checkpoint_that_ends(cryo: Cryo, beside: Beside) -> None:
-    """`--exit` reaches the shim on every line; the image comes back as a task of the sidecar's."""
+    """`--exit` works on every line; the image is restored as a task of the sidecar."""
     path = cryo.folder / "images" / cryo.fresh("direct")
     again = cryo.fresh("own")
     with cryo.container("sh", "-c", COUNT) as name:
@@ -102,7 +102,7 @@ def test_a_checkpoint_that_ends(cryo: Cryo, beside: Beside) -> None:
 def test_a_checkpoint_that_is_broken_off(
     cryo: Cryo, beside: Beside, simulation: Simulation, tmp_path: Path
 ) -> None:
-    """Ctrl-C in the client rolls back in the shim: the task works on and there is no image."""
+    """Ctrl-C in the client rolls back in the shim: the task works on, without an image."""
     path = cryo.folder / "images" / cryo.fresh("never")
     name, guest = cryo.fresh("job"), gpu.CtrGuest(cryo)
     with cryo.removing(name):
@@ -111,7 +111,7 @@ def test_a_checkpoint_that_is_broken_off(
         simulation.until_ready(guest, name)
         simulation.calls(clear=True)
         simulation.faults(Fault(action="checkpoint", kind=Kind.HANG, nth=2))
-        # runsc's own engine is waited for: once begun, its save is not known to stop.
+        # The rollback waits for runsc's engine: its save cannot be interrupted.
         how = ("--engine", "phased", "--image-path", str(path))
         argv = beside.argv("tasks", "checkpoint", *how, name)
         pid = cryo.place.remote.spawn(argv, output=tmp_path / "said", env=cryo.env)

@@ -1,7 +1,7 @@
-"""containerd whose tasks the sidecar serves: by the way that each release can keep.
+"""The sidecar serves containerd's tasks, over the protocol that works with each release.
 
-Only 2.1 and 2.4 of our lines can be reported who serves a task. 2.4 loses each that it reaches over
-gRPC at once, and 2.1 cannot connect again over ttrpc.
+Of our lines only 2.1 and 2.4 accept the address of a task's server. 2.4 loses a task over gRPC at
+once, and 2.1 cannot reconnect over ttrpc.
 """
 
 from __future__ import annotations
@@ -30,14 +30,14 @@ SLEEP = ("/bin/sleep", "1000")
 
 @pytest.fixture(scope="module", params=ROUTES, ids="-".join)
 def route(request: pytest.FixtureRequest) -> tuple[str, str]:
-    """Give a line of containerd, and how it reaches the Task service."""
+    """Return a line of containerd, and how it connects to the Task service."""
     line, how = request.param
     return line, how
 
 
 @pytest.fixture(scope="module")
 def both(route: tuple[str, str], place: Place, runsc_new: RunscBuild) -> Iterator[WithSidecar]:
-    """Give a containerd and a sidecar that run."""
+    """Yield a running containerd and sidecar."""
     line, how = route
     try:
         build = find_containerd(line)
@@ -46,7 +46,7 @@ def both(route: tuple[str, str], place: Place, runsc_new: RunscBuild) -> Iterato
     with WithSidecar(build, place, runsc_new.path, how) as made:
         made.ctr("namespaces", "create", made.namespace)
         rootfs = write_rootfs(made.rootfs, program("busybox"))
-        # The first task makes folders that all later ones share.
+        # The first task creates directories that all later ones share.
         with (
             Containerd(str(made.address), made.task_api, made.namespace) as containerd,
             Story(containerd, rootfs, made.folder).running("first", SLEEP),
@@ -57,7 +57,7 @@ def both(route: tuple[str, str], place: Place, runsc_new: RunscBuild) -> Iterato
 
 @pytest.fixture
 def story(both: WithSidecar, tmp_path: Path) -> Iterator[Story]:
-    """Give the example's own way to run containers; nothing of them may be left."""
+    """Yield the example program's commands; afterwards check that nothing is left."""
     before = both.look()
     with Containerd(str(both.address), both.task_api, both.namespace) as containerd:
         yield Story(containerd, both.rootfs, tmp_path)
@@ -66,9 +66,9 @@ def story(both: WithSidecar, tmp_path: Path) -> Iterator[Story]:
 
 
 def test_the_example(both: WithSidecar) -> None:
-    """It saves a container, and what it restores continues there; containerd gets all events.
+    """The example saves and restores a container, and containerd gets all events.
 
-    containerd says Shutdown after each task; the sidecar stays.
+    containerd calls Shutdown after each task; the sidecar keeps running.
     """
     before = both.look()
     with both.events() as events:
@@ -86,7 +86,7 @@ def test_the_example(both: WithSidecar) -> None:
 
 
 def test_ctr_sees_it(both: WithSidecar, story: Story) -> None:
-    """`ctr` lists such a task, pauses it and runs programs in it; the sidecar calls it its own."""
+    """`ctr` lists such a task, pauses it and runs programs in it; the sidecar owns it."""
     with story.running("seen", SLEEP):
         assert both.status("seen") == "RUNNING"
         assert both.exec("seen", "echo", "hello").out == "hello\n"
@@ -99,14 +99,14 @@ def test_ctr_sees_it(both: WithSidecar, story: Story) -> None:
 
 
 def test_a_checkpoint_that_leaves_it(both: WithSidecar, story: Story) -> None:
-    """A task that is saved and not to be stopped runs on."""
+    """A task that is saved without `--exit` runs on."""
     with story.running("stays", SLEEP):
         story.containerd.checkpoint("stays", str(story.scratch / "image"), leave=True)
         assert both.status("stays") == "RUNNING"
 
 
 def test_containerd_comes_back(both: WithSidecar, story: Story) -> None:
-    """A task outlives containerd, which finds it again."""
+    """A task survives containerd, which finds it again."""
     with story.running("outlives", SLEEP):
         both.kill()
         both.start()
@@ -115,7 +115,7 @@ def test_containerd_comes_back(both: WithSidecar, story: Story) -> None:
 
 @pytest.mark.parametrize("route", ROUTES[:1], indirect=True, ids="-".join)
 def test_the_sidecar_comes_back(both: WithSidecar, story: Story) -> None:
-    """Over gRPC containerd does not notice that a sidecar was killed and started again."""
+    """Over gRPC tasks stay in containerd when a sidecar is killed and restarted."""
     with both.events() as events:
         with story.running("again", SLEEP):
             both.kill_sidecar()
@@ -127,7 +127,7 @@ def test_the_sidecar_comes_back(both: WithSidecar, story: Story) -> None:
 
 @pytest.mark.parametrize("route", ROUTES[1:], indirect=True, ids="-".join)
 def test_containerd_loses_sight(both: WithSidecar, story: Story) -> None:
-    """Over ttrpc a sidecar's death is for containerd the end of a task that in truth runs on."""
+    """Over ttrpc containerd takes a sidecar's death for the exit of its task, which runs on."""
     story.containerd.create_container("lost", spec(SLEEP))
     story.containerd.create("lost", story.rootfs)
     story.containerd.start("lost")

@@ -1,4 +1,4 @@
-"""A few of the random trials of `make faults CASE=new-containerd`, at fixed moments."""
+"""A few trials of `make faults CASE=new-containerd` with fixed plans."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ FIXED = (
 
 @pytest.fixture(scope="module")
 def bench(runsc_new: RunscBuild) -> Iterator[Contained]:
-    """Give a containerd whose shims look for traps."""
+    """Yield a containerd whose shims read traps."""
     try:
         find_containerd(LINES[-1])
     except NotHere as no:
@@ -46,7 +46,7 @@ def bench(runsc_new: RunscBuild) -> Iterator[Contained]:
 def test_what_must_hold(
     bench: Contained, scene: Scene, what: What, point: str, outcome: str
 ) -> None:
-    """After this fault the task runs, has ended with its killed sandbox, or is in its image."""
+    """After this fault the task runs, has exited with its killed sandbox, or is in its image."""
     trial = ContainedTrial(bench, Plan(scene=scene, what=what, point=point, nth=1))
 
     trial.run()

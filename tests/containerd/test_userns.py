@@ -1,4 +1,4 @@
-"""A container in a user namespace, whose root filesystem shows other owners."""
+"""A container in a user namespace, with an idmapped root filesystem."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _FLAGS = ("--remap-labels", "--uidmap", _MAP, "--gidmap", _MAP)
 # containerd 1.x has no idmapped layers.
 @pytest.mark.parametrize("containerd_build", LINES[2:], indirect=True)
 def test_the_rootfs_of_a_user_namespace(cryo: Cryo, archive: Path) -> None:
-    """With the snapshotter overlayfs the layers are translated: root's files are root's inside."""
+    """With the snapshotter overlayfs the layers are idmapped: root owns root's files inside."""
     if not idmap.kernel_has_it():
         pytest.skip("this kernel has no idmapped layers")
     cryo.import_image(archive, snapshotter="overlayfs")

@@ -1,4 +1,4 @@
-"""Which runsc and engine a fault is tried on; `tests.matrix` chooses how many of them run."""
+"""The runsc and engine that a fault test runs with; `tests.matrix` selects which of them run."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ PHASED = (NEW_PHASED, OLD_PHASED, NEW_STEPS)
 
 
 def on(*cases: Case) -> pytest.MarkDecorator:
-    """Try a test on each of these."""
+    """Run a test with each of these."""
     return pytest.mark.parametrize("machine", cases, indirect=True, ids=str, scope="session")
 
 
 def pairs(argument: str, chosen: Iterable[tuple[Case, str]]) -> pytest.MarkDecorator:
-    """Try a test on these pairs of a case and a value."""
+    """Run a test with these pairs of a case and a value."""
     return pytest.mark.parametrize(
         ("machine", argument),
         [pytest.param(case, value, id=f"{value}-{case}") for case, value in chosen],
@@ -36,6 +36,6 @@ def pairs(argument: str, chosen: Iterable[tuple[Case, str]]) -> pytest.MarkDecor
 def spread(
     argument: str, values: Iterable[str], cases: Iterable[Case] = ALL
 ) -> pytest.MarkDecorator:
-    """Try each value on each case."""
+    """Run a test with each value in each case."""
     chosen = tuple(cases)
     return pairs(argument, [(case, value) for value in values for case in chosen])

@@ -1,4 +1,4 @@
-"""What every fault on a live task needs before it begins."""
+"""Fixtures of the fault tests: the machine of a case, and its running task."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from tests.faults.rig import Rig
 
 @pytest.fixture(scope="session", autouse=True)
 def require_root() -> None:
-    """Skip the room, or fail it in CI, where we are not root."""
+    """Skip these tests if we are not root, or fail them in CI."""
     if os.geteuid() != 0:
         excuse("real tests need root")
 
 
 @pytest.fixture(scope="session")
 def machine(request: pytest.FixtureRequest, require_root: None) -> Iterator[Rig]:
-    """Give the machine of a case; see `tests.faults.cases`."""
+    """Yield the machine of a case; see `tests.faults.cases`."""
     case: Case = request.param
     build = ready(case.version)
     with Halting(build.path, helper=case.helper) as sim:
@@ -38,7 +38,7 @@ def machine(request: pytest.FixtureRequest, require_root: None) -> Iterator[Rig]
 
 @pytest.fixture
 def rig(machine: Rig) -> Iterator[Rig]:
-    """Give that machine with its task running and no fault armed."""
+    """Yield that machine with its task running and no fault armed."""
     machine.serve()
     machine.have_task()
     before = machine.sim.sidecar_log.stat().st_size

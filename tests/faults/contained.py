@@ -1,6 +1,6 @@
-"""Faults of an operation that containerd asks a shim for: the shim, containerd or the sandbox dies.
+"""Faults of an operation that containerd requests of a shim: shim, containerd or sandbox is killed.
 
-The shim steps into its traps by itself: every process that forks shims arms them.
+The shims reach the traps themselves: every fork server arms them.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ _END_S = 120.0
 _SETTLE_S = 20.0
 SCENES = (Scene.RUN_ON, Scene.EXIT, Scene.RESTORE)
 WHATS = (What.SHIM, What.SHIM_HANGS, What.CONTAINERD, What.SANDBOX)
-# Python imports this module by itself, if it finds one.
+# A sitecustomize module, which Python imports at its start.
 _ARMING = """
 import sys
 
@@ -47,7 +47,7 @@ if "shim.entry.shimbin.forkserver" in sys.orig_argv:
 
 
 class Contained:
-    """A containerd whose shims look for traps, and a client of it."""
+    """A containerd whose shims read traps, and a client of it."""
 
     def __init__(self, sim: Simulation, cryo: Cryo, beside: Beside) -> None:
         self.sim = sim
@@ -63,10 +63,10 @@ class Contained:
         self.clear()
         cryo.know()
 
-    # What is asked of containerd.
+    # Requests to containerd.
 
     def have_task(self, *, exit_: bool = False) -> None:
-        """Have the task, whose checkpoints end it or not, as its annotation says."""
+        """Create and start the task; with `exit_` its annotation makes a checkpoint stop it."""
         wanted = {"io.cryo.exit": "true"} if exit_ else {}
         spec = gpu.write_spec(
             self.sim, self.cryo, TASK, Settings(processes=PROCESSES, period_s=0.1), wanted
@@ -78,11 +78,11 @@ class Contained:
         self.sim.until_ready(self.guest, TASK)
 
     def checkpoint(self, image: Path) -> None:
-        """Have containerd ask the task's shim for an image."""
+        """Checkpoint the task through containerd."""
         self.cryo.ctr("tasks", "checkpoint", "--image-path", str(image), TASK)
 
     def restore(self, image: Path) -> None:
-        """Have containerd ask a new shim for a task of an image."""
+        """Restore a task from an image through containerd, in a new shim."""
         spec = gpu.write_spec(
             self.sim, self.cryo, COPY, Settings(processes=PROCESSES, period_s=0.1)
         )
@@ -92,27 +92,27 @@ class Contained:
             api.start(COPY)
 
     def begin(self, scene: Scene, image: Path) -> Future[None]:
-        """Begin the operation of a scene."""
+        """Start the operation of a scene in the background."""
         if scene is Scene.RESTORE:
             return self._pool.submit(self.restore, self.base)
         return self._pool.submit(self.checkpoint, image)
 
     def verify(self, image: Path) -> None:
-        """Have our client read an image, every byte of it."""
+        """Verify every byte of an image with `cryo`."""
         self._beside("checkpoints", "verify", str(image))
 
     def list_tasks(self) -> None:
-        """Have our client list the tasks, those of a shim that hangs as well.
+        """List the tasks with `cryo`, including those of a shim that hangs.
 
         Raises:
-            DeadlineExceeded: it was held up.
+            DeadlineExceeded: the list took too long.
         """
         self._beside("tasks", "ls")
 
-    # What is seen from outside.
+    # Observations from outside.
 
     def has(self, path: Path) -> bool:
-        """Whether the place has this path."""
+        """Whether this path exists in the place."""
         return self.cryo.place.remote.run(["test", "-e", str(path)]).status == 0
 
     def shims(self) -> list[int]:
@@ -129,30 +129,30 @@ class Contained:
         return self.cryo.processes(r"^runsc-sandbox ")
 
     def clear(self) -> None:
-        """Have no task, whatever has become of those that there were."""
+        """Remove the tasks, in whatever state they are."""
         for name in (TASK, COPY):
             self.cryo.remove(name)
 
     def assert_clean(self) -> None:
-        """Check that nothing is left of any task."""
+        """Check that no task has left anything behind."""
         argv = ["find", str(self.images), "-name", ".cryo-*"]
 
         def left() -> list[str]:
             return self.cryo.place.remote.run(argv).out.split()
 
-        # containerd forgets a task whose shim has died before it has had its leftovers removed.
+        # containerd forgets a task whose shim was killed before its leftovers are removed.
         with contextlib.suppress(CryoError):
-            wait_until(lambda: not left(), "the end of staging folders", _SETTLE_S)
+            wait_until(lambda: not left(), "the removal of staging directories", _SETTLE_S)
         assert left() == []
         self.cryo.expect_nothing_new()
 
     def remove(self, image: Path) -> None:
-        """Remove an image, if it is there."""
+        """Remove an image, if it exists."""
         self.cryo.place.remote.run(["rm", "-rf", str(image)])
 
 
 class ContainedTrial:
-    """Carries out a plan under containerd."""
+    """Executes a plan under containerd."""
 
     def __init__(self, bench: Contained, plan: Plan) -> None:
         self._bench = bench
@@ -163,10 +163,10 @@ class ContainedTrial:
         self.outcome = ""
 
     def run(self) -> None:
-        """Do it, let containerd and the next of us do their work, and check everything.
+        """Execute the plan, let containerd and the next shim recover, and check everything.
 
         Raises:
-            AssertionError: something does not hold; a note has the log of this trial.
+            AssertionError: a check failed; a note has the log of this trial.
         """
         log = self._bench.cryo.log_path
         start = log.stat().st_size
@@ -200,7 +200,7 @@ class ContainedTrial:
             for pid in bench.sandboxes():
                 _send(pid, signal.SIGKILL)
         elif self._plan.what is What.SHIM_HANGS and halted:
-            # Our client is not held up by it, and says so of its task.
+            # `cryo` does not wait for it, and lists its task with a warning.
             bench.list_tasks()
         elif halted:
             bench.cryo.kill()
@@ -230,11 +230,11 @@ class ContainedTrial:
             self._judge_image()
 
     def _is_over(self) -> bool:
-        """Whether it has exited, or a trap of its own shim's was sprung before it was there."""
+        """Whether the task has exited, or the trap was hit before its sandbox existed."""
         return self._bench.cryo.status(self._name) in ("", "STOPPED") or not self._touched()
 
     def _touched(self) -> bool:
-        """Whether the sandbox that was to die has been one."""
+        """Whether the fault has killed the shim or a sandbox that existed."""
         return self._plan.what is What.SHIM or not self._bench.sandboxes()
 
     def _judge_running(self) -> None:
@@ -248,7 +248,7 @@ class ContainedTrial:
     def _works(self) -> bool:
         bench = self._bench
         if bench.cryo.status(self._name) == "PAUSED":
-            # By ctr, which pauses a task before it has it saved, and could not resume it.
+            # ctr pauses a task before it is saved, and could not resume it.
             assert self._plan.what is What.CONTAINERD
             bench.cryo.ctr("tasks", "resume", self._name, check=False)
         with contextlib.suppress(Unavailable):
@@ -256,17 +256,17 @@ class ContainedTrial:
         return False
 
     def _judge_ended(self, status: str, *, killed: bool) -> None:
-        """Judge a task that is gone: it was killed, was not made, or is in its image."""
+        """Check a task that is gone: it was killed, was not created, or is in its image."""
         self._fail("gone" if status == "" else status.lower())
         reported = self._plan.scene is Scene.EXIT and self._bench.has(self._image)
         allowed = killed or reported or self._plan.scene is Scene.RESTORE
-        assert allowed, f"it is {status or 'gone'}, and has no image"
+        assert allowed, f"the task is {status or 'gone'}, without an image"
 
     def _judge_error(self, *, image: bool) -> None:
         if self._error is None:
-            assert image or self._plan.scene is Scene.RESTORE, "it said yes, and there is no image"
+            assert image or self._plan.scene is Scene.RESTORE, "the call succeeded without an image"
             return
-        # What ctr and grpc say of a call that failed.
+        # The errors of ctr and grpc for a failed call.
         assert isinstance(self._error, AssertionError | grpc.RpcError | CryoError), self._error
         assert str(self._error)
 
@@ -284,12 +284,12 @@ class ContainedTrial:
 
 
 def trap_file(sim: Simulation) -> Path:
-    """Name the file in which a simulation's shims look for a trap."""
+    """Return the path of the trap file of a simulation's shims."""
     return sim.folder / "trap.json"
 
 
 def traces(bench: Contained) -> dict[Scene, Counter[str]]:
-    """Let each operation run once, undisturbed, and see which points it reaches how often."""
+    """Run each operation once without a fault; count how often it reaches each failpoint."""
     found: dict[Scene, Counter[str]] = {}
     for scene in SCENES:
         if scene is not Scene.RESTORE:
@@ -303,7 +303,7 @@ def traces(bench: Contained) -> dict[Scene, Counter[str]]:
 
 @contextlib.contextmanager
 def contained(build: RunscBuild) -> Iterator[Contained]:
-    """Give the newest containerd on a machine with a simulated GPU, whose shims look for traps."""
+    """Yield the newest containerd on a machine with a simulated GPU, whose shims read traps."""
     with Simulation(build.path) as sim:
         arming = sim.folder / "arming"
         arming.mkdir()
@@ -329,7 +329,7 @@ def contained(build: RunscBuild) -> Iterator[Contained]:
 
 
 def comm_or_none(pid: int) -> str:
-    """Return the name of a process, or nothing when it has just ended."""
+    """Return the name of a process; empty if it has exited."""
     with contextlib.suppress(OSError):
         return comm(pid)
     return ""

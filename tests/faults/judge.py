@@ -1,4 +1,4 @@
-"""What must hold after a fault, whatever it was."""
+"""The checks that must pass after any fault."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _RUNSC = ("boot", "gofer", "create", "restore", "checkpoint", "exec", "wait", "d
 
 
 class Judge:
-    """Looks at a machine from outside: by raw runsc, the host's /proc, and the workload's word."""
+    """Examines a machine from outside: by raw runsc, the host's /proc and the workload's status."""
 
     def __init__(self, sim: Halting) -> None:
         self.sim = sim
@@ -37,21 +37,21 @@ class Judge:
         return self.client.state(name).state
 
     def assert_thawed(self, name: str = TASK) -> None:
-        """Check that each process is running, goes on, and holds what it must hold."""
+        """Check that each process is running, makes progress, and has the right memory."""
         status = self.sim.verify(self.inside, name, moving=True)
         assert status.whole, status
         assert [p.state for p in status.processes] == ["running"] * PROCESSES
         assert not [p.misuse for p in status.processes if p.misuse], status
 
     def assert_clean(self, *tasks: str) -> None:
-        """Check that these tasks are there, and nothing that an operation leaves when it breaks."""
+        """Check that these tasks exist, and that failed operations have left nothing behind."""
         assert sorted(view.id for view in self.client.list()) == sorted(tasks)
         self._assert_tidied()
         assert self.journals() == []
         for name in tasks:
             self._assert_no_tools(name)
         self._assert_processes(len(tasks))
-        # Each task has some of its own: what is known without any says nothing of those with one.
+        # Each task has descriptors of its own, so a count without tasks does not apply to one with.
         if tasks or self._fds:
             self._assert_fds()
         others = self._of_others(tasks)
@@ -60,13 +60,13 @@ class Judge:
         assert {path.name for path in self.cgroups()} == {self.cgroup(name) for name in tasks}
 
     def _assert_tidied(self) -> None:
-        """Check that no staging folder is left; a sidecar removes old ones after it listens."""
+        """Check that no staging directory is left; a sidecar removes old ones once it listens."""
         with contextlib.suppress(CryoError):
-            wait_until(lambda: self.stagings() == [], "the end of old staging folders", _SETTLE_S)
+            wait_until(lambda: self.stagings() == [], "the removal of stagings", _SETTLE_S)
         assert self.stagings() == []
 
     def stagings(self) -> list[str]:
-        """List the staging folders, as the namespace sees them."""
+        """List the staging directories, as seen in the namespace."""
         argv = ["find", str(self.sim.folder / "images"), "-name", ".cryo-*"]
         return self.sim.remote.run(argv).out.split()
 
@@ -76,20 +76,20 @@ class Judge:
         return self.sim.remote.run(argv).out.split()
 
     def _of_others(self, tasks: Sequence[str]) -> list[str]:
-        """List the files and sockets of tasks that are not there; runsc keeps a lock file."""
+        """List the files and sockets of tasks that do not exist, except runsc's lock files."""
         names = "|".join(sorted({TASK, COPY} - set(tasks)))
         argv = ["find", str(self.sim.folder / "state"), "-not", "-name", "*.lock"]
         found = self.sim.remote.run(argv).out.splitlines()
         return [path for path in found if names and re.search(rf"/(runsc-)?({names})\b", path)]
 
     def mounts(self) -> set[str]:
-        """List the mount points of this machine but for the disks that trials make."""
+        """List the mount points of this machine, without the disks of trials."""
         lines = self.sim.remote.run(["cat", "/proc/self/mountinfo"]).out.splitlines()
         points = {line.split()[4] for line in lines}
         return {point for point in points if not point.startswith(f"{self.sim.folder}/images/disk")}
 
     def cgroup(self, name: str) -> str:
-        """Name the cgroup of a task."""
+        """Return the name of a task's cgroup."""
         return f"{self.sim.folder.name}-{name}"
 
     def cgroups(self) -> list[Path]:
@@ -99,17 +99,17 @@ class Judge:
     def _assert_no_tools(self, name: str) -> None:
         own = {1, *self.sim.status(self.inside, name).pids}
         with contextlib.suppress(CryoError):
-            wait_until(lambda: self.inside.pids(name) == own, "the end of strangers", _SETTLE_S)
+            wait_until(lambda: self.inside.pids(name) == own, "the exit of others", _SETTLE_S)
         assert self.inside.pids(name) == own
 
     def _assert_processes(self, tasks: int) -> None:
         wanted = Counter({"boot": tasks, "gofer": tasks}) if tasks else Counter()
         with contextlib.suppress(CryoError):
-            wait_until(lambda: self.runscs() == wanted, "the end of runsc", _SETTLE_S)
+            wait_until(lambda: self.runscs() == wanted, "the exit of runsc", _SETTLE_S)
         assert self.runscs() == wanted, self._runscs()
 
     def runscs(self) -> Counter[str]:
-        """Count runsc's processes on this machine by what they do."""
+        """Count runsc's processes on this machine by command."""
         ours = self._runscs().values()
         return Counter(next((k for k in _RUNSC if k in argv), argv[0]) for argv in ours)
 
@@ -118,7 +118,7 @@ class Judge:
         return [pid for pid, argv in self._runscs().items() if "boot" in argv]
 
     def commands(self) -> list[int]:
-        """List the pids of the commands of runsc that are under way on this machine."""
+        """List the pids of the runsc commands that run on this machine."""
         lasting = {"boot", "gofer", "wait"}
         return [pid for pid, argv in self._runscs().items() if not lasting & set(argv)]
 
@@ -128,7 +128,7 @@ class Judge:
         return {pid: argv for pid, argv in found.items() if "runsc" in argv[0]}
 
     def know_fds(self) -> None:
-        """Take what the sidecar has open now for what it may have open."""
+        """Record what the sidecar has open now as what it may have open."""
         self._mounts = self._mounts or self.mounts()
         if not self._fds:
             self.client.list()  # our own connection is one of them
@@ -137,9 +137,9 @@ class Judge:
     def _assert_fds(self) -> None:
         self.know_fds()
         with contextlib.suppress(CryoError):
-            wait_until(lambda: not self.fds() - self._fds, "the closing of files", _SETTLE_S)
+            wait_until(lambda: not self.fds() - self._fds, "closed descriptors", _SETTLE_S)
         assert not self.fds() - self._fds, self.fds() - self._fds
 
     def fds(self) -> Counter[str]:
-        """Count the sidecar's open descriptors by what they are."""
+        """Count the sidecar's open descriptors by kind or path."""
         return Counter(descriptors(self.sim.sidecar_pid))

@@ -1,4 +1,4 @@
-"""The machine of a fault: a simulation whose sidecar halts at a given point."""
+"""The machine of a fault test: a simulation whose sidecar halts at a given point."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ class Case:
     helper: bool = True
 
     def __str__(self) -> str:
-        """Give the name that test ids use."""
+        """Return the name that test ids use."""
         return f"{self.version}-{self.engine if self.helper else 'steps'}"
 
     @property
     def batches(self) -> bool:
-        """Whether all processes are moved by one run, so that no step of one is seen alone."""
+        """Whether one run moves all processes, so that no single step is visible."""
         return self.helper and self.engine is EngineName.PHASED and bool(native.path())
 
 
@@ -41,19 +41,19 @@ class Halting(Simulation):
 
     @property
     def halt_file(self) -> Path:
-        """Where the next halt is named."""
+        """The file with the next halt."""
         return self.folder / "halt.json"
 
     @property
     def trap_file(self) -> Path:
-        """Where the next trap is set."""
+        """The file with the next trap."""
         return self.folder / "trap.json"
 
 
 class Inside:
-    """Runs programs in the sidecar's containers behind its back, by raw runsc.
+    """Runs programs in the sidecar's containers by raw runsc, without the sidecar.
 
-    So the judge shares nothing with the product. For runsc an id of the product's ends in '+'.
+    So the checks share no code with Cryoshim. Its runsc ids end in '+'.
     """
 
     def __init__(self, sim: Simulation) -> None:
@@ -61,11 +61,11 @@ class Inside:
         self._box = Sandbox(sim.remote, sim.runsc, root, sim.flags)
 
     def exec(self, name: str, argv: Sequence[str], *, timeout_s: float = 60.0) -> Ran:
-        """Run it to its end."""
+        """Run a program and wait for its exit."""
         return self._box.exec(f"{name}+", argv, timeout_s=timeout_s)
 
     def call(self, command: str, name: str) -> Ran:
-        """Run one of runsc's commands on a container."""
+        """Run a runsc command on a container."""
         return self._box.check(command, f"{name}+")
 
     def pids(self, name: str) -> set[int]:
@@ -74,16 +74,16 @@ class Inside:
 
 
 def state_of(pid: int) -> str:
-    """Return the letter that the kernel has for a process, T for stopped; empty when it is gone."""
+    """Return the kernel's state letter of a process, T if stopped; empty if it has exited."""
     with contextlib.suppress(OSError):
         return Path(f"/proc/{pid}/stat").read_text("utf-8").rpartition(")")[2].split()[0]
     return ""
 
 
 def descriptors(pid: int) -> list[str]:
-    """List what a process's open descriptors are."""
+    """List the targets of a process's open descriptors."""
     found = [_target(entry) for entry in Path(f"/proc/{pid}/fd").iterdir()]
-    # A socket or a pipe has its number here, anything else that has no path what it is.
+    # Strip the inode number of a socket or pipe.
     return [re.sub(r":\[\d+\]$", "", kind) for kind in found if kind]
 
 

@@ -1,4 +1,4 @@
-"""The memory that a cgroup may use, by either of the kernel's interfaces."""
+"""The memory limit of a cgroup, version 1 or 2."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 _LESS = 0.9
 
 
-# The files with the limit, the use and the kills, and what no limit is called.
+# The files of the limit, the usage and the kills, and the value for no limit.
 _INTERFACES = (
     ("memory.max", "memory.current", "memory.events", "max"),
     ("memory.limit_in_bytes", "memory.usage_in_bytes", "memory.oom_control", "-1"),
@@ -17,12 +17,12 @@ _INTERFACES = (
 
 
 def limits(cgroup: Path) -> bool:
-    """Whether this is a cgroup that limits memory; the first interface has others beside it."""
+    """Whether this cgroup limits memory; on version 1 those of other controllers do not."""
     return any((cgroup / files[0]).exists() for files in _INTERFACES)
 
 
 class Memory:
-    """The limit on a cgroup that has one."""
+    """The memory limit of a cgroup."""
 
     def __init__(self, cgroup: Path) -> None:
         names = next(files for files in _INTERFACES if (cgroup / files[0]).exists())
@@ -30,9 +30,9 @@ class Memory:
         self._none = names[3]
 
     def starve(self) -> None:
-        """Set the limit to what cannot be freed, so that a process that needs more is killed.
+        """Lower the limit to what cannot be freed, so that a process that needs more is killed.
 
-        The first interface refuses a limit below that, the second one kills at once.
+        Version 1 refuses a limit below that, version 2 kills at once.
         """
         wanted = int(self._usage.read_text("ascii"))
         with contextlib.suppress(OSError):
@@ -41,12 +41,12 @@ class Memory:
                 wanted = int(wanted * _LESS)
 
     def leave(self, count: int) -> None:
-        """Set the limit so that this many bytes more may be used."""
+        """Set the limit to this many bytes above the usage."""
         wanted = int(self._usage.read_text("ascii")) + count
         self._limit.write_text(f"{wanted}", "ascii")
 
     def feed(self) -> int:
-        """Lift the limit; return how often the kernel has killed because of one."""
+        """Remove the limit; return how many processes the kernel has killed because of it."""
         self._limit.write_text(self._none, "ascii")
         found = re.search(r"^oom_kill (\d+)$", self._events.read_text("ascii"), re.MULTILINE)
         return int(found[1]) if found else 0

@@ -1,4 +1,4 @@
-"""Faults while a task is parked, or brought back from there."""
+"""Faults while a task is parked or resumed from a park."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tests.faults.trial import Trial
 
 
 class ParkTrial(Trial):
-    """A trial whose task is parked or runs when all is over, and never anything between."""
+    """A trial after which the task is either parked or running, and nothing in between."""
 
     def _prepare(self) -> None:
         if self._plan.scene is not Scene.PARK:
@@ -29,9 +29,9 @@ class ParkTrial(Trial):
         return self._rig.run(lambda: do(TASK))
 
     def _judge_image(self, with_image: str, without: str) -> None:
-        """Judge the image of a checkpoint. What moves in memory alone has none.
+        """Check the image of a checkpoint; a park or resume makes none.
 
-        Its task may be killed from outside when all was done, and there is nothing to report to.
+        Its task may be killed after the operation has succeeded, so there may be no error.
         """
         if self._plan.scene is Scene.SAVE_PARKED:
             super()._judge_image(with_image, without)
@@ -60,11 +60,11 @@ class ParkTrial(Trial):
         self._rig.know_fine()
 
     def _resume(self) -> None:
-        assert self._rig.sim.held_bytes() == 0, "it is said to be parked, and holds GPU memory"
+        assert self._rig.sim.held_bytes() == 0, "reported as parked, but holds GPU memory"
         self._rig.client.resume(TASK)
 
     def _judge_saved(self) -> None:
-        """Judge a parked task of which an image was to be made: it is parked as before."""
+        """Check a parked task after a checkpoint: it is still parked."""
         assert self._rig.state() is TaskState.PAUSED
         self._resume()
         self._rig.assert_unharmed(saved=False)
@@ -72,9 +72,9 @@ class ParkTrial(Trial):
         self._judge_image("parked, and an image", "parked")
 
     def _judge_given_up(self) -> None:
-        """Judge a task whose GPU memory went to another between the look at it and its thaw.
+        """Check a task whose GPU memory was taken between the check of free memory and the thaw.
 
-        The driver has given a process up permanently; each resume says so.
+        The driver has lost a process permanently, and every resume fails with an error.
         """
         assert self._plan.scene is Scene.UNPARK
         assert isinstance(self._error, ResourceExhausted), self._error

@@ -1,4 +1,4 @@
-"""What a trial does: an operation, a fault, and the moment of it."""
+"""The plan of a trial: an operation, a fault, and the failpoint at which it is injected."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from shim.model import Value
 
 
 class Scene(enum.StrEnum):
-    """Which operation is under way."""
+    """The operation."""
 
     RUN_ON = "checkpoint"
     EXIT = "checkpoint --exit"
@@ -30,7 +30,7 @@ OF_SIDECAR_SCENES = (*OF_IMAGES, Scene.START)
 
 
 class What(enum.StrEnum):
-    """What goes wrong."""
+    """The fault."""
 
     ERROR = "the step fails"
     KILL = "sidecar killed"
@@ -60,7 +60,7 @@ class What(enum.StrEnum):
 UNDER_CONTAINERD = (What.SHIM, What.SHIM_HANGS, What.CONTAINERD, What.SANDBOX)
 _OF_SHIMS = (What.SHIM, What.SHIM_HANGS, What.CONTAINERD)
 OF_SIDECAR = tuple(what for what in What if what not in _OF_SHIMS)
-# No image is made, and a call without a stream is left by its deadline alone.
+# No image is written, and a unary call is cancelled by its deadline only.
 WHILE_PARKING = tuple(w for w in OF_SIDECAR if w not in (What.IMAGES_FULL, What.LEAVE))
 OF_TOOL = (
     What.TOOL_FAILS,
@@ -69,15 +69,15 @@ OF_TOOL = (
     What.TOOL_HANGS_AFTER,
     What.TOOL_LIES,
 )
-# A start moves no GPU process, writes no image, and is no call with a stream.
+# A start moves no GPU process, writes no image, and is not a streaming call.
 _NOT_IN_START = (*OF_TOOL, What.TOOL, What.LEAVE, What.IMAGES_FULL, What.GPU_FULL, What.STARVED)
 _ACTIONS = ("lock", "checkpoint", "restore", "unlock")
-# Publishing an event cannot fail; reading /proc of a dead sandbox is another matter.
+# Publishing an event cannot fail.
 _CANNOT_FAIL = ("event.",)
 
 
 class Plan(Value):
-    """What a trial does; `point` is a failpoint with its side, or an action of the tool."""
+    """The plan; `point` is a failpoint with before or after, or an action of cuda-checkpoint."""
 
     scene: Scene
     what: What
@@ -85,19 +85,19 @@ class Plan(Value):
     nth: int
 
     def line(self) -> str:
-        """Write it for people, and for `--replay`."""
+        """Return the plan as JSON, for output and for `--replay`."""
         return msgspec.json.encode(self).decode()
 
     @staticmethod
     def parse(line: str) -> Plan:
-        """Read what `line` wrote."""
+        """Parse the output of `line`."""
         return msgspec.json.decode(line, type=Plan)
 
 
 def choose(
     rng: random.Random, traces: dict[Scene, Counter[str]], whats: Sequence[What] = OF_SIDECAR
 ) -> Plan:
-    """Choose an operation, a fault, and one of the moments at which it makes sense."""
+    """Choose an operation, a fault, and a failpoint at which the fault makes sense."""
     while True:
         scene, what = rng.choice(list(traces)), rng.choice(whats)
         points = _points(scene, what, traces[scene])

@@ -1,4 +1,4 @@
-"""A sidecar, a task with three CUDA processes, and what a fault is made of."""
+"""A sidecar, a task with three CUDA processes, and the operations and faults of the tests."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ from tests.faults.sidecar import ENV, Point
 from tests.faults.wire import Wire
 
 ROOM_BYTES = 1 << 29
-# Long enough for two busy cores; what hangs on purpose gets less in its own test.
+# Long enough for two busy cores; tests of a hang set shorter ones.
 TIMEOUTS = {"detect": 60.0, "lock": 60.0, "freeze": 60.0, "thaw": 60.0, "rollback": 120.0}
 _HALT_S = 90.0
 _END_S = 60.0
@@ -48,7 +48,7 @@ _REF = TaskRef(namespace="default", id=TASK)
 
 
 class Rig(Judge):
-    """One machine for many faults: the task that survived one is the subject of the next."""
+    """One machine for many faults: a task that survives one fault is used for the next."""
 
     def __init__(self, sim: Halting, case: Case) -> None:
         super().__init__(sim)
@@ -57,27 +57,27 @@ class Rig(Judge):
         self._pool = ThreadPoolExecutor(4)
         self._timeouts: dict[str, float] = {}
         self._judged = False
-        # Whether a pause of the task gives its GPU memory back.
+        # Whether a pause of the task parks it.
         self.parks = False
-        # Whether a task that survived a fault is saved and restored once more after each of them.
+        # Whether a task that survived a fault is then saved and restored.
         self.thorough = False
 
-    # Life.
+    # Setup.
 
     def mount_state(self) -> None:
-        """Put our own state on a file system of its own, as /run is, which may then fill up."""
+        """Mount a tmpfs for the state directory, as /run is one, so that a test can fill it."""
         argv = ["mount", "-t", "tmpfs", "-o", f"size={ROOM_BYTES}", "tmpfs"]
         ran = self.sim.remote.run([*argv, str(self.sim.folder / "state")])
         assert ran.status == 0, ran.err
 
     def close(self) -> None:
-        """Let go; the machine's end is the end of everything on it."""
+        """Close the client and the threads; the machine ends its own processes."""
         self.resume()
         self.client.close()
         self._pool.shutdown(wait=False, cancel_futures=True)
 
     def serve(self, **timeouts: float) -> None:
-        """Have a sidecar with these timeouts: a new one where there is none or another."""
+        """Run a sidecar with these timeouts; start a new one if there is none or they differ."""
         wanted = TIMEOUTS | timeouts
         if self.sim.sidecar_pid and wanted == self._timeouts:
             return
@@ -89,19 +89,19 @@ class Rig(Judge):
         """Start the sidecar, as its service manager does after a crash."""
         os.environ[ENV] = str(self.sim.halt_file)
         os.environ[trap.ENV] = str(self.sim.trap_file)
-        # Each sandbox in a cgroup of its own, as under containerd.
+        # Each sandbox has its own cgroup, as under containerd.
         flags = {"ignore-cgroups": "false"}
         self.sim.start_sidecar(timeouts=self._timeouts, runsc__flags=flags)
         self.reconnect()
 
     def reconnect(self) -> None:
-        """Talk to the sidecar on a connection of our own."""
+        """Open a new connection to the sidecar."""
         self.client.close()
         self.client = Client(self.sim.address)
         self._fds = Counter()
 
     def have_task(self) -> None:
-        """Have the task running and whole, with no fault armed: the one before, if it is."""
+        """Make sure the task runs undamaged and no fault is armed; create a new task if needed."""
         self.sim.faults()
         self.sim.limit(reserved_bytes=0)
         self.empty(self.sim.folder / "state", ROOM_BYTES)
@@ -116,11 +116,11 @@ class Rig(Judge):
         self.sim.calls(clear=True)
 
     def know_fine(self) -> None:
-        """Take the task as it is for the next one's: somebody has just looked at all of it."""
+        """Record that the task was just checked completely, and can be used by the next test."""
         self._judged = True
 
     def renew(self, *, driver: int = 0) -> None:
-        """Have a new task, with another driver if one is given."""
+        """Create a new task, with another driver version if one is given."""
         if driver:
             self.sim.set_driver(driver)
         self.remove(TASK)
@@ -137,7 +137,7 @@ class Rig(Judge):
         return status.whole and len(status.processes) == PROCESSES and not misused
 
     def repair(self) -> None:
-        """End a test, whatever became of it: nothing is halted or armed, and a sidecar is there."""
+        """Clean up after a test: nothing is halted or armed, and a sidecar runs."""
         self.sim.halt_file.unlink(missing_ok=True)
         if self.sim.sidecar_pid:
             self.resume()
@@ -160,7 +160,7 @@ class Rig(Judge):
         return folder
 
     def remove(self, name: str) -> None:
-        """Kill and delete a task, if it is there."""
+        """Kill and delete a task, if it exists."""
         self._judged = self._judged and name != TASK
         with contextlib.suppress(NotFound):
             if self.state(name) is not TaskState.STOPPED:
@@ -168,51 +168,51 @@ class Rig(Judge):
                 wait_until(lambda: self.state(name) is TaskState.STOPPED, "its end", _END_S)
             self.client.delete(name)
 
-    # What is asked of the product.
+    # Requests to the sidecar.
 
     def options(self, image: Path, **more: Any) -> CheckpointOptions:
-        """Ask for an image, with the engine of this case."""
+        """Return checkpoint options for an image, with the engine of this case."""
         plain = CheckpointOptions(image_path=str(image), engine=self.case.engine)
         return msgspec.structs.replace(plain, **more)
 
     def new_image(self) -> Path:
-        """Name an image that does not exist yet."""
+        """Return the path of an image that does not exist yet."""
         return self.sim.image(f"i{next(self._numbers)}")
 
     def checkpoint(self, image: Path, **more: Any) -> CheckpointResult:
-        """Checkpoint the task to the end."""
+        """Checkpoint the task and wait for the result."""
         return self.client.checkpoint(TASK, self.options(image, **more))
 
     def begin(self, image: Path, **more: Any) -> Future[CheckpointResult]:
-        """Begin a checkpoint of the task."""
+        """Start a checkpoint of the task in the background."""
         return self._pool.submit(self.checkpoint, image, **more)
 
     def restore(self, image: Path, **more: Any) -> RestoreResult:
-        """Restore to the end."""
+        """Restore an image and wait for the result."""
         plain = RestoreOptions(image_path=str(image), bundle=str(self.bundle(COPY)))
         return self.client.restore(COPY, msgspec.structs.replace(plain, **more))
 
     def begin_restore(self, image: Path, **more: Any) -> Future[RestoreResult]:
-        """Begin a restore."""
+        """Start a restore in the background."""
         return self._pool.submit(self.restore, image, **more)
 
     def run(self, work: Callable[[], None]) -> Future[None]:
-        """Do something beside the test."""
+        """Run a function in the background."""
         return self._pool.submit(work)
 
     def call_checkpoint(self, image: Path, timeout_s: float | None = None, **more: Any) -> Wire:
-        """Begin a checkpoint as a foreign program would."""
+        """Start a checkpoint as a client in another language would."""
         stream = cryo_operations.checkpoint(_REF, self.options(image, **more))
         return Wire(self.sim.address, stream, timeout_s)
 
     def call_restore(self, image: Path, timeout_s: float | None = None) -> Wire:
-        """Begin a restore as a foreign program would."""
+        """Start a restore as a client in another language would."""
         options = RestoreOptions(image_path=str(image), bundle=str(self.bundle(COPY)))
         stream = cryo_operations.restore(TaskRef(namespace="default", id=COPY), options)
         return Wire(self.sim.address, stream, timeout_s)
 
     def spawn_cryo(self, *arguments: str) -> int:
-        """Start the command line as a program of its own; return its pid."""
+        """Start `cryo` as a separate process; return its pid."""
         argv = [sys.executable, "-m", "shim.entry.cli", "--address", self.sim.address, *arguments]
         output = self.sim.folder / "cryo.log"
         return self.sim.remote.spawn(argv, output=output, env=environment())
@@ -220,7 +220,7 @@ class Rig(Judge):
     # Faults.
 
     def slow(self, seconds: float = 3.0) -> Fault:
-        """Make the copying out of GPU memory take that long, for the second process."""
+        """Return a fault that delays the freeze of the second process."""
         return Fault(action="checkpoint", kind=Kind.SLOW, nth=2, seconds=seconds)
 
     def small_disk(self, size_bytes: int) -> Path:
@@ -228,8 +228,8 @@ class Rig(Judge):
         return self.sim.small_disk(f"disk{next(self._numbers)}", size_bytes)
 
     def fill(self, disk: Path) -> None:
-        """Let a small disk have no space left, by making it as small as what it holds."""
-        # Somebody may write to it in between, and then it cannot be made that small.
+        """Fill a small disk, by shrinking it to its contents."""
+        # A concurrent write makes the remount fail.
         wait_until(lambda: self._shrink(disk), "the full disk", _END_S)
 
     def _shrink(self, disk: Path) -> bool:
@@ -238,12 +238,12 @@ class Rig(Judge):
         return self._resize(disk, max(blocks - free, 1) * size).status == 0
 
     def starve(self, name: str) -> None:
-        """Let a task have no more memory than it cannot do without now."""
+        """Lower the memory limit of a task to its minimum."""
         for memory in self._memory_of(name):
             memory.starve()
 
     def feed(self, name: str) -> int:
-        """Give a task its memory back; return how often the kernel has killed for want of it."""
+        """Remove the memory limit of a task; return how many processes the kernel has killed."""
         kills = [memory.feed() for memory in self._memory_of(name)]
         return sum(kills)
 
@@ -252,7 +252,7 @@ class Rig(Judge):
         return [Memory(path) for path in paths if limits(path)]
 
     def empty(self, disk: Path, size_bytes: int) -> None:
-        """Give a small disk another size."""
+        """Resize a small disk."""
         ran = self._resize(disk, size_bytes)
         assert ran.status == 0, ran.err
 
@@ -260,19 +260,19 @@ class Rig(Judge):
         return self.sim.remote.run(["mount", "-o", f"remount,size={size_bytes}", str(disk)])
 
     def listing(self, folder: Path) -> list[str]:
-        """List a folder as the namespace sees it."""
+        """List a directory as seen in the namespace."""
         return self.sim.remote.run(["ls", "-A", str(folder)]).out.split()
 
     def kill_supervisor(self) -> None:
-        """Kill the process that is the parent of all that the sidecar has started."""
+        """Kill the process supervisor."""
         for pid, argv in command_lines():
             if str(self.sim.folder / "state") in argv and any(_SUPERVISOR in word for word in argv):
                 self.sim.remote.kill(pid)
 
     def freeze_runsc(self) -> int:
-        """Let every runsc that starts from now on hang in the kernel; return who is to be ended.
+        """Make every new runsc hang in the kernel; return the pid for `unfreeze_runsc`.
 
-        Go's runtime looks there before a program's first line (getHugePageSize in runtime).
+        Go's runtime reads this file before a program starts (getHugePageSize in runtime).
         """
         argv = [sys.executable, "-m", "tests.hung", _GO_LOOKS_THERE]
         output = self.sim.folder / "hung.log"
@@ -284,17 +284,17 @@ class Rig(Judge):
         return pid
 
     def unfreeze_runsc(self, pid: int) -> None:
-        """End what `freeze_runsc` has begun."""
+        """Undo `freeze_runsc`."""
         self.sim.remote.kill(pid, signal.SIGTERM)
         assert self.sim.remote.wait(pid, _END_S) == 0
 
     def start_copy(self) -> None:
-        """Make and start another task."""
+        """Create and start another task."""
         self.client.create(COPY, str(self.bundle(COPY)))
         self.client.start(COPY)
 
     def halt_at(self, **point: Any) -> None:
-        """Let the sidecar halt at this point of its next operation."""
+        """Make the sidecar halt at this point of its next operation."""
         partial = self.sim.halt_file.with_suffix(".new")
         partial.write_bytes(msgspec.json.encode(msgspec.convert(point, Point)))
         partial.replace(self.sim.halt_file)
@@ -308,40 +308,40 @@ class Rig(Judge):
         return state_of(self.sim.sidecar_pid) == "T"
 
     def journal(self) -> dict[str, Any]:
-        """Read the open journal, as the namespace sees it."""
+        """Read the open journal, as seen in the namespace."""
         [path] = self.journals()
         found: dict[str, Any] = json.loads(self.sim.remote.run(["cat", path]).out)
         return found
 
     def kill_tools(self, name: str) -> None:
-        """Kill what runs in a container beside its workload."""
+        """Kill the processes in a container that are not its workload's."""
         own = {1, *self.sim.status(self.inside, name).pids}
         for pid in self.inside.pids(name) - own:
             self.inside.exec(name, ["/bin/kill", "-9", str(pid)])
 
     def until_saved(self) -> None:
-        """Wait until the command of a save has ended, which outlives its sidecar."""
-        wait_until(lambda: not self.runscs()["checkpoint"], "the end of the save", _END_S)
+        """Wait until `runsc checkpoint` has exited, which outlives its sidecar."""
+        wait_until(lambda: not self.runscs()["checkpoint"], "the exit of runsc checkpoint", _END_S)
 
     def halted_before_the_end_of(self, future: Future[Any]) -> bool:
-        """Wait until the sidecar has halted, or the call that should make it halt has ended."""
+        """Wait until the sidecar has halted or the call has ended; return whether it has halted."""
         wait_until(lambda: self.halted() or future.done(), "the halt", _HALT_S)
         return self.halted()
 
     def resume(self) -> None:
-        """Let a halted sidecar go on."""
+        """Continue a halted sidecar."""
         self.sim.remote.kill(self.sim.sidecar_pid, signal.SIGCONT)
 
     def crash(self) -> None:
-        """End the sidecar with SIGKILL."""
+        """Kill the sidecar with SIGKILL."""
         self.sim.kill_sidecar()
 
-    # What must hold at the end.
+    # Checks at the end.
 
     def assert_unharmed(
         self, state: TaskState = TaskState.RUNNING, *, saved: bool | None = None
     ) -> None:
-        """Check that the task is as before, that nothing is left, and (`saved`) can be saved."""
+        """Check that the task is as before, that nothing is left, and (`saved`) a save works."""
         with contextlib.suppress(CryoError):
             wait_until(lambda: self.state() is state, f"state {state}", _END_S)
         assert self.state() is state
@@ -360,7 +360,7 @@ class Rig(Judge):
         self.assert_restores(image)
 
     def assert_restores(self, image: Path) -> None:
-        """Check that an image verifies whole and becomes a task that works; remove both."""
+        """Check that an image verifies and restores to a task that works; remove both."""
         self.client.verify(str(image), Verify.FULL)
         self.restore(image)
         self.assert_thawed(COPY)
@@ -368,7 +368,7 @@ class Rig(Judge):
         self.client.remove(str(image))
 
     def assert_stopped_with(self, image: Path) -> None:
-        """Check that the task has ended and its image is complete; delete the task."""
+        """Check that the task has exited and its image is complete; delete the task."""
         wait_until(lambda: self.state() is TaskState.STOPPED, "its end", _END_S)
         assert self.client.state(TASK).exit is not None
         self.client.delete(TASK)

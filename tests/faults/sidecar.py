@@ -1,8 +1,8 @@
-"""`cryo serve`, but it halts where a test wants it: at a write of the journal, or in a trap.
+"""`cryo serve` that halts where a test requests it: at a write of the journal, or in a trap.
 
-A halt is a SIGSTOP that the sidecar sends to itself. A test that waits for it has time to
-kill, to cancel, to fill a disk or to let a deadline pass, and continues it with SIGCONT. So a fault
-hits the moment that it names, on a slow machine as on a fast one.
+A halt is a SIGSTOP that the sidecar sends to itself. The test waits for it, then kills, cancels,
+fills a disk or lets a deadline pass, and continues the sidecar with SIGCONT. So a fault is injected
+at a defined moment, whatever the speed of the machine.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ ENV = "CRYO_TEST_HALT"
 
 
 class Point(Value):
-    """A write of the journal: the first that fits all that is given.
+    """A write of the journal: the first that matches all fields that are set.
 
-    `move` is a process's state as the journal writes it ("locking", "checkpointed"), `write` the
-    number of the write counted from the journal's opening, `saving` the first that names the
-    process of the save. `before` halts ahead of it, else right after.
+    `move` is a process state as in the journal ("locking", "checkpointed"), `write` the number of
+    the write since the journal was opened, `saving` the first write with the pid of the save.
+    `before` halts before the write; the default is after it.
     """
 
     operation: str = "checkpoint"
@@ -38,7 +38,7 @@ class Point(Value):
     before: bool = False
 
     def fits(self, entry: Entry, count: int) -> bool:
-        """Whether this is the write."""
+        """Whether this write matches."""
         states = {process.state for process in entry.processes.values()}
         wanted = (
             entry.operation == self.operation,
@@ -52,18 +52,18 @@ class Point(Value):
 
 
 class Halts:
-    """Halts at the point that a file names, once."""
+    """Halts once, at the point in a file."""
 
     def __init__(self, file: Path) -> None:
         self._file = file
         self._count = 0
 
     def begin(self) -> None:
-        """Count from the beginning: a journal is opened."""
+        """Reset the count when a journal is opened."""
         self._count = 0
 
     def around(self, entry: Entry) -> Point | None:
-        """Halt before a write where that is due; return the point when it is due after it."""
+        """Halt before a write if requested; return the point if the halt is due after the write."""
         self._count += 1
         point = self._due(entry)
         if point is None or not point.before:
@@ -79,13 +79,13 @@ class Halts:
         return point if point.fits(entry, self._count) else None
 
     def halt(self) -> None:
-        """Stop here until somebody sends SIGCONT."""
+        """Stop until SIGCONT."""
         self._file.unlink()
         os.kill(os.getpid(), signal.SIGSTOP)
 
 
 def install(halts: Halts) -> None:
-    """Put the halts around every write of the journal."""
+    """Patch the journal so that every write checks for a halt."""
     plain = Journal._write
 
     def write(journal: Journal, entry: Entry) -> None:
@@ -100,7 +100,7 @@ def install(halts: Halts) -> None:
 
 
 def main() -> None:
-    """Serve, with halts."""
+    """Run `cryo serve` with halts."""
     from shim.entry.cli import main as cryo
 
     install(Halts(Path(os.environ[ENV])))

@@ -1,4 +1,4 @@
-"""The sidecar is killed at every step, and started again."""
+"""The sidecar is killed at every step, and restarted."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from tests.faults.rig import Rig
 
 pytestmark = pytest.mark.timeout(600)
 
-# Where it is killed, and whether the image is complete then.
+# Where it is killed, and whether the image is complete by then.
 FAILPOINTS: dict[str, tuple[dict[str, Any], bool]] = {
     "preflight": ({"phase": "preflight"}, False),
     "lock": ({"move": "locking"}, False),
@@ -35,7 +35,7 @@ FAILPOINTS: dict[str, tuple[dict[str, Any], bool]] = {
     "committed": ({"committed": True}, True),
     "stop": ({"phase": "stop"}, True),
 }
-# Where a batch moves all: before it, and when it is over and only its first step is written down.
+# With a batch: before it, and after it when the journal has only its first step.
 OF_BATCHES: dict[str, dict[str, Any]] = {
     "lock": {"move": "freezing"},
     "freeze": {"move": "locked"},
@@ -43,7 +43,7 @@ OF_BATCHES: dict[str, dict[str, Any]] = {
 
 
 def _happens(case: Case, name: str, *, exit_: bool) -> bool:
-    """Whether there is such a moment."""
+    """Whether this moment exists."""
     if name in ("lock", "freeze") and case.engine is EngineName.BUILTIN:
         return False
     return name not in ("thaw", "stop") or exit_ is (name == "stop")
@@ -62,7 +62,7 @@ def _moments() -> list[Any]:
     ("machine", "name", "exit_"), _moments(), indirect=("machine",), scope="session"
 )
 def test_the_sidecar_is_killed(rig: Rig, name: str, exit_: bool) -> None:
-    """Started again it finishes or undoes: the task runs, or is stopped with a whole image."""
+    """After a restart the task runs, or is stopped with a complete image."""
     point, complete = FAILPOINTS[name]
     if rig.case.batches:
         point = OF_BATCHES.get(name, point)
@@ -86,7 +86,7 @@ def test_the_sidecar_is_killed(rig: Rig, name: str, exit_: bool) -> None:
 
 @on(*ALL)
 def test_a_restore_loses_its_sidecar(rig: Rig) -> None:
-    """Killed at each step of a restore and started again, nothing of the copy is left."""
+    """If the sidecar is killed at any step of a restore, the next one removes the copy."""
     image = rig.new_image()
     rig.checkpoint(image)
     for phase in ("verify", "load", "thaw"):
@@ -103,7 +103,7 @@ def test_a_restore_loses_its_sidecar(rig: Rig) -> None:
 
 @spread("phase", ("preflight", "save"))
 def test_the_sidecar_is_asked_to_stop(rig: Rig, phase: str) -> None:
-    """SIGTERM in a checkpoint lets it finish: the image is whole, and the next sidecar goes on."""
+    """SIGTERM lets a checkpoint finish: its image is complete, and the next sidecar continues."""
     image = rig.new_image()
     rig.halt_at(phase=phase)
     future = rig.begin(image)
@@ -122,7 +122,7 @@ def test_the_sidecar_is_asked_to_stop(rig: Rig, phase: str) -> None:
 
 @on(*ALL)
 def test_the_sidecar_may_not_wait_for_long(rig: Rig) -> None:
-    """SIGTERM rolls back what does not finish within the time for a stop."""
+    """After SIGTERM a checkpoint that exceeds `timeouts.shutdown` is rolled back."""
     rig.serve(shutdown=0.2)
     image = rig.new_image()
     rig.sim.faults(rig.slow())
@@ -140,7 +140,7 @@ def test_the_sidecar_may_not_wait_for_long(rig: Rig) -> None:
 
 @on(*ALL)
 def test_an_image_made_before_is_untouched(rig: Rig) -> None:
-    """An image that was complete before a crash verifies whole after it."""
+    """An image that was complete before a crash verifies after it."""
     image = rig.new_image()
     rig.checkpoint(image)
     rig.halt_at(saving=True)
@@ -160,7 +160,7 @@ def test_an_image_made_before_is_untouched(rig: Rig) -> None:
 @pytest.mark.parametrize("exit_", (False, True), ids=("run-on", "exit"))
 @on(*ALL)
 def test_every_write_of_the_journal(rig: Rig, exit_: bool) -> None:
-    """Killed right after each write in turn: the task runs, or is stopped with a whole image."""
+    """If killed after any write, the task runs, or is stopped with a complete image."""
     for number in itertools.count(1):
         rig.have_task()
         image = rig.new_image()

@@ -1,4 +1,4 @@
-"""cuda-checkpoint fails, lies, hangs, or is not there."""
+"""cuda-checkpoint fails, reports a false success, hangs, or is missing."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ pytestmark = pytest.mark.timeout(600)
 
 
 def pids_of(rig: Rig) -> list[int]:
-    """Return the numbers of the task's CUDA processes."""
+    """Return the pids of the task's CUDA processes."""
     return rig.sim.status(rig.inside, TASK).pids
 
 
 def refused(rig: Rig, *faults: Fault) -> CryoError:
-    """Checkpoint under these faults; return the error, with the faults disarmed again."""
+    """Checkpoint with these faults; return the error, after disarming the faults."""
     rig.sim.faults(*faults)
     image = rig.new_image()
     with pytest.raises(CryoError) as caught:
@@ -40,7 +40,7 @@ def refused(rig: Rig, *faults: Fault) -> CryoError:
 
 
 def _goes_past(rig: Rig) -> None:
-    """See --cuda ignore go past our refusal, to that of a runsc which saves no open device."""
+    """Check that --cuda ignore skips our check; the old runsc then refuses open devices."""
     options = CheckpointOptions(image_path=str(rig.new_image()), cuda=CudaMode.IGNORE)
     with contextlib.ExitStack() as stack:
         if rig.case.version == "old":
@@ -49,13 +49,13 @@ def _goes_past(rig: Rig) -> None:
 
 
 def names(error: CryoError, pid: int) -> bool:
-    """Whether a message names a process by number and by name."""
+    """Whether an error names a process by pid and name."""
     return f"{pid} (python" in error.message
 
 
 @on(*PHASED)
 def test_a_lock_that_is_not_given(rig: Rig) -> None:
-    """With one of three busy the driver gives up in time, and the error names that process."""
+    """If one of three processes is busy, the lock times out, and the error names that process."""
     rig.serve(lock=1.0)
     pid = pids_of(rig)[1]
 
@@ -68,7 +68,7 @@ def test_a_lock_that_is_not_given(rig: Rig) -> None:
 
 @on(NEW_PHASED)
 def test_a_lock_that_an_old_driver_waits_for(rig: Rig) -> None:
-    """Driver 555 has no timeout for a lock; ours ends the tool, and names the process."""
+    """Driver 555 has no lock timeout: ours kills the tool, and the error names the process."""
     rig.renew(driver=555)
     rig.serve(lock=1.0)
     pid = pids_of(rig)[1]
@@ -83,7 +83,7 @@ def test_a_lock_that_an_old_driver_waits_for(rig: Rig) -> None:
 
 @on(*ALL)
 def test_a_freeze_that_fails(rig: Rig) -> None:
-    """When the second of three cannot be copied out, its error comes back and all are running."""
+    """If the freeze of the second of three fails, its error is returned and all are running."""
     error = refused(rig, Fault(action="checkpoint", kind=Kind.FAIL, nth=2, message="launch failed"))
 
     assert isinstance(error, CudaError)
@@ -94,7 +94,7 @@ def test_a_freeze_that_fails(rig: Rig) -> None:
 
 @spread("action", ("lock", "checkpoint"), PHASED)
 def test_a_tool_that_lies(rig: Rig, action: str) -> None:
-    """A success that changed nothing is seen, and named, before anything is saved."""
+    """A reported success without effect is detected before the save, and the process is named."""
     error = refused(rig, Fault(action=action, kind=Kind.WRONG_STATE, nth=2))
 
     assert isinstance(error, CudaError)
@@ -105,7 +105,7 @@ def test_a_tool_that_lies(rig: Rig, action: str) -> None:
 @pytest.mark.parametrize("kind", (Kind.FAIL_AFTER, Kind.HANG_AFTER))
 @spread("action", ("lock", "checkpoint"), PHASED)
 def test_a_tool_that_does_it_and_fails(rig: Rig, action: str, kind: Kind) -> None:
-    """What was done behind a failure is undone as well: the states are read, not remembered."""
+    """A step that took effect but failed is rolled back as well, because the states are read."""
     rig.serve(lock=2.0, freeze=2.0)
 
     error = refused(rig, Fault(action=action, kind=kind, nth=2))
@@ -116,7 +116,7 @@ def test_a_tool_that_does_it_and_fails(rig: Rig, action: str, kind: Kind) -> Non
 
 @spread("action", ("get-state", "lock", "checkpoint"))
 def test_a_tool_that_hangs(rig: Rig, action: str) -> None:
-    """It is ended in time, inside the container too, and the error says who was waited for."""
+    """It is killed in time, inside the container too, and the error names the process."""
     rig.serve(detect=3.0, lock=2.0, freeze=2.0)
 
     error = refused(rig, Fault(action=action, kind=Kind.HANG, nth=2))
@@ -128,7 +128,7 @@ def test_a_tool_that_hangs(rig: Rig, action: str) -> None:
 
 @on(*PHASED)
 def test_a_rollback_that_hangs(rig: Rig) -> None:
-    """It ends in time and names who is not back; the next sidecar brings that one back."""
+    """It times out and names the process that is not thawed; the next sidecar thaws it."""
     rig.serve(rollback=3.0)
     first, _, third = pids_of(rig)
     hang = Fault(action="restore", kind=Kind.HANG, pid=first)
@@ -149,7 +149,7 @@ def test_a_rollback_that_hangs(rig: Rig) -> None:
 
 @spread("action", ("unlock", "restore"))
 def test_a_thaw_that_hangs(rig: Rig, action: str) -> None:
-    """A tool that hangs after the save is ended, and the second try thaws."""
+    """A tool that hangs after the save is killed, and the second try thaws."""
     rig.serve(thaw=3.0, freeze=3.0)
     rig.sim.faults(Fault(action=action, kind=Kind.HANG, nth=2))
     image = rig.new_image()
@@ -163,7 +163,7 @@ def test_a_thaw_that_hangs(rig: Rig, action: str) -> None:
 
 @on(*ALL)
 def test_a_thaw_that_fails_once(rig: Rig) -> None:
-    """A thaw that fails is tried again, and the image that was saved is good."""
+    """A thaw that fails is retried, and the saved image is good."""
     rig.sim.faults(Fault(action="restore", kind=Kind.FAIL, nth=2))
     image = rig.new_image()
 
@@ -175,7 +175,7 @@ def test_a_thaw_that_fails_once(rig: Rig) -> None:
 
 @on(*ALL)
 def test_no_memory_to_thaw(rig: Rig) -> None:
-    """A process that cannot be thawed is lost to the task, so the image is finished and said."""
+    """If a process cannot be thawed, the image is completed, and the error says so."""
     rig.sim.faults(Fault(action="restore", kind=Kind.OOM, nth=2))
     image = rig.new_image()
 
@@ -192,8 +192,8 @@ def test_no_memory_to_thaw(rig: Rig) -> None:
 
 @on(*ALL)
 def test_no_memory_to_thaw_and_no_process_left(rig: Rig) -> None:
-    """The image of a task that cannot be thawed is finished for a caller that has left, too."""
-    # Every try fails: the first ends with its caller, and may have counted without having failed.
+    """The image of a task that cannot be thawed is also completed if its caller disconnects."""
+    # Every try fails: the first is cancelled with its caller, and may count without failing.
     rig.sim.faults(Fault(action="restore", kind=Kind.OOM))
     image = rig.new_image()
     rig.halt_at(phase="thaw")
@@ -214,7 +214,7 @@ def test_no_memory_to_thaw_and_no_process_left(rig: Rig) -> None:
 
 @on(*PHASED)
 def test_no_memory_to_thaw_after_a_crash(rig: Rig) -> None:
-    """What could not be thawed is not removed by the next sidecar, which says so."""
+    """The next sidecar does not remove a task that could not be thawed, and reports it."""
     rig.sim.faults(Fault(action="restore", kind=Kind.OOM, nth=2))
     rig.halt_at(phase="thaw")
     rig.begin(rig.new_image())
@@ -234,7 +234,7 @@ def test_no_memory_to_thaw_after_a_crash(rig: Rig) -> None:
 
 @on(*PHASED)
 def test_a_process_that_ends_meanwhile(rig: Rig) -> None:
-    """A process that ends while it is locked is no error: the others are saved."""
+    """A process that exits while it is locked is not an error: the others are saved."""
     rig.sim.faults(Fault(action="lock", kind=Kind.DIE, nth=2))
 
     result = rig.checkpoint(rig.new_image())
@@ -247,7 +247,7 @@ def test_a_process_that_ends_meanwhile(rig: Rig) -> None:
 
 @on(*ALL)
 def test_no_tool_at_all(rig: Rig) -> None:
-    """Without cuda-checkpoint the answer is no, with what to do; --cuda ignore goes past that."""
+    """Without cuda-checkpoint a checkpoint fails with a remedy; --cuda ignore skips the check."""
     rig.remove(TASK)
     rig.sim.stop_sidecar()
     rig.sim.remove_tool()

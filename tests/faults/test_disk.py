@@ -1,4 +1,4 @@
-"""The disk is full: of the images, at each step, and of our own state."""
+"""The disk is full: that of the images, at each step, and that of the state directory."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ pytestmark = pytest.mark.timeout(600)
 
 @on(*ALL)
 def test_a_disk_that_is_too_small(rig: Rig) -> None:
-    """Where the free space is known to be too little, nothing is touched."""
+    """If the free space is too small, the checkpoint fails before it changes anything."""
     disk = rig.small_disk(8 << 20)
 
     with pytest.raises(ResourceExhausted, match="may need") as caught:
@@ -28,7 +28,7 @@ def test_a_disk_that_is_too_small(rig: Rig) -> None:
 
 @spread("phase", ("save", "seal", "commit"))
 def test_a_disk_that_fills_up(rig: Rig, phase: str) -> None:
-    """What no preflight can know: the save, its seal or its commit finds no space left."""
+    """The disk fills up after the preflight: before the save, the seal or the commit."""
     disk = rig.small_disk(ROOM_BYTES)
     rig.halt_at(phase=phase)
     future = rig.begin(disk / "image")
@@ -50,7 +50,7 @@ def test_a_disk_that_fills_up(rig: Rig, phase: str) -> None:
 
 @spread("point", ("thaw", "save", "preflight"))
 def test_no_space_for_our_own_state(rig: Rig, point: str) -> None:
-    """A journal that can be written no more fails the checkpoint, and not its rollback."""
+    """If the journal can no longer be written, the checkpoint fails, but not its rollback."""
     image = rig.new_image()
     rig.halt_at(phase=point)
     future = rig.begin(image)

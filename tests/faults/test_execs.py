@@ -1,4 +1,4 @@
-"""Execs are deleted while their container dies: no exit is lost, and every call is answered."""
+"""Execs are deleted while their container exits: no exit is lost, and every call returns."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _END_S = 60.0
 @on(NEW_PHASED, OLD_PHASED)
 @pytest.mark.parametrize("point", ("event.exit:before", "record.save:before"))
 def test_execs_are_deleted_while_the_container_dies(rig: Rig, point: str) -> None:
-    """Deletions that come in the middle of its end are answered, and its exit is known."""
+    """Deletions during the exit return, and the exit status is published."""
     rig.start_copy()
     for name in _EXECS:
         rig.client.exec(COPY, name, _SLEEP)
@@ -51,6 +51,6 @@ def _wait(rig: Rig) -> None:
 
 
 def _delete(rig: Rig, name: str) -> None:
-    """Delete an exec as containerd does on its exit: as soon as it has exited."""
+    """Delete an exec as soon as it has exited, as containerd does."""
     rig.client.wait(COPY, name)
     rig.client.delete(COPY, name)

@@ -25,7 +25,7 @@ pytestmark = pytest.mark.timeout(600)
 
 @spread("phase", ("preflight", "save", "seal", "commit"))
 def test_the_sandbox_is_killed(rig: Rig, phase: str) -> None:
-    """The task has exited and its exit is known; an image that was not saved yet is gone."""
+    """The task has an exit status; an image that was not yet saved is removed."""
     image = rig.new_image()
     rig.halt_at(phase=phase)
     future = rig.begin(image)
@@ -35,7 +35,7 @@ def test_the_sandbox_is_killed(rig: Rig, phase: str) -> None:
     rig.sim.remote.kill(sandbox, signal.SIGKILL)
     rig.resume()
 
-    # What was saved before is no worse for the end of its task.
+    # An image that was saved before is completed.
     saved = phase in ("seal", "commit")
     assert (future.exception(150) is None) is saved
     wait_until(lambda: rig.state() is TaskState.STOPPED, "the end", 60)
@@ -51,7 +51,7 @@ def test_the_sandbox_is_killed(rig: Rig, phase: str) -> None:
 
 @on(*ALL)
 def test_runsc_is_killed_in_the_save(rig: Rig) -> None:
-    """Without its command the save is given up, though the sandbox may still be writing."""
+    """If `runsc checkpoint` is killed, the checkpoint fails, though the sandbox may still write."""
     image = rig.new_image()
     rig.halt_at(saving=True)
     future = rig.begin(image)
@@ -68,7 +68,7 @@ def test_runsc_is_killed_in_the_save(rig: Rig) -> None:
 @on(NEW_BUILTIN)
 @pytest.mark.parametrize("crash", (False, True), ids=("rollback", "recovery"))
 def test_a_save_that_goes_on_without_its_command(rig: Rig, crash: bool) -> None:
-    """The sandbox's own CUDA steps are waited for: ours beside them would be inverted."""
+    """The rollback waits for the sandbox's own CUDA steps, which toggle the states."""
     rig.sim.faults(Fault(action="checkpoint", kind=Kind.SLOW, seconds=2.0))
     image = rig.new_image()
     future = rig.begin(image)
@@ -88,7 +88,7 @@ def test_a_save_that_goes_on_without_its_command(rig: Rig, crash: bool) -> None:
 
 @on(*ALL)
 def test_runsc_is_stopped_in_the_save(rig: Rig) -> None:
-    """A save that does not end in its time is given up."""
+    """A save that exceeds its timeout fails."""
     rig.serve(save=2.0)
     image = rig.new_image()
     rig.halt_at(saving=True)
@@ -107,7 +107,7 @@ def test_runsc_is_stopped_in_the_save(rig: Rig) -> None:
 
 @on(NEW_BUILTIN)
 def test_a_rollback_that_was_killed_between_its_pause_and_its_resume(rig: Rig) -> None:
-    """The next sidecar finds the sandbox paused, by no caller, and resumes it."""
+    """The next sidecar resumes a sandbox that no caller has paused."""
     rig.halt_at(saving=True)
     rig.begin(rig.new_image())
     rig.until_halted()
@@ -122,7 +122,7 @@ def test_a_rollback_that_was_killed_between_its_pause_and_its_resume(rig: Rig) -
 
 @on(*ALL)
 def test_a_crash_with_a_tool_under_way(rig: Rig) -> None:
-    """A tool that outlives the sidecar is ended before its process is brought back."""
+    """A tool that outlives the sidecar is killed before its process is thawed."""
     rig.serve(detect=3.0, freeze=3.0)
     rig.sim.faults(Fault(action="checkpoint", kind=Kind.HANG, nth=2))
     rig.begin(rig.new_image())
@@ -137,7 +137,7 @@ def test_a_crash_with_a_tool_under_way(rig: Rig) -> None:
 
 @on(*ALL)
 def test_no_memory_at_restore(rig: Rig) -> None:
-    """Out of GPU memory: the copy is gone, the message says so, and the image is as good as new."""
+    """Without GPU memory the copy is removed, the error says why, and the image is unchanged."""
     image = rig.new_image()
     rig.checkpoint(image)
     used = rig.sim.device()["used_bytes"]
@@ -158,7 +158,7 @@ def test_no_memory_at_restore(rig: Rig) -> None:
 
 @spread("action", ("restore", "unlock"))
 def test_a_restore_that_hangs(rig: Rig, action: str) -> None:
-    """A tool that hangs in a restore ends it in time, and nothing is left."""
+    """A tool that hangs makes the restore time out, and nothing is left."""
     rig.serve(thaw=3.0)
     image = rig.new_image()
     rig.checkpoint(image)
@@ -176,7 +176,7 @@ def test_a_restore_that_hangs(rig: Rig, action: str) -> None:
 
 @on(*ALL)
 def test_the_sandbox_of_a_restore_is_killed(rig: Rig) -> None:
-    """A copy that dies while it wakes is gone, and the call fails."""
+    """If the sandbox is killed in the restore, the call fails and the copy is removed."""
     image = rig.new_image()
     rig.checkpoint(image)
     before = set(rig.sandboxes())

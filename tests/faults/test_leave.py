@@ -1,4 +1,4 @@
-"""The caller goes away: by a cancellation, a kill, or a deadline."""
+"""The caller disconnects: by a cancellation, a kill, or a deadline."""
 
 from __future__ import annotations
 
@@ -54,13 +54,13 @@ def _moments() -> list[tuple[Case, str]]:
 
 
 def over(rig: Rig) -> None:
-    """Wait until the operation, which has no listener, has ended."""
+    """Wait until the operation, which has no caller any more, has ended."""
     wait_until(lambda: rig.state() is TaskState.RUNNING, "the rollback", 60)
 
 
 @pairs("name", _moments())
 def test_the_caller_leaves(rig: Rig, name: str) -> None:
-    """A caller who leaves in any phase finds the task as it was; an image is whole or gone."""
+    """If the caller cancels in any phase, the task is as before, and an image complete or gone."""
     image = rig.new_image()
     rig.halt_at(**((rig.case.batches and OF_BATCHES.get(name)) or FAILPOINTS[name]))
     call = rig.call_checkpoint(image)
@@ -77,7 +77,7 @@ def test_the_caller_leaves(rig: Rig, name: str) -> None:
 
 @on(*ALL)
 def test_the_caller_leaves_before_the_end_of_the_task(rig: Rig) -> None:
-    """Leaving a checkpoint with --exit before its commit leaves the task running."""
+    """If a checkpoint with --exit is cancelled before its commit, the task runs."""
     image = rig.new_image()
     rig.halt_at(phase="seal")
     call = rig.call_checkpoint(image, exit=True)
@@ -94,7 +94,7 @@ def test_the_caller_leaves_before_the_end_of_the_task(rig: Rig) -> None:
 @on(*ALL)
 @pytest.mark.parametrize("how", ("leaves", "is late"))
 def test_the_caller_leaves_after_the_commit(rig: Rig, how: str) -> None:
-    """With the image complete the task is stopped, and the operation has completed: no lie."""
+    """If the image is complete, the task is stopped and the outcome is `completed`."""
     image = rig.new_image()
     rig.halt_at(phase="stop")
     call = rig.call_checkpoint(image, exit=True, timeout_s=8.0 if how == "is late" else None)
@@ -129,7 +129,7 @@ def test_the_caller_of_a_paused_task_leaves(rig: Rig) -> None:
 
 @spread("phase", ("verify", "load", "thaw"))
 def test_the_caller_of_a_restore_leaves(rig: Rig, phase: str) -> None:
-    """Nothing is left of a restore that was left, and its image restores later."""
+    """A cancelled restore leaves nothing, and its image can be restored later."""
     image = rig.new_image()
     rig.checkpoint(image)
     rig.halt_at(operation="restore", phase=phase)
@@ -146,7 +146,7 @@ def test_the_caller_of_a_restore_leaves(rig: Rig, phase: str) -> None:
 
 @spread("how", ("SIGINT", "SIGKILL"))
 def test_the_command_line_ends(rig: Rig, how: str) -> None:
-    """Ctrl-C on `cryo tasks checkpoint`, and its death, both roll back."""
+    """Ctrl-C and SIGKILL of `cryo tasks checkpoint` both roll back."""
     image = rig.new_image()
     rig.halt_at(phase="save")
     arguments = ("--image-path", str(image), "--engine", rig.case.engine)
@@ -164,7 +164,7 @@ def test_the_command_line_ends(rig: Rig, how: str) -> None:
 
 @spread("name", ("preflight", "save", "seal"))
 def test_the_deadline_of_the_call_passes(rig: Rig, name: str) -> None:
-    """GRPC's own deadline rolls back wherever it passes."""
+    """GRPC's own deadline rolls back in any phase."""
     image = rig.new_image()
     rig.halt_at(**FAILPOINTS[name])
     call = rig.call_checkpoint(image, timeout_s=6.0)
@@ -181,7 +181,7 @@ def test_the_deadline_of_the_call_passes(rig: Rig, name: str) -> None:
 
 @on(*ALL)
 def test_a_deadline_with_a_name(rig: Rig) -> None:
-    """The core's own deadline comes first, leaves time for the rollback, and names the phase."""
+    """Our deadline expires first, leaves time for the rollback, and its error names the phase."""
     rig.sim.faults(Fault(action="checkpoint", kind=Kind.SLOW, seconds=4.0, nth=2))
 
     with pytest.raises(DeadlineExceeded) as caught:
@@ -195,7 +195,7 @@ def test_a_deadline_with_a_name(rig: Rig) -> None:
 
 @on(*ALL)
 def test_a_second_cancellation(rig: Rig) -> None:
-    """Leaving twice does not break the rollback off."""
+    """A second cancellation does not interrupt the rollback."""
     future = rig.begin(rig.new_image())
     rig.sim.until_called("checkpoint")
     rig.client.close()

@@ -1,4 +1,4 @@
-"""`cryo recover`: what a sidecar that is gone had under way is undone without one."""
+"""`cryo recover` rolls back the operations of a dead sidecar, without starting another one."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ pytestmark = pytest.mark.timeout(600)
 
 
 def recover(rig: Rig) -> Ran:
-    """Run it as a user does."""
+    """Run `cryo recover`."""
     argv = [sys.executable, "-m", "shim.entry.cli", "recover"]
     argv += ["--config", str(rig.sim.write_config())]
     return rig.sim.remote.run(argv, env=environment(), timeout_s=120)
@@ -26,7 +26,7 @@ def recover(rig: Rig) -> Ran:
 
 @on(NEW_BUILTIN, OLD_PHASED)
 def test_two_at_once(rig: Rig) -> None:
-    """One does it and says what, the other keeps out of its way; a third finds nothing to do."""
+    """Of two, one recovers and prints what, the other does nothing; a third finds nothing."""
     image = rig.new_image()
     rig.halt_at(phase="save")
     rig.begin(image)
@@ -51,7 +51,7 @@ def test_two_at_once(rig: Rig) -> None:
 
 @on(NEW_BUILTIN)
 def test_beside_a_sidecar(rig: Rig) -> None:
-    """A sidecar that runs has done it already: the answer is a no that touches nothing."""
+    """If a sidecar runs, the command fails and changes nothing."""
     ran = recover(rig)
 
     assert ran.status != 0

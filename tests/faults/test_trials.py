@@ -1,4 +1,4 @@
-"""A few of the random trials of `make faults`, at fixed moments, and the choice of all others."""
+"""A few trials of `make faults` with fixed plans, and the random choice of plans."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ TRACES = {scene: Counter({"journal.note:before": 3, "runsc.exec:begun": 2}) for 
             case,
             Plan(scene=scene, what=what, point=point, nth=nth),
             id=f"{what}-at-{point}-{scene}-{case}".replace(" ", "-"),
-            # It is given up after a minute and a half.
+            # It times out after a minute and a half.
             marks=pytest.mark.long if what is What.FROZEN else (),
         )
         for case, scene, what, point, nth in FIXED
@@ -68,7 +68,7 @@ TRACES = {scene: Counter({"journal.note:before": 3, "runsc.exec:begun": 2}) for 
     scope="session",
 )
 def test_what_must_hold(rig: Rig, plan: Plan) -> None:
-    """After this fault the task runs or is whole in its image, and nothing is left."""
+    """After this fault the task runs or has a complete image, and nothing is left."""
     base = rig.new_image()
     rig.checkpoint(base)
     trial = Trial(rig, plan, base)
@@ -81,7 +81,7 @@ def test_what_must_hold(rig: Rig, plan: Plan) -> None:
 
 @pytest.fixture
 def parking(rig: Rig) -> Iterator[Rig]:
-    """Give that machine with a task that is parked when it is paused."""
+    """Yield that machine with a task that is parked when it is paused."""
     rig.parks = True
     rig.renew()
     yield rig
@@ -101,7 +101,7 @@ def parking(rig: Rig) -> Iterator[Rig]:
     ],
 )
 def test_what_must_hold_of_a_parked_task(parking: Rig, plan: Plan) -> None:
-    """After this fault the task is parked, or runs, or is said to have been given up."""
+    """After this fault the task is parked or runs, or is reported as lost."""
     trial = ParkTrial(parking, plan, Path())
 
     trial.run()
@@ -111,7 +111,7 @@ def test_what_must_hold_of_a_parked_task(parking: Rig, plan: Plan) -> None:
 
 @on(NEW_BUILTIN)
 def test_a_trial_can_fail(rig: Rig) -> None:
-    """A checkpoint that fails under a fault which should only delay it is not let pass."""
+    """If a checkpoint fails with a fault that should only delay it, the trial fails."""
     plan = Plan(scene=Scene.RUN_ON, what=What.SLOW, point="record.save:after", nth=1)
     trial = Trial(rig, plan, rig.sim.folder / "none")
     taken = rig.sim.folder / "images" / "trial"
@@ -124,7 +124,7 @@ def test_a_trial_can_fail(rig: Rig) -> None:
 
 
 def test_a_seed_replays() -> None:
-    """The same seed makes the same choices, each of a moment that there is; others differ."""
+    """The same seed makes the same choices, all of failpoints that exist; other seeds differ."""
 
     def chosen(seed: int) -> list[Plan]:
         return [choose(random.Random(f"{seed}:{number}"), TRACES) for number in range(50)]

@@ -1,7 +1,7 @@
-"""A trap at one failpoint: what it does there, inside the process that reaches the point.
+"""A trap: a fault that is injected at one failpoint, in the process that reaches it.
 
-The process arms a `Snare` (see `shim.failpoints`), which looks for a trap in a file each time a
-point is reached. So the runner of the fault sets and removes traps from outside, at any time.
+The process arms a `Snare` (see `shim.failpoints`), which reads the trap from a file at each
+failpoint. So a test sets and removes traps from outside, at any time.
 """
 
 from __future__ import annotations
@@ -28,24 +28,24 @@ from shim.model import Value
 ENV = "CRYO_TEST_TRAP"
 INJECTED = "injected fault"
 _SLOW_S = 0.3
-# Steps whose functions have made typed errors of the system's by then.
+# Steps whose functions convert OSError to typed errors themselves.
 _TYPED = ("image.name", "image.sync", "image.verify-cache", "image.discard")
 _JUMP = timedelta(days=1)
 
 
 class Deed(enum.StrEnum):
-    """What a trap does to the process that reaches it."""
+    """The effect of a trap on the process that reaches it."""
 
-    NONE = "none"  # only the trace is kept
-    ERROR = "error"  # the step fails, as such a step fails
-    KILL = "kill"  # the process ends at once, as by kill -9
-    HALT = "halt"  # the process stops until somebody continues it
+    NONE = "none"  # only records the trace
+    ERROR = "error"  # the step fails with its usual error
+    KILL = "kill"  # the process exits as after kill -9
+    HALT = "halt"  # the process stops until SIGCONT
     SLOW = "slow"  # the step takes longer
     CLOCK = "clock"  # the time of day jumps by a day
 
 
 class Trap(Value):
-    """What is done, at the `nth` time that `point` ("journal.note:before") is reached."""
+    """A deed, at the `nth` time that `point` (such as "journal.note:before") is reached."""
 
     deed: Deed
     point: str = ""
@@ -53,16 +53,16 @@ class Trap(Value):
 
 
 class Snare:
-    """The hook: counts from the moment that a trap appears, and writes down what it has seen."""
+    """The hook: counts failpoints from the moment that a trap is set, and records them."""
 
     def __init__(self, file: Path) -> None:
         self._file = file
         self._seen = 0
-        # A new file may get the inode of the one before.
+        # Inode and mtime: a new file may reuse the inode.
         self._identity = (0, 0)
 
     def reached(self, point: str) -> None:
-        """Do what the trap says, if this is its moment."""
+        """Record a failpoint, and execute the trap if it matches."""
         trap = self._trap()
         if trap is None:
             return
@@ -88,17 +88,17 @@ class Snare:
 
 
 def trace_of(file: Path) -> Path:
-    """Name the file with the points that were reached, a line each."""
+    """Return the path of the file with the points that were reached, one per line."""
     return file.with_suffix(".trace")
 
 
 def hit_of(file: Path) -> Path:
-    """Name the file that is there once the trap has snapped."""
+    """Return the path of the file that exists once the trap was hit."""
     return file.with_suffix(".hit")
 
 
 def put(file: Path, trap: Trap) -> None:
-    """Set a trap, in place of any other and of what that has left."""
+    """Set a trap; remove the previous one and its files."""
     remove(file)
     partial = file.with_suffix(".new")
     partial.write_bytes(msgspec.json.encode(trap))
@@ -113,7 +113,7 @@ def remove(file: Path) -> None:
 
 @contextlib.contextmanager
 def traced(file: Path) -> Iterator[Counter[str]]:
-    """Count the points that are reached meanwhile; the counts are there when it is left."""
+    """Count the points that are reached in the context; the counts are complete on exit."""
     put(file, Trap(deed=Deed.NONE))
     found: Counter[str] = Counter()
     yield found
@@ -135,7 +135,7 @@ def _do(deed: Deed, point: str) -> None:
 
 
 def error_of(point: str) -> CryoError | OSError:
-    """Make the error with which a step of this kind fails."""
+    """Return the error with which a step of this kind fails."""
     kind, _, name = point.partition(":")[0].partition(".")
     if kind == "runsc":
         return RunscError(name, 128, INJECTED)
@@ -146,7 +146,7 @@ def error_of(point: str) -> CryoError | OSError:
 
 
 def jump() -> None:
-    """Shift the time of day for everything in this process."""
+    """Advance the wall clock of this process by a day."""
     plain = model.utcnow
 
     def later() -> datetime:
@@ -159,6 +159,6 @@ def jump() -> None:
 
 
 def arm() -> None:
-    """Arm the trap that the environment names, if it names one."""
+    """Arm the trap file in the environment, if there is one."""
     if name := os.environ.get(ENV):
         failpoints.arm(Snare(Path(name)).reached)

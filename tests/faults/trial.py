@@ -1,4 +1,4 @@
-"""One fault at one moment of one operation, and what must hold after it."""
+"""A trial: one fault at one moment of one operation, and the checks after it."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ from tests.faults.rig import ROOM_BYTES, Rig
 from tests.faults.trap import Deed, Trap
 from tests.faults.wire import Outcome, Wire
 
-# Longer than the deadlines of one operation together: its save and the kill of that, its rollback
-# (120 s) and the command that this has begun.
+# Longer than the deadlines of one operation in sum: its save and the kill of it, its rollback
+# (120 s) and the command that the rollback started.
 _END_S = 240.0
 _QUICK = {"detect": 4.0, "lock": 4.0, "freeze": 4.0, "thaw": 4.0, "command": 6.0, "save": 10.0}
 
@@ -47,10 +47,10 @@ _NEEDS_DEADLINES = (What.STUCK, What.FROZEN, What.TOOL_HANGS, What.TOOL_HANGS_AF
 
 
 class Trial:
-    """Carries out a plan on a rig whose task runs."""
+    """Executes a plan on a rig whose task runs."""
 
     def __init__(self, rig: Rig, plan: Plan, base: Path) -> None:
-        """Take an image of the task, for restores."""
+        """Create a trial; `base` is an image of the task, for restores."""
         self._rig = rig
         self._plan = plan
         self._base = base
@@ -61,10 +61,10 @@ class Trial:
         self._killed: list[int] = []
         self._starved: list[int] = []
         self._frozen = 0
-        # The kernel has killed a process of the workload, and not the sandbox.
+        # The kernel has killed a process of the workload, but not the sandbox.
         self._wounded = False
         self._call: Wire | None = None
-        # What a caller gets that has left.
+        # The outcome that a disconnected caller gets.
         self._reported: Outcome.ValueType | None = None
         self.outcome = ""
 
@@ -81,10 +81,10 @@ class Trial:
         return self._plan.scene in (Scene.RESTORE, Scene.START)
 
     def run(self) -> None:
-        """Do it, let recovery do its work, and check everything.
+        """Execute the plan, let the sidecar recover, and check everything.
 
         Raises:
-            AssertionError: something does not hold.
+            AssertionError: a check failed.
         """
         self._rig.serve(**(_QUICK if self._plan.what in _NEEDS_DEADLINES else {}))
         self._rig.have_task()
@@ -146,7 +146,7 @@ class Trial:
         return self._rig.run(over)
 
     def _happen(self, future: Future[Any]) -> None:
-        """Do from outside what the sidecar cannot do to itself."""
+        """Inject from outside a fault that the sidecar cannot inject itself."""
         what = self._plan.what
         if what in _OF_TOOL or what in _BY_ITSELF:
             return
@@ -178,7 +178,7 @@ class Trial:
             self._strike_programs(what)
 
     def _strike_programs(self, what: What) -> None:
-        """Strike what the sidecar has started."""
+        """Inject a fault into the processes that the sidecar has started."""
         rig = self._rig
         if what in (What.RUNSC, What.STUCK):
             number = signal.SIGKILL if what is What.RUNSC else signal.SIGSTOP
@@ -205,7 +205,7 @@ class Trial:
                 self._rig.sim.remote.kill(pid, number)
 
     def _end(self, future: Future[Any]) -> None:
-        """Wait for the operation's end, or its sidecar's."""
+        """Wait for the end of the operation or the death of the sidecar."""
 
         def over() -> bool:
             return future.done() or self._is_dead()
@@ -228,10 +228,10 @@ class Trial:
     # -- recovery ------------------------------------------------------------------------------
 
     def _recover(self) -> None:
-        """Take the cause away; start the sidecar again where it is gone."""
+        """Remove the cause; restart the sidecar if it is dead."""
         rig = self._rig
         trap.remove(rig.sim.trap_file)
-        # One that had forked and not yet become the sandbox was stopped as well: no record has it.
+        # This may have stopped a process that had forked and not yet become the sandbox.
         self._kill(self._stopped, signal.SIGCONT)
         if self._frozen:
             rig.unfreeze_runsc(self._frozen)
@@ -246,17 +246,17 @@ class Trial:
             rig.sim.kill_sidecar()
             rig.serve_again()
         elif rig.journals() or rig.stagings():
-            # What could not be undone while the cause lasted, the next owner undoes.
+            # The next owner undoes what could not be undone before.
             rig.crash()
             rig.serve_again()
 
     def _feed(self) -> None:
-        """Give the memory back, and see whom the kernel has killed."""
+        """Remove the memory limit, and record which processes the kernel has killed."""
         kills = self._rig.feed(self._name)
         self._killed = [pid for pid in self._starved if state_of(pid) in ("", "Z")]
         self._wounded = kills > 0 and not self._killed
 
-    # -- what must hold ------------------------------------------------------------------------
+    # -- checks --------------------------------------------------------------------------------
 
     def _judge(self, *, hit: bool) -> None:
         if not hit:
@@ -289,7 +289,7 @@ class Trial:
             assert trap.INJECTED in str(error), error
 
     def _judge_outcome(self, reported: Outcome.ValueType) -> None:
-        """Judge what a caller gets that has left: what has completed was not rolled back."""
+        """Check the outcome for a disconnected caller: completed exactly if there is a result."""
         if self._is_restore:
             there = COPY in {view.id for view in self._rig.client.list()}
         else:
@@ -310,7 +310,7 @@ class Trial:
             assert self._error is not None
             return
         if self._killed:
-            # It may have been killed when all was done, and its exit not yet have been seen.
+            # It may have been killed after the restore, and its exit not yet be recorded.
             wait_until(lambda: self._rig.state(COPY) is TaskState.STOPPED, "its end", _END_S)
         state = self._rig.state(COPY)
         if self._wounded:
@@ -319,15 +319,15 @@ class Trial:
             self._fail("copy runs")
             self._rig.assert_thawed(COPY)
         else:
-            # Killed from outside after its restore had succeeded; or it could not be removed while
-            # a runsc hung in the kernel.
+            # Killed from outside after its restore had succeeded, or not removable while a runsc
+            # hung in the kernel.
             allowed = self._killed or (self._frozen and self._error is not None)
             assert (state, bool(allowed)) == (TaskState.STOPPED, True), state
             self._fail("copy ended")
         self._rig.remove(COPY)
 
     def _judge_started(self) -> None:
-        """Judge a task that was to be made and started: whatever came of it, it can be removed."""
+        """Check a task after create and start: whatever its state, it can be removed."""
         if COPY not in {view.id for view in self._rig.client.list()}:
             self._fail("copy gone")
             assert self._error is not None
@@ -339,11 +339,11 @@ class Trial:
         self._rig.remove(COPY)
 
     def _judge_stopped(self) -> None:
-        """Judge a task that has exited: with its sandbox, or as requested, in an image."""
+        """Check a task that has exited: with its sandbox, or by --exit with an image."""
         assert self._rig.client.state(TASK).exit is not None
         killed = self._killed and not self._makes_copy
         if self._plan.scene is Scene.EXIT and not killed:
-            assert self._has_image(), "it was stopped, and there is no image"
+            assert self._has_image(), "the task was stopped without an image"
         self._rig.client.delete(TASK)
         self._rig.assert_clean()
         self._judge_image("in its image", "ended")
@@ -361,15 +361,15 @@ class Trial:
         self._judge_image("runs, and an image", "runs")
 
     def _judge_lost(self) -> None:
-        """Judge a task that the driver has no memory for: it stays so, but it is in its image."""
+        """Check a task that was lost for lack of GPU memory: its image is complete."""
         assert self._rig.client.list()[0].warning
         self._rig.remove(TASK)
         self._rig.assert_clean()
-        assert self._has_image(), "it is lost, and there is no image"
+        assert self._has_image(), "the task is lost, without an image"
         self._judge_image("lost, in its image", "")
 
     def _judge_wounded(self) -> None:
-        """Judge a task that has lost a process, which its image may have lost as well."""
+        """Check a task that has lost a process, which its image may lack as well."""
         self._rig.remove(TASK)
         self._rig.assert_clean()
         self._fail("lost a process")

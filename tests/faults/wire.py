@@ -1,4 +1,4 @@
-"""A call as a foreign program makes it: it may leave at any moment and says no more."""
+"""A call as from a client in another language, which may disconnect at any moment."""
 
 from __future__ import annotations
 
@@ -31,19 +31,19 @@ class Wire:
         self._rpc = method(stream.request, timeout=timeout_s)
 
     def leave(self) -> None:
-        """Cancel the call, and ask for nothing more."""
+        """Cancel the call and close the connection."""
         self._rpc.cancel()
         self._channel.close()
 
     def outcome(self) -> Outcome.ValueType:
-        """Ask how the operation has ended, as a caller does that has left it: by its token."""
+        """Query the outcome of the operation by its token, as a disconnected caller would."""
         with grpc.insecure_channel(endpoint.target(self._address), options=channel.OPTIONS) as line:
             request = cryo_pb2.CancelRequest(operation=self._token)
             answer = cryo_pb2_grpc.CryoStub(line).Cancel(request, timeout=_OUTCOME_S)
         return answer.outcome
 
     def error(self) -> CryoError | None:
-        """Wait for the end; return the typed error, None when it succeeded."""
+        """Wait for the end; return the typed error, or None on success."""
         try:
             for _ in self._rpc:
                 pass

@@ -18,7 +18,7 @@ _UNTIL_S = 60.0
 
 @dataclass(frozen=True)
 class Pod:
-    """A pod that runs, and what was asked for it."""
+    """A running pod, and its request."""
 
     id: str
     config: pb.PodSandboxConfig
@@ -27,7 +27,7 @@ class Pod:
 
 @dataclass(frozen=True)
 class Wanted:
-    """A container that is wanted."""
+    """The request for a container."""
 
     name: str
     image: str
@@ -40,7 +40,7 @@ class Wanted:
     tty: bool = False
 
     def config(self) -> pb.ContainerConfig:
-        """Return it in the words of the wire."""
+        """Return the CRI message."""
         resources = pb.LinuxContainerResources(memory_limit_in_bytes=self.memory_limit_bytes)
         return pb.ContainerConfig(
             metadata=pb.ContainerMetadata(name=self.name),
@@ -60,7 +60,7 @@ class Wanted:
 
 
 class Kubelet(Connection):
-    """The kubelet of one node. Each call raises grpc.RpcError when it is refused."""
+    """The kubelet of one node. A call that fails raises grpc.RpcError."""
 
     def __init__(self, address: Path) -> None:
         super().__init__(address, timeout_s=_CALL_S)
@@ -68,16 +68,16 @@ class Kubelet(Connection):
     # The runtime.
 
     def version(self) -> pb.VersionResponse:
-        """Return who serves."""
+        """Return the version of the runtime."""
         return self._call("Version", pb.VersionRequest(), pb.VersionResponse)
 
     def conditions(self) -> dict[str, bool]:
-        """Return whether the runtime, and the network, is ready."""
+        """Return whether the runtime and the network are ready."""
         answer = self._call("Status", pb.StatusRequest(), pb.StatusResponse)
         return {condition.type: condition.status for condition in answer.status.conditions}
 
     def has_image(self, reference: str) -> bool:
-        """Return whether the plugin knows an image."""
+        """Return whether the plugin has an image."""
         request = pb.ImageStatusRequest(image=pb.ImageSpec(image=reference))
         answer = self._call("ImageStatus", request, pb.ImageStatusResponse, service="ImageService")
         return bool(answer.image.id)
@@ -93,7 +93,7 @@ class Kubelet(Connection):
         cgroup: str = "",
         annotations: Mapping[str, str] | None = None,
     ) -> Pod:
-        """Start a pod on the host's network; its containers' logs go to a folder."""
+        """Start a pod on the host's network; its containers' logs are in a directory."""
         config = pb.PodSandboxConfig(
             metadata=pb.PodSandboxMetadata(name=name, uid=f"uid-{name}", namespace="default"),
             log_directory=str(logs),
@@ -129,7 +129,7 @@ class Kubelet(Connection):
         self._call("RemovePodSandbox", request, pb.Nothing)
 
     def warm_up(self, logs: Path, image: str, *, handler: str = "", cgroup: str = "") -> None:
-        """Run a pod with a container, which makes folders that all later ones share."""
+        """Run a pod with a container, which creates directories that all later ones share."""
         pod = self.run_pod("first", logs, handler=handler, cgroup=cgroup)
         try:
             self.until_exited(self.run(pod, Wanted("first", image, ["true"])))
@@ -156,7 +156,7 @@ class Kubelet(Connection):
         return container
 
     def status(self, container: str) -> pb.ContainerStatus:
-        """Return what the plugin knows of a container."""
+        """Return the status of a container."""
         request = pb.ContainerStatusRequest(container_id=container)
         return self._call("ContainerStatus", request, pb.ContainerStatusResponse).status
 
@@ -165,14 +165,14 @@ class Kubelet(Connection):
         return pb.ContainerState.Name(self.status(container).state)
 
     def until_exited(self, container: str, timeout_s: float = _UNTIL_S) -> pb.ContainerStatus:
-        """Wait until a container has exited; return what is known of it then."""
+        """Wait until a container has exited; return its status."""
         wait_until(
             lambda: self.state(container) == "CONTAINER_EXITED", f"exit of {container}", timeout_s
         )
         return self.status(container)
 
     def stop(self, container: str, grace_s: int = 0) -> None:
-        """Stop a container, by force after the grace."""
+        """Stop a container, with SIGKILL after the grace period."""
         request = pb.StopContainerRequest(container_id=container, timeout=grace_s)
         self._call("StopContainer", request, pb.Nothing)
 
@@ -187,17 +187,17 @@ class Kubelet(Connection):
         return {container.id: container.metadata.name for container in answer.containers}
 
     def exec(self, container: str, *command: str, timeout_s: int = 90) -> pb.ExecSyncResponse:
-        """Run a command in a container to its end."""
+        """Run a command in a container and wait for its exit."""
         request = pb.ExecSyncRequest(container_id=container, cmd=command, timeout=timeout_s)
         return self._call("ExecSync", request, pb.ExecSyncResponse)
 
     def stats(self, container: str) -> pb.ContainerStats:
-        """Return what a container uses."""
+        """Return the resource usage of a container."""
         request = pb.ContainerStatsRequest(container_id=container)
         return self._call("ContainerStats", request, pb.ContainerStatsResponse).stats
 
     def limit_memory(self, container: str, limit_bytes: int) -> None:
-        """Change how much memory a container may use."""
+        """Set the memory limit of a container."""
         resources = pb.LinuxContainerResources(memory_limit_in_bytes=limit_bytes)
         request = pb.UpdateContainerResourcesRequest(container_id=container, linux=resources)
         self._call("UpdateContainerResources", request, pb.Nothing)
@@ -226,5 +226,5 @@ def log_lines(pod: Pod, wanted: Wanted, stream: str = "stdout") -> list[str]:
 
 
 def _shared() -> pb.NamespaceOption:
-    """Ask for the host's network, so that no CNI plugin is needed."""
+    """Request the host's network, so that no CNI plugin is needed."""
     return pb.NamespaceOption(network=pb.NODE, pid=pb.CONTAINER)

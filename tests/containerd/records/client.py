@@ -1,4 +1,4 @@
-"""Changes what containerd has on record about a container, where ctr cannot."""
+"""Changes containerd's record of a container, which ctr cannot."""
 
 from __future__ import annotations
 
