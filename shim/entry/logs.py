@@ -1,4 +1,4 @@
-"""How a log is written: lines for people, JSON for collectors, or the pairs of containerd's."""
+"""Log formats: plain lines for people, JSON for collectors, and the format of containerd's log."""
 
 from __future__ import annotations
 
@@ -14,24 +14,24 @@ _PLAIN = "%(asctime)s %(levelname)s %(name)s: %(message)s"
 
 
 class Plain(logging.Formatter):
-    """A line for each record, and indented ones for its traceback: none of these looks like one."""
+    """A line for each record; a traceback is indented, so its lines cannot be taken for records."""
 
     def __init__(self) -> None:
         super().__init__(_PLAIN)
 
     def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 - logging's name
-        """Write a record without its traceback."""
+        """Format a record without its traceback."""
         record.message = printable(record.message)
         return super().formatMessage(record)
 
     def formatException(self, ei: _ExcInfo) -> str:  # noqa: N802 - logging's name
-        """Write a traceback."""
+        """Format a traceback."""
         lines = super().formatException(ei).split("\n")
         return "\n".join(f"  {printable(line)}" for line in lines)
 
 
 class Json(logging.Formatter):
-    """One JSON object for each record, a traceback included."""
+    """A line with a JSON object for each record, including its traceback."""
 
     def format(self, record: logging.LogRecord) -> str:
         """Write a record on one line."""
@@ -47,7 +47,7 @@ class Json(logging.Formatter):
 
 
 class Pairs(logging.Formatter):
-    """What containerd reads from a shim: name=value pairs on one line, a traceback included."""
+    """The format that containerd reads from shims: a line of name=value pairs for each record."""
 
     def format(self, record: logging.LogRecord) -> str:
         """Write a record on one line."""
@@ -60,7 +60,7 @@ class Pairs(logging.Formatter):
 
 
 def set_up(level: str, style: str) -> None:
-    """Send everything of at least `level` to stderr, as `plain` lines or as `json`."""
+    """Log records of at least `level` to stderr, in the style `plain` or `json`."""
     handler = logging.StreamHandler()
     handler.setFormatter(Json() if style == "json" else Plain())
     logging.basicConfig(level=level.upper(), handlers=[handler])

@@ -1,4 +1,4 @@
-"""`cryo recover`: what a sidecar does first, without one: undo what was interrupted, and leave."""
+"""`cryo recover`: rolls back interrupted operations, as a sidecar does at its start, and exits."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ _NOTHING = "nothing to recover"
 
 
 def run(config: Config) -> list[str]:
-    """Recover and return what was done, a line each; the tasks run on, and wait for a sidecar.
+    """Recover and return what was done, a line each; the next sidecar adopts running tasks.
 
     Raises:
-        AlreadyExists: a sidecar runs, which has done it.
-        FailedPrecondition: some task could not be brought back.
-        Unavailable: there is no runsc, or the supervisor does not start.
+        AlreadyExists: a sidecar is running, and has already recovered.
+        FailedPrecondition: a task could not be recovered.
+        Unavailable: runsc was not found, or the supervisor did not start.
     """
     logs.set_up("error", "plain")
     private_umask()
@@ -34,7 +34,7 @@ async def _recover(config: Config) -> list[str]:
         if undone := tasks.undone:
             message = "; ".join(done)
             names = ", ".join(ref.id for ref in undone)
-            remedy = f"see what holds {names} up, and run it again; or kill and delete it"
+            remedy = f"remove the cause and run cryo recover again; or kill and delete {names}"
             raise FailedPrecondition(message, remedy=remedy)
         return done or [_NOTHING]
     finally:

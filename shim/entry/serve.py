@@ -1,4 +1,4 @@
-"""The sidecar, `cryo serve`: read the settings, take over what runs, listen, and leave in order."""
+"""The sidecar, `cryo serve`: read the settings, adopt running tasks, serve, and shut down."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ _SIGNALED = 128
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Overrides:
-    """What the command line says over config.toml; empty means: as configured."""
+    """Command-line options that override config.toml; empty ones do not."""
 
     address: str = ""
     state: str = ""
@@ -49,7 +49,7 @@ def settings(path: Path | None, over: Overrides) -> Config:
     """Read config.toml and apply the command line.
 
     Raises:
-        InvalidArgument: the file is wrong.
+        InvalidArgument: the file is invalid.
     """
     base = configs.load(path)
     replace = msgspec.structs.replace
@@ -57,7 +57,7 @@ def settings(path: Path | None, over: Overrides) -> Config:
         base,
         paths=replace(
             base.paths,
-            # runsc is started in the folder `/`, and would look for a relative path there.
+            # runsc is started in `/`, and would resolve a relative path from there.
             state=str(Path(over.state or base.paths.state).absolute()),
             images=str(Path(over.images or base.paths.images).absolute()),
         ),
@@ -75,7 +75,7 @@ def settings(path: Path | None, over: Overrides) -> Config:
 
 
 class Sidecar:
-    """One life of the sidecar: `serve` returns when a signal ends it."""
+    """The sidecar: `serve` returns after SIGTERM or SIGINT."""
 
     def __init__(self, config: Config, tasks: Tasks | None = None) -> None:
         self._config = config
@@ -91,7 +91,7 @@ class Sidecar:
         self._stop = asyncio.Event()
 
     async def serve(self) -> None:
-        """Recover, listen, wait for a signal, finish what is under way, go.
+        """Recover, listen, wait for a signal, and finish or roll back running operations.
 
         Raises:
             CryoError: it cannot start.
@@ -106,17 +106,17 @@ class Sidecar:
             tidying.cancel()
             await self._leave()
             await asyncio.wait([tidying])
-            _log.info("stopped; the tasks run on")
+            _log.info("stopped; tasks continue to run")
 
     async def _tidy(self) -> None:
-        """Clean up beside the calls; what fails in it ends nothing else."""
+        """Clean up in the background; a failure is logged, and has no other effect."""
         try:
             await self._tasks.tidy()
-        except Exception:  # noqa: BLE001 - a clean-up may end nothing else
+        except Exception:  # noqa: BLE001 - the sidecar must not fail with it
             _log.exception("the clean-up failed")
 
     def _publish(self, event: Event) -> None:
-        """Log an event, and forward it to containerd where there is one."""
+        """Log an event, and forward it to containerd if one is configured."""
         log_event(event)
         if self._publisher is not None:
             self._publisher.publish(event)
@@ -129,20 +129,20 @@ class Sidecar:
             _log.info("listening on %s for containerd", self._config.server.ttrpc)
 
     async def _leave(self) -> None:
-        """Let the core finish, and roll back what it cannot; then stop whatever it still does.
+        """Let running operations finish, and roll back those that do not.
 
         Raises:
-            DeadlineExceeded: it did neither in time. The next sidecar rolls back from the journal.
+            DeadlineExceeded: the rollback timed out too. The next sidecar does it from the journal.
         """
         timeouts = self._config.timeouts
         try:
             await self._server.stop(self._stop_work, timeouts.shutdown + timeouts.rollback)
         except TimeoutError as error:
-            message = "what was under way could not be ended in time"
+            message = "running operations could not be rolled back in time"
             raise DeadlineExceeded(message, remedy="start the sidecar: it rolls back") from error
 
     async def _stop_work(self) -> None:
-        """Close the core while containerd's calls end with it, then send the last events."""
+        """Close the core and containerd's connections in parallel, then send the last events."""
         async with asyncio.TaskGroup() as group:
             group.create_task(self._tasks.close())
             if self._ttrpc is not None:
@@ -163,7 +163,7 @@ class Sidecar:
                 loop.remove_signal_handler(number)
 
     def _signaled(self, number: signal.Signals) -> None:
-        """Stop in order at the first signal, at once at the second."""
+        """Shut down gracefully on the first signal, exit immediately on the second."""
         if self._stop.is_set():
             os._exit(_SIGNALED + number)
         _log.info("%s: stopping", number.name)
@@ -171,7 +171,7 @@ class Sidecar:
 
 
 def notify(state: str) -> None:
-    """Notify systemd (sd_notify(3)), if it listens."""
+    """Notify systemd (sd_notify(3)), if NOTIFY_SOCKET is set."""
     address = os.environ.get("NOTIFY_SOCKET", "")
     if not address:
         return
@@ -184,10 +184,10 @@ def notify(state: str) -> None:
 def run(
     path: Path | None, over: Overrides, log_level: str = "info", log_format: str = "plain"
 ) -> None:
-    """Run the sidecar to its end.
+    """Run the sidecar until it is stopped.
 
     Raises:
-        CryoError: it cannot start, or not stop in order.
+        CryoError: it cannot start, or not shut down in time.
     """
     logs.set_up(log_level, log_format)
     private_umask()

@@ -1,7 +1,7 @@
 """`cryo selftest`: checkpoints and restores a GPU container on this machine, and compares it.
 
-Exit status: 0 all data was restored intact; 1 it was not; 2 wrong command line; 77 runsc cannot run
-here, with the reason in one line on stderr (test harnesses take 77 for "skipped").
+Exit status: 0 all data was restored intact; 1 it was not; 2 invalid command line; 77 runsc cannot
+run here, with the reason in one line on stderr (77 means "skipped" to test harnesses).
 
     cryo selftest
     cryo selftest --story --processes 4
@@ -29,12 +29,12 @@ _ROUNDS_MAX = 10
 _MIB_MAX = 1 << 18
 _SIMULATED_MIB_MAX = 1 << 14
 _TRY_S = 30.0
-# Containers whose user is not root read the files of a selftest; no other user may write them.
+# Containers that do not run as root read the files of a selftest; only root may write them.
 _UMASK = 0o022
 
 
 def _cached() -> list[Path]:
-    """Return the runsc that `make tools` has obtained, newest version first."""
+    """Return the runsc versions that `make tools` has obtained, newest first."""
     base = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
     cache = Path(os.environ.get("CRYO_CACHE") or Path(base) / "cryoshim")
     found = []
@@ -49,7 +49,7 @@ def _cached() -> list[Path]:
 
 
 def find_runsc(given: Path | None) -> Path | None:
-    """Return the runsc to use: the given, the configured, one on PATH, one from `make tools`."""
+    """Return the runsc to use: given, configured, on PATH, or from `make tools`."""
     if given is not None:
         return given.absolute()
     configured = shutil.which(_configured())
@@ -65,7 +65,7 @@ def _configured() -> str:
 
 
 def _has_tool() -> bool:
-    """Whether this host has a tool for the CUDA steps: NVIDIA's, or ours if its driver fits."""
+    """Whether this host has a tool for the CUDA steps: NVIDIA's, or ours for its driver."""
     from shim.cuda.inject import TOOL, find_helper
 
     return bool(shutil.which(TOOL) or find_helper(config.Cuda()))
@@ -95,9 +95,9 @@ def _why_no_gpu(*, real: bool, mib: int, torch: bool) -> str:
     if not real and torch:
         return "PyTorch needs a real GPU"
     if not real and mib > _SIMULATED_MIB_MAX:
-        return f"a simulated GPU has at most {_SIMULATED_MIB_MAX} MiB for a process"
+        return f"--gpu-mib is at most {_SIMULATED_MIB_MAX} with a simulated GPU"
     if torch and pytorch.find() is None:
-        return "no Python here has PyTorch: put one first on PATH"
+        return "no Python on this host has PyTorch: put one with it first on PATH"
     return ""
 
 

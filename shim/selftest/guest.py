@@ -19,7 +19,7 @@ _OUTPUT_MAX = 1 << 20
 
 
 class TaskGuest:
-    """Runs the programs of a simulation in the tasks of a sidecar; files hold their output.
+    """Runs programs in the tasks of a sidecar, with files for their output.
 
     Example:
         guest = TaskGuest(client, sim.folder)
@@ -42,7 +42,7 @@ class TaskGuest:
         try:
             status = self._run(name, exec_id, timeout_s)
         except BaseException:
-            # Ctrl-C too: an error of the cleanup must not hide it.
+            # Also on Ctrl-C; an error of the cleanup must not hide the first one.
             with contextlib.suppress(CryoError):
                 self._client.kill(name, signal.SIGKILL, exec_id=exec_id)
                 self._client.wait(name, exec_id)

@@ -113,7 +113,7 @@ class Outcome:
         ]
 
     def _is_in_save(self, step: Step, span: Span) -> bool:
-        """Whether the phase only checks states, since runsc does its work within the save."""
+        """Whether the phase only checks states, because runsc performs it within the save."""
         only_checks = step.name == "checkpoint" and span.phase in {Phase.FREEZE, Phase.THAW}
         return only_checks and self.engine == EngineName.BUILTIN
 

@@ -34,7 +34,7 @@ from shim.simgpu.status import Status
 NAMESPACE = "selftest"
 _ORIGINAL = "original"
 _RESTORED = "restored"
-# At 100 steps a second: more than the checkpoint takes.
+# At 100 steps a second this lasts longer than the checkpoint.
 _STEPS = 120
 _PERIOD_S = 0.01
 _RESIDENT_MIB = 16
@@ -265,7 +265,7 @@ class Runner:
             sim.go(guest, name)
             if not sim.works(guest, name):
                 message = "the restored container does not continue"
-                raise FailedPrecondition(message, remedy="see the losses in the report")
+                raise FailedPrecondition(message, remedy="see `log` in the report of --json")
 
     def _keep_log(self, sim: Machine) -> None:
         """Keep the end of the sidecar's log when the selftest failed."""
@@ -278,7 +278,7 @@ def check_begun(status: Status, log: Path) -> None:
     """Check that every process of the workload has allocated its memory.
 
     Raises:
-        FailedPrecondition: one has not; the last line of its output says why.
+        FailedPrecondition: one has not; the message has the last line of its output.
     """
     if not status.losses:
         return
@@ -286,7 +286,7 @@ def check_begun(status: Status, log: Path) -> None:
     why = said[-1][:_REASON_MAX] if said else "it printed nothing"
     message = f"the workload could not start: {status.losses[0]}: {why}"
     raise FailedPrecondition(
-        message, remedy="choose less GPU memory, or free GPU memory of other processes"
+        message, remedy="reduce --gpu-mib, or stop other processes that use GPU memory"
     )
 
 

@@ -37,7 +37,7 @@ class Timeline:
         self._bytes = max(self._bytes, progress.bytes_total)
 
     def _reach_back(self, took_s: float) -> None:
-        """Move the start of the phase back: several are reported at once, when all are done."""
+        """Move the start of the phase back: a batch is reported only after all its processes."""
         began_s = self._clock() - self._zero - took_s if took_s else self._began_s
         if began_s >= self._began_s or not self._done:
             return

@@ -1,10 +1,10 @@
-"""The simulation's own init: it lives in the private namespace and runs everything there.
+"""The simulation's init: runs in the private mount namespace and starts every process there.
 
-It is a subreaper, so sandboxes whose parent is gone are reaped at once, and when its stdin closes
-(because the creator of the simulation is done, or dead) it ends every process below it. A second
-process, outside the namespace, then removes the simulation's folder.
+It is a subreaper, so it reaps sandboxes whose parent has exited. When its stdin closes, because the
+creator of the simulation has finished or died, it kills all its descendants. A second process,
+outside the namespace, then removes the simulation's directory.
 
-Requests come over a unix socket, a thread each, in the device's framing.
+Requests come over a unix socket, in the device's framing, with a thread for each connection.
 """
 
 from __future__ import annotations
@@ -34,39 +34,39 @@ Answer = dict[str, Any]
 
 
 class Reaper:
-    """The only one here that waits for children; it remembers those that were started here."""
+    """Reaps all children of this process; keeps the exit status of those that `start` started."""
 
     def __init__(self) -> None:
         self._changed = threading.Condition()
         self._status: dict[int, int | None] = {}
 
     def start(self, argv: list[str], **options: Any) -> int:
-        """Start a process and remember it.
+        """Start a process and return its pid.
 
         Raises:
             OSError: there is no such program.
         """
         with self._changed:
             process = subprocess.Popen(argv, **options)
-            # Its own bookkeeping would wait for the child as well, and warn.
+            # Otherwise Popen would wait for the child as well, and warn.
             process.returncode = 0
             self._status[process.pid] = None
             self._changed.notify_all()
             return process.pid
 
     def wait(self, pid: int, timeout_s: float) -> int | None:
-        """Return the exit status, negative for a signal; None when it goes on."""
+        """Return the exit status, negative for a signal; None if the process is still running."""
         with self._changed:
             self._changed.wait_for(lambda: self._status.get(pid, 0) is not None, timeout_s)
             return self._status.get(pid, 0)
 
     def reap(self) -> None:
-        """Reap children until the end."""
+        """Reap children until this process exits."""
         while True:
             try:
                 found = os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOWAIT)
             except ChildProcessError:
-                # No child now; the next one is announced by `start`, or adopted in the meantime.
+                # No child now: wait for `start`, or for an orphan that is adopted meanwhile.
                 with self._changed:
                     self._changed.wait(_TICK_S)
                 continue
@@ -78,7 +78,7 @@ class Reaper:
             try:
                 _, status = os.waitpid(pid, 0)
             except ChildProcessError:
-                return  # a program that could not be started: Popen has reaped it
+                return  # the program could not be executed, and Popen has reaped the child
             if pid in self._status:
                 self._status[pid] = os.waitstatus_to_exitcode(status)
             self._changed.notify_all()
@@ -91,7 +91,7 @@ class Agent:
         self._reaper = reaper
 
     def answer(self, request: dict[str, Any]) -> Answer:
-        """Do one request."""
+        """Handle one request."""
         operations = {
             "run": self._run,
             "spawn": self._spawn,
@@ -107,7 +107,7 @@ class Agent:
             return {"error": str(error)}
 
     def _run(self, request: dict[str, Any]) -> Answer:
-        # Files, not pipes: a sentry keeps the stdout of `runsc create`, and its pipe never ends.
+        # Files, not pipes: the sentry inherits the stdout of `runsc create`, and keeps it open.
         with TemporaryFile() as out, TemporaryFile() as err:
             started = time.monotonic()
             pid = self._reaper.start(request["argv"], **_options(request, out, err))
@@ -155,7 +155,7 @@ def _text(file: Any) -> str:
 
 
 def listen(path: Path) -> socket.socket:
-    """Listen at `path` for our own user alone, whatever the umask is."""
+    """Listen at `path`; only the current user may connect, whatever the umask is."""
     listener = socket.socket(socket.AF_UNIX)
     before = os.umask(0o177)
     try:
@@ -184,9 +184,9 @@ def _one(connection: socket.socket, agent: Agent) -> None:
 
 
 def _children(parent: int) -> list[int]:
-    """Return the processes that have this parent now."""
+    """Return the current child processes of `parent`."""
     found = []
-    for entry in os.listdir("/proc"):  # noqa: PTH208  # names are all that is wanted
+    for entry in os.listdir("/proc"):  # noqa: PTH208  # only names are needed
         if entry.isdigit():
             with contextlib.suppress(OSError, IndexError):
                 fields = Path(f"/proc/{entry}/stat").read_text().rpartition(")")[2].split()
@@ -196,9 +196,9 @@ def _children(parent: int) -> list[int]:
 
 
 def end_everything() -> None:
-    """Kill what is below this process, generation after generation, until nothing is left.
+    """Kill the children of this process until there are none.
 
-    Orphans become children of this process, so each round finds those that the last one freed.
+    Orphans become children of this process, so each round finds those of the round before.
     """
     deadline = time.monotonic() + _END_S
     while time.monotonic() < deadline:
@@ -212,10 +212,10 @@ def end_everything() -> None:
 
 
 def remove(folder: Path) -> None:
-    """Remove the folder, seen from outside the namespace.
+    """Remove the simulation's directory; called outside the namespace.
 
-    Inside it the host's `/` is mounted on `rootfs`: so nothing goes before that one is known to be
-    an empty directory and no mount point, which is what rmdir(2) insists on.
+    Inside the namespace the host's `/` is mounted on `rootfs`. rmdir(2) fails unless `rootfs` is an
+    empty directory and no mount point, so it comes first.
     """
     with contextlib.suppress(FileNotFoundError):
         (folder / "rootfs").rmdir()
@@ -223,7 +223,7 @@ def remove(folder: Path) -> None:
 
 
 def serve(folder: Path, *, host_dev: bool) -> None:
-    """Be the init of the namespace until stdin ends."""
+    """Run as the init of the namespace until stdin ends."""
     devns.enter(folder / "rootfs", host_dev=host_dev)
     prctl.become_subreaper()
     listener = listen(folder / "agent.sock")
@@ -237,11 +237,10 @@ def serve(folder: Path, *, host_dev: bool) -> None:
 
 
 def main() -> None:
-    """Serve until stdin ends, then tidy up."""
+    """Serve until stdin ends, then clean up."""
     folder = Path(sys.argv[1])
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        # Ctrl-C is for the parent, which closes our stdin. No SIG_IGN: what we run would inherit
-        # that.
+        # On Ctrl-C the parent closes our stdin. Not SIG_IGN, which child processes would inherit.
         signal.signal(number, lambda *_: None)
     pid = os.fork()
     if not pid:
@@ -250,7 +249,7 @@ def main() -> None:
         except OSError as error:
             os.write(1, f"failed {error}\n".encode())
         finally:
-            os._exit(0)  # daemon threads sit in system calls
+            os._exit(0)  # daemon threads are blocked in system calls
     os.close(1)
     os.waitpid(pid, 0)
     remove(folder)

@@ -1,4 +1,4 @@
-"""Writes the bundle of a workload: config.json on a rootfs that is the host's own, read only."""
+"""Writes the bundle of a workload: its config.json, with the host's read-only `/` as rootfs."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ __all__ = [
     "write",
 ]
 
-# What the spec of a container with a GPU has; gVisor replaces it by its own.
+# The device entry that the spec of a GPU container has; gVisor replaces it with its own device.
 CONTROL = {
     "path": names.CONTROL_NODE,
     "type": "c",
@@ -40,9 +40,9 @@ _NAMESPACES = ("pid", "mount", "ipc", "uts", "network")
 
 
 def shares(gpu_bytes: int, *, real: bool) -> tuple[int, int]:
-    """Share out a process's GPU memory: what it changes all the time, and what stays as it is.
+    """Split a process's GPU memory into bytes that it keeps changing and bytes that stay constant.
 
-    The first is compared on the CPU, so on a real GPU the rest is the second, which that compares.
+    The CPU compares the first part, so on a real GPU it is small; the GPU compares the second.
     """
     changing = min(gpu_bytes, _CHANGING_BYTES) if real else gpu_bytes
     return changing, gpu_bytes - changing
@@ -54,15 +54,15 @@ def workload_argv(*arguments: str) -> list[str]:
 
 
 def bind(source: Path | str, destination: str, *options: str) -> dict[str, Any]:
-    """Return a bind mount, read only where no options say otherwise."""
+    """Return a bind mount, read-only by default."""
     chosen = ["bind", *(options or ("ro",))]
     return {"destination": destination, "type": "bind", "source": str(source), "options": chosen}
 
 
 def foreign_mounts() -> list[str]:
-    """Return the mount points, other than `/`, that the host's Python needs files of.
+    """Return the mount points, other than `/`, with files that the host's Python needs.
 
-    The rootfs is `/` bound without what is mounted on it.
+    The rootfs does not include the mounts below `/`.
     """
     needed = {os.path.realpath(sys.base_prefix), os.path.realpath(sys.base_exec_prefix)}
     needed |= {os.path.realpath(path) for path in ("/usr", "/lib", "/lib64") if Path(path).exists()}
@@ -73,7 +73,7 @@ def foreign_mounts() -> list[str]:
 
 
 def mount_point(path: str) -> str:
-    """Return the mount that a path of this host is on."""
+    """Return the mount point of the filesystem that contains a path of this host."""
     while not os.path.ismount(path):
         path = str(Path(path).parent)
     return path
@@ -89,7 +89,7 @@ def spec(
     tool: Path | None = None,
     readonly: bool = True,
 ) -> dict[str, Any]:
-    """Return the OCI spec of a workload; `tool` is bind-mounted where the product would put it."""
+    """Return the OCI spec of a workload; `tool` is mounted where the sidecar would mount it."""
     mounts: list[dict[str, Any]] = [
         {"destination": "/proc", "type": "proc", "source": "proc"},
         {"destination": "/dev", "type": "tmpfs", "source": "tmpfs"},
@@ -119,7 +119,7 @@ def spec(
 
 
 def write(folder: Path, content: dict[str, Any]) -> Path:
-    """Write the bundle; return its folder."""
+    """Write the bundle and return its directory."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "config.json").write_text(json.dumps(content, indent=1), "utf-8")
     return folder

@@ -1,9 +1,9 @@
 """The simulated device: a host process that owns "device memory" and serves it on a unix socket.
 
-Memory lives as long as the connection of the client that took it, as on a GPU. It also keeps the
-faults that the stand-in tool asks for, and the log of the tool's calls.
+As on a GPU, memory is freed when the connection of the client that allocated it closes. The device
+also holds the faults to inject into the stand-in for cuda-checkpoint, and a log of its calls.
 
-Run by `shim.simgpu.simulation`, or by hand:
+Started by `shim.simgpu.simulation`, or by hand:
 
     python -m shim.simgpu.device --socket /tmp/x/device.sock --capacity-bytes 4294967296
 """
@@ -37,7 +37,7 @@ Answer = tuple[Header, bytes]
 
 @dataclass
 class Allocation:
-    """A range of device memory; `lock` makes each operation on it whole."""
+    """A range of device memory; `lock` makes each operation on it atomic."""
 
     owner: int
     key: str
@@ -49,7 +49,7 @@ class Allocation:
         """Rewrite one slot.
 
         Raises:
-            DeviceError: not the next generation: a step was lost or done twice.
+            DeviceError: it is not the next generation: a step was lost or repeated.
         """
         with self.lock:
             if generation != self.generation + 1:
@@ -63,7 +63,7 @@ class Allocation:
 
 @dataclass
 class Client:
-    """A connection. `pid` is its own number inside the container, `sandbox` the host's."""
+    """A connection; `pid` is the client's in the container, `origin` its sandbox on the host."""
 
     origin: Origin
     pid: int = 0
@@ -71,7 +71,7 @@ class Client:
 
 
 class Memory:
-    """All device memory, its owners and its limit."""
+    """The device memory: allocations, their owners, and the capacity."""
 
     def __init__(self, capacity_bytes: int) -> None:
         self.capacity_bytes = capacity_bytes
@@ -81,11 +81,11 @@ class Memory:
         self._live: dict[int, Allocation] = {}
 
     def used_bytes(self) -> int:
-        """Return how much is taken."""
+        """Return how much is allocated or reserved."""
         return self.reserved_bytes + sum(len(a.memory) for a in list(self._live.values()))
 
     def alloc(self, owner: int, key: str, size: int, generation: int) -> int:
-        """Take memory.
+        """Allocate memory and return its handle.
 
         Raises:
             DeviceError: out of memory.
@@ -102,7 +102,7 @@ class Memory:
         """Return a client's own allocation.
 
         Raises:
-            DeviceError: it has no such.
+            DeviceError: the client has no such allocation.
         """
         found = self._live.get(handle) if isinstance(handle, int) else None
         if found is None or found.owner != owner:
@@ -110,12 +110,12 @@ class Memory:
         return found
 
     def free(self, handle: int) -> None:
-        """Give one allocation back."""
+        """Free one allocation."""
         with self._lock:
             self._live.pop(handle, None)
 
     def free_all(self, owner: int) -> None:
-        """Give back everything of a client that is gone."""
+        """Free all allocations of a client that has disconnected."""
         with self._lock:
             for handle in [h for h, a in self._live.items() if a.owner == owner]:
                 del self._live[handle]
@@ -128,7 +128,7 @@ class Memory:
         return held
 
     def described(self) -> list[Header]:
-        """Return every allocation with its key, generation and digest, as the device sees it."""
+        """Return every allocation with its key, generation and digest."""
         found = []
         for allocation in list(self._live.values()):
             with allocation.lock:
@@ -147,7 +147,7 @@ class Memory:
 
 
 class Script:
-    """The faults that are armed, and the calls of the tool so far."""
+    """The armed faults, and the calls of the tool so far."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -155,12 +155,12 @@ class Script:
         self.calls: list[Header] = []
 
     def arm(self, faults: list[Fault]) -> None:
-        """Replace all faults; counting starts again."""
+        """Replace all faults and reset their counts."""
         with self._lock:
             self._armed = [(fault, itertools.count(1)) for fault in faults]
 
     def ask(self, action: str, pid: int, task: str, via: str) -> str:
-        """Note a call of the tool and return the fault to suffer as a line; empty is none."""
+        """Log a call of the tool and return the fault to inject, as a line; empty for none."""
         call = {"action": action, "pid": pid, "task": task, "via": via, "at_s": time.monotonic()}
         with self._lock:
             if len(self.calls) < _CALLS_MAX:
@@ -173,7 +173,7 @@ class Script:
 
 
 class Device:
-    """Everything that clients can ask for: one method per operation."""
+    """The operations that clients may request, with a method for each."""
 
     def __init__(self, capacity_bytes: int) -> None:
         self.memory = Memory(capacity_bytes)
@@ -195,7 +195,7 @@ class Device:
         }
 
     def answer(self, client: int, header: Header, payload: bytearray) -> Answer:
-        """Do one operation; a refusal is an answer with `error`."""
+        """Perform one operation; on failure the reply has the key `error`."""
         operation = self._operations.get(str(header.get("op")))
         try:
             if operation is None:
@@ -207,7 +207,7 @@ class Device:
             return {"error": "invalid argument"}, b""
 
     def gone(self, client: int) -> None:
-        """Free what a client held."""
+        """Free the memory of a client that has disconnected."""
         self.memory.free_all(client)
         self.clients.pop(client, None)
 
@@ -290,7 +290,7 @@ def _sandbox(origin: Origin) -> Header:
 
 
 def _range(allocation: Allocation, offset: object, size: int) -> int:
-    """Return the offset of a range that lies inside an allocation.
+    """Check that a range lies inside an allocation, and return its offset.
 
     Raises:
         DeviceError: it does not.
@@ -308,7 +308,7 @@ class Server:
         self._numbers = itertools.count(1)
         self._listener = socket.socket(socket.AF_UNIX)
         self._listener.bind(str(path))
-        path.chmod(0o666)  # a workload need not be root
+        path.chmod(0o666)  # workloads may run as any user
         self._listener.listen(64)
 
     def serve(self) -> None:
@@ -328,7 +328,7 @@ class Server:
 
     def _one(self, connection: socket.socket) -> None:
         number = next(self._numbers)
-        peer = peer_credentials(connection).pid  # for a sandbox, of its sentry or gofer
+        peer = peer_credentials(connection).pid  # in a sandbox, that of its sentry or gofer
         self._device.clients[number] = Client(sandboxes.origin(peer))
         gone = (OSError, EOFError, ValueError, frames.Malformed)
         try:

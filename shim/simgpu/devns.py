@@ -1,7 +1,7 @@
 """A private mount namespace with a /dev in which gVisor finds an NVIDIA device node.
 
-The node is a second one of the kernel's random device, because a device that nvproxy takes must be
-pollable. The host's own /dev is never touched: all of this is gone with the namespace.
+The node is a second node of the kernel's random device, because nvproxy requires a pollable device.
+The host's own /dev is not changed, and everything here disappears with the namespace.
 
     python -m shim.simgpu.devns [--rootfs DIR] -- COMMAND...
 """
@@ -57,7 +57,7 @@ def _mount(source: str, target: Path, kind: str, flags: int, data: str = "") -> 
 
 
 def _fill(folder: Path) -> None:
-    """Make the device nodes in an empty tmpfs."""
+    """Create the device nodes in an empty tmpfs."""
     previous = os.umask(0)
     try:
         for name, (major, minor) in _NODES.items():
@@ -72,12 +72,12 @@ def _fill(folder: Path) -> None:
 
 
 def enter(rootfs: Path | None = None, *, host_dev: bool = False) -> None:
-    """Move this single-threaded process into the namespace; put a copy of `/` at `rootfs`.
+    """Move this single-threaded process into a new namespace; mount a copy of `/` at `rootfs`.
 
-    With `host_dev` the host's /dev stays, for a real GPU.
+    With `host_dev` the host's /dev is kept, for a real GPU.
 
     Raises:
-        OSError: not root, or a container that may not mount.
+        OSError: the process is not root, or runs in a container that may not mount.
     """
     _check(_libc().unshare(_CLONE_NEWNS), "unshare")
     _mount("none", Path("/"), "", _MS_REC | _MS_PRIVATE)
@@ -88,7 +88,7 @@ def enter(rootfs: Path | None = None, *, host_dev: bool = False) -> None:
 
 
 def _replace_dev() -> None:
-    # Made aside, then moved: a mount on /dev first would hide what is to be bound.
+    # Filled elsewhere, then moved: a tmpfs on /dev would hide the directories to bind-mount.
     folder = Path(mkdtemp(prefix="simgpu-dev-"))
     _mount("tmpfs", folder, "tmpfs", 0, "mode=755,size=1m")
     _fill(folder)
@@ -97,10 +97,10 @@ def _replace_dev() -> None:
 
 
 def _mount_rootfs(rootfs: Path) -> None:
-    """Give the host's root filesystem to containers, with all writes into memory.
+    """Mount the host's root filesystem for containers, as an overlay that keeps writes in memory.
 
-    Not `/` itself: below it gVisor's own bind mounts would not be seen. Not a bind mount of it:
-    mount points that the image lacks are made by gVisor in the rootfs, which is the host's here.
+    Not `/` itself: gVisor's own bind mounts below it would not be visible. Not a bind mount of `/`:
+    gVisor creates missing mount points in the rootfs, and would create them on the host.
     """
     layers = Path(mkdtemp(prefix="simgpu-layers-"))
     _mount("tmpfs", layers, "tmpfs", 0, "mode=755,size=16m")

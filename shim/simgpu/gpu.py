@@ -1,4 +1,4 @@
-"""What the simulated GPU is called."""
+"""The identity of the simulated GPU: UUID, model, bus address, driver versions."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """A machine with the host's own GPU: the same workload on the CUDA driver API, or on PyTorch.
 
-docs/gpu-results.md says on which GPUs it ran.
+docs/gpu-results.md lists the GPUs on which it has run.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ _NODE = Path("/dev/nvidia0")
 _DRIVER = Path("/proc/driver/nvidia/version")
 _LIBRARY_PATH = "LD_LIBRARY_PATH"
 _LOAD_S = 30
-# The loader knows more places than can be guessed: it is asked what it took.
+# The loader searches more places than can be listed here, so load the library and read its path.
 _LOAD = """
 import ctypes
 ctypes.CDLL("libcuda.so.1")
@@ -30,9 +30,9 @@ _ENVIRONMENT = ("NVIDIA_VISIBLE_DEVICES=all", "NVIDIA_DRIVER_CAPABILITIES=comput
 
 
 def why_not(*, tool: bool) -> str:
-    """Return why the host's GPU cannot be used, empty when it can.
+    """Return why the host's GPU cannot be used; empty if it can.
 
-    `tool` is whether there is something to do the CUDA steps with.
+    `tool` is whether the host has a program for the CUDA steps.
     """
     if not _NODE.exists() or not _DRIVER.exists():
         return "this machine has no NVIDIA GPU"
@@ -42,7 +42,7 @@ def why_not(*, tool: bool) -> str:
 
 
 def library() -> Path | None:
-    """Return the file that programs of this host get for libcuda.so.1, None where they get none."""
+    """Return the file that the loader finds for libcuda.so.1 on this host, or None."""
     argv = [sys.executable, "-ISc", _LOAD]
     try:
         ran = subprocess.run(argv, capture_output=True, text=True, timeout=_LOAD_S, check=False)
@@ -52,7 +52,7 @@ def library() -> Path | None:
 
 
 class Hardware(Machine):
-    """The product finds GPU, driver and cuda-checkpoint by itself, as for any container."""
+    """A machine on which the sidecar detects GPU, driver and cuda-checkpoint by itself."""
 
     host_dev: ClassVar[bool] = True
 
@@ -62,14 +62,14 @@ class Hardware(Machine):
         self._helper = helper
 
     def settings_of_cuda(self) -> dict[str, Any]:
-        """Leave everything to be found but what was chosen."""
+        """Set only the helper; everything else is detected."""
         return {"helper": self._helper}
 
     def hardware(self, content: dict[str, Any], settings: Settings) -> None:
-        """Ask for the GPUs in the way that images do.
+        """Request the GPUs by environment variables, as images do.
 
         Raises:
-            FailedPrecondition: PyTorch is wanted, and no Python here has it.
+            FailedPrecondition: PyTorch is requested, and no Python here has it.
         """
         content["process"]["env"] += _ENVIRONMENT
         if found := library():
@@ -79,27 +79,27 @@ class Hardware(Machine):
 
 
 def _add_library(content: dict[str, Any], found: Path) -> None:
-    """Let the container load the host's libcuda.so.1, also where it is on a mount of its own."""
+    """Let the container load the host's libcuda.so.1, also if it is on a separate mount."""
     folders = [str(found.parent), *filter(None, os.environ.get(_LIBRARY_PATH, "").split(":"))]
     content["process"]["env"].append(f"{_LIBRARY_PATH}={':'.join(dict.fromkeys(folders))}")
     _show(content, str(found.parent))
 
 
 def _use_pytorch(content: dict[str, Any]) -> None:
-    """Run the workload by a Python that has PyTorch, in place of ours."""
+    """Run the workload with a Python that has PyTorch instead of ours."""
     found = pytorch.find()
     if found is None:
         message = "no Python on this host has PyTorch"
-        raise FailedPrecondition(message, remedy="put one first on PATH, or leave out --pytorch")
+        raise FailedPrecondition(message, remedy="put one with it first on PATH, or omit --pytorch")
     for place in found.places:
         _show(content, place)
-    # -S would hide what a virtual environment has.
+    # -S would hide the packages of a virtual environment.
     content["process"]["args"][:2] = [str(found.python), "-IB"]
     content["process"]["env"].append(f"HOME={content['process']['cwd']}")
 
 
 def _show(content: dict[str, Any], place: str) -> None:
-    """Mount what a folder is on, where that is not the rootfs."""
+    """Mount the filesystem that contains a directory, unless it is the rootfs."""
     point = bundle.mount_point(place)
     if point not in {"/", *(mount["destination"] for mount in content["mounts"])}:
         content["mounts"].append(bundle.bind(point, point))

@@ -1,4 +1,4 @@
-"""A machine in a folder: a private namespace, workloads, raw runsc, and a sidecar when wanted."""
+"""A test machine in a directory: a private namespace, workloads, plain runsc, and a sidecar."""
 
 from __future__ import annotations
 
@@ -31,9 +31,9 @@ FLAGS = {"network": "none", "ignore-cgroups": "true"}
 
 
 class Machine(Questions):
-    """A context; leaving it, or dying, ends every process of it and removes its folder."""
+    """A context manager; on exit, or if this process dies, its processes and files are removed."""
 
-    # How the sidecar is started, after the interpreter.
+    # The arguments of the interpreter that start the sidecar.
     serve: ClassVar[tuple[str, ...]] = ("-m", "shim.entry.cli", "serve")
     # Whether the host's own /dev is used.
     host_dev: ClassVar[bool] = False
@@ -46,13 +46,13 @@ class Machine(Questions):
         self._namespace: Namespace | None = None
         self._sidecar = 0
 
-    # What kind of machine it is.
+    # For subclasses.
 
     def equip(self) -> None:
-        """Put into the folder what the machine needs, before anything runs."""
+        """Add files to the machine's directory, before any process runs."""
 
     def switch_on(self) -> None:
-        """Start what the machine needs, once the namespace is there."""
+        """Start what the machine needs in its namespace."""
 
     def settings_of_cuda(self) -> dict[str, Any]:
         """Return the table `cuda` of config.toml."""
@@ -61,7 +61,7 @@ class Machine(Questions):
     def hardware(self, content: dict[str, Any], settings: Settings) -> None:
         """Add the GPU to a workload's spec."""
 
-    # Life.
+    # Setup and teardown.
 
     def __enter__(self) -> Self:
         self.folder = Path(mkdtemp(prefix="cryo-sim-"))
@@ -126,9 +126,9 @@ class Machine(Questions):
         return bundle.write(self.folder / "bundles" / name, content)
 
     def sandbox(self) -> Sandbox:
-        """Return raw runsc on this machine.
+        """Return plain runsc on this machine.
 
-        Its own default would put a file into the root of the host's filesystem.
+        By default runsc would put the overlay's file into the root of the host's filesystem.
         """
         flags = {"overlay2": f"root:dir={self.folder}/scratch", **self.flags}
         return Sandbox(self.remote, self.runsc, self.folder / "runsc", flags)
@@ -138,9 +138,9 @@ class Machine(Questions):
         return self.folder / "images" / name
 
     def small_disk(self, name: str, size_bytes: int) -> Path:
-        """Mount a small file system in the namespace, to be filled; return its folder.
+        """Mount a small tmpfs in the namespace and return its directory.
 
-        From outside the namespace the folder looks empty.
+        Outside the namespace the directory is empty.
         """
         folder = self.folder / "images" / name
         folder.mkdir()
@@ -154,17 +154,17 @@ class Machine(Questions):
 
     @property
     def address(self) -> str:
-        """Where the sidecar listens."""
+        """The address of the sidecar."""
         return f"unix://{self.folder}/run/cryo.sock"
 
     @property
     def sidecar_pid(self) -> int:
-        """The sidecar's pid, 0 when there is none."""
+        """The sidecar's pid, 0 if there is none."""
         return self._sidecar
 
     @property
     def sidecar_log(self) -> Path:
-        """What the sidecar prints."""
+        """The file with the sidecar's output."""
         return self.folder / "sidecar.log"
 
     def write_config(self, **more: dict[str, Any]) -> Path:
@@ -200,7 +200,7 @@ class Machine(Questions):
 
     def _sidecar_listens(self) -> bool:
         if self.remote.wait(self._sidecar, 0) is not None:
-            message = f"the sidecar ended: {self._last_words()}"
+            message = f"the sidecar exited: {self._last_words()}"
             raise Unavailable(message)
         return _accepts(self.folder / "run" / "cryo.sock")
 
@@ -210,7 +210,7 @@ class Machine(Questions):
     def stop_sidecar(
         self, number: signal.Signals = signal.SIGTERM, timeout_s: float = END_S
     ) -> int | None:
-        """Signal the sidecar and wait for its end; return its exit status."""
+        """Signal the sidecar, wait until it exits, and return its exit status."""
         pid, self._sidecar = self._sidecar, 0
         if not pid:
             return None
@@ -218,7 +218,7 @@ class Machine(Questions):
         return self.remote.wait(pid, timeout_s)
 
     def kill_sidecar(self) -> None:
-        """End the sidecar as a crash would."""
+        """Kill the sidecar with SIGKILL, as in a crash."""
         self.stop_sidecar(signal.SIGKILL)
 
 
@@ -233,9 +233,9 @@ def _accepts(path: Path) -> bool:
 
 
 def can_run(runsc: Path | None) -> str:
-    """Return why no machine can be made here, in one line; empty when nothing is known."""
+    """Return in one line why no machine can be created here; empty if no reason is found."""
     if os.geteuid() != 0:
         return "runsc and the private /dev need root: run it with sudo"
     if runsc is None or not shutil.which(str(runsc)):
-        return "there is no runsc: `make tools` fetches one"
+        return "runsc was not found: name it with --runsc, or run `make tools`"
     return ""

@@ -1,4 +1,4 @@
-"""The agent's process: started before anything else, and the end of everything when it ends."""
+"""Starts the agent, which every other process of a simulation runs below, and stops it."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class Namespace:
         """Start the agent; `host_dev` keeps the host's /dev, for real devices.
 
         Raises:
-            Unavailable: not root, or a container that may not mount.
+            Unavailable: the process is not root, or runs in a container that may not mount.
         """
         self._folder = folder
         argv = [sys.executable, "-m", "shim.simgpu.agent", str(folder)]
@@ -34,23 +34,23 @@ class Namespace:
         line = self._first_line()
         if line != "ready":
             self._finish()
-            message = f"no private mount namespace: {line.removeprefix('failed ') or 'no answer'}"
+            message = f"no private mount namespace: {line.removeprefix('failed ') or 'no agent'}"
             raise Unavailable(message, remedy="run as root, not in a container that may not mount")
         self.remote = Remote(folder / "agent.sock")
 
     def close(self) -> None:
-        """End every process in it, and remove the folder."""
+        """Kill every process in the namespace, and remove the directory."""
         self._finish()
         remove(self._folder)
 
     def _first_line(self) -> str:
-        """Return the first line that the agent prints, empty when it prints none in time."""
+        """Return the first line that the agent prints; empty on timeout."""
         assert self._agent.stdout is not None  # noqa: S101  # asked for in Popen
         ready, _, _ = select.select([self._agent.stdout], [], [], START_S)
         return self._agent.stdout.readline().decode().strip() if ready else ""
 
     def _finish(self) -> None:
-        """Close the agent's stdin, which ends it, and wait."""
+        """Close the agent's stdin, at which it exits, and wait for it."""
         assert self._agent.stdin is not None  # noqa: S101  # asked for in Popen
         assert self._agent.stdout is not None  # noqa: S101  # asked for in Popen
         self._agent.stdin.close()

@@ -1,4 +1,4 @@
-"""The stand-in for nvidia-smi: the two queries that preflight makes, about the simulated device."""
+"""The stand-in for nvidia-smi: the two queries that preflight makes."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def _value(argv: list[str], name: str) -> list[str]:
 
 
 def main(device_socket: str, argv: list[str]) -> int:
-    """Answer one query."""
+    """Print the result of one query."""
     try:
         client = DeviceClient(device_socket, name="nvidia-smi")
     except (OSError, DeviceLost):
@@ -65,7 +65,7 @@ def main(device_socket: str, argv: list[str]) -> int:
     client.close()
     apps, gpus = _value(argv, "--query-compute-apps"), _value(argv, "--query-gpu")
     if not apps and not gpus:
-        print("Simulated nvidia-smi: only --query-compute-apps and --query-gpu.", file=sys.stderr)
+        print("Simulated nvidia-smi: use --query-compute-apps or --query-gpu.", file=sys.stderr)
         return 2
     fields = apps or gpus
     options = _value(argv, "--format")

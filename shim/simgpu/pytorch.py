@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 _ASK_S = 60
-# Looked up, not imported: that takes seconds, and is for the container.
+# Located, not imported: an import takes seconds.
 _ASK = """
 import importlib.metadata, importlib.util, json, sys
 found = importlib.util.find_spec("torch")
@@ -22,7 +22,7 @@ print(json.dumps([importlib.metadata.version("torch"), places]))
 
 @dataclass(frozen=True)
 class PyTorch:
-    """A Python that can import PyTorch; `places` are the folders of the host that it needs."""
+    """A Python that can import PyTorch; `places` are the host directories that it needs."""
 
     python: Path
     version: str
@@ -30,7 +30,7 @@ class PyTorch:
 
 
 def find() -> PyTorch | None:
-    """Return the first that has PyTorch of our own Python and those on PATH, None without any."""
+    """Return the first of our own Python and those on PATH that has PyTorch, or None."""
     candidates = (sys.executable, *map(shutil.which, ("python3", "python")))
     for python in dict.fromkeys(filter(None, candidates)):
         found = _ask(python)
@@ -40,7 +40,7 @@ def find() -> PyTorch | None:
 
 
 def _ask(python: str) -> PyTorch | None:
-    # No -S: a virtual environment's packages are what is looked for.
+    # No -S, which would hide the packages of a virtual environment.
     argv = [python, "-IBc", _ASK]
     try:
         ran = subprocess.run(argv, capture_output=True, text=True, timeout=_ASK_S, check=False)

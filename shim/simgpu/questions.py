@@ -1,4 +1,4 @@
-"""Queries to a workload, whether plain runsc or the sidecar runs the container."""
+"""Queries to a workload in a container, run by plain runsc or by the sidecar."""
 
 from __future__ import annotations
 
@@ -15,64 +15,64 @@ from shim.simgpu.waiting import END_S, START_S, wait_until
 
 
 class Guest(Protocol):
-    """Whatever can run a program in a container: `Sandbox`, or the client's exec."""
+    """Runs programs in containers: `Sandbox`, or the selftest's `TaskGuest`."""
 
     def exec(self, name: str, argv: Sequence[str], *, timeout_s: float = ...) -> Ran:
-        """Run it to its end."""
+        """Run a program until it exits."""
 
 
 class Questions:
-    """The questions, each of them a program that is run in the container."""
+    """The queries; each runs a program in the container."""
 
     def ask(self, guest: Guest, name: str, *question: str) -> str:
-        """Ask the workload's supervisor, inside the container; return its answer as JSON.
+        """Query the workload's supervisor, inside the container; return its reply as JSON.
 
         Raises:
-            Unavailable: it does not answer.
+            Unavailable: it does not reply.
         """
         ran = guest.exec(name, bundle.workload_argv("ask", *question), timeout_s=END_S)
         if ran.status:
-            message = f"the workload of {name} does not answer: {ran.err.strip()[-300:]}"
+            message = f"the workload of {name} does not respond: {ran.err.strip()[-300:]}"
             raise Unavailable(message)
         return ran.out
 
     def status(self, guest: Guest, name: str) -> Status:
-        """Return what the workload says of itself."""
+        """Return the status of the workload."""
         return status.parse(self.ask(guest, name, "status"))
 
     def verify(self, guest: Guest, name: str, *, moving: bool = False) -> Status:
-        """Let the workload read everything that it holds, and compare: see `Status.whole`.
+        """Let the workload read back and compare all its memory: see `Status.whole`.
 
-        When it is `moving`, each process makes another step first; one that does not is stuck.
+        With `moving` each process first makes another step; a process that does not is `stuck`.
         """
         return status.parse(self.ask(guest, name, "verify", *(["moving"] if moving else [])))
 
     def hold(self, guest: Guest, name: str) -> Status:
-        """Let the workload stop where it is, so that two digests may be compared."""
+        """Stop the workload after its current step, so that digests can be compared."""
         return status.parse(self.ask(guest, name, "hold"))
 
     def go(self, guest: Guest, name: str) -> Status:
-        """Let the workload go on."""
+        """Let the workload continue."""
         return status.parse(self.ask(guest, name, "go"))
 
     def stop_after(self, guest: Guest, name: str, steps: int) -> Status:
         """Let each process stop that many steps from now.
 
-        Where it stops is part of its memory: a copy that was restored meanwhile stops at the very
-        same generation, and must then hold the very same bytes.
+        The generation to stop at is part of its memory: a restored copy stops at the same
+        generation, and must then hold the same bytes.
         """
         return status.parse(self.ask(guest, name, "stop-after", str(steps)))
 
     def spawn(self, guest: Guest, name: str) -> int:
-        """Add a worker; return its pid inside the container."""
+        """Start another worker and return its pid inside the container."""
         return int(json.loads(self.ask(guest, name, "spawn"))["pid"])
 
     def end(self, guest: Guest, name: str, pid: int) -> None:
-        """Kill a worker, on purpose: it does not count as a loss."""
+        """Kill a worker, which is then not counted as a loss."""
         self.ask(guest, name, "end", str(pid))
 
     def until_held(self, guest: Guest, name: str, timeout_s: float = START_S) -> Status:
-        """Wait until every process has stopped where `stop_after` said; verify it there."""
+        """Wait until every process has stopped as `stop_after` requested, and verify them."""
 
         def held() -> bool:
             now = self.status(guest, name)
@@ -95,11 +95,11 @@ class Questions:
         return found[0]
 
     def fine(self, guest: Guest, name: str, timeout_s: float = 5.0) -> bool:
-        """Whether every process goes on, and after one more step holds what it must."""
+        """Whether every process makes steps, and after another one its memory is as expected."""
         return self.works(guest, name, timeout_s) and self.verify(guest, name, moving=True).whole
 
     def works(self, guest: Guest, name: str, timeout_s: float = 5.0) -> bool:
-        """Whether every process goes on making steps without a loss."""
+        """Whether every process makes steps without a loss."""
         before = self.status(guest, name)
 
         def moved() -> bool:

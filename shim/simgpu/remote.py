@@ -1,4 +1,4 @@
-"""Talks to the simulation's agent: run programs in its namespace."""
+"""Runs programs in the simulation's namespace, through its agent."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _MARGIN_S = 10.0
 
 @dataclass(frozen=True)
 class Ran:
-    """A program that has exited. `elapsed_s` is its own time, measured beside it."""
+    """A program that has exited; `elapsed_s` is its duration as the agent measured it."""
 
     status: int
     out: str
@@ -26,7 +26,7 @@ class Ran:
 
 
 class Remote:
-    """The agent, seen from outside; each call is a connection of its own, so threads may share."""
+    """A client of the agent; thread-safe, since each call opens its own connection."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -39,11 +39,11 @@ class Remote:
         env: Mapping[str, str] | None = None,
         cwd: str = "/",
     ) -> Ran:
-        """Run a program to its end.
+        """Run a program until it exits.
 
         Raises:
-            DeadlineExceeded: it took longer; it was killed.
-            Unavailable: there is no such program, or the simulation is gone.
+            DeadlineExceeded: it took longer, and was killed.
+            Unavailable: there is no such program, or the simulation has ended.
         """
         request = {"op": "run", "argv": list(argv), "timeout_s": timeout_s, "cwd": cwd}
         answer = self._ask({**request, "env": dict(env or {})}, timeout_s)
@@ -55,16 +55,16 @@ class Remote:
     def spawn(
         self, argv: Sequence[str], *, output: Path, env: Mapping[str, str], cwd: str = "/"
     ) -> int:
-        """Start a program that goes on; its output is appended to a file. Return its pid."""
+        """Start a program in the background, append its output to a file, and return its pid."""
         request = {"op": "spawn", "argv": list(argv), "output": str(output), "cwd": cwd}
         return int(self._ask({**request, "env": dict(env)}, 0)["pid"])
 
     def kill(self, pid: int, number: signal.Signals = signal.SIGKILL) -> None:
-        """Send a signal; gone already is fine."""
+        """Send a signal; a process that has exited is no error."""
         self._ask({"op": "kill", "pid": pid, "signal": int(number)}, 0)
 
     def wait(self, pid: int, timeout_s: float) -> int | None:
-        """Return the exit status of what `spawn` started, None when it goes on."""
+        """Return the exit status of a program that `spawn` started; None if it is still running."""
         status = self._ask({"op": "wait", "pid": pid, "timeout_s": timeout_s}, timeout_s)["status"]
         return None if status is None else int(status)
 
@@ -76,7 +76,7 @@ class Remote:
                 frames.send(connection, request)
                 answer, _ = frames.receive(connection)
         except (OSError, EOFError, frames.Malformed) as error:
-            message = f"the simulation does not answer: {error}"
+            message = f"the simulation does not respond: {error}"
             raise Unavailable(message) from error
         if "error" in answer:
             raise Unavailable(str(answer["error"]))

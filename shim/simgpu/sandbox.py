@@ -1,6 +1,6 @@
-"""Raw runsc in the simulation: for tests of the simulation itself, and for comparison in benches.
+"""Plain runsc in the simulation, for tests of the simulation itself and for benchmarks.
 
-The product never uses this; it is what an operator would type.
+It runs the commands that an operator would type; the sidecar does not use it.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ _NOISE = ("goroutine", "\t", "created by", "panic", "\n")
 
 
 def last_line(text: str) -> str:
-    """Return the last line of an error that says something."""
+    """Return the last line of an error that is not part of a stack trace."""
     lines = [line for line in text.splitlines() if line and not line.startswith(_NOISE)]
     return lines[-1][:500] if lines else "no output"
 
 
 class Sandbox:
-    """Runs runsc by hand, with the simulation's flags and a root folder of its own."""
+    """Runs runsc with the simulation's flags and a separate root directory."""
 
     def __init__(self, remote: Remote, runsc: Path, root: Path, flags: dict[str, str]) -> None:
         self._remote = remote
@@ -35,10 +35,10 @@ class Sandbox:
         return self._remote.run([*self._argv, *arguments], timeout_s=timeout_s)
 
     def check(self, *arguments: str, timeout_s: float = 60.0) -> Ran:
-        """Run a subcommand that must work.
+        """Run a subcommand that must succeed.
 
         Raises:
-            RunscError: it did not.
+            RunscError: it failed.
         """
         ran = self.call(*arguments, timeout_s=timeout_s)
         if ran.status:
@@ -54,16 +54,16 @@ class Sandbox:
         return self.call("exec", name, *argv, timeout_s=timeout_s)
 
     def checkpoint(self, name: str, image: Path, *flags: str) -> Ran:
-        """Save a container that goes on running."""
+        """Save a container, which keeps running."""
         return self.call("checkpoint", "-leave-running", "-image-path", str(image), *flags, name)
 
     def restore(self, name: str, bundle: Path, image: Path) -> None:
-        """Bring a container back under a name."""
+        """Restore an image as a container of this name."""
         paths = ("-bundle", str(bundle), "-image-path", str(image))
         self.check("restore", "-detach", *paths, name)
 
     def delete(self, name: str) -> None:
-        """Kill and forget a container."""
+        """Kill and delete a container."""
         self.call("delete", "-force", name)
 
     def cuda(self, name: str, *arguments: str) -> Ran:
@@ -71,10 +71,10 @@ class Sandbox:
         return self.exec(name, [names.TOOL, *arguments])
 
     def act(self, name: str, action: str, pids: Sequence[int]) -> None:
-        """Do one cuda-checkpoint action on each process.
+        """Perform one cuda-checkpoint action on each process.
 
         Raises:
-            RunscError: it did not work on one.
+            RunscError: it failed on a process.
         """
         for pid in pids:
             ran = self.cuda(name, "--action", action, "--pid", str(pid))

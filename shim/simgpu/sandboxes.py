@@ -1,4 +1,4 @@
-"""Which sandbox a connection to the device comes from, read from the host's process list."""
+"""Finds the sandbox that a connection to the device comes from, in the host's process list."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _ARGV_MAX = 1 << 16
 
 @dataclass(frozen=True)
 class Origin:
-    """The sandbox process behind a peer, and the container's id; `pid` is the peer for others."""
+    """The pid of a peer's sandbox and the container's id; outside a sandbox, the peer's own pid."""
 
     pid: int
     task: str = ""
@@ -25,7 +25,7 @@ def _argv(pid: int) -> list[str]:
 
 
 def _option(argv: list[str], name: str) -> str:
-    """Return an option's value, written as `--name=value` or as two words."""
+    """Return the value of an option, written as `--name=value` or `--name value`."""
     for at, word in enumerate(argv):
         if word.startswith(f"--{name}="):
             return word.partition("=")[2]
@@ -39,9 +39,9 @@ def _identity(argv: list[str]) -> tuple[str, str]:
 
 
 def origin(peer: int) -> Origin:
-    """Find the sandbox that a gofer (who connects for its sandbox) or a sentry belongs to.
+    """Find the sandbox of a peer: a sentry, or a gofer that connects on behalf of its sandbox.
 
-    A gofer is started right before its sandbox, by the same runsc, with the same root and bundle.
+    runsc starts a gofer right before its sandbox, with the same root and bundle.
     """
     argv = _argv(peer)
     if "boot" in argv:

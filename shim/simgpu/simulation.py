@@ -1,4 +1,4 @@
-"""A machine with a simulated GPU: device, tools, private /dev, and a sidecar when wanted.
+"""A machine with a simulated GPU: device, tools, private /dev, and optionally a sidecar.
 
 Example, by hand:
 
@@ -61,7 +61,7 @@ _FLAGS = {"nvproxy": "true", "nvproxy-driver-version": "latest", "host-uds": "op
 
 @dataclass(frozen=True)
 class Call:
-    """A call of cuda-checkpoint; `via` is `toggle` for what a --toggle is made of."""
+    """A call of cuda-checkpoint; `via` is `toggle` for the actions of a --toggle."""
 
     action: str
     pid: int
@@ -71,7 +71,7 @@ class Call:
 
 
 class Simulation(Machine):
-    """A machine whose GPU is a process; see `Machine` for what it does besides."""
+    """A machine whose GPU is simulated by a process; see `Machine` for the rest."""
 
     def __init__(
         self,
@@ -104,18 +104,18 @@ class Simulation(Machine):
         wait_until(self._device_answers, "the simulated device", START_S)
 
     def settings_of_cuda(self) -> dict[str, Any]:
-        """Point the product to the simulated driver."""
+        """Configure the sidecar for the simulated driver."""
         return {
             "tool": str(self.tool) if self.tool.exists() else "",
             "nvidia_proc": str(self.folder / "nvidia"),
             "helper": "auto" if self.with_helper else "never",
             "nvidia_smi": str(self.folder / "tools" / "nvidia-smi"),
-            # The device itself: a freeze closes these connections, as it does device files.
+            # Connections to the device: like device files, they are closed by a freeze.
             "own_sockets": [f"{self.device_socket.parent}/"],
         }
 
     def hardware(self, content: dict[str, Any], settings: Settings) -> None:
-        """Give a workload the control node, which gVisor takes for NVIDIA's."""
+        """Add the control node, which gVisor treats as NVIDIA's."""
         del settings
         content["linux"]["devices"].append(dict(bundle.CONTROL))
         content["process"]["env"].append(f"LD_LIBRARY_PATH={names.CODE_DIR}")
@@ -132,7 +132,7 @@ class Simulation(Machine):
     ) -> Path:
         """Write the bundle of a workload.
 
-        `inject_tool` mounts cuda-checkpoint where the product would, for use without it.
+        `inject_tool` mounts cuda-checkpoint as the sidecar would, for use without a sidecar.
         """
         chosen = settings or Settings()
         if inject_tool and (chosen.gpu or chosen.nvml_only):
@@ -143,7 +143,7 @@ class Simulation(Machine):
 
     @property
     def device_socket(self) -> Path:
-        """Where the device listens, on the host."""
+        """The socket of the device, on the host."""
         return self.folder / "device" / "device.sock"
 
     @property
@@ -152,21 +152,21 @@ class Simulation(Machine):
         return self.folder / "tools" / "cuda-checkpoint"
 
     def set_driver(self, major: int) -> None:
-        """Change the driver version, for the tool and for what the host says about itself."""
+        """Change the driver version in the tool and in the host's /proc tree."""
         self.driver = major
         tools.write_nvidia_proc(self.folder / "nvidia", major)
         if self._with_tool:
             tools.write_cuda_checkpoint(self.folder / "tools", major)
 
     def remove_tool(self) -> None:
-        """Take cuda-checkpoint away from the host, and cryo-cuda from a sidecar that starts now."""
+        """Remove cuda-checkpoint from the host; later sidecars do not use cryo-cuda either."""
         self.with_helper = False
         self.tool.unlink(missing_ok=True)
 
     # The device.
 
     def faults(self, *faults: Fault) -> None:
-        """Arm faults in place of those armed before; none disarms."""
+        """Replace the armed faults; without arguments, disarm all."""
         self._ask_device(op="faults", faults=[vars(fault) for fault in faults])
 
     def calls(self, *, clear: bool = False) -> list[Call]:
@@ -175,9 +175,9 @@ class Simulation(Machine):
         return [Call(**call) for call in raw]
 
     def until_called(self, action: str, count: int = 1, timeout_s: float = START_S) -> list[Call]:
-        """Wait until the tool was called for an action `count` times; return those calls.
+        """Wait until the tool has been called `count` times for an action; return those calls.
 
-        With a slow or hanging fault on that action, this is the moment to cancel or to kill.
+        With a slow or hanging fault on that action, the caller can now cancel or kill.
         """
 
         def made() -> list[Call]:
@@ -189,16 +189,16 @@ class Simulation(Machine):
     def limit(
         self, *, capacity_bytes: int | None = None, reserved_bytes: int | None = None
     ) -> None:
-        """Change how much device memory there is, or let another tenant take some of it."""
+        """Change the capacity of the device, or how much of it another tenant occupies."""
         given = {"capacity": capacity_bytes, "reserved": reserved_bytes}
         self._ask_device(op="limits", **{k: v for k, v in given.items() if v is not None})
 
     def device(self) -> dict[str, Any]:
-        """Return what the device holds: used_bytes, clients, allocations with their digests."""
+        """Return the device's used_bytes, clients, and allocations with their digests."""
         return self._ask_device(op="stats", detail=True)
 
     def held_bytes(self) -> int:
-        """Return how much device memory containers hold, without what another tenant has."""
+        """Return how much device memory containers hold, without that of another tenant."""
         return sum(client["bytes"] for client in self.device()["clients"])
 
     def _device_answers(self) -> bool:
@@ -214,5 +214,5 @@ class Simulation(Machine):
             with contextlib.closing(client):
                 return client.call(request)[0]
         except (OSError, DeviceLost) as error:
-            message = f"the simulated device does not answer: {error}"
+            message = f"the simulated device does not respond: {error}"
             raise Unavailable(message) from error

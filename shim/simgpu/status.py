@@ -1,4 +1,4 @@
-"""What the workload says of itself, as plain values, and what it ought to say."""
+"""The status that the workload reports, as plain values, and the expected digests."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ WEIGHTS = names.WEIGHTS
 
 @dataclass(frozen=True)
 class ProcessStatus:
-    """One worker. `digests` are filled by verify; `stuck` means that it made no step meanwhile."""
+    """One worker; verify sets `digests`, and `stuck` if the worker made no step."""
 
     pid: int
     index: int
@@ -30,7 +30,7 @@ class ProcessStatus:
 
     @property
     def whole(self) -> bool:
-        """Whether nothing was lost, and what was read is what the generation must hold."""
+        """Whether nothing was lost, and all digests are those expected of the generation."""
         return not self.losses and not self.starting and all(self._as_expected())
 
     def expected(self, kind: str) -> str:
@@ -56,7 +56,7 @@ class Status:
 
     @property
     def whole(self) -> bool:
-        """Whether no process lost anything, none is stuck and none ended by itself."""
+        """Whether no process lost data, is stuck, or has exited unexpectedly."""
         fine = all(p.whole and not p.stuck for p in self.processes)
         return fine and self.resident_ok and not self.ended
 
@@ -67,19 +67,19 @@ class Status:
 
     @property
     def pids(self) -> list[int]:
-        """The workers' numbers inside the container."""
+        """The workers' pids inside the container."""
         return [p.pid for p in self.processes]
 
     @property
     def losses(self) -> list[str]:
-        """Every loss, with the process that had it."""
+        """Every loss, with its process."""
         return [f"process {p.pid}: {loss}" for p in self.processes for loss in p.losses] + [
             f"process {e['pid']} ended with {e['status']}" for e in self.ended
         ]
 
     @property
     def generations(self) -> dict[int, int]:
-        """How far each process has come."""
+        """The generation of each process, by pid."""
         return {p.pid: p.generation for p in self.processes}
 
 
@@ -101,7 +101,7 @@ def _process(raw: dict[str, Any]) -> ProcessStatus:
 
 
 def parse(text: str) -> Status:
-    """Read an answer of the workload's supervisor."""
+    """Parse a reply of the workload's supervisor."""
     raw = json.loads(text)
     return Status(
         node=raw["node"],

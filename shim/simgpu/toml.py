@@ -1,4 +1,4 @@
-"""Writes the little TOML that config.toml needs; the standard library only reads it."""
+"""Writes the subset of TOML that config.toml needs; the standard library only reads TOML."""
 
 from __future__ import annotations
 

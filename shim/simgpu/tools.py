@@ -1,4 +1,4 @@
-"""What the simulation puts on the host: the tools, the driver's /proc tree, the guest's code."""
+"""Writes the simulation's files: tools, the driver's /proc tree, the guest's code."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _SEARCHED = ":".join(
 
 
 def interpreter() -> str:
-    """Return the host's real Python, no virtual environment's link to it."""
+    """Return the host's Python, with the links of a virtual environment resolved."""
     return os.path.realpath(sys.executable)
 
 
@@ -32,22 +32,22 @@ def _program(path: Path, text: str) -> Path:
 
 
 def libcuda() -> Path:
-    """Return where the stand-in for libcuda.so.1 is, if it was built."""
+    """Return the path of the stand-in for libcuda.so.1, which exists if it was built."""
     return Path(str(resources.files("shim.simgpu"))) / "bin" / "libcuda.so.1"
 
 
 def write_libcuda(folder: Path) -> Path | None:
-    """Copy the stand-in for libcuda.so.1 to where guests look; None where it was not built."""
+    """Copy the stand-in for libcuda.so.1 into a directory; None if it was not built."""
     return Path(shutil.copy(libcuda(), folder)) if libcuda().exists() else None
 
 
 def write_cuda_checkpoint(folder: Path, driver: int) -> Path:
-    """Install the stand-in for cuda-checkpoint as the driver's version of it."""
+    """Install the stand-in for cuda-checkpoint, with the features of a driver version."""
     source = resources.files(guest_package).joinpath("cuda_checkpoint.py").read_text("utf-8")
     text = source.replace("DRIVER = 570\n", f"DRIVER = {driver}\n", 1)
-    # Compiled here, for the same interpreter: that is a tenth of the tool's time in a sandbox.
+    # Compiled here, for the same interpreter: saves a tenth of the tool's time in a sandbox.
     code = marshal.dumps(compile(text, "cuda_checkpoint.py", "exec"))
-    # One argument: the kernel passes all that follows the interpreter as one.
+    # One argument: the kernel passes everything after the interpreter as a single argument.
     lines = (f"#!{interpreter()} -ISB", "import marshal", f"exec(marshal.loads({code!r}))", "")
     return _program(folder / "cuda-checkpoint", "\n".join(lines))
 
@@ -66,7 +66,7 @@ def write_nvidia_smi(folder: Path, package_root: Path, device_socket: Path) -> P
 
 
 def write_nvidia_proc(folder: Path, driver: int) -> Path:
-    """Write a tree as the real driver's /proc/driver/nvidia."""
+    """Write a tree like the real driver's /proc/driver/nvidia."""
     version = gpu.DRIVERS[driver]
     place = folder / "gpus" / gpu.BUS
     place.mkdir(parents=True, exist_ok=True)
@@ -94,7 +94,7 @@ def write_nvidia_proc(folder: Path, driver: int) -> Path:
 
 
 def write_guest_code(folder: Path) -> Path:
-    """Copy the guest's programs where they can be bind-mounted, compiled; return their folder."""
+    """Copy and compile the guest's programs into a directory to bind-mount, and return it."""
     package = folder / "shim" / "simgpu" / "guest"
     package.mkdir(parents=True, exist_ok=True)
     (folder / "shim" / "__init__.py").touch()
@@ -117,5 +117,5 @@ def write_guest_code(folder: Path) -> Path:
 
 
 def host_has_cuda_checkpoint() -> bool:
-    """Whether the real tool is on this host, where a container with its rootfs would find it."""
+    """Whether a container whose rootfs is the host's `/` would find a real cuda-checkpoint."""
     return shutil.which("cuda-checkpoint", path=_SEARCHED) is not None

@@ -1,4 +1,4 @@
-"""Waiting for things that have no event to wait for, and starting our own programs."""
+"""Polls for conditions that have no event, and the environment for starting our programs."""
 
 from __future__ import annotations
 
@@ -17,20 +17,20 @@ _POLL_S = 0.02
 
 
 def wait_until(check: Callable[[], bool], what: str, timeout_s: float) -> None:
-    """Wait until `check` says yes.
+    """Wait until `check` returns true.
 
     Raises:
-        DeadlineExceeded: it did not in time.
+        DeadlineExceeded: it did not within the timeout.
     """
     deadline = time.monotonic() + timeout_s
     while not check():
         if time.monotonic() > deadline:
-            message = f"{what} is not there after {timeout_s:g} s"
+            message = f"timed out after {timeout_s:g} s waiting for {what}"
             raise DeadlineExceeded(message)
         time.sleep(_POLL_S)
 
 
 def environment() -> dict[str, str]:
-    """Return the environment in which this very package is importable."""
+    """Return an environment in which Python imports this package."""
     path = os.pathsep.join(filter(None, (str(PACKAGE_ROOT), os.environ.get("PYTHONPATH"))))
     return {**os.environ, "PYTHONPATH": path}

@@ -270,13 +270,13 @@ def test_an_error_of_many_lines_is_one(cryo: Cryo, sidecar: Sidecar) -> None:
     (
         (("tasks", "nosuch"), "No such command 'nosuch'; see cryo tasks -h"),
         (("tasks", "checkpoint"), "Missing argument"),
-        (("tasks", "checkpoint", "--timeout", "soon", "a"), "'soon' is no duration"),
-        (("tasks", "checkpoint", "--timeout", "0", "a"), "more than nothing"),
-        (("tasks", "kill", "-s", "NOSUCH", "a"), "is no signal"),
+        (("tasks", "checkpoint", "--timeout", "soon", "a"), "'soon' is not a duration"),
+        (("tasks", "checkpoint", "--timeout", "0", "a"), "greater than 0"),
+        (("tasks", "kill", "-s", "NOSUCH", "a"), "is not a signal"),
         (("tasks", "restore", "--image-path", "/i", "--device-map", "a=b,a=c", "x"), "each GPU"),
         (("tasks", "restore", "--image-path", "/i", "--member", "a=", "x"), "'a=' is not old=new"),
         (("tasks", "exec", "-u", "root", "a", "sh"), "UID or UID:GID"),
-        (("run", "-d", "-t", "--bundle", "/b", "a"), "-d goes neither"),
+        (("run", "-d", "-t", "--bundle", "/b", "a"), "-d cannot be combined"),
         (("run", "-t", "--bundle", "/b", "a"), "needs a terminal"),
         (
             (
@@ -639,7 +639,7 @@ def test_ctrl_c_before_the_start(sidecar: Sidecar, spawn: Spawn) -> None:
     _, err = cryo.communicate(timeout=120)
 
     assert cryo.returncode == 7
-    assert err == b"cryo: given up before it had started\n"
+    assert err == b"cryo: interrupted before the process started\n"
     assert core.tasks == {}
 
 

@@ -173,7 +173,7 @@ async def test_a_core_that_cannot_end_is_reported(address: str) -> None:
     life = asyncio.create_task(sidecar.serve())
     await listening(address)
     os.kill(os.getpid(), signal.SIGTERM)
-    with pytest.raises(DeadlineExceeded, match="could not be ended"):
+    with pytest.raises(DeadlineExceeded, match="could not be rolled back"):
         await asyncio.wait_for(life, 60)
 
 

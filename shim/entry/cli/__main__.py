@@ -1,4 +1,4 @@
-"""Make `python -m shim.entry.cli` work where the script is not installed."""
+"""Run as `python -m shim.entry.cli`, where the script is not installed."""
 
 from shim.entry.cli.app import main
 

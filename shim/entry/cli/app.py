@@ -69,9 +69,9 @@ for _command in (*run.COMMANDS, *host.COMMANDS):
 
 
 def main(argv: list[str] | None = None) -> NoReturn:
-    """Run `cryo` and exit; errors are one line on stderr and a code of `exits`."""
+    """Run `cryo` and exit; an error is one line on stderr and an exit code from `exits`."""
     if isinstance(sys.stdout, io.TextIOWrapper):
-        # A name that the locale has no characters for is shown escaped, as stderr does.
+        # Characters that the locale cannot encode are escaped, as on stderr.
         sys.stdout.reconfigure(errors="backslashreplace")
     try:
         status = cryo.main(argv, prog_name="cryo", standalone_mode=False)

@@ -1,4 +1,4 @@
-"""A process that this terminal is attached to, from its making to its exit status."""
+"""A process that this terminal is attached to, from its creation to its exit status."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from shim.model import Exit, Stdio
 if TYPE_CHECKING:
     from shim.client import AsyncClient
 
-# The process gets the first two Ctrl-C; the third one ends it, for one that looks away.
+# The process receives the first two Ctrl-C; the third kills it, in case it ignores SIGINT.
 _PATIENCE = 2
 _FORWARDED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)
 _FORWARDED_QUIETLY = (signal.SIGUSR1, signal.SIGUSR2)
 
-# How long a sidecar may be away: the task runs on, and so do we.
+# How long the sidecar may be unreachable: the task continues to run, so keep waiting.
 _AWAY_S = 30.0
 _RETRY_S = 0.2
 _LASTED_S = 1.0
@@ -42,10 +42,10 @@ class Attached:
     _background: set[asyncio.Task[None]] = field(default_factory=set)
 
     async def run(self, make: Callable[[Stdio], Awaitable[Any]], *, forget: bool) -> Exit:
-        """Make the process with our streams, start it, and return how it ended.
+        """Create the process with our streams, start it, wait, and return its exit.
 
-        With `forget` it is deleted then, which also ends its streams. Nothing is left of a
-        process that was made but did not start.
+        With `forget` it is then deleted, which also closes its streams. A process that was created
+        but did not start is deleted.
         """
         with Streams(terminal=self.tty) as streams, terminal.raw(wanted=self.tty):
             async with self._signals():
@@ -66,7 +66,7 @@ class Attached:
         self._started.set()
 
     async def _wait(self) -> Exit:
-        """Wait for the end, and through a restart of the sidecar."""
+        """Wait for the exit, also through a restart of the sidecar."""
         loop = asyncio.get_running_loop()
         away_since = loop.time()
         while True:
@@ -74,7 +74,7 @@ class Attached:
             try:
                 return await self.client.wait(self.task, self.exec_id)
             except Unavailable:
-                # A wait that lasted shows that the sidecar was there until now.
+                # The call lasted, so the sidecar was reachable until now.
                 if loop.time() - began > _LASTED_S:
                     away_since = loop.time()
                 if loop.time() - away_since > _AWAY_S:
@@ -90,7 +90,7 @@ class Attached:
             raise
 
     async def remove(self) -> None:
-        """Kill the process if it lives, and forget it."""
+        """Kill the process if it is running, and delete it."""
         with contextlib.suppress(CryoError):
             await self.client.kill(self.task, signal.SIGKILL, exec_id=self.exec_id)
             await self.client.wait(self.task, self.exec_id)
@@ -99,10 +99,10 @@ class Attached:
 
     @contextlib.asynccontextmanager
     async def _signals(self) -> AsyncIterator[None]:
-        """Pass on to the process what is sent to us, once it has started.
+        """Forward signals to the process, once it has started.
 
         Raises:
-            Cancelled: the caller has lost patience before that.
+            Cancelled: there was a third Ctrl-C before that.
         """
         loop, main = asyncio.get_running_loop(), asyncio.current_task()
         self._give_up = main.cancel if main else None
@@ -117,7 +117,7 @@ class Attached:
         except asyncio.CancelledError as error:
             if self._interrupts <= _PATIENCE:
                 raise
-            message = "given up before it had started"
+            message = "interrupted before the process started"
             raise Cancelled(message) from error
         finally:
             for number in numbers:
@@ -137,17 +137,17 @@ class Attached:
         await self.client.kill(self.task, number, exec_id=self.exec_id)
 
     async def _resize(self) -> None:
-        """Set the terminal's size, also of one that the start will make."""
+        """Set the size of the process's terminal, which may not exist before the start."""
         if self.tty:
             with contextlib.suppress(CryoError):
                 await self.client.resize_pty(self.task, *terminal.size(), self.exec_id)
 
     def _at_end_of_input(self) -> Callable[[], None]:
-        """Make what the pump's thread calls when our stdin ends."""
+        """Return the callback for the pump's thread at the end of our stdin."""
         loop = asyncio.get_running_loop()
 
         def ended() -> None:
-            # The loop may be gone already, when the process was the first to end.
+            # The loop is closed if the process exited first.
             with contextlib.suppress(RuntimeError):
                 loop.call_soon_threadsafe(
                     self._later, lambda: self.client.close_io(self.task, self.exec_id)
@@ -156,7 +156,7 @@ class Attached:
         return ended
 
     def _later(self, make: Callable[[], Coroutine[Any, Any, None]]) -> None:
-        """Do something beside the wait; a process that has just ended is no failure."""
+        """Run a call in the background; ignore its error, as the process may have just exited."""
 
         async def act() -> None:
             with contextlib.suppress(CryoError):

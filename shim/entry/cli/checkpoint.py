@@ -1,4 +1,4 @@
-"""The main job as commands: tasks checkpoint, tasks restore."""
+"""The commands tasks checkpoint and tasks restore."""
 
 from __future__ import annotations
 
@@ -196,7 +196,7 @@ def _members(ids: dict[str, str], bundles: dict[str, str]) -> tuple[MemberOption
 
 
 def _summary(result: CheckpointResult | RestoreResult, text: str, shown: set[str]) -> None:
-    """Print what was done, with warnings, on stderr; stdout is for programs."""
+    """Print a summary and warnings on stderr; stdout is for programs."""
     took_s = sum(result.timings_s.values())
     count = len(result.processes)
     noun = "process" if count == 1 else "processes"

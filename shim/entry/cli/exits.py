@@ -1,22 +1,22 @@
 """Exit codes: one per class of error, so that scripts need not read messages.
 
-    0    done
+    0    success
     1    any other failure, such as one of runsc or cuda-checkpoint
-    2    the command line, or what it asks for, is wrong
+    2    invalid command line or argument
     3    no such task, process or image
-    4    the id or the image path is taken
-    5    a legal request at the wrong moment, or on a host that does not fit
-    6    a deadline passed
-    7    it was cancelled, and rolled back
+    4    the id or the image path already exists
+    5    not possible in the current state, or on this host
+    6    timed out
+    7    cancelled, and rolled back
     8    disk, host memory or GPU memory ran out
     9    the image is damaged
     10   permission denied
     11   the sidecar cannot be reached
     12   another operation holds the task
-    13   this runsc, driver or build cannot do it
-    130  Ctrl-C; what had been begun was rolled back
+    13   not supported by this runsc, driver or build
+    130  Ctrl-C; the operation was rolled back
 
-`cryo run` and `cryo tasks exec` end with the status of the process instead, once it has started.
+Once the process has started, `cryo run` and `cryo tasks exec` exit with its status instead.
 """
 
 from __future__ import annotations
@@ -46,5 +46,5 @@ CODES: dict[type[CryoError], int] = {
 
 
 def code_of(error: CryoError) -> int:
-    """Choose the exit code of an error, by the class nearest to it."""
+    """Return the exit code of the nearest class of an error."""
     return next(CODES[kind] for kind in type(error).__mro__ if kind in CODES)

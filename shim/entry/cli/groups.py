@@ -1,4 +1,4 @@
-"""Click groups: with ctr's other names of commands, and with a command that is loaded late."""
+"""Click groups: with ctr's aliases of commands, and with a command that is loaded lazily."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _ALIASES = {
 
 
 class Group(click.Group):
-    """A group with aliases; a command's own name comes first."""
+    """A group with aliases; a command's own name takes precedence."""
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         """Find a command by its name, or by one of its other names."""
@@ -29,7 +29,7 @@ class Group(click.Group):
 
 
 class Root(Group):
-    """The group of all commands, with `selftest`, which is loaded when it is used."""
+    """The group of all commands, with `selftest`, which is loaded on use."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         """List the names in order."""

@@ -84,7 +84,7 @@ def _judged(manifest: dict[str, Any]) -> str:
 
 
 def _access(manifest: dict[str, Any]) -> list[str]:
-    """Say what a restore without --bundle would give each container of the host."""
+    """List what of the host each container can access after a restore without --bundle."""
     lines: list[str] = []
     for one in manifest.get("host_access", ()):
         lines.append(f"{one['task']}: root filesystem {one['rootfs']}")

@@ -1,4 +1,4 @@
-"""What may be written for an option: durations, signals, device maps, paths."""
+"""Types of option values: durations, signals, device maps, paths."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ class Duration(click.ParamType[float]):
         text = str(value)
         parts = _PART.findall(text)
         if "".join(number + unit for number, unit in parts) != text or not text:
-            self.fail(f"{text!r} is no duration: write 30s, 1m30s or 500ms", param, ctx)
+            self.fail(f"{text!r} is not a duration: write 30s, 1m30s or 500ms", param, ctx)
         seconds = sum(float(number) * _SECONDS[unit] for number, unit in parts)
-        return seconds or self.fail("a duration must be more than nothing", param, ctx)
+        return seconds or self.fail("a duration must be greater than 0", param, ctx)
 
 
 class Signal(click.ParamType[int]):
@@ -47,11 +47,11 @@ class Signal(click.ParamType[int]):
         try:
             return int(signal.Signals["SIG" + text.removeprefix("SIG")])
         except KeyError:
-            self.fail(f"{value!r} is no signal", param, ctx)
+            self.fail(f"{value!r} is not a signal", param, ctx)
 
 
 class AbsolutePath(click.ParamType[str]):
-    """A path of the sidecar's machine, which is this one; the sidecar wants it absolute."""
+    """A path on this host, made absolute: the sidecar has another working directory."""
 
     name = "path"
 
@@ -61,13 +61,13 @@ class AbsolutePath(click.ParamType[str]):
         param: click.Parameter | None,  # noqa: ARG002  # click's signature
         ctx: click.Context | None,  # noqa: ARG002  # see above
     ) -> str:
-        """Return it absolute; links and `..` are the sidecar's to judge."""
+        """Return it absolute; the sidecar checks links and `..`."""
         text = str(value)
-        return text if not text or text.startswith("/") else f"{os.getcwd()}/{text}"  # noqa: PTH109  # Path would drop what must be seen
+        return text if not text or text.startswith("/") else f"{os.getcwd()}/{text}"  # noqa: PTH109  # Path normalizes
 
 
 class Pair(click.ParamType[tuple[str, str]]):
-    """Two words with `=` between; the second may be a path."""
+    """Two values separated by `=`; the second may be a path."""
 
     def __init__(self, name: str, second: click.ParamType[str]) -> None:
         self.name = name
@@ -84,7 +84,7 @@ class Pair(click.ParamType[tuple[str, str]]):
 
 
 class DeviceMap(click.ParamType[dict[str, str]]):
-    """Pairs old=new of GPU UUIDs, with commas between."""
+    """Pairs old=new of GPU UUIDs, separated by commas."""
 
     name = "old=new,..."
 

@@ -52,7 +52,7 @@ def exec_(
     The working directory, user and environment default to those of the task's init process.
     """
     if detach and tty:
-        message = "-d does not go with -t"
+        message = "-d cannot be combined with -t"
         raise click.UsageError(message)
     terminal.check(wanted=tty)
     changes = _changes(args, cwd, user, env, tty=tty)
@@ -66,7 +66,7 @@ def exec_(
 def _changes(
     args: tuple[str, ...], cwd: str, user: str, env: tuple[str, ...], *, tty: bool
 ) -> dict[str, Any]:
-    """Say what differs from the task's own process, as an OCI process object does."""
+    """Return the differences to the task's init process, as an OCI process object."""
     changes: dict[str, Any] = {"args": list(args), "terminal": tty, "env": list(env)}
     if cwd:
         changes["cwd"] = cwd
@@ -84,7 +84,7 @@ def _user(text: str) -> dict[str, int]:
 
 
 def _template(bundle: str) -> dict[str, Any]:
-    """Read the task's own process from its bundle; a plain one where that cannot be read."""
+    """Read the task's init process from its bundle; a default one if that cannot be read."""
     try:
         with Path(bundle, "config.json").open("rb") as config:
             process = json.loads(config.read(_CONFIG_MAX))["process"]

@@ -1,4 +1,4 @@
-"""Progress on stderr: a moving line on a terminal, plain lines elsewhere."""
+"""Progress on stderr: a line that is redrawn on a terminal, plain lines otherwise."""
 
 from __future__ import annotations
 
@@ -18,25 +18,25 @@ _CLEAR = "\r\x1b[K"
 
 
 class Lines:
-    """One line for each phase, process and warning; byte counts are left out."""
+    """One line for each phase, process and warning, without byte counts."""
 
     def __init__(self, out: TextIO) -> None:
         self._out = out
         self._phase: Phase | None = None
 
     def __call__(self, progress: Progress) -> None:
-        """Write what is new."""
+        """Print a new phase, process or warning."""
         text = _said(progress)
         if text or progress.phase is not self._phase:
             self._phase = progress.phase
             print(_line(progress, text), file=self._out, flush=True)
 
     def close(self) -> None:
-        """Leave nothing behind."""
+        """Do nothing: all lines are complete."""
 
 
 class Bar:
-    """One line that is drawn again and again, with what is worth keeping above it."""
+    """One line that is redrawn; warnings and the rollback are printed above it."""
 
     def __init__(self, out: TextIO) -> None:
         self._out = out
@@ -45,7 +45,7 @@ class Bar:
         self._since = time.monotonic()
 
     def __call__(self, progress: Progress) -> None:
-        """Draw the phase and how far it is."""
+        """Draw the phase and its progress."""
         now = time.monotonic()
         if progress.phase is not self._phase:
             self._phase, self._since, self._drawn_at = progress.phase, now, 0.0
@@ -63,13 +63,13 @@ class Bar:
         self._out.flush()
 
     def close(self) -> None:
-        """Wipe the moving line."""
+        """Clear the line."""
         self._out.write(_CLEAR)
         self._out.flush()
 
 
 class Renderer:
-    """Whichever of the two fits stderr, closed at the end; `warnings` are those it has shown."""
+    """A context manager with a `Bar` or `Lines` on stderr; `warnings` have been shown."""
 
     def __init__(self) -> None:
         out = sys.stderr
@@ -113,7 +113,7 @@ def _text(progress: Progress) -> str:
 
 
 def _moved(progress: Progress, elapsed_s: float) -> str:
-    """Give bar, bytes and rate; empty when no bytes have moved."""
+    """Return bar, bytes and rate; empty before the first byte."""
     done, total = progress.bytes_done, progress.bytes_total
     if not done:
         return ""

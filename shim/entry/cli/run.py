@@ -1,4 +1,4 @@
-"""The command run: create, start and wait in one, attached or in the background."""
+"""The command run: create and start a task, attached or in the background."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def run(
 ) -> None:
     """Run a bundle as the task TASK, and exit with its status."""
     if detach and (tty or remove):
-        message = "-d goes neither with -t nor with --rm"
+        message = "-d cannot be combined with -t or --rm"
         raise click.UsageError(message)
     terminal.check(wanted=tty)
     if detach:

@@ -1,4 +1,4 @@
-"""`cryo selftest`: loaded when it is used, since an installation may leave it out."""
+"""`cryo selftest`: loaded on use, since it is an optional part of an installation."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from shim.errors import FailedPrecondition
 
 NAME = "selftest"
 _PACKAGES = ("shim.selftest", "shim.simgpu")
-_REMEDY = "pip install 'cryoshim[selftest]', or packaging/selftest of a checkout"
+_REMEDY = "pip install 'cryoshim[selftest]', or in a checkout: pip install ./packaging/selftest"
 _MODULE = "shim.selftest.command"
 
 
 def load() -> click.Command:
-    """Return the command, or one that says how to install it."""
+    """Return the command, or one that prints how to install it."""
     try:
         module = importlib.import_module(_MODULE)
     except ModuleNotFoundError as error:

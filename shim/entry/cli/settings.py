@@ -1,4 +1,4 @@
-"""What the options before the command say, and the way from there to a client."""
+"""The global options, and the clients that are created from them."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Settings:
-    """Where the sidecar is, whose tasks are meant, and how to print."""
+    """The sidecar's address, the namespace, and the output format."""
 
     address: str
     namespace: str
@@ -25,19 +25,19 @@ class Settings:
     address_given: bool = False
 
     def client(self) -> Client:
-        """Make a blocking client."""
+        """Create a blocking client."""
         from shim.client import Client
 
         return Client(self.address, self.namespace)
 
     def async_client(self) -> AsyncClient:
-        """Make a client for asyncio."""
+        """Create a client for asyncio."""
         from shim.client import AsyncClient
 
         return AsyncClient(self.address, self.namespace)
 
     def show(self, value: Any, text: str) -> None:
-        """Print a value as one JSON document, or its text for people, if there is any."""
+        """Print a value as JSON, or its text, if there is any."""
         if self.as_json:
             print(json.dumps(msgspec.to_builtins(value), indent=2))
         elif text:

@@ -1,7 +1,7 @@
-"""The streams of an attached process: fifos in a private folder, and threads that pump them.
+"""The streams of an attached process: FIFOs in a private directory, copied by threads.
 
-The pumps are threads because both their ends may block, and because the terminal of the shell that
-called us is shared with the shell and must not be made non-blocking.
+Threads, because both ends of a copy may block: the terminal is shared with the calling shell, so it
+must not be made non-blocking.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ from shim.model import Stdio
 
 _CHUNK = 1 << 16
 
-# What the process wrote is in the fifo when its exit is reported; this is for one that left its
-# streams to somebody who lives on.
+# When the exit is reported, all output is in the FIFO. This bounds the wait for a process whose
+# children still have its streams open.
 _DRAIN_S = 2.0
 
 
 class Streams:
-    """Three fifos, or two with a terminal, from the making of a process to its end."""
+    """Three FIFOs, or two with a terminal, for the lifetime of a process."""
 
     def __init__(self, *, terminal: bool) -> None:
         self._folder = Path(tempfile.mkdtemp(prefix="cryo-"))
@@ -36,7 +36,7 @@ class Streams:
             self._outputs.append(_Output(self._folder / "stderr", 2))
         self._input = self._folder / "stdin"
         os.mkfifo(self._input, 0o600)
-        # A reader that finds no writer yet would take that for the end of input.
+        # Without a writer the process would read end of file.
         self._held: int | None = os.open(self._input, os.O_RDWR | os.O_CLOEXEC)
         self.stdio = Stdio(
             stdin=str(self._input),
@@ -58,12 +58,12 @@ class Streams:
         shutil.rmtree(self._folder, ignore_errors=True)
 
     def started(self, at_end: Callable[[], None]) -> None:
-        """Let the process be the only writer, and give it our stdin; `at_end` when that ends."""
+        """Close our ends of the outputs, and copy our stdin; call `at_end` when that ends."""
         _start(_give, os.open(self._input, os.O_WRONLY | os.O_CLOEXEC), at_end)
         self._release()
 
     def _release(self) -> None:
-        """Close what stood in for the other side."""
+        """Close the ends that were held open until the process opened its own."""
         for output in self._outputs:
             output.release()
         if self._held is not None:
@@ -71,18 +71,18 @@ class Streams:
             self._held = None
 
     async def drained(self) -> None:
-        """Wait until all that the process wrote has been passed on."""
+        """Wait until all output of the process has been copied."""
         for output in self._outputs:
             await asyncio.to_thread(output.ended.wait, _DRAIN_S)
 
 
 class _Output:
-    """One output stream: our reading end, and a writing end until the process has its own."""
+    """One output stream: our read end, and a write end until the process has opened its own."""
 
     def __init__(self, path: Path, target: int) -> None:
         os.mkfifo(path, 0o600)
         self._source = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-        # Without it the first read would find no writer and take that for the end.
+        # Without a writer the first read would return end of file.
         self._writer: int | None = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
         os.set_blocking(self._source, True)
         self._target = target
@@ -90,7 +90,7 @@ class _Output:
         _start(self._pass)
 
     def release(self) -> None:
-        """Close our writing end; the pump ends when the last other one is closed."""
+        """Close our write end; the copy ends when the last other one is closed."""
         if self._writer is not None:
             os.close(self._writer)
             self._writer = None
@@ -112,7 +112,7 @@ def _give(target: int, at_end: Callable[[], None]) -> None:
 
 
 def _copy(source: int, target: int) -> None:
-    """Copy until the source ends, or the target is gone."""
+    """Copy until the end of the source, or an error of either end."""
     with contextlib.suppress(OSError):
         while chunk := os.read(source, _CHUNK):
             _write(target, chunk)

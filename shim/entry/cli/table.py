@@ -1,4 +1,4 @@
-"""Plain columns, as ctr prints them."""
+"""Tables in plain columns, as ctr prints them."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _STEP = 1024
 
 
 def table(head: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
-    """Lay rows out below their heading, each column as wide as its widest cell."""
+    """Format rows below a heading, each column as wide as its widest cell."""
     cells = [[*head], *([_cell(value) for value in row] for row in rows)]
     widths = [max(len(row[column]) for row in cells) for column in range(len(head))]
     return "\n".join(_line(row, widths) for row in cells)
@@ -24,12 +24,12 @@ def _line(row: Sequence[str], widths: Sequence[int]) -> str:
 
 
 def _cell(value: object) -> str:
-    """Give a value on one line; nothing is a dash, so that columns can be counted."""
+    """Return a value on one line; `-` if empty, so that columns can be counted."""
     return printable(" ".join(str(value).split())) or "-"
 
 
 def size(count: float) -> str:
-    """Give a number of bytes in the largest unit that leaves it at least 1."""
+    """Format a number of bytes, in the largest unit in which it is at least 1."""
     for unit in _UNITS:
         if count < _STEP or unit == _UNITS[-1]:
             break

@@ -1,4 +1,4 @@
-"""Commands on tasks that return at once."""
+"""The commands on tasks other than exec, checkpoint and restore."""
 
 from __future__ import annotations
 
@@ -178,7 +178,7 @@ def delete(settings: Settings, names: tuple[str, ...], exec_id: str, *, force: b
 
 
 def end(client: Client, task: str, exec_id: str = "") -> None:
-    """Kill a process and see it ended; one that has already is no error."""
+    """Kill a process and wait for its exit; one that has already exited is no error."""
     if client.state(task, exec_id).exit is not None:
         return
     with contextlib.suppress(NotFound):

@@ -1,4 +1,4 @@
-"""The caller's terminal: raw while a process has it, and its size forwarded."""
+"""The caller's terminal: its raw mode while a process is attached, and its size."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ import click
 
 
 def check(*, wanted: bool) -> None:
-    """Refuse a terminal that is not there.
+    """Check that stdin is a terminal, if one is wanted.
 
     Raises:
-        click.UsageError: stdin is none.
+        click.UsageError: it is not.
     """
     if wanted and not sys.stdin.isatty():
         message = "-t needs a terminal on stdin"
@@ -25,7 +25,7 @@ def check(*, wanted: bool) -> None:
 
 @contextlib.contextmanager
 def raw(*, wanted: bool) -> Iterator[None]:
-    """Pass each key to the process as it is, and put the terminal back at the end."""
+    """Switch the terminal to raw mode, and restore its mode at the end."""
     if not wanted:
         yield
         return

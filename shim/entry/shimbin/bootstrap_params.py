@@ -1,7 +1,7 @@
-"""What containerd writes to the stdin of `start`: the container's runtime options.
+"""Parses what containerd writes to the stdin of `start`: the container's runtime options.
 
-Up to 2.2 that is an Any with the options or nothing, from 2.3 on a BootstrapParams. It is parsed by
-hand, because loading protobuf takes longer than the rest of `start`.
+Up to 2.2 that is an Any with the options, or nothing; from 2.3 on it is a BootstrapParams. It is
+parsed by hand, because loading protobuf takes longer than the rest of `start`.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ _MOST_SHIFT = 63
 
 
 def is_bootstrap_params(stdin_data: bytes, container: str) -> bool:
-    """Tell BootstrapParams from an Any: both begin with a text, here the container's id."""
+    """Return whether this is a BootstrapParams: its first string is then the container's id."""
     return _first(fields(stdin_data), _INSTANCE_ID) == container.encode()
 
 
@@ -36,7 +36,7 @@ def config_of(stdin_data: bytes, container: str) -> str | bytes | None:
 
 
 def _packed(stdin_data: bytes, container: str) -> list[bytes]:
-    """List the Any messages: the only one up to containerd 2.2, those of the extensions later."""
+    """List the Any messages: up to containerd 2.2 the input, later those of the extensions."""
     parts = fields(stdin_data)
     if _first(parts, _INSTANCE_ID) != container.encode():
         return [stdin_data]
@@ -49,7 +49,7 @@ def _first(parts: list[tuple[int, bytes]], number: int) -> bytes:
 
 
 def fields(data: bytes) -> list[tuple[int, bytes]]:
-    """Return the length-delimited fields of a message by number; none when it is malformed."""
+    """Return the length-delimited fields of a message, with numbers; none if it is malformed."""
     found: list[tuple[int, bytes]] = []
     at = 0
     try:

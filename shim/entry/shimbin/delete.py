@@ -1,7 +1,7 @@
-"""`delete`: clean up after a shim that has died, or confirm that nothing is left. Idempotent.
+"""`delete`: cleans up after a shim that has died. Idempotent.
 
-containerd gives it five seconds and runs it after every task, so it loads neither asyncio nor
-grpc, and touches only what the task's record names.
+containerd runs it after every task, with a timeout of five seconds. So it loads neither asyncio nor
+grpc, and changes only what the task's record names.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ _KILL_TIMEOUT_S = 1.0
 
 
 class _Settings(NamedTuple):
-    """What `delete` needs of a config file."""
+    """The settings that `delete` needs."""
 
     state: str
     runsc: str
@@ -52,7 +52,7 @@ def run(flags: Flags) -> None:
     folder = link.readlink() if link.is_symlink() else _folder(settings, flags)
     record = _record(folder)
     if record is not None and not record.owner:
-        # A task of the sidecar, which adopts it when it restarts: it runs on.
+        # A task of the sidecar, which adopts it when it restarts: it keeps running.
         _print_response(record, UNKNOWN_STATUS)
         return
     if record is not None:
@@ -73,7 +73,7 @@ def run(flags: Flags) -> None:
 
 
 def _settings(config: str) -> _Settings:
-    """Read what is needed, whatever else is wrong with the file."""
+    """Read the settings; an invalid file gives the defaults."""
     try:
         found = tomllib.loads(Path(config).read_text("utf-8"))
     except (OSError, ValueError, RecursionError):
@@ -94,7 +94,7 @@ def _record(folder: Path) -> CleanupRecord | None:
 
 
 def _kill(record: CleanupRecord) -> None:
-    """Kill the sandbox and the runsc that creates it, and wait for their exit."""
+    """Kill the sandbox, and the runsc that is creating it, and wait until they exit."""
     for pid, start in ((record.creator_pid, record.creator_start), (record.pid, record.start)):
         fd = pid_identity.open_pidfd(pid, start) if pid else None
         if fd is None:
@@ -140,7 +140,7 @@ def _remove(record: CleanupRecord, folder: Path, settings: _Settings, flags: Fla
 
 
 def _print_response(record: CleanupRecord | None, status: int) -> None:
-    """Print the exit that the record has, else `status` and the time of now."""
+    """Print the exit in the record, or else `status` with the current time."""
     exit_ = (record.exit if record else None) or Exit(status=status, at=utcnow())
     response = shim_pb2.DeleteResponse(pid=record.pid if record else 0, exit_status=exit_.status)
     response.exited_at.FromDatetime(exit_.at)

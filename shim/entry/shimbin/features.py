@@ -16,8 +16,8 @@ _HOOKS = (
     "poststop",
 )
 _NAMESPACES = ("cgroup", "ipc", "mount", "network", "pid", "user", "uts")
-# Those that gVisor honours. Not `rro`: gVisor does not make a read-only mount so recursively, and
-# containerd must refuse a container that needs it.
+# The options that gVisor supports. Not `rro`: gVisor does not make mounts read-only recursively,
+# and containerd must reject a container that needs it.
 _MOUNT_OPTIONS = (
     "async",
     "atime",
@@ -64,6 +64,6 @@ def features() -> dict[str, Any]:
             "intelRdt": {"enabled": False},
             "mountExtensions": {"idmap": {"enabled": idmap.kernel_has_it()}},
         },
-        # runsc takes its flags from these, where `allow-flag-override` is set.
+        # With `allow-flag-override` these override runsc's flags.
         "potentiallyUnsafeConfigAnnotations": ("dev.gvisor.",),
     }

@@ -11,7 +11,7 @@ _SWITCHES = frozenset({"debug", "v", "version", "info"})
 class Flags:
     """The parsed command line; `action` is `start`, `delete`, or empty.
 
-    A plain class: `start` runs before every container and cannot afford to load typing.
+    A plain class: `start` runs before every container, and loading typing would slow it down.
     """
 
     __slots__ = ("action", "address", "bundle", "debug", "id", "info", "namespace", "version")

@@ -1,16 +1,16 @@
-"""The fork server: a process that has loaded and warmed up all that a shim needs, and forks shims.
+"""The fork server: a process that has loaded and warmed up the code of a shim, and forks shims.
 
-It is single-threaded and runs no event loop when it forks, so a fork is safe. A shim is a process
-of its own; the fork server only starts it, and is the subreaper of what a shim leaves behind.
+It is single-threaded and runs no event loop, so forking is safe. A shim is a separate process; the
+fork server only starts it, and as a subreaper adopts the children of a shim that exits.
 
-Once a file of the code that it has loaded changes, it forks no more shims: the next `start`
-launches another fork server, and this one exits when its last child has.
+After a change to a file that it has loaded, it forks no more shims: the next `start` launches
+another fork server, and this one exits after its last child.
 """
 
 from __future__ import annotations
 
 import array
-import concurrent.futures.thread  # noqa: F401 - every shim would load it for itself otherwise
+import concurrent.futures.thread  # noqa: F401 - otherwise every shim would load it
 import contextlib
 import gc
 import os
@@ -33,7 +33,7 @@ from shim.task.layout import Layout
 _REQUEST_LIMIT = 16 << 20
 _READY_FD = 3
 _REQUEST_TIMEOUT_S = 10.0
-# With nothing to serve and no children it exits; the next `start` launches another one.
+# After this time without requests or children it exits; the next `start` launches another one.
 _IDLE_S = 120.0
 
 
@@ -46,7 +46,7 @@ def main(path: str) -> None:
     private_umask()  # of every shim too
     warm_up(Path(f"{path}.warmup"))
     loaded.look()
-    # The kernel itself reaps children, and orphans of shims that died.
+    # The kernel reaps children, and adopted orphans of shims.
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)
     listener = _listen(Path(path))
     os.chdir("/")
@@ -66,7 +66,7 @@ def main(path: str) -> None:
             continue
         with peer:
             if loaded.changed:
-                # Before the peer is disconnected: it tries again, and must find no listener here.
+                # Before disconnecting the peer: it retries, and must not reach this listener.
                 Path(path).unlink(missing_ok=True)
                 listener.close()
                 break
@@ -121,16 +121,16 @@ def _receive(peer: socket.socket) -> tuple[StartRequest, int]:
     for _level, _kind, data in ancillary:
         fds.frombytes(data)
     if len(head) != 4 or len(fds) != 1:  # noqa: PLR2004 - a length and one socket
-        message = "not a request for a shim"
+        message = "invalid request: expected a length and one socket"
         raise ValueError(message)
     return decode(_receive_exactly(peer, int.from_bytes(head, "big"))), fds[0]
 
 
 def decode(data: bytes) -> StartRequest:
-    """Read what `forkserver_client.encode` wrote.
+    """Decode what `forkserver_client.encode` wrote.
 
     Raises:
-        ValueError: it is something else.
+        ValueError: the data is malformed.
     """
     count, rest = _text(data)
     argv, rest = _texts(rest, int(count))
@@ -160,7 +160,7 @@ def _texts(data: bytes, count: int) -> tuple[list[str], bytes]:
 
 def _receive_exactly(peer: socket.socket, size: int) -> bytes:
     if size > _REQUEST_LIMIT:
-        message = f"a request of {size} bytes"
+        message = f"the request of {size} bytes is too large"
         raise ValueError(message)
     data = bytearray()
     while len(data) < size:
@@ -176,7 +176,7 @@ def _reply(peer: socket.socket, reply: str) -> None:
     try:
         peer.sendall(reply.encode())
     except OSError:
-        return  # the client is gone; its shim runs all the same, and the next start finds it
+        return  # the client has disconnected; its shim keeps running, and the next start finds it
 
 
 def _become_shim(request: StartRequest, fd: int) -> None:

@@ -1,6 +1,6 @@
-"""The client of the fork server, for `start`, which must load almost nothing.
+"""The client of the fork server, for `start`, which must load as little as possible.
 
-`_socket` is the C module below `socket`; the whole module costs as much as all else here.
+`_socket` is the C module below `socket`, which takes as long to load as everything else here.
 """
 
 from __future__ import annotations
@@ -19,15 +19,15 @@ _REPLY_LIMIT = 4096
 
 
 def start_shim(argv: list[str], socket_path: str, listener: int, config: str) -> int:
-    """Have a shim forked that serves the socket `listener` with a config file; return its pid.
+    """Let the fork server fork a shim that serves the socket `listener`; return the shim's pid.
 
     Raises:
-        OSError: the fork server cannot be reached or started, or refused.
+        OSError: the fork server cannot be reached or started, or rejected the request.
     """
     env = {**os.environ, paths.CONFIG_VARIABLE: config}
     data = encode(argv, socket_path, env)
-    # The fork server may exit at this very moment: it was idle, or its code has changed, which an
-    # upgrade does more than once.
+    # The fork server may be exiting: it was idle, or its code has changed, which happens several
+    # times during an upgrade.
     replies = (_call(data, listener, env) for _ in range(_TRIES))
     reply = next(filter(None, replies), b"")
     if not reply.isdigit():
@@ -36,7 +36,7 @@ def start_shim(argv: list[str], socket_path: str, listener: int, config: str) ->
 
 
 def encode(argv: list[str], socket_path: str, env: dict[str, str]) -> bytes:
-    """Write a StartRequest: counted lists of texts, each ended by a NUL.
+    """Encode a StartRequest: counted lists of strings, each terminated by a NUL.
 
     Arguments, environment and paths contain no NUL, so nothing needs to be escaped.
     """
@@ -75,7 +75,7 @@ def _connect_or_launch(env: dict[str, str]) -> _socket.socket:
     finally:
         os.close(lock)
     if found is None:
-        message = f"the fork server does not answer at {path}"
+        message = f"the fork server does not listen on {path}"
         raise OSError(message)
     return found
 
@@ -92,7 +92,7 @@ def _connect(path: str) -> _socket.socket | None:
 
 
 def _launch(path: str, env: dict[str, str]) -> None:
-    """Start the fork server and wait until it listens, which it reports by closing a pipe."""
+    """Start the fork server and wait until it listens: it then closes a pipe."""
     read_end, write_end = os.pipe()
     null = os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC)
     actions = [(os.POSIX_SPAWN_DUP2, null, fd) for fd in (0, 1, 2)]
@@ -106,7 +106,7 @@ def _launch(path: str, env: dict[str, str]) -> None:
 
 
 def _finding_us(env: dict[str, str]) -> dict[str, str]:
-    """Return an environment in which Python imports this very package."""
+    """Return an environment in which Python imports this package."""
     here = paths.__file__
     for _ in range(4):
         here = os.path.dirname(here)  # noqa: PTH120 - pathlib loads too much

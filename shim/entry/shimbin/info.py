@@ -1,4 +1,4 @@
-"""`-info`: what containerd 2.0 and later ask a runtime before the first task."""
+"""`-info`, which containerd 2.0 and later run before the first task of a runtime."""
 
 from __future__ import annotations
 

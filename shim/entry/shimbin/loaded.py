@@ -1,7 +1,7 @@
-"""Detects that files of the code that this process has loaded have changed.
+"""Detects changes of the source files that this process has loaded.
 
-A package that is upgraded, or edited in place, may keep its version and its path. The standard
-library is left out: another interpreter has another prefix or version, which are in the name of the
+A package that is upgraded or edited in place may keep its version and path. The standard library is
+not checked: another interpreter has another prefix or version, which are part of the name of the
 fork server's socket.
 """
 
@@ -37,8 +37,8 @@ def _is_ours(path: str) -> bool:
 
 
 def _began_ns() -> int:
-    """Return when this process was started, which is before it loaded anything of ours."""
-    # One more: the kernel counts whole ticks, and the interpreter alone takes longer to start.
+    """Return when this process was started, before it loaded our code."""
+    # Rounded up: the kernel counts whole ticks, and the interpreter takes longer than one to start.
     ticks = (procstat.start_time(os.getpid()) or 0) + 1
     started_s = ticks / os.sysconf("SC_CLK_TCK")
     age_s = time.clock_gettime(time.CLOCK_BOOTTIME) - started_s
@@ -46,20 +46,20 @@ def _began_ns() -> int:
 
 
 class Loaded:
-    """The files of the loaded modules, with their state at the first look.
+    """The files of the loaded modules, with their state when first seen.
 
-    A file that was changed after this process was started may have been loaded before the change,
-    so it counts as changed.
+    A file that was changed after the start of this process counts as changed, since it may have
+    been loaded before the change.
     """
 
     def __init__(self) -> None:
-        """Look at the modules that are loaded now."""
+        """Record the modules that are loaded now."""
         self._files: dict[str, _File | None] = {}
         self._began_ns = _began_ns()
         self.look()
 
     def look(self) -> None:
-        """Look at the modules that were loaded since."""
+        """Record the modules that have been loaded since."""
         found = (vars(module).get("__file__") for module in list(sys.modules.values()))
         for path in found:
             if isinstance(path, str) and path not in self._files and _is_ours(path):
@@ -68,8 +68,8 @@ class Loaded:
     def _is_newer(self, path: str) -> bool:
         """Whether a file was changed after this process was started.
 
-        By its ctime, which no installer can set as it can the mtime. A ctime in the future, after
-        the clock was set back, is ignored.
+        It compares the ctime, which an installer cannot set, unlike the mtime. A ctime in the
+        future, after the clock was set back, is ignored.
         """
         try:
             changed_ns = os.stat(path).st_ctime_ns  # noqa: PTH116 - as above
@@ -83,5 +83,5 @@ class Loaded:
 
     @property
     def changed(self) -> bool:
-        """Whether a file has changed or is gone."""
+        """Whether a file has changed or was removed."""
         return any(_file(path) != known for path, known in self._files.items())

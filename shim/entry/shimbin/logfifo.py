@@ -1,4 +1,4 @@
-"""Log lines to containerd's `log` fifo; never blocks, and works without a reader."""
+"""A log handler for containerd's `log` FIFO, which never blocks and needs no reader."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ _LINE_BYTES = 4000
 
 
 class FifoHandler(logging.Handler):
-    """Writes lines of at most a pipe's atomic size; drops them while the fifo is full or unread."""
+    """Writes a line atomically; drops it if the FIFO is full or has no reader."""
 
     def __init__(self, path: Path) -> None:
         super().__init__()
@@ -18,7 +18,7 @@ class FifoHandler(logging.Handler):
         self._fd: int | None = None
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Write one line; reopen the fifo where its reader was replaced."""
+        """Write one line; reopen the FIFO if its reader was replaced."""
         line = _cut(self.format(record).encode("utf-8", "replace")) + b"\n"
         for _ in range(2):
             try:

@@ -1,4 +1,4 @@
-"""`containerd-shim-cryo-v1`, which containerd runs. Each action imports only what it needs."""
+"""`containerd-shim-cryo-v1`, which containerd runs; each action imports only what it needs."""
 
 from __future__ import annotations
 
@@ -33,9 +33,9 @@ def main() -> None:
 
 
 def _delete(flags: command_line.Flags) -> None:
-    """Clean up what is left; after a task's own Delete nothing is.
+    """Clean up, unless a Delete call has already done it.
 
-    containerd runs this then too, and waits for it. No output is an empty response.
+    containerd also runs this after Delete, and waits for it. No output is an empty response.
     """
     folder = flags.bundle or "."
     left = os.path.lexists(f"{folder}/{bundle.LINK}")

@@ -1,6 +1,6 @@
 """The paths of a shim: its socket, the fork server's, and its part of the state directory.
 
-Those that `start` needs do not depend on config.toml: reading it takes as long as the rest of
+The paths that `start` needs do not depend on config.toml: reading it takes as long as the rest of
 `start`.
 """
 
@@ -15,16 +15,16 @@ from shim import __version__
 
 _CONFIG = "/etc/cryo/config.toml"
 CONFIG_VARIABLE = "CRYO_CONFIG"
-# In a bundle whose runtime options name another config file: its path, for `delete`.
+# A file in the bundle with the path of the config file, for `delete`, if it is not the default.
 _CONFIG_NAME = "cryo.settings"
 _SOCKETS = "/run/containerd/s"
 FORKSERVER_FOLDER = "/run/cryo"
-# In a bundle; containerd 1.x reads it when it restarts.
+# A file in the bundle; containerd 1.x reads it when it restarts.
 _ADDRESS = "address"
 _SCHEME = "unix://"
 _PROBE_S = 2.0
 _LIMIT = 4096
-# Of containerd's own ids (pkg/identifiers).
+# The longest id in containerd (pkg/identifiers).
 _ID_MAX = 76
 
 
@@ -36,8 +36,8 @@ def default_config() -> str:
 def choose_config(option: str | bytes | None) -> str:
     """Return the config file of a container, and write its path into the bundle if not the default.
 
-    `option` is what the runtime options name, a path, or contain, a text. Equal texts share a
-    file, so that the containers of a pod find the same shim.
+    `option` is the path in the runtime options, or the text that they contain. Equal texts share a
+    file, so that the containers of a pod have the same shim.
 
     Raises:
         FileNotFoundError: there is no such file.
@@ -46,7 +46,7 @@ def choose_config(option: str | bytes | None) -> str:
         return default_config()
     path = option if isinstance(option, str) else _write_config(option)
     if not os.path.isfile(path):  # noqa: PTH113 - pathlib loads too much
-        message = f"the runtime options name {path}, and there is no such file"
+        message = f"the config file in the runtime options, {path}, does not exist"
         raise FileNotFoundError(message)
     _write(_CONFIG_NAME, os.fsencode(path))
     return path
@@ -85,12 +85,12 @@ def of_containerd(state: str, address: str) -> str:
 
 
 def shim_socket(config: str, address: str, namespace: str, group: str) -> str:
-    """Return the socket of the shim of a group; short enough for a socket with any id."""
+    """Return the socket of a group's shim; short enough for a socket address with any id."""
     return f"{_SOCKETS}/{_short(config, address, namespace)}-{_plain(group)}"
 
 
 def _plain(group: str) -> str:
-    """Turn the value of an annotation into a part of a file name."""
+    """Return a part of a file name for the value of an annotation."""
     words = group.replace("-", "").replace("_", "").replace(".", "")
     is_plain = words.isascii() and words.isalnum() and len(group) <= _ID_MAX
     return group if is_plain else _short(group)
@@ -110,7 +110,7 @@ def write_address(path: str) -> str:
 
 
 def socket_of(bundle: str) -> str | None:
-    """Return the socket that `start` has written into a bundle; None where it has not."""
+    """Return the socket that `start` has written into a bundle, or None."""
     try:
         with open(f"{bundle}/{_ADDRESS}", encoding="utf-8") as file:  # noqa: PTH123 - see above
             return file.read(_LIMIT).removeprefix(_SCHEME) or None

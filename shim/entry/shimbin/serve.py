@@ -36,7 +36,7 @@ _OOM_SCORE = "-999"
 
 
 class SocketFile:
-    """The file of our socket, which another shim may have replaced by its own."""
+    """The file of our socket, which another shim may have replaced."""
 
     def __init__(self, path: str) -> None:
         self._path = Path(path)
@@ -48,14 +48,14 @@ class SocketFile:
         return None
 
     def remove(self) -> None:
-        """Remove it, unless it is gone or another shim's."""
+        """Remove it, unless it belongs to another shim."""
         if self._inode() == self._own_inode:
             with contextlib.suppress(OSError):
                 self._path.unlink()
 
 
 class Shim:
-    """One shim: serves until it gets Shutdown while it has no task."""
+    """A shim: serves until a Shutdown call while it has no tasks."""
 
     def __init__(
         self, config: Config, flags: Flags, listener: socket.socket, socket_path: str
@@ -71,7 +71,7 @@ class Shim:
         self._done = asyncio.Event()
 
     async def serve(self) -> None:
-        """Adopt the tasks, serve, and shut down in order."""
+        """Adopt the tasks, serve, and shut down."""
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._on_signal)
@@ -81,20 +81,20 @@ class Shim:
         _log.info("serving")
         await self._done.wait()
         self._service.drain.close()
-        # containerd ignores NotFound of a task that it stops and that has exited by itself.
+        # containerd ignores NotFound when it stops a task that has already exited.
         await server.close(_GOODBYE_S, NotFound("the task has been deleted"))
         await self._tasks.close()
         await self._publisher.close(_GOODBYE_S)
 
     def _shutdown(self, _request: object) -> None:
-        """Shut down if no task is left: containerd calls this after every Delete."""
+        """Shut down if there are no tasks: containerd calls this after every Delete."""
         if self._tasks.empty:
-            # Before the response: after it the next container of this id may start.
+            # Before the response, after which a container with the same id may start.
             self._socket_file.remove()
             self._done.set()
 
     def _on_signal(self) -> None:
-        """Shut down if no task is left: tasks would be killed with the shim."""
+        """Shut down if there are no tasks: `delete` would kill them."""
         if self._tasks.empty:
             self._socket_file.remove()
             self._done.set()
@@ -103,7 +103,7 @@ class Shim:
 
 
 class StartRequest(NamedTuple):
-    """What `start` asks the fork server for: a shim with its arguments and environment."""
+    """A request of `start` to the fork server: the arguments and environment of a shim."""
 
     argv: list[str]
     socket: str
@@ -112,13 +112,13 @@ class StartRequest(NamedTuple):
 
 
 def settings() -> Config:
-    """Load config.toml, or the defaults where there is none."""
+    """Load config.toml, or the defaults if it does not exist."""
     path = Path(paths.default_config())
     return configs.load(path) if path.exists() else Config()
 
 
 def run(request: StartRequest, fd: int) -> None:
-    """Be the shim that `start` asked for; return when it shuts down."""
+    """Run the requested shim until it shuts down."""
     flags = command_line.parse(request.argv)
     _detach(Path(request.cwd), debug=flags.debug)
     listener, name = socket.socket(fileno=fd), SocketFile(request.socket)
@@ -136,7 +136,7 @@ async def _serve(config: Config, flags: Flags, listener: socket.socket, path: st
 
 
 def _detach(bundle: Path, *, debug: bool) -> None:
-    """Close what containerd waits for, and log to the bundle's fifo."""
+    """Close the streams that containerd waits for, and log to the bundle's FIFO."""
     null = os.open("/dev/null", os.O_RDWR)
     for number in (0, 1, 2):
         os.dup2(null, number)
@@ -146,7 +146,7 @@ def _detach(bundle: Path, *, debug: bool) -> None:
     handler.setFormatter(logs.Pairs())
     level = logging.DEBUG if debug else logging.INFO
     logging.basicConfig(level=level, handlers=[handler], force=True)
-    # It cannot be lowered without CAP_SYS_RESOURCE; the shim runs all the same.
+    # Lowering it requires CAP_SYS_RESOURCE, which is optional.
     with contextlib.suppress(OSError):
         Path("/proc/self/oom_score_adj").write_text(_OOM_SCORE, "ascii")
     sys.excepthook = lambda kind, error, trace: _log.error("failed", exc_info=(kind, error, trace))

@@ -1,8 +1,8 @@
 """`start`: find or start the shim of a group, and print its address.
 
-containerd waits for this before every container, so it loads almost nothing: it binds the shim's
+containerd waits for this before every container, so it loads almost nothing. It binds the shim's
 socket, passes it with its arguments and environment to the fork server, which forks the shim, and
-prints. The socket is bound first, so containerd can connect at once and wait in its backlog.
+prints the address. The socket already listens, so containerd can connect before the shim serves.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ _GROUPS = ("io.containerd.runc.v2.group", "io.kubernetes.cri.sandbox-id")
 
 
 def run(flags: Flags) -> None:
-    """Print the address of this container's shim; start one where there is none."""
+    """Print the address of this container's shim, and start the shim if it is not running."""
     stdin_data = sys.stdin.buffer.read(_STDIN_LIMIT) if sys.stdin is not None else b""
     try:
         config = paths.choose_config(bootstrap_params.config_of(stdin_data, flags.id))
@@ -35,9 +35,9 @@ def run(flags: Flags) -> None:
 
 
 def reply(address: str, stdin_data: bytes, container: str) -> str:
-    """Return the address in the form that this containerd reads.
+    """Return the address in the form that this version of containerd reads.
 
-    Up to 2.2 a plain address means ttrpc with Task v2, which 1.6 to 2.2 all accept. From 2.3 on,
+    Up to 2.2 it is a plain address, for ttrpc with Task v2, which 1.6 to 2.2 accept. From 2.3 on,
     which writes BootstrapParams, the reply may name Task v3.
     Source: containerd core/runtime/v2/shim.go, parseStartResponse, of each release.
     """

@@ -1,9 +1,9 @@
 """The fork server's warm-up: it runs a shim without a container before it forks any.
 
-Much is made at first use: tables of types, compiled patterns, the interpreter's inline caches. A
-fork that makes them itself gets its own copy of each page that they touch. Measured with 8 pods on
-2 cores (2026-11-28, medians of 3 runs by turns): a shim has 9.2 MiB of memory of its own instead
-of 10.1, and takes 37 ms of CPU time up to the running container instead of 50.
+Much is created on first use: tables of types, compiled patterns, the interpreter's inline caches.
+If a fork created them, it would get a private copy of each page that they touch. Measured with 8
+pods on 2 cores (2026-11-28, medians of 3 alternating runs): a shim has 9.2 MiB of private memory
+instead of 10.1, and takes 37 ms of CPU time up to the running container instead of 50.
 """
 
 from __future__ import annotations
@@ -35,17 +35,17 @@ from shim.task.layout import Layout
 _ID = "warmup"
 _ADDRESS = "none"
 _CALL_S = 5.0
-# The interpreter specialises code after some calls (since 3.11).
+# Since 3.11 the interpreter specializes code after some calls.
 _ROUNDS = 8
-# In place of runsc: everything is prepared, and no container is created.
+# In place of runsc: everything is prepared, but no container is created.
 _NO_RUNSC = "false"
 _log = logging.getLogger()
 
 
 def warm_up(folder: Path) -> None:
-    """Serve calls that fail, in a temporary folder.
+    """Serve calls that fail, in a temporary directory.
 
-    A failure is logged; it costs memory in the shims, and nothing else.
+    A failure of the warm-up is logged; its only effect is more memory in the shims.
     """
     try:
         with _working_in(folder):
@@ -57,7 +57,7 @@ def warm_up(folder: Path) -> None:
 
 @contextmanager
 def _working_in(folder: Path) -> Iterator[None]:
-    """Change to the folder, for the path of a socket must be short; log nothing there."""
+    """Change to the directory, because a socket's path must be short, and suppress logging."""
     files.remove_tree(folder)
     files.private_dir(folder)
     silence = logging.NullHandler()
@@ -84,7 +84,7 @@ async def _serve_calls(folder: Path) -> None:
 
 
 def _settings(folder: Path) -> Config:
-    """Make settings with a runsc whose capabilities are cached, so that it is not probed."""
+    """Return settings with a runsc whose capabilities are cached, so that it is not probed."""
     config = Config(
         paths=Paths(state=str(folder), scratch=str(folder)), runsc=Runsc(binary=_NO_RUNSC)
     )
@@ -116,7 +116,7 @@ async def _call(folder: Path) -> None:
             with suppress(CryoError):
                 await client.call(V2, name, request, response, timeout_s=_CALL_S)
     finally:
-        # Without this the shim would go on serving.
+        # Otherwise the shim would continue to serve.
         shutdown = shim_pb2.ShutdownRequest(id=_ID)
         await client.call(V2, "Shutdown", shutdown, Empty, timeout_s=_CALL_S)
         await client.close()

@@ -14,15 +14,15 @@ _TIMEOUT_S = 60.0
 
 
 class DeviceLost(Exception):
-    """The connection is gone, and with it whatever lay in device memory."""
+    """The connection broke, so the client's device memory is lost."""
 
 
 class DeviceError(Exception):
-    """The device says no; the argument is its reason."""
+    """The device rejected a request; the argument is its reason."""
 
 
 class DeviceClient:
-    """One client of the device; its memory lives exactly as long as its connection."""
+    """A client of the device; its memory is freed when its connection closes."""
 
     def __init__(self, path: str, *, name: str = "") -> None:
         self._lock = threading.Lock()
@@ -38,11 +38,11 @@ class DeviceClient:
     def call(
         self, header: dict[str, Any], payload: bytes | memoryview = b""
     ) -> tuple[dict[str, Any], bytearray]:
-        """Ask one thing.
+        """Send one request and return the reply.
 
         Raises:
-            DeviceLost: the connection broke before the answer.
-            DeviceError: the device refuses.
+            DeviceLost: the connection broke before the reply.
+            DeviceError: the device rejected the request.
         """
         with self._lock:
             try:
@@ -56,7 +56,7 @@ class DeviceClient:
         return answer, data
 
     def alloc(self, key: str, size: int, generation: int) -> int:
-        """Take `size` bytes of device memory; return their handle."""
+        """Allocate `size` bytes of device memory; return their handle."""
         return int(
             self.call({"op": "alloc", "key": key, "bytes": size, "generation": generation})[0][
                 "handle"
@@ -80,7 +80,7 @@ class DeviceClient:
         return data
 
     def launch(self, handle: int, generation: int) -> None:
-        """Run the kernel that makes `generation` of the one before."""
+        """Run the kernel that writes `generation`, the one after the current."""
         self.call({"op": "launch", "handle": handle, "generation": generation})
 
     def digest(self, handle: int) -> str:
@@ -88,9 +88,9 @@ class DeviceClient:
         return str(self.call({"op": "digest", "handle": handle})[0]["digest"])
 
     def free(self, handle: int) -> None:
-        """Give an allocation back."""
+        """Free an allocation."""
         self.call({"op": "free", "handle": handle})
 
     def close(self) -> None:
-        """Hang up; the device frees whatever is left."""
+        """Close the connection; the device frees all remaining memory."""
         self._connection.close()

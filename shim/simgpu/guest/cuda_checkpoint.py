@@ -1,19 +1,19 @@
 """The stand-in for NVIDIA's cuda-checkpoint: its command line, states, messages and exit codes.
 
-Installed as a program of its own, run several times per process and operation, so it imports as
-little as it can: the interpreter's start is most of its time. DRIVER is set when it is installed.
+A separate program that runs several times per process and operation. Most of its time is the
+interpreter's start, so it imports as little as possible. DRIVER is set when it is installed.
 """
 
 from __future__ import annotations
 
-import _socket  # `socket` itself costs as much as the whole rest
+import _socket  # `socket` takes as long to import as everything else here
 import os
 import sys
 import time
 
 DRIVER = 570
 
-_RUN_DIR = "/tmp/.simgpu"  # noqa: S108  # the guest's private tmpfs; `names.py` says the same
+_RUN_DIR = "/tmp/.simgpu"  # noqa: S108  # the guest's private tmpfs; also in `names.py`
 _DEVICE_SOCKET = "/dev/simgpu/device/device.sock"
 _FOREVER = 1e9
 _NO_CUDA = "initialization error"
@@ -48,7 +48,7 @@ _VERBS = {
 
 
 class Failure(Exception):
-    """CUDA's reason, in CUDA's words."""
+    """An action failed; the argument is CUDA's error text."""
 
 
 class Usage(Exception):
@@ -67,7 +67,7 @@ def parse(argv: list[str]) -> dict[str, str]:
     """Read the command line.
 
     Raises:
-        Usage: an option that does not exist, not in this driver, or has no value.
+        Usage: an option is unknown, missing in this driver, or has no value.
     """
     options: dict[str, str] = {}
     rest = list(argv)
@@ -93,10 +93,10 @@ def _all(connection: _socket.socket) -> bytes:
 
 
 def ask_driver(pid: int, request: str) -> str:
-    """Ask the driver thread of a process.
+    """Send a request to the driver thread of a process and return its reply.
 
     Raises:
-        Failure: it refuses, or the process has no CUDA.
+        Failure: the request was rejected, or the process does not use CUDA.
     """
     connection = _socket.socket(_socket.AF_UNIX, _socket.SOCK_STREAM)
     try:
@@ -114,7 +114,7 @@ def ask_driver(pid: int, request: str) -> str:
 
 
 def fault_for(action: str, pid: int, via: str) -> list[str]:
-    """Ask the simulation whether this call is to go wrong: [kind, seconds, message] or []."""
+    """Ask the device for the fault to inject: [kind, seconds, message], or [] for none."""
     header = f'{{"op":"tool","action":"{action}","pid":{pid},"via":"{via}"}}'
     connection = _socket.socket(_socket.AF_UNIX, _socket.SOCK_STREAM)
     try:
@@ -125,7 +125,7 @@ def fault_for(action: str, pid: int, via: str) -> list[str]:
         size = int(answer.rpartition(b":")[2].rstrip(b"} "))
         return _exactly(connection, size).decode().split(" ", 2) if size else []
     except (OSError, ValueError):
-        return []  # no simulation behind the tool: nothing goes wrong
+        return []  # no device: no fault
     finally:
         connection.close()
 
@@ -141,7 +141,7 @@ def _exactly(connection: _socket.socket, size: int) -> bytes:
 
 
 def _request(action: str, options: dict[str, str]) -> str:
-    """Return what the driver thread is asked."""
+    """Return the request to the driver thread."""
     request = {"get-state": "state", "get-restore-tid": "tid"}.get(action, action)
     if action == "lock":
         request += " timeout=" + options.get("--timeout", "0")
@@ -151,10 +151,10 @@ def _request(action: str, options: dict[str, str]) -> str:
 
 
 def step(action: str, pid: int, options: dict[str, str], via: str = "") -> str:
-    """Do one action, with whatever fault is due.
+    """Perform one action, with the fault that is due, if any.
 
     Raises:
-        Failure: it did not work.
+        Failure: it failed.
     """
     kind, seconds, message = fault_for(action, pid, via) or ("", "0", "")
     if kind in ("hang", "fail"):
@@ -182,7 +182,7 @@ def toggle(pid: int) -> None:
     """Suspend a running process or resume a checkpointed one.
 
     Raises:
-        Failure: any step of it did not work.
+        Failure: one of its actions failed.
     """
     state = ask_driver(pid, "state")
     pairs = {"running": ("lock", "checkpoint"), "checkpointed": ("restore", "unlock")}
@@ -193,17 +193,17 @@ def toggle(pid: int) -> None:
 
 
 def run(options: dict[str, str]) -> int:
-    """Do what the command line says; return the exit status.
+    """Execute the command line; return the exit status.
 
     Raises:
-        Usage: no action, or no pid.
+        Usage: there is no action, or no pid.
     """
     if "--help" in options:
         sys.stdout.write(usage())
         return 0
     pid = int(options["--pid"]) if options.get("--pid", "").isdigit() else 0
     if not pid:
-        raise Usage("a --pid is needed")  # noqa: EM101  # keep it small
+        raise Usage("--pid is required")  # noqa: EM101  # keep it small
     if "--toggle" in options:
         try:
             toggle(pid)
@@ -214,7 +214,7 @@ def run(options: dict[str, str]) -> int:
     asked = [o[2:] for o in ("--get-state", "--get-restore-tid") if o in options]
     action = asked[0] if asked else options.get("--action", "")
     if action not in _VERBS or (action.startswith("get-") and not asked):
-        raise Usage("an action is needed")  # noqa: EM101  # keep it small
+        raise Usage("an action is required")  # noqa: EM101  # keep it small
     try:
         text = step(action, pid, options)
     except Failure as error:
@@ -226,7 +226,7 @@ def run(options: dict[str, str]) -> int:
 
 
 def main() -> int:
-    """Be cuda-checkpoint."""
+    """Run as cuda-checkpoint."""
     try:
         return run(parse(sys.argv[1:]))
     except Usage as error:

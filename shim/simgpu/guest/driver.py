@@ -1,7 +1,7 @@
 """The simulated CUDA driver inside a process: API calls, and the thread that checkpoints them.
 
-The states and what each action does to calls, device memory and device files are the real
-driver's; the real thread is named `cuda` and eleven hexadecimal digits, and so is this one.
+The states, and the effect of each action on calls, device memory and device files, are those of the
+real driver. So is the name of the thread: `cuda` and eleven hexadecimal digits.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _PR_SET_NAME = 15
 _POLL_S = 0.05
 _REQUEST_MAX = 4096
 
-# CUDA's own words for its results.
+# CUDA's own error texts.
 ILLEGAL_STATE = "the operation cannot be performed in the present state"
 OPERATING_SYSTEM = "OS call failed or operation not supported on this OS"
 NOT_READY = "device not ready"
@@ -32,12 +32,12 @@ OUT_OF_MEMORY = "out of memory"
 
 
 class Refusal(Exception):
-    """The driver's answer to an action that it cannot do."""
+    """The driver rejected an action; the argument is CUDA's error text."""
 
 
 @dataclass
 class Allocation:
-    """What the driver knows of an allocation; `saved` is its content while it is checkpointed."""
+    """The driver's record of an allocation; `saved` is its content while checkpointed."""
 
     key: str
     size: int
@@ -47,7 +47,7 @@ class Allocation:
 
 
 def name_thread(name: str) -> None:
-    """Name the calling thread, as /proc/PID/task/TID/comm shows it."""
+    """Set the name of the calling thread, which /proc/PID/task/TID/comm shows."""
     ctypes.CDLL(None).prctl(_PR_SET_NAME, ctypes.c_char_p(name.encode()), 0, 0, 0)
 
 
@@ -74,10 +74,10 @@ class Driver:
         """Return running, locked, checkpointed or failed."""
         return self._state
 
-    # The API: each call waits while the process is locked, as a CUDA call does.
+    # The API: like CUDA calls, these block while the process is locked.
 
     def alloc(self, key: str, data: bytearray) -> Allocation:
-        """Take device memory and fill it."""
+        """Allocate device memory and fill it."""
         with self._call() as device:
             allocation = Allocation(key, len(data), 0)
             allocation.handle = device.alloc(key, len(data), 0)
@@ -86,7 +86,7 @@ class Driver:
             return allocation
 
     def launch(self, allocation: Allocation) -> int:
-        """Run the kernel once; return the generation that it made."""
+        """Run the kernel once; return the new generation."""
         with self._call() as device:
             device.launch(allocation.handle, allocation.generation + 1)
             allocation.generation += 1
@@ -98,7 +98,7 @@ class Driver:
             return device.read(allocation.handle, offset, size)
 
     def digest(self, allocation: Allocation) -> str:
-        """Let the device compute the digest of an allocation."""
+        """Return the digest of an allocation, computed by the device."""
         with self._call() as device:
             return device.digest(allocation.handle)
 
@@ -124,10 +124,10 @@ class Driver:
     # The actions of cuda-checkpoint.
 
     def act(self, action: str, options: dict[str, str], caller: socket.socket) -> str:
-        """Do an action; return what the tool prints.
+        """Perform an action; return what the tool prints.
 
         Raises:
-            Refusal: it cannot be done.
+            Refusal: the action is not possible.
         """
         if action == "state":
             return self.state
@@ -189,7 +189,7 @@ class Driver:
         try:
             self._copy_in(out_of_memory="oom" in options)
         except (OSError, DeviceLost, DeviceError) as error:
-            # As with the real driver: a restore that failed once never works again.
+            # As with the real driver: after a failed restore, every later one fails too.
             self._poisoned = True
             self._close()
             known = str(error) if isinstance(error, DeviceError) else OPERATING_SYSTEM
@@ -230,10 +230,10 @@ class Driver:
     # The driver's thread.
 
     def listen(self) -> None:
-        """Start the thread that cuda-checkpoint talks to."""
+        """Start the thread that serves cuda-checkpoint."""
         path = names.driver_socket(os.getpid())
         with contextlib.suppress(FileNotFoundError):
-            os.unlink(path)  # noqa: PTH108  # pathlib would be the guest's slowest import
+            os.unlink(path)  # noqa: PTH108  # pathlib is slow to import
         listener = socket.socket(socket.AF_UNIX)
         listener.bind(path)
         listener.listen(16)
@@ -258,14 +258,14 @@ class Driver:
 
 
 def _busy(text: str | None) -> float:
-    """Return until when submitted work runs: `text` is None, seconds, or 0 for no end."""
+    """Return when submitted work ends; `text` is None, or seconds with 0 for no end."""
     if text is None:
         return 0.0
     return time.monotonic() + float(text) if float(text) else float("inf")
 
 
 def _hung_up(connection: socket.socket) -> bool:
-    """Whether the tool was killed while it waited."""
+    """Whether the tool has disconnected, because it was killed while it waited."""
     poll = select.poll()
     poll.register(connection, select.POLLRDHUP | select.POLLHUP)
     return bool(poll.poll(0))

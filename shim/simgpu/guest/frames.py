@@ -1,4 +1,4 @@
-"""The device protocol's framing: a length, a JSON header that says how much payload follows."""
+"""The device protocol's framing: a length, a JSON header with the payload's size, the payload."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ _LENGTH = struct.Struct(">I")
 
 
 class Malformed(Exception):
-    """The other side does not speak the protocol."""
+    """The peer sent an invalid frame."""
 
 
 def _exactly(connection: socket.socket, size: int) -> bytearray:
     """Read `size` bytes.
 
     Raises:
-        EOFError: the other side hung up.
+        EOFError: the peer closed the connection.
     """
     data = bytearray(size)
     view = memoryview(data)
@@ -46,8 +46,8 @@ def receive(connection: socket.socket) -> tuple[dict[str, Any], bytearray]:
     """Receive one frame.
 
     Raises:
-        EOFError: the other side hung up.
-        Malformed: too long, or no JSON object.
+        EOFError: the peer closed the connection.
+        Malformed: the frame is too long, or its header is no JSON object.
     """
     (length,) = _LENGTH.unpack(_exactly(connection, _LENGTH.size))
     if length > HEADER_MAX:

@@ -1,9 +1,9 @@
-"""Real device memory by the CUDA driver API, in place of the simulated driver.
+"""Device memory of a real GPU, through the CUDA driver API, in place of the simulated driver.
 
-Each step of the work goes the way of a real program: pinned host memory, an asynchronous copy on a
-stream, a kernel (PTX, which the driver compiles: no toolkit is needed), and an event to wait for.
+Each step works as in a real program: pinned host memory, an asynchronous copy on a stream, a kernel
+(PTX, which the driver compiles, so no toolkit is needed), and an event to wait for.
 
-docs/gpu-results.md says on which GPUs it ran.
+docs/gpu-results.md lists the GPUs on which it has run.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _WORDS = pattern.SLOT // _WORD
 _BLOCK = 256
 _NON_BLOCKING = 1
 
-# Every thread moves one word of eight bytes. The oldest target that present drivers still compile.
+# Each thread moves one 8-byte word. The target is the oldest that current drivers compile.
 PTX = b"""
 .version 6.0
 .target sm_70
@@ -84,8 +84,8 @@ DONE:
 }
 """.replace(
     b"MIX",
-    # In: the memory in d1, the seed in d2, how many words in d3. Out: this thread's word as
-    # `pattern.Weights` has it in d4, its place in d6. Threads with no word end.
+    # In: the memory in d1, the seed in d2, the number of words in d3. Out: in d4 the word of this
+    # thread as in `pattern.Weights`, in d6 its address. Threads without a word exit.
     b"""
     mov.u32 %r1, %ctaid.x;
     mov.u32 %r2, %ntid.x;
@@ -114,9 +114,9 @@ DONE:
 
 
 class Cuda:
-    """One process's primary context on the first GPU; cuda-checkpoint finds it by itself."""
+    """The primary context of this process on the first GPU; cuda-checkpoint finds it itself."""
 
-    # The real driver reports its state to cuda-checkpoint alone.
+    # The real driver reports its state only to cuda-checkpoint.
     state = ""
 
     def __init__(self, *, on_loss: Callable[[str], None]) -> None:
@@ -140,14 +140,14 @@ class Cuda:
         return self._made("cuModuleGetFunction", self._module, ctypes.c_char_p(name))
 
     def alloc(self, key: str, data: bytearray) -> Allocation:
-        """Take device memory and fill it."""
+        """Allocate device memory and fill it."""
         address = self._take(len(data))
         size = ctypes.c_size_t(len(data))
         self._call("cuMemcpyHtoD_v2", ctypes.c_uint64(address), bytes(data), size)
         return Allocation(key, len(data), 0, handle=address)
 
     def launch(self, allocation: Allocation) -> int:
-        """Make the next generation of the memory by a kernel; return its number."""
+        """Write the next generation with a kernel; return its number."""
         generation = allocation.generation + 1
         slot = pattern.slot_of(allocation.size, generation)
         data = pattern.block(allocation.key, slot, generation)
@@ -160,13 +160,13 @@ class Cuda:
         return generation
 
     def load(self, weights: pattern.Weights) -> Allocation:
-        """Take device memory and let the device fill it."""
+        """Allocate device memory and let the device fill it."""
         address = self._take(weights.size)
         self._run(b"fill", weights.words, *_arguments(address, weights))
         return Allocation(weights.key, weights.size, 0, handle=address)
 
     def wrong(self, allocation: Allocation, weights: pattern.Weights) -> int:
-        """Let the device count the words that are not what they must be."""
+        """Let the device count the words that differ from the expected ones."""
         total, size = ctypes.c_uint64(self._total), ctypes.c_size_t(_WORD)
         self._call("cuMemcpyHtoD_v2", total, bytes(_WORD), size)
         self._run(b"wrong", weights.words, *_arguments(allocation.handle, weights), total)
@@ -175,7 +175,7 @@ class Cuda:
         return found.value
 
     def _run(self, kernel: bytes, words: int, *values: Any) -> None:
-        """Run a kernel, a thread for each word, and wait for its end."""
+        """Run a kernel with a thread for each word, and wait until it has finished."""
         pointers = [ctypes.cast(ctypes.byref(value), ctypes.c_void_p) for value in values]
         parameters = (ctypes.c_void_p * len(pointers))(*pointers)
         grid, block = (-(-words // _BLOCK), 1, 1), (_BLOCK, 1, 1)
@@ -198,13 +198,13 @@ class Cuda:
         return address.value
 
     def _made(self, name: str, *arguments: Any) -> ctypes.c_void_p:
-        """Call a function that makes something; return its handle."""
+        """Call a function that creates an object; return the object's handle."""
         handle = ctypes.c_void_p()
         self._call(name, ctypes.byref(handle), *arguments)
         return handle
 
     def _call(self, name: str, *arguments: Any) -> None:
-        # The context is current per thread, and questions come on a thread of their own.
+        # The current context is per thread, and queries are served on another thread.
         self._check("cuCtxSetCurrent", self._context)
         self._check(name, *arguments)
 

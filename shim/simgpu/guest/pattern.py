@@ -1,8 +1,8 @@
-"""Memory whose every byte at every moment is known: a pure function of key, size and generation.
+"""Memory whose content is always known: a pure function of key, size and generation.
 
-Memory is a ring of slots. Generation `g` rewrites one slot, the one after that of `g - 1`; so at
-generation G a slot holds what its last rewrite up to G wrote, and a memory that lost a step, did
-one twice or mixes two moments differs from `expected(key, size, G)`.
+Memory is a ring of slots. Generation `g` rewrites the slot after that of `g - 1`, so at generation
+G each slot holds its last rewrite up to G. Memory that lost a step, repeated a step or mixes two
+generations differs from `expected(key, size, G)`.
 """
 
 from __future__ import annotations
@@ -26,33 +26,33 @@ def slots(size: int) -> int:
 
 
 def slot_of(size: int, generation: int) -> int:
-    """Return which slot a generation rewrites."""
+    """Return the slot that a generation rewrites."""
     return (generation - 1) % slots(size)
 
 
 def block(key: str, slot: int, generation: int) -> bytes:
-    """Return what a generation writes into a slot; generation 0 is the first filling."""
+    """Return what a generation writes into a slot; generation 0 is the initial content."""
     return hashlib.shake_128(f"{key}/{slot}/{generation}".encode()).digest(SLOT)
 
 
 def last_write(size: int, slot: int, generation: int) -> int:
-    """Return the latest generation up to `generation` that rewrote `slot`; 0 for the filling."""
+    """Return the latest generation up to `generation` that rewrote `slot`, or 0."""
     return max(0, generation - (generation - 1 - slot) % slots(size))
 
 
 def expected_slot(key: str, size: int, slot: int, generation: int) -> bytes:
-    """Return what a slot must hold at a generation."""
+    """Return the expected content of a slot at a generation."""
     return block(key, slot, last_write(size, slot, generation))
 
 
 def expected(key: str, size: int, generation: int) -> Iterator[bytes]:
-    """Give what the whole memory must hold at a generation, slot by slot."""
+    """Yield the expected content of the whole memory at a generation, slot by slot."""
     for slot in range(slots(size)):
         yield expected_slot(key, size, slot, generation)
 
 
 def digest(pieces: Iterable[bytes | bytearray]) -> str:
-    """Return the name of some content."""
+    """Return the digest of some content, given in pieces."""
     total = hashlib.blake2b(digest_size=16)
     for piece in pieces:
         total.update(piece)
@@ -64,10 +64,10 @@ def _seed(key: str) -> int:
 
 
 class Weights:
-    """Memory that stays as it was filled, as a model's weights do: the words of splitmix64.
+    """Memory that stays constant, like a model's weights: the words of splitmix64.
 
-    A GPU can fill and compare it by itself, so it may be as large as a GPU; some of it is read
-    back and compared here too. `seed` and the words are unsigned numbers of eight bytes.
+    The GPU itself can fill and compare it, so it may be as large as the GPU's memory; a sample is
+    also read back and compared here. `seed` and the words are unsigned 8-byte numbers.
     Source of the mixing: Steele, Lea and Flood, "Fast splittable pseudorandom number generators",
     2014.
     """
@@ -84,35 +84,35 @@ class Weights:
         self.words = slots(size) * (SLOT // 8)
 
     def word(self, index: int) -> int:
-        """Return what the word at an index must be."""
+        """Return the expected word at an index."""
         mixed = (self.seed + (index + 1) * self.STEP) & self._MASK
         for shift, factor in zip(self.SHIFTS, (*self.FACTORS, 1), strict=True):
             mixed = ((mixed ^ mixed >> shift) * factor) & self._MASK
         return mixed
 
     def slot(self, number: int) -> bytes:
-        """Return what a slot must hold."""
+        """Return the expected content of a slot."""
         first = number * (SLOT // 8)
         return b"".join(
             self.word(at).to_bytes(8, "little") for at in range(first, first + SLOT // 8)
         )
 
     def sample(self) -> list[int]:
-        """Return the slots to read back: the first, the middle one, the last."""
+        """Return the slots to read back: the first, middle and last."""
         last = slots(self.size) - 1
         return sorted({0, last // 2, last})
 
     def digest(self, wrong: int, pieces: Iterable[bytes]) -> str:
-        """Return the name of what was found: how many words are wrong, and the sample."""
+        """Return the digest of a result: the number of wrong words, and the sample."""
         return digest([str(wrong).encode(), *pieces])
 
     def expected_digest(self) -> str:
-        """Return the digest that they must have at any time."""
+        """Return the digest of intact weights."""
         return self.digest(0, map(self.slot, self.sample()))
 
 
 def expected_digest(key: str, size: int, generation: int) -> str:
-    """Return the digest that a whole memory must have at a generation.
+    """Return the expected digest of the whole memory at a generation.
 
     Example:
         >>> expected_digest("k", SLOT, 0) == digest([block("k", 0, 0)])

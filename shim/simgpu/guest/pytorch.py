@@ -1,7 +1,7 @@
-"""Device memory by PyTorch, as most programs have it: its allocator, streams, graphs, cuBLAS.
+"""Device memory through PyTorch, as in most programs: its allocator, streams, graphs, cuBLAS.
 
-Each step goes by pinned host memory, an asynchronous copy on a stream, a kernel and an event; and
-a CUDA graph that was captured once multiplies two matrices, whose product is known.
+Each step uses pinned host memory, an asynchronous copy on a stream, a kernel and an event. It also
+replays a captured CUDA graph, which multiplies two matrices whose product is known.
 """
 
 from __future__ import annotations
@@ -17,20 +17,20 @@ from shim.simgpu.guest.driver import Allocation
 
 _DEVICE = "cuda:0"
 _SIDE = 256
-# Small enough that no product of the matrices is rounded, whatever a tensor core does.
+# Small enough that the product is exact, also on tensor cores.
 _LARGEST = 8
-# Eight bytes a word; the mixing needs a few times as much beside it.
+# In words of 8 bytes; the mixing needs a few times as much memory in addition.
 _CHUNK = 1 << 24
 
 
 class Torch:
-    """One process's PyTorch on the first GPU."""
+    """PyTorch in this process, on the first GPU."""
 
-    # The real driver reports its state to cuda-checkpoint alone.
+    # The real driver reports its state only to cuda-checkpoint.
     state = ""
 
     def __init__(self, *, on_loss: Callable[[str], None]) -> None:
-        # No dependency of ours: loaded where it is wanted alone, and its types are not needed.
+        # Not a dependency of ours, so it is loaded only where it is used, without its types.
         self._torch: Any = importlib.import_module("torch")
         torch = self._torch
         self.misuse: list[str] = []
@@ -43,7 +43,7 @@ class Torch:
         self._capture()
 
     def _capture(self) -> None:
-        """Capture the product of two matrices in a graph, after one run that makes cuBLAS ready."""
+        """Capture the product of two matrices in a graph, after one run that initializes cuBLAS."""
         numbers = self._torch.arange(_SIDE * _SIDE, dtype=self._torch.float32) % _LARGEST
         one = numbers.reshape(_SIDE, _SIDE)
         self._factors = (one.to(_DEVICE), one.t().contiguous().to(_DEVICE))
@@ -56,7 +56,7 @@ class Torch:
             self._product = self._torch.mm(*self._factors)
 
     def alloc(self, key: str, data: bytearray) -> Allocation:
-        """Take device memory and fill it."""
+        """Allocate device memory and fill it."""
         tensor = self._torch.frombuffer(data, dtype=self._torch.uint8).to(_DEVICE)
         return self._keep(key, tensor)
 
@@ -67,7 +67,7 @@ class Torch:
         return Allocation(key, size, 0, handle=len(self._tensors) - 1)
 
     def launch(self, allocation: Allocation) -> int:
-        """Make the next generation of the memory; return its number."""
+        """Write the next generation; return its number."""
         generation = allocation.generation + 1
         slot = pattern.slot_of(allocation.size, generation)
         data = bytearray(pattern.block(allocation.key, slot, generation))
@@ -75,7 +75,7 @@ class Torch:
         first = slot * pattern.SLOT
         with self._reported("a step"), self._torch.cuda.stream(self._stream):
             self._staging.copy_(self._pinned, non_blocking=True)
-            # A kernel: a plain copy would be another one by the copy engine.
+            # A kernel; copy_ would use the copy engine.
             into = self._tensors[allocation.handle][first : first + pattern.SLOT]
             self._torch.bitwise_or(self._staging, 0, out=into)
             self._graph.replay()
@@ -93,7 +93,7 @@ class Torch:
             return bytearray(tensor[offset : offset + size].cpu().numpy().tobytes())
 
     def load(self, weights: pattern.Weights) -> Allocation:
-        """Take device memory and let the device fill it."""
+        """Allocate device memory and let the device fill it."""
         with self._reported("the weights"):
             tensor = self._torch.empty(weights.words, dtype=self._torch.int64, device=_DEVICE)
             for first in range(0, weights.words, _CHUNK):
@@ -101,7 +101,7 @@ class Torch:
             return self._keep(weights.key, tensor)
 
     def wrong(self, allocation: Allocation, weights: pattern.Weights) -> int:
-        """Let the device count the words that are not what they must be."""
+        """Let the device count the words that differ from the expected ones."""
         tensor = self._tensors[allocation.handle]
         with self._reported("the weights"):
             return sum(
@@ -111,7 +111,7 @@ class Torch:
 
     @contextlib.contextmanager
     def _reported(self, what: str) -> Iterator[None]:
-        """Turn PyTorch's errors into a loss, and into what the worker knows."""
+        """Report PyTorch's errors as losses, and raise them as DeviceError."""
         try:
             yield
         except RuntimeError as error:
@@ -121,7 +121,7 @@ class Torch:
 
 
 def _mixed(torch: Any, weights: pattern.Weights, first: int) -> Any:
-    """Compute a chunk of words on the device; PyTorch's are signed: a shift brings in the sign."""
+    """Compute a chunk of words on the device; the mask undoes the sign extension of shifts."""
     count = min(_CHUNK, weights.words - first)
     words = torch.arange(first + 1, first + 1 + count, dtype=torch.int64, device=_DEVICE)
     words = words * _signed(weights.STEP) + _signed(weights.seed)

@@ -1,7 +1,7 @@
-"""One process of the workload: it changes what it holds all the time and checks every byte of it.
+"""A process of the workload, which keeps changing and checking its memory.
 
-It holds CPU memory, a file, and with a GPU device memory. Each step makes one generation of all of
-them. After each step the slot that is oldest is read back and compared with what it must be.
+It holds CPU memory, a file, and with a GPU device memory. Each step writes the next generation of
+all of them, then reads the oldest slot back and compares it with the expected content.
 """
 
 from __future__ import annotations
@@ -29,10 +29,10 @@ _MOVE_POLL_S = 0.01
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
-    """What a workload is made of; sizes are multiples of 64 KiB.
+    """The settings of a workload; sizes are multiples of 64 KiB.
 
-    `real` is a GPU by the driver's API, with `pytorch` by PyTorch. Only there can be
-    `weights_bytes`, device memory beside `device_bytes` that stays as it is.
+    `real` uses a real GPU through the driver API, or with `pytorch` through PyTorch. Only a real
+    GPU can have `weights_bytes`: constant device memory, in addition to `device_bytes`.
     """
 
     key: str = "k"
@@ -51,16 +51,16 @@ class Settings:
 
 
 class AnyDriver(Protocol):
-    """What a worker needs of the simulated driver or of the real one."""
+    """The interface of the simulated and of the real driver."""
 
     misuse: list[str]
 
     @property
     def state(self) -> str:
-        """The state of the process, empty where it is not ours to know."""
+        """The CUDA state of the process; empty if unknown."""
 
     def alloc(self, key: str, data: bytearray) -> Allocation:
-        """Take device memory and fill it."""
+        """Allocate device memory and fill it."""
 
     def launch(self, allocation: Allocation) -> int:
         """Make the next generation."""
@@ -70,13 +70,13 @@ class AnyDriver(Protocol):
 
 
 class RealDriver(AnyDriver, Protocol):
-    """What has a real GPU, or a library that does as if."""
+    """The interface of a real GPU, or of a library that simulates it."""
 
     def load(self, weights: pattern.Weights) -> Allocation:
-        """Take device memory and let the device fill it."""
+        """Allocate device memory and let the device fill it."""
 
     def wrong(self, allocation: Allocation, weights: pattern.Weights) -> int:
-        """Let the device count the words that are not what they must be."""
+        """Let the device count the words that differ from the expected ones."""
 
 
 class FileStore:
@@ -135,7 +135,7 @@ class Gpu:
 
 
 class Weights:
-    """Device memory that stays as it is, as a model's weights."""
+    """Device memory that stays constant, like a model's weights."""
 
     def __init__(self, driver: RealDriver, key: str, size: int) -> None:
         self.key = key
@@ -145,12 +145,12 @@ class Weights:
         self._allocation = driver.load(self._weights)
 
     def digest(self) -> str:
-        """Let the device compare all of it, and read some of it back."""
+        """Let the device compare all of it, and read a sample back."""
         wrong = self._driver.wrong(self._allocation, self._weights)
         return self._weights.digest(wrong, map(self._read, self._weights.sample()))
 
     def expected_digest(self) -> str:
-        """Return what `digest` must be."""
+        """Return the expected value of `digest`."""
         return self._weights.expected_digest()
 
     def _read(self, slot: int) -> bytes:
@@ -158,7 +158,7 @@ class Weights:
 
 
 class Worker:
-    """Everything that one process of the workload holds and does."""
+    """One process of the workload."""
 
     def __init__(self, settings: Settings, index: int) -> None:
         self._settings = settings
@@ -187,7 +187,7 @@ class Worker:
 
     def _real_driver(self) -> RealDriver:
         if self._settings.pytorch:
-            from shim.simgpu.guest.pytorch import Torch  # noqa: PLC0415  # only where there is one
+            from shim.simgpu.guest.pytorch import Torch  # noqa: PLC0415  # only if it is used
 
             return Torch(on_loss=self.lose)
         from shim.simgpu.guest.libcuda import Cuda  # noqa: PLC0415  # as above
@@ -206,7 +206,7 @@ class Worker:
         return stores
 
     def lose(self, what: str) -> None:
-        """Note and print a loss; the process goes on answering questions, not working."""
+        """Record and print a loss; the process stops working, but still serves queries."""
         if len(self._losses) < _LOSSES_MAX:
             self._losses.append(what)
             os.write(2, f"simgpu: LOSS in process {os.getpid()}: {what}\n".encode())
@@ -241,7 +241,7 @@ class Worker:
         if store.read(slot) != wanted:
             self.lose(f"{name} slot {slot} is not what generation {self._generation} made")
 
-    # Questions.
+    # Queries.
 
     def status(self) -> dict[str, Any]:
         """Return the state of this process."""
@@ -262,7 +262,7 @@ class Worker:
         return self._stores | ({names.WEIGHTS: self._weights} if self._weights else {})
 
     def verify_moving(self) -> dict[str, Any]:
-        """Wait for the next step first."""
+        """Wait for the next step, then verify."""
         before, until = self._generation, time.monotonic() + _MOVE_WAIT_S
         while self._generation == before:
             if time.monotonic() > until or self._losses:
@@ -271,7 +271,7 @@ class Worker:
         return self.verify()
 
     def verify(self) -> dict[str, Any]:
-        """Read everything back between two steps and compare; digests are of what was read."""
+        """Read everything back between two steps, compare it, and return its digests."""
         if not self._stepping.acquire(timeout=_VERIFY_WAIT_S):
             return {**self.status(), "digests": {}, "stuck": True}
         try:
@@ -298,12 +298,12 @@ class Worker:
         return found
 
     def hold(self) -> dict[str, Any]:
-        """Stop after the present step; the process keeps everything that it has."""
+        """Stop after the current step; all memory stays allocated."""
         self._go.clear()
         return self._between_steps(self._held.set)
 
     def go(self) -> dict[str, Any]:
-        """Work on."""
+        """Continue."""
         self._held.clear()
         self._go.set()
         return self.status()
@@ -341,9 +341,9 @@ class Worker:
 
 
 def listen(path: str) -> socket.socket:
-    """Listen on a unix socket of the guest's own."""
+    """Listen on a unix socket in the guest."""
     with contextlib.suppress(FileNotFoundError):
-        os.unlink(path)  # noqa: PTH108  # pathlib would be the guest's slowest import
+        os.unlink(path)  # noqa: PTH108  # pathlib is slow to import
     listener = socket.socket(socket.AF_UNIX)
     listener.bind(path)
     listener.listen(16)

@@ -1,4 +1,4 @@
-"""The container's init: it forks the workers, answers for them all, and exits on request."""
+"""The container's init: forks the workers, forwards queries to them, and exits on SIGTERM."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _FDS = 256
 
 
 def resident(key: str, mib: int) -> bytearray:
-    """Return memory that no two pages of are alike and none is zero."""
+    """Return memory in which all pages differ and none is zero."""
     base = hashlib.shake_128(key.encode()).digest(_MIB)
     memory = bytearray(mib * _MIB)
     for index in range(mib):
@@ -34,7 +34,7 @@ def resident(key: str, mib: int) -> bytearray:
 
 
 class Supervisor:
-    """The init process. It holds no device, so that it can be asked whatever the workers do."""
+    """The init process. It uses no device, so it responds in any state of the workers."""
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
@@ -90,7 +90,7 @@ class Supervisor:
             signal.set_wakeup_fd(-1)
             for number in (signal.SIGTERM, signal.SIGINT, signal.SIGCHLD):
                 signal.signal(number, signal.SIG_DFL)
-            # Otherwise a request for one more worker would wait forever for the end of its answer.
+            # Otherwise the new worker would keep the connection of a spawn request open.
             os.closerange(3, _FDS)
             work()
             code = 0
@@ -139,7 +139,7 @@ class Supervisor:
 
 
 def _hold_node() -> None:
-    """Hold the device open without a CUDA context, as a process that only uses NVML does."""
+    """Keep the device open without a CUDA context, like a process that only uses NVML."""
     os.open(names.CONTROL_NODE, os.O_RDWR)
     threading.Event().wait()
 
@@ -169,12 +169,12 @@ def _finish(connection: socket.socket) -> dict[str, Any]:
 
 
 def ask(path: str, question: str) -> dict[str, Any]:
-    """Ask a worker or the supervisor; return its answer."""
+    """Query a worker or the supervisor; return its reply."""
     return _finish(_begin(path, question))
 
 
 def ask_all(pids: list[int], question: str) -> list[dict[str, Any]]:
-    """Ask many workers at once; one that cannot answer is `starting`."""
+    """Query workers in parallel; a worker that does not respond is `starting`."""
     asked: list[tuple[int, socket.socket | None]] = []
     for pid in pids:
         try:
@@ -192,7 +192,7 @@ def _finish_or_starting(pid: int, connection: socket.socket | None) -> dict[str,
 
 
 def main(argv: list[str]) -> int:
-    """Be the workload, or with `ask QUESTION` ask the one that runs here."""
+    """Run the workload, or with `ask QUESTION` query the running one."""
     if argv[:1] == ["ask"]:
         print(json.dumps(ask(names.SUPERVISOR_SOCKET, " ".join(argv[1:]))))
         return 0
