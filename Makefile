@@ -1,5 +1,5 @@
-# Everything that a fresh clone needs is made by the targets themselves, in .venv and in a cache
-# folder (CRYO_CACHE, or cryoshim in XDG_CACHE_HOME or ~/.cache). Nothing else is installed.
+# The targets install everything that they need, into .venv and a cache directory (CRYO_CACHE, or
+# cryoshim in XDG_CACHE_HOME or ~/.cache), and nothing elsewhere.
 
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
@@ -12,13 +12,13 @@ bin := $(venv)/bin
 stamp := $(venv)/.stamp
 
 PYTEST_ARGS ?=
-# The tests run in so many processes; 0 is one after the other. See tests/matrix.py.
+# The number of processes for the tests; 0 runs them sequentially. See tests/matrix.py.
 TEST_WORKERS ?= $(shell cores=$$(nproc); echo $$((cores < 8 ? cores : 8)))
 pytest := $(bin)/python -m pytest -n $(TEST_WORKERS)
-# A step prints its result and duration, and fails as its command does: $(call step,NAME,COMMAND)
+# Run a step, print its result and duration, and fail if it fails: $(call step,NAME,COMMAND)
 step = begin=$$SECONDS; if $(2); then result=passed; else result=FAILED; fi; \
 	printf '%-6s %4d s  %s\n' $$result $$((SECONDS - begin)) '$(1)'; [ $$result = passed ]
-# What make smoke needs of make tools.
+# The tools that make smoke needs.
 smoke_tools := runsc-new containerd-2.4 runc busybox
 N ?= 1000
 SEED ?= 1
@@ -31,10 +31,10 @@ help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1|\2/p' Makefile | while IFS='|' read -r name text; do \
 		printf '  make %-15s %s\n' "$$name" "$$text"; done
 
-demo: runsc native ## freeze, kill and restore a live GPU container on this machine, and show each step
+demo: runsc native ## checkpoint, kill and restore a live GPU container on this machine, and show each step
 	@$(bin)/cryo selftest --story
 
-check: $(stamp) native ## lint, types, bindings, unit and wire tests, side by side; needs no root and no tools
+check: $(stamp) native ## lint, types, bindings, unit and wire tests, in parallel; needs no root and no tools
 	@$(MAKE) -s --keep-going -j 2 --output-sync=target check-lint check-types check-bindings check-tests
 
 check-lint:
@@ -53,7 +53,7 @@ smoke: $(stamp) native ## the main cases of tests/smoke.txt, with one runsc, one
 	@$(bin)/python -m hack.tools $(smoke_tools)
 	@$(call step,smoke,$(pytest) @tests/smoke.txt)
 
-test: $(stamp) native ## every test with one combination of runsc, engine and containerd; skips with a reason what this machine cannot run
+test: $(stamp) native ## every test with one combination of runsc, engine and containerd; skips tests that cannot run here
 	@$(call step,test,$(pytest) --tools $(PYTEST_ARGS))
 
 test-all: $(stamp) native ## every test with every combination, then fuzz, faults and soak (many hours)
@@ -62,24 +62,24 @@ test-all: $(stamp) native ## every test with every combination, then fuzz, fault
 	@$(call step,faults,$(MAKE) -s faults CASE=new && $(MAKE) -s faults CASE=old)
 	@$(call step,soak,$(MAKE) -s soak)
 
-lint: $(stamp) ## check style and format
+lint: $(stamp) ## check style and formatting
 	@$(bin)/ruff check .
 	@$(bin)/ruff format --check .
 
-format: $(stamp) ## put the code into the project's format
+format: $(stamp) ## format the code, and fix its style
 	@$(bin)/ruff check --fix .
 	@$(bin)/ruff format .
 
 types: $(stamp) ## check types, strictly
 	@$(bin)/mypy
 
-native: ## build cryo-cuda and the simulation's libcuda.so.1; goes on without a C compiler
-	@if ! command -v cc >/dev/null; then echo "make: no C compiler (cc): going on without cryo-cuda" >&2; \
+native: ## build cryo-cuda and the simulation's libcuda.so.1; skipped without a C compiler
+	@if ! command -v cc >/dev/null; then echo "make: no C compiler (cc): continuing without cryo-cuda" >&2; \
 	elif ! $(MAKE) -s -C native; then \
-		echo "make: cryo-cuda was not built (is libc6-dev there?): going on without it" >&2; \
+		echo "make: building cryo-cuda failed (is libc6-dev installed?): continuing without it" >&2; \
 		$(if $(CRYO_REQUIRE_REAL),false,true); fi
 
-protos: $(stamp) ## generate the bindings in shim/api from proto/, and both clients
+protos: $(stamp) ## generate the bindings in shim/api, and both clients
 	@$(bin)/python hack/protos.py
 	@$(bin)/python hack/clients.py
 
@@ -87,35 +87,35 @@ check-protos: $(stamp) ## check that the generated code is current
 	@$(bin)/python hack/protos.py --check
 	@$(bin)/python hack/clients.py --check
 
-bench: tools native ## measure our checkpoint and restore against the plain runsc commands
+bench: tools native ## compare our checkpoint and restore with plain runsc, and the shims
 	@$(bin)/python -m hack.bench
 	@$(bin)/python -m hack.bench_shims
 
 runsc: $(stamp)
 	@$(bin)/python -m hack.tools runsc-new runsc-old
 
-tools: $(stamp) ## obtain runsc, containerd, Docker and clients, into the cache; RETRY=1 asks again after a recent no
+tools: $(stamp) ## download or build runsc, containerd, Docker and clients into the cache; RETRY=1 ignores cached failures
 	@$(bin)/python -m hack.tools $(if $(CRYO_REQUIRE_REAL),--require) $(if $(RETRY),--retry)
 
-faults: tools native ## break things at N random moments, SEED by SEED, with CASE (new, old, new-phased ...)
+faults: tools native ## inject N random faults, chosen by SEED, with CASE (new, old, new-phased ...)
 	@$(bin)/python -m hack.faults --case $(CASE) -n $(N) --seed $(SEED)
 
-fuzz: $(stamp) ## feed N mutated frames, requests, files and outputs to all that reads them
+fuzz: $(stamp) ## feed N mutated frames, requests, files and outputs to their parsers
 	@$(bin)/python -m hack.fuzz -n $(N) --seed $(SEED)
 
-soak: tools native ## run long: 1000 cycles of one task, then 200 tasks at once for half an hour
+soak: tools native ## 1000 cycles of one task, 200 tasks for half an hour, then execs for half an hour
 	@$(bin)/python -m hack.soak --docs docs
 
-test-containerd: tools native ## run the tests of containerd, Docker, crictl and nerdctl with every combination
+test-containerd: tools native ## tests of containerd, Docker, crictl and nerdctl with every combination
 	@$(pytest) --all tests/containerd $(PYTEST_ARGS)
 
-test-faults: tools native ## run the tests of faults with every combination (an hour)
+test-faults: tools native ## tests with injected faults, with every combination (an hour)
 	@$(pytest) --all tests/faults $(PYTEST_ARGS)
 
-lock: $(stamp) ## renew requirements.lock from pyproject.toml (needs uv)
+lock: $(stamp) ## update requirements.lock from pyproject.toml (needs uv)
 	@hack/lock.sh
 
-clean: ## remove the venv and what the tools leave in the checkout; the cache stays
+clean: ## remove .venv, build outputs and the caches in the checkout; keeps the cache of tools
 	@rm -rf $(venv) build dist shim/cuda/bin shim/simgpu/bin .mypy_cache .pytest_cache .ruff_cache .hypothesis
 	@find . -name __pycache__ -not -path './.git/*' -prune -exec rm -rf {} +
 

@@ -1,10 +1,10 @@
-"""What our checkpoint and restore cost beside the plain runsc commands, measured in one run.
+"""Compares the time of our checkpoint and restore with that of the plain runsc commands.
 
     make bench                                  # or: python -m hack.bench --rounds 10
 
-Ours goes the whole way of a user: client, unix socket, sidecar, runsc. Plain is the one runsc
-command. Both work on the same container, by turns, so that what disturbs one disturbs the other.
-Everything runs in a simulated GPU machine of its own (a private /dev, a temporary folder).
+"Ours" is the complete path of a user: client, unix socket, sidecar, runsc. "Plain" is the runsc
+command alone. Both alternate on the same container, so that disturbances affect both. Everything
+runs on a simulated GPU machine (a private /dev, a temporary directory).
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ def timed(work: Callable[[], object]) -> float:
 
 
 class Machine:
-    """The inside of the simulation: a client of its sidecar, and plain runsc beside it."""
+    """The simulated machine from inside: a client of its sidecar, and plain runsc."""
 
     def __init__(self, given: dict[str, str]) -> None:
         self.folder = Path(given["folder"])
@@ -64,7 +64,7 @@ class Machine:
         """Run one runsc command."""
         where = root or self.folder / "state" / "runsc" / "default"
         argv = [self.runsc, f"--root={where}", *self.flags, *arguments]
-        # The sandbox keeps the streams of a restore: they must be no pipe of ours.
+        # The sandbox keeps the streams of a restore open, so they must not be pipes.
         subprocess.run(argv, check=True, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
 
     @contextmanager
@@ -81,7 +81,7 @@ class Machine:
             self.client.delete(TASK)
 
     def image(self) -> Path:
-        """Return a path for an image, empty."""
+        """Return the path for an image, after removing the previous one."""
         path = self.folder / "images" / "one"
         shutil.rmtree(path, ignore_errors=True)
         return path
@@ -107,13 +107,13 @@ def checkpoints(machine: Machine, mib: int, rounds: int) -> dict[str, list[float
 
 
 def turned(ways: tuple[str, ...], number: int) -> tuple[str, ...]:
-    """Begin with another one each time: what one leaves to the disk costs the one after it."""
+    """Rotate the order, since writes that one variant leaves to the disk slow down the next."""
     at = number % len(ways)
     return ways[at:] + ways[:at]
 
 
 def plain_checkpoint(machine: Machine, path: Path) -> None:
-    """Run the one command that we are compared with."""
+    """Run the runsc command that our checkpoint is compared with."""
     machine.plain(
         "checkpoint", "--leave-running", "--compression=none", f"--image-path={path}", f"{TASK}+"
     )
@@ -141,14 +141,14 @@ def restores(machine: Machine, mib: int, rounds: int) -> dict[str, list[float]]:
 
 
 def plain_restore(machine: Machine, bundle: Path, path: Path, root: Path) -> None:
-    """Run the one command that we are compared with."""
+    """Run the runsc command that our restore is compared with."""
     machine.plain(
         "restore", "--detach", f"--bundle={bundle}", f"--image-path={path}", "again", root=root
     )
 
 
 def reap() -> None:
-    """Collect sandboxes that were handed to us."""
+    """Reap sandboxes that this process has adopted."""
     while True:
         try:
             pid, _ = os.waitpid(-1, os.WNOHANG)
@@ -186,7 +186,7 @@ def inside(given: dict[str, str]) -> None:
 
 
 def header(machine: Machine, rounds: int) -> str:
-    """Say what was measured, where and when."""
+    """Return a line with the date, the machine, the versions and the number of rounds."""
     info = machine.client.info()
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") >> 30
     return (
@@ -197,7 +197,7 @@ def header(machine: Machine, rounds: int) -> str:
 
 
 def print_checkpoints(machine: Machine, rounds: int) -> None:
-    """Print the first table."""
+    """Print the table of checkpoints."""
     print("checkpoint     plain runsc   ours, no seal   ratio   added   ours, sealed   seal GB/s")
     for mib in RESIDENT_MIB:
         found = {k: median_ms(v) for k, v in checkpoints(machine, mib, rounds).items()}
@@ -211,7 +211,7 @@ def print_checkpoints(machine: Machine, rounds: int) -> None:
 
 
 def print_restores(machine: Machine, rounds: int) -> None:
-    """Print the second table."""
+    """Print the table of restores."""
     print("\nrestore        plain runsc   ours            ratio   added")
     for mib in RESIDENT_MIB:
         found = {k: median_ms(v) for k, v in restores(machine, mib, rounds).items()}
@@ -223,7 +223,7 @@ def print_restores(machine: Machine, rounds: int) -> None:
 
 
 def print_freezes(machine: Machine, rounds: int) -> None:
-    """Print the third table."""
+    """Print the table of CUDA steps."""
     engines = machine.client.info()["engines"].split(", ")
     print("\nGPU processes   engine      freeze     thaw    whole checkpoint   freeze beside one")
     for engine in engines:
@@ -231,7 +231,7 @@ def print_freezes(machine: Machine, rounds: int) -> None:
         for count in PROCESSES:
             times = freezes(machine, count, EngineName(engine), rounds)
             found = {k: median_ms(v) for k, v in times.items()}
-            # The built-in engine freezes and thaws inside runsc's save: only the whole is seen.
+            # The built-in engine freezes and thaws inside runsc's save: only the total is known.
             measured = found["freeze"] if engine == "phased" else found["whole"]
             one = one or measured
             print(
@@ -242,7 +242,7 @@ def print_freezes(machine: Machine, rounds: int) -> None:
 
 
 def outside(runsc: Path, rounds: int) -> int:
-    """Make the machine, and measure inside it."""
+    """Create the machine, and measure inside it."""
     with Simulation(runsc) as sim:
         for mib in RESIDENT_MIB:
             settings = Settings(gpu=False, resident_mib=mib, period_s=1.0)
@@ -265,7 +265,7 @@ def outside(runsc: Path, rounds: int) -> int:
 
 
 def follow(path: Path, ended: Callable[[], bool]) -> None:
-    """Print what comes into a file until `ended` says so."""
+    """Print what is appended to a file until `ended` returns true."""
     with path.open(encoding="utf-8") as file:
 
         def step() -> bool:
@@ -280,7 +280,7 @@ def follow(path: Path, ended: Callable[[], bool]) -> None:
 def main() -> int:
     """Run `make bench`."""
     parser = argparse.ArgumentParser(description="Compare with the plain runsc commands.")
-    parser.add_argument("--runsc", type=Path, help="the newest that `make tools` found")
+    parser.add_argument("--runsc", type=Path, help="path of runsc [default: from `make tools`]")
     parser.add_argument("--rounds", default=ROUNDS, type=int)
     parser.add_argument("--inside", type=json.loads, help=argparse.SUPPRESS)
     given = parser.parse_args()
@@ -292,8 +292,8 @@ def main() -> int:
 
 
 def fetched(parser: argparse.ArgumentParser) -> Path:
-    """Return the runsc that `make tools` chose, or end with the reason why there is none."""
-    # Only here: a machine that was given its runsc has no pytest, which that module needs.
+    """Return the runsc that `make tools` chose, or exit with the reason why there is none."""
+    # Imported only here: with --runsc the benchmark also runs without pytest, which these need.
     from hack.tools.running import NotHere  # noqa: PLC0415
     from tests.builds import find_program  # noqa: PLC0415
 

@@ -1,9 +1,9 @@
-"""What a shim adds to `runsc create` and `runsc delete`: ours and gVisor's own, called directly.
+"""Measures what our shim and gVisor's own add to `runsc create` and `runsc delete`.
 
 Part of hack/bench_shims.py. The program acts as containerd does: it runs the shim's binary for
 `start`, calls Create, Start, Kill, Wait, Delete and Shutdown over ttrpc, and runs the binary again
-for `delete`. The plain runsc commands are run on the same bundle, by turns. What is added is the
-time of both runs of the binary, and of Create and Delete beyond those of runsc.
+for `delete`, alternating with the plain runsc commands on the same bundle. What a shim adds is the
+time of both runs of its binary, and of Create and Delete minus that of runsc.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ class Stopwatch:
 
 
 class Bundle:
-    """A bundle of busybox's `sleep`, made anew in a folder."""
+    """A new bundle in a directory, which runs busybox's `sleep`."""
 
     def __init__(self, folder: Path, busybox: Path) -> None:
         self.folder = folder
@@ -72,31 +72,31 @@ class Bundle:
             "linux": {"namespaces": [{"type": kind} for kind in ("pid", "mount", "ipc", "uts")]},
         }
         (folder / "config.json").write_text(json.dumps(spec), "utf-8")
-        # containerd holds this fifo open; without a reader gVisor's shim dies of its own log.
+        # containerd keeps this FIFO open; without a reader gVisor's shim dies when it logs.
         os.mkfifo(folder / "log")
         self.log = os.open(folder / "log", os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
 
 
 def plain(watch: Stopwatch, runsc: Sequence[str], bundle: Bundle) -> None:
-    """Make and remove a container by runsc alone."""
+    """Create and delete a container with runsc alone."""
     pid_file = bundle.folder / "plain.pid"
     with watch.over("Create"):
         _run([*runsc, "create", f"--bundle={bundle.folder}", f"--pid-file={pid_file}", "plain"])
     _run([*runsc, "start", "plain"])
     _run([*runsc, "kill", "plain", "KILL"])
-    # The sandbox was handed to us; runsc takes one that is not reaped for alive.
+    # This process has adopted the sandbox; runsc regards a zombie as running.
     os.waitpid(int(pid_file.read_text("ascii")), 0)
     with watch.over("Delete"):
         _run([*runsc, "delete", "plain"])
 
 
 class Caller:
-    """containerd, as a shim sees it."""
+    """The calls of containerd to a shim."""
 
     def __init__(
         self, binary: str, bundle: Bundle, address: str, env: Mapping[str, str], given: bytes
     ) -> None:
-        """Take containerd's own socket, beside which it receives events."""
+        """Use the address of containerd's socket; it receives events at `.ttrpc` of that."""
         self._binary = binary
         self._bundle = bundle
         self._address = address
@@ -104,7 +104,7 @@ class Caller:
         self._given = given
 
     async def life(self, watch: Stopwatch, name: str) -> None:
-        """Make and remove a container by the shim."""
+        """Create and delete a container through the shim."""
         with watch.over("start"):
             address = _address(self._call(name, "start"))
         client = await Client.connect(address)
@@ -143,26 +143,26 @@ class Caller:
 
 
 def _address(said: bytes) -> str:
-    """Read what `start` printed: a plain address, or JSON."""
+    """Parse what `start` printed: a plain address, or JSON."""
     text = said.decode().strip()
     return str(json.loads(text)["address"]) if text.startswith("{") else text
 
 
 def _run(argv: Sequence[str]) -> None:
-    """Run a command whose streams a sandbox may keep."""
+    """Run a command whose streams a sandbox may keep open."""
     nothing = subprocess.DEVNULL
     subprocess.run(argv, stdin=nothing, stdout=nothing, stderr=nothing, check=True, timeout=LIMIT_S)
 
 
 def options_of(config_path: str) -> bytes:
-    """Write runtime options that name a settings file."""
+    """Encode runtime options that name a config file."""
     path = config_path.encode()
     value = bytes((0x12, len(path))) + path
     return AnyMessage(type_url="runtimeoptions.v1.Options", value=value).SerializeToString()
 
 
 async def measure(given: dict[str, Any]) -> dict[str, dict[str, float]]:
-    """Return the medians of each way, in milliseconds; the first round is not counted."""
+    """Return the medians of each variant, in milliseconds, without the first round."""
     ctypes.CDLL(None).prctl(SUBREAPER, 1, 0, 0, 0)
     folder = Path(given["folder"]) / "calls"
     made = Bundle(folder / "bundle", Path(given["busybox"]))

@@ -1,10 +1,10 @@
-"""What a container costs under containerd: our shim, gVisor's own, and runc's, in one run.
+"""Compares our shim, gVisor's own and runc's under containerd: start time and memory.
 
     make bench                          # this and hack/bench.py
     python -m hack.bench_shims --rounds 10 --pods 1 10 50
 
-Real containerd 2.4 in a private place, one small image; `ctr run --rm` of /bin/true by turns, and
-the proportional memory (PSS) of the shim processes while pods run.
+With a real containerd 2.4 in a private mount namespace and one small image: the duration of
+alternating `ctr run --rm` of /bin/true, and the memory (PSS) of the shims while pods run.
 """
 
 from __future__ import annotations
@@ -34,8 +34,8 @@ from tests.containerd.place import private_place
 LINE = "2.4"
 LIMIT_S = 900.0
 FLAGS = {"network": "none", "ignore-cgroups": "true", "overlay2": "root:memory"}
-# gVisor's shim hangs in a plain run without a terminal: the sandbox keeps the pipe that it reads
-# to the end. As a pod's sandbox it does not.
+# gVisor's shim hangs in a plain run without a terminal: it reads a pipe to the end that the sandbox
+# keeps open. It does not for a pod's sandbox.
 ANNOTATION = "io.kubernetes.cri.container-type=sandbox"
 RUNTIMES = ("cryo", "runsc", "runc")
 
@@ -56,9 +56,9 @@ def command(given: dict[str, Any], runtime: str, name: str, *words: str) -> list
 
 
 def quiet(argv: list[str]) -> int:
-    """Run a command and return its exit status; what it prints is shown when that is not 0."""
+    """Run a command and return its exit status; print its stderr if that is not 0."""
     nothing = subprocess.DEVNULL
-    with tempfile.TemporaryFile() as said:  # no pipe: a shim may keep it
+    with tempfile.TemporaryFile() as said:  # no pipe: a shim may keep it open
         status = subprocess.run(
             argv, stdin=nothing, stdout=nothing, stderr=said, check=False, timeout=60
         ).returncode
@@ -69,16 +69,16 @@ def quiet(argv: list[str]) -> int:
 
 
 def times(given: dict[str, Any]) -> dict[str, list[float]]:
-    """Time `ctr run --rm` of /bin/true, by turns; the first of each is not counted."""
+    """Time alternating runs of `ctr run --rm` of /bin/true, without the first of each."""
     found: dict[str, list[float]] = {runtime: [] for runtime in RUNTIMES}
     for number in range(given["rounds"] + 1):
         for runtime in RUNTIMES:
             began = time.perf_counter()
             status = quiet(command(given, runtime, f"{runtime}-{number}", "true"))
             spent = time.perf_counter() - began
-            # gVisor's own shim gives 128 here for what ended with 0.
+            # gVisor's own shim reports 128 here for an exit status of 0.
             if status not in ((0, 128) if runtime == "runsc" else (0,)):
-                message = f"ctr run with {runtime} ended with {status}"
+                message = f"ctr run with {runtime} exited with status {status}"
                 raise RuntimeError(message)
             if number:
                 found[runtime].append(spent)
@@ -103,7 +103,7 @@ def shim_pids(runtime: str) -> list[int]:
 
 
 def pss_kib(pid: int) -> int:
-    """Return a process's proportional memory."""
+    """Return a process's PSS."""
     for line in Path(f"/proc/{pid}/smaps_rollup").read_text("ascii").splitlines():
         if line.startswith("Pss:"):
             return int(line.split()[1])
@@ -128,7 +128,7 @@ def memory(given: dict[str, Any], runtime: str) -> dict[int, float]:
 
 
 def inside(given: dict[str, Any]) -> None:
-    """Measure, in the place where containerd runs."""
+    """Measure, in containerd's namespace, and print the tables."""
     print("\nctr run --rm /bin/true     median ms    beside runc")
     found = times(given)
     runc = statistics.median(found["runc"])
@@ -181,7 +181,7 @@ def files() -> Iterator[tuple[dict[str, Path], Path, Path]]:
 
 
 def outside(rounds: int, pods: list[int]) -> int:
-    """Start containerd and measure beside it."""
+    """Start containerd, and measure in its namespace."""
     with files() as (programs, toml, theirs), private_place() as place:
         env = {"CRYO_CONFIG": str(toml), "PYTHONPATH": os.environ.get("PYTHONPATH", "")}
         build = find_containerd(LINE)

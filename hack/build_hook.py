@@ -1,4 +1,4 @@
-"""Puts what native/ builds into the wheel: cryo-cuda, or the simulated GPU's libcuda.so.1.
+"""Adds the programs of native/ to a wheel: cryo-cuda, or the simulated GPU's libcuda.so.1.
 
 Without a C compiler the wheel is pure Python, and NVIDIA's cuda-checkpoint does the CUDA steps.
 """
@@ -15,31 +15,31 @@ from typing import Any
 from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 
 BUILT = ("shim/cuda/bin/cryo-cuda", "shim/simgpu/bin/libcuda.so.1")
-# The newest symbols that they ask for are glibc 2.17's; a test holds this.
+# The newest symbols that they need are of glibc 2.17; a test checks this.
 TAG = "py3-none-manylinux_2_17_x86_64"
 _LIMIT_S = 300
 
 
 def build(root: Path) -> str:
-    """Build both; return why that could not be done, empty when it was."""
+    """Build both; return why that failed, or an empty string."""
     if not (root / "native" / "Makefile").exists():
-        return "the C source is not here"
+        return "native/ is missing"
     if shutil.which("cc") is None or shutil.which("make") is None:
-        return "there is no C compiler (cc) or no make"
+        return "install a C compiler (cc) and make"
     argv = ["make", "--no-print-directory", "-C", str(root / "native")]
     done = subprocess.run(argv, capture_output=True, text=True, timeout=_LIMIT_S, check=False)
     return done.stderr[-2000:].strip() if done.returncode else ""
 
 
 class NativeHook(BuildHookInterface[Any]):
-    """Run for each wheel, an editable one too."""
+    """The build hook of every wheel, including editable ones."""
 
     def initialize(self, version: str, build_data: dict[str, Any]) -> None:
         """Build, and add what was built."""
         root = (Path(self.root) / self.config.get("source", ".")).resolve()
         reason = build(root)
         if reason:
-            print(f"the C programs are not built: {reason}", file=sys.stderr)
+            print(f"the C programs were not built: {reason}", file=sys.stderr)
             return
         if version == "editable":
             return

@@ -1,4 +1,4 @@
-"""Generate both clients from the table of operations; --check finds what is stale.
+"""Generate both clients from the table of operations; with --check, compare them.
 
 Each public function of an operations module that returns a `Call` or a `Stream` becomes a method of
 `shim.client.AsyncClient` and of `shim.client.Client`, with its parameters and its docstring.
@@ -88,7 +88,7 @@ def client_of(sources: dict[str, str], kind: Kind) -> str:
         calls = list(_calls(tree))
         methods += [_method(source, call, is_async=kind is ASYNCIO) for call in calls]
         imports |= _imports(tree, calls)
-    # Last, because below it `list` in an annotation would mean the method.
+    # Last, because after it `list` in an annotation would be the method.
     methods.sort(key=lambda method: " def list(" in method)
     head = _HEAD.format(
         **vars(kind), modules=", ".join(sources), imports="\n".join(sorted(imports))
@@ -103,7 +103,7 @@ def _calls(tree: ast.Module) -> Iterator[ast.FunctionDef]:
 
 
 def _result(function: ast.FunctionDef) -> tuple[str, str]:
-    """Return `Call` or `Stream`, and what it gives."""
+    """Return `Call` or `Stream`, and the type of its result."""
     match function.returns:
         case ast.Subscript(value=ast.Name(id=kind), slice=given):
             return kind, ast.unparse(given)
@@ -131,7 +131,7 @@ def _method(module: str, function: ast.FunctionDef, *, is_async: bool) -> str:
 
 
 def _arguments(function: ast.FunctionDef) -> str:
-    """Return what the method passes on: its task and namespace are completed by the client's."""
+    """Return the arguments to pass on, with the client's defaults for task and namespace."""
     special = {"ref": "self._ref(task)", "namespace": "namespace or self.namespace"}
     given = [special.get(one.arg, one.arg) for one in function.args.args]
     given += [f"{one.arg}={one.arg}" for one in function.args.kwonlyargs]
@@ -139,7 +139,7 @@ def _arguments(function: ast.FunctionDef) -> str:
 
 
 def _add_progress(arguments: ast.arguments) -> None:
-    """Let the caller of a stream pass what receives its progress."""
+    """Add the parameter for a stream's progress callback."""
     annotation = ast.parse("Report | None", mode="eval").body
     report = ast.arg(arg="on_progress", annotation=annotation)
     arguments.args.append(report)

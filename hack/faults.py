@@ -1,12 +1,12 @@
-"""Breaks checkpoints and restores at random moments, many times, and says what came of it.
+"""Injects faults into checkpoints and restores at random points, and reports the outcomes.
 
     make faults N=1000 SEED=1
     python -m hack.faults --case old-phased -n 100 --seed 7 --report docs/faults.md
     python -m hack.faults --case old-phased -n 1000 --seed 7 --skip 400 --add first-400.log
     python -m hack.faults --case new-phased --replay '{"scene": ...}'
 
-Everything is real but the GPU: runsc, the sidecar, disks, signals. The same seed makes the same
-choices. Status 1: after some fault something did not hold; how to do that one again is printed.
+Everything but the GPU is real: runsc, the sidecar, disks, signals. The same seed makes the same
+choices. Exit status 1: an invariant did not hold after a fault; prints how to repeat that trial.
 """
 
 from __future__ import annotations
@@ -46,16 +46,16 @@ from tests.faults.plan import (
 from tests.faults.rig import Rig
 from tests.faults.trial import Trial
 
-# A machine is renewed now and then, so that what one gathers over time is seen and bounded.
+# A machine is replaced after this many trials: leaks of a machine show, but stay bounded.
 _TRIALS_PER_MACHINE = 100
 
 _LOST = "NOT WELL"
 _ABOUT = """\
-Each is a real checkpoint or restore of a task with three live processes on a simulated GPU, by real
-runsc, that is broken once: there, and in that way. Recovery does its work, and then everything is
-looked at (`tests/faults/judge.py`): each process goes on with its data right, or the task has
-exited and its image restores; and no process, file, mount, socket, descriptor, cgroup or journal is
-left. `make faults N=1000 SEED=1 CASE=new` does those of `new` with seed 1 again.""".splitlines()
+Each trial is a real checkpoint or restore of a task with three live processes on a simulated GPU,
+by real runsc, with one fault at one point. After recovery everything is checked
+(`tests/faults/judge.py`): each process continues with its data intact, or the task has exited and
+its image can be restored; and no process, file, mount, socket, descriptor, cgroup or journal is
+left. `make faults N=1000 SEED=1 CASE=new` repeats those of `new` with seed 1.""".splitlines()
 
 Traces = dict[Scene, Counter[str]]
 # Point, fault, scene and outcome.
@@ -69,12 +69,12 @@ _TOLD = re.compile(
 
 
 class Carried(Protocol):
-    """One trial."""
+    """A trial that can be run."""
 
     outcome: str
 
     def run(self) -> None:
-        """Carry it out; raise where something does not hold."""
+        """Run it; raise an exception if an invariant does not hold."""
 
 
 class Bench(Protocol):
@@ -83,10 +83,10 @@ class Bench(Protocol):
     whats: Sequence[What]
 
     def traces(self) -> Traces:
-        """Let each operation run once, undisturbed, and see which points it reaches how often."""
+        """Run each operation once without a fault; count how often it reaches each point."""
 
     def trial(self, plan: Plan) -> Carried:
-        """Make a trial."""
+        """Create a trial."""
 
 
 class OfSidecar:
@@ -102,7 +102,7 @@ class OfSidecar:
         rig.checkpoint(self._base)
 
     def trial(self, plan: Plan) -> Trial:
-        """Make a trial of one of its operations."""
+        """Create a trial of an operation of the sidecar."""
         return Trial(self._rig, plan, self._base)
 
     def traces(self) -> Traces:
@@ -132,7 +132,7 @@ class OfSidecar:
 
 
 class OfParking:
-    """A machine with a sidecar and a task that gives its GPU memory back when it is paused."""
+    """A machine with a sidecar, and a task that releases its GPU memory when it is paused."""
 
     whats: Sequence[What] = WHILE_PARKING
 
@@ -142,11 +142,11 @@ class OfParking:
         rig.serve()
 
     def trial(self, plan: Plan) -> ParkTrial:
-        """Make a trial of the way there or back."""
+        """Create a trial of park, of a checkpoint while parked, or of unpark."""
         return ParkTrial(self._rig, plan, Path())
 
     def traces(self) -> Traces:
-        """Go there, make an image there, and go back."""
+        """Park, make an image of the parked task, and unpark."""
         self._rig.have_task()
         ways = {
             Scene.PARK: self._rig.client.pause,
@@ -167,7 +167,7 @@ class OfParking:
 
 
 class UnderContainerd:
-    """A machine with a containerd whose tasks are our shim's."""
+    """A machine with a containerd that uses our shim."""
 
     whats: Sequence[What] = UNDER_CONTAINERD
 
@@ -175,7 +175,7 @@ class UnderContainerd:
         self._made = made
 
     def trial(self, plan: Plan) -> ContainedTrial:
-        """Make a trial of what containerd asks for."""
+        """Create a trial of an operation that containerd requests."""
         return ContainedTrial(self._made, plan)
 
     def traces(self) -> Traces:
@@ -185,7 +185,7 @@ class UnderContainerd:
 
 @contextlib.contextmanager
 def of_sidecar(case: Case, kind: Callable[[Rig], Bench] = OfSidecar) -> Iterator[Bench]:
-    """Give a machine of a case, and end it."""
+    """Yield a machine for a case, and shut it down at the end."""
     with Halting(find(case.version).path, helper=case.helper) as sim:
         rig = Rig(sim, case)
         rig.mount_state()
@@ -197,7 +197,7 @@ def of_sidecar(case: Case, kind: Callable[[Rig], Bench] = OfSidecar) -> Iterator
 
 @contextlib.contextmanager
 def under_containerd(version: str) -> Iterator[Bench]:
-    """Give a machine with containerd, and end it."""
+    """Yield a machine with containerd, and shut it down at the end."""
     with contained(find(version)) as made:
         yield UnderContainerd(made)
 
@@ -229,7 +229,7 @@ class Run:
         self._traces: Traces = {}
 
     def go(self, count: int, skip: int = 0) -> None:
-        """Carry out this many trials of the seed, without the first so many."""
+        """Run the trials of the seed from `skip` up to `count`."""
         if count <= skip:
             return
         day = f"{datetime.now(UTC):%Y-%m-%d}"
@@ -252,14 +252,14 @@ class Run:
         return self.attempt(made, plan, str(number + 1))
 
     def attempt(self, made: Bench, plan: Plan, name: str) -> bool:
-        """Carry out one; False when the machine should not be used for another."""
+        """Run one trial; return false if the machine should not be reused."""
         began = time.monotonic()
         trial = made.trial(plan)
         outcome, well = "", True
         try:
             trial.run()
             outcome = trial.outcome
-        except Exception as error:  # noqa: BLE001 - whatever it is, it is this trial's result
+        except Exception as error:  # noqa: BLE001 - any exception is the result of this trial
             well, outcome = False, _LOST
             self._fail(plan, error)
         self.rows[plan.point, plan.what, plan.scene, outcome] += 1
@@ -272,11 +272,11 @@ class Run:
         text = "".join(traceback.format_exception(error))
         again = f"python -m hack.faults --case {self._case} --replay '{plan.line()}'"
         self.failures.append(f"{again}\n{error}")
-        print(f"{text}\nagain: {again}", flush=True)
+        print(f"{text}\nto repeat it: {again}", flush=True)
 
 
 def told_in(log: Path) -> tuple[list[str], Rows]:
-    """Read what an earlier run printed: which trials it reached, and their outcomes."""
+    """Parse the output of an earlier run: its trials and their outcomes."""
     rows, heads, head, first = Rows(), [""], "", ""
     for line in log.read_text("utf-8").splitlines():
         if found := _HEAD.fullmatch(line):
@@ -290,7 +290,7 @@ def told_in(log: Path) -> tuple[list[str], Rows]:
 
 
 def report(heads: Iterable[str], rows: Rows) -> Iterator[str]:
-    """Write the document."""
+    """Yield the lines of the report."""
     lost = sum(count for (*_, outcome), count in rows.items() if outcome == _LOST)
     yield from ("# What faults did", "", *_ABOUT, "")
     yield f"{sum(rows.values())} faults, after {lost} of which something did not hold."
@@ -298,7 +298,7 @@ def report(heads: Iterable[str], rows: Rows) -> Iterator[str]:
 
 
 def table(rows: Rows) -> Iterator[str]:
-    """Write the table: point, fault, times, outcomes."""
+    """Yield the lines of the table: point, fault, times, outcomes."""
     grouped: dict[tuple[str, str], Counter[str]] = {}
     for (point, what, _scene, outcome), count in rows.items():
         grouped.setdefault((point, what), Counter())[outcome] += count
@@ -315,14 +315,14 @@ def main() -> int:
     parser.add_argument(
         "--case", choices=["new", "old", *CASES], default="new", help="runsc and engine"
     )
-    parser.add_argument("-n", type=int, default=100, help="how many trials")
+    parser.add_argument("-n", type=int, default=100, help="number of trials")
     parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--skip", type=int, default=0, help="how many of each case were done")
+    parser.add_argument("--skip", type=int, default=0, help="number of trials of each case to skip")
     parser.add_argument(
-        "--add", type=Path, action="append", default=[], help="count the trials in this output too"
+        "--add", type=Path, action="append", default=[], help="add the trials of an earlier output"
     )
-    parser.add_argument("--report", type=Path, help="write what all of it came to there")
-    parser.add_argument("--replay", help="one trial, as a failure has printed it")
+    parser.add_argument("--report", type=Path, help="write the report to this file")
+    parser.add_argument("--replay", help="repeat one trial, as printed by its failure")
     given = parser.parse_args()
     cases = [n for n in CASES if given.case in (n, n.partition("-")[0])]
     runs = []

@@ -1,12 +1,12 @@
-"""Feeds mutated frames, requests and texts to everything that reads what others wrote.
+"""Feeds mutated frames, requests and texts to everything that parses external input.
 
     make fuzz N=1000000 SEED=1
     python -m hack.fuzz -n 1000 --seed 7 --only config.json
 
 Half of the inputs go over a unix socket to a real ttrpc server with every method of containerd's
-Task services; the rest to the parsers of files and of what runsc and cuda-checkpoint print. What
-must hold: nothing but a typed error comes out, the server still serves, no connection hangs, and
-memory stays where it was. An input that breaks something is kept, and named.
+Task services, the rest to the parsers of files and of the output of runsc and cuda-checkpoint.
+Only typed errors may be raised, the server must keep serving, no connection may hang, and memory
+must not grow. The path of an input that breaks something is printed.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ _PER_CONNECTION = 50
 
 
 class Findings:
-    """What broke, with the input that did it."""
+    """The failures, with the inputs that caused them."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
@@ -42,7 +42,7 @@ class Findings:
         self.lines: list[str] = []
 
     def add(self, name: str, data: bytes, what: str) -> None:
-        """Keep an input that broke something."""
+        """Store an input that caused a failure."""
         path = self._folder / f"{name.replace('/', '-')}-{len(self.lines)}.bin"
         path.write_bytes(data)
         self.lines.append(f"{name}: {what}: {path}")
@@ -50,7 +50,7 @@ class Findings:
 
 
 def parsers(count: int, mutator: Mutator, findings: Findings, only: str) -> Counter[str]:
-    """Feed every parser by turns; return how many inputs each has had."""
+    """Feed the parsers in turn; return the number of inputs of each."""
     chosen = [one for one in corpus.parsers(findings.scratch) if only in one.name]
     done: Counter[str] = Counter()
     for number in range(count if chosen else 0):
@@ -62,7 +62,7 @@ def parsers(count: int, mutator: Mutator, findings: Findings, only: str) -> Coun
             one.read(data)
         except one.allowed:
             done[f"{one.name} refused"] += 1
-        except Exception as error:  # noqa: BLE001 - that is what is looked for
+        except Exception as error:  # noqa: BLE001 - any other exception is a finding
             findings.add(one.name, data, f"{type(error).__name__}: {error}")
         if time.perf_counter() - began > _SLOW_S:
             findings.add(one.name, data, "slow")
@@ -71,7 +71,7 @@ def parsers(count: int, mutator: Mutator, findings: Findings, only: str) -> Coun
 
 
 async def frames(count: int, mutator: Mutator, findings: Findings) -> Counter[str]:
-    """Feed the server, many connections one after the other."""
+    """Feed the server, over many connections in sequence."""
     done: Counter[str] = Counter()
     with tempfile.TemporaryDirectory(prefix="cryo-fuzz-") as folder:
         async with serving(Path(folder) / "s") as target:
@@ -86,7 +86,7 @@ async def frames(count: int, mutator: Mutator, findings: Findings) -> Counter[st
 async def _connection(
     target: Target, mutator: Mutator, count: int, done: Counter[str], findings: Findings
 ) -> None:
-    """Send one connection's worth, and see that the server serves the next one."""
+    """Send the frames of one connection, and check that the server serves the next one."""
     sent = [mutator.frame(target.seeds, number * 2 + 1) for number in range(count)]
     done["frames"] += count
     outcome = await target.feed(b"".join(sent))
@@ -96,16 +96,16 @@ async def _connection(
 
 
 def memory_mib() -> float:
-    """Return the most memory that this process has had."""
+    """Return the peak memory of this process."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
 def main() -> int:
     """Fuzz, and report."""
     parser = argparse.ArgumentParser(prog="python -m hack.fuzz")
-    parser.add_argument("-n", type=int, default=100_000, help="how many inputs")
+    parser.add_argument("-n", type=int, default=100_000, help="number of inputs")
     parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--only", default="", help="a part of a target's name")
+    parser.add_argument("--only", default="", help="fuzz only targets whose name contains this")
     given = parser.parse_args()
     logging.disable(logging.WARNING)
     mutator = Mutator(random.Random(given.seed))  # noqa: S311 - no secret
@@ -113,7 +113,7 @@ def main() -> int:
     findings = Findings(folder)
     done: Counter[str] = Counter()
     began = time.monotonic()
-    # What the first inputs load and cache is no growth.
+    # What the first inputs load and cache does not count as growth.
     parsers(2000, mutator, findings, given.only)
     before_mib = memory_mib()
     if given.only in "frames":

@@ -1,4 +1,4 @@
-"""Draw the layers of shim/ into CONTRIBUTING.md from the imports; --check finds what is stale."""
+"""Write the table of layers in CONTRIBUTING.md from the imports; with --check, compare it."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def main(argv: list[str] | None = None) -> int:
     new = drawn(old, table(read(SHIM)))
     if parser.parse_args(argv).check:
         if new != old:
-            print("CONTRIBUTING.md does not show the imports: run python3 hack/layers.py")
+            print("the table of layers in CONTRIBUTING.md is stale: run python3 hack/layers.py")
         return int(new != old)
     DOCUMENT.write_text(new, "utf-8")
     return 0
@@ -92,7 +92,7 @@ def _describe(layer: Layer, package: tuple[str, ...], docstring: str) -> None:
 
 
 def imported(tree: ast.Module) -> Iterator[str]:
-    """Give the dotted name of everything that a module imports, at any depth."""
+    """Yield the dotted name of every import of a module, also of nested ones."""
     for node in ast.walk(tree):
         match node:
             case ast.Import(names=names):
@@ -102,7 +102,7 @@ def imported(tree: ast.Module) -> Iterator[str]:
 
 
 def layer_of(module: str, shim: Path) -> str:
-    """Return the layer of a module, whose name is given without `shim.`."""
+    """Return the layer of a module, named without `shim.`."""
     top = module.partition(".")[0]
     return top if top and (shim / top).is_dir() else VALUES
 

@@ -1,8 +1,8 @@
 #!/bin/bash
-# Renew requirements.lock: names, versions and hashes only, for every platform.
+# Update requirements.lock: names, versions and hashes, for every platform.
 set -euo pipefail
 
-command -v uv >/dev/null || { echo "make lock: uv is not on PATH" >&2; exit 1; }
+command -v uv >/dev/null || { echo "make lock: uv is not on PATH: install uv" >&2; exit 1; }
 
 fresh=$(mktemp)
 trap 'rm -f "$fresh"' EXIT

@@ -1,4 +1,4 @@
-"""Generate shim/api from proto/, and what tests and examples speak; --check finds what is stale."""
+"""Generate the bindings in shim/api, tests and examples; with --check, compare them."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ ROOT = Path(__file__).resolve().parent.parent
 PROTO = ROOT / "proto"
 API = Path("shim/api")
 
-# Spoken by tests and examples only; the bindings lie beside it.
+# Only for tests and examples; the bindings are in the directory of the .proto.
 BESIDE = (Path("tests/containerd"), Path("hack/examples"))
 
 GRPC = ("shim/api/containerd/task/v3/shim.proto", "shim/api/cryo/v1/cryo.proto")
@@ -65,7 +65,7 @@ def run(root: Path, out: Path, sources: list[str], *plugins: str) -> int:
 
 
 def output(plugin: str, out: Path) -> list[str]:
-    """Give protoc's arguments for one plugin; those of mypy-protobuf lie beside python."""
+    """Return protoc's arguments for one plugin; mypy-protobuf's are in python's directory."""
     if not plugin.startswith("mypy"):
         return [f"--{plugin}_out={out}"]
     name = f"protoc-gen-{plugin}"
@@ -74,7 +74,7 @@ def output(plugin: str, out: Path) -> list[str]:
 
 
 def make_packages(api: Path) -> None:
-    """Make every folder a package, so that type checkers and wheels see it as one."""
+    """Make every directory a package, for type checkers and wheels."""
     for folder in [api, *(path for path in api.rglob("*") if path.is_dir())]:
         if folder.name != "__pycache__":
             (folder / "__init__.py").touch()

@@ -42,7 +42,7 @@ _FIFTHS = "Change from the first fifth to the last, medians"
 
 
 def cycles(sim: Simulation, count: int, said: list[str]) -> Gauge:
-    """Save, end and restore one task `count` times, and verify it each time."""
+    """Checkpoint, end and restore one task `count` times, and verify it regularly."""
     client, inside = Client(sim.address), Inside(sim)
     bundle = sim.bundle(_TASK, Settings(processes=_PROCESSES, period_s=0.05), inject_tool=False)
     client.create(_TASK, str(bundle))
@@ -72,9 +72,9 @@ def cycles(sim: Simulation, count: int, said: list[str]) -> Gauge:
 
 
 def crowd(sim: Simulation, count: int, minutes: float, said: list[str]) -> tuple[Gauge, Crowd]:
-    """Let many tasks do random things for some minutes."""
+    """Run random operations on many tasks for some minutes."""
     gauge = Gauge(sim.sidecar_pid, (sim.folder / "state", sim.folder / "images"))
-    # What is loaded, and kept for the next task, at first use is no growth.
+    # What is loaded or cached at first use does not count as growth.
     detach(Crowd(sim, _WORKERS, gpus=_WORKERS, seed=0), gauge, min(1.0, minutes))
     gauge.samples.clear()
     gauge.look()
@@ -87,7 +87,7 @@ def crowd(sim: Simulation, count: int, minutes: float, said: list[str]) -> tuple
 
 
 def detach(made: Crowd, gauge: Gauge, minutes: float) -> None:
-    """Let a crowd work for some minutes, look now and then, and remove it."""
+    """Run a crowd for some minutes, sample the resources regularly, and remove it."""
     threads = made.begin(_WORKERS)
     until = time.monotonic() + minutes * 60
     while time.monotonic() < until:
@@ -112,7 +112,7 @@ def report(folder: Path, sections: dict[str, list[str]], plots: dict[str, str]) 
 
 
 def main() -> int:
-    """Run what is asked for, and report."""
+    """Run the selected runs, and report."""
     parser = argparse.ArgumentParser(prog="python -m hack.soak")
     parser.add_argument("--cycles", type=int, default=1000)
     parser.add_argument("--minutes", type=float, default=30)

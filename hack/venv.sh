@@ -1,8 +1,8 @@
 #!/bin/bash
-# Make the virtual environment in the folder that is named: hack/venv.sh .venv
+# Create a virtual environment in a directory: hack/venv.sh .venv
 set -euo pipefail
 
-venv=${1:?the folder of the venv}
+venv=${1:?usage: hack/venv.sh DIRECTORY}
 
 new_enough() { "$1" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; }
 
@@ -18,7 +18,7 @@ find_python() {
 	return 1
 }
 
-# A venv whose interpreter is gone, or that was never finished, is made again.
+# A venv whose interpreter was removed, or that is incomplete, is created again.
 if ! new_enough "$venv/bin/python" || ! "$venv/bin/python" -m pip --version >/dev/null 2>&1; then
 	python=$(find_python)
 	if ! "$python" -c 'import ensurepip, venv' 2>/dev/null; then
@@ -26,12 +26,12 @@ if ! new_enough "$venv/bin/python" || ! "$venv/bin/python" -m pip --version >/de
 		echo "make: $python cannot make a venv; on Debian and Ubuntu: apt-get install python$version-venv" >&2
 		exit 1
 	fi
-	echo "make: a venv from $python in $venv" >&2
+	echo "make: creating a venv in $venv with $python" >&2
 	rm -rf "$venv"
 	"$python" -m venv "$venv"
 fi
 
 pip=("$venv/bin/python" -m pip --disable-pip-version-check --quiet --no-input)
 "${pip[@]}" install --require-hashes --requirement requirements.lock
-# What it needs is installed by now, the build backend too: nothing more is fetched.
+# All dependencies, including the build backend, are installed: nothing more is downloaded.
 "${pip[@]}" install --no-deps --no-build-isolation --editable . --editable packaging/selftest

@@ -1,1 +1,1 @@
-"""Everything for one evening on a bare GPU machine; see `hack.gpu.__main__`."""
+"""Tests and benchmarks for a GPU machine without network; see `hack.gpu.__main__`."""

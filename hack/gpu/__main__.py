@@ -1,11 +1,11 @@
-"""Make a folder that a bare GPU machine without network needs nothing besides but Python.
+"""Make a kit for a GPU machine that has only Python and the driver, and no network.
 
     python3 -m hack.gpu /tmp/gpu-kit            # here, with network: wheels, runsc, run.sh
-    tar -C /tmp -cf gpu-kit.tar gpu-kit         # take it there
+    tar -C /tmp -cf gpu-kit.tar gpu-kit         # to copy it to the GPU machine
     ./gpu-kit/run.sh report                     # there, as root: selftest, engines, benchmark
-    ./gpu-kit/run.sh --dry-run report           # anywhere: the same up to the first device call
+    ./gpu-kit/run.sh --dry-run report           # anywhere: the steps before the first device call
 
-The report is a folder of plain files: what the machine is, and what each step said.
+The report is a directory of text files: a description of the machine, and the output of each step.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ from tests.containerd.builds import LINES, find_containerd
 
 ROOT = Path(__file__).parents[2]
 _LIMIT_S = 600
-# Those of the distributions that have a Python which we run on.
+# The minor versions of glibc in distributions that have a supported Python.
 _GLIBCS = range(17, 43)
 _HERE = f"{sys.version_info.major}.{sys.version_info.minor}"
 _PIN = re.compile(r"^([a-z0-9-]+)==([^\s;\\]+)", re.MULTILINE | re.IGNORECASE)
 
 
 def pins() -> list[str]:
-    """Return what requirements.lock pins, without its hashes: it locks source and wheel alike."""
+    """Return the pins of requirements.lock without hashes, since our own wheels have none."""
     return [f"{n}=={v}" for n, v in _PIN.findall((ROOT / "requirements.lock").read_text("utf-8"))]
 
 
@@ -38,7 +38,7 @@ def pip(*arguments: str) -> None:
     """Run pip, quietly.
 
     Raises:
-        NotHere: it failed; its last line says why.
+        NotHere: it failed; the message has its last line.
     """
     argv = [sys.executable, "-m", "pip", "--disable-pip-version-check", "-q", *arguments]
     done = subprocess.run(argv, capture_output=True, text=True, timeout=_LIMIT_S, check=False)
@@ -49,9 +49,9 @@ def pip(*arguments: str) -> None:
 
 
 def foreign(python: str) -> list[str]:
-    """Return the options with which pip fetches for another Python, on x86-64; none for this one.
+    """Return pip's options to download for another Python, on x86-64; none for this one.
 
-    pip takes a platform's name as it is, so all that its glibc may be are named.
+    pip does not expand the name of a platform, so every version of glibc is listed.
     """
     if python == _HERE:
         return []
@@ -61,7 +61,7 @@ def foreign(python: str) -> list[str]:
 
 
 def put_wheels(folder: Path, python: str) -> None:
-    """Build our wheels, and fetch those that they need, at the versions of the lock."""
+    """Build our wheels, and download their dependencies in the locked versions."""
     folder.mkdir()
     for source in (ROOT, ROOT / "packaging" / "selftest"):
         pip("wheel", "--no-deps", "--no-build-isolation", "--wheel-dir", str(folder), str(source))
@@ -73,7 +73,7 @@ def put_wheels(folder: Path, python: str) -> None:
 
 
 def put_runsc(folder: Path, runsc: Path) -> None:
-    """Copy runsc, with the helpers that releases since July 2026 keep beside it."""
+    """Copy runsc, with the helpers that releases since July 2026 have beside it."""
     folder.mkdir()
     shutil.copy2(runsc, folder / "runsc")
     if (runsc.parent / "gvisor-bin").is_dir():
@@ -81,14 +81,14 @@ def put_runsc(folder: Path, runsc: Path) -> None:
 
 
 def put_containerd(folder: Path) -> None:
-    """Copy the newest containerd that `make tools` found, and a busybox for an image.
+    """Copy the newest containerd from `make tools`, and a busybox for an image.
 
-    Where it found none the kit goes without.
+    If `make tools` has none, the kit has none.
     """
     try:
         found, busybox = find_containerd(LINES[-1]).folder, find_program("busybox")
     except NotHere as error:
-        print(f"hack.gpu: going on without containerd: {error}", file=sys.stderr)
+        print(f"hack.gpu: the kit has no containerd: {error}", file=sys.stderr)
         return
     folder.mkdir()
     for program in ("containerd", "ctr", "containerd-shim-runc-v2"):
@@ -97,12 +97,12 @@ def put_containerd(folder: Path) -> None:
 
 
 def make(folder: Path, runsc: Path, python: str) -> None:
-    """Make the folder, which must not be there yet."""
+    """Create the directory, which must not exist, and fill it."""
     folder.mkdir(parents=True)
     put_runsc(folder / "runsc", runsc)
     put_wheels(folder / "wheels", python)
     put_containerd(folder / "containerd")
-    # The benchmark and the trials are not in the wheel.
+    # The wheels do not contain the benchmark and the trials.
     for name in ("hack", "tests"):
         shutil.copytree(ROOT / name, folder / "source" / name, ignore=_no_caches)
     shutil.copy2(Path(__file__).with_name("run.sh"), folder / "run.sh")
@@ -113,13 +113,13 @@ def _no_caches(_folder: str, names: list[str]) -> list[str]:
 
 
 def main() -> int:
-    """Be the command."""
+    """Run the command."""
     parser = argparse.ArgumentParser(
         prog="python3 -m hack.gpu", description=__doc__.splitlines()[0]
     )
-    parser.add_argument("folder", type=Path, help="where to make it")
-    parser.add_argument("--runsc", type=Path, help="the newest that `make tools` found")
-    parser.add_argument("--python", default=_HERE, help="the version that the GPU machine has")
+    parser.add_argument("folder", type=Path, help="directory to create")
+    parser.add_argument("--runsc", type=Path, help="path of runsc [default: from `make tools`]")
+    parser.add_argument("--python", default=_HERE, help="Python version of the GPU machine")
     given = parser.parse_args()
     try:
         runsc = given.runsc or find_program("runsc-new")

@@ -1,9 +1,9 @@
-"""What the driver alone takes to freeze and thaw a process of so many MiB: no sandbox, no runsc.
+"""Measures how long the driver alone takes to freeze and thaw a process, outside a sandbox.
 
     python3 -m hack.gpu.alone 1024 8192
 
-Prints what cryo-cuda reported, a line for each call of the driver, and whether the memory came
-back.
+The arguments are sizes in MiB. Prints the duration of each call of the driver, as cryo-cuda
+reported it, and whether the memory was restored intact.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ for _ in sys.stdin:
 
 
 def batch(verb: str, pid: int) -> list[dict[str, object]]:
-    """Let cryo-cuda do one verb; return what it reported of its calls."""
+    """Run cryo-cuda with one verb; return its report of each call."""
     argv = [native.path(), "--batch", verb, "--pids", str(pid), "--timeout", "20000"]
     done = subprocess.run(argv, capture_output=True, text=True, timeout=_LIMIT_S, check=True)
     return [line for line in map(json.loads, done.stdout.splitlines()) if "ms" in line]
@@ -56,7 +56,7 @@ def measure(mib: int) -> None:
 
 
 def main() -> None:
-    """Be the command."""
+    """Run the command."""
     for text in sys.argv[1:]:
         measure(int(text))
 

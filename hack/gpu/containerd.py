@@ -1,10 +1,10 @@
-"""A container with a real GPU under a real containerd, by ctr's own commands.
+"""Tests a container with a real GPU under a real containerd, with ctr's own commands.
 
     python3 -m hack.gpu.containerd --runsc RUNSC --containerd FOLDER --busybox BUSYBOX
-    python3 -m hack.gpu.containerd ... --no-gpu            # the same way, without the device
+    python3 -m hack.gpu.containerd ... --no-gpu            # the same steps without a GPU
 
-Run, parked by a pause, brought back by a resume, saved into an image by `ctr containers
-checkpoint`, killed, restored from it: every byte is compared. Prints one line of JSON.
+The container is run, parked by a pause, resumed, saved into an image by `ctr containers
+checkpoint`, killed, and restored from the image; all data is compared. Prints one line of JSON.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ _READY_S = 60.0
 
 
 def gpu_flags() -> list[str]:
-    """Return the flags of `ctr run` that ask for the GPUs as images do, with the driver's files."""
+    """Return the flags of `ctr run` that request the GPUs as images do, and mount libcuda.so.1."""
     flags = ["--env", "NVIDIA_VISIBLE_DEVICES=all", "--annotation", "io.cryo.park=true"]
     found = hardware.library()
     if found is None:
@@ -45,14 +45,14 @@ def gpu_flags() -> list[str]:
 
 
 def used_mib() -> int:
-    """Return how much memory of the first GPU is taken."""
+    """Return how much memory of the first GPU is used."""
     argv = ["nvidia-smi", "--query-gpu=memory.used", "--format=csv,noheader,nounits"]
     done = subprocess.run(argv, capture_output=True, text=True, timeout=30, check=True)
     return int(done.stdout.split()[0])
 
 
 class Trial:
-    """What is done, with how long each step took and what was seen."""
+    """The steps, with the duration and result of each."""
 
     def __init__(self, sim: Hardware, cryo: Cryo, settings: Settings) -> None:
         self._sim = sim
@@ -65,7 +65,7 @@ class Trial:
 
     @contextmanager
     def step(self, name: str) -> Iterator[None]:
-        """Time a step, and look at the GPU after it."""
+        """Time a step, and record the used GPU memory after it."""
         began = time.monotonic()
         yield
         self.seconds[name] = round(time.monotonic() - began, 2)
@@ -73,11 +73,11 @@ class Trial:
             self.used_mib[name] = used_mib()
 
     def look(self, when: str, name: str) -> None:
-        """Note whether a container works and holds what it must."""
+        """Record whether a container works and its memory is intact."""
         self.fine[when] = self._sim.fine(self._guest, name, 30.0)
 
     def run(self) -> None:
-        """Go the whole way."""
+        """Run all steps."""
         gpu = gpu_flags() if self._settings.gpu else []
         how = ("--runtime", RUNTIME, "--snapshotter", "native", *image_flags(self._sim), *gpu)
         ctr = self._cryo.ctr
@@ -101,7 +101,7 @@ class Trial:
 
 
 def attempt(given: argparse.Namespace, archive: Path) -> dict[str, object]:
-    """Make a machine with a containerd, and do the trial there."""
+    """Create a machine with a containerd, and run the trial on it."""
     settings = Settings(
         processes=2,
         gpu=given.gpu,
@@ -126,13 +126,17 @@ def attempt(given: argparse.Namespace, archive: Path) -> dict[str, object]:
 
 
 def main() -> int:
-    """Be the command."""
+    """Run the command."""
     parser = argparse.ArgumentParser(prog="python3 -m hack.gpu.containerd")
     parser.add_argument("--runsc", type=Path, required=True)
-    parser.add_argument("--containerd", type=Path, required=True, help="the folder it is in")
-    parser.add_argument("--line", default="2.4", help="which line of containerd that is")
-    parser.add_argument("--busybox", type=Path, required=True, help="a static one, for an image")
-    parser.add_argument("--gpu-mib", type=int, default=256, help="of each of two processes")
+    parser.add_argument(
+        "--containerd", type=Path, required=True, help="directory of containerd and ctr"
+    )
+    parser.add_argument("--line", default="2.4", help="release line of this containerd")
+    parser.add_argument("--busybox", type=Path, required=True, help="static busybox, for an image")
+    parser.add_argument(
+        "--gpu-mib", type=int, default=256, help="GPU memory of each of two processes"
+    )
     parser.add_argument("--no-gpu", dest="gpu", action="store_false")
     given = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:

@@ -1,8 +1,8 @@
-"""Small programs that the trials on a real GPU run; CODE is where the guest's code is mounted."""
+"""Programs for the trials on a real GPU; CODE stands for the directory of the guest's code."""
 
 from __future__ import annotations
 
-# A kernel that does not end before the file is there, beside memory that is compared afterwards.
+# A kernel that runs until the file /tmp/stop exists, and memory that is compared afterwards.
 SPIN = """
 import ctypes, os, sys, time
 sys.path.insert(0, CODE)
@@ -47,7 +47,7 @@ cuda._call("cuStreamSynchronize", stream)
 print("wrong", cuda.wrong(held, weights), flush=True)
 time.sleep(1000)
 """
-# Managed memory, which the driver moves between the GPU and the CPU by itself.
+# Managed memory, which the driver migrates between GPU and CPU.
 MANAGED = """
 import ctypes, os, sys, time
 sys.path.insert(0, CODE)
@@ -65,7 +65,7 @@ while not os.path.exists("/tmp/stop"):
 print("wrong", int(ctypes.string_at(address.value, size) != wanted), flush=True)
 time.sleep(1000)
 """
-# Takes all device memory but some MiB, outside of any sandbox, until its standard input ends.
+# Allocates all device memory except some MiB, outside any sandbox, until its stdin ends.
 HOG = """
 import ctypes, sys
 from shim.simgpu.guest.libcuda import Cuda

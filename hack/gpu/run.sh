@@ -1,6 +1,7 @@
 #!/bin/bash
-# On a bare GPU machine: run.sh [--dry-run] REPORT. Needs root, the Python that the kit was made for
-# with its pip, NVIDIA's driver, and no network. Each step leaves a file in REPORT; one that fails does not stop the others.
+# Runs on a GPU machine: run.sh [--dry-run] REPORT. Needs root, NVIDIA's driver, and pip of the Python
+# version that the kit was made for, but no network. Each step writes its output into REPORT; the
+# steps after one that fails are run too.
 set -euo pipefail
 here=$(cd "$(dirname "$0")" && pwd)
 
@@ -9,7 +10,7 @@ dry=
 report=${1:?run.sh [--dry-run] REPORT}
 mkdir -p "$report"
 report=$(cd "$report" && pwd)
-# A checkout around it would be imported in place of what is installed.
+# Elsewhere, Python might import a checkout instead of the installed packages.
 cd "$here"
 venv=${CRYO_GPU_VENV:-$here/venv}
 failed=0
@@ -22,8 +23,8 @@ step() {
 	[ "$status" -eq 0 ] || failed=1
 }
 
-# What follows may touch the device: a dry run only says what it would do. CRYO_GPU_ONLY is a regular
-# expression for the names of those to do.
+# A step that may use the device: a dry run only prints it. CRYO_GPU_ONLY is a regular expression that
+# selects steps by name.
 device_step() {
 	[[ $1 =~ ${CRYO_GPU_ONLY:-.} ]] || return 0
 	if [ -n "$dry" ]; then
@@ -45,13 +46,13 @@ machine() {
 	for file in /proc/driver/nvidia/version /proc/driver/nvidia/gpus/*/information; do
 		if [ -r "$file" ]; then cat "$file"; fi
 	done
-	command -v cuda-checkpoint || echo "no cuda-checkpoint: cryo-cuda alone"
+	command -v cuda-checkpoint || echo "no cuda-checkpoint: only cryo-cuda is used"
 }
 export -f machine
 
 : >"$report/steps"
 step machine bash -c machine
-# Without a pip of its own: Debian's Python has no ensurepip unless one more package is there.
+# Without pip: Debian's Python has no ensurepip unless python3-venv is installed.
 step venv python3 -m venv --without-pip "$venv"
 step install python3 -m pip --python "$venv/bin/python" install --no-index --find-links "$here/wheels" \
 	--constraint "$here/wheels/constraints.txt" "cryoshim[selftest]"
@@ -82,19 +83,19 @@ if command -v cuda-checkpoint >/dev/null; then
 	done
 	selftest nvidia-size-8192 --helper never --engine phased --processes 1 --gpu-mib 8192
 fi
-# Without a sandbox: what the driver alone takes.
+# Without a sandbox: the time of the driver alone.
 device_step driver-alone env PYTHONPATH="$here/source" "$venv/bin/python" -m hack.gpu.alone 1024 8192
-# What goes wrong, on purpose.
+# Failures that are caused on purpose.
 device_step trials env PYTHONPATH="$here/source" "$venv/bin/python" -m hack.gpu.trials \
 	--runsc "$here/runsc/runsc" --gpu-mib 1024
-# By ctr's own commands.
+# With ctr's own commands.
 if [ -d "$here/containerd" ]; then
 	device_step containerd env PYTHONPATH="$here/source" "$venv/bin/python" -m hack.gpu.containerd \
 		--runsc "$here/runsc/runsc" --containerd "$here/containerd" \
 		--busybox "$here/containerd/busybox"
 fi
-# The benchmark simulates its GPU: it says how fast this machine is beside the figures of README.
-# It needs the private /dev and root, as everything here does.
+# The benchmark uses a simulated GPU, and shows how this machine compares with the figures in README.
+# It needs root for a private /dev.
 device_step bench env PYTHONPATH="$here/source" "$venv/bin/python" -m hack.bench \
 	--runsc "$here/runsc/runsc" --rounds 3
 

@@ -1,9 +1,9 @@
-"""What goes wrong on a real GPU, done on purpose: each trial ends with every byte compared.
+"""Causes failures on a real GPU on purpose, and compares all data at the end of each trial.
 
     python3 -m hack.gpu.trials --runsc /usr/local/bin/runsc
-    python3 -m hack.gpu.trials --runsc ... --simulated       # those that need no real GPU
+    python3 -m hack.gpu.trials --runsc ... --simulated       # only those that need no real GPU
 
-Prints a line of JSON for each trial: what was seen, and whether that is what must be.
+Prints a line of JSON for each trial: what was observed, and whether it is as expected.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ from shim.state import TaskState
 
 _READY_S = 120.0
 _LOCK_S = 3.0
-# The driver says nothing while it copies a GiB; a simulated one is made to take its time.
+# The driver reports no progress while it copies a GiB; the simulated one is slowed down.
 _INTO_FREEZE_S = 0.5
 _SLOW_FREEZE_S = 3.0
 
@@ -44,7 +44,7 @@ Seen = dict[str, object]
 
 
 class Stand:
-    """A machine with a sidecar, and what every trial does with them."""
+    """A machine with a sidecar, and the operations that trials share."""
 
     def __init__(self, sim: Machine, client: Client, *, gpu_mib: int, real: bool) -> None:
         self.sim = sim
@@ -62,7 +62,7 @@ class Stand:
         self.gpu_mib = gpu_mib
 
     def bundle(self, name: str, script: str = "", **annotations: str) -> Path:
-        """Write the bundle of the workload, or of a script in its place."""
+        """Write the bundle of the workload, or of a script instead."""
         ours = {f"io.cryo.{key}": value for key, value in annotations.items()}
         bundle = self.sim.bundle(name, self._settings, annotations=ours)
         if script:
@@ -74,7 +74,7 @@ class Stand:
         return bundle
 
     def start(self, name: str, script: str = "", **annotations: str) -> Path:
-        """Start a task and wait until it works."""
+        """Start a task and wait until it is ready."""
         bundle = self.bundle(name, script, **annotations)
         log = f"file://{self.log(name)}"
         self.client.create(name, str(bundle), stdio=Stdio(stdout=log, stderr=log))
@@ -86,11 +86,11 @@ class Stand:
         return bundle
 
     def log(self, name: str) -> Path:
-        """Return where a task's output goes."""
+        """Return the file of a task's output."""
         return self.sim.folder / f"{name}.log"
 
     def until_said(self, name: str, word: str) -> str:
-        """Wait until a task has printed a line that begins so; return it."""
+        """Wait until a task has printed a line that begins with `word`; return it."""
 
         def said() -> list[str]:
             path = self.log(name)
@@ -101,30 +101,30 @@ class Stand:
         return said()[0]
 
     def fine(self, name: str) -> bool:
-        """Whether a task makes steps, and holds what it must."""
+        """Whether a task makes steps, and its memory is intact."""
         return self.sim.fine(self.guest, name, 30.0)
 
     def end(self, *tasks: str) -> None:
-        """Kill and delete."""
+        """Kill and delete tasks."""
         for name in tasks:
             self.client.kill(name, 9)
             self.client.wait(name)
             self.client.delete(name)
 
     def checkpoint(self, name: str, image: str, report: Callable[[Progress], None] | None) -> Any:
-        """Make an image by the phased engine."""
+        """Create an image with the phased engine."""
         path = str(self.sim.image(image))
         options = CheckpointOptions(image_path=path, engine=EngineName.PHASED)
         return self.client.checkpoint(name, options, report)
 
     def crash(self) -> None:
-        """End the sidecar as a crash would, and start the next one."""
+        """Kill the sidecar with SIGKILL, as in a crash, and start another."""
         self.sim.kill_sidecar()
         self.sim.start_sidecar(timeouts={"lock": _LOCK_S})
 
     @contextmanager
     def full(self, left_mib: int) -> Iterator[None]:
-        """Have all GPU memory but some taken by somebody else."""
+        """Let another process occupy all GPU memory except `left_mib`."""
         if isinstance(self.sim, Simulation):
             held = self.sim.held_bytes()
             spare = self.sim.capacity_bytes - held - (left_mib << 20)
@@ -135,14 +135,14 @@ class Stand:
         argv = [sys.executable, "-c", guests.HOG, str(left_mib)]
         with subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as hog:
             if not hog.stdout or not hog.stdout.readline():
-                message = "the GPU memory could not be taken"
+                message = "the GPU memory could not be allocated"
                 raise ResourceExhausted(message)
             yield
             hog.communicate()
 
 
 def sidecar_killed(stand: Stand) -> Seen:
-    """Kill the sidecar while GPU memory is being copied: the next one undoes it."""
+    """Kill the sidecar while GPU memory is being copied: the next one rolls back."""
     stand.start("job")
     freezing = threading.Event()
 
@@ -177,7 +177,7 @@ def sidecar_killed(stand: Stand) -> Seen:
 
 
 def copies(stand: Stand) -> Seen:
-    """Restore three copies of one image at once, beside the original."""
+    """Restore three copies of an image in parallel, while the original runs."""
     bundle = stand.start("job")
     image = stand.checkpoint("job", "seed", None).image_path
     options = RestoreOptions(image_path=image, bundle=str(bundle))
@@ -192,7 +192,7 @@ def copies(stand: Stand) -> Seen:
 
 
 def full_gpu(stand: Stand) -> Seen:
-    """Resume a parked task whose GPU memory somebody else has: refused, unharmed, fine later."""
+    """Resume a parked task while its GPU memory is occupied: it fails, and works later."""
     stand.start("job", park="true")
     stand.client.pause("job")
     refusal = ""
@@ -210,7 +210,7 @@ def full_gpu(stand: Stand) -> Seen:
 
 
 def endless_kernel(stand: Stand) -> Seen:
-    """Lock a kernel that does not end: given up in time, by name, and the task works on."""
+    """Lock a process whose kernel does not end: the lock times out, and the task continues."""
     stand.start("job", guests.SPIN)
     refusal, began = "", time.monotonic()
     try:
@@ -225,7 +225,7 @@ def endless_kernel(stand: Stand) -> Seen:
 
 
 def managed_memory(stand: Stand) -> Seen:
-    """Try managed memory: whether it is saved or refused, the task has it afterwards."""
+    """Save managed memory: it succeeds or fails, and the memory is intact afterwards."""
     stand.start("job", guests.MANAGED)
     outcome = "saved"
     try:
@@ -249,7 +249,7 @@ REAL: tuple[Trial, ...] = (endless_kernel, managed_memory)
 
 
 def try_one(trial: Trial, make: Callable[[ExitStack], Stand]) -> bool:
-    """Do one trial on a machine of its own and print what was seen."""
+    """Run one trial on a new machine, and print the result."""
     began = time.monotonic()
     log = ""
     with ExitStack() as stack:
@@ -266,12 +266,14 @@ def try_one(trial: Trial, make: Callable[[ExitStack], Stand]) -> bool:
 
 
 def main() -> int:
-    """Be the command."""
+    """Run the command."""
     parser = argparse.ArgumentParser(prog="python3 -m hack.gpu.trials")
     parser.add_argument("--runsc", type=Path, required=True)
-    parser.add_argument("--simulated", action="store_true", help="without a real GPU")
-    parser.add_argument("--gpu-mib", type=int, default=4, help="of each of two processes")
-    parser.add_argument("--only", default="", help="the names of trials, with commas")
+    parser.add_argument("--simulated", action="store_true", help="use a simulated GPU")
+    parser.add_argument(
+        "--gpu-mib", type=int, default=4, help="GPU memory of each of two processes"
+    )
+    parser.add_argument("--only", default="", help="names of trials, separated by commas")
     given = parser.parse_args()
 
     def make(stack: ExitStack) -> Stand:

@@ -1,1 +1,1 @@
-"""Obtain what the demo, the real tests and the benchmarks run against: see `hack.tools.cli`."""
+"""Obtain the programs that the demo, the real tests and the benchmarks need: `hack.tools.cli`."""

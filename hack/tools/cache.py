@@ -1,4 +1,4 @@
-"""The folder outside the checkout in which finished tools are kept, by name and version."""
+"""The cache of tools, a directory outside the checkout, by name and version."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ LOCK_S = 3000.0
 
 
 def cache_root(environ: Mapping[str, str] = os.environ) -> Path:
-    """Return the cache folder that the environment names."""
+    """Return the cache directory, from CRYO_CACHE, XDG_CACHE_HOME or the home directory."""
     if given := environ.get("CRYO_CACHE"):
         return Path(given).absolute()
     base = environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
@@ -27,7 +27,7 @@ def cache_root(environ: Mapping[str, str] = os.environ) -> Path:
 
 @contextlib.contextmanager
 def scratch(cache: Path) -> Iterator[Path]:
-    """Give a working folder that is gone afterwards, and clear those of runs that were killed."""
+    """Yield a temporary directory; also remove those of runs that were killed."""
     root = cache / "work"
     shutil.rmtree(root, ignore_errors=True)
     root.mkdir(parents=True)
@@ -38,7 +38,7 @@ def scratch(cache: Path) -> Iterator[Path]:
 
 
 def shared(cache: Path, name: str) -> Path:
-    """Return a folder that all tools of one run share, such as Go's caches."""
+    """Return a directory that all tools of a run share, such as Go's caches."""
     folder = cache / "shared" / name
     folder.mkdir(parents=True, exist_ok=True)
     return folder
@@ -46,9 +46,9 @@ def shared(cache: Path, name: str) -> Path:
 
 @contextlib.contextmanager
 def locked(cache: Path) -> Iterator[None]:
-    """Let one run at a time change the cache; the lock ends with the process that holds it.
+    """Lock the cache for one run; the lock is released when its process exits.
 
-    What the tools of the run shared is removed at the end.
+    The directories that the tools of the run shared are removed at the end.
     """
     cache.mkdir(parents=True, exist_ok=True)
     with (cache / "lock").open("w") as file:
@@ -56,7 +56,7 @@ def locked(cache: Path) -> Iterator[None]:
         reported = False
         while not try_lock(file.fileno()):
             if not reported:
-                say(f"waiting for another run that holds {cache / 'lock'}")
+                say(f"waiting for another run, which holds {cache / 'lock'}")
                 reported = True
             if time.monotonic() > deadline:
                 message = f"{cache / 'lock'} was held for {LOCK_S:g} s"
@@ -69,7 +69,7 @@ def locked(cache: Path) -> Iterator[None]:
 
 
 def try_lock(descriptor: int) -> bool:
-    """Take the lock if it is free."""
+    """Acquire the lock; return false if it is held."""
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -84,27 +84,27 @@ def sha256_of(path: Path) -> str:
 
 
 def write_json(path: Path, value: object) -> None:
-    """Write a file that is either the old or the new one, never half."""
+    """Replace a JSON file atomically."""
     fresh = path.with_suffix(".new")
     fresh.write_text(json.dumps(value, indent=2) + "\n", "utf-8")
     fresh.replace(path)
 
 
 def stamp(path: Path) -> list[int]:
-    """Return what changes whenever somebody writes the file."""
+    """Return the size and mtime of a file, which change when it is written."""
     status = path.stat()
     return [status.st_size, status.st_mtime_ns]
 
 
 def record_of(path: Path) -> dict[str, object]:
-    """Return what is remembered about a file that was put into the cache."""
+    """Return the record of a file in the cache: its checksum, size and mtime."""
     return {"sha256": sha256_of(path), "stamp": stamp(path)}
 
 
 def is_unchanged(path: Path, record: Mapping[str, object]) -> bool:
-    """Return whether a file is the one that was recorded.
+    """Return whether a file is executable and equals the recorded one.
 
-    Half a gigabyte lies in the cache: a file that was not written since is not hashed again.
+    The cache has half a gigabyte, so a file with the recorded size and mtime is not hashed.
     """
     if not os.access(path, os.X_OK):
         return False
@@ -112,5 +112,5 @@ def is_unchanged(path: Path, record: Mapping[str, object]) -> bool:
 
 
 def say(line: str) -> None:
-    """Print to stderr; standard output stays clean for --json."""
+    """Print to stderr, since stdout may be JSON."""
     print(line, file=sys.stderr, flush=True)

@@ -2,13 +2,13 @@
 
     python3 -m hack.tools [--json] [--require] [--retry] [TOOL...]
 
-Needs Python 3.11 and its standard library only. For each tool the sources are tried in order; the
-choice is printed with why the earlier ones were passed over, and written to `NAME.json` in the
-cache, `$CRYO_CACHE` or `cryoshim` in `$XDG_CACHE_HOME` or `~/.cache`.
+Needs only Python 3.11 and its standard library. For each tool the sources are tried in order. The
+first that has it is printed, with the reasons why earlier ones failed, and written to `NAME.json`
+in the cache: `$CRYO_CACHE`, or `cryoshim` in `$XDG_CACHE_HOME` or `~/.cache`.
 
-A tool that cannot be had is one line, and a failure only with --require. Such a "no" is kept for
-ten minutes, so that a machine without network is not asked again by each `make` target; --retry
-and --require ask again.
+An unavailable tool is reported on one line, and is an error only with --require. The failure is
+cached for ten minutes, so that without a network not every `make` target tries again; --retry and
+--require ignore cached failures.
 """
 
 from __future__ import annotations
@@ -37,8 +37,8 @@ def arguments(argv: Sequence[str]) -> argparse.Namespace:
     """Parse the command line."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--json", action="store_true", help="print the choices as JSON")
-    parser.add_argument("--require", action="store_true", help="fail when a tool cannot be had")
-    parser.add_argument("--retry", action="store_true", help="ask again after a recent no")
+    parser.add_argument("--require", action="store_true", help="fail if a tool is unavailable")
+    parser.add_argument("--retry", action="store_true", help="ignore cached failures")
     parser.add_argument("tools", nargs="*", metavar="TOOL", help=f"one of {', '.join(TOOLS)}")
     options = parser.parse_args(argv)
     for name in options.tools:

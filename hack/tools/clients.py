@@ -1,4 +1,4 @@
-"""Clients of containerd that people use: crictl, and nerdctl where it can be had."""
+"""Clients of containerd: crictl, and nerdctl if it is available."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ OF_CRICTL = Module(
 
 
 def without_tests(_source: str) -> str:
-    """Leave out the helpers of nerdctl's tests: the module that they need is in its repository."""
+    """Remove the helpers of nerdctl's tests, which need a module that is only in its repository."""
     return "package helpers\n"
 
 
@@ -47,7 +47,7 @@ def named(tool: Tool, _cache: Path) -> Choice:
         raise NotHere(message)
     path = Path(found).absolute()
     if not os.access(path, os.X_OK):
-        message = f"{VARIABLE}: {path} is no program"
+        message = f"{VARIABLE}: {path} is not executable"
         raise NotHere(message)
     return tool.choice(path, VARIABLE if os.environ.get(VARIABLE) else "PATH")
 

@@ -1,4 +1,4 @@
-"""Four lines of containerd, and what tests and benchmarks of the containerd shim need with them."""
+"""Four lines of containerd, and other programs for tests and benchmarks of the shim."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def line_module(version: str, pins: Path) -> Module:
     )
 
 
-# Debian's unstable suite moves on; what it has today can then still be built.
+# Debian's unstable suite will replace this version, which can then still be built.
 OF_2_1 = line_module("v2.1.9", HERE / "containerd" / "2.1")
 OF_2_4 = line_module("v2.4.2", HERE / "containerd")
 
@@ -46,17 +46,17 @@ def debian_line(suite: str, line: str, checksum: str, module: Module | None = No
 
 
 def packaged(name: str, programs: tuple[str, ...], packages: Packages) -> Tool:
-    """Return a tool that is taken from Debian's packages only."""
+    """Return a tool that only Debian's packages provide."""
     sources = (from_cache, from_own_apt(packages), from_suite(packages))
     files = (*programs, *companions(programs, packages.libraries))
     return Tool(name, packages.version.rstrip("."), files, sources)
 
 
 def on_path(tool: Tool, _cache: Path) -> Choice:
-    """Take the containerd on PATH when it is of this line and has its companions beside it."""
+    """Use the containerd on PATH if it is of this line and its other programs are beside it."""
     found = shutil.which("containerd")
     if not found:
-        message = "PATH: there is no containerd"
+        message = "PATH: containerd not found"
         raise NotHere(message)
     path = Path(found).resolve()
     version = containerd_version(path)
@@ -71,18 +71,19 @@ def on_path(tool: Tool, _cache: Path) -> Choice:
 
 
 def containerd_version(path: Path) -> str:
-    """Return the version that a containerd gives itself, such as 1.7.24."""
+    """Return the version that `containerd --version` prints, such as 1.7.24."""
     found = re.search(r" v?(\d+\.\d+\.\d+)", run([path, "--version"], timeout_s=PROBE_S))
     return found[1] if found else ""
 
 
 def allow_oom_score(source: str) -> str:
-    """Let gVisor's shim start where no process may lower an OOM score: it insists on -999.
+    """Let gVisor's shim start without CAP_SYS_RESOURCE.
 
-    Without CAP_SYS_RESOURCE that is refused and its `start` fails. Nothing else is changed.
+    It sets an OOM score of -999, which fails without that capability, and then `start` fails.
+    Nothing else is changed.
 
     Raises:
-        NotHere: the source no longer says what it said.
+        NotHere: the source is not as expected.
     """
     if source.count(GVISOR_SHIM_OOM) != 1:
         message = f"gVisor's {GVISOR_SHIM_MANAGER} no longer has {GVISOR_SHIM_OOM!r}"
@@ -140,7 +141,7 @@ LINES = (
     Tool("containerd-2.4", OF_2_4.version, CONTAINERD, (on_path, from_cache, from_go(OF_2_4))),
 )
 OTHERS = (
-    # Debian 12's runc needs no newer C library than Debian 12 has.
+    # Debian 12's, because newer builds may need a newer C library than the host has.
     packaged(
         "runc",
         ("runc",),
@@ -173,7 +174,7 @@ OTHERS = (
             },
         ),
     ),
-    # containerd's CRI plugin makes no checkpoint without it, whatever the runtime.
+    # containerd's CRI plugin requires it for a checkpoint with any runtime.
     packaged("criu", ("criu",), CRIU),
     Tool(
         "gvisor-shim",

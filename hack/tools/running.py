@@ -1,4 +1,4 @@
-"""Running other programs, with a one-line reason when they fail."""
+"""Runs other programs, with a one-line reason if they fail."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ PROBE_S = 15.0
 
 
 class NotHere(Exception):
-    """A source cannot give the tool; the message is the one-line reason."""
+    """A source does not have the tool; the message is the reason, on one line."""
 
 
 def run(
@@ -24,10 +24,10 @@ def run(
     cwd: Path | None = None,
     env: Mapping[str, str] | None = None,
 ) -> str:
-    """Run a program in a session of its own and return its standard output.
+    """Run a program in a new session and return its standard output.
 
     Raises:
-        NotHere: it is missing, fails or takes too long; its last line of stderr says why.
+        NotHere: it is missing, fails or times out; the message has its last line of stderr.
     """
     name = Path(argv[0]).name
     try:
@@ -53,7 +53,7 @@ def run(
 
 
 def communicate(process: subprocess.Popen[str], name: str, timeout_s: float) -> tuple[str, str]:
-    """Collect a process's output; on a timeout or an interrupt end its whole session first."""
+    """Return a process's output; on a timeout or an interrupt kill its process group."""
     try:
         return process.communicate(timeout=timeout_s)
     except BaseException as error:
@@ -67,9 +67,9 @@ def communicate(process: subprocess.Popen[str], name: str, timeout_s: float) -> 
 
 
 def last_line(text: str) -> str:
-    """Return the last line that says something, shortened."""
+    """Return the last line that is not empty, truncated."""
     lines = [line.strip() for line in text.splitlines() if line.strip()]
-    return lines[-1][:300] if lines else "failed without a word"
+    return lines[-1][:300] if lines else "failed without output"
 
 
 def need(*programs: str) -> None:

@@ -1,4 +1,4 @@
-"""Both runsc versions: the newest that can be built, and Debian's of 2024."""
+"""Two versions of runsc: a new one that is built, and Debian's of 2024."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def has_builtin(path: Path) -> bool:
 
 
 def is_version(path: Path, version: str) -> bool:
-    """Return whether a runsc calls itself by this version, Debian's way or upstream's."""
+    """Return whether `runsc --version` prints this version, in Debian's or upstream's format."""
     date = version.rpartition("~")[2]
     found = re.search(
         r"runsc version \S*?(\d{8}\.\d+)", run([path, "--version"], timeout_s=PROBE_S)
@@ -41,10 +41,10 @@ def is_version(path: Path, version: str) -> bool:
 
 
 def on_path(tool: Tool, _cache: Path) -> Choice:
-    """Take the runsc on PATH when it is what this tool stands for."""
+    """Use the runsc on PATH if it has the features or the version of this tool."""
     found = shutil.which("runsc")
     if not found:
-        message = "PATH: there is no runsc"
+        message = "PATH: runsc not found"
         raise NotHere(message)
     path = Path(found).resolve()
     if tool is NEW and not has_builtin(path):
@@ -57,10 +57,10 @@ def on_path(tool: Tool, _cache: Path) -> Choice:
 
 
 def from_release(tool: Tool, _cache: Path) -> Choice:
-    """Take gVisor's own release where somebody has unpacked one: runsc beside its gvisor-bin/."""
+    """Use gVisor's release in CRYO_RUNSC_RELEASE: runsc beside its gvisor-bin/."""
     given = os.environ.get("CRYO_RUNSC_RELEASE")
     if not given:
-        message = "release: CRYO_RUNSC_RELEASE names no folder"
+        message = "release: CRYO_RUNSC_RELEASE is not set"
         raise NotHere(message)
     path = Path(given).absolute() / "runsc"
     if not os.access(path, os.X_OK) or not (path.parent / "gvisor-bin").is_dir():

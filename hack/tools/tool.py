@@ -1,4 +1,4 @@
-"""A tool, the choice that was made for it, and what to do when there is none."""
+"""A tool, and the choice of its source."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ REMEMBER_NO_S = 600.0
 
 @dataclass(frozen=True)
 class Choice:
-    """Where a tool comes from, or in `reason` why there is none.
+    """Where a tool comes from, or in `reason` why it is unavailable.
 
-    `path` is the tool's first program; its other programs lie beside it.
+    `path` is the tool's first program; its other programs are in the same directory.
     """
 
     name: str
@@ -35,10 +35,10 @@ class Choice:
 
 @dataclass(frozen=True)
 class Tool:
-    """A tool in one version: its programs, the sources to try in order, and how to look at it.
+    """A tool in one version: its programs, and the sources to try in order.
 
-    `has_builtin` is asked of the first program only: whether it has the built-in CUDA engine.
-    Without an `optional` tool nothing fails: its tests are skipped, also where all else must run.
+    `has_builtin` returns whether the first program has the built-in CUDA engine. If an `optional`
+    tool is unavailable, its tests are skipped, even with CRYO_REQUIRE_REAL.
     """
 
     name: str
@@ -49,11 +49,11 @@ class Tool:
     optional: bool = False
 
     def folder(self, cache: Path) -> Path:
-        """Return where this version lives in the cache."""
+        """Return the directory of this version in the cache."""
         return cache / self.name / self.version
 
     def choice(self, path: Path, source: str, *, sha256: str = "") -> Choice:
-        """Describe what was found; `path` is the first program."""
+        """Return the choice of a tool whose first program is at `path`."""
         return Choice(
             name=self.name,
             version=self.version,
@@ -65,7 +65,7 @@ class Tool:
 
 
 def choose(tool: Tool, cache: Path) -> Choice:
-    """Try the sources in order and return the first that has the tool, or every reason."""
+    """Try the sources in order; return the first that has the tool, or all reasons."""
     passed: list[str] = []
     for source in tool.sources:
         try:
@@ -77,7 +77,7 @@ def choose(tool: Tool, cache: Path) -> Choice:
 
 
 def obtain(tool: Tool, cache: Path, *, ask_again: bool) -> Choice:
-    """Choose a source for the tool, unless a recent "no" is remembered, and record the answer."""
+    """Choose a source for the tool, unless a recent failure is cached, and record the choice."""
     record = cache / f"{tool.name}.json"
     if not ask_again and (no := recent_no(record)):
         return no
@@ -87,7 +87,7 @@ def obtain(tool: Tool, cache: Path, *, ask_again: bool) -> Choice:
 
 
 def recent_no(record: Path) -> Choice | None:
-    """Return the recorded answer when it is a "no" of the last minutes."""
+    """Return the recorded choice if it is a recent failure."""
     with contextlib.suppress(OSError, ValueError, TypeError):
         choice = Choice(**json.loads(record.read_text("utf-8")))
         choice = replace(choice, passed_over=tuple(choice.passed_over))
@@ -97,11 +97,11 @@ def recent_no(record: Path) -> Choice | None:
 
 
 def describe(choice: Choice) -> Iterator[str]:
-    """Give the lines that explain one choice."""
+    """Yield the lines that describe a choice."""
     if choice.reason:
-        yield f"{choice.name}: not to be had: {choice.reason}"
+        yield f"{choice.name}: unavailable: {choice.reason}"
         return
     yield f"{choice.name}: {choice.path}"
     yield f"  from {choice.source}"
     for why in choice.passed_over:
-        yield f"  passed over: {why}"
+        yield f"  not used: {why}"

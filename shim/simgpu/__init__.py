@@ -1,1 +1,1 @@
-"""A simulated GPU that gVisor itself takes for a real one; see `shim.simgpu.simulation`."""
+"""A simulated GPU that gVisor treats as a real one; see `shim.simgpu.simulation`."""

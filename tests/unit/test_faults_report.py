@@ -11,7 +11,7 @@ run of new-phased, seed 1, trials 1 to 250, 2026-11-26
     1   5.3 s  checkpoint: the step is slow at image.begin:before 1: runs, and an image
 Traceback (most recent call last):
 AssertionError: {'a': 1}
-again: python -m hack.faults --case new-phased --replay '{}'
+to repeat it: python -m hack.faults --case new-phased --replay '{}'
     2  10.1 s  restore: sidecar killed at event.create:before 2: NOT WELL
 run of new-steps, seed 1, trials 40 to 250, 2026-11-26
    40   1.0 s  restore: sidecar killed at event.create:before 1: copy gone, runs

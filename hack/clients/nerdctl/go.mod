@@ -146,6 +146,6 @@ require (
 	tags.cncf.io/container-device-interface/specs-go v1.1.0 // indirect
 )
 
-// Of its own tests, and no module that can be had.
+// Needed only by its tests, and not available as a module.
 exclude github.com/containerd/nerdctl/mod/tigron v0.0.0
 

@@ -1,5 +1,5 @@
-// Not a module of this project: it pins what hack/tools builds containerd 2.1 from, where Debian
-// has moved on.
+// Not a module of this project: it pins what hack/tools builds containerd 2.1 from, when Debian
+// has a later version.
 module cryoshim.invalid/containerd
 
 go 1.26.6

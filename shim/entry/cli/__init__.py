@@ -1,4 +1,4 @@
-"""The command line, `cryo`. gRPC is loaded by the commands that talk, when they do."""
+"""The command line, `cryo`. Only commands that call the sidecar load gRPC, and not before."""
 
 from shim.entry.cli.app import main
 

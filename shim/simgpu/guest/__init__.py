@@ -1,1 +1,1 @@
-"""What runs inside the sandbox: standard library only, copied in, run by the host's Python."""
+"""The programs inside the sandbox: standard library only, copied in, run by the host's Python."""
