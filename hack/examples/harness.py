@@ -1,10 +1,10 @@
-"""A small integration harness: run a bundle, freeze it, and bring it back as clones.
+"""A small integration harness: runs a bundle, checkpoints it, and restores it as clones.
 
     cryo serve &
     python hack/examples/harness.py BUNDLE [--clones 2]
 
-It shows both clients: the blocking one for a script that does one thing after another, the async
-one where things happen at once. Every error is a class of `shim.errors` with a remedy.
+It uses both clients: the blocking one for sequential steps, the asyncio one for parallel restores.
+Every error is a class of `shim.errors` with a remedy.
 """
 
 from __future__ import annotations
@@ -42,19 +42,19 @@ def main() -> int:
 
 
 def freeze(client: Client, bundle: str) -> str:
-    """Run a bundle, checkpoint it so that it stops, and return its image."""
+    """Run a bundle, checkpoint and stop it, and return its image."""
     with task(client, "original", bundle):
         client.start("original")
         result = client.checkpoint("original", CheckpointOptions(exit=True), show)
         ended = client.wait("original")
     print(f"{result.image_path}: {result.size_bytes} bytes, {len(result.processes)} GPU processes")
-    print(f"the original ended with {ended.status}")
+    print(f"the original exited with status {ended.status}")
     return result.image_path
 
 
 @contextlib.contextmanager
 def task(client: Client, name: str, bundle: str) -> Iterator[None]:
-    """Make a task, and see to it that nothing of it is left."""
+    """Create a task, and delete it at the end."""
     client.create(name, bundle)
     try:
         yield
@@ -67,7 +67,7 @@ def task(client: Client, name: str, bundle: str) -> Iterator[None]:
 
 
 async def bring_back(address: str, image_path: str, clones: int) -> None:
-    """Restore an image several times at once; all of them run, then all are ended."""
+    """Restore an image several times in parallel, then kill the clones."""
     async with AsyncClient(address, namespace="harness") as client:
         async with asyncio.TaskGroup() as group:
             for number in range(clones):
@@ -76,7 +76,7 @@ async def bring_back(address: str, image_path: str, clones: int) -> None:
 
 
 async def clone(client: AsyncClient, name: str, image_path: str) -> None:
-    """Bring an image back as one task, look at it, and end it."""
+    """Restore an image as a task, list its processes, and kill it."""
     result = await client.restore(name, RestoreOptions(image_path=image_path))
     print(f"{name}: pid {result.pid}, processes {await client.pids(name)}")
     await client.kill(name, signal.SIGKILL, everyone=True)
@@ -85,7 +85,7 @@ async def clone(client: AsyncClient, name: str, image_path: str) -> None:
 
 
 def show(progress: Progress) -> None:
-    """Print what is worth a line."""
+    """Print warnings and the states of processes."""
     if progress.warning or progress.pid:
         print(f"{progress.phase}: {progress.message} {progress.pid or ''} {progress.pid_state}")
 

@@ -1,4 +1,4 @@
-"""containerd without a shim: the sidecar serves its tasks, and checkpoints and restores them.
+"""Uses containerd without a shim: the sidecar runs, checkpoints and restores its tasks.
 
     cryo serve &
     python hack/examples/task_api.py --containerd /run/containerd/containerd.sock \
@@ -9,7 +9,8 @@ config.toml, because it cleans up a task as soon as it has connected over gRPC. 
 `grpc+/run/cryo/cryo.sock`: then the sidecar can be restarted while its tasks run, as long as
 containerd itself is not restarted. Otherwise containerd reports them as exited, although they run.
 
-With `server.containerd` in config.toml containerd gets their events. DIR has sh, sleep and cat.
+With `server.containerd` in config.toml containerd receives their events. DIR is a root filesystem
+with sh, sleep and cat.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ import grpc
 from google.protobuf.any_pb2 import Any as AnyMessage
 from google.protobuf.message import Message
 
-# For the messages beside this file, wherever it is started from.
+# So that this file can import its messages from any working directory.
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
 from hack.examples import containerd_pb2 as pb
@@ -39,7 +40,7 @@ from shim.api.containerd.types import mount_pb2, task_pb2
 
 Answer = TypeVar("Answer", bound=Message)
 
-# containerd runs its shim to clean up when it has lost sight of a task.
+# containerd runs the shim of this runtime to clean up after a lost task.
 RUNTIME = "io.containerd.cryo.v1"
 SANDBOX = "cryo-sidecar"
 VERSION = 3
@@ -55,13 +56,13 @@ class Containerd:
     """One namespace of a containerd, with tasks that the sidecar serves. Raises grpc.RpcError."""
 
     def __init__(self, address: str, sidecar: str, namespace: str = "default") -> None:
-        """Take containerd's socket, and the sidecar's address as containerd wants it."""
+        """Take containerd's socket, and the sidecar's address in containerd's format."""
         self._channel = grpc.insecure_channel(f"unix:{address.removeprefix('unix:')}")
         self._sidecar = sidecar
         self._metadata = (("containerd-namespace", namespace),)
 
     def __enter__(self) -> Self:
-        """Make the sandbox record, without which containerd asks no other Task service."""
+        """Create the sandbox record, without which containerd calls no external Task service."""
         record = pb.Sandbox(sandbox_id=SANDBOX, runtime=pb.Runtime(name=RUNTIME))
         self._call(_SANDBOXES, "Create", pb.StoreCreateRequest(sandbox=record), pb.Nothing)
         return self
@@ -72,13 +73,13 @@ class Containerd:
         error: BaseException | None,
         at: TracebackType | None,
     ) -> None:
-        """Remove the sandbox record and hang up."""
+        """Delete the sandbox record and close the connection."""
         with self._channel:
             request = pb.StoreDeleteRequest(sandbox_id=SANDBOX)
             self._call(_SANDBOXES, "Delete", request, pb.Nothing)
 
     def create_container(self, name: str, spec: dict[str, Any]) -> None:
-        """Make a container that belongs to the sandbox."""
+        """Create a container that belongs to the sandbox."""
         runtime = pb.Runtime(name=RUNTIME)
         packed = _json("Spec", spec)
         container = pb.Container(id=name, runtime=runtime, spec=packed, sandbox=SANDBOX)
@@ -86,13 +87,13 @@ class Containerd:
         self._call(_CONTAINERS, "Create", request, pb.Nothing)
 
     def delete_container(self, name: str) -> None:
-        """Remove a container whose task is gone."""
+        """Delete a container whose task has been deleted."""
         self._call(_CONTAINERS, "Delete", pb.DeleteContainerRequest(id=name), pb.Nothing)
 
     def create(self, name: str, rootfs: Path, image_path: str = "") -> None:
-        """Make the task of a container; with an image, Start brings that back."""
+        """Create the task of a container; with an image, Start restores it."""
         where = mount_pb2.Mount(type="bind", source=str(rootfs), options=["rbind", "ro"])
-        # Until 2.2 containerd looks for the address among runc's options.
+        # Up to 2.2 containerd reads the address from runc's options.
         options = Options(
             criu_image_path=image_path, task_api_address=self._sidecar, task_api_version=VERSION
         )
@@ -106,7 +107,7 @@ class Containerd:
         self._call(_TASKS, "Create", request, pb.CreateTaskResponse)
 
     def start(self, name: str, exec_id: str = "") -> int:
-        """Start the task or an added process; return its pid."""
+        """Start the task or an exec; return its pid."""
         request = pb.StartRequest(container_id=name, exec_id=exec_id)
         return self._call(_TASKS, "Start", request, pb.StartResponse).pid
 
@@ -118,7 +119,7 @@ class Containerd:
         )
 
     def execute(self, name: str, exec_id: str, argv: Sequence[str], output: Path) -> int:
-        """Run a program in a task to its end, its output into a file; return its status."""
+        """Run a program in a task, with its output in a file; return its exit status."""
         request = pb.ExecProcessRequest(
             container_id=name,
             exec_id=exec_id,
@@ -133,7 +134,7 @@ class Containerd:
         return status
 
     def checkpoint(self, name: str, image_path: str, *, leave: bool = False) -> None:
-        """Save the task into an image; it stops, unless it is to be left."""
+        """Save the task into an image; with `leave` it keeps running."""
         options = CheckpointOptions(exit=not leave, image_path=image_path)
         request = pb.CheckpointTaskRequest(container_id=name, options=_packed(options))
         self._call(_TASKS, "Checkpoint", request, pb.Nothing)
@@ -144,12 +145,12 @@ class Containerd:
         self._call(_TASKS, "Kill", request, pb.Nothing)
 
     def wait(self, name: str, exec_id: str = "") -> int:
-        """Return how the task or an added process has exited, once it has."""
+        """Wait for the task or an exec, and return its exit status."""
         request = pb.WaitRequest(container_id=name, exec_id=exec_id)
         return self._call(_TASKS, "Wait", request, pb.WaitResponse).exit_status
 
     def delete(self, name: str) -> int:
-        """Forget a task that has exited; return how."""
+        """Delete a task that has exited; return its exit status."""
         request = pb.DeleteTaskRequest(container_id=name)
         return self._call(_TASKS, "Delete", request, pb.DeleteResponse).exit_status
 
@@ -164,7 +165,7 @@ class Containerd:
 
 
 def _packed(options: Message) -> AnyMessage:
-    """Pack options as containerd does: with the bare name of their type."""
+    """Pack options as containerd does, with the type's name as type_url."""
     name = options.DESCRIPTOR.full_name
     return AnyMessage(type_url=name, value=options.SerializeToString())
 
@@ -180,7 +181,7 @@ def process(argv: Sequence[str]) -> dict[str, Any]:
 
 
 def spec(argv: Sequence[str]) -> dict[str, Any]:
-    """Return the OCI spec of a container; its root file system is what `create` mounts."""
+    """Return the OCI spec of a container; `create` mounts its root filesystem."""
     return {
         "ociVersion": "1.0.2",
         "process": process(argv),
@@ -197,7 +198,7 @@ def spec(argv: Sequence[str]) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class Story:
-    """What is run: a container that counts is saved, and goes on in another."""
+    """The demo: a container that counts is saved, and restored as another one."""
 
     containerd: Containerd
     rootfs: Path
@@ -210,13 +211,13 @@ class Story:
         with self.running("counts", argv):
             print(f"counts is {self.containerd.state('counts')}, at {self.count('counts')}")
             self.containerd.checkpoint("counts", image)
-            print(f"saved into {image}; it ended with {self.containerd.wait('counts')}")
+            print(f"saved into {image}; exit status {self.containerd.wait('counts')}")
         with self.running("goes-on", argv, image):
             print(f"goes-on is {self.containerd.state('goes-on')}, at {self.count('goes-on')}")
 
     @contextlib.contextmanager
     def running(self, name: str, argv: Sequence[str], image_path: str = "") -> Iterator[None]:
-        """Start a container, or bring one back, and see to it that nothing of it is left."""
+        """Start or restore a container, and delete it at the end."""
         containerd = self.containerd
         containerd.create_container(name, spec(argv))
         try:
@@ -233,7 +234,7 @@ class Story:
             containerd.delete_container(name)
 
     def count(self, name: str) -> int:
-        """Ask a container how far it has come."""
+        """Return the current count of a container."""
         output = self.scratch / f"count-{name}"
         argv = ["/bin/sh", "-c", "until [ -s /tmp/n ]; do sleep 0.1; done; cat /tmp/n"]
         self.containerd.execute(name, "ask", argv, output)
@@ -246,7 +247,9 @@ def main() -> int:
     parser.add_argument("--containerd", default="/run/containerd/containerd.sock")
     parser.add_argument("--sidecar", default="ttrpc+unix:///run/cryo/containerd.sock")
     parser.add_argument("--namespace", default="default")
-    parser.add_argument("--bundle-rootfs", type=Path, required=True, help="a root file system")
+    parser.add_argument(
+        "--bundle-rootfs", type=Path, required=True, help="directory with sh, sleep and cat"
+    )
     given = parser.parse_args()
     try:
         with (

@@ -1,1 +1,1 @@
-"""What `hack.fuzz` is made of."""
+"""The parts of `hack.fuzz`."""

@@ -1,4 +1,4 @@
-"""What is fuzzed beside the server: each parser with good inputs to change."""
+"""The parsers to fuzz, each with valid inputs to mutate."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ _HELP = b"  -image-path string\n\tfolder\n  -direct\n  -cuda-checkpoint-path str
 
 @dataclass(frozen=True)
 class Parser:
-    """Something that reads what others wrote, good inputs, and how it may refuse."""
+    """A parser of external input, with valid inputs, and the errors that it may raise."""
 
     name: str
     seeds: Sequence[bytes]
@@ -86,7 +86,7 @@ def _text(read: Callable[[str], object]) -> Callable[[bytes], object]:
 
 
 class _Files:
-    """Parsers of files, which are written to a folder first."""
+    """Parsers of files, which are first written into a directory."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -125,7 +125,7 @@ class _Files:
 
 
 def _sealed_again(data: bytes) -> object:
-    """Read a manifest whose digest fits, whatever is in it: a forger can do that too."""
+    """Decode a manifest after correcting its digest, as a forger can."""
     try:
         plain = canonical.decode(data)
         if not isinstance(plain, dict):
@@ -176,7 +176,7 @@ def _journal() -> bytes:
 
 
 def parsers(folder: Path) -> list[Parser]:
-    """Return every parser; those of files write to the folder."""
+    """Return all parsers; those of files use the directory."""
     files, spec, manifest = _Files(folder), json.dumps(_SPEC).encode(), _manifest()
     stats = json.dumps({"type": "stats", "data": {"cpu": {"usage": {"total": 5}}}}).encode()
     state = json.dumps({"ociVersion": "1.1.0", "id": "a+", "status": "running"}).encode()

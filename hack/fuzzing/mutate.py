@@ -1,4 +1,4 @@
-"""Making new inputs of known ones."""
+"""Derives new inputs from valid ones."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 from shim.service.ttrpc import envelope
 from shim.service.ttrpc.frame import Header, Kind
 
-# What parsers trip over: ends of ranges, brackets, wrong encodings, other lines.
+# Difficult input for parsers: limits, nesting, invalid encodings, line breaks.
 _TOKENS = (
     b"\0",
     b"\xff",
@@ -38,7 +38,7 @@ _TOKENS = (
 )
 _MOST = 6
 _SPLICE = 0.1
-# Few whole frames: a broken length costs the rest of its connection.
+# Few whole frames: a wrong length makes the rest of its connection useless.
 _LEVELS = (*["message"] * 10, *["envelope"] * 9, "frame")
 
 
@@ -61,7 +61,7 @@ _VALUES: tuple[Any, ...] = (
 
 
 def _places(node: Any) -> Iterator[tuple[Any, Any]]:
-    """Yield every place of a tree, as its container and its key there."""
+    """Yield every node of a tree, as its container and key."""
     keys: list[Any] = list(node) if isinstance(node, dict) else list(range(len(node)))
     for key in keys:
         yield node, key
@@ -70,7 +70,7 @@ def _places(node: Any) -> Iterator[tuple[Any, Any]]:
 
 
 class Seed(NamedTuple):
-    """A good request."""
+    """A valid request."""
 
     service: str
     method: str
@@ -78,7 +78,7 @@ class Seed(NamedTuple):
 
 
 class Mutator:
-    """Changes inputs; the same `rng` changes them in the same way."""
+    """Mutates inputs, deterministically for the same `rng`."""
 
     def __init__(self, rng: random.Random) -> None:
         self._rng = rng
@@ -92,7 +92,7 @@ class Mutator:
         )
 
     def mutate(self, seeds: Sequence[bytes]) -> bytes:
-        """Change one of the seeds a few times, sometimes with a part of another in it."""
+        """Mutate one of the seeds a few times, sometimes after splicing it with another."""
         data = bytearray(self._rng.choice(seeds))
         if self._rng.random() < _SPLICE:
             other = self._rng.choice(seeds)
@@ -103,7 +103,7 @@ class Mutator:
         return bytes(data)
 
     def reshape(self, seeds: Sequence[bytes]) -> bytes:
-        """Change JSON as JSON: values of other kinds, keys that are missing or too many."""
+        """Mutate the structure of JSON: values of other types, removed keys."""
         whole = [json.loads(self._rng.choice(seeds))]
         for _ in range(self._rng.randint(1, _MOST)):
             places = list(_places(whole))
@@ -117,7 +117,7 @@ class Mutator:
         return json.dumps(whole[0]).encode()
 
     def frame(self, seeds: Sequence[Seed], stream: int) -> bytes:
-        """Make a frame: changed as a whole, in its envelope, or in the message that it carries."""
+        """Return a frame that is mutated as a whole, in its envelope, or in its message."""
         seed = self._rng.choice(seeds)
         level = self._rng.choice(_LEVELS)
         payload = self.mutate([seed.payload]) if level == "message" else seed.payload

@@ -1,4 +1,4 @@
-"""A ttrpc server with every method of the Task services, and what to look for in it."""
+"""A ttrpc server with every method of the Task services, and checks of its health."""
 
 from __future__ import annotations
 
@@ -28,16 +28,16 @@ _TASKS_MAX = 100
 
 
 class Core(FakeTasks):
-    """Tasks that are only remembered, and not too many of them."""
+    """Fake tasks, of a bounded number."""
 
     def begin(self, name: str, *arguments: Any) -> None:
-        """Forget all tasks when there are too many."""
+        """Delete all tasks when there are too many."""
         del name, arguments
         if len(self.tasks) > _TASKS_MAX:
             self.tasks.clear()
 
     async def start(self, ref: TaskRef, exec_id: str = "") -> int:
-        """Start nothing."""
+        """Mark a task as running."""
         del exec_id
         self._task(ref).state = TaskState.RUNNING
         return 1
@@ -51,12 +51,12 @@ class Ears(logging.Handler):
         self.received: list[str] = []
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Keep a message."""
+        """Store a message."""
         self.received.append(self.format(record))
 
 
 class Target:
-    """The server under attack."""
+    """The server under test."""
 
     def __init__(self, path: Path, ears: Ears) -> None:
         self._path = path
@@ -64,7 +64,7 @@ class Target:
         self.seeds = list(_seeds())
 
     async def feed(self, data: bytes) -> str:
-        """Send bytes on a connection of their own; say whether the server kept it to the end."""
+        """Send bytes on a new connection; return whether the server responded or dropped it."""
         reader, writer = await asyncio.open_unix_connection(str(self._path))
         try:
             reading = asyncio.create_task(_read(reader))
@@ -82,7 +82,7 @@ class Target:
                 await writer.wait_closed()
 
     async def trouble(self) -> str:
-        """Return what is wrong with the server now; empty when nothing is."""
+        """Return what is wrong with the server; empty if nothing is."""
         try:
             client = await Client.connect(self._path, timeout_s=_END_S)
             try:
@@ -90,7 +90,7 @@ class Target:
                 with contextlib.suppress(CryoError):
                     await client.call(V3, "Connect", request, Empty, timeout_s=_END_S)
                 if client.closed:
-                    return "it hung up on a good request"
+                    return "it closed the connection of a valid request"
             finally:
                 await client.close()
         except CryoError as error:

@@ -1,1 +1,1 @@
-"""What `hack.soak` is made of."""
+"""The parts of `hack.soak`."""

@@ -1,7 +1,7 @@
-"""What a shim keeps in its tables, asked from outside: it writes that down at SIGUSR2.
+"""Counts the entries of a shim's tables, which the shim writes into a file on SIGUSR2.
 
-Nothing of this is in the product: `arm` runs in the process that forks the shims, by way of a
-`sitecustomize` on its path, and a fork keeps the handler.
+The shim itself has no such handler. A `sitecustomize` on the path of the fork server calls `arm`
+there, and forked shims inherit the handler.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from shim.task.container import Container
 from shim.task.execs import Exec
 
 ENV = "CRYO_SOAK_BOOKS"
-# Python imports this module by itself, if it finds one.
+# The content of `sitecustomize`, which Python imports at startup.
 ARMING = """
 import sys
 
@@ -32,7 +32,7 @@ _LOOK_S = 60.0
 
 
 def arm() -> None:
-    """Have every process that is forked from here write its books at SIGUSR2."""
+    """Let this process and its forks write their counts on SIGUSR2."""
     folder = Path(os.environ[ENV])
 
     def write(_number: int, _frame: object) -> None:
@@ -58,7 +58,7 @@ def _books() -> dict[str, int]:
 
 
 def look(folder: Path, pid: int) -> dict[str, int]:
-    """Have a shim write its books, and read them."""
+    """Let a shim write its counts, and return them."""
     path = folder / str(pid)
     path.unlink(missing_ok=True)
     os.kill(pid, signal.SIGUSR2)

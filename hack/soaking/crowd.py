@@ -1,4 +1,4 @@
-"""Many tasks at once, each led through a life of random operations."""
+"""Runs random operations on many tasks in parallel."""
 
 from __future__ import annotations
 
@@ -17,20 +17,20 @@ _KILL = 9
 
 
 class Member:
-    """One task: created, checkpointed, paused, restored, deleted, in any order that is legal."""
+    """One task, with random operations that are valid in its state."""
 
     def __init__(self, sim: Simulation, name: str, rng: random.Random, *, gpu: bool) -> None:
         self._client = Client(sim.address)
         self._name = name
         self._rng = rng
         self._image = sim.image(f"crowd-{name}")
-        # Slow: two hundred that are busy would leave the machine no time for the operations.
+        # A long period, since two hundred busy tasks would leave no CPU time for the operations.
         settings = Settings(gpu=gpu, period_s=4.0, memory_bytes=1 << 16, file_bytes=1 << 16)
         self._bundle = sim.bundle(name, settings, inject_tool=False)
         self._saved = False
 
     def step(self) -> str:
-        """Do one thing; return what it was."""
+        """Perform one operation and return its name."""
         known = {view.id: view.state for view in self._client.list()}
         choices = self._choices(known.get(self._name))
         name = self._rng.choice(choices)
@@ -96,7 +96,7 @@ class Member:
 
 
 class Crowd:
-    """Members by the hundred, and workers that lead them."""
+    """Many members, and the worker threads that run their operations."""
 
     def __init__(self, sim: Simulation, count: int, gpus: int, seed: int) -> None:
         self._rng = random.Random(seed)  # noqa: S311 - no secret
@@ -118,7 +118,7 @@ class Crowd:
         return threads
 
     def stop(self) -> None:
-        """Let the workers end after what they are at."""
+        """Stop the workers after their current operations."""
         self._over.set()
 
     def _work(self) -> None:
@@ -143,5 +143,5 @@ class Crowd:
 
 
 def leftovers(sim: Simulation) -> list[Path]:
-    """List the images and task folders that are still there."""
+    """List the remaining images and task directories."""
     return [*sim.folder.glob("images/*"), *sim.folder.glob("state/tasks/*/*")]

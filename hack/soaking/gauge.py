@@ -1,4 +1,4 @@
-"""What a sidecar or a shim holds, measured now and then: it must not grow."""
+"""Measures the resources of a sidecar or a shim, which must not grow."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from pathlib import Path
 from typing import NamedTuple
 
 _MIB = 1024
-# At the begin and at the end of a run, as a part of it.
+# The fraction of a run that counts as its beginning or its end.
 _PART = 0.2
 
 
 class Sample(NamedTuple):
-    """One look: seconds since the begin, and what there was."""
+    """A sample: seconds since the start, and the resources then."""
 
     at_s: float
     fds: int
@@ -26,17 +26,17 @@ class Sample(NamedTuple):
     books: int = 0
 
 
-# How much more there may be at the end than at the begin.
+# The growth that is tolerated.
 ROOM = {"fds": 4.0, "threads": 8.0, "memory_mib": 12.0, "mounts": 0.0, "files": 2.0, "books": 16.0}
 
 
 class Gauge:
-    """Looks at the sidecar of a machine and at its supervisor, or at a shim, which has none."""
+    """Samples the sidecar of a machine and its supervisor, or a shim, which has no supervisor."""
 
     def __init__(
         self, sidecar: int, folders: tuple[Path, ...], books: Callable[[], int] = lambda: 0
     ) -> None:
-        """Take the process, the folders whose files count, and who counts its tables."""
+        """Take the pid, the directories whose files are counted, and a count of table entries."""
         self._sidecar = sidecar
         self._folders = folders
         self._books = books
@@ -70,15 +70,15 @@ class Gauge:
                     yield int(entry.name)
 
     def growth(self) -> dict[str, float]:
-        """Return how much more there was at the end than at the begin, each a median."""
+        """Return the growth from the beginning to the end, as a difference of medians."""
         count = max(1, int(len(self.samples) * _PART))
         return _more(self.samples[:count], self.samples[-count:])
 
     def left(self) -> dict[str, float]:
-        """Return how much more there is in the last look than in the first, both without tasks.
+        """Return the growth from the first sample to the last, both without tasks.
 
-        Memory is compared under load, the middle third of the run with the last: what the largest
-        number of tasks has needed once an allocator does not give back.
+        Memory is compared under load, the middle third of the run with the last, because an
+        allocator does not return the memory of the largest number of tasks.
         """
         third = len(self.samples) // 3
         loaded = _more(self.samples[third : 2 * third], self.samples[2 * third : -1])
@@ -86,12 +86,12 @@ class Gauge:
 
 
 def _count(folder: Path) -> int:
-    """Count what is below a folder; what goes away meanwhile does not count."""
+    """Count the files and directories below a directory, which may change meanwhile."""
     return sum(len(names) + len(leaves) for _, names, leaves in os.walk(folder))
 
 
 def complaints(grown: dict[str, float]) -> list[str]:
-    """Name what has grown by more than it may."""
+    """Return a message for each resource that has grown by more than is tolerated."""
     return [f"{name} grew by {by:g}" for name, by in grown.items() if by > ROOM[name]]
 
 

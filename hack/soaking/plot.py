@@ -1,4 +1,4 @@
-"""A plot of samples as SVG: one small curve per thing that is counted."""
+"""A plot of samples as SVG, with a curve for each resource."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _TITLES = {
 
 
 def svg(samples: Sequence[Sample], title: str) -> str:
-    """Draw them."""
+    """Return the plot of some samples."""
     rows = [name for name in ROOM if any(getattr(one, name) for one in samples)]
     whole = _LEFT + _WIDTH + 20, 40 + len(rows) * (_HEIGHT + _GAP)
     lines = [

@@ -1,4 +1,4 @@
-"""An exec probe: a short program in a container again and again, by containerd and our shim."""
+"""An exec probe: runs a short program in a container, repeatedly, through containerd."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ _WARM_S = 60.0
 
 
 class Probe:
-    """Runs `true` in a container at a pace, each in a turn of its own."""
+    """Runs `true` in a container at a fixed rate, each time on a thread of a pool."""
 
     def __init__(self, api: Api, task: str, every_s: float) -> None:
         self._api = api
@@ -46,7 +46,7 @@ class Probe:
         self.failures: list[str] = []
 
     def run(self, until_s: float) -> None:
-        """Begin one every so often; one that would be too many at once is left out."""
+        """Start an exec at each interval, unless too many are running."""
         with ThreadPoolExecutor(_AT_ONCE) as pool:
             turn, number = time.monotonic(), 0
             while time.monotonic() < until_s:
@@ -62,7 +62,7 @@ class Probe:
         try:
             status = self._exec(exec_id)
             if status:
-                self.failures.append(f"{exec_id} ended with {status}")
+                self.failures.append(f"{exec_id} exited with status {status}")
             self.done += 1
         except grpc.RpcError as error:
             self.failures.append(f"{exec_id}: {error}")
@@ -70,7 +70,7 @@ class Probe:
             self._free.release()
 
     def _exec(self, exec_id: str) -> int:
-        """Add a process, start it, wait for its end, and delete it, as a kubelet has it done."""
+        """Create an exec, start it, wait until it exits, and delete it, as for a kubelet."""
         process = {"args": ["/bin/true"], "cwd": "/", "user": {"uid": 0, "gid": 0}}
         spec = AnyMessage(type_url=_PROCESS, value=json.dumps(process).encode())
         one = {"container_id": self._task, "exec_id": exec_id}
@@ -85,7 +85,7 @@ class Probe:
 
 @contextlib.contextmanager
 def machine(runsc: RunscBuild) -> Iterator[tuple[Cryo, Path]]:
-    """Give the newest containerd with our shim, and the folder for what the shims write down."""
+    """Yield the newest containerd with our shim, and the directory for the shims' counts."""
     with private_place() as place, tempfile.TemporaryDirectory() as scratch:
         arming = Path(scratch) / "arming"
         arming.mkdir()
@@ -98,15 +98,15 @@ def machine(runsc: RunscBuild) -> Iterator[tuple[Cryo, Path]]:
 
 
 def probe(runsc: RunscBuild, minutes: float, every_s: float) -> tuple[Gauge, Probe]:
-    """Probe one container for some minutes, and measure its shim all the while."""
+    """Probe one container for some minutes, and sample its shim meanwhile."""
     with machine(runsc) as (cryo, folder), cryo.container("sleep", "1000000") as name:
         forks = cryo.processes(r"shim\.entry\.shimbin\.forkserver")
         (shim,) = (pid for pid in forks if comm(pid) == "cryo-shim")
-        state = Path(f"/proc/{shim}/root{cryo.state}")  # as it is in the shim's place
+        state = Path(f"/proc/{shim}/root{cryo.state}")  # as in the shim's namespace
         gauge = Gauge(shim, (state,), lambda: sum(books.look(folder, shim).values()))
         with Api(cryo) as api:
             made = Probe(api, name, every_s)
-            # Caches and the bounded tables are filled first: that is no growth.
+            # Filling caches and bounded tables does not count as growth.
             _watch(made, gauge, min(_WARM_S, minutes * 60))
             gauge.samples.clear()
             _watch(made, gauge, minutes * 60)

@@ -203,7 +203,7 @@ def run(options: dict[str, str]) -> int:
         return 0
     pid = int(options["--pid"]) if options.get("--pid", "").isdigit() else 0
     if not pid:
-        raise Usage("--pid is required")  # noqa: EM101  # keep it small
+        raise Usage("a --pid is needed")  # noqa: EM101  # keep it small
     if "--toggle" in options:
         try:
             toggle(pid)
@@ -214,7 +214,7 @@ def run(options: dict[str, str]) -> int:
     asked = [o[2:] for o in ("--get-state", "--get-restore-tid") if o in options]
     action = asked[0] if asked else options.get("--action", "")
     if action not in _VERBS or (action.startswith("get-") and not asked):
-        raise Usage("an action is required")  # noqa: EM101  # keep it small
+        raise Usage("an action is needed")  # noqa: EM101  # keep it small
     try:
         text = step(action, pid, options)
     except Failure as error:
