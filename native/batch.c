@@ -7,7 +7,7 @@
 #include "clock.h"
 #include "line.h"
 
-/* What the driver gets on top of its own lock timeout. */
+/* Added to the lock timeout that the driver itself applies. */
 enum { GRACE_MS = 2000, JOBS_MAX = HOLDERS_MAX };
 
 static const char *const words[] = {
@@ -15,12 +15,12 @@ static const char *const words[] = {
 	[CHECKPOINT] = "checkpoint",              [RESTORE] = "restore", [UNLOCK] = "unlock",
 };
 
-/* What is known of the processes: those that were named, and those that were found besides. */
+/* The processes: those that the caller named, and others that were found. */
 struct process {
 	int pid;
 	bool named;
-	bool stuck; /* a call about it hangs: it gets no other */
-	int state;  /* -1: none, or not known */
+	bool stuck; /* a call for it hangs: no other is made */
+	int state;  /* -1: none, or unknown */
 };
 
 static struct process processes[JOBS_MAX];
@@ -52,7 +52,7 @@ int begin_driver(struct cuda *driver, long long deadline_ms, const char **why)
 	return 0;
 }
 
-/* -- telling ----------------------------------------------------------------------------------- */
+/* -- output ------------------------------------------------------------------------------------ */
 
 static void tell_error(struct line *line, const struct job *job)
 {
@@ -164,7 +164,7 @@ static void note(const struct job *job)
 {
 	struct process *process = process_of(job->pid);
 	if (job->unbegun)
-		return; /* nothing was asked of it: it is as it was */
+		return; /* no call was made: its state is unchanged */
 	if (job->late) {
 		process->stuck = true;
 		process->state = -1;
@@ -184,7 +184,7 @@ static bool is_wanted(const struct process *process, enum action action, int fro
 	return process->named && process->state == from;
 }
 
-/* Whether a job did what it was for: a driver may also say so and have done nothing. */
+/* Whether a job reached its state: the driver may return success and have done nothing. */
 static bool worked(const struct job *job)
 {
 	static const int after[] = {
@@ -196,8 +196,8 @@ static bool worked(const struct job *job)
 	return job->action < LOCK || job->state == after[job->action];
 }
 
-/* Do one action on every process that it is for; return whether it worked for all of them. A
- * process that ended meanwhile is no failure. */
+/* Do one action on every process in the right state; return whether all succeeded. A process that
+ * exited meanwhile is not a failure. */
 static bool all(const struct options *options, enum action action, int from, long long limit_ms)
 {
 	static struct job *chosen[JOBS_MAX];
@@ -238,7 +238,7 @@ static bool begin(const struct options *options, int *status)
 	return driver_begun;
 }
 
-/* Look who holds a device; return whether the look was whole. */
+/* Scan for the processes that hold a device; return whether the scan was complete. */
 static bool look(void)
 {
 	struct scan found;
@@ -251,7 +251,7 @@ static bool look(void)
 	return !found.too_many;
 }
 
-/* Whether somebody who was not named has CUDA state. */
+/* Whether a process that was not named has CUDA state. */
 static bool others(void)
 {
 	for (size_t at = 0; at < count; at++)
@@ -266,7 +266,7 @@ static bool find(const struct options *options, int *status)
 {
 	bool whole = look();
 	scan_tcp(tell_tcp);
-	/* Most containers have no CUDA process: they need not wait for the driver. */
+	/* Most containers have no CUDA process and need not wait for the driver. */
 	if (count && begin(options, status))
 		all(options, GET_STATE, -1, options->detect_ms);
 	return whole;
@@ -279,7 +279,7 @@ static bool find_again(const struct options *options)
 	return whole;
 }
 
-/* Whether each process that was named is in a state that leads down. */
+/* Whether each named process is in a state from which it can be checkpointed. */
 static bool can_freeze(void)
 {
 	for (size_t at = 0; at < count; at++)
@@ -301,7 +301,7 @@ static bool freeze(const struct options *options)
 	return find_again(options);
 }
 
-/* One that does not come back must not keep the others. */
+/* A process that fails to restore must not stop the others. */
 static void thaw(const struct options *options)
 {
 	all(options, GET_STATE, -1, options->detect_ms);

@@ -1,19 +1,19 @@
-/* Many processes at once: one start of the driver, then lock all, checkpoint all; or the way back.
+/* Batch mode: initialize the driver once, then lock and checkpoint all processes; or the reverse.
  *
- * Only the processes that were named are moved. What else is found with CUDA state is reported, so that
- * the caller can record it before it asks for that one too.
+ * Only the processes that were named are moved. Others found with CUDA state are reported, so that
+ * the caller can record them before it names them too.
  */
 #ifndef CRYO_BATCH_H
 #define CRYO_BATCH_H
 
 #include "options.h"
 
-/* Of what is printed; the reader refuses any other. */
+/* Version of the output; the reader rejects any other. */
 enum { BATCH_VERSION = 1 };
 
 int batch(struct options *options);
 
-/* Load the driver and begin to use it. Return 0, or the exit status of a tool that did not run. */
+/* Load and initialize the driver. Return 0, or the exit status of a tool that did not run. */
 int begin_driver(struct cuda *cuda, long long deadline_ms, const char **why);
 
 #endif

@@ -4,7 +4,7 @@
 
 long long now_ms(void);
 
-/* What is left until `deadline_ms`, never negative and fit for poll(2); -1 where it is 0: no end. */
+/* Time left until `deadline_ms`, never negative, for poll(2); -1 if it is 0: no timeout. */
 int left_ms(long long deadline_ms);
 
 #endif

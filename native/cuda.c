@@ -9,7 +9,7 @@
 
 static const char *const places[] = {
 	"libcuda.so.1",
-	/* Where a container has it if ldconfig was not run. */
+	/* Its paths in a container in which ldconfig was not run. */
 	"/usr/lib/x86_64-linux-gnu/libcuda.so.1",
 	"/usr/lib/aarch64-linux-gnu/libcuda.so.1",
 	"/usr/lib64/libcuda.so.1",
@@ -24,7 +24,7 @@ static void *open_library(const char **why)
 		void *library = dlopen(places[at], RTLD_NOW | RTLD_LOCAL);
 		if (library)
 			return library;
-		/* The first failure is the one to report: the loader has looked in the configured place. */
+		/* Report the first failure: there the loader searched its configured path. */
 		const char *text = dlerror();
 		if (!*why) {
 			static char first[256];

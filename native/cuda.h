@@ -1,4 +1,4 @@
-/* The part of libcuda.so.1 that checkpoints a process, found when the program runs.
+/* The part of libcuda.so.1 that checkpoints a process, loaded at run time.
  *
  * Signatures: cuda.h of CUDA 12.8 (driver 570) and 13.0 (the pairs of a restore, driver 580).
  */
@@ -49,14 +49,14 @@ struct cuda {
 	int (*restore_tid)(int pid, int *tid);
 };
 
-/* Find everything; return NULL, or why the driver cannot be used. */
+/* Load all functions; return NULL, or why the driver cannot be used. */
 const char *cuda_load(struct cuda *cuda);
 
-/* An error in the driver's own words, never NULL. */
+/* The driver's text for an error, never NULL. */
 const char *cuda_words(const struct cuda *cuda, int error);
 const char *cuda_name(const struct cuda *cuda, int error);
 
-/* The word for a state, "unknown" for a number that is none. */
+/* The name of a state, "unknown" for any other number. */
 const char *state_word(int state);
 
 #endif

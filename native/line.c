@@ -33,7 +33,7 @@ void line_begin(struct line *line)
 	line->length = 1;
 }
 
-/* Keep what is printable and needs no escape: names come from strangers. */
+/* Keep printable characters that need no escape: names are untrusted. */
 static void clean(char *out, const char *value)
 {
 	size_t at = 0;
@@ -72,7 +72,7 @@ void line_end(struct line *line)
 		if (count < 0 && errno == EINTR)
 			continue;
 		if (count <= 0)
-			return; /* no reader; what was done is done */
+			return; /* no reader; the moves are made all the same */
 		sent += (size_t)count;
 	}
 }

@@ -14,7 +14,7 @@ void line_begin(struct line *line);
 void line_text(struct line *line, const char *key, const char *value);
 void line_number(struct line *line, const char *key, long long value);
 void line_bool(struct line *line, const char *key, bool value);
-/* Write it; what did not fit has been left out, field by field. */
+/* Write the line; fields that did not fit were left out. */
 void line_end(struct line *line);
 
 #endif

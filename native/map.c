@@ -17,7 +17,7 @@ static int digit(char letter)
 	return -1;
 }
 
-/* Read GPU-8-4-4-4-12, the prefix may be missing; return what follows, NULL when it is none. */
+/* Parse GPU-8-4-4-4-12, the prefix is optional; return what follows, NULL if it is not a UUID. */
 static const char *parse_uuid(const char *text, struct uuid *uuid)
 {
 	static const char prefix[] = "GPU-";

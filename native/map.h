@@ -6,7 +6,7 @@
 
 #include "work.h"
 
-/* Read a map; false when it is none. */
+/* Parse a map; false if it is not one. */
 bool map_parse(const char *text, struct device_map *map);
 
 #endif

@@ -1,8 +1,8 @@
-/* Old names of the C library's symbols, so that a container older than this build can run us.
+/* Old names of the C library's symbols, so that a container older than this build can run it.
  *
  * glibc 2.34 moved these functions into libc.so.6 under a new version and kept the old one; a
  * program that asks for the old one runs with both. libcuda.so.1 itself needs glibc, so a
- * container with another C library has no CUDA, and is not looked after here.
+ * container with another C library has no CUDA, and is not supported here.
  */
 #ifndef CRYO_OLD_H
 #define CRYO_OLD_H

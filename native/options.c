@@ -34,7 +34,7 @@ void usage(int file)
 static bool wrong(const char *format, const char *what)
 {
 	char said[256];
-	/* The format is one of ours, below. */
+	/* The formats are literals below. */
 #pragma GCC diagnostic push
 #pragma GCC diagnostic ignored "-Wformat-nonliteral"
 	int length = snprintf(said, sizeof said, format, what);
@@ -46,7 +46,7 @@ static bool wrong(const char *format, const char *what)
 	return false;
 }
 
-/* Read digits up to `end`; -1 when there is anything else, or too much. */
+/* Parse digits up to `end`; -1 if there is anything else, or the number is too large. */
 static long long number(const char *word, char end)
 {
 	long long value = 0;
@@ -119,7 +119,7 @@ static bool is(const char *word, const char *full, const char *brief)
 	return strcmp(word, full) == 0 || (brief && strcmp(word, brief) == 0);
 }
 
-/* Take an option that stands alone; false when it is none. */
+/* Parse an option without an argument; false if it is not one. */
 static bool alone(const char *word, struct options *options)
 {
 	if (is(word, "--help", "-h"))
@@ -181,9 +181,9 @@ static bool complete(const struct options *options)
 	return true;
 }
 
-/* runsc's own engine gives a toggle no options but the environment of the container's spec, so its
- * deadlines stand there. No device map does: it would still be there when the same container is
- * thawed after its next save, and name GPUs that it has left. */
+/* runsc's own engine passes a toggle no options but the environment of the container's spec, so its
+ * deadlines are read from there. A device map is not: it would still be set when the container is
+ * thawed after its next save, and name GPUs that it no longer uses. */
 static void from_environment(struct options *options)
 {
 	const char *lock = getenv("CRYO_CUDA_LOCK_MS");

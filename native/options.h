@@ -16,7 +16,7 @@ struct options {
 	int pid;
 	int pids[PIDS_MAX];
 	size_t count;
-	/* In milliseconds; 0 is no limit. What was not given has the verb's own default. */
+	/* In milliseconds; 0 is no limit. Options not given have the verb's own default. */
 	long long lock_ms;
 	long long step_ms;
 	long long detect_ms;
@@ -24,7 +24,7 @@ struct options {
 	bool has_map;
 };
 
-/* Read the command line; false when it is wrong, which then has been said on standard error. */
+/* Parse the command line; false if it is wrong, after printing why to standard error. */
 bool options_read(int count, char **words, struct options *options);
 
 void usage(int file);

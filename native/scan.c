@@ -74,7 +74,7 @@ static bool maps(int pid)
 	for (ssize_t count; file >= 0 && !found && (count = read(file, text + kept, CHUNK)) > 0;) {
 		size_t length = kept + (size_t)count;
 		found = memmem(text, length, device_prefix, sizeof device_prefix - 1) != NULL;
-		kept = length < KEEP ? length : KEEP; /* a path may lie across two reads */
+		kept = length < KEEP ? length : KEEP; /* a path may span two reads */
 		memmove(text, text + length - kept, kept);
 	}
 	if (file >= 0)
@@ -82,7 +82,7 @@ static bool maps(int pid)
 	return found;
 }
 
-/* The driver names its thread `cuda` and eleven hexadecimal digits, from 550 on. */
+/* From 550 on the driver names its thread `cuda` and eleven hexadecimal digits. */
 static bool is_driver_name(const char *name)
 {
 	return strlen(name) == 15 && strncmp(name, "cuda", 4) == 0 &&
@@ -144,7 +144,7 @@ bool is_alive(int pid)
 	char path[64], text[512];
 	snprintf(path, sizeof path, "/proc/%d/stat", pid);
 	read_start(path, text, sizeof text);
-	char *end = strrchr(text, ')'); /* the name before it may hold anything */
+	char *end = strrchr(text, ')'); /* the name before it may contain anything */
 	return end && end[1] == ' ' && end[2] && end[2] != 'Z' && end[2] != 'X';
 }
 
@@ -158,7 +158,7 @@ static char *word(char **rest)
 	return begin;
 }
 
-/* A line has: number, local address, remote address, state. */
+/* Fields of a line: number, local address, remote address, state. */
 static bool report_established(char *line, void (*found)(const char *remote))
 {
 	word(&line);

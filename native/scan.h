@@ -1,4 +1,4 @@
-/* Who holds nvidia devices in this container, read from /proc, as shim/cuda/scan.sh does. */
+/* Processes that hold nvidia devices in this container, read from /proc, as shim/cuda/scan.sh does. */
 #ifndef CRYO_SCAN_H
 #define CRYO_SCAN_H
 
@@ -20,10 +20,10 @@ struct scan {
 	bool too_many;
 };
 
-/* Look at every process but our own. */
+/* Scan every process but this one. */
 void scan(struct scan *found);
 
-/* Whether a process is there and no zombie. */
+/* Whether a process exists and is not a zombie. */
 bool is_alive(int pid);
 
 /* Call `found` with the remote address of each established TCP connection, as /proc/net/tcp has it. */

@@ -7,7 +7,7 @@
 
 #include "clock.h"
 
-/* A toggle has no deadline of NVIDIA's: runsc would wait for it without end. These are ours, the
+/* NVIDIA's toggle has no deadline: runsc would wait for it without end. These are ours, the
  * defaults of timeouts.lock and timeouts.freeze (shim/config.py; a test compares them). */
 enum { TOGGLE_LOCK_MS = 30 * 1000, TOGGLE_STEP_MS = 120 * 1000, GRACE_MS = 5000 };
 
@@ -26,8 +26,8 @@ struct toggle {
 	unsigned lock_ms;
 	long long step_ms;
 	const struct device_map *map;
-	char why[160]; /* why the last step did not work */
-	int state;     /* what it was then, -1 where that is not known */
+	char why[160]; /* why the last step failed */
+	int state;     /* the state after it, -1 if unknown */
 };
 
 static void say(const char *what, int pid, const char *why)
@@ -40,13 +40,13 @@ static long long deadline_in(long long ms)
 	return ms > 0 ? now_ms() + ms : 0;
 }
 
-/* Do one step of a toggle, and see that it led where it must. */
+/* Do one step of a toggle, and check the state that it led to. */
 static bool step(struct toggle *toggle, enum action action, long long limit_ms)
 {
 	struct job job = {.action = action, .pid = toggle->pid, .lock_ms = toggle->lock_ms,
 			  .map = toggle->map};
 	bool ended = work_one(toggle->cuda, &job, deadline_in(limit_ms));
-	if (!job.unbegun) /* else it is as it was */
+	if (!job.unbegun) /* else it is unchanged */
 		toggle->state = ended ? job.state : -1;
 	if (!ended) {
 		char why[128];
@@ -64,7 +64,7 @@ static bool step(struct toggle *toggle, enum action action, long long limit_ms)
 	return false;
 }
 
-/* A process that was locked and could not be copied out goes on as it was found. */
+/* Lock and checkpoint a process; unlock it again if the checkpoint fails. */
 static bool suspend(struct toggle *toggle)
 {
 	char why[sizeof toggle->why];
@@ -84,7 +84,7 @@ static bool resume(struct toggle *toggle)
 	return step(toggle, RESTORE, toggle->step_ms) && step(toggle, UNLOCK, toggle->step_ms);
 }
 
-/* A toggle inverts what it finds; half-way states and failed ones are left as they are. */
+/* A toggle inverts the state; intermediate and failed states are left unchanged. */
 static bool invert(struct toggle *toggle, long long detect_ms)
 {
 	struct job look = {.action = GET_STATE, .pid = toggle->pid};

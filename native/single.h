@@ -1,10 +1,10 @@
-/* One process, as cuda-checkpoint does it: its words and exit codes. */
+/* One process, with the output and exit codes of cuda-checkpoint. */
 #ifndef CRYO_SINGLE_H
 #define CRYO_SINGLE_H
 
 #include "options.h"
 
-/* Do what was asked; return the exit status. */
+/* Run the verb; return the exit status. */
 int single(const struct cuda *cuda, const struct options *options);
 
 #endif

@@ -1,10 +1,10 @@
-/* Where the program begins, in place of the C library's own start files: those of glibc 2.34 and
- * newer ask for a symbol that older ones have not. */
+/* The entry point, in place of the C library's own start files: those of glibc 2.34 and newer
+ * need a symbol that older versions do not have. */
 
 #include "old.h"
 
 #ifdef CRYO_OLD_GLIBC
-/* As the x86-64 ABI has it: rdx is the loader's exit function, the stack holds argc and argv. */
+/* By the x86-64 ABI: rdx is the loader's exit function, the stack holds argc and argv. */
 __asm__(".text\n"
 	".globl _start\n"
 	".type _start, @function\n"

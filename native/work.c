@@ -58,7 +58,7 @@ static int call(const struct cuda *cuda, struct job *job)
 	return -1;
 }
 
-/* A move is read back, whatever it returned: it may have failed and yet have been done. */
+/* Read the state after a move, whatever it returned: a failed one may have taken effect. */
 static void read_back(const struct cuda *cuda, struct job *job)
 {
 	job->state = -1;
@@ -73,13 +73,13 @@ static void *run(void *argument)
 	errand->job.error = call(errand->cuda, &errand->job);
 	read_back(errand->cuda, &errand->job);
 	errand->job.took_ms = now_ms() - began;
-	/* A number is less than what a pipe takes whole, and the reader outlives us. */
+	/* A number is small enough for an atomic write, and the reader outlives this thread. */
 	ssize_t sent = write(errand->bell, &errand->number, sizeof errand->number);
 	(void)sent;
 	return NULL;
 }
 
-/* Return 0, or the errno that says why there is no thread for the job. */
+/* Return 0, or the errno of starting a thread for the job. */
 static int begin(const struct cuda *cuda, struct job *job, size_t number, int bell,
 		 struct errand **errand)
 {
@@ -91,7 +91,7 @@ static int begin(const struct cuda *cuda, struct job *job, size_t number, int be
 	return pthread_create(&thread, NULL, run, *errand);
 }
 
-/* Wait for one errand to end; return its number, or `count` when the time is over. */
+/* Wait for one errand to end; return its number, or `count` after the deadline. */
 static size_t next_done(int bell, long long deadline_ms, size_t count)
 {
 	struct pollfd ready = {.fd = bell, .events = POLLIN};
@@ -148,7 +148,7 @@ size_t work(const struct cuda *cuda, struct job *jobs[], size_t count, long long
 		if (report)
 			report(jobs[number]);
 	}
-	/* The pipe and the errands stay: a late thread may still write to them. */
+	/* The pipe and the errands are not freed: a late thread may still write to them. */
 	return report_undone(jobs, count, report);
 }
 

@@ -1,8 +1,8 @@
-/* Calls of the driver, side by side, each in a thread of its own, with one deadline for them all.
+/* Concurrent calls of the driver, each in its own thread, with one deadline for all of them.
  *
- * A call of the driver that hangs cannot be broken off: its thread is left alone, its job stays
- * `late`, and the program ends without it. So a job must live as long as the program. A call for
- * which no thread could be started has not been made: its job is `unbegun`.
+ * A call of the driver that hangs cannot be interrupted: its thread is left running, its job stays
+ * `late`, and the program exits without it. So a job must live as long as the program. If no thread
+ * could be started for a call, it was not made: its job is `unbegun`.
  */
 #ifndef CRYO_WORK_H
 #define CRYO_WORK_H
@@ -25,20 +25,20 @@ struct job {
 	unsigned lock_ms; /* how long the driver may try to lock; 0: no limit */
 	const struct device_map *map;
 
-	bool late;   /* it had not ended at the deadline; what follows says nothing then */
-	int unbegun; /* why no thread could be started for it, an errno; what follows says nothing */
+	bool late;   /* it had not ended at the deadline; the fields below are then invalid */
+	int unbegun; /* the errno of starting a thread for it; the fields below are then invalid */
 	int error;
 	int value; /* of GET_STATE and GET_TID */
-	int state; /* after a move, read back; -1 where it cannot be read */
+	int state; /* read after a move; -1 if it cannot be read */
 	long long took_ms;
 };
 
-/* Do the jobs; `report`, unless NULL, is called for each as it ends, in this thread, then for the late ones.
+/* Run the jobs; `report`, unless NULL, is called in this thread for each as it ends, then for late ones.
  * `deadline_ms` is a time of now_ms(), 0 for none. Return how many are late or unbegun. */
 size_t work(const struct cuda *cuda, struct job *jobs[], size_t count, long long deadline_ms,
 	    void (*report)(const struct job *job));
 
-/* One job. Return whether it was begun and ended in time. */
+/* Run one job. Return whether it was started and ended in time. */
 bool work_one(const struct cuda *cuda, struct job *job, long long deadline_ms);
 
 /* Write into `words` why a job with the deadline `limit_ms` did not end. */

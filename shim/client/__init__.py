@@ -1,4 +1,4 @@
-"""The library that harnesses import: `AsyncClient` for asyncio, `Client` that blocks."""
+"""The client library: `AsyncClient` for asyncio, and the blocking `Client`."""
 
 from shim.client.aio import AsyncClient
 from shim.client.blocking import Client

@@ -21,7 +21,7 @@ _Task = str | TaskRef
 
 
 class AsyncTransport:
-    """Talks to a sidecar; any number of calls at once."""
+    """A connection to a sidecar; any number of calls may run at once."""
 
     def __init__(
         self,
@@ -30,11 +30,11 @@ class AsyncTransport:
         *,
         timeout_s: float = channel.DEFAULT_TIMEOUT_S,
     ) -> None:
-        """Take where the sidecar is, the namespace of plain task ids, and how long a call may take.
+        """Take the sidecar's address, the namespace of plain task ids, and the timeout of calls.
 
-        The timeout is for questions, SIGKILL, `close_io` and `resize_pty`. What changes a task or
-        an image is bounded by its owner's settings, and `wait` by nothing. Nothing is sent before
-        the first call.
+        The timeout is for read-only calls, SIGKILL, `close_io` and `resize_pty`. Calls that change
+        a task or an image are bounded by its owner's settings, and `wait` has no timeout. Nothing
+        is sent before the first call.
         """
         self.address = address
         self.namespace = namespace
@@ -87,7 +87,7 @@ class AsyncTransport:
         except grpc.aio.AioRpcError as error:
             raise channel.failure(error, self.address) from error
         except BaseException:
-            # A second cancellation stops the waiting, not the rollback.
+            # A second cancellation stops the wait, not the rollback.
             await asyncio.shield(self._roll_back(stream, report))
             raise
         finally:
@@ -113,6 +113,6 @@ class AsyncTransport:
         try:
             answer = await self._call(channel.cancel(stream.token))
         except CryoError as error:
-            channel.report_rollback(report, f"it is unknown whether it was rolled back: {error}")
+            channel.report_rollback(report, f"the outcome of the rollback is unknown: {error}")
         else:
             channel.report_rollback(report, channel.outcome_of(stream.what, answer))

@@ -59,7 +59,7 @@ class Client(Transport):
         return self._call(task_operations.state(self._ref(task), exec_id))
 
     def wait(self, task: str | TaskRef, exec_id: str = "") -> Exit:
-        """Wait until a process exits; return at once when it has exited before."""
+        """Wait until a process exits; return at once if it has already exited."""
         return self._call(task_operations.wait(self._ref(task), exec_id))
 
     def kill(
@@ -114,9 +114,9 @@ class Client(Transport):
         options: CheckpointOptions = CheckpointOptions(),
         on_progress: Report | None = None,
     ) -> CheckpointResult:
-        """Freeze a task, save it to an image, and let it run on or exit. All or nothing.
+        """Freeze a task, save it to an image, and resume or stop it. All or nothing.
 
-        A call that ends early (Ctrl-C, an error in `on_progress`) rolls back, and waits for that.
+        If interrupted (Ctrl-C, an error in `on_progress`), it rolls back before it returns.
         """
         return self._stream(cryo_operations.checkpoint(self._ref(task), options), on_progress)
 
@@ -125,7 +125,7 @@ class Client(Transport):
     ) -> RestoreResult:
         """Restore an image as a new running task. All or nothing.
 
-        A call that ends early (Ctrl-C, an error in `on_progress`) rolls back, and waits for that.
+        If interrupted (Ctrl-C, an error in `on_progress`), it rolls back before it returns.
         """
         return self._stream(cryo_operations.restore(self._ref(task), options), on_progress)
 
@@ -145,7 +145,7 @@ class Client(Transport):
         *,
         untrusted_folder: bool = False,
     ) -> dict[str, Any]:
-        """Compare an image with its seal and this host; return its manifest.
+        """Check an image against its seal and this host; return its manifest.
 
         `untrusted_folder` accepts an image in a directory that another user can change.
         """

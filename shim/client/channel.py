@@ -1,4 +1,4 @@
-"""What both clients share of gRPC: channel options, metadata, and errors made from statuses."""
+"""The gRPC parts of both clients: channel options, metadata, and errors from statuses."""
 
 from __future__ import annotations
 
@@ -27,20 +27,20 @@ _MESSAGE_MAX = 4 << 20
 OPTIONS = (
     ("grpc.max_receive_message_length", _MESSAGE_MAX),
     ("grpc.max_send_message_length", _MESSAGE_MAX),
-    # grpc would put the escaped socket path there, which strict servers refuse.
+    # By default gRPC sends the escaped socket path, which strict servers refuse.
     ("grpc.default_authority", "localhost"),
-    # A sidecar that was started again is found at once, not after gRPC's minute.
+    # Reconnect to a restarted sidecar at once, not after gRPC's minute.
     ("grpc.initial_reconnect_backoff_ms", 100),
-    # How long one attempt to connect may take, in spite of its name; a busy host needs more than
-    # the backoff above.
+    # Despite its name, the timeout of one attempt to connect; a busy host needs more than the
+    # backoff above.
     ("grpc.min_reconnect_backoff_ms", 20_000),
     ("grpc.max_reconnect_backoff_ms", 1000),
-    # Clients of one address would share a connection, and a new one begin with that which an older
-    # has lost with its sidecar and not yet noticed.
+    # Otherwise clients of one address share a connection, and a new client could start with one
+    # that an older client has lost with its sidecar without detecting it yet.
     ("grpc.use_local_subchannel_pool", 1),
 )
 
-# Without an ErrorInfo these come from gRPC: a server that stops cancels what it had not begun.
+# Without an ErrorInfo these come from gRPC: a stopping server cancels calls not yet started.
 _LOST = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED)
 
 _Outcome = cryo_pb2.CancelResponse
@@ -53,7 +53,7 @@ _OUTCOMES = {
 
 
 class Failed(Protocol):
-    """The part of a failed call, blocking or async, that says why."""
+    """A failed call, blocking or async: its status, message and metadata."""
 
     def code(self) -> grpc.StatusCode:
         """Return the status code."""
@@ -62,7 +62,7 @@ class Failed(Protocol):
         """Return the status message."""
 
     def trailing_metadata(self) -> Any:
-        """Return the pairs that came after the answer."""
+        """Return the trailing metadata."""
 
 
 def ref_of(task: str | TaskRef, namespace: str) -> TaskRef:
@@ -76,13 +76,13 @@ def metadata_of(call: Call[Any]) -> tuple[tuple[str, str], ...]:
 
 
 def deadline_of(call: Call[Any], usual_s: float) -> float | None:
-    """Return a call's timeout in gRPC's terms, where None is endless."""
+    """Return a call's timeout for gRPC, where None is no timeout."""
     seconds = usual_s if call.timeout_s is None else call.timeout_s
     return None if math.isinf(seconds) else seconds
 
 
 def failure(error: Failed, address: str) -> CryoError:
-    """Make our error of a failed call."""
+    """Return the CryoError of a failed call."""
     packed = None
     for key, value in error.trailing_metadata() or ():
         if key == status.ERROR_KEY:
@@ -96,13 +96,13 @@ def failure(error: Failed, address: str) -> CryoError:
 def _unreachable(address: str, details: str) -> CryoError:
     if "failed to connect" not in details:
         message = f"the connection to the sidecar was lost: {details}"
-        return Unavailable(message, remedy="see whether it runs; tasks survive it")
+        return Unavailable(message, remedy="check that it is running; tasks survive its restart")
     if not _reachable(address):
         message = f"no access to the sidecar's socket {endpoint.parse(address)}"
         remedy = "run as root, or join the group that the sidecar's config names"
         return PermissionDenied(message, remedy=remedy)
     message = f"no sidecar answers at {address}"
-    return Unavailable(message, remedy="start one with `cryo serve`, or name its address")
+    return Unavailable(message, remedy="start one with `cryo serve`, or pass its address")
 
 
 def _reachable(address: str) -> bool:
@@ -117,31 +117,31 @@ def _reachable(address: str) -> bool:
 
 
 def report_progress(report: Report | None, message: cryo_pb2.Progress) -> None:
-    """Report one progress update; a phase that only a newer sidecar knows is skipped."""
+    """Report one progress update; a phase that only newer versions have is skipped."""
     if report is not None:
         with contextlib.suppress(InvalidArgument):
             report(cryo_messages.from_progress(message))
 
 
 def report_rollback(report: Report | None, message: str) -> None:
-    """Report progress of our own: that a rollback begins, or how it ended."""
+    """Report that a rollback begins, or how it ended."""
     if report is not None:
         report(Progress(phase=Phase.ROLLBACK, message=message))
 
 
 def cancel(token: str) -> Call[cryo_pb2.CancelResponse]:
-    """Cancel an operation by its token; the answer says how it ended."""
+    """Cancel an operation by its token; the response has its outcome."""
     request = cryo_pb2.CancelRequest(operation=token)
     return Cancel.call(request, lambda answer: answer, timeout_s=ROLLBACK_S)
 
 
 def outcome_of(what: str, answer: cryo_pb2.CancelResponse) -> str:
-    """Say how a cancelled operation ended."""
+    """Describe how a cancelled operation ended."""
     text = f"{what}: {_OUTCOMES.get(answer.outcome, 'cancelled')}"
     return f"{text}: {answer.message}" if answer.message else text
 
 
 def no_result(what: str) -> CryoError:
-    """Make the error of a stream that ended well but brought nothing."""
+    """Return the error for a stream that ended successfully without a result."""
     message = f"the {what} ended without a result"
     return CryoError(message, remedy="use a client and a sidecar of the same version")

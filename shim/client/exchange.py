@@ -1,8 +1,8 @@
-"""One call of the blocking client, on a thread of its own.
+"""One call of the blocking client, in its own thread.
 
-Ctrl-C raises KeyboardInterrupt wherever the main thread is. Inside gRPC's own locks that leaves
-one of them held, and the next call hangs; so the main thread waits on a queue, which
-is built for that, and never enters them while it waits.
+Ctrl-C raises KeyboardInterrupt at any point of the main thread. Inside gRPC that can leave a lock
+held, so that the next call hangs. The main thread therefore waits on a queue, which handles
+interrupts, and takes no lock of gRPC while it waits.
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ from typing import Any
 
 @dataclass(frozen=True)
 class _End:
-    """The call is over, with an error or without."""
+    """The end of the call, with an error or without."""
 
     error: BaseException | None = None
 
 
 class Exchange:
-    """Begins a call at once and gives its answers as they come."""
+    """Runs a call and yields its responses as they arrive."""
 
     def __init__(self, begin: Callable[[], Any]) -> None:
         self._begin = begin
@@ -31,7 +31,7 @@ class Exchange:
         self._unwanted = False
 
     def answers(self) -> Generator[Any, None, None]:
-        """Yield each answer; raise what the call raised. Leaving early ends the call."""
+        """Yield each response; raise the call's error. Closing it early cancels the call."""
         try:
             threading.Thread(target=self._run, name="cryo-call", daemon=True).start()
             while not isinstance(answer := self._inbox.get(), _End):
@@ -42,7 +42,7 @@ class Exchange:
             raise answer.error
 
     def cancel(self) -> None:
-        """End the call, now or as soon as it has begun."""
+        """Cancel the call, now or as soon as it has started."""
         self._unwanted = True
         if self._rpc is not None:
             self._rpc.cancel()
@@ -54,7 +54,7 @@ class Exchange:
                 self._rpc.cancel()
             for answer in self._rpc:
                 self._inbox.put(answer)
-        except BaseException as error:  # noqa: BLE001  # it is raised again where it is awaited
+        except BaseException as error:  # noqa: BLE001  # raised again in `answers`
             self._inbox.put(_End(error))
         else:
             self._inbox.put(_End())

@@ -1,4 +1,4 @@
-"""The blocking client: no event loop, and Ctrl-C ends a call cleanly."""
+"""The blocking client: no event loop, and Ctrl-C cancels a call cleanly."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _Task = str | TaskRef
 
 
 class Transport:
-    """Talks to a sidecar and blocks meanwhile; one may be shared between threads."""
+    """A blocking connection to a sidecar; threads may share it."""
 
     def __init__(
         self,
@@ -31,11 +31,11 @@ class Transport:
         *,
         timeout_s: float = channel.DEFAULT_TIMEOUT_S,
     ) -> None:
-        """Take where the sidecar is, the namespace of plain task ids, and how long a call may take.
+        """Take the sidecar's address, the namespace of plain task ids, and the timeout of calls.
 
-        The timeout is for questions, SIGKILL, `close_io` and `resize_pty`. What changes a task or
-        an image is bounded by its owner's settings, and `wait` by nothing. Nothing is sent before
-        the first call.
+        The timeout is for read-only calls, SIGKILL, `close_io` and `resize_pty`. Calls that change
+        a task or an image are bounded by its owner's settings, and `wait` has no timeout. Nothing
+        is sent before the first call.
         """
         self.address = address
         self.namespace = namespace
@@ -97,7 +97,7 @@ class Transport:
         timeout_s: float | None = None,
         metadata: tuple[tuple[str, str], ...] = (),
     ) -> Exchange:
-        """Prepare a call. On the wire a unary answer is a stream of one, so one way serves all."""
+        """Prepare a call; on the wire a unary response is a stream of one message."""
         method = self._channel.unary_stream(
             call.operation.path,
             request_serializer=call.operation.request.SerializeToString,
@@ -114,6 +114,6 @@ class Transport:
         try:
             answer = self._call(channel.cancel(stream.token))
         except CryoError as error:
-            channel.report_rollback(report, f"it is unknown whether it was rolled back: {error}")
+            channel.report_rollback(report, f"the outcome of the rollback is unknown: {error}")
         else:
             channel.report_rollback(report, channel.outcome_of(stream.what, answer))

@@ -47,9 +47,9 @@ class Line(Value):
 class Move(Value):
     """The outcome of one move, or of reading a state.
 
-    `state` is None where it could not be read. `late` is a call that did not return within its
-    timeout, `gone` a process that has exited, `reason` the driver's error text, `took_s` how long
-    the call took together with the read of the state after it.
+    `state` is None where it could not be read. `late`: the call did not return within its
+    timeout; `gone`: the process has exited; `reason`: the driver's error text; `took_s`: the
+    duration of the call and of the read of the state after it.
     """
 
     step: str
@@ -131,7 +131,7 @@ def _move(line: Line) -> Move:
     if line.state and line.state not in known:
         state = _bounded(repr(line.state))
         message = f"cryo-cuda returned an unknown state for process {line.pid}: {state}"
-        raise CudaError(message, pid=line.pid, remedy="check that the driver is one we know")
+        raise CudaError(message, pid=line.pid, remedy="check that this release supports the driver")
     return Move(
         step=line.step,
         pid=line.pid,
@@ -148,7 +148,7 @@ def _holders(lines: Sequence[Line]) -> tuple[Holder, ...]:
     found = {line.pid: line for line in lines if line.step == "scan" and _is_pid(line.pid)}
     if len(found) > _HOLDERS_MAX:
         message = f"more than {_HOLDERS_MAX} processes hold a GPU device"
-        raise CudaError(message, remedy="end some, or use --cuda ignore")
+        raise CudaError(message, remedy="stop some of them, or use --cuda ignore")
     return tuple(
         Holder(
             pid=pid,
@@ -192,7 +192,7 @@ class Helper:
     async def freeze(
         self, pids: Iterable[int], *, detect_s: float, lock_s: float, freeze_s: float
     ) -> BatchOutput:
-        """Lock all of these, then checkpoint all, whatever state each is in; report new ones.
+        """Lock all of these, then checkpoint all, from whatever state; report new ones.
 
         No process is checkpointed unless all are locked and there is no new one.
 
@@ -242,7 +242,7 @@ class Helper:
         options = {"detect_s": "--detect-ms", "lock_s": "--timeout", "step_s": "--step-ms"}
         for name, limit_s in limits_s.items():
             argv += [options[name], str(max(1, int(limit_s * 1000)))]
-        # `detect` also limits the driver's initialization and the second look of a freeze.
+        # `detect` also limits the driver's initialization and the second scan of a freeze.
         timeout_s = total_s + 2 * limits_s["detect_s"] + _GRACE_S
         try:
             done = await self._guest.run(argv, timeout_s=timeout_s)

@@ -1,4 +1,4 @@
-"""Container Device Interface: what a qualified name such as `nvidia.com/gpu=0` stands for.
+"""Container Device Interface: resolves qualified device names such as `nvidia.com/gpu=0`.
 
 Source: the CDI specification, github.com/cncf-tags/container-device-interface, SPEC.md.
 """
@@ -29,7 +29,7 @@ _NAME = re.compile(
 
 
 class NodeNumbers(Value):
-    """What the host's device node is: `c` or `b`, with its numbers."""
+    """The type (`c` or `b`) and the numbers of a device node."""
 
     type: str
     major: int
@@ -37,7 +37,7 @@ class NodeNumbers(Value):
 
 
 Stat = Callable[[str], NodeNumbers | None]
-"""Looks at a device node of the host; `None` where there is none."""
+"""Returns the type and numbers of a host device node; `None` if there is none."""
 
 
 class _Node(Value, rename="camel"):
@@ -85,7 +85,7 @@ class _File(Value, rename="camel"):
 
 
 class _Found(Value):
-    """A device, the file that it stands in, and that file's edits for all its devices."""
+    """A device, the file that defines it, and that file's edits for all its devices."""
 
     file: Path
     common: _Edits
@@ -93,7 +93,7 @@ class _Found(Value):
 
 
 class Registry:
-    """All devices of the CDI folders; of equal names the later folder's counts."""
+    """All devices of the CDI directories; a later directory overrides an earlier one."""
 
     def __init__(self, devices: dict[str, _Found], problems: tuple[str, ...], stat: Stat) -> None:
         self._devices = devices
@@ -108,10 +108,10 @@ class Registry:
         )
 
     def edits(self, names: Iterable[str]) -> Edits:
-        """Give everything that these qualified names add to a container.
+        """Return everything that the devices with these qualified names add to a container.
 
         Raises:
-            InvalidArgument: a name is malformed or unknown, or its device node is not there.
+            InvalidArgument: a name is malformed or unknown, or its device node does not exist.
         """
         found = [self._find(name) for name in names]
         total = Edits()
@@ -125,18 +125,18 @@ class Registry:
 
     def _find(self, name: str) -> _Found:
         if _NAME.fullmatch(name) is None:
-            message = f"CDI device {name[:200]!r} is no vendor/class=name"
+            message = f"CDI device {name[:200]!r} is not of the form vendor/class=name"
             raise InvalidArgument(message, remedy="write it as nvidia.com/gpu=0")
         if name in self._devices:
             return self._devices[name]
-        known = ", ".join(sorted(self._devices)[:20]) or "none at all"
+        known = ", ".join(sorted(self._devices)[:20]) or "none"
         broken = "".join(f"; {problem}" for problem in self.problems)
-        message = f"no CDI device {name}: there is {known}{broken}"
-        raise InvalidArgument(message, remedy="name one of these, or run: nvidia-ctk cdi generate")
+        message = f"no CDI device {name}; known devices: {known}{broken}"
+        raise InvalidArgument(message, remedy="use one of these, or run: nvidia-ctk cdi generate")
 
 
 def host_node(path: str) -> NodeNumbers | None:
-    """Look at a device node of this host."""
+    """Return the type and numbers of a device node of this host; None if there is none."""
     try:
         found = os.stat(path)  # noqa: PTH116 - a string from a file, used for nothing else
     except OSError:
@@ -149,7 +149,7 @@ def host_node(path: str) -> NodeNumbers | None:
 
 
 def read(folders: Iterable[str], stat: Stat = host_node) -> Registry:
-    """Read every CDI file; one that is broken is noted, for it may be of no concern here."""
+    """Read every CDI file; a broken one becomes a problem of the registry, not an error."""
     devices: dict[str, _Found] = {}
     problems: list[str] = []
     for folder in folders:
@@ -176,7 +176,7 @@ def _add(path: Path, here: dict[str, _Found], problems: list[str]) -> None:
     for device in file.devices:
         name = f"{file.kind}={device.name}"
         if name in here:
-            problems.append(f"{path} names {name} again, as {here[name].file} does")
+            problems.append(f"{path} defines {name}, as {here[name].file} already does")
             continue
         here[name] = _Found(file=path, common=file.container_edits, own=device.container_edits)
 
@@ -227,13 +227,13 @@ def _node(node: _Node, stat: Stat) -> DeviceNode:
 
 
 def _numbers(node: _Node, stat: Stat) -> NodeNumbers:
-    """Take what the file says, and where it is silent what the host's node is."""
+    """Return the numbers in the CDI file; if one is missing, those of the host's node."""
     if node.type and node.major is not None and node.minor is not None:
         return NodeNumbers(type=node.type, major=node.major, minor=node.minor)
     place = node.host_path or node.path
     found = stat(place)
     if found is None:
-        message = f"CDI names the device node {place}, which this host does not have"
+        message = f"a CDI file names the device node {place}, which this host does not have"
         raise InvalidArgument(message, remedy="load the driver, or run: nvidia-ctk cdi generate")
     return found
 

@@ -1,4 +1,4 @@
-"""What a spec gets at create so that its GPUs and cuda-checkpoint are in the sandbox."""
+"""Adds the GPUs and cuda-checkpoint to a spec at create."""
 
 from __future__ import annotations
 
@@ -42,10 +42,10 @@ _USUAL = (
 
 
 class PreparedSpec(Value):
-    """A spec as runsc gets it: the one handed in where nothing is added.
+    """A spec as runsc gets it; unchanged if there is nothing to add.
 
-    `gpu_wanted` is whether the sandbox needs nvproxy; `guest_tool` is where the container finds
-    cuda-checkpoint, empty where it has none.
+    `gpu_wanted` is whether the sandbox needs nvproxy; `guest_tool` is the path of cuda-checkpoint
+    in the container, empty if it has none.
     """
 
     spec: Spec
@@ -58,7 +58,7 @@ def find_tool(cuda: Cuda) -> str | None:
     """Find the host's cuda-checkpoint: the configured one, else the first on PATH.
 
     Raises:
-        InvalidArgument: the configured one is not there or cannot be run.
+        InvalidArgument: the configured one does not exist or is not executable.
     """
     if not cuda.tool:
         found = shutil.which(TOOL)
@@ -66,12 +66,12 @@ def find_tool(cuda: Cuda) -> str | None:
     path = Path(cuda.tool)
     if path.is_absolute() and path.is_file() and os.access(path, os.X_OK):
         return str(path.resolve())
-    message = f"cuda.tool {cuda.tool} is no program at an absolute path"
-    raise InvalidArgument(message, remedy="correct cuda.tool in the config, or leave it out")
+    message = f"cuda.tool {cuda.tool} is not the absolute path of an executable file"
+    raise InvalidArgument(message, remedy="correct cuda.tool in the config, or remove it")
 
 
 def find_helper(cuda: Cuda) -> str:
-    """Find our own cryo-cuda; empty where it was not built, is not wanted, or finds no driver."""
+    """Return the path of cryo-cuda; empty if not built, disabled or not supported by the driver."""
     if cuda.helper == "never":
         return ""
     try:
@@ -82,7 +82,7 @@ def find_helper(cuda: Cuda) -> str:
 
 
 def helper_in(spec: Spec) -> str:
-    """Return where a prepared spec has cryo-cuda in the container, empty where it has none."""
+    """Return the path of cryo-cuda in the container of a prepared spec, empty if it has none."""
     return next((m.destination for m in spec.mounts if Path(m.destination).name == native.NAME), "")
 
 
@@ -98,18 +98,17 @@ def prepare(
     deadlines: Timeouts | None = None,
     stat: Stat = host_node,
 ) -> PreparedSpec:
-    """Add the GPUs that were asked for, and cuda-checkpoint; a prepared spec stays as it is.
+    """Add the requested GPUs and cuda-checkpoint; a spec that is already prepared is unchanged.
 
-    `tool` is the host's cuda-checkpoint, `helper` our cryo-cuda, where either is there. What is
-    recorded is, at a restore, the guest path that the image knows, empty where it knows none:
-    the mounts must be those that were saved, whatever else this host would do. `deadlines` are for
-    cryo-cuda where runsc starts it.
-    The rootfs must be mounted, for it is searched.
+    `tool` and `helper` are the host's cuda-checkpoint and cryo-cuda, if present. `recorded_tool`
+    and `recorded_helper` are their guest paths in the image at a restore, empty if it has none:
+    the mounts must be the saved ones, whatever this host's config. `deadlines` are for cryo-cuda
+    when runsc starts it. The rootfs must be mounted, because it is searched.
 
     Raises:
-        InvalidArgument: a GPU was asked for that is not there.
-        Refused: GPUs were asked for, and it would get none.
-        HostMismatch: the image needs a tool of the host, and there is none.
+        InvalidArgument: a requested GPU does not exist.
+        Refused: GPUs were requested, and the container would get none.
+        HostMismatch: the image needs a tool that this host does not have.
     """
     if not gpu.wanted:
         return PreparedSpec(spec=spec, warnings=(gpu.ignored,) if gpu.ignored else ())
@@ -121,7 +120,7 @@ def prepare(
     done, guest_tool = _with_tool(with_helper, cuda, tool, recorded_tool)
     if deadlines is not None and helper_in(done):
         done = apply(done, Edits(env=_deadlines(deadlines)))
-    # Without NVIDIA's tool ours is there for single processes too: it has the same command line.
+    # cryo-cuda replaces a missing cuda-checkpoint: it has the same command line.
     guest_tool = guest_tool or helper_in(done)
     return PreparedSpec(
         spec=done,
@@ -132,7 +131,7 @@ def prepare(
 
 
 def _edits_or_warning(gpu: GpuRequest, cuda: Cuda, stat: Stat) -> tuple[Edits, tuple[str, ...]]:
-    """As `_gpu_edits`; a device that is not there is a warning where the operator says so."""
+    """As `_gpu_edits`; with cuda.missing = "warn" a missing device is a warning."""
     try:
         return _gpu_edits(gpu, cuda, stat)
     except InvalidArgument as error:
@@ -142,13 +141,13 @@ def _edits_or_warning(gpu: GpuRequest, cuda: Cuda, stat: Stat) -> tuple[Edits, t
 
 
 def _without_gpu(gpu: GpuRequest, cuda: Cuda, warnings: tuple[str, ...]) -> tuple[str, ...]:
-    """Say that a container runs without the GPUs that it asks for.
+    """Return the warnings for a container that runs without the GPUs that it requests.
 
-    `all` in the environment mostly comes from the image, such as each of nvidia/cuda, which people
-    run on hosts without any NVIDIA driver too: there it is no request that must be met.
+    `all` in the environment usually comes from the image, as in those of nvidia/cuda, which also
+    run on hosts without an NVIDIA driver: there the request need not be met.
 
     Raises:
-        Refused: it asks for them by its own configuration, or this host has a driver.
+        Refused: its own configuration requests them, or this host has a driver.
     """
     found = inventory.read(cuda.nvidia_proc).driver
     asked = f"the container asks for GPUs ({', '.join(gpu.devices)[:_SHOWN]})"
@@ -156,9 +155,9 @@ def _without_gpu(gpu: GpuRequest, cuda: Cuda, warnings: tuple[str, ...]) -> tupl
         why = f"; {warnings[0]}" if warnings else ""
         driver_is = f"with driver {found}" if found else "without an NVIDIA driver"
         message = f"{asked} and gets none on this host {driver_is}{why}"
-        remedy = 'see that `nvidia-smi -L` lists them, or set cuda.missing = "warn"'
+        remedy = 'check that `nvidia-smi -L` lists them, or set cuda.missing = "warn"'
         raise Refused(message, remedy=remedy)
-    return (*warnings, f"{asked} and runs without: none is on this host")
+    return (*warnings, f"{asked} and runs without them: this host has none")
 
 
 def _gpu_edits(gpu: GpuRequest, cuda: Cuda, stat: Stat) -> tuple[Edits, tuple[str, ...]]:
@@ -180,11 +179,11 @@ def _from_cdi(registry: Registry, names: tuple[str, ...]) -> tuple[Edits, tuple[
         return edits, ()
     edits += Edits(mounts=_library_names(edits.mounts))
     hooks = ", ".join(dict.fromkeys(edits.hooks))
-    return edits, (f"these CDI hooks do not reach into a sandbox and were left out: {hooks}",)
+    return edits, (f"these CDI hooks have no effect in a sandbox and were left out: {hooks}",)
 
 
 def _library_names(mounts: tuple[BindMount, ...]) -> tuple[BindMount, ...]:
-    """Give the driver's libraries the names that programs load.
+    """Return mounts that give the driver's libraries the names that programs load.
 
     A CDI file mounts libcuda.so.580.65.06 and leaves libcuda.so.1 to a hook that runs ldconfig.
     """
@@ -207,7 +206,7 @@ def _cdi_names(
 
 
 def _cdi_name(name: str, known: tuple[str, ...], gpus: tuple[Gpu, ...]) -> str:
-    """Translate a UUID where the CDI file only has indices; an unknown name stays."""
+    """Translate a UUID if the CDI file has only indices; other names are unchanged."""
     if name in known:
         return name
     indices = [str(at) for at, gpu in enumerate(gpus) if gpu.uuid == name]
@@ -217,7 +216,7 @@ def _cdi_name(name: str, known: tuple[str, ...], gpus: tuple[Gpu, ...]) -> str:
 def _from_host(
     wanted: tuple[str, ...], gpus: tuple[Gpu, ...], stat: Stat
 ) -> tuple[Edits, tuple[str, ...]]:
-    """Take the device nodes alone: the driver's libraries must then be in the image."""
+    """Add only the device nodes: the driver's libraries must then be in the image."""
     if wanted == ("all",) and stat(_CONTROL[0]) is None:
         return Edits(), ()
     paths = (*_CONTROL, *(f"/dev/nvidia{minor}" for minor in _minors(wanted, gpus)))
@@ -241,7 +240,7 @@ def _minor(name: str, gpus: tuple[Gpu, ...]) -> int:
         return found[0]
     there = ", ".join(f"{at} ({gpu.uuid})" for at, gpu in enumerate(gpus)) or "none"
     message = f"{VISIBLE} asks for GPU {name}; this host has {there}"
-    raise InvalidArgument(message, remedy="ask for a GPU that is there, or for all")
+    raise InvalidArgument(message, remedy="request one of these, or all")
 
 
 def _nodes(paths: tuple[str, ...], stat: Stat, *, optional: bool) -> Iterator[DeviceNode]:
@@ -255,9 +254,9 @@ def _nodes(paths: tuple[str, ...], stat: Stat, *, optional: bool) -> Iterator[De
 
 
 def _deadlines(timeouts: Timeouts) -> tuple[str, ...]:
-    """Return what runsc's own engine hands to cryo-cuda: it starts it with no option for these.
+    """Return cryo-cuda's timeouts as variables: runsc's own engine passes it no options.
 
-    The workload sees these variables too, so there are none for what cryo-cuda does by itself.
+    The workload sees these variables too, so those with cryo-cuda's defaults are left out.
     """
     usual = Timeouts()
     wanted = (
@@ -272,7 +271,7 @@ def _deadlines(timeouts: Timeouts) -> tuple[str, ...]:
 
 
 def _with_helper(spec: Spec, cuda: Cuda, either: str, helper: str, recorded: str | None) -> Spec:
-    """Mount cryo-cuda; where an image has it and this host has not, `either` takes its place."""
+    """Mount cryo-cuda; if an image has it and this host does not, mount `either` in its place."""
     place = helper_in(spec) or (cuda.guest_helper if recorded is None else recorded)
     source = helper if recorded is None and not helper_in(spec) else either
     there = [m for m in spec.mounts if m.destination == place]
@@ -280,9 +279,11 @@ def _with_helper(spec: Spec, cuda: Cuda, either: str, helper: str, recorded: str
         return spec
     if not source and (recorded or there):
         message = (
-            f"the image needs {native.NAME} at {place}, and this host has nothing to put there"
+            f"the image needs {native.NAME} at {place}, and this host has no tool to mount there"
         )
-        raise HostMismatch(message, remedy=f"install {TOOL}, or Cryoshim with its {native.NAME}")
+        raise HostMismatch(
+            message, remedy=f"install {TOOL}, or a Cryoshim that includes {native.NAME}"
+        )
     if not source:
         return spec
     return apply(spec, Edits(mounts=(BindMount(destination=place, source=source),)))
@@ -292,7 +293,7 @@ def _with_tool(spec: Spec, cuda: Cuda, tool: str | None, recorded: str) -> tuple
     place = recorded or cuda.guest_tool
     mounted = _mounted_tool(spec, place)
     if mounted is not None:
-        # A source that is missing came with an image from a host that has the tool elsewhere.
+        # A missing source comes from an image of a host that has the tool elsewhere.
         if (spec.bundle / mounted.source).exists() or (tool is None and not recorded):
             return spec, mounted.destination
         place = mounted.destination
@@ -301,7 +302,7 @@ def _with_tool(spec: Spec, cuda: Cuda, tool: str | None, recorded: str) -> tuple
         if here or (tool is None and not recorded):
             return spec, here
     if tool is None:
-        message = f"the image needs {TOOL} at {place}, and this host has none to put there"
+        message = f"the image needs {TOOL} at {place}, and this host does not have it"
         raise HostMismatch(message, remedy=f"install {TOOL}, or set cuda.tool in the config")
     mount = BindMount(destination=place, source=tool)
     return apply(spec, Edits(mounts=(mount,))), place
@@ -314,7 +315,7 @@ def _mounted_tool(spec: Spec, place: str) -> SpecMount | None:
 
 
 def _candidates(spec: Spec, recorded: str) -> list[str]:
-    """List the places of the rootfs where the tool may be, but those that a mount hides."""
+    """List the paths in the rootfs where the tool may be, without those that a mount hides."""
     folders = (*_USUAL, *(spec.variable("PATH") or "").split(":"))
     usual = [f"{folder.rstrip('/')}/{TOOL}" for folder in folders if folder.startswith("/")]
     hiding = [mount.destination for mount in spec.mounts]
@@ -323,5 +324,5 @@ def _candidates(spec: Spec, recorded: str) -> list[str]:
 
 
 def _covered(name: str, destinations: list[str]) -> bool:
-    """Whether a mount hides that place of the rootfs."""
+    """Whether a mount hides that path of the rootfs."""
     return any(d != "/" and Path(name).is_relative_to(d) for d in destinations)

@@ -34,20 +34,20 @@ class Gpu(Value):
 
 
 class Inventory(Value):
-    """What a host has; `driver` is empty where no NVIDIA kernel module is loaded."""
+    """The driver and GPUs of a host; `driver` is empty if no NVIDIA kernel module is loaded."""
 
     driver: str = ""
     gpus: tuple[Gpu, ...] = ()
 
 
 def read(nvidia_proc: str) -> Inventory:
-    """Read /proc/driver/nvidia, or a folder that looks like it."""
+    """Read /proc/driver/nvidia, or a directory of the same layout."""
     root = Path(nvidia_proc)
     return Inventory(driver=_driver(root), gpus=_gpus(root))
 
 
 async def bytes_by_gpu(nvidia_smi: str, spawn: Spawn, pid: int) -> dict[str, int]:
-    """Ask nvidia-smi how many bytes a host process holds on each GPU, by UUID.
+    """Return how many bytes a host process holds on each GPU, by UUID, from nvidia-smi.
 
     GPUs for which the driver reports nothing are left out.
     """
@@ -56,25 +56,25 @@ async def bytes_by_gpu(nvidia_smi: str, spawn: Spawn, pid: int) -> dict[str, int
 
 
 async def free_bytes(nvidia_smi: str, spawn: Spawn) -> dict[str, int]:
-    """Ask nvidia-smi how many bytes are free on each GPU, by UUID."""
+    """Return how many bytes are free on each GPU, by UUID, from nvidia-smi."""
     query = "--query-gpu=uuid,memory.free"
     return parse_gpus(await spawn([nvidia_smi, query, "--format=csv,noheader,nounits"]))
 
 
 def visible(gpus: Iterable[Gpu], devices: Iterable[Device]) -> tuple[Gpu, ...]:
-    """Pick the GPUs whose device nodes a container has, under whatever name it has them."""
+    """Return the GPUs whose device nodes a container has, matched by minor number."""
     minors = {device.minor for device in devices if _GPU_NODE.fullmatch(device.path)}
     return tuple(gpu for gpu in gpus if gpu.minor in minors)
 
 
 def parse_apps(text: str, pid: int) -> dict[str, int]:
-    """Read lines of `pid, UUID, MiB`, adding up those of one process on one GPU."""
+    """Parse lines of `pid, UUID, MiB`; return the total of process `pid` on each GPU."""
     rows = (_fields(line) for line in text.splitlines())
     return _summed(row[1:] for row in rows if row[0] == str(pid))
 
 
 def parse_gpus(text: str) -> dict[str, int]:
-    """Read lines of `UUID, MiB`."""
+    """Parse lines of `UUID, MiB`."""
     return _summed(_fields(line) for line in text.splitlines())
 
 
@@ -93,13 +93,13 @@ def _summed(pairs: Iterable[list[str]]) -> dict[str, int]:
 
 
 def parse_driver(text: str) -> str:
-    """Read the driver version out of /proc/driver/nvidia/version; empty when there is none."""
+    """Return the driver version in /proc/driver/nvidia/version; empty if there is none."""
     found = _DRIVER.search(text)
     return found.group(1) if found else ""
 
 
 def parse_gpu(text: str) -> Gpu:
-    """Read one /proc/driver/nvidia/gpus/BUS/information."""
+    """Parse one /proc/driver/nvidia/gpus/BUS/information."""
     fields = dict(_field(line) for line in text.splitlines())
     minor = fields.get("Device Minor", "")
     return Gpu(
@@ -116,7 +116,7 @@ def _field(line: str) -> tuple[str, str]:
 
 
 def _number(text: str) -> bool:
-    # str.isdigit alone is true for superscripts, which int() refuses.
+    # str.isdigit() alone accepts superscripts, which int() does not.
     return text.isascii() and text.isdigit() and len(text) < len("9" * 16)
 
 
@@ -128,7 +128,7 @@ def _driver(root: Path) -> str:
 
 
 def _gpus(root: Path) -> tuple[Gpu, ...]:
-    """List the GPUs in nvidia-smi's order, that of the PCI bus."""
+    """List the GPUs in the order of the PCI bus, as nvidia-smi does."""
     try:
         folders = sorted((root / "gpus").iterdir())
     except OSError:

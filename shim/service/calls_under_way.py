@@ -1,9 +1,8 @@
-"""The calls under way with each task: the last of all to be answered is its Delete.
+"""Tracks the calls under way for each task, so that its Delete returns last.
 
-When Delete has answered, containerd sends Shutdown, and closes its connection when the shim has, at
-the latest after 3 s (waitShutdown in core/runtime/v2/shim.go). A call that has no answer by then
-fails with "ttrpc: closed". It may be the Kill that ended the task: `runsc kill` exits after the
-sandbox.
+After Delete, containerd sends Shutdown, and closes its connection when the shim does, after 3 s at
+the latest (waitShutdown in core/runtime/v2/shim.go). A call without a response by then fails with
+"ttrpc: closed". That can be the Kill that ended the task: `runsc kill` exits after the sandbox.
 """
 
 from __future__ import annotations
@@ -14,7 +13,7 @@ from collections.abc import AsyncIterator
 
 from shim.model import TaskRef
 
-# The task is gone, so that a call which still runs has failed or is about to.
+# The task no longer exists, so a call that still runs fails soon.
 _OTHERS_S = 2.0
 
 
@@ -26,7 +25,7 @@ class CallsUnderWay:
 
     @contextlib.asynccontextmanager
     async def one(self, ref: TaskRef, *, last: bool) -> AsyncIterator[None]:
-        """Hold a call with a task; `last` leaves only when the others have, or after 2 s."""
+        """Count a call for a task; with `last`, exit only after the others, or after 2 s."""
         left = asyncio.Event()
         calls = self._calls.setdefault(ref, set())
         calls.add(left)

@@ -1,4 +1,4 @@
-"""gRPC's status codes, with no gRPC: ttrpc sends the same numbers."""
+"""gRPC's status codes without a gRPC import: ttrpc uses the same numbers."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import enum
 
 
 class Code(enum.IntEnum):
-    """How a call ended, by google.rpc.Code's names and numbers."""
+    """The names and numbers of google.rpc.Code."""
 
     OK = 0
     CANCELLED = 1

@@ -1,4 +1,4 @@
-"""Parts that the messages of both services share: enums, time, JSON objects, streams.
+"""Conversions shared by the messages of both services: enums, time, JSON objects, streams.
 
 `to_*` makes a message, `from_*` makes a value.
 """
@@ -34,10 +34,10 @@ _Number = TypeVar("_Number")
 
 
 def named(table: Mapping[_Key, _Number], number: _Number, what: str) -> _Key:
-    """Return the value whose number in a .proto enum this is.
+    """Return the value of a number in a .proto enum.
 
     Raises:
-        InvalidArgument: the number is not known.
+        InvalidArgument: the number is unknown.
     """
     for key, value in table.items():
         if value == number:
@@ -47,19 +47,19 @@ def named(table: Mapping[_Key, _Number], number: _Number, what: str) -> _Key:
 
 
 def to_time(at: datetime) -> Timestamp:
-    """Write a moment."""
+    """Encode a time."""
     stamp = Timestamp()
     stamp.FromDatetime(at)
     return stamp
 
 
 def from_time(stamp: Timestamp) -> datetime:
-    """Read a moment, in UTC."""
+    """Decode a time, in UTC."""
     return stamp.ToDatetime(tzinfo=UTC)
 
 
 def to_duration(seconds: float) -> Duration | None:
-    """Write a timeout; 0 is left out."""
+    """Encode a timeout; None for 0."""
     if not seconds:
         return None
     duration = Duration()
@@ -68,28 +68,28 @@ def to_duration(seconds: float) -> Duration | None:
 
 
 def from_duration(duration: Duration) -> float:
-    """Read a timeout in seconds.
+    """Decode a timeout into seconds.
 
     Raises:
-        InvalidArgument: negative.
+        InvalidArgument: it is negative.
     """
     seconds = duration.seconds + duration.nanos / 1e9
     if seconds < 0:
-        message = f"a timeout of {seconds} s has no meaning"
-        raise InvalidArgument(message, remedy="leave it out for the configured one")
+        message = f"a timeout of {seconds} s is negative"
+        raise InvalidArgument(message, remedy="omit it to use the configured timeout")
     return min(seconds, _TIMEOUT_MAX_S)
 
 
 def to_json(type_url: str, value: Mapping[str, Any]) -> AnyMessage:
-    """Pack an OCI object as containerd does: JSON, with a type that names it."""
+    """Encode an OCI object as containerd does: JSON, with its type URL."""
     return AnyMessage(type_url=type_url, value=json.dumps(value).encode())
 
 
 def from_json(packed: AnyMessage, what: str) -> dict[str, Any]:
-    """Read an OCI object.
+    """Decode an OCI object.
 
     Raises:
-        InvalidArgument: absent, too long, or no JSON object.
+        InvalidArgument: it is absent, too long, or not a JSON object.
     """
     if len(packed.value) > _JSON_MAX:
         message = f"the {what} is longer than {_JSON_MAX} bytes"
@@ -97,11 +97,11 @@ def from_json(packed: AnyMessage, what: str) -> dict[str, Any]:
     try:
         value = canonical.decode(packed.value)
     except ValueError as error:
-        message = f"the {what} is no JSON: {error}"
+        message = f"the {what} is not JSON: {error}"
         raise InvalidArgument(message) from error
     if isinstance(value, dict):
         return value
-    message = f"the {what} is no JSON object"
+    message = f"the {what} is not a JSON object"
     raise InvalidArgument(message)
 
 
@@ -111,7 +111,7 @@ def from_streams(
     | shim_pb2.StateResponse
     | cryo_pb2.Stdio,
 ) -> Stdio:
-    """Read the four fields that say where a process's streams go."""
+    """Decode the four stdio fields of a process."""
     return Stdio(
         stdin=message.stdin,
         stdout=message.stdout,

@@ -1,4 +1,4 @@
-"""Messages of cryo.v1 to plain values and back.
+"""Converts the messages of cryo.v1 to plain values and back.
 
 `to_*` makes a message, `from_*` makes a value. Servers and clients use both.
 """
@@ -46,7 +46,7 @@ _STATES = {name: cryo_pb2.TaskState.Value(f"TASK_STATE_{name.name}") for name in
 
 
 def to_task(view: TaskView) -> cryo_pb2.TaskInfo:
-    """Write a line of the listing of tasks."""
+    """Encode a task of a listing."""
     ended = view.exit
     return cryo_pb2.TaskInfo(
         namespace=view.namespace,
@@ -64,7 +64,7 @@ def to_task(view: TaskView) -> cryo_pb2.TaskInfo:
 
 
 def from_task(message: cryo_pb2.TaskInfo) -> TaskView:
-    """Read a line of the listing of tasks."""
+    """Decode a task of a listing."""
     ended = message.exit
     return TaskView(
         namespace=message.namespace,
@@ -84,7 +84,7 @@ def from_task(message: cryo_pb2.TaskInfo) -> TaskView:
 
 
 def to_progress(progress: Progress) -> cryo_pb2.Progress:
-    """Write one progress update."""
+    """Encode one progress update."""
     return cryo_pb2.Progress(
         phase=_PHASES[progress.phase],
         message=printable(progress.message, _TEXT_MAX),
@@ -100,7 +100,7 @@ def to_progress(progress: Progress) -> cryo_pb2.Progress:
 
 
 def from_progress(message: cryo_pb2.Progress) -> Progress:
-    """Read one progress update."""
+    """Decode one progress update."""
     return Progress(
         phase=named(_PHASES, message.phase, "phase"),
         message=message.message,
@@ -118,7 +118,7 @@ def from_progress(message: cryo_pb2.Progress) -> Progress:
 def to_checkpoint(
     ref: TaskRef, options: CheckpointOptions, operation: str = ""
 ) -> cryo_pb2.CheckpointRequest:
-    """Write a request for a checkpoint."""
+    """Encode a request for a checkpoint."""
     return cryo_pb2.CheckpointRequest(
         namespace=ref.namespace,
         id=ref.id,
@@ -137,7 +137,7 @@ def to_checkpoint(
 
 
 def from_checkpoint(message: cryo_pb2.CheckpointRequest) -> CheckpointOptions:
-    """Read a request for a checkpoint."""
+    """Decode a request for a checkpoint."""
     return CheckpointOptions(
         image_path=message.image_path,
         exit=message.exit,
@@ -159,7 +159,7 @@ def from_checkpoint(message: cryo_pb2.CheckpointRequest) -> CheckpointOptions:
 def to_restore(
     ref: TaskRef, options: RestoreOptions, operation: str = ""
 ) -> cryo_pb2.RestoreRequest:
-    """Write a request for a restore."""
+    """Encode a request for a restore."""
     return cryo_pb2.RestoreRequest(
         namespace=ref.namespace,
         id=ref.id,
@@ -204,7 +204,7 @@ def _from_member(message: cryo_pb2.RestoreMember) -> MemberOptions:
 
 
 def from_restore(message: cryo_pb2.RestoreRequest) -> RestoreOptions:
-    """Read a request for a restore."""
+    """Decode a request for a restore."""
     return RestoreOptions(
         image_path=message.image_path,
         bundle=message.bundle,
@@ -222,17 +222,17 @@ def from_restore(message: cryo_pb2.RestoreRequest) -> RestoreOptions:
 
 
 def to_verify(mode: Verify) -> cryo_pb2.Verify.ValueType:
-    """Write how much is read again."""
+    """Encode a verify mode."""
     return _VERIFY[mode]
 
 
 def from_verify(number: cryo_pb2.Verify.ValueType) -> Verify:
-    """Read how much is read again."""
+    """Decode a verify mode."""
     return named(_VERIFY, number, "verify mode")
 
 
 def to_checkpoint_result(result: CheckpointResult) -> cryo_pb2.CheckpointResult:
-    """Write what a checkpoint made."""
+    """Encode the result of a checkpoint."""
     return cryo_pb2.CheckpointResult(
         image_path=result.image_path,
         size_bytes=result.size_bytes,
@@ -246,7 +246,7 @@ def to_checkpoint_result(result: CheckpointResult) -> cryo_pb2.CheckpointResult:
 
 
 def from_checkpoint_result(message: cryo_pb2.CheckpointResult) -> CheckpointResult:
-    """Read what a checkpoint made."""
+    """Decode the result of a checkpoint."""
     return CheckpointResult(
         image_path=message.image_path,
         size_bytes=message.size_bytes,
@@ -260,7 +260,7 @@ def from_checkpoint_result(message: cryo_pb2.CheckpointResult) -> CheckpointResu
 
 
 def to_restore_result(result: RestoreResult) -> cryo_pb2.RestoreResult:
-    """Write what a restore brought back."""
+    """Encode the result of a restore."""
     return cryo_pb2.RestoreResult(
         pid=result.pid,
         engine=result.engine,
@@ -272,7 +272,7 @@ def to_restore_result(result: RestoreResult) -> cryo_pb2.RestoreResult:
 
 
 def from_restore_result(message: cryo_pb2.RestoreResult) -> RestoreResult:
-    """Read what a restore brought back."""
+    """Decode the result of a restore."""
     return RestoreResult(
         pid=message.pid,
         engine=message.engine,
@@ -306,7 +306,7 @@ def _from_cuda(message: cryo_pb2.CudaProcess) -> CudaProcess:
 
 
 def to_image(view: ImageView) -> cryo_pb2.ImageInfo:
-    """Write a line of the listing of images."""
+    """Encode an image of a listing."""
     return cryo_pb2.ImageInfo(
         path=view.path,
         task=view.task,
@@ -319,7 +319,7 @@ def to_image(view: ImageView) -> cryo_pb2.ImageInfo:
 
 
 def from_image(message: cryo_pb2.ImageInfo) -> ImageView:
-    """Read a line of the listing of images."""
+    """Decode an image of a listing."""
     return ImageView(
         path=message.path,
         task=message.task,

@@ -63,9 +63,9 @@ async def Checkpoint(
 def checkpoint(
     ref: TaskRef, options: CheckpointOptions = CheckpointOptions()
 ) -> Stream[CheckpointResult]:
-    """Freeze a task, save it to an image, and let it run on or exit. All or nothing.
+    """Freeze a task, save it to an image, and resume or stop it. All or nothing.
 
-    A call that ends early (Ctrl-C, an error in `on_progress`) rolls back, and waits for that.
+    If interrupted (Ctrl-C, an error in `on_progress`), it rolls back before it returns.
     """
     token = uuid4().hex
     return Checkpoint.stream(
@@ -87,7 +87,7 @@ async def Restore(call: Incoming, request: cryo_pb2.RestoreRequest) -> cryo_pb2.
 def restore(ref: TaskRef, options: RestoreOptions) -> Stream[RestoreResult]:
     """Restore an image as a new running task. All or nothing.
 
-    A call that ends early (Ctrl-C, an error in `on_progress`) rolls back, and waits for that.
+    If interrupted (Ctrl-C, an error in `on_progress`), it rolls back before it returns.
     """
     token = uuid4().hex
     return Restore.stream(
@@ -160,7 +160,7 @@ def inspect(image_path: str) -> Call[dict[str, Any]]:
 async def VerifyImage(
     call: Incoming, request: cryo_pb2.VerifyImageRequest
 ) -> cryo_pb2.VerifyImageUpdate:
-    """Compare an image with its seal and this host."""
+    """Check an image against its seal and this host."""
     manifest = await call.service.core.images.verify(
         request.image_path,
         cryo_messages.from_verify(request.mode),
@@ -173,7 +173,7 @@ async def VerifyImage(
 def verify(
     image_path: str, mode: Verify = Verify.FULL, *, untrusted_folder: bool = False
 ) -> Stream[dict[str, Any]]:
-    """Compare an image with its seal and this host; return its manifest.
+    """Check an image against its seal and this host; return its manifest.
 
     `untrusted_folder` accepts an image in a directory that another user can change.
     """

@@ -1,4 +1,4 @@
-"""Ends the calls that would wait without end, once the server stops."""
+"""Ends calls that wait without a deadline when the server stops."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ _Result = TypeVar("_Result")
 
 
 class Drain:
-    """What every endless wait of a server goes through."""
+    """Runs the waits of a server that have no deadline."""
 
     def __init__(self) -> None:
         self._closed = asyncio.Event()
 
     def close(self) -> None:
-        """End every wait, now and later."""
+        """End every current and future wait."""
         self._closed.set()
 
     async def wait(self, awaitable: Awaitable[_Result]) -> _Result:
-        """Wait for `awaitable`, or for the end of the server.
+        """Wait for `awaitable`, or until the server stops.
 
         Raises:
             Unavailable: the server stops first.
@@ -37,4 +37,4 @@ class Drain:
             closed.cancel()
             wanted.cancel()
         message = "the server is stopping"
-        raise Unavailable(message, remedy="the task runs on: ask again in a moment")
+        raise Unavailable(message, remedy="the task keeps running; try again in a moment")

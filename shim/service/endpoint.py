@@ -1,8 +1,8 @@
-"""The sidecar's address: a unix socket, the folder it lies in, and who may reach it.
+"""The sidecar's address: a unix socket, its directory, and their permissions.
 
-The kernel checks the peer when it connects: the socket is 0600, or 0660 for root and the
-configured group, and umask keeps it closed between bind and chmod. gRPC's Python server hands
-out no credentials of a peer, so these modes are the whole check.
+The kernel checks permissions at connect: the socket has mode 0600, or 0660 for root and the
+configured group, and umask keeps it closed between bind and chmod. gRPC's Python server does not
+expose the credentials of a peer, so these modes are the only check.
 """
 
 from __future__ import annotations
@@ -42,26 +42,26 @@ def parse(address: str) -> Path:
 
 
 def target(address: str) -> str:
-    """Return the address as gRPC wants it."""
+    """Return the address in gRPC's form."""
     return f"{_SCHEME}{parse(address)}"
 
 
 class Endpoint:
-    """A socket path that this process holds, from `claim` to `release`."""
+    """A socket path that this process holds from `claim` to `release`."""
 
     def __init__(self, address: str, group: str = "", own_folder: Path | None = None) -> None:
-        """Take an address, who besides root may connect, and a folder that is ours to close."""
+        """Take an address, the group that may connect, and a directory to make private."""
         self.path = parse(address)
         self._gid = _group_id(group)
         self._own_folder = own_folder
         self._lock: int | None = None
 
     def claim(self) -> None:
-        """Make the folder, lock out other sidecars and remove what a dead one left.
+        """Make the directory, lock out other sidecars and remove a stale socket.
 
         Raises:
-            AlreadyExists: somebody answers there, or the path is no socket.
-            PermissionDenied: another user could replace what lies in the folder, or owns the lock.
+            AlreadyExists: another sidecar serves the path, or it is not a socket.
+            PermissionDenied: another user can replace files in the directory, or owns the lock.
         """
         self._make_folder()
         self._lock = self._take_lock()
@@ -72,7 +72,7 @@ class Endpoint:
             raise
 
     def release(self) -> None:
-        """Let others have the path; the socket itself goes with its listener."""
+        """Release the path; the listener removes the socket itself."""
         if self._lock is not None:
             os.close(self._lock)
             self._lock = None
@@ -122,7 +122,7 @@ def _group_id(group: str) -> int | None:
         return grp.getgrnam(group).gr_gid
     except KeyError as error:
         message = f"there is no group {group!r}"
-        raise InvalidArgument(message, remedy="create it, or name another one") from error
+        raise InvalidArgument(message, remedy="create it, or configure another group") from error
 
 
 def _remove_stale(path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Events of tasks as containerd's messages, one factory for each topic."""
+"""Converts task events to containerd's messages, by one factory for each topic."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ _Factory = Callable[[str, _Fields], Message]
 
 
 def envelope(event: Event) -> event_pb2.Envelope:
-    """Write an event with its moment, namespace and topic.
+    """Encode an event with its time, namespace and topic.
 
     Raises:
-        InvalidArgument: the topic is not known, or a field is missing or of a wrong kind.
+        InvalidArgument: the topic is unknown, or a field is missing or of the wrong type.
     """
     return event_pb2.Envelope(
         timestamp=convert.to_time(event.at),
@@ -39,12 +39,12 @@ def envelope(event: Event) -> event_pb2.Envelope:
 def _message(event: Event) -> Message:
     make = _FACTORIES.get(event.topic)
     if make is None:
-        message = f"no event has the topic {event.topic!r}"
+        message = f"unknown event topic {event.topic!r}"
         raise InvalidArgument(message)
     try:
         return make(event.ref.id, event.fields)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
-        message = f"an event of {event.topic} lacks something: {error!r}"
+        message = f"an event of {event.topic} has a missing or invalid field: {error!r}"
         raise InvalidArgument(message) from error
 
 
@@ -127,6 +127,6 @@ _FACTORIES: dict[str, _Factory] = {
     "/tasks/paused": _only_id(task_pb2.TaskPaused),
     "/tasks/resumed": _only_id(task_pb2.TaskResumed),
     "/tasks/checkpointed": _checkpointed,
-    # Not below /tasks/: consumers of those know the kinds that containerd has.
+    # Not below /tasks/: consumers of those expect containerd's own types only.
     "/cryo/warning": _warning,
 }

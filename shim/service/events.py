@@ -1,4 +1,4 @@
-"""Events to containerd, over its ttrpc socket: in order, and again until it has taken them."""
+"""Sends events to containerd over its ttrpc socket, in order, and retries until it accepts them."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ _log = logging.getLogger(__name__)
 
 SERVICE = "containerd.services.events.ttrpc.v1.Events"
 
-# With these containerd is away, or slow: it will want its events when it is back.
+# containerd is down or slow: its events are kept until it is back.
 _AWAY = (Unavailable, DeadlineExceeded)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Pace:
-    """How long a try may take, how long to wait between two, and how often to be refused."""
+    """Timeout of an attempt, delays between attempts, and refusals before an event is dropped."""
 
     try_s: float = 5.0
     first_wait_s: float = 0.05
@@ -40,13 +40,13 @@ _USUAL = Pace()
 
 
 class Publisher:
-    """Delivers the events of this process, one after the other, at least once each.
+    """Delivers the events of this process, one at a time, at least once each.
 
-    While containerd is away they queue; beyond `capacity` the oldest are given up.
+    While containerd is down they queue; beyond `capacity` the oldest are dropped.
     """
 
     def __init__(self, address: str, *, capacity: int = 4096, pace: Pace = _USUAL) -> None:
-        """Take containerd's ttrpc address, as it stands in TTRPC_ADDRESS."""
+        """Take containerd's ttrpc address, as in TTRPC_ADDRESS."""
         self._address = address
         self._capacity = capacity
         self._pace = pace
@@ -56,27 +56,27 @@ class Publisher:
         self._sending: asyncio.Task[None] | None = None
 
     def publish(self, event: Event) -> None:
-        """Take an event, at once and without fail; call it on the event loop's thread."""
+        """Queue an event; never blocks or raises. Call it on the event loop's thread."""
         try:
             envelope = event_messages.envelope(event)
         except InvalidArgument:
-            _log.exception("an event of %s is not published", event.ref)
+            _log.exception("an event of %s was not published", event.ref)
             return
         if len(self._queue) >= self._capacity:
             lost = self._queue.popleft()
-            _log.error("giving up the oldest of %d events: %s", self._capacity, lost.topic)
+            _log.error("dropping the oldest of %d events: %s", self._capacity, lost.topic)
         self._queue.append(envelope)
         if self._sending is None or self._sending.done():
             self._sending = self._background.start(self._send_all(), name="events to containerd")
 
     async def close(self, timeout_s: float) -> None:
-        """Deliver what is left for `timeout_s` seconds, and hang up; publish nothing afterwards."""
+        """Deliver queued events for up to `timeout_s` seconds, and disconnect; the last call."""
         if self._sending is not None:
             await asyncio.wait({self._sending}, timeout=timeout_s)
             self._sending.cancel()
             await asyncio.wait({self._sending})
         if self._queue:
-            _log.error("%d events were not taken by containerd", len(self._queue))
+            _log.error("%d events were not delivered to containerd", len(self._queue))
         await self._hang_up()
 
     # -- delivery ------------------------------------------------------------------------------
@@ -89,11 +89,11 @@ class Publisher:
             except asyncio.CancelledError:
                 self._queue.appendleft(envelope)
                 raise
-            except Exception:  # noqa: BLE001 - the events behind it are to be sent all the same
-                _log.exception("an internal error: %s is not delivered", envelope.topic)
+            except Exception:  # noqa: BLE001 - the events after it must still be sent
+                _log.exception("internal error: %s was not delivered", envelope.topic)
 
     async def _deliver(self, envelope: event_pb2.Envelope) -> None:
-        """Try until containerd has taken an event, or has refused it often enough."""
+        """Retry until containerd accepts an event, or has refused it too often."""
         refusals, wait_s = 0, self._pace.first_wait_s
         while True:
             try:
@@ -121,7 +121,7 @@ class Publisher:
                 metadata={NAMESPACE_KEY: envelope.namespace},
             )
         except _AWAY:
-            # A connection to a containerd that hangs may outlive it, so the next try makes anew.
+            # The connection may be to a containerd that hangs, so the next attempt reconnects.
             await self._hang_up()
             raise
 

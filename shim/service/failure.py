@@ -1,4 +1,4 @@
-"""Converts what a call raises to an error of ours, the same for every edge."""
+"""Converts the exceptions of a call to a CryoError, for gRPC and ttrpc alike."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ def of(error: BaseException, method: str) -> CryoError:
     """Return the error for the caller; an unexpected one is logged with its traceback.
 
     Raises:
-        CancelledError: the call itself was cancelled, and its outcome has no receiver.
+        CancelledError: the call itself was cancelled, so no caller waits for the outcome.
     """
     if isinstance(error, asyncio.CancelledError):
         return _own_cancel(error)
@@ -22,11 +22,11 @@ def of(error: BaseException, method: str) -> CryoError:
         return error
     _log.error("%s failed unexpectedly", method, exc_info=error)
     message = f"internal error: {type(error).__name__}"
-    return CryoError(message, remedy="the server's log has the details")
+    return CryoError(message, remedy="see the server's log")
 
 
 def _own_cancel(error: asyncio.CancelledError) -> CryoError:
-    """Return whether the core's operation, and not the call, was cancelled."""
+    """Return the error if the core's operation was cancelled; raise if the call was."""
     task = asyncio.current_task()
     if task is not None and task.cancelling():
         raise error

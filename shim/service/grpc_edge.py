@@ -1,4 +1,4 @@
-"""The operations over gRPC: each handler gets encoded requests, and errors become statuses."""
+"""Serves the operations over gRPC: handlers get encoded requests, errors become statuses."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def _handlers(table: Table, service: Service) -> grpc.GenericRpcHandler:
 
 
 def _handler(operation: Operation[Any, Any], service: Service) -> Any:
-    # The stubs know the blocking server's handlers alone.
+    # The stubs have types for the blocking server's handlers only.
     make: Any = (
         grpc.unary_stream_rpc_method_handler
         if operation.streams
@@ -59,8 +59,8 @@ def _unary(operation: Operation[Any, Any], service: Service) -> _Behaviour:
 
 
 def _streaming(operation: Operation[Any, Any], service: Service) -> _Behaviour:
-    # A coroutine that writes, not a generator: a generator that is left suspended when its call is
-    # cancelled would roll back only once it is collected.
+    # A coroutine that writes, not a generator: a generator that is suspended when its call is
+    # cancelled would roll back only when it is garbage-collected.
     async def answer(payload: bytes, context: Context) -> None:
         async def write(progress: Progress) -> None:
             await context.write(operation.progress(progress))

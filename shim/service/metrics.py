@@ -14,15 +14,15 @@ from shim.model import DeviceUse, Stats
 
 _UNIFIED = Path("/sys/fs/cgroup/cgroup.controllers")
 _NS_PER_US = 1000
-# How no limit is said: clients would take 0 for one. Version 1 says the largest number of whole
-# pages for memory, and 0 for pids.
+# Values that mean no limit: clients would take 0 for a limit. Version 1 uses the largest number of
+# whole pages for memory, and 0 for pids.
 _NO_LIMIT_V1 = (1 << 63) - 4096
 _NO_LIMIT_V2 = (1 << 64) - 1
 _NO_LIMIT_FROM = 1 << 62
 
 
 def pack(stats: Stats) -> AnyMessage:
-    """Pack stats in this host's cgroup version; clients choose their reader by it."""
+    """Encode stats for this host's cgroup version, by which clients choose their decoder."""
     message = as_v2(stats) if _UNIFIED.exists() else as_v1(stats)
     # containerd's clients compare the bare name, without type.googleapis.com.
     return AnyMessage(
@@ -31,10 +31,10 @@ def pack(stats: Stats) -> AnyMessage:
 
 
 def unpack(packed: AnyMessage) -> Stats:
-    """Read stats in either version.
+    """Decode stats of either version.
 
     Raises:
-        Unimplemented: the server measures in some other way.
+        Unimplemented: the metrics are of another type.
     """
     name = packed.type_url.rpartition("/")[2]
     if name == v1.Metrics.DESCRIPTOR.full_name:
@@ -66,7 +66,7 @@ def _cpu_v1(stats: Stats) -> v1.CPUStat:
         usage=v1.CPUUsage(
             total=stats.cpu_usage_ns, user=stats.cpu_user_ns, kernel=stats.cpu_system_ns
         ),
-        # Docker's daemon reads the throttling unasked and ends when there is none.
+        # Docker's daemon reads the throttling unchecked and crashes without it.
         throttling=v1.Throttle(
             periods=stats.cpu_periods,
             throttled_periods=stats.cpu_throttled_periods,
@@ -76,9 +76,9 @@ def _cpu_v1(stats: Stats) -> v1.CPUStat:
 
 
 def _memory_v1(stats: Stats) -> v1.MemoryStat:
-    """Write what the whole tree uses under both names: a sandbox has no cgroups below its own.
+    """Set the own and the total values to the same: a sandbox has no cgroups below its own.
 
-    `swap` counts memory and swap together, as containerd's own shims hand it on from the kernel.
+    `swap` counts memory and swap together, as the kernel and containerd's own shims report it.
     """
     limit, swap_limit = stats.memory_limit_bytes, stats.memory_swap_limit_bytes
     return v1.MemoryStat(

@@ -1,4 +1,4 @@
-"""An operation: one row of the table that both servers, both clients and the relay work from."""
+"""An operation: one row of the table that drives both servers, both clients and the forwarding."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ _Request = TypeVar("_Request", bound=Message)
 _Response = TypeVar("_Response", bound=Message)
 _Value = TypeVar("_Value")
 
-# Changes of a task are bounded by the settings of its owner: a Start may be a whole restore, a
+# Calls that change a task are bounded by its owner's timeouts: a Start may be a whole restore, a
 # Pause may park 80 GiB of GPU memory, a Kill or Delete may resume a parked task first, and each may
-# wait for the one before it. This bounds an owner that hangs.
+# wait for the one before it. This timeout is for an owner that hangs.
 OWNER_S = 3600.0
 ENDLESS = math.inf
 DEFAULT_NAMESPACE = "default"
@@ -42,7 +42,7 @@ class Owner(enum.Enum):
 
 @dataclass(frozen=True, kw_only=True)
 class Incoming:
-    """What a handler gets besides the request."""
+    """What a handler receives besides the request."""
 
     service: Service
     namespace: str
@@ -66,9 +66,9 @@ Handler: TypeAlias = Callable[[Incoming, _Request], Awaitable[_Response]]
 class Operation(Generic[_Request, _Response]):
     """Name, messages, owner, deadline and handler of an RPC.
 
-    `timeout_s` None is the default of the client, `ENDLESS` is none. An operation that `streams`
-    answers with any number of progress updates and one result, each a `response`. Shims serve what
-    is marked with `in_shims` over ttrpc, with the result alone.
+    `timeout_s`: None for the client's default, `ENDLESS` for no timeout. With `streams` the server
+    sends any number of progress updates and one result, each a `response`. With `in_shims` shims
+    serve it over ttrpc, without the progress.
     """
 
     service: str
@@ -83,14 +83,14 @@ class Operation(Generic[_Request, _Response]):
 
     @property
     def path(self) -> str:
-        """Return the path of the RPC, as gRPC has it."""
+        """Return the path of the RPC, in gRPC's form."""
         return f"/{self.service}/{self.name}"
 
     def parse(self, payload: bytes) -> _Request:
         """Decode a request.
 
         Raises:
-            InvalidArgument: it is garbled.
+            InvalidArgument: it cannot be decoded.
         """
         try:
             return self.request.FromString(payload)
@@ -109,7 +109,7 @@ class Operation(Generic[_Request, _Response]):
         namespace: str = SENT,
         timeout_s: float | None = None,
     ) -> Call[_Value]:
-        """Make a call of it; `read` decodes the response."""
+        """Return a client call of this operation; `read` decodes the response."""
         return Call(
             operation=self,
             request=request,
@@ -121,13 +121,13 @@ class Operation(Generic[_Request, _Response]):
     def stream(
         self, request: _Request, read: Callable[[_Response], _Value], what: str, token: str = ""
     ) -> Stream[_Value]:
-        """Make a call of it with progress; `read` decodes the last update."""
+        """Return a client call with progress; `read` decodes the last update."""
         return Stream(operation=self, request=request, read=read, what=what, token=token)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Call(Generic[_Value]):
-    """A unary call by a client. `timeout_s` None is the client's default, `ENDLESS` is none."""
+    """A unary call by a client. `timeout_s`: None for its default, `ENDLESS` for no timeout."""
 
     operation: Operation[Any, Any]
     request: Message
@@ -138,7 +138,7 @@ class Call(Generic[_Value]):
 
 @dataclass(frozen=True, kw_only=True)
 class Stream(Generic[_Value]):
-    """A call by a client that receives progress. `token` is what Cancel finds it by."""
+    """A call by a client that receives progress. Cancel refers to it by `token`."""
 
     operation: Operation[Any, Any]
     request: Message
@@ -164,7 +164,7 @@ class Table:
         streams: bool = False,
         in_shims: bool = False,
     ) -> Callable[[Handler[_Request, _Response]], Operation[_Request, _Response]]:
-        """Make a handler the operation of its name."""
+        """Decorate a handler: add it to the table as the operation of its name."""
 
         def made(handler: Handler[_Request, _Response]) -> Operation[_Request, _Response]:
             operation = Operation(

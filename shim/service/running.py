@@ -14,7 +14,7 @@ from shim.model import Progress, Report
 
 _Result = TypeVar("_Result")
 
-# Progress that a slow reader has not taken; byte counts beyond this are dropped, the rest is kept.
+# Queued updates of a slow reader; beyond this byte counts are dropped, the rest is kept.
 _BACKLOG = 256
 # How many completed operations Cancel still finds.
 _ENDED_MAX = 64
@@ -29,7 +29,7 @@ def log_progress(progress: Progress) -> None:
 
 
 class RunningOperation(Generic[_Result]):
-    """Runs one operation in an asyncio task of its own: a call that ends early can wait for it."""
+    """Runs one operation in its own asyncio task, so a cancelled call can wait for its rollback."""
 
     def __init__(self, begin: Callable[[Report], Coroutine[Any, Any, _Result]]) -> None:
         self._loop = asyncio.get_running_loop()
@@ -85,7 +85,7 @@ class RunningOperation(Generic[_Result]):
 
 
 class RunningOperations:
-    """Running and lately completed operations by their tokens."""
+    """Running and recently completed operations by their tokens."""
 
     def __init__(self) -> None:
         self._by_token: dict[str, RunningOperation[Any]] = {}
@@ -93,7 +93,7 @@ class RunningOperations:
         self._ended: dict[str, RunningOperation[Any]] = {}
 
     def find(self, token: str) -> RunningOperation[Any] | None:
-        """Return the operation with this token, running or lately completed."""
+        """Return the operation with this token, running or recently completed."""
         return self._by_token.get(token) or self._ended.get(token)
 
     @contextlib.asynccontextmanager

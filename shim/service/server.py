@@ -24,13 +24,13 @@ _EVERYTHING = ""  # health's name for the server as a whole
 _OPTIONS = (
     ("grpc.max_receive_message_length", MESSAGE_MAX),
     ("grpc.max_send_message_length", MESSAGE_MAX),
-    # A client that pings on a long Wait must not be cut off for it.
+    # Do not disconnect a client for its keepalive pings during a long Wait.
     ("grpc.keepalive_permit_without_calls", 1),
     ("grpc.http2.max_ping_strikes", 0),
     ("grpc.so_reuseport", 0),
 )
 
-# What a call may still take to send its last words, once the core is done.
+# Time for calls to send their last message after the core has finished.
 _GOODBYE_S = 2.0
 
 
@@ -65,9 +65,9 @@ class Server:
             await self._health.set(name, health_pb2.HealthCheckResponse.SERVING)
 
     async def stop(self, settle: Callable[[], Awaitable[None]], grace_s: float) -> None:
-        """Refuse new calls, end every Wait, let `settle` finish what is under way, and close.
+        """Refuse new calls, end every Wait, let `settle` finish the others, and close.
 
-        `settle` has `grace_s` seconds; calls that are still there afterwards are cut.
+        `settle` has `grace_s` seconds; calls that still run afterwards are cancelled.
         """
         await self._health.enter_graceful_shutdown()
         stopping = asyncio.create_task(self._server.stop(grace_s + _GOODBYE_S))
@@ -87,4 +87,4 @@ class Server:
                 self._server.add_insecure_port(f"unix:{path}")
         except (RuntimeError, OSError) as error:
             message = f"cannot listen on {path}: {error}"
-            raise Unavailable(message, remedy="check the folder, or choose another one") from error
+            raise Unavailable(message, remedy="check its directory, or choose another") from error

@@ -1,4 +1,4 @@
-"""What both servers run for a request: find the owner of its task, run or forward it, answer."""
+"""Handles the requests of both servers: runs each, or forwards it to the owner of its task."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ if TYPE_CHECKING:
     from shim.service.shims import Shim, Shims
     from shim.task.tasks import Tasks
 
-# The deadline of the operation comes this much before that of the call, so that the caller receives
-# an error that names what is late; at most a tenth of a short one.
+# An operation's deadline is this much before that of its call, so that the caller receives an error
+# that names what is late; at most a tenth of a short deadline.
 _MARGIN_S = 1.0
 _FORWARDED_S = 60.0
 
@@ -32,12 +32,12 @@ Shutdown: TypeAlias = Callable[[shim_pb2.ShutdownRequest], None]
 
 
 def ignore(_request: shim_pb2.ShutdownRequest) -> None:
-    """Go on serving: containerd sends Shutdown after every Delete, and others may share us."""
+    """Ignore Shutdown: containerd sends it after every Delete, also if other tasks are left."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Beside:
-    """What comes with a request: the namespace of the call, and the time that its caller waits."""
+    """Metadata of a call: its namespace, and the time until its deadline."""
 
     namespace: str = DEFAULT_NAMESPACE
     remaining_s: float | None = None
@@ -49,7 +49,7 @@ class Service:
     def __init__(
         self, core: Tasks, *, shims: Shims | None = None, shutdown: Shutdown = ignore
     ) -> None:
-        """Take the server's own tasks, those of shims where it forwards, and what ends it."""
+        """Take the server's own tasks, the shims to forward to, and the handler of Shutdown."""
         self.core = core
         self.shutdown = shutdown
         self.running = RunningOperations()
@@ -81,7 +81,7 @@ class Service:
     ) -> bytes:
         """Answer a call that streams: write its progress, and return the last update.
 
-        A call that ends early is rolled back before this returns.
+        A cancelled call is rolled back before this returns.
         """
         request = operation.parse(payload)
         _bound(request, beside.remaining_s)
@@ -95,7 +95,7 @@ class Service:
     def _begin(
         self, operation: Operation[Any, Any], call: Incoming, request: Message
     ) -> Callable[[Report], Coroutine[Any, Any, bytes]]:
-        """Return what runs a streaming operation, here or in the shim that owns the task."""
+        """Return the function that runs a streaming operation, here or in the owning shim."""
         if operation.owner is not Owner.SERVER:
             shim = self._shim_of(operation, call.ref)
             if shim is not None:
@@ -127,14 +127,14 @@ class Service:
         """Return the shim that owns a task; None when no shim does.
 
         Raises:
-            AlreadyExists: the operation makes a task, and a shim has one of its name.
+            AlreadyExists: the operation creates a task, and a shim owns one of that name.
         """
         if self._shims is None or self.core.has(ref):
             return None
         shim = self._shims.owner(ref)
         if shim is not None and operation.owner is Owner.NEW_TASK:
-            message = f"task {ref} exists in namespace {ref.namespace}: a shim's"
-            raise AlreadyExists(message, remedy="choose another id")
+            message = f"task {ref} exists in namespace {ref.namespace}, owned by a shim"
+            raise AlreadyExists(message, remedy="choose another id, or delete that task")
         return shim
 
 

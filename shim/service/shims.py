@@ -1,7 +1,7 @@
-"""Tasks that shims own, as the sidecar finds them: by the records below the same state directory.
+"""Finds the tasks that shims own, by the records in the shared state directory.
 
-Every task has exactly one owner process, and no other runs runsc on it. A shim writes its socket
-into the record of each of its tasks; a call for such a task is forwarded to it, byte for byte.
+Every task has exactly one owner process, and only that runs runsc on it. A shim writes its socket
+into the record of each of its tasks; the sidecar forwards calls for them to it, byte for byte.
 """
 
 from __future__ import annotations
@@ -25,14 +25,14 @@ from shim.task import record as records
 from shim.task.record import TaskRecord
 
 _CONNECT_S = 10.0
-# A shim answers State at once, or hangs.
+# A shim that takes longer for State hangs.
 _STATE_S = 5.0
-# Shims that are asked at the same time: each takes a descriptor.
+# Shims that are queried at the same time: each takes a file descriptor.
 _AT_ONCE = 64
 
 
 class Shim:
-    """A shim process, by the socket that it serves; each call has a connection of its own."""
+    """A shim process, by the socket that it serves; each call has its own connection."""
 
     def __init__(self, socket: str, rollback_s: float) -> None:
         """Take the socket, and how long the shim may take to roll back."""
@@ -48,7 +48,7 @@ class Shim:
         timeout_s: float | None,
         connect_s: float = _CONNECT_S,
     ) -> bytes:
-        """Send a request as it is, and return the answer as it is."""
+        """Send an encoded request and return the encoded response."""
         async with _connected(self._socket, connect_s) as client:
             return await client.exchange(
                 operation.service,
@@ -61,9 +61,9 @@ class Shim:
     async def stream(
         self, operation: Operation[Any, Any], request: Any, ref: TaskRef, report: Report
     ) -> bytes:
-        """Have the shim run a streaming operation; return its last update.
+        """Run a streaming operation in the shim; return its last update.
 
-        A cancellation is passed on by a token, and its outcome awaited.
+        A cancellation is sent to the shim by token, and its outcome awaited.
         """
         report(Progress(phase=Phase.PREFLIGHT, message="by the shim that owns the task"))
         token = request.operation = uuid4().hex
@@ -79,7 +79,7 @@ class Shim:
             asking.cancel()
 
     async def _cancelled(self, ref: TaskRef, token: str, asking: asyncio.Future[bytes]) -> bytes:
-        """Cancel a streaming operation; return its result where it was complete by then.
+        """Cancel a streaming operation; return its result if it completed first.
 
         Raises:
             asyncio.CancelledError: it was rolled back.
@@ -93,15 +93,15 @@ class Shim:
             raise asyncio.CancelledError from error
         except TimeoutError as error:
             message = (
-                f"the checkpoint of task {ref} was cancelled, and its shim did not say within "
-                f"{self._rollback_s:g} s how it ended"
+                f"the checkpoint of task {ref} was cancelled, and its shim did not report the "
+                f"outcome within {self._rollback_s:g} s"
             )
-            raise DeadlineExceeded(message, remedy="see 'cryo tasks ls'") from error
+            raise DeadlineExceeded(message, remedy="see its state in 'cryo tasks ls'") from error
 
     async def _cancel(self, token: str) -> None:
         call = cryo_operations.Cancel
         request = call.request(operation=token).SerializeToString()
-        with contextlib.suppress(CryoError):  # the operation's own answer says how it ended
+        with contextlib.suppress(CryoError):  # the operation's own response has the outcome
             await self.forward(call, request, namespace="", timeout_s=_STATE_S)
 
 
@@ -125,20 +125,20 @@ class Shims:
     # -- listing -------------------------------------------------------------------------------
 
     async def list(self, namespace: str) -> list[TaskView]:
-        """List the tasks of a namespace; one whose shim does not answer as its record has it."""
+        """List the tasks of a namespace; if a shim does not answer, from the record."""
         folders = sorted(self._shims.glob(f"*/tasks/{namespace}/*"))
         views = await asyncio.gather(*(self._view(folder) for folder in folders))
         return [view for view in views if view is not None]
 
     async def _view(self, folder: Path) -> TaskView | None:
-        """Describe a shim's task; None when it is just being made or has been deleted."""
+        """Describe a shim's task; None while it is created or after its deletion."""
         record = _record_in(folder)
         if record is None:
             return None
         try:
             found = await self._state(record)
         except NotFound:
-            return _unanswered(record, "its shim does not know it") if _record_in(folder) else None
+            return _unanswered(record, "its shim has no such task") if _record_in(folder) else None
         except CryoError as error:
             return _unanswered(record, f"its shim does not answer: {error.message}")
         return _view_of(record, found.state, found.exit, record.warning)
@@ -188,7 +188,7 @@ def _view_of(record: TaskRecord, state: TaskState, exit_: Exit | None, warning: 
 
 @contextlib.asynccontextmanager
 async def _connected(socket: str, timeout_s: float) -> AsyncIterator[Client]:
-    """Connect to a shim for one call: a connection that is kept outlives its shim."""
+    """Connect to a shim for one call: a kept connection could outlive its shim."""
     client = await Client.connect(socket, timeout_s)
     try:
         yield client

@@ -1,8 +1,8 @@
-"""The one table between our errors and gRPC's status codes, and the way back.
+"""Maps errors to gRPC's status codes and back.
 
-A failed call carries its status (for every client, the remedy in the message) and an
-`ErrorInfo` (for ours, which makes the same error again): over gRPC as trailing metadata, over
-ttrpc as a detail of the status.
+A failed call returns a status (with the remedy in its message, for any client) and an `ErrorInfo`
+(from which our clients rebuild the error): over gRPC as trailing metadata, over ttrpc as a detail
+of the status.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from shim.service.code import Code
 
 ERROR_KEY = "cryo-error-bin"
 
-# Headers above 8 KiB are refused by gRPC's defaults; a status must never be lost for its length.
+# gRPC rejects headers above 8 KiB by default; a status must not be lost for its length.
 _TEXT_MAX = 1500
 
 # The class nearest to the error decides, so a subclass needs a line only where it differs.
@@ -41,7 +41,7 @@ CODES: dict[type[CryoError], Code] = {
     errors.CudaError: Code.INTERNAL,
 }
 
-# For a status that came without an ErrorInfo; INTERNAL then is no more than a CryoError.
+# For a status without an ErrorInfo; INTERNAL then becomes a plain CryoError.
 _CLASSES: dict[str, type[CryoError]] = {
     code.name: kind for kind, code in CODES.items() if code is not Code.INTERNAL
 }
@@ -54,17 +54,17 @@ _KINDS: dict[str, type[CryoError]] = {
 
 
 def code_of(error: CryoError) -> Code:
-    """Choose the status code of an error."""
+    """Return the status code of an error."""
     return next(CODES[kind] for kind in type(error).__mro__ if kind in CODES)
 
 
 def details_of(error: CryoError) -> str:
-    """Give the status message, which is all that other clients show: message and remedy."""
+    """Return the status message, all that other clients show: message and remedy."""
     return _clip("; ".join(part for part in (error.message, error.remedy) if part))
 
 
 def info_of(error: CryoError) -> cryo_pb2.ErrorInfo:
-    """Describe an error so that `error_of` can make it again."""
+    """Encode an error for `error_of`."""
     info = cryo_pb2.ErrorInfo(
         kind=type(error).__name__, message=_clip(error.message), remedy=_clip(error.remedy)
     )
@@ -76,9 +76,9 @@ def info_of(error: CryoError) -> cryo_pb2.ErrorInfo:
 
 
 def error_of(code: enum.Enum, details: str, packed: bytes | None) -> CryoError:
-    """Make the error of a failed call from its status and its `ErrorInfo`, if it has one.
+    """Return the error of a failed call, by its status and its `ErrorInfo`, if it has one.
 
-    `code` is ours or gRPC's own: the names are the same.
+    `code` is a `Code` or gRPC's own: the names are the same.
     """
     info = _unpack(packed)
     if info is None or info.kind not in _KINDS:

@@ -1,4 +1,4 @@
-"""Messages of containerd's Task service to plain values and back.
+"""Converts the messages of containerd's Task service to plain values and back.
 
 `to_*` makes a message, `from_*` makes a value. Servers and clients use both.
 """
@@ -25,7 +25,7 @@ from shim.model import (
 from shim.service.convert import from_streams, from_time, to_time
 from shim.state import TaskState
 
-# containerd has no words for our two: a checkpoint shows as pausing, a restore as not started.
+# containerd has no such states: a checkpoint is shown as pausing, a restore as not started.
 _STATUSES = {
     TaskState.CREATED: task_pb2.CREATED,
     TaskState.RUNNING: task_pb2.RUNNING,
@@ -45,14 +45,14 @@ _FROM_STATUS = {
 
 
 def to_mount(mount: Mount) -> mount_pb2.Mount:
-    """Write a rootfs mount."""
+    """Encode a rootfs mount."""
     return mount_pb2.Mount(
         type=mount.type, source=mount.source, target=mount.target, options=mount.options
     )
 
 
 def from_mount(message: mount_pb2.Mount) -> Mount:
-    """Read a rootfs mount."""
+    """Decode a rootfs mount."""
     return Mount(
         type=message.type,
         source=message.source,
@@ -62,7 +62,7 @@ def from_mount(message: mount_pb2.Mount) -> Mount:
 
 
 def to_create(request: CreateRequest) -> shim_pb2.CreateTaskRequest:
-    """Write a Create request; the namespace goes beside it."""
+    """Encode a Create request; the namespace is sent as metadata."""
     stdio = request.stdio
     return shim_pb2.CreateTaskRequest(
         id=request.ref.id,
@@ -77,7 +77,7 @@ def to_create(request: CreateRequest) -> shim_pb2.CreateTaskRequest:
 
 
 def from_create(message: shim_pb2.CreateTaskRequest, ref: TaskRef) -> CreateRequest:
-    """Read a Create request."""
+    """Decode a Create request."""
     return CreateRequest(
         ref=ref,
         bundle=message.bundle,
@@ -88,7 +88,7 @@ def from_create(message: shim_pb2.CreateTaskRequest, ref: TaskRef) -> CreateRequ
 
 
 def to_state(view: ProcessView) -> shim_pb2.StateResponse:
-    """Write how a process is."""
+    """Encode the state of a process."""
     message = shim_pb2.StateResponse(
         id=view.id,
         exec_id=view.exec_id,
@@ -107,7 +107,7 @@ def to_state(view: ProcessView) -> shim_pb2.StateResponse:
 
 
 def from_state(message: shim_pb2.StateResponse) -> ProcessView:
-    """Read how a process is."""
+    """Decode the state of a process."""
     return ProcessView(
         id=message.id,
         exec_id=message.exec_id,
@@ -120,7 +120,7 @@ def from_state(message: shim_pb2.StateResponse) -> ProcessView:
 
 
 def to_delete(view: ProcessView) -> shim_pb2.DeleteResponse:
-    """Write the last view of a process."""
+    """Encode the last view of a process."""
     message = shim_pb2.DeleteResponse(pid=view.pid)
     if view.exit is not None:
         message.exit_status = view.exit.status
@@ -129,7 +129,7 @@ def to_delete(view: ProcessView) -> shim_pb2.DeleteResponse:
 
 
 def from_delete(message: shim_pb2.DeleteResponse, id: str, exec_id: str) -> ProcessView:
-    """Read the last view of a process; the wire says only how it ended."""
+    """Decode the last view of a process; the message contains only its exit."""
     return ProcessView(
         id=id,
         exec_id=exec_id,
@@ -142,12 +142,12 @@ def from_delete(message: shim_pb2.DeleteResponse, id: str, exec_id: str) -> Proc
 
 
 def to_wait(ended: Exit) -> shim_pb2.WaitResponse:
-    """Write how a process ended."""
+    """Encode the exit of a process."""
     return shim_pb2.WaitResponse(exit_status=ended.status, exited_at=to_time(ended.at))
 
 
 def from_wait(message: shim_pb2.WaitResponse) -> Exit:
-    """Read how a process ended."""
+    """Decode the exit of a process."""
     return _exit_of(message)
 
 
@@ -158,22 +158,22 @@ def _exit_of(
 
 
 def to_pids(pids: Pids) -> shim_pb2.PidsResponse:
-    """Write the answer of Pids."""
+    """Encode the response of Pids."""
     processes = [task_pb2.ProcessInfo(pid=pid) for pid in pids.host]
     return shim_pb2.PidsResponse(processes=processes, guest_pids=pids.guest)
 
 
 def from_pids(message: shim_pb2.PidsResponse) -> Pids:
-    """Read the answer of Pids."""
+    """Decode the response of Pids."""
     host = tuple(process.pid for process in message.processes)
     return Pids(host=host, guest=tuple(message.guest_pids))
 
 
 def from_task_checkpoint(message: shim_pb2.CheckpointTaskRequest) -> CheckpointOptions:
-    """Read containerd's Checkpoint: the request's path comes before that of its options.
+    """Decode containerd's Checkpoint; its own path takes precedence over that of its options.
 
     Raises:
-        InvalidArgument: the options are of a type that is not known, or garbled.
+        InvalidArgument: the options are of an unknown type, or cannot be decoded.
     """
     options = options_pb2.CheckpointOptions()
     packed = message.options

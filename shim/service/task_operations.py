@@ -92,7 +92,7 @@ async def Wait(call: Incoming, request: shim_pb2.WaitRequest) -> shim_pb2.WaitRe
 
 
 def wait(ref: TaskRef, exec_id: str = "") -> Call[Exit]:
-    """Wait until a process exits; return at once when it has exited before."""
+    """Wait until a process exits; return at once if it has already exited."""
     request = shim_pb2.WaitRequest(id=ref.id, exec_id=exec_id)
     return Wait.call(request, task_messages.from_wait, ref.namespace)
 
@@ -198,7 +198,7 @@ def resume(ref: TaskRef) -> Call[None]:
 
 @TASK.add(shim_pb2.CheckpointTaskRequest, Empty, timeout_s=OWNER_S)
 async def Checkpoint(call: Incoming, request: shim_pb2.CheckpointTaskRequest) -> Empty:
-    """Checkpoint a task for containerd; the log gets the progress, for the call has no stream."""
+    """Checkpoint a task for containerd; progress is logged, as the call has no stream."""
     options = task_messages.from_task_checkpoint(request)
     await call.service.core.checkpoint(call.ref, options, log_progress)
     return Empty()
@@ -270,6 +270,6 @@ async def Connect(call: Incoming, request: shim_pb2.ConnectRequest) -> shim_pb2.
 
 @TASK.add(shim_pb2.ShutdownRequest, Empty, Owner.SERVER)
 async def Shutdown(call: Incoming, request: shim_pb2.ShutdownRequest) -> Empty:
-    """Stop the server where it serves no task; containerd sends this after every Delete."""
+    """Stop the server if it has no task; containerd sends this after every Delete."""
     call.service.shutdown(request)
     return Empty()

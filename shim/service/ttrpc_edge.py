@@ -1,7 +1,7 @@
-"""The operations over ttrpc: what shims serve, and what the sidecar offers to a containerd.
+"""Serves the operations over ttrpc: those of a shim, and those of the sidecar for containerd.
 
-containerd 2.4 takes a gRPC connection that has not been used yet for one that was lost, and gives
-the task up (core/runtime/v2/shim.go, grpcDialContext); over ttrpc it does not.
+containerd 2.4 takes a gRPC connection that was not used yet for a lost one, and drops the task
+(core/runtime/v2/shim.go, grpcDialContext); over ttrpc it does not.
 """
 
 from __future__ import annotations
@@ -47,8 +47,8 @@ async def _log(progress: Progress) -> None:
 def task_services(service: Service, namespace: str = DEFAULT_NAMESPACE) -> Services:
     """Return containerd's Task service: v2 and v3 have the same messages, field for field.
 
-    A shim serves one namespace, and containerd 1.x names none in its calls: `namespace` is taken
-    then, the one that `start` was given.
+    A shim serves one namespace, and containerd 1.x sends none in its calls: `namespace`, which
+    `start` received, is then the default.
     """
     table = {
         name: _Served(operation, service, namespace) for name, operation in TASK.operations.items()
@@ -57,10 +57,10 @@ def task_services(service: Service, namespace: str = DEFAULT_NAMESPACE) -> Servi
 
 
 def shim_services(service: Service, namespace: str = DEFAULT_NAMESPACE) -> Services:
-    """Return what a shim serves: the Task service, and what the sidecar forwards of ours.
+    """Return what a shim serves: the Task service, and what the sidecar forwards of cryo.v1.
 
-    A checkpoint answers once, with its result. A caller that hangs up cancels it; one that awaits
-    the outcome of a cancellation cancels it by its token.
+    A checkpoint has one response, its result. A caller cancels it by closing the connection, or
+    by its token, which returns the outcome.
     """
     ours = {
         name: _Served(operation, service, namespace)
@@ -93,7 +93,7 @@ class TtrpcEdge:
             raise
 
     async def stop(self, grace_s: float) -> None:
-        """Refuse new calls, end every Wait, let the others end for `grace_s` seconds, and close."""
+        """Refuse new calls, end every Wait, let others end for `grace_s` seconds, and close."""
         self._service.drain.close()
         await self._server.close(grace_s)
         self._endpoint.path.unlink(missing_ok=True)
@@ -109,7 +109,5 @@ class TtrpcEdge:
         except OSError as error:
             listener.close()
             message = f"cannot listen on {path}: {error}"
-            raise Unavailable(
-                message, remedy="check the directory, or choose another one"
-            ) from error
+            raise Unavailable(message, remedy="check its directory, or choose another") from error
         return listener

@@ -227,7 +227,7 @@ async def test_shim_that_does_not_roll_back(sidecar: Service, tmp_path: Path) ->
     async with a_shim(tmp_path, "a", core), a_checkpoint(sidecar, core) as made:
         assert await made.cancel() == cryo_pb2.CancelResponse.OUTCOME_FAILED
 
-        with pytest.raises(DeadlineExceeded, match="its shim did not say"):
+        with pytest.raises(DeadlineExceeded, match="its shim did not report"):
             await made.task
 
 

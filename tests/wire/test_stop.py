@@ -77,7 +77,7 @@ async def test_waits_are_ended(address: str) -> None:
 
         with pytest.raises(Unavailable, match="stopping") as caught:
             await wait
-    assert "runs on" in caught.value.remedy
+    assert "keeps running" in caught.value.remedy
     assert took_s < 4
 
 

@@ -1,4 +1,4 @@
-"""ttrpc, as containerd and its shims speak it: unary calls over unix sockets, and no gRPC."""
+"""ttrpc as containerd and its shims use it: unary calls over unix sockets, without gRPC."""
 
 from shim.service.ttrpc.client import Client
 from shim.service.ttrpc.envelope import NAMESPACE_KEY

@@ -1,4 +1,4 @@
-"""Frames over a connected unix socket, either way, in bounded memory."""
+"""Sends and receives frames over a connected unix socket, in bounded memory."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _log = logging.getLogger(__name__)
 
 _SKIP_BYTES = 64 << 10
 
-# What a peer that reads may still need to take our last words.
+# Time for a peer to read the last frames before the socket is closed.
 _FLUSH_S = 1.0
 
 
@@ -29,17 +29,17 @@ class Channel:
 
     @classmethod
     async def over(cls, connected: socket.socket) -> Self:
-        """Take a connected socket over; closing the channel closes it."""
+        """Wrap a connected socket; closing the channel closes it."""
         return cls(*await asyncio.open_unix_connection(sock=connected))
 
     async def receive(self) -> Frame | None:
-        """Return the next frame, or None when the peer has gone, in the middle of one or not."""
+        """Return the next frame; None if the connection ended, even within a frame."""
         try:
             header = frame.unpack(await self._reader.readexactly(frame.HEADER_SIZE))
             return Frame(header, await self._payload(header))
         except asyncio.IncompleteReadError as error:
             if error.partial:
-                _log.debug("the peer left in the middle of a frame")
+                _log.debug("the peer disconnected within a frame")
         except OSError as error:
             _log.debug("the connection broke: %s", error)
         return None
@@ -56,20 +56,20 @@ class Channel:
         return None
 
     async def send(self, stream: int, kind: Kind, payload: bytes) -> None:
-        """Write a frame, when earlier ones are on their way: a slow peer slows its writers.
+        """Write a frame after the earlier ones; a slow peer slows its writers.
 
-        Being cancelled leaves no half frame behind.
+        A cancellation never leaves a partial frame.
 
         Raises:
-            OSError: the peer has gone.
+            OSError: the connection is closed.
         """
         async with self._turn:
-            # Written in one step, so that only the waiting can be cancelled.
+            # Written in one step, so that only the wait can be cancelled.
             self._writer.write(frame.pack(stream, kind, payload))
             await self._writer.drain()
 
     async def close(self) -> None:
-        """Let what is written reach a peer that reads, for a moment, and hang up."""
+        """Flush what is written, for up to `_FLUSH_S`, and close the connection."""
         self._writer.close()
         try:
             with contextlib.suppress(TimeoutError, OSError):

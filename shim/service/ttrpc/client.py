@@ -1,4 +1,4 @@
-"""Calls methods over one connection, many at a time; connecting again is the caller's."""
+"""Calls methods over one connection, many at a time; reconnecting is left to the caller."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class Client:
     """One connection to a ttrpc server."""
 
     def __init__(self, channel: Channel, name: str) -> None:
-        """Take a channel, and what messages call the server."""
+        """Take a channel, and the server's name for error messages."""
         self._channel = channel
         self._name = name
         self._stream = -1
@@ -49,11 +49,11 @@ class Client:
         except OSError as error:  # TimeoutError is one
             reason = error.strerror or "timed out"
             message = f"no connection to {name}: {reason}"
-            raise Unavailable(message, remedy="see whether its server runs") from error
+            raise Unavailable(message, remedy="check that its server runs") from error
 
     @property
     def closed(self) -> bool:
-        """Return whether the connection is closed, by either side; there will be no other."""
+        """Return whether the connection is closed, by either side; it is not reopened."""
         return self._reading.done()
 
     async def call(
@@ -66,13 +66,13 @@ class Client:
         timeout_s: float | None = None,
         metadata: Mapping[str, str] | None = None,
     ) -> _Response:
-        """Call a method and return its answer; None waits without end.
+        """Call a method and return its response; a timeout of None is no timeout.
 
         Raises:
-            CryoError: the call failed; the class says how.
+            CryoError: the call failed; the class depends on the status.
             DeadlineExceeded: no answer within `timeout_s`.
             ResourceExhausted: the request is too long to send.
-            Unavailable: the connection is gone.
+            Unavailable: the connection is closed.
         """
         payload = request.SerializeToString()
         answer = await self.exchange(
@@ -89,7 +89,7 @@ class Client:
         timeout_s: float | None = None,
         metadata: Mapping[str, str] | None = None,
     ) -> bytes:
-        """Call a method with an encoded request and return the encoded answer; raises as `call`."""
+        """Call a method with an encoded request; return the encoded response; raises as `call`."""
         request = envelope.write_request(service, method, payload, timeout_s, metadata or {})
         if len(request) > frame.PAYLOAD_MAX:
             message = f"a request of {len(request)} bytes is longer than {frame.PAYLOAD_MAX}"
@@ -100,15 +100,15 @@ class Client:
         except TimeoutError as error:
             if not deadline.expired():
                 raise
-            message = f"{method} got no answer within {timeout_s} s"
-            raise DeadlineExceeded(message, remedy="allow it more time") from error
+            message = f"{method} got no response within {timeout_s} s"
+            raise DeadlineExceeded(message, remedy="raise its timeout") from error
         return envelope.read_response(answer)
 
     async def close(self) -> None:
-        """Hang up; calls under way fail as unavailable."""
+        """Close the connection; calls under way fail as unavailable."""
         self._reading.cancel()
         try:
-            # The reader's end is all that is wanted here, whichever it is.
+            # Only wait for the reader to end; its outcome does not matter.
             await asyncio.wait({self._reading})
         finally:
             await self._channel.close()
@@ -137,7 +137,7 @@ class Client:
 
     def _lost(self) -> Unavailable:
         message = f"the connection to {self._name} was lost"
-        return Unavailable(message, remedy="see whether its server runs")
+        return Unavailable(message, remedy="check that its server runs")
 
     # -- answers -------------------------------------------------------------------------------
 
@@ -174,8 +174,8 @@ async def _channel_to(path: str) -> Channel:
 
 
 async def _connect(connecting: socket.socket, path: str) -> None:
-    # asyncio's own sock_connect takes a full backlog for a connection under way. A unix socket
-    # knows no such thing, and there is nothing to wait on: one can only ask again.
+    # asyncio's own sock_connect takes a full backlog for a connection in progress. Unix sockets
+    # have no such state, and there is nothing to wait on: the only way is to try again.
     while True:
         try:
             connecting.connect(path)

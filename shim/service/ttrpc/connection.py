@@ -1,4 +1,4 @@
-"""One peer of a server: its requests run beside each other, and end with it."""
+"""One connection of a server: its requests run concurrently, and are cancelled when it ends."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _log = logging.getLogger(__name__)
 
 
 class Connection:
-    """Answers the requests of one peer, in whatever order they are done."""
+    """Answers the requests of one peer, in the order in which they complete."""
 
     def __init__(self, channel: Channel, services: Services, calls_max: int) -> None:
         self._channel = channel
@@ -39,12 +39,12 @@ class Connection:
         self._refusal: CryoError | None = None
 
     async def run(self) -> None:
-        """Serve until the peer leaves; then cancel its calls and see each one out."""
+        """Serve until the peer disconnects; then cancel its calls and wait for each."""
         try:
             while (received := await self._channel.receive()) is not None:
                 await self._take(received)
         except OSError as error:
-            _log.debug("the peer left before it had its answer: %s", error)
+            _log.debug("the peer disconnected before its response was sent: %s", error)
         finally:
             await self._abandon()
 
@@ -55,25 +55,25 @@ class Connection:
             await asyncio.wait(self._calls.values())
 
     async def _abandon(self) -> None:
-        # A second cancellation would interrupt what the first one set off, so there is one each.
+        # A second cancellation would interrupt the rollback that the first one started.
         calls = set(self._calls.values())
         for call in calls:
             call.cancel()
         for call in calls:
-            # Being cancelled meanwhile changes nothing: the calls have to be seen out.
+            # Also if this task is cancelled meanwhile: the calls must end first.
             await ended(call)
         await self._channel.close()
 
     # -- requests ------------------------------------------------------------------------------
 
     async def _take(self, received: Frame) -> None:
-        """Begin a call, or say at once why not; what is no request at all is passed over."""
+        """Start a call, or send its error; frames of other kinds are ignored."""
         stream = received.header.stream
         if received.header.kind == Kind.DATA and stream in self._calls:
             _log.debug("data for stream %d, which takes none", stream)
             return
         if received.header.kind not in {Kind.REQUEST, Kind.DATA}:
-            _log.debug("a frame of kind %d is passed over", received.header.kind)
+            _log.debug("a frame of kind %d is ignored", received.header.kind)
             return
         try:
             request = self._admit(received)
@@ -86,7 +86,7 @@ class Connection:
         """Check a frame, and return the request that it carries.
 
         Raises:
-            CryoError: it carries none that can be served; the class says why.
+            CryoError: it has none that can be served; the class depends on why.
         """
         header = received.header
         if header.kind == Kind.DATA:
@@ -130,11 +130,11 @@ class Connection:
         call.add_done_callback(lambda _: self._calls.pop(stream))
 
     def _hang_up(self, _error: BaseException) -> None:
-        # The caller has no answer and would wait for it without end: it sees the connection end.
+        # The caller gets no response, and would otherwise wait without end.
         self._background.start(self._channel.close(), name="end of a connection")
 
     async def _serve(self, stream: int, request: request_pb2.Request) -> None:
-        """Run one call and send its answer; the call counts until that is on its way."""
+        """Run one call and send its response; the call counts until it is sent."""
         answer = await self._answer(request)
         try:
             await self._channel.send(stream, Kind.RESPONSE, answer)
@@ -156,7 +156,7 @@ class Connection:
             _log.debug("%s took %.1f ms", name, (time.monotonic() - begun) * 1e3)
 
     async def _run(self, request: request_pb2.Request, call: Call) -> bytes:
-        """Run a method within the caller's deadline; being late, it is cancelled and seen out."""
+        """Run a method; at the caller's deadline cancel it and wait for its end."""
         method = self._find(request)
         deadline = asyncio.timeout(envelope.timeout_of(request))
         try:
@@ -180,7 +180,7 @@ class Connection:
 
 def _late(request: request_pb2.Request) -> NoReturn:
     message = f"{request.method} did not end within the caller's {envelope.timeout_of(request)} s"
-    raise DeadlineExceeded(message, remedy="allow it more time")
+    raise DeadlineExceeded(message, remedy="raise its timeout")
 
 
 def _fitting(response: bytes) -> bytes:

@@ -1,4 +1,4 @@
-"""What frames carry: requests with their metadata, and responses with their status."""
+"""The payloads of frames: requests with their metadata, and responses with their status."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from shim.errors import CryoError, InvalidArgument
 from shim.service import status
 from shim.service.code import Code
 
-# A caller that sends this gets the error whole, as a detail of the status. Others do not:
-# containerd appends every detail that it does not know to the text that it shows.
+# A caller that sends this key gets the whole error, as a detail of the status. Others do not:
+# containerd appends every unknown detail to the text that it prints.
 WHOLE_ERRORS = "cryo-whole-errors"
 
 # The metadata key in which containerd sends the namespace of a call.
@@ -25,10 +25,10 @@ _INT64_MAX = (1 << 63) - 1
 
 
 def read_request(payload: bytes) -> request_pb2.Request:
-    """Read a request.
+    """Decode a request.
 
     Raises:
-        InvalidArgument: garbled.
+        InvalidArgument: it cannot be decoded.
     """
     try:
         return request_pb2.Request.FromString(payload)
@@ -40,7 +40,7 @@ def read_request(payload: bytes) -> request_pb2.Request:
 def write_request(
     service: str, method: str, payload: bytes, timeout_s: float | None, metadata: Mapping[str, str]
 ) -> bytes:
-    """Write a request; a timeout of None is without end."""
+    """Encode a request; a timeout of None is no timeout."""
     pairs = [request_pb2.KeyValue(key=key, value=value) for key, value in metadata.items()]
     timeout_ns = 0 if timeout_s is None else max(1, round(timeout_s * _NS_PER_S))
     request = request_pb2.Request(
@@ -54,7 +54,7 @@ def write_request(
 
 
 def metadata_of(request: request_pb2.Request) -> dict[str, str]:
-    """Return what travels beside a request; of several values of a key the first counts."""
+    """Return the metadata of a request; of several values of a key the first counts."""
     found: dict[str, str] = {}
     for pair in request.metadata:
         found.setdefault(pair.key.lower(), pair.value)
@@ -62,19 +62,19 @@ def metadata_of(request: request_pb2.Request) -> dict[str, str]:
 
 
 def timeout_of(request: request_pb2.Request) -> float | None:
-    """Return how long the caller waits, in seconds; None is without end."""
+    """Return the caller's timeout in seconds; None if it has none."""
     return request.timeout_nano / _NS_PER_S if request.timeout_nano else None
 
 
 def write_answer(payload: bytes) -> bytes:
-    """Write the response of a call that went well."""
-    # An empty status rather than none, because early clients insist on one.
+    """Encode the response of a successful call."""
+    # An empty status rather than none, because early clients require one.
     response = request_pb2.Response(status=request_pb2.Status(), payload=payload)
     return response.SerializeToString()
 
 
 def write_failure(error: CryoError, *, whole: bool = False) -> bytes:
-    """Write the response of a call that failed, by the one table of statuses."""
+    """Encode the response of a failed call."""
     outcome = request_pb2.Status(code=status.code_of(error).value, message=status.details_of(error))
     if whole:
         info = status.info_of(error).SerializeToString()
@@ -83,10 +83,10 @@ def write_failure(error: CryoError, *, whole: bool = False) -> bytes:
 
 
 def read_response(payload: bytes) -> bytes:
-    """Return what a call answered.
+    """Return the payload of a response.
 
     Raises:
-        CryoError: it failed (the class says how), or the response is garbled.
+        CryoError: the call failed, or the response cannot be decoded.
     """
     try:
         response = request_pb2.Response.FromString(payload)

@@ -14,19 +14,19 @@ _HEADER = struct.Struct(">IIBB")
 
 
 class Kind(enum.IntEnum):
-    """What a frame is; numbers beyond these are for later versions of the protocol."""
+    """The type of a frame; other numbers are for later versions of the protocol."""
 
     REQUEST = 1
     RESPONSE = 2
     DATA = 3
 
 
-# The only flag that matters where nothing streams: more of the request is to come.
+# The only flag that matters without streaming: the request continues in other frames.
 REMOTE_OPEN = 2
 
 
 class Header(NamedTuple):
-    """What stands before each payload; `size_bytes` counts the payload alone."""
+    """The header of a frame; `size_bytes` is the size of the payload alone."""
 
     size_bytes: int
     stream: int
@@ -34,22 +34,22 @@ class Header(NamedTuple):
     flags: int = 0
 
     def pack(self) -> bytes:
-        """Write the header."""
+        """Encode the header."""
         return _HEADER.pack(*self)
 
 
 class Frame(NamedTuple):
-    """One frame as it came; `payload` is None when it was too long and has been thrown away."""
+    """A received frame; `payload` is None if it was too long and was discarded."""
 
     header: Header
     payload: bytes | None
 
 
 def unpack(data: bytes) -> Header:
-    """Read a header from its ten bytes: every value of them is one."""
+    """Decode a header; any ten bytes are valid."""
     return Header(*_HEADER.unpack(data))
 
 
 def pack(stream: int, kind: Kind, payload: bytes) -> bytes:
-    """Write a whole frame."""
+    """Encode a whole frame."""
     return Header(len(payload), stream, kind).pack() + payload

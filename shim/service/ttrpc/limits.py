@@ -1,4 +1,4 @@
-"""How much a server takes on."""
+"""The limits of a server."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Limits:
-    """Connections at once, and calls at once on each; one Wait per process is in flight."""
+    """Concurrent connections, and calls on each; every process has one Wait in flight."""
 
     connections: int = 256
     calls: int = 1024

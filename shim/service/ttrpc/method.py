@@ -1,4 +1,4 @@
-"""What a server serves: methods by service and name."""
+"""The methods that a server serves, by service and name."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _Request = TypeVar("_Request", bound=Message)
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """What came beside a request; metadata keys are in lower case."""
+    """The metadata of a request; its keys are in lower case."""
 
     metadata: Mapping[str, str]
 
@@ -31,7 +31,7 @@ class Method(Generic[_Request]):
         """Answer one request.
 
         Raises:
-            InvalidArgument: it is garbled.
+            InvalidArgument: it cannot be decoded.
         """
         try:
             request = self.request.FromString(payload)

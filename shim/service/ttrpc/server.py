@@ -1,4 +1,4 @@
-"""Accepts connections and serves each, until it is closed."""
+"""A ttrpc server: accepts connections and serves each until it is closed."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from shim.service.ttrpc.method import Services
 
 _log = logging.getLogger(__name__)
 
-# What a lack of file descriptors or memory is given to pass.
+# Pause in accepting when file descriptors or memory run out.
 _PAUSE_S = 0.5
 _USUAL = Limits()
 _STOPPING = Unavailable("the server is stopping")
@@ -34,17 +34,17 @@ class Server:
         self._serving: dict[asyncio.Task[None], Connection | None] = {}
 
     def serve(self, listener: socket.socket) -> None:
-        """Begin to accept connections on a listening socket, which is ours from now on."""
+        """Accept connections on a listening socket, and take ownership of it."""
         listener.setblocking(False)
         self._listeners.add(listener)
         self._listen(listener)
 
     async def close(self, grace_s: float = 0.0, refusal: CryoError = _STOPPING) -> None:
-        """Accept nothing more, let calls end for `grace_s` seconds, cancel the rest, hang up.
+        """Stop accepting, let calls end for `grace_s` seconds, cancel the rest, and disconnect.
 
         New calls on open connections fail with `refusal` meanwhile.
 
-        Returns when every call has ended, however long undoing one takes.
+        Returns when every call has ended, however long its rollback takes.
         """
         self._stop_listening()
         try:
