@@ -70,7 +70,7 @@ class Publisher:
             self._sending = self._background.start(self._send_all(), name="events to containerd")
 
     async def close(self, timeout_s: float) -> None:
-        """Deliver queued events for up to `timeout_s` seconds, and disconnect; the last call."""
+        """Deliver queued events for up to `timeout_s` seconds, then disconnect. Call it last."""
         if self._sending is not None:
             await asyncio.wait({self._sending}, timeout=timeout_s)
             self._sending.cancel()

@@ -74,17 +74,17 @@ class Container:
 
     @property
     def is_undone(self) -> bool:
-        """Whether something was begun with the sandbox that is neither done nor undone."""
+        """Whether an operation on the sandbox is neither complete nor rolled back."""
         return self.journal.path.exists() and not self.journal.parked
 
     @property
     def is_parked(self) -> bool:
-        """Whether the container is paused with its GPU memory given back."""
+        """Whether the container is paused with its GPU memory released."""
         return self.state is TaskState.PAUSED and self.journal.parked
 
     @property
     def parks(self) -> bool:
-        """Whether a pause of the container gives its GPU memory back."""
+        """Whether a pause of the container releases its GPU memory."""
         return bool(self.record.gpu and read_annotations(self.files.spec).park)
 
     def process(self, exec_id: str) -> Process:
@@ -129,7 +129,7 @@ class Container:
     # -- life ----------------------------------------------------------------------------------
 
     async def create(self, spec: Spec) -> None:
-        """Create the container, not yet started; one that is to be restored gets its files only."""
+        """Create the container, not yet started; before a restore only its files."""
         async with self.machine.locked():
             await self.files.prepare(spec)
             if not self.record.image_path:
@@ -181,7 +181,7 @@ class Container:
             self.context.publish_event("/tasks/resumed", self.ref)
 
     async def delete(self) -> ProcessView:
-        """Remove a container that does not run, and everything that it left."""
+        """Remove a container that is not running, and all that belongs to it."""
         async with self.machine.holding(TaskState.CREATED, TaskState.STOPPED, verb="delete"):
             if self.state is TaskState.CREATED:
                 await self.init.end_unstarted(SIGKILL)
@@ -204,15 +204,15 @@ class Container:
         await self.files.remove_cgroups()
         await self.init.streams.close()
         await self.files.remove()
-        # End the waits for the processes of a task that is no more.
+        # End the waits for the processes of the removed task.
         gone = Exit(status=UNKNOWN_STATUS, at=utcnow())
         self.execs.set_exited(gone)
         self.init.process.set_exited(gone)
 
     def leave_behind(self, warning: str) -> None:
-        """Stay as a task that can be killed and deleted, after a removal that failed.
+        """Keep the task, so that it can be killed and deleted, after its removal failed.
 
-        A waiter for its exit gets that of its sandbox.
+        Waiters for its exit get that of its sandbox.
         """
         self.warnings.set(warning)
         if self.state is TaskState.RESTORING:
@@ -221,7 +221,7 @@ class Container:
     # -- owners --------------------------------------------------------------------------------
 
     async def adopt(self) -> None:
-        """Adopt what an earlier owner made: streams, execs, and the wait for the exit."""
+        """Adopt from an earlier owner: streams, execs, and the wait for the exit."""
         record = self.record
         if record.exit is not None:
             self.machine.state = TaskState.STOPPED
@@ -234,7 +234,7 @@ class Container:
         await self.init.adopt(live=self.state in LIVE)
 
     def detach(self) -> None:
-        """Stop watching, so that nothing is recorded while the owner ends; the task runs on."""
+        """Stop watching, so that nothing is recorded while the owner exits; the task runs on."""
         self.init.detach()
         self.execs.detach()
 

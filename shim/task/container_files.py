@@ -1,4 +1,4 @@
-"""What a container has on disk: folder, prepared spec, rootfs, cgroups, containerd's link."""
+"""The files of a container: directory, prepared spec, rootfs, cgroups, containerd's link."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class ContainerFiles:
     """The files of one container; `bundle` is the folder that runsc reads."""
 
     def __init__(self, folder: Path, config: Config, store: RecordStore) -> None:
-        """Take the task's folder, and the record that says what else belongs to it."""
+        """Take the task's folder, and the record of what else belongs to it."""
         self.folder = folder
         self.bundle = folder / "bundle"
         self.log = folder / "runsc.log"
@@ -40,8 +40,8 @@ class ContainerFiles:
 
     @property
     def spec(self) -> Spec:
-        """Read the prepared spec: as the caller gave it, with the GPU's parts added."""
-        whole = (self.folder / document.CONFIG).exists()  # an earlier release wrote runsc's only
+        """Read the prepared spec: the caller's, with the edits for its GPUs."""
+        whole = (self.folder / document.CONFIG).exists()  # an earlier release wrote only runsc's
         return document.load(self.folder if whole else self.bundle, restoring=True)
 
     @property
@@ -67,7 +67,7 @@ class ContainerFiles:
         _write(self.folder / document.CONFIG, data)
         sandbox = spec.annotations.get(SANDBOX_ID, "")
         if sandbox:
-            # runsc finds a pod's sandbox by this, under the id that we gave it.
+            # runsc finds a pod's sandbox by this, under the id that we passed to it.
             data["annotations"] = {**spec.annotations, SANDBOX_ID: runsc_id(sandbox)}
         if path := self._cgroups_path(spec):
             data["linux"] = {**(data.get("linux") or {}), "cgroupsPath": path}
@@ -88,9 +88,9 @@ class ContainerFiles:
     # -- cgroups -------------------------------------------------------------------------------
 
     def _cgroups_path(self, spec: Spec) -> str:
-        """Name the container's cgroup where the spec does not: runsc would take the id it knows.
+        """Return a cgroup path if the spec has none: runsc would use the container's id.
 
-        An id alone is not enough: another namespace may have the same, or the host such a cgroup.
+        The id alone is not unique: another namespace, or the host, may have such a cgroup.
         """
         ref, flags = self._store.record.ref, self._config.runsc.flags
         if spec.cgroups_path or self._store.record.sandbox_id or "systemd-cgroup" in flags:
@@ -98,7 +98,7 @@ class ContainerFiles:
         return f"/cryo@{ref.namespace}@{ref.id}"
 
     def note_cgroups(self) -> None:
-        """Remember the cgroups that runsc will make: a runsc that is killed leaves them behind."""
+        """Record the cgroups that runsc will create: a killed runsc leaves them behind."""
         path = self._cgroups_path(self.spec)
         self._new_cgroups = [one for one in cgroup.paths(path) if not one.exists()]
 
@@ -112,7 +112,7 @@ class ContainerFiles:
 
     @property
     def _is_linked(self) -> bool:
-        """Whether the bundle is one of containerd's; a path from an image is not to be trusted."""
+        """Whether the bundle is one of containerd's; a path from an image is untrusted."""
         record = self._store.record
         if record.from_image:
             return False
@@ -125,7 +125,7 @@ class ContainerFiles:
     # -- removal -------------------------------------------------------------------------------
 
     async def remove_cgroups(self) -> None:
-        """Remove the noted cgroups that are empty."""
+        """Remove the recorded cgroups that are empty."""
         await asyncio.to_thread(cgroup.remove_empty, self._new_cgroups)
 
     async def remove(self) -> None:
@@ -139,7 +139,7 @@ class ContainerFiles:
             self._link.unlink(missing_ok=True)
 
     async def remove_unpacked(self) -> None:
-        """Remove the image where containerd has unpacked it for this container alone."""
+        """Remove the image if containerd unpacked it for this container alone."""
         record = self._store.record
         if not record.from_image and bundle_files.is_unpacked(record.bundle, record.image_path):
             image = Path(record.image_path)

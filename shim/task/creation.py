@@ -1,4 +1,4 @@
-"""Creating a task: plan, record, container; a creation that fails leaves nothing."""
+"""Creates tasks: plan, record, container; a failed creation leaves nothing."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class Creation:
     """Creates tasks, and removes those whose creation or restore failed."""
 
     def __init__(self, config: Config, tasks: TaskMap, owner: Owner) -> None:
-        """Take the map that the tasks go into."""
+        """Take the map to which the tasks are added."""
         self._config = config
         self._tasks = tasks
         self._owner = owner
@@ -107,9 +107,9 @@ class Creation:
             yield
 
     async def remove(self, tasks: Iterable[Container], failed: str) -> None:
-        """Remove tasks whose creation or restore failed; what stays is listed with a warning.
+        """Remove tasks whose creation or restore failed; those that remain have a warning.
 
-        Each step of a removal has a deadline of its own.
+        Each step of a removal has its own deadline.
         """
         for task in tasks:
             try:

@@ -54,18 +54,18 @@ class ExecSet:
         """Find an added process.
 
         Raises:
-            NotFound: there is none of that id.
+            NotFound: there is no exec with that id.
         """
         if exec_id in self._by_id:
             return self._by_id[exec_id]
         message = f"task {self._ref} has no process {exec_id}"
-        raise NotFound(message, remedy="'cryo tasks ls' names those that it has")
+        raise NotFound(message, remedy="'cryo tasks ls' lists its processes")
 
     def _records(self) -> dict[str, ExecRecord]:
         return {name: one.record for name, one in self._by_id.items()}
 
     def _note(self) -> None:
-        """Record them, on disk if that is possible."""
+        """Record the execs, on disk if possible."""
         if self._state() is not TaskState.DELETED:
             execs = self._records()
             ran = self._store.record.exec_ran or bool(execs)
@@ -75,7 +75,7 @@ class ExecSet:
         return Exec(self._context, self._runsc, self._ref, exec_id, stdio, self._folder)
 
     def add(self, exec_id: str, process: Mapping[str, Any], stdio: Stdio) -> None:
-        """Add a process; where its record cannot be written, the id stays free.
+        """Add a process; if its record cannot be written, the id stays free.
 
         Raises:
             IllegalState, Busy: the container is not running.
@@ -92,7 +92,7 @@ class ExecSet:
         self._context.publish_event("/tasks/exec-added", self._ref, exec_id=exec_id)
 
     async def start(self, exec_id: str) -> int:
-        """Run an added process; return its number in the container.
+        """Run an added process; return its pid in the container.
 
         Raises:
             IllegalState: the container is not running.
@@ -100,7 +100,7 @@ class ExecSet:
         """
         require(self._ref.id, self._state(), TaskState.RUNNING, verb="exec in")
         if not self._store.record.exec_ran:
-            self._store.try_update(exec_ran=True)  # before: this owner may be killed during it
+            self._store.try_update(exec_ran=True)  # first: this owner may be killed during it
         try:
             one = self.get(exec_id)
             async with self._start_under_way(exec_id):
@@ -111,7 +111,9 @@ class ExecSet:
     @contextlib.asynccontextmanager
     async def _start_under_way(self, exec_id: str) -> AsyncIterator[None]:
         if self._barred:
-            message = f"cannot start process {exec_id}: task {self._ref} is about to be stopped"
+            message = (
+                f"cannot start process {exec_id}: task {self._ref} is being paused or checkpointed"
+            )
             raise Busy(message, remedy="try again when its pause or checkpoint is over")
         self._starting += 1
         self._idle.clear()
@@ -143,7 +145,7 @@ class ExecSet:
         return last
 
     async def end_with_sandbox(self, at: datetime) -> None:
-        """Publish the exits of all that ran when the sandbox exited, side by side."""
+        """Publish the exits of all that ran when the sandbox exited, concurrently."""
         await asyncio.gather(*(one.ended_with_sandbox(at) for one in list(self._by_id.values())))
 
     def set_exited(self, exit_: Exit) -> None:
@@ -152,12 +154,12 @@ class ExecSet:
             one.process.set_exited(exit_)
 
     def detach(self) -> None:
-        """Stop watching: the owner ends, the processes run on."""
+        """Stop watching: the owner exits, the processes run on."""
         for one in self._by_id.values():
             one.detach()
 
     async def adopt(self, records: Records) -> None:
-        """Take over what an earlier owner had added and started."""
+        """Adopt the execs that an earlier owner added and started."""
         for name, record in records.items():
             one = self._by_id[name] = self._make(name, record.stdio)
             await one.adopt(record)

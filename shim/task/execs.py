@@ -71,10 +71,10 @@ class Exec:
         self._runsc = runsc
         self._ref = ref
         self._folder = folder
-        # Start was called and has not failed before runsc ran; set before anything is awaited.
+        # Start was called and did not fail before runsc ran; set before the first await.
         self._begun = False
         self._aborted = asyncio.Event()
-        # Its Start has failed, and what that had begun is being ended.
+        # Its Start failed, and the processes that it started are being killed.
         self._abandoned = False
         self._spec = folder / f"exec-{exec_id}.json"
         self._log = folder / f"exec-{exec_id}.log"
@@ -98,7 +98,7 @@ class Exec:
         )
 
     def write(self, process: Mapping[str, Any]) -> None:
-        """Keep the OCI process object for `start`.
+        """Store the OCI process object for `start`.
 
         Raises:
             CryoError: it cannot be written.
@@ -130,23 +130,23 @@ class Exec:
     # -- start ---------------------------------------------------------------------------------
 
     async def start(self) -> int:
-        """Run it; return its number in the container.
+        """Run it; return its pid in the container.
 
         Raises:
             IllegalState: it was started before, or was killed meanwhile.
             CryoError: runsc could not start the program; it counts as exited.
-            DeadlineExceeded: runsc did not say in time that it has.
+            DeadlineExceeded: runsc did not report its start in time.
         """
         if self._begun or self.state is not TaskState.CREATED:
             state = "being started" if self.is_starting else self.state
             message = f"process {self.record.id} of task {self._ref} is {state}"
-            raise IllegalState(message, remedy="add another with an exec id of its own")
+            raise IllegalState(message, remedy="add another with a new exec id")
         self._begun = True
         try:
             async with self.process.starting():
                 return await self._start()
-        except BaseException:  # refused, too late, killed, or the caller has left
-            await shielded(self._fail(), deadline_s=None)  # what it waits for is bounded
+        except BaseException:  # refused, timed out, killed, or cancelled
+            await shielded(self._fail(), deadline_s=None)  # its waits are bounded
             raise
 
     async def _start(self) -> int:
@@ -182,10 +182,10 @@ class Exec:
         self.process.watch(partial(self._exit_of, runner))
 
     async def _exit_of(self, runner: ProcessId) -> Exit:
-        """Wait for the exit of `runsc exec`, which is the program's.
+        """Wait for the exit of `runsc exec`, which has the program's status.
 
-        It may have been killed itself, for want of memory say: then the program is ended too, or
-        it would run on without an owner.
+        If `runsc exec` itself was killed, for lack of memory for example, kill the program too: it
+        would run on without an owner.
         """
         exit_ = await exit_of(self._context.supervisor, runner)
         killed = exit_.status in (SIGKILL_STATUS, UNKNOWN_STATUS)
@@ -194,7 +194,7 @@ class Exec:
         return exit_
 
     async def _first_of(self, pipe: PidPipe) -> int:
-        """Wait for the program's number, for runsc's end without one, or for a kill."""
+        """Wait for the program's pid, for runsc's exit without one, or for a kill."""
         start, name = self._context.background.start, self.process.name
         number = start(pipe.read(), name=f"pid of {name}")
         others = [
@@ -207,14 +207,16 @@ class Exec:
                 {number, *others}, timeout=timeout_s, return_when=asyncio.FIRST_COMPLETED
             )
             if self._aborted.is_set():
-                message = f"process {self.record.id} of task {self._ref} was killed in its start"
+                message = (
+                    f"process {self.record.id} of task {self._ref} was killed during its start"
+                )
                 raise IllegalState(message, remedy="delete it, and add another")
-            # Also where the program has exited first: its number was written before that.
+            # Also if the program has already exited: its pid was written before that.
             if pid := pipe.take():
                 return pid
             if self.process.ended.value is None and not number.done():
                 message = f"{self.process.name} did not start in {timeout_s:g} s"
-                remedy = "raise timeouts.command, or see whether the sandbox still answers"
+                remedy = "raise timeouts.command, or check that the sandbox still responds"
                 raise DeadlineExceeded(message, remedy=remedy)
             raise self._refusal()
         finally:
@@ -222,17 +224,17 @@ class Exec:
                 task.cancel()
 
     async def _abandon(self, runner: ProcessId, pipe: PidPipe) -> None:
-        """End what was begun, in the container too: killing `runsc exec` leaves that running."""
+        """Kill `runsc exec` and the program: the first alone would leave the second running."""
         known = pipe.take()
         if known:
             await self._kill_program(known)
         if not procs.is_alive(runner.pid, runner.start):
             return
         procs.kill(runner.pid, runner.start, SIGKILL)
-        with contextlib.suppress(DeadlineExceeded):  # it is watched on
+        with contextlib.suppress(DeadlineExceeded):  # it is still watched
             timeout_s = self._context.config.timeouts.command
             await until_killed(f"runsc exec of {self.process.name}", runner, timeout_s)
-        if not known and (number := pipe.take()):  # written in its last moment
+        if not known and (number := pipe.take()):  # written just before its exit
             await self._kill_program(number)
 
     async def _kill_program(self, number: int) -> None:
@@ -240,13 +242,13 @@ class Exec:
             await self._runsc.kill(self._ref.id, SIGKILL, pid=number)
 
     async def _fail(self) -> None:
-        """Leave a Start that failed: exited where runsc had been run, else as before it."""
+        """Clean up a failed Start: the exec has exited if runsc ran, else it is as before."""
         if not self.record.runner_pid:
             self._begun = False
             await self.process.attempt(self.streams.close)
             return
         runner = ProcessId(pid=self.record.runner_pid, start=self.record.runner_start)
-        with contextlib.suppress(DeadlineExceeded):  # it is watched on
+        with contextlib.suppress(DeadlineExceeded):  # it is still watched
             await self.process.killed(runner, self._context.config.timeouts.command)
 
     def _refusal(self) -> CryoError:
@@ -265,7 +267,7 @@ class Exec:
         return await self.process.exit.get()
 
     async def kill(self, signal: int) -> None:
-        """Signal it; KILL ends its Start as well.
+        """Send it a signal; KILL aborts its Start as well.
 
         Raises:
             NotFound: it is not running.
@@ -285,9 +287,11 @@ class Exec:
     def _kill_runner(self, signal: int) -> None:
         """Signal the `runsc exec` of a program whose pid an earlier owner did not record.
 
-        runsc passes signals on to the program, all but KILL: then that may run on.
+        runsc forwards all signals to the program but KILL, after which that may run on.
         """
-        _log.warning("%s: its number is not known; signal %d to runsc", self.process.name, signal)
+        _log.warning(
+            "%s: its pid is unknown; sending signal %d to runsc", self.process.name, signal
+        )
         procs.kill(self.record.runner_pid, self.record.runner_start, signal)
 
     async def delete(self) -> None:
@@ -302,7 +306,7 @@ class Exec:
             raise IllegalState(message, remedy="kill it first")
         if self._abandoned:
             runner = ProcessId(pid=self.record.runner_pid, start=self.record.runner_start)
-            # As long as what ends it may take: two commands of runsc, and the exit between them.
+            # The time that ending it may take: two commands of runsc, and the exit between them.
             await self.process.killed(runner, 3 * self._context.config.timeouts.command)
         elif self.is_starting and self.process.ended.value is None:
             message = f"process {self.record.id} of task {self._ref} is being started"
@@ -314,11 +318,11 @@ class Exec:
             path.unlink(missing_ok=True)
 
     def detach(self) -> None:
-        """Stop watching: the owner ends, the process runs on."""
+        """Stop watching: the owner exits, the process runs on."""
         self.process.detach()
 
     async def adopt(self, record: ExecRecord) -> None:
-        """Take over what an earlier owner had started."""
+        """Adopt an exec that an earlier owner started."""
         self.record = record
         if record.exit is not None:
             self._begun = True

@@ -1,4 +1,4 @@
-"""What this host runs checkpoints with: versions, engines, driver, GPUs, folders."""
+"""What checkpoints on this host depend on: versions, engines, driver, GPUs, directories."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The init process of a container: made, started, restored and stopped by runsc, and its exit."""
+"""The init process of a container: created, started, restored and stopped by runsc."""
 
 from __future__ import annotations
 
@@ -26,19 +26,19 @@ from shim.task.streams import ProcessStreams
 
 
 class Lifecycle(Protocol):
-    """What depends on whether the container has its sandbox for itself or shares another's.
+    """The operations that differ between the root container of a sandbox and the others in it.
 
-    `RootLifecycle` is that of a sandbox's root container, `PodContainerLifecycle` the other one.
+    `RootLifecycle` is for the root container, `PodContainerLifecycle` for the others.
     """
 
     def streams_at_create(self, init: InitProcess) -> AbstractAsyncContextManager[Streams]:
-        """Open what `runsc create` gets."""
+        """Open the streams for `runsc create`."""
 
     async def start(self, init: InitProcess) -> None:
         """Start the container."""
 
     async def watch_restored(self, init: InitProcess) -> None:
-        """Watch the container, once all of its sandbox is restored."""
+        """Watch the container, once its whole sandbox is restored."""
 
     async def watch_adopted(self, init: InitProcess) -> None:
         """Watch a running container that an earlier owner started."""
@@ -172,7 +172,7 @@ class InitProcess:
         return self.process.watch(exit_of, self._before_exit)
 
     async def watch_restored(self) -> None:
-        """Watch the container, once all of its sandbox is restored."""
+        """Watch the container, once its whole sandbox is restored."""
         await self._lifecycle.watch_restored(self)
 
     async def end(self, exit_: Exit) -> None:
@@ -209,14 +209,14 @@ class InitProcess:
         await self.process.killed(self.sandbox, self.context.config.timeouts.command)
 
     async def end_unstarted(self, signal: int) -> None:
-        """End a container whose init has never run, as if by a signal: runsc cannot signal it."""
+        """End a container whose init never ran, as if by a signal, which runsc cannot send."""
         if self.store.record.pid:
             await self.stop()
         else:
             await self.end(Exit(status=128 + signal, at=utcnow()))
 
     async def end_creator(self) -> None:
-        """Wait for a runsc of a dead owner that still makes the sandbox, or kill it."""
+        """Wait for a dead owner's runsc that still creates the sandbox, or kill it."""
         pid, start = self.store.record.creator_pid, self.store.record.creator_start
         if not procs.is_alive(pid, start):
             return
@@ -232,7 +232,7 @@ class InitProcess:
     # -- owners --------------------------------------------------------------------------------
 
     async def adopt(self, *, live: bool) -> None:
-        """Adopt what an earlier owner made: the streams, and the wait for the exit."""
+        """Adopt from an earlier owner: the streams, and the wait for the exit."""
         if self.store.record.pid:
             await self.streams.adopt()
             self._watch_sandbox(self.sandbox)
@@ -240,6 +240,6 @@ class InitProcess:
             await self._lifecycle.watch_adopted(self)
 
     def detach(self) -> None:
-        """Stop watching: the owner ends, the process runs on."""
+        """Stop watching: the owner exits, the process runs on."""
         self.process.detach()
         self._oom.close()

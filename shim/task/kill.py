@@ -16,7 +16,7 @@ from shim.task.execs import check_signal
 from shim.task.state_machine import LIVE
 
 _log = logging.getLogger(__name__)
-# How long the sentry may take for a KILL, which is to end a task within two seconds.
+# Timeout of the sentry for a KILL, which must end a task within two seconds.
 _SENTRY_S = 1.0
 
 
@@ -55,9 +55,9 @@ async def _signal(container: Container, signal: int, *, everyone: bool) -> None:
 
 
 async def _kill_now(container: Container, *, everyone: bool) -> None:
-    """Kill without the lock: its holder may wait for what is to be killed.
+    """Kill without the lock: its holder may be waiting for the container.
 
-    A sentry that does not answer is killed with its sandbox, unless other containers share that.
+    If the sentry does not respond, kill the sandbox, unless other containers share it.
     """
     if container.state is TaskState.CREATED:
         await container.init.end_unstarted(SIGKILL)
@@ -92,8 +92,8 @@ async def _kill_now(container: Container, *, everyone: bool) -> None:
 async def kill_interrupted(container: Container, cancelled: Collection[asyncio.Task[Any]]) -> None:
     """Kill a container whose checkpoint, restore or start was cancelled for that.
 
-    `cancelled` are the operations, which may still be rolling back; what they have not made yet
-    they undo themselves.
+    `cancelled` are the operations, which may still be rolling back; they remove what they create
+    from now on.
     """
     timeouts = container.context.config.timeouts
     if container.is_root:
@@ -103,8 +103,8 @@ async def kill_interrupted(container: Container, cancelled: Collection[asyncio.T
         if container.record.pid:
             container.init.kill_sandbox()
         return
-    # The sandbox is not this container's alone, so the sentry is asked: at once, and where it does
-    # not answer (it may be paused for a save) again when the rollback is over.
+    # Other containers share the sandbox, so the sentry is asked: at once and, if it does not
+    # respond (it may be paused for a save), again after the rollback.
     with contextlib.suppress(CryoError):
         await _kill_now(container, everyone=True)
         return

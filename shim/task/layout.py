@@ -1,4 +1,4 @@
-"""Where the sidecar keeps what: one folder per task, one runsc root per namespace."""
+"""Layout of the state directory: one directory per task, one runsc root per namespace."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class Layout:
         self._tasks = state / "tasks"
 
     def prepare(self) -> None:
-        """Make the folders that everything else lies in, private to root."""
+        """Make the top-level directories, private to root."""
         files.private_dir(self.state, allowed=files.GROUP_SEARCH)
         for folder in (self._tasks, self.state / "runsc"):
             files.private_dir(folder)
@@ -37,7 +37,7 @@ class Layout:
         except BlockingIOError as error:
             os.close(fd)
             message = f"another process owns the tasks in {self.state}"
-            raise AlreadyExists(message, remedy="use that one, or another --state") from error
+            raise AlreadyExists(message, remedy="use that process, or another --state") from error
         return fd
 
     def runsc_root(self, namespace: str) -> Path:
@@ -46,13 +46,13 @@ class Layout:
 
     @property
     def known_runsc(self) -> Path:
-        """Return the file with what was found out about runsc."""
+        """Return the file with the cached facts about runsc."""
         return self.state / "runsc.json"
 
     def tidy(self) -> None:
-        """Undo the mount that runsc keeps in a root for the next sandbox, where there is none.
+        """Unmount what runsc keeps mounted in a root for the next sandbox, if none is left.
 
-        A sandbox that comes later makes it anew, a little slower
+        A later sandbox mounts it again, which takes a little longer
         (runsc/container/container.go, openNullNetNS).
         """
         for path in (self.state / "runsc").glob("*/null-netns"):

@@ -16,7 +16,7 @@ def resolve_members(
 
     Raises:
         InvalidArgument: an id is not a member of the image, is not valid, or is used twice; or
-            only some of the containers have a bundle of the caller's.
+            only some of the containers have a bundle from the caller.
     """
     given = {one.saved: one for one in options.members}
     known = {one.task for one in manifest.members}
@@ -45,18 +45,18 @@ def _check_unique(ids: list[str]) -> None:
     duplicates = sorted(one for one, count in Counter(ids).items() if count > 1)
     if duplicates:
         message = f"several containers would become task {', '.join(duplicates)}"
-        raise InvalidArgument(message, remedy="give each member an id of its own")
+        raise InvalidArgument(message, remedy="give each member a unique id")
 
 
 def _check_bundles(options: RestoreOptions, mapped: tuple[MemberOptions, ...]) -> None:
     """Check that all specs are the caller's or all are the image's.
 
-    A caller who trusts only his own specs would otherwise run those of members he did not know of.
+    Otherwise a caller who trusts only their own specs could run those of unexpected members.
     """
     without = [one.saved for one in mapped if not one.bundle]
     if options.bundle and without:
         message = (
-            f"the image has other containers, which would bring config.json files of its own "
+            f"the image has other containers, which would use the config.json of the image "
             f"beside your bundle: {', '.join(without)}"
         )
         raise InvalidArgument(

@@ -1,4 +1,4 @@
-"""Publishes that the kernel killed processes of a task for want of memory."""
+"""Publishes the OOM kills of a task by the kernel."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class OomEvents:
             _log.warning("task %s: its OOM events are not published: %s", self._ref, error)
 
     async def publish_last(self) -> None:
-        """Publish what has happened so far, before the exit that comes of it, and close."""
+        """Publish the kills so far, before the exit that they cause, and close."""
         try:
             if self._watch is not None:
                 self._watch.look()

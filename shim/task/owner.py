@@ -11,7 +11,7 @@ from shim.task.runtime_env import RuntimeEnv
 
 
 class Owner:
-    """Makes the context of this process's tasks, and refuses it before and after their time."""
+    """Makes the context of this process's tasks, available from `enter` to `leave`."""
 
     def __init__(self, config: Config, publish: Publish, runtime_env: RuntimeEnv) -> None:
         self.address = runtime_env.address

@@ -1,6 +1,6 @@
-"""The pid of a process that runsc starts, received as soon as it is known.
+"""Receives the pid of a process that runsc starts, as soon as runsc writes it.
 
-runsc writes it to a file. A fifo in the file's place makes that an event instead of a poll.
+runsc writes it to a file. With a fifo in place of the file no polling is needed.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ class PidPipe:
         self._number = 0
 
     def __enter__(self) -> Self:
-        """Make the fifo and open its reading end, so that the writer need not wait."""
+        """Make the fifo and open its reading end, so that the writer does not block."""
         self.path.unlink(missing_ok=True)
         os.mkfifo(self.path, 0o600)
         self._fd = os.open(self.path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
@@ -41,12 +41,12 @@ class PidPipe:
         self.path.unlink(missing_ok=True)
 
     async def read(self) -> int:
-        """Wait for the number; 0 when what came is none."""
+        """Wait for the pid; 0 if the content is not a number."""
         await readable(self._fd)
         return self.take()
 
     def take(self) -> int:
-        """Return the number if it has been written; 0 when it has not, or is none."""
+        """Return the pid if it was written; 0 if it was not, or is not a number."""
         if self._number == 0:
             with contextlib.suppress(BlockingIOError):
                 text = os.read(self._fd, _LIMIT_BYTES).decode("ascii", "replace").strip()

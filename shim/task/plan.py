@@ -1,4 +1,4 @@
-"""What a new task will be: its prepared spec, decided before anything is touched."""
+"""Plans a new task: prepares its spec before anything is changed."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from shim.oci.gpu import gpu_request
 from shim.oci.restorable import fitted, restorable
 from shim.runsc import overlay, settings
 
-# What can be done about a bundle that does not fit an image, by who named the bundle.
+# Remedies for a bundle that does not match an image: of a restore, and of a create.
 _REMEDY_OF_RESTORE = (
     "leave out --bundle to restore with the saved spec, or give these the saved values "
     "('cryo checkpoints inspect' shows them)"
@@ -32,7 +32,7 @@ class Plan(Value):
     """A spec ready for runsc.
 
     `guest_tool` is cuda-checkpoint's path inside the container, `overlay2` the flag for its root
-    filesystem, empty where that is not ours to say.
+    filesystem, empty if the operator sets it.
     """
 
     spec: Spec
@@ -54,9 +54,9 @@ class ImageSource(Value):
     """The image that a task is made from, and how.
 
     Without `own_bundle` the spec is the image's, and its hooks are left out unless `image_hooks`
-    asks for them. Where `joining` is absent the spec's annotations say which container of the
-    image the task becomes. `one_call` is whether the caller asked for a restore, rather than for a
-    container to be created from an image.
+    asks for them. Without `joining` the spec's annotations select the container of the image that
+    the task becomes. `one_call` is whether the caller requested a restore, rather than a container
+    created from an image.
     """
 
     manifest: Manifest
@@ -70,9 +70,9 @@ def plan(config: Config, request: CreateRequest, source: ImageSource | None = No
     """Read the spec of the bundle or of the image, and prepare it.
 
     Raises:
-        InvalidBundle: config.json is missing or broken, or the root filesystem is not there.
-        InvalidArgument: the bundle's path is relative, it does not fit the image, a GPU is asked
-            for in no known way, or an annotation of ours says something unknown.
+        InvalidBundle: config.json is missing or broken, or the root filesystem does not exist.
+        InvalidArgument: the bundle's path is relative, it does not match the image, a GPU
+            request is malformed, or one of our annotations has an unknown value.
     """
     saved = None
     if source is None:
@@ -80,7 +80,7 @@ def plan(config: Config, request: CreateRequest, source: ImageSource | None = No
     else:
         spec, saved = _from_image(request, source)
     if not request.rootfs and not spec.rootfs.is_dir():
-        message = f"the root filesystem {spec.rootfs} is not there"
+        message = f"the root filesystem {spec.rootfs} does not exist"
         raise InvalidBundle(message, remedy="mount it, or correct root.path in config.json")
     read_annotations(spec)  # a mistake in them is reported now, not at the first checkpoint
     gpu = gpu_request(spec, config.cuda.from_environment)
@@ -111,7 +111,7 @@ def plan(config: Config, request: CreateRequest, source: ImageSource | None = No
 
 
 def _from_image(request: CreateRequest, source: ImageSource) -> tuple[Spec, Member]:
-    """Return the spec of a container of an image, and what the image says of that container."""
+    """Return the spec of a container of an image, and its entry in the manifest."""
     manifest, joining = source.manifest, source.joining
     if not source.own_bundle:
         saved = manifest.member(joining.name) if joining else manifest.own
@@ -126,7 +126,7 @@ def _from_image(request: CreateRequest, source: ImageSource) -> tuple[Spec, Memb
         else:
             in_pod = pod.sandbox_of(spec)
             saved = manifest.member(pod.name_of(spec)) if in_pod else manifest.own
-    # The sandbox's name is that of today.
+    # The sandbox's name is the current one, not the saved one.
     if joining is not None:
         spec = pod.joined(spec, joining.name, joining.sandbox_id)
     elif not pod.sandbox_of(spec):
@@ -135,9 +135,9 @@ def _from_image(request: CreateRequest, source: ImageSource) -> tuple[Spec, Memb
 
 
 def _overlay2(config: Config, request: CreateRequest, source: ImageSource | None) -> str:
-    """Choose where the container's changes to its root filesystem lie: with its bundle, or ours.
+    """Choose where rootfs changes are stored: in the bundle, or in the scratch directory.
 
-    An image whose operator had chosen another medium is restored with that one.
+    An image that was saved with another medium is restored with that one.
     """
     if overlay.is_set(config.runsc.flags):
         return ""
@@ -147,14 +147,14 @@ def _overlay2(config: Config, request: CreateRequest, source: ImageSource | None
 
 
 def _work(request: CreateRequest) -> str:
-    """Find the folder on disk that containerd has for a bundle of its own, and removes with it."""
+    """Return the work directory of containerd's own bundle, which it removes with that."""
     work = Path(request.bundle) / bundle_files.WORK
     theirs = bundle_files.is_containerds(request.bundle) and work.is_dir()
     return str(work.resolve()) if theirs else ""
 
 
 def _compare(saved: Spec, given: Spec, config: Config, *, one_call: bool) -> tuple[str, ...]:
-    """Compare as strictly as runsc is set up to; return what is worth a warning."""
+    """Compare as strictly as runsc's flags demand; return the warnings."""
     was, policy = restorable(saved), settings.validation(config.runsc.flags)
     if policy == "enforce":
         check_same(was, given, remedy=_REMEDY_OF_RESTORE if one_call else _REMEDY_OF_CREATE)
@@ -174,4 +174,4 @@ def _bundle_spec(request: CreateRequest) -> Spec:
 def _check_absolute(request: CreateRequest) -> None:
     if not Path(request.bundle).is_absolute():
         message = f"bundle {request.bundle!r} is not an absolute path"
-        raise InvalidArgument(message, remedy="name it from the root")
+        raise InvalidArgument(message, remedy="use an absolute path")

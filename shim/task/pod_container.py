@@ -1,7 +1,7 @@
 """A container that shares another's sandbox, as those of a pod do.
 
 The exit of the sandbox process is not its own, so a `runsc wait` reports its exit; it gets its
-streams when it starts; and a kill of it must leave the sandbox alone.
+streams when it starts; and a kill of it must not affect the sandbox.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from shim.task.process import exit_of
 
 _log = logging.getLogger(__name__)
 _LIMIT_BYTES = 4096
-# Between a `runsc wait` without an answer and the next one.
+# Delay between a `runsc wait` without an answer and the next one.
 _RETRY_S = 1.0
 # How long a `runsc wait` may take to write its answer after its sandbox has exited.
 _FLUSH_S = 5.0
@@ -55,7 +55,7 @@ class PodContainerLifecycle:
         self._watch(init, await _spawn_wait(init))
 
     async def watch_adopted(self, init: InitProcess) -> None:
-        """Watch the container, if runsc knows it: its restore may not have been completed."""
+        """Watch the container, if runsc has it: its restore may not have been completed."""
         with contextlib.suppress(NotFound):
             try:
                 await self.watch_restored(init)
@@ -69,17 +69,17 @@ class PodContainerLifecycle:
         self._exit_watch = init.watch(partial(_exit_of_container, init, waiter))
 
     async def exit_of_sandbox(self, init: InitProcess, sandbox: ProcessId) -> Exit:
-        """Take the exit of the sandbox process for the container's if nothing else reports that."""
+        """Use the exit of the sandbox process if nothing else reports the container's."""
         ended = await exit_of(init.context.supervisor, sandbox)
         if self._exit_watch is not None:
             await asyncio.wait({self._exit_watch}, timeout=_FLUSH_S)
         return Exit(status=SIGKILL_STATUS, at=ended.at)
 
     async def kill(self, init: InitProcess) -> None:
-        """Kill the container and leave the sandbox alone.
+        """Kill the container, but not the sandbox.
 
         Raises:
-            CryoError: runsc cannot, and the sandbox runs.
+            CryoError: runsc cannot kill it, and the sandbox runs.
         """
         record = init.store.record
         if not record.started:
@@ -108,8 +108,8 @@ async def _spawn_wait(init: InitProcess) -> ProcessId:
 async def _exit_of_container(init: InitProcess, waiter: ProcessId | None) -> Exit | None:
     """Wait for the container's exit; None if the sandbox has exited and it is not reported.
 
-    A `runsc wait` that exits without an answer (killed for want of memory, say) says nothing of
-    the container: it is run again while the sandbox runs.
+    A `runsc wait` that exits without an answer (killed for lack of memory, for example) is run
+    again while the sandbox runs.
     """
     while True:
         if waiter is not None:

@@ -124,7 +124,7 @@ class PendingPodRestore:
         return True
 
     def detach(self) -> None:
-        """Stop the timer: the owner ends, and the next one removes what waits."""
+        """Stop the timer: the owner exits, and the next one removes the waiting tasks."""
         if self._timer is not None:
             self._timer.cancel()
 
@@ -175,7 +175,7 @@ class PodRestores:
         if root.ref in self._pending:
             return self._pending[root.ref]
         if root is not task:
-            message = f"task {task.ref} is part of a pod, and no restore of that is under way"
+            message = f"task {task.ref} is part of a pod that is not being restored"
             raise FailedPrecondition(message, remedy=f"start its sandbox {root.ref} first")
 
         def over() -> None:
@@ -198,7 +198,7 @@ class PodRestores:
     async def end_stopped(self, task: Container) -> None:
         """Roll back the pending restore of a task whose sandbox has exited, before its deletion.
 
-        A later rollback would hit the next task of its name.
+        A later rollback would remove the next task of its name.
         """
         pending = self._pending.get(self._tasks.root_ref(task))
         if pending is not None and task.state is TaskState.STOPPED:
@@ -206,6 +206,6 @@ class PodRestores:
                 await pending.stop()
 
     def detach(self) -> None:
-        """Stop the timers: the owner ends."""
+        """Stop the timers: the owner exits."""
         for pending in self._pending.values():
             pending.detach()

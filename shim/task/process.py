@@ -1,7 +1,7 @@
-"""One process of a task, its init or an exec: its streams, its exit, and who waits for it.
+"""One process of a task, its init or an exec: its streams, its exit, and its waiters.
 
-The order of what is published: the start, then the exit. The exit is published once, after what
-the process wrote has been passed on, and whatever else fails on the way.
+The start is published first, then the exit. The exit is published once, after the output of the
+process has been forwarded, even if other steps fail.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from shim.task.set_once import SetOnce
 from shim.task.streams import ProcessStreams
 
 _log = logging.getLogger(__name__)
-# Longer than a terminal may take to pass its output on; a logger may take longer than this.
+# Longer than a terminal may take to forward its output; a logger may take longer than this.
 _CLOSE_S = 12.0
 _RETRY_S = 1.0
 
@@ -35,7 +35,7 @@ Publish = Callable[[Exit], None]
 class Process:
     """A process that is started at most once and ends once.
 
-    `ended` is set as soon as the process is known to be over, `exit` when that was published.
+    `ended` is set as soon as the process is known to have exited, `exit` once that is published.
     """
 
     def __init__(
@@ -137,13 +137,13 @@ class Process:
         self.exit.put(exit_)
 
     async def attempt(self, step: Callable[[], Awaitable[None]]) -> None:
-        """Do one step of the end; a failure is logged and does not hold up the exit."""
+        """Run one step before the exit; a failure is logged and does not delay the exit."""
         try:
             await step()
         except (CryoError, OSError) as error:
-            _log.warning("%s exited, and then: %s", self.name, error)
+            _log.warning("%s exited; a step after its exit failed: %s", self.name, error)
         except Exception:  # noqa: BLE001 - a bug in a step must not lose the exit either
-            _log.exception("%s exited, and a step of its end crashed", self.name)
+            _log.exception("%s exited; a step after its exit crashed", self.name)
 
     async def _close_streams(self) -> None:
         """Close the streams; what takes too long continues in the background."""
@@ -153,10 +153,10 @@ class Process:
             _log.warning("%s exited; its output is still being read", self.name)
 
     async def killed(self, process: ProcessId, timeout_s: float) -> Exit:
-        """Wait for the exit of what was sent SIGKILL.
+        """Wait for the exit of a process that was sent SIGKILL.
 
         Raises:
-            DeadlineExceeded: it has not ended in `timeout_s`, and is still watched.
+            DeadlineExceeded: it has not exited in `timeout_s`, and is still watched.
         """
         try:
             async with asyncio.timeout(timeout_s):
@@ -166,13 +166,13 @@ class Process:
         return await self.exit.get()
 
     def detach(self) -> None:
-        """Stop watching: the owner ends, and the process runs on."""
+        """Stop watching: the owner exits, and the process runs on."""
         for task in list(self._work):
             task.cancel()
 
 
 async def exit_of(supervisor: ProcessSupervisor, process: ProcessId) -> Exit:
-    """Wait for the exit of a process, with its status where the supervisor knows it."""
+    """Wait for the exit of a process, with its status if the supervisor has it."""
     try:
         ended = await supervisor.wait(process.pid, process.start)
     except Unavailable as error:
@@ -193,16 +193,16 @@ def unkillable(name: str, process: ProcessId, timeout_s: float) -> DeadlineExcee
     return DeadlineExceeded(
         f"{name}: process {process.pid} was sent SIGKILL and has not exited in {timeout_s:g} s: "
         f"it is{sleeps} in state {state}",
-        remedy="it exits when the device or filesystem that it waits for answers; "
-        f"/proc/{process.pid}/stack says where it waits",
+        remedy="it exits when the device or filesystem that it waits for responds; "
+        f"/proc/{process.pid}/stack shows where it waits",
     )
 
 
 async def until_killed(name: str, process: ProcessId, timeout_s: float) -> None:
-    """Wait for the end of a process that is not our child and was sent SIGKILL.
+    """Wait for the exit of a process that is not our child and was sent SIGKILL.
 
     Raises:
-        DeadlineExceeded: it has not ended in `timeout_s`.
+        DeadlineExceeded: it has not exited in `timeout_s`.
     """
     try:
         async with asyncio.timeout(timeout_s):
@@ -212,7 +212,7 @@ async def until_killed(name: str, process: ProcessId, timeout_s: float) -> None:
 
 
 async def _until_gone(process: ProcessId) -> None:
-    """Wait without a supervisor; where even that fails, as with no descriptor left, try again."""
+    """Wait without a supervisor; if that fails, for lack of descriptors for example, retry."""
     while True:
         try:
             await procs.wait_pidfd(process.pid, process.start)

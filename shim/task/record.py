@@ -1,4 +1,4 @@
-"""What a task is, on disk: enough for the next owner to adopt it, or to clean up after a crash."""
+"""The record of a task on disk, for the next owner to adopt it or to clean up after a crash."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _LIMIT_BYTES = 1 << 20
 
 
 class ExecRecord(Value):
-    """An added process: how runsc runs it on the host, and its number in the container."""
+    """An exec: its `runsc exec` on the host, and its pid in the container."""
 
     id: str
     stdio: Stdio
@@ -31,7 +31,7 @@ class ExecRecord(Value):
 
 
 class CleanupRecord(Value, kw_only=True):
-    """The part of a task's record from which `delete` cleans up; `TaskRecord` explains it."""
+    """The part of a task's record from which `delete` cleans up; see `TaskRecord`."""
 
     bundle: str = ""
     rootfs: str = ""
@@ -48,14 +48,14 @@ class CleanupRecord(Value, kw_only=True):
 class TaskRecord(CleanupRecord, kw_only=True):
     """A task.
 
-    `pid` and `start` name its sandbox process, 0 while there is none; `creator_pid` and
-    `creator_start` the runsc that makes it; `owner` is the socket of the shim that owns it, empty
-    for the sidecar's own. While `unsettled` only runsc knows whether it is started or paused.
-    `image_digest` is that of the manifest by which it was made; where its spec came `from_image`,
-    `bundle` is an image's word and no folder of ours.
-    `overlay2` is the flag that runsc gets where the operator set none.
-    `notices` are what its creation warned of, and hold for as long as it runs.
-    `exec_ran` is whether an exec was ever started; in a record of an older cryo that is not known.
+    `pid` and `start` identify its sandbox process, 0 while there is none; `creator_pid` and
+    `creator_start` the runsc that creates it; `owner` is the socket of the shim that owns it, empty
+    for the sidecar's own. While `unsettled`, runsc must be asked whether it is started or paused.
+    `image_digest` is that of the manifest from which it was made; if its spec came `from_image`,
+    `bundle` is a path from the image and not a directory of ours.
+    `overlay2` is the flag passed to runsc if the operator set none.
+    `notices` are the warnings of its creation, valid for as long as it runs.
+    `exec_ran` is whether an exec was ever started; unknown in a record of an older cryo.
     `one_call` is whether one call makes and restores the task, and not a Create and a Start.
     """
 
@@ -80,10 +80,10 @@ class TaskRecord(CleanupRecord, kw_only=True):
 
 
 def save(folder: Path, record: TaskRecord) -> None:
-    """Write the record: by rename, and without fsync, for a reboot ends the task as well.
+    """Write the record: by rename, and without fsync, as a reboot ends the task as well.
 
     Raises:
-        CryoError: it cannot be written; the one before is still there.
+        CryoError: it cannot be written; the previous one is kept.
     """
     temporary = folder / f"{NAME}.tmp"
     try:
@@ -95,7 +95,7 @@ def save(folder: Path, record: TaskRecord) -> None:
 
 
 def load(folder: Path) -> TaskRecord | None:
-    """Read a record; None where there is none.
+    """Read a record; None if there is none.
 
     Raises:
         InvalidArgument: it cannot be parsed.
@@ -104,7 +104,7 @@ def load(folder: Path) -> TaskRecord | None:
 
 
 def load_for_cleanup(folder: Path) -> CleanupRecord | None:
-    """Read what a clean-up needs of a record, as `load`."""
+    """Read the part of a record that a clean-up needs, as `load`."""
     return _load(folder, CleanupRecord)
 
 
@@ -117,5 +117,5 @@ def _load(folder: Path, kind: type[_Record]) -> _Record | None:
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         message = f"{folder / NAME}: {error}"
         raise InvalidArgument(
-            message, remedy="remove that folder once its sandbox has exited"
+            message, remedy="remove that directory once its sandbox has exited"
         ) from error

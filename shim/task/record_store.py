@@ -17,7 +17,7 @@ _log = logging.getLogger(__name__)
 
 
 class RecordChanges(TypedDict, total=False):
-    """What changes of a record after the task's creation."""
+    """The fields of a record that change after the task's creation."""
 
     pid: int
     start: int
@@ -52,7 +52,7 @@ class RecordStore:
         self.record = changed
 
     def try_update(self, **changes: Unpack[RecordChanges]) -> None:
-        """Change the record, on disk if that is possible: what it describes has happened."""
+        """Change the record, on disk if possible: what it describes has already happened."""
         try:
             self.update(**changes)
         except CryoError as error:

@@ -25,17 +25,17 @@ _Item = TypeVar("_Item")
 _ADOPTED_AT_ONCE = 4
 
 Log = Callable[[str], None]
-"""Records what a recovery did, a line each."""
+"""Records what a recovery did, one line per action."""
 
 
 class Recovery:
     """Recovers the tasks of one state directory, once."""
 
     def __init__(self, context: Context, tasks: TaskMap) -> None:
-        """Take the map that the adopted tasks go into."""
+        """Take the map to which the adopted tasks are added."""
         self._context = context
         self._tasks = tasks
-        # What was done, a line each.
+        # What was done, one line per action.
         self.lines: list[str] = []
 
     async def run(self) -> None:
@@ -46,7 +46,7 @@ class Recovery:
     async def tidy(self, images: Images, is_closing: Callable[[], bool]) -> None:
         """Remove what interrupted checkpoints left among the images.
 
-        A staging folder that an open journal names stays: it may hold what could not be thawed.
+        A staging directory in an open journal is kept: it may hold what could not be thawed.
         """
 
         def kept() -> set[str] | None:
@@ -86,7 +86,7 @@ class Recovery:
 
 
 async def _each(do: Callable[[_Item], Awaitable[None]], items: Iterable[_Item]) -> None:
-    """Do it for each item, for a few of them at a time."""
+    """Call `do` for each item, a few of them at a time."""
     slots = asyncio.Semaphore(_ADOPTED_AT_ONCE)
 
     async def one(item: _Item) -> None:
@@ -178,9 +178,9 @@ async def _undone(sandbox: Sandbox, entry: Entry) -> str:
     if entry.operation is Operation.PARK:
         if alive:
             await sandbox.recover_parking(log_progress)
-            return "brought it back to running: its park was interrupted"
+            return "resumed it: its park was interrupted"
         root.journal.close()
-        return "it ended while it was parked"
+        return "it exited while it was parked"
     if alive:
         return await recover(await sandbox.subject(), entry, log_progress)
     return await discard(await root.subject(), entry)

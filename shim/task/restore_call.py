@@ -1,4 +1,4 @@
-"""A restore in one call: creates the tasks that an image holds, and fills them together."""
+"""A restore in one call: creates the tasks of an image, and loads it into all of them."""
 
 from __future__ import annotations
 
@@ -41,10 +41,10 @@ class RestoreCall:
         self._owner = owner
 
     async def run(self, ref: TaskRef, options: RestoreOptions, report: Report) -> RestoreResult:
-        """Restore an image as task `ref`, and all that shared its sandbox with it.
+        """Restore an image as task `ref`, with the containers that shared its sandbox.
 
         Raises:
-            CryoError: why it was not done; none of the tasks is left.
+            CryoError: it failed; none of the tasks is left.
         """
         image = await self._images.find(options.image_path)
         manifest = await self._images.manifest(image, strict=not options.untrusted_folder)
@@ -114,11 +114,11 @@ class RestoreCall:
 
 
 def _hook_warnings(manifest: Manifest, options: RestoreOptions) -> tuple[str, ...]:
-    """Name the hooks of the image that will not run."""
+    """Return warnings that name the hooks of the image that will not run."""
     if options.bundle or options.image_hooks:
         return ()
     return tuple(
-        f"hooks of the image are left out for {one.task}, and run with --image-hooks only: "
+        f"hooks of the image do not run for {one.task} without --image-hooks: "
         + ", ".join(map(str, one.hooks))
         for one in host_access(manifest)
         if one.hooks

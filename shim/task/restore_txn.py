@@ -30,12 +30,12 @@ _CLOSE_S = 10.0
 
 
 class RestoreTarget(Protocol):
-    """A created container that is filled from the image."""
+    """A created container into which the image is loaded."""
 
     journal: Journal
 
     async def network_warnings(self) -> tuple[str, ...]:
-        """Return what its network will lack, a line each."""
+        """Return what its network will lack, one warning each."""
 
     async def load_image(self, options: RestoreOptions) -> int:
         """Run `runsc restore` with its bundle and streams; return the sandbox's pid."""
@@ -95,11 +95,11 @@ class Restore:
     async def run(
         self, capabilities: Capabilities, members: Mapping[str, RestoreTarget] | None = None
     ) -> RestoreResult:
-        """Verify, load, thaw; on any failure the sandbox is gone and the image untouched.
+        """Verify, load, thaw; on any failure the sandbox is removed, the image unchanged.
 
         Raises:
-            CryoError: why it was not done.
-            DeadlineExceeded: the whole took too long; the message names the phase.
+            CryoError: the restore failed.
+            DeadlineExceeded: the restore timed out; the message names the phase.
         """
         return await self.attempt(self._whole(capabilities, members or {}))
 
@@ -115,8 +115,8 @@ class Restore:
         """Run a part of the restore; its failure rolls back all of it.
 
         Raises:
-            CryoError: why it was not done.
-            DeadlineExceeded: the whole took too long; the message names the phase.
+            CryoError: the restore failed.
+            DeadlineExceeded: the restore timed out; the message names the phase.
         """
         return await self._transaction.run(work)
 
@@ -197,7 +197,7 @@ class Restore:
         return whole(await self._root.subject(), members)
 
     async def _load(self, target: RestoreTarget) -> int:
-        """Load the verified folder, which the path need not name any more."""
+        """Load the verified directory, even if its path now names another."""
         options = msgspec.structs.replace(self._options, image_path=self._held.path)
         try:
             return await target.load_image(options)
@@ -213,7 +213,7 @@ class Restore:
         return manifest
 
     async def roll_back(self, cause: BaseException) -> None:
-        """Remove what was made, although the caller is cancelled meanwhile.
+        """Remove what was made, even if the caller is cancelled meanwhile.
 
         Raises:
             CudaError: something could not be removed.
@@ -221,7 +221,7 @@ class Restore:
         await self._transaction.roll_back(cause)
 
     async def _remove(self) -> None:
-        """Remove the root container first: with its sandbox the others end."""
+        """Remove the root container first: the others exit with its sandbox."""
         failed: CryoError | None = None
         for target in self._targets:
             try:

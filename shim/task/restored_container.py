@@ -14,14 +14,14 @@ from shim.transaction.target import CheckpointTarget
 
 
 class RestoredContainer:
-    """One created container that is filled from an image."""
+    """One created container into which an image is loaded."""
 
     def __init__(self, container: Container) -> None:
         self.journal: Journal = container.journal
         self._container = container
 
     async def network_warnings(self) -> tuple[str, ...]:
-        """Return what the network of the restored container will lack, a line each."""
+        """Return what the network of the restored container will lack, one warning each."""
         spec = self._container.files.runsc_spec
         return await asyncio.to_thread(network.warnings, spec, self._container.runsc.flags)
 

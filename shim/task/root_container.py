@@ -12,10 +12,10 @@ from shim.task.process import exit_of
 
 
 class RootLifecycle:
-    """A container whose sandbox process is its own."""
+    """The root container of a sandbox, which exits with the sandbox process."""
 
     def streams_at_create(self, init: InitProcess) -> AbstractAsyncContextManager[Streams]:
-        """Open the container's streams: the sandbox is made with them."""
+        """Open the container's streams: the sandbox is created with them."""
         return init.streams.opened()
 
     async def start(self, init: InitProcess) -> None:

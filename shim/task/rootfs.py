@@ -12,14 +12,14 @@ from shim.errors import CryoError, DeadlineExceeded
 from shim.host import mounts
 from shim.model import Mount
 
-_REMEDY = "it goes on when the filesystem or device answers; then try again"
+_REMEDY = "it completes when the filesystem or device responds; then try again"
 
 
 async def mount(entries: Sequence[Mount], rootfs: Path, timeout_s: float) -> None:
     """Mount a rootfs; one that is mounted after the deadline is unmounted again.
 
     Raises:
-        CryoError: it cannot be mounted; nothing is.
+        CryoError: it cannot be mounted; no mount is left.
         DeadlineExceeded: mount(2) did not return in time.
     """
     await _in_thread(
@@ -31,7 +31,7 @@ async def mount(entries: Sequence[Mount], rootfs: Path, timeout_s: float) -> Non
 
 
 async def unmount(rootfs: Path, timeout_s: float) -> None:
-    """Unmount a rootfs; what is not mounted is fine.
+    """Unmount a rootfs; succeeds if it is not mounted.
 
     Raises:
         Busy: something still uses it.
@@ -43,9 +43,9 @@ async def unmount(rootfs: Path, timeout_s: float) -> None:
 async def _in_thread(
     work: Callable[[], None], undo: Callable[[], None] | None, timeout_s: float, doing: str
 ) -> None:
-    """Run a system call that may hang, in a thread of its own that the process may exit beside.
+    """Run a system call that may hang in its own thread, for which an exit does not wait.
 
-    A thread of the common pool would be missing there, and the exit would wait for it.
+    In the shared pool it would occupy a thread, and the exit of the process would wait for it.
     """
     loop = asyncio.get_running_loop()
     answer: asyncio.Future[None] = loop.create_future()

@@ -39,7 +39,7 @@ class SidecarEnv:
         self._claim = -1
 
     async def enter(self) -> tuple[Layout, ProcessSupervisor]:
-        """Lock the state folder and reach the supervisor, which outlives us.
+        """Lock the state folder and reach the supervisor, which outlives this process.
 
         Raises:
             AlreadyExists: another sidecar owns the folder.
@@ -74,4 +74,4 @@ class ShimEnv:
         return self._layout, LocalSupervisor(is_child)
 
     def leave(self) -> None:
-        """Nothing is locked: what names a task is made by one process only."""
+        """Do nothing: no lock is needed, as one process alone creates the files of a task."""

@@ -68,18 +68,18 @@ class Sandbox:
         return result
 
     async def park(self, report: Report) -> None:
-        """Pause the only container of the sandbox, with its GPU memory given back.
+        """Pause the only container of the sandbox, and release its GPU memory.
 
         Raises:
             Refused: others share the sandbox, and a pause would stop them as well.
-            CryoError: why it was not done; the container runs as before.
+            CryoError: it failed; the container runs as before.
         """
         root = self.root
         async with self._holding(TaskState.RUNNING, verb="pause", quiesce=True) as containers:
             if len(containers) > 1:
                 others = ", ".join(one.ref.id for one in containers[1:])
                 message = f"{others} would be stopped as well: they share {root.ref}'s sandbox"
-                raise Refused(message, remedy="leave out io.cryo.park in pods")
+                raise Refused(message, remedy="do not set io.cryo.park in pods")
             await self._parking(lambda parking: parking.park(), report)
         root.context.publish_event("/tasks/paused", root.ref)
 
@@ -87,7 +87,7 @@ class Sandbox:
         """Resume a parked container with its GPU memory; on failure it stays parked.
 
         Raises:
-            CryoError: why it stays.
+            CryoError: it failed.
         """
         root = self.root
         async with self._holding(TaskState.PAUSED, verb="resume"):
@@ -99,16 +99,16 @@ class Sandbox:
         try:
             await parking.unpark()
         except CryoError as error:
-            # It is parked, but perhaps with a process that the driver has given up.
+            # It is parked, but the driver may have given up one of its processes.
             if parking.began:
                 self.root.warnings.set(f"it could not go on: {error}")
             raise
 
     async def recover_parking(self, report: Report) -> None:
-        """Bring a container back whose park or unpark the last owner did not finish.
+        """Resume a container whose park or unpark the last owner did not finish.
 
         Raises:
-            CryoError: it cannot be brought back; its journal stays open.
+            CryoError: it cannot be resumed; its journal stays open.
         """
         async with self._holding(*LIVE, verb="bring back"):
             await self._parking(lambda parking: parking.recover(), report)
@@ -126,7 +126,7 @@ class Sandbox:
             machine.leave_checkpoint(machine.recorded)
 
     def _keep_damage(self, error: CryoError) -> None:
-        """Warn of what could not be undone: then the journal is still open."""
+        """Set a warning if the rollback failed: the journal is then still open."""
         if self.root.is_undone and not self.root.record.warning:
             self.root.warnings.set(str(error))
 
@@ -158,10 +158,10 @@ def _check_names(subject: CheckpointTarget) -> None:
     """Check that runsc can distinguish the containers of the image.
 
     Raises:
-        Refused: one has no name, or that of another.
+        Refused: one has no name, or the same as another.
     """
     counts = Counter(one.name for one in subject.members)
     unclear = [one.ref.id for one in subject.members if not one.name or counts[one.name] > 1]
     if unclear:
         message = f"{', '.join(unclear)} cannot be distinguished in an image of their sandbox"
-        raise Refused(message, remedy=f"give each a name of its own in {CONTAINER_NAME}")
+        raise Refused(message, remedy=f"give each a unique name in {CONTAINER_NAME}")

@@ -9,7 +9,7 @@ T = TypeVar("T")
 
 
 class SetOnce(Generic[T]):
-    """Waiting before and after it is set is one code path."""
+    """`get` works alike before and after the value is set."""
 
     def __init__(self) -> None:
         self._set = asyncio.Event()

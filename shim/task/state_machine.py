@@ -1,4 +1,4 @@
-"""The state of a container: its lock, its moves, and what the record and runsc say of it."""
+"""The state of a container: its lock, its transitions, its record, and its state in runsc."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class StateMachine:
         execs: ExecSet,
         command_s: float,
     ) -> None:
-        """Take the execs, whose starts some operations bar, and the timeout of runsc commands."""
+        """Take the execs, whose starts some operations block, and the timeout of runsc commands."""
         self.state = TaskState.CREATED
         self._ref = store.record.ref
         self._runsc = runsc
@@ -74,8 +74,8 @@ class StateMachine:
         """Hold the container for one operation that needs one of these states.
 
         Short operations wait for each other; a checkpoint or restore is not waited for. With
-        `quiesce` no exec is being started meanwhile: what stops the container would interrupt
-        its `runsc exec`.
+        `quiesce` no exec is started meanwhile: stopping the container would interrupt its
+        `runsc exec`.
 
         Raises:
             Busy: a checkpoint or restore is under way.
@@ -90,7 +90,7 @@ class StateMachine:
 
     @contextlib.asynccontextmanager
     async def locked(self) -> AsyncIterator[None]:
-        """Hold the lock in whatever state."""
+        """Hold the lock in any state."""
         async with self._lock:
             yield
 
@@ -116,7 +116,7 @@ class StateMachine:
 
     @contextlib.asynccontextmanager
     async def changing(self) -> AsyncIterator[None]:
-        """Let runsc start, pause or resume the container; on failure ask it what it has done.
+        """Let runsc start, pause or resume the container; on failure ask it for the state.
 
         The record is unsettled meanwhile, so the next owner asks as well.
         """
@@ -141,7 +141,7 @@ class StateMachine:
             self.state = self.recorded
 
     async def check_paused(self) -> None:
-        """Ask runsc whether a container that is recorded as paused is, with nothing under way.
+        """Ask runsc whether a container recorded as paused, with nothing under way, is paused.
 
         A resume succeeds although it cannot be recorded, on a full disk.
         """
@@ -149,14 +149,14 @@ class StateMachine:
             await self.settle()
 
     async def pause(self) -> None:
-        """Pause the container, whose lock the caller holds; the state is the caller's to change."""
+        """Pause the container; the caller holds its lock and changes its state."""
         self._store.update(unsettled=True)
         async with self.changing():
             await self._runsc.pause(self._ref.id)
         self._store.try_update(paused=True, unsettled=False)
 
     async def resume(self) -> None:
-        """Resume the container if it is paused; the state is the caller's to change."""
+        """Resume the container if it is paused; the caller changes its state."""
         if self._store.record.unsettled:
             await self.settle()
         if not self._store.record.paused:
@@ -168,5 +168,5 @@ class StateMachine:
 
 
 def exited(ref: TaskRef) -> NotFound:
-    """Say that a task has exited."""
+    """Return the error for a task that has exited."""
     return NotFound(f"task {ref} has exited", remedy="delete it")

@@ -1,7 +1,7 @@
-"""The standard streams of one process of a task: opened, handed over, and what of them is kept.
+"""The standard streams of one process of a task.
 
-What must outlive us is kept by the supervisor under a name: the writing end of stdin, so that
-CloseIO decides when it ends, and a terminal's master, which the next owner continues to pump.
+The supervisor keeps, under a name, what must outlive the owner: the write end of stdin, which only
+CloseIO closes, and the master of a terminal, which the next owner continues to pump.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ class ProcessStreams:
 
     @contextlib.asynccontextmanager
     async def nothing(self) -> AsyncIterator[Streams]:
-        """Open /dev/null three times over."""
+        """Open /dev/null for all three streams."""
         null = os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC)
         try:
             yield Streams(stdin=null, stdout=null, stderr=null)
@@ -100,7 +100,7 @@ class ProcessStreams:
     async def _pump(self, master: int, *, with_input: bool = True) -> None:
         opened = await host_stdio.open_streams(self._stdio, self._ref, self._supervisor)
         try:
-            # So that a client sees no end of its terminal when its owner dies and is started again.
+            # So that a client sees no EOF on its terminal when the owner dies and is restarted.
             await self._supervisor.hold(f"{self._name}/out", opened.stdout)
             stdin, stdout = os.dup(opened.stdin), os.dup(opened.stdout)
             self._console = Console(master, stdin, stdout, with_input=with_input)
@@ -108,7 +108,7 @@ class ProcessStreams:
             opened.close()
 
     async def adopt(self) -> None:
-        """Go on with what an earlier owner had given to the supervisor."""
+        """Continue with the streams that an earlier owner gave to the supervisor."""
         if not self._stdio.terminal:
             return
         master = await self._supervisor.fetch(f"{self._name}/pty")
@@ -116,7 +116,7 @@ class ProcessStreams:
             await self._pump(master)
 
     async def close_stdin(self) -> None:
-        """Let the process read the end of its input."""
+        """Close stdin, so that the process reads EOF."""
         await self._supervisor.drop(f"{self._name}/stdin")
 
     def suggest_size(self, size: Size | None) -> None:
@@ -127,12 +127,12 @@ class ProcessStreams:
         """Set the terminal's size, or keep it for a terminal that does not exist yet.
 
         Raises:
-            InvalidArgument: a size that no terminal has.
+            InvalidArgument: the size is invalid.
             FailedPrecondition: there is no terminal.
         """
         if not self._stdio.terminal:
             message = "the process has no terminal"
-            raise FailedPrecondition(message, remedy="create it with one")
+            raise FailedPrecondition(message, remedy="create it with a terminal")
         if self._closed:
             message = "the process has exited, and its terminal is closed"
             raise FailedPrecondition(message, remedy="delete it")
@@ -141,7 +141,7 @@ class ProcessStreams:
             self._console.resize(width, height)
 
     async def close(self) -> None:
-        """Let go of everything; what the process wrote is passed on first."""
+        """Close everything, after the output of the process has been forwarded."""
         self._closed = True
         if self._socket is not None:
             self._socket.close()
@@ -163,10 +163,10 @@ class ProcessStreams:
 
 
 class ExecStreams(ProcessStreams):
-    """The streams of an exec, whose terminal is made here.
+    """The streams of an exec, whose terminal is created here.
 
-    runsc sends a terminal over a console socket only from an exec that it detaches from, and ours
-    stays, because its end is the process's. One that it is given as its own streams it passes on.
+    runsc sends a terminal over a console socket only for a detached exec, and ours is attached,
+    because its exit is the process's. It passes on a terminal that it gets as its own streams.
     """
 
     async def listen(self) -> str:
@@ -175,10 +175,10 @@ class ExecStreams(ProcessStreams):
 
     @contextlib.asynccontextmanager
     async def opened(self) -> AsyncIterator[Streams]:
-        """Open the streams, or a terminal that is pumped from here on: a quick end loses nothing.
+        """Open the streams, or a terminal that is pumped at once: a quick exit loses no output.
 
-        What is typed waits for `started`: a Ctrl-C that `runsc exec` gets before it passes signals
-        on would end it, and not the program. The caller must call `close` when the process has
+        Input is held until `started`: a Ctrl-C before `runsc exec` forwards signals would kill
+        runsc, not the program. The caller must call `close` when the process has
         exited, or was never started.
         """
         if not self._stdio.terminal:
@@ -193,9 +193,9 @@ class ExecStreams(ProcessStreams):
             os.close(slave)
 
     def started(self) -> None:
-        """Pass on what is typed, once the program has a pid.
+        """Forward input, once the program has a pid.
 
-        runsc listens before it writes that (Execute in runsc/cmd/exec.go).
+        runsc handles signals before it writes the pid (Execute in runsc/cmd/exec.go).
         """
         if self._console is not None:
             self._console.pass_input()

@@ -39,7 +39,7 @@ class TaskMap:
         self._tasks[task.ref] = task
 
     def remove(self, task: Container) -> None:
-        """Remove a task, if it is there."""
+        """Remove a task, if it is present."""
         self._tasks.pop(task.ref, None)
 
     def keep_unreadable(self, ref: TaskRef) -> None:
@@ -76,13 +76,13 @@ class TaskMap:
                 await self._creating[ref].wait()
         except TimeoutError as error:
             message = f"task {ref} is still being created after {timeout_s:g} s"
-            raise Busy(message, remedy="ask again when its creation is over") from error
+            raise Busy(message, remedy="try again when its creation is over") from error
 
     def get(self, ref: TaskRef) -> Container:
         """Return a task.
 
         Raises:
-            NotFound: there is none of that name.
+            NotFound: there is no task of that name.
         """
         if ref in self._tasks:
             return self._tasks[ref]
@@ -96,7 +96,7 @@ class TaskMap:
     # -- sandboxes -----------------------------------------------------------------------------
 
     def root(self, namespace: str, sandbox_id: str) -> Container | None:
-        """Return a sandbox's root task; None where the id, which a spec names, is of no task."""
+        """Return a sandbox's root task; None if no task has the id, which comes from a spec."""
         tasks = self.in_namespace(namespace)
         return next((task for task in tasks if task.ref.id == sandbox_id), None)
 
@@ -104,18 +104,18 @@ class TaskMap:
         """Return the root task of a task's sandbox.
 
         Raises:
-            NotFound: it is no task of this owner.
+            NotFound: it is not a task of this owner.
         """
         if not task.record.sandbox_id:
             return task
         root = self.root(task.ref.namespace, task.record.sandbox_id)
         if root is None:
-            message = f"the sandbox {task.record.sandbox_id} of task {task.ref} is no task of ours"
+            message = f"the sandbox {task.record.sandbox_id} of task {task.ref} is not served here"
             raise NotFound(message, remedy="create a task for the sandbox first")
         return root
 
     def root_ref(self, task: Container) -> TaskRef:
-        """Name a task's sandbox by its root task; by the task itself where that is not ours."""
+        """Return the root task of a task's sandbox; the task itself if that is not ours."""
         root = self.root(task.ref.namespace, task.record.sandbox_id)
         return root.ref if root is not None else task.ref
 
@@ -123,7 +123,7 @@ class TaskMap:
         """Return a task's sandbox, the containers in the order of creation.
 
         Raises:
-            NotFound: its root task is no task of this owner.
+            NotFound: its root task is not one of this owner.
         """
         root = self.root_of(task)
 

@@ -1,4 +1,4 @@
-"""What a listing of a task warns of."""
+"""The warnings in the listing of a task."""
 
 from __future__ import annotations
 

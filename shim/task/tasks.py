@@ -60,7 +60,7 @@ class Tasks:
     def __init__(
         self, config: Config, publish: Publish = log_event, runtime_env: RuntimeEnv | None = None
     ) -> None:
-        """Take the settings, the publisher of events, and where to live: by default a sidecar's."""
+        """Take the settings, the event publisher, and the environment: by default a sidecar's."""
         self._timeouts = config.timeouts
         self._owner = Owner(config, publish, runtime_env or SidecarEnv(Path(config.paths.state)))
         self._recovery: Recovery | None = None
@@ -78,7 +78,7 @@ class Tasks:
     async def recover(self) -> list[str]:
         """Reach the supervisor, adopt running tasks, record exits, undo what was interrupted.
 
-        Returns what was done, a line each: nothing, where the last owner was closed properly.
+        Returns one line per action: none, if the last owner stopped cleanly.
 
         Raises:
             Unavailable: there is no runsc, or the supervisor does not start.
@@ -95,8 +95,8 @@ class Tasks:
     async def tidy(self) -> list[str]:
         """Remove what interrupted checkpoints left among the images, once tasks are recovered.
 
-        It takes long where there are many images, and changes nothing that a call depends on, so
-        it may run while calls are served. Returns what was done since the start, a line each.
+        It takes long with many images, and changes nothing that a call depends on, so
+        it may run while calls are served. Returns one line per action since start.
         """
         if self._recovery is None:
             return []
@@ -114,7 +114,7 @@ class Tasks:
 
     @property
     def undone(self) -> list[TaskRef]:
-        """List the tasks that could not be brought back: their journals are still open."""
+        """List the tasks whose rollback failed: their journals are still open."""
         return [task.ref for task in self._map if task.is_undone]
 
     @property
@@ -127,19 +127,19 @@ class Tasks:
         return self._map.has(ref)
 
     def _task(self, ref: TaskRef) -> Container:
-        self._owner.context()  # raises where there is none
+        self._owner.context()  # raises if there is none
         return self._map.get(ref)
 
     async def _created(self, ref: TaskRef) -> Container:
-        """Return a task; one that is being created is waited for.
+        """Return a task; wait for it while it is being created.
 
-        A client that asks meanwhile would take NotFound for the end of the task.
+        A client would take NotFound for the end of the task.
         """
         await self._map.until_created(ref, self._timeouts.create)
         return self._task(ref)
 
     async def _interruptible(self, task: Container, what: str, work: Coroutine[Any, Any, _T]) -> _T:
-        """Run what a graceful stop waits for, and a KILL of the task or its sandbox cancels."""
+        """Run work that a graceful stop waits for, and a KILL of its task or sandbox cancels."""
         return await self._transactions.run(work, what, sandbox=self._map.root_ref(task))
 
     # -- one method per operation --------------------------------------------------------------
@@ -221,7 +221,7 @@ class Tasks:
         return await usage.pids(self._task(ref))
 
     async def pause(self, ref: TaskRef) -> None:
-        """Pause the task's processes; io.cryo.park gives their GPU memory back."""
+        """Pause the task's processes; io.cryo.park releases their GPU memory."""
         task = self._task(ref)
         if task.parks:
             work = self._map.sandbox_of(task).park(log_progress)
@@ -263,13 +263,13 @@ class Tasks:
         return await self._interruptible(task, "checkpoint", work)
 
     async def restore(self, ref: TaskRef, options: RestoreOptions, report: Report) -> RestoreResult:
-        """Restore an image as a new running task, and all that shared its sandbox with it."""
+        """Restore an image as a new running task, with those that shared its sandbox."""
         work = self._restores.run(ref, options, report)
         return await self._transactions.run(work, "restore", sandbox=ref)
 
     # Last: below it, `list` in an annotation would mean this method.
     async def list(self, namespace: str) -> list[TaskView]:
         """List the namespace's tasks, by id."""
-        self._owner.context()  # raises where there is none
+        self._owner.context()  # raises if there is none
         found = [task.view() for task in self._map.in_namespace(namespace)]
         return sorted(found, key=lambda view: view.id)

@@ -1,6 +1,6 @@
-"""The operations under way, by the sandbox that they work on: what a stop waits for, a KILL ends.
+"""The operations under way, by sandbox: a stop waits for them, a KILL cancels them.
 
-Each runs in an asyncio task of its own. A caller who leaves cancels it and waits for its rollback.
+Each runs in an asyncio task of its own. A cancelled caller cancels it and waits for its rollback.
 """
 
 from __future__ import annotations
@@ -45,11 +45,11 @@ class Transactions:
         sandbox: TaskRef | None = None,
         only: TaskRef | None = None,
     ) -> T:
-        """Run an operation; one that names its sandbox can be interrupted by a KILL of that.
+        """Run an operation; one with a `sandbox` can be interrupted by a KILL of that.
 
-        A KILL of another task of the sandbox interrupts it too, unless `only` names its own.
+        A KILL of another task of the sandbox interrupts it too, unless `only` excludes it.
 
-        Work that was cancelled too late, and is done all the same, returns its result.
+        Work that completes despite its cancellation returns its result.
 
         Raises:
             IllegalState: the task was killed meanwhile.
@@ -60,7 +60,7 @@ class Transactions:
         task.add_done_callback(lambda _: self._running.discard(entry))
         try:
             return await asyncio.shield(task)
-        except BaseException:  # noqa: BLE001 - its own error, or the caller has left
+        except BaseException:  # noqa: BLE001 - its own error, or the caller was cancelled
             task.cancel()
             await ended(task)
             if not entry.killed or succeeded(task):
@@ -68,7 +68,7 @@ class Transactions:
             raise _killed(entry) from None
 
     def interrupt(self, task: TaskRef, sandbox: TaskRef) -> set[asyncio.Task[Any]]:
-        """Cancel what is under way with a task and its sandbox, once each; return what rolls back.
+        """Cancel the operations on a task and its sandbox, once each; return those.
 
         A sandbox is named by its own task.
         """
@@ -92,4 +92,4 @@ class Transactions:
 
 def _killed(entry: _Running) -> IllegalState:
     message = f"task {entry.sandbox} was killed during the {entry.what}"
-    return IllegalState(message, remedy="delete it, and create or restore it anew")
+    return IllegalState(message, remedy="delete it, and create or restore it again")

@@ -1,4 +1,4 @@
-"""What a container uses: its processes, its resources, and the limits of these."""
+"""Resource usage of a container: its processes, its metrics, and its limits."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ from shim.task.state_machine import LIVE, exited
 
 
 async def pids(container: Container) -> Pids:
-    """List the processes of the container, on the host and by its own numbers.
+    """List the processes of the container, with their pids on the host and inside.
 
-    Before its restore a shim's task has the shim alone: a containerd that is started again takes
-    a shim without any process for one that was left behind, and forgets it.
+    Before its restore a shim's task lists the shim alone: a restarted containerd takes a shim
+    without any process for a leftover, and drops it.
     """
     record = container.record
     if container.state not in LIVE:
@@ -33,7 +33,7 @@ async def pids(container: Container) -> Pids:
 
 
 async def stats(container: Container) -> Stats:
-    """Measure the container: its cgroup where it has one for itself, else ask runsc.
+    """Measure the container: by its own cgroup if it has one, else by runsc.
 
     Raises:
         NotFound: it has exited, perhaps just now.
@@ -73,7 +73,7 @@ async def update(container: Container, resources: Mapping[str, Any]) -> None:
     """
     async with container.machine.holding(TaskState.CREATED, *LIVE, verb="update"):
         if not container.runsc.capabilities.update:
-            message = "this runsc has no update"
+            message = "this runsc has no update command"
             raise Unimplemented(message, remedy="use runsc from 2026-01 on")
         path = container.files.write_resources(resources)
         try:
@@ -81,6 +81,6 @@ async def update(container: Container, resources: Mapping[str, Any]) -> None:
         except RunscError as error:
             if "nil pointer" not in error.line:  # how runsc fails without the cgroup
                 raise
-            message = f"task {container.ref.id} has no cgroup whose limits could be changed"
+            message = f"task {container.ref.id} has no cgroup to update"
             remedy = "run runsc without --ignore-cgroups"
             raise FailedPrecondition(message, remedy=remedy) from error

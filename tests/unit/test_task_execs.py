@@ -290,7 +290,7 @@ async def test_one_that_is_being_started_can_be_killed(owner: Owner) -> None:
 
     await owner.tasks.kill(owner.ref(), 9, exec_id="e")
 
-    with pytest.raises(IllegalState, match="was killed in its start"):
+    with pytest.raises(IllegalState, match="was killed during its start"):
         await asyncio.wait_for(work, 60)
     assert execs_alive(owner) == 0
     assert (await owner.tasks.wait(owner.ref(), "e")).status == 137
@@ -358,7 +358,7 @@ async def test_a_pause_waits_for_a_start(owner: Owner) -> None:
     pausing = asyncio.create_task(owner.tasks.pause(owner.ref()))
     await asyncio.sleep(0)
 
-    with pytest.raises(Busy, match="about to be stopped"):
+    with pytest.raises(Busy, match="being paused or checkpointed"):
         await owner.tasks.start(owner.ref(), "late")
     assert "pause" not in owner.commands
     work.cancel()
