@@ -1,4 +1,4 @@
-"""Settings: what config.toml may say, with its defaults. One frozen value, read once."""
+"""The settings in config.toml, with their defaults. One frozen value, read once."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ from shim.model import Connections, CudaMode, EngineName, ExecProcesses, FromEnv
 
 DEFAULT_CONFIG = Path("/etc/cryo/config.toml")
 DEFAULT_ADDRESS = "unix:///run/cryo/cryo.sock"
-# A year: more is a mistake, and `inf` or `nan` would confuse every timer of the process.
+# At most a year: more is a mistake, and `inf` or `nan` would break the timers.
 Seconds = Annotated[float, msgspec.Meta(gt=0, le=365 * 86400)]
 
 
 class _Section(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A table of config.toml; a key that is not known is an error, not a silence."""
+    """A table of config.toml; an unknown key is an error."""
 
 
 class Paths(_Section, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Where things are kept.
+    """The directories in use.
 
-    `scratch` has what containers write to their root filesystems while they run, in files without
-    a name; for those of containerd it is containerd's own folder.
+    `scratch` holds what containers write to their root filesystems while they run, in unnamed
+    files; containers of containerd use containerd's own folder instead.
     """
 
     state: str = "/run/cryo"
@@ -35,10 +35,10 @@ class Paths(_Section, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
 
 class Server(_Section, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Who may talk to the sidecar: root, and the members of `group` when one is named.
+    """The sidecar's sockets. Root may connect, and the members of `group` if it is set.
 
-    `ttrpc` is a second socket, for a containerd whose tasks it serves; `containerd` is that one's
-    own ttrpc socket, which receives every event.
+    `ttrpc` is a second socket, for a containerd whose tasks the sidecar serves; `containerd` is
+    the ttrpc socket of that containerd, which receives every event.
     """
 
     address: str = DEFAULT_ADDRESS
@@ -48,18 +48,18 @@ class Server(_Section, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
 
 class Runsc(_Section, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Which runsc, and its top-level flags (`{"network": "none"}` is `--network=none`)."""
+    """The runsc binary and its top-level flags (`{"network": "none"}` is `--network=none`)."""
 
     binary: str = "runsc"
     flags: dict[str, str] = {}
 
 
 class Cuda(_Section, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Where the host's GPU things are. An empty `tool` means: search PATH for cuda-checkpoint.
+    """The host's GPU tools and files. If `tool` is empty, PATH is searched for cuda-checkpoint.
 
-    `helper` is whether our own cryo-cuda may do the CUDA steps, where it was built and the driver
-    has the calls that it makes. `from_environment` is whose NVIDIA_VISIBLE_DEVICES counts.
-    `missing` is what happens to a container that asks for GPUs and gets none.
+    `helper` is whether cryo-cuda may run the CUDA steps, if it was built and the driver has the
+    calls that it makes. `from_environment` selects the containers whose NVIDIA_VISIBLE_DEVICES
+    counts. `missing` is what happens to a container that requests GPUs and gets none.
     """
 
     tool: str = ""
@@ -71,12 +71,12 @@ class Cuda(_Section, frozen=True, kw_only=True, forbid_unknown_fields=True):
     nvidia_proc: str = "/proc/driver/nvidia"
     nvidia_smi: str = "nvidia-smi"
     cdi_dirs: tuple[str, ...] = ("/etc/cdi", "/var/run/cdi")
-    # Host sockets of the GPU's own services: no connection of the workload's that a save cuts.
+    # Host sockets of the GPU's own services: not counted as the workload's connections.
     own_sockets: tuple[str, ...] = ("/run/nvidia-persistenced/", "/tmp/nvidia-mps/")  # noqa: S108
 
 
 class Defaults(_Section, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What a checkpoint does when the call does not say."""
+    """Defaults for checkpoint options that a call omits."""
 
     engine: EngineName = EngineName.AUTO
     cuda: CudaMode = CudaMode.AUTO
@@ -102,7 +102,7 @@ class Timeouts(_Section, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
 
 class Config(_Section, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Everything that config.toml may say."""
+    """All of config.toml."""
 
     paths: Paths = Paths()
     server: Server = Server()
@@ -124,7 +124,7 @@ _UNREADABLE = (
 def _reason(error: BaseException) -> str:
     if isinstance(error, RecursionError):
         return "nested too deep"
-    # An OSError's own text has its number and the path again.
+    # str() of an OSError repeats its number and the path.
     return getattr(error, "strerror", None) or str(error)
 
 
@@ -132,7 +132,7 @@ def load(path: Path | None = None) -> Config:
     """Read config.toml; without a path, the default one when it exists.
 
     Raises:
-        InvalidArgument: the file is missing (when named), no TOML, or says something unknown.
+        InvalidArgument: the file is missing (when named), not TOML, or has an invalid key or value.
     """
     chosen = path or DEFAULT_CONFIG
     if path is None and not chosen.exists():
@@ -141,4 +141,4 @@ def load(path: Path | None = None) -> Config:
         return msgspec.convert(tomllib.loads(chosen.read_text("utf-8")), Config)
     except _UNREADABLE as error:
         message = f"config {chosen}: {_reason(error)}"
-        raise InvalidArgument(message, remedy="correct the file, or leave it out") from error
+        raise InvalidArgument(message, remedy="correct or remove the file") from error

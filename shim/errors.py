@@ -1,23 +1,23 @@
-"""The error classes. `shim.service.status` alone chooses the gRPC code of each.
+"""The error classes. `shim.service.status` maps each to a gRPC code.
 
 CryoError
 ├── InvalidArgument         the request can never work as written
 │   └── InvalidBundle       bundle or config.json missing or broken
 ├── NotFound                no such task, process or image
 ├── AlreadyExists           the id or the image path is taken
-├── FailedPrecondition      legal request, wrong moment
+├── FailedPrecondition      a valid request in the wrong state
 │   ├── IllegalState        the task is in a state that does not allow it
-│   ├── Refused             preflight says that it cannot succeed; nothing was touched
+│   ├── Refused             preflight found that it cannot succeed; nothing was changed
 │   └── HostMismatch        the image does not fit this host
 ├── Busy                    another operation holds the task
-├── ImageCorrupt            an image is not what was sealed
-├── DeadlineExceeded        a phase ran out of time; names the process that held it up
-├── Cancelled               the caller went away
-├── ResourceExhausted       disk, host memory or GPU memory
+├── ImageCorrupt            an image differs from what was sealed
+├── DeadlineExceeded        a phase timed out; names the process that delayed it
+├── Cancelled               the caller cancelled or disconnected
+├── ResourceExhausted       disk, host memory or GPU memory is full
 ├── PermissionDenied
 ├── Unimplemented           this runsc, driver or build cannot do it
 ├── Unavailable             the sidecar cannot be reached
-├── RunscError              runsc failed; carries its own last error line
+├── RunscError              runsc failed; has its last error line
 └── CudaError               cuda-checkpoint failed; names the process
 """
 
@@ -25,7 +25,7 @@ from __future__ import annotations
 
 
 class CryoError(Exception):
-    """An expected failure: one line of what happened and one of what to do about it."""
+    """An expected failure: one line on what failed and why, and one with a remedy."""
 
     def __init__(self, message: str, *, remedy: str = "") -> None:
         super().__init__(message)
@@ -33,12 +33,12 @@ class CryoError(Exception):
         self.remedy = remedy
 
     def rename(self, old: str, new: str) -> None:
-        """Say `new` wherever a path of ours, `old`, was said, which the caller does not know."""
+        """Replace an internal path, `old`, with `new`, which the caller can interpret."""
         self.message = self.message.replace(old, new)
         self.args = (self.message,)
 
     def __str__(self) -> str:
-        """Give the message alone; the remedy is shown beside it by the user interface."""
+        """Return the message alone; the user interface shows the remedy separately."""
         return self.message
 
 
@@ -59,7 +59,7 @@ class AlreadyExists(CryoError):
 
 
 class FailedPrecondition(CryoError):
-    """A legal request at the wrong moment."""
+    """A valid request in the wrong state."""
 
 
 class IllegalState(FailedPrecondition):
@@ -67,7 +67,7 @@ class IllegalState(FailedPrecondition):
 
 
 class Refused(FailedPrecondition):
-    """Preflight found that the operation cannot succeed; nothing was touched."""
+    """Preflight found that the operation cannot succeed; nothing was changed."""
 
 
 class HostMismatch(FailedPrecondition):
@@ -79,15 +79,15 @@ class Busy(CryoError):
 
 
 class ImageCorrupt(CryoError):
-    """The image is not what was sealed."""
+    """The image differs from what was sealed."""
 
 
 class DeadlineExceeded(CryoError):
-    """A phase ran out of time."""
+    """A phase timed out."""
 
 
 class Cancelled(CryoError):
-    """The caller went away; what had been begun was rolled back."""
+    """The caller cancelled or disconnected; the operation was rolled back."""
 
 
 class ResourceExhausted(CryoError):
@@ -95,7 +95,7 @@ class ResourceExhausted(CryoError):
 
 
 class PermissionDenied(CryoError):
-    """The operating system or our own policy said no."""
+    """The operating system or a policy of this project denied it."""
 
 
 class Unimplemented(CryoError):
@@ -119,7 +119,7 @@ class RunscError(CryoError):
         self.line = line
 
     def rename(self, old: str, new: str) -> None:
-        """Say it in runsc's own line too."""
+        """Replace it in runsc's own line too."""
         super().rename(old, new)
         self.line = self.line.replace(old, new)
 

@@ -1,7 +1,7 @@
 """Failpoints: the steps of an operation that may fail, and the invariant that holds after each.
 
-In production they cost one comparison. A test arms a hook, which is then called at every point as
-it is reached, `journal.note:before`, and may fail it, halt there, or do worse.
+In production a failpoint costs one comparison. A test arms a hook, which is called at every point
+with its name, such as `journal.note:before`, and may raise an error, block, or kill the process.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import enum
 from collections.abc import Callable, Iterator
 
 BEFORE, AFTER = "before", "after"
-# A process was started for it and is known by its pid.
+# A process was started for the step, and its pid was recorded.
 BEGUN = "begun"
 
 Hook = Callable[[str], None]
@@ -19,7 +19,7 @@ _hook: Hook | None = None
 
 
 class Invariant(enum.StrEnum):
-    """What holds after recovery, whatever failed at a failpoint."""
+    """What holds after recovery from any failure at a failpoint."""
 
     RUNS = "the task runs as before; no image"
     SAVED = "the task runs as before, or has stopped with a complete image; an image is whole"
@@ -27,7 +27,7 @@ class Invariant(enum.StrEnum):
     KNOWN = "what has happened is known, by asking if not by the event"
 
 
-# Every failpoint of a checkpoint, a restore and a task's life. `*` matches anything.
+# Every failpoint of a checkpoint, a restore and the task lifecycle. `*` matches anything.
 FAILPOINTS: dict[str, Invariant] = {
     "journal.open": Invariant.RUNS,
     "journal.note": Invariant.SAVED,
@@ -65,13 +65,13 @@ FAILPOINTS: dict[str, Invariant] = {
 
 
 def arm(hook: Hook | None) -> None:
-    """Call a hook at every point that is reached; None disarms it."""
+    """Set the hook that is called at every failpoint; None removes it."""
     global _hook  # noqa: PLW0603 - one hook for the process is the purpose
     _hook = hook
 
 
 def reach(name: str, side: str) -> None:
-    """Call the hook: a point is reached."""
+    """Call the hook for a failpoint that is reached."""
     if _hook is not None:
         _hook(f"{name}:{side}")
 

@@ -1,4 +1,4 @@
-"""The values that travel between the rooms. Frozen, no behaviour beyond checks on themselves."""
+"""The values passed between packages. Frozen, with no behaviour beyond validation."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ _ID = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9_.-]*[A-Za-z0-9])?")
 _ID_MAX = 76
 
 
-# Without this mypy takes every subclass for a mutable one.
+# Without this mypy treats every subclass as mutable.
 @dataclass_transform(frozen_default=True, kw_only_default=True)
 class Value(msgspec.Struct, frozen=True, kw_only=True):
-    """Base of all values: immutable, keyword only."""
+    """Base class of all values: immutable, keyword-only."""
 
 
 def check_id(what: str, text: str) -> str:
@@ -42,7 +42,7 @@ def check_id(what: str, text: str) -> str:
 
 
 def utcnow() -> datetime:
-    """Return the time of day for records; durations use a monotonic clock instead."""
+    """Return the wall-clock time, for records; durations use a monotonic clock."""
     return datetime.now(UTC)
 
 
@@ -53,12 +53,12 @@ class TaskRef(Value):
     id: str
 
     def __post_init__(self) -> None:
-        """Refuse names that are no safe file names."""
+        """Reject names that are not safe file names."""
         check_id("namespace", self.namespace)
         check_id("task id", self.id)
 
     def __str__(self) -> str:
-        """Give the form that messages use."""
+        """Return the form used in messages."""
         return self.id
 
 
@@ -72,7 +72,7 @@ class Mount(Value):
 
 
 class Stdio(Value):
-    """Where a process's standard streams go: fifo or file paths or URIs; empty is null."""
+    """A process's standard streams: paths or URIs of fifos or files; empty is /dev/null."""
 
     stdin: str = ""
     stdout: str = ""
@@ -81,14 +81,14 @@ class Stdio(Value):
 
 
 class Exit(Value):
-    """How a process ended: a shell-style status (128+signal for a signal)."""
+    """How a process exited: a shell-style status (128+signal for a signal)."""
 
     status: int
     at: datetime
 
 
 class ProcessView(Value):
-    """What State says of one process."""
+    """One process, as State returns it."""
 
     id: str
     exec_id: str
@@ -100,7 +100,7 @@ class ProcessView(Value):
 
 
 class TaskView(Value):
-    """What a listing says of one task."""
+    """One task in a listing."""
 
     namespace: str
     id: str
@@ -116,9 +116,9 @@ class TaskView(Value):
 
 
 class Pids(Value):
-    """The processes of a task: `host` are those of the host that run it, sandbox and gofer.
+    """The processes of a task: `host` has the pids of its sandbox and gofer on the host.
 
-    `guest` are the container's own, by its own numbers; on the host these are other processes.
+    `guest` has pids in the container's namespace, which are unrelated to pids on the host.
     """
 
     host: tuple[int, ...]
@@ -126,7 +126,7 @@ class Pids(Value):
 
 
 class CreateRequest(Value):
-    """Everything that Create needs; `checkpoint` set means: Start restores this image."""
+    """The request of Create; if `checkpoint` is set, Start restores that image."""
 
     ref: TaskRef
     bundle: str
@@ -136,7 +136,7 @@ class CreateRequest(Value):
 
 
 class EngineName(enum.StrEnum):
-    """How the CUDA steps are run."""
+    """Which engine runs the CUDA steps."""
 
     AUTO = "auto"
     BUILTIN = "builtin"
@@ -144,7 +144,7 @@ class EngineName(enum.StrEnum):
 
 
 class CudaMode(enum.StrEnum):
-    """What to do about CUDA: find out, insist on it, or look away."""
+    """How to treat CUDA: detect it, require it, or ignore it."""
 
     AUTO = "auto"
     REQUIRE = "require"
@@ -152,14 +152,14 @@ class CudaMode(enum.StrEnum):
 
 
 class Connections(enum.StrEnum):
-    """What to do about connections that a restored copy, or even the task, would have lost."""
+    """What to do about connections that the restored task, or even the saved one, would lose."""
 
     CUT = "cut"
     REFUSE = "refuse"
 
 
 class FromEnvironment(enum.StrEnum):
-    """Whose NVIDIA_VISIBLE_DEVICES counts as a request for GPUs."""
+    """For which containers NVIDIA_VISIBLE_DEVICES counts as a request for GPUs."""
 
     ALWAYS = "always"
     PRIVILEGED = "privileged"
@@ -167,14 +167,14 @@ class FromEnvironment(enum.StrEnum):
 
 
 class ExecProcesses(enum.StrEnum):
-    """What to do about a CUDA process that descends from an exec, which no restore brings back."""
+    """What to do about a CUDA process that descends from an exec, which no restore restores."""
 
     REFUSE = "refuse"
     DROP = "drop"
 
 
 class Verify(enum.StrEnum):
-    """How much of an image is read again before a restore."""
+    """How much of an image is verified before a restore."""
 
     AUTO = "auto"
     FULL = "full"
@@ -182,7 +182,7 @@ class Verify(enum.StrEnum):
 
 
 class Phase(enum.StrEnum):
-    """The steps of a checkpoint or restore, in the words that progress and errors use."""
+    """The phases of a checkpoint or restore, as named in progress and errors."""
 
     PREFLIGHT = "preflight"
     DETECT = "detect"
@@ -199,7 +199,7 @@ class Phase(enum.StrEnum):
 
 
 class CudaState(enum.StrEnum):
-    """A CUDA process's state, in the words of `cuda-checkpoint --get-state`."""
+    """A CUDA process's state, as printed by `cuda-checkpoint --get-state`."""
 
     RUNNING = "running"
     LOCKED = "locked"
@@ -208,10 +208,10 @@ class CudaState(enum.StrEnum):
 
 
 class CudaProcess(Value, omit_defaults=True):
-    """A process that holds CUDA state. `pid` is its container's own number.
+    """A process that holds CUDA state. `pid` is in its container's pid namespace.
 
-    `container` is the task that it belongs to, where that shares a sandbox with others. One that
-    was `dropped` is in an image, and ends in its restore.
+    `container` is its task, if that shares a sandbox with others. A `dropped` process is saved in
+    the image and killed by the restore.
     """
 
     pid: Annotated[int, msgspec.Meta(gt=0, lt=1 << 31)]
@@ -221,9 +221,9 @@ class CudaProcess(Value, omit_defaults=True):
 
 
 class Progress(Value):
-    """One progress update: a phase begins, bytes move, a process changes, or a warning.
+    """A progress update: a phase starts, bytes are copied, a process changes state, or a warning.
 
-    `took_s` is how long the change of a process took, where that was measured beside it.
+    `took_s` is how long a process's state change took, if it was measured separately.
     """
 
     phase: Phase
@@ -242,9 +242,9 @@ Report = Callable[[Progress], None]
 
 
 class CheckpointOptions(Value):
-    """What a caller may say about a checkpoint; None, and a `timeout_s` of 0, are as configured.
+    """Options of a checkpoint; None, and a `timeout_s` of 0, mean the configured default.
 
-    `fill` allows `image_path` to be a folder that is there already and empty, as containerd's is.
+    `fill` allows `image_path` to be an existing empty folder, as containerd's is.
     """
 
     image_path: str = ""
@@ -261,7 +261,7 @@ class CheckpointOptions(Value):
 
 
 class MemberOptions(Value):
-    """What a caller may say about one container of a pod: its id in the image, and what is new."""
+    """Options of one container of a pod: its id in the image, and new values."""
 
     saved: str
     id: str = ""
@@ -270,11 +270,10 @@ class MemberOptions(Value):
 
 
 class RestoreOptions(Value):
-    """What a caller may say about a restore; `members` are those of a pod that are to differ.
+    """Options of a restore; `members` has the containers of a pod with options of their own.
 
-    With `image_hooks` the hooks of an image's own specs run. With `untrusted_folder` the image may
-    lie where another user can change it. `digest`, where it is said, is that of the only manifest
-    that will do.
+    With `image_hooks` the hooks in the image's specs run. With `untrusted_folder` the image may
+    be in a folder that another user can change. `digest`, if set, must be that of the manifest.
     """
 
     image_path: str
@@ -292,7 +291,7 @@ class RestoreOptions(Value):
 
 
 class CheckpointResult(Value):
-    """What a checkpoint made; `members` are the tasks that are in the image too, as of a pod."""
+    """The result of a checkpoint; `members` are the other tasks of a pod in the image."""
 
     image_path: str
     size_bytes: int
@@ -305,7 +304,7 @@ class CheckpointResult(Value):
 
 
 class RestoreResult(Value):
-    """What a restore brought back; `members` are the tasks that came back with it."""
+    """The result of a restore; `members` are the other tasks that were restored with it."""
 
     pid: int
     engine: str
@@ -316,7 +315,7 @@ class RestoreResult(Value):
 
 
 class DeviceUse(Value):
-    """What was read from and written to one block device; the numbers are the device's."""
+    """Bytes and operations of one block device, given by its device numbers."""
 
     major: int
     minor: int
@@ -327,9 +326,9 @@ class DeviceUse(Value):
 
 
 class Stats(Value):
-    """Resource use of a task, in base units; a limit of 0 is none, what is not known is 0 too.
+    """Resource use of a task, in base units; 0 also means no limit, or unknown.
 
-    `pids` counts the host's threads where the sandbox has a cgroup, as its limit does, else the
+    `pids` counts host threads, as its limit does, if the sandbox has a cgroup, else the
     container's processes.
     """
 
@@ -364,7 +363,7 @@ class Stats(Value):
 
 
 class Event(Value):
-    """Something happened to a task: `topic` is containerd's (`/tasks/exit`)."""
+    """An event of a task; `topic` is containerd's (`/tasks/exit`)."""
 
     topic: str
     ref: TaskRef
@@ -373,7 +372,7 @@ class Event(Value):
 
 
 class ImageView(Value):
-    """One line of a listing of images."""
+    """One image in a listing."""
 
     path: str
     task: str

@@ -1,4 +1,4 @@
-"""The states of a task and the legal moves between them. Pure."""
+"""The states of a task and the allowed transitions between them. Pure."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from shim.errors import Busy, IllegalState
 
 
 class TaskState(enum.StrEnum):
-    """Where a task is in its life."""
+    """The state of a task in its lifecycle."""
 
     CREATED = "created"
     RUNNING = "running"
@@ -29,19 +29,19 @@ _MOVES: dict[TaskState, frozenset[TaskState]] = {
     TaskState.DELETED: frozenset(),
 }
 
-# What can be done about a task that is in the wrong state.
+# The remedy for a task that is in the wrong state.
 _REMEDY = {
     TaskState.CREATED: "start it first",
-    TaskState.RUNNING: "pause it, or kill it first",
+    TaskState.RUNNING: "pause or kill it first",
     TaskState.PAUSED: "resume it first",
-    TaskState.STOPPED: "it has exited: delete it, and create or restore it anew",
+    TaskState.STOPPED: "it has exited: delete it, and create or restore it again",
 }
-# And where the operation that was asked for says more.
+# The remedy for a specific operation, which takes precedence.
 _REMEDY_OF_VERB = {
     ("delete", TaskState.RUNNING): "kill it first, then delete it",
     ("delete", TaskState.PAUSED): "kill it first, then delete it",
-    ("start", TaskState.RUNNING): "it runs already",
-    ("resume", TaskState.RUNNING): "it runs already",
+    ("start", TaskState.RUNNING): "it is already running",
+    ("resume", TaskState.RUNNING): "it is already running",
     ("restore", TaskState.RUNNING): "choose another id, or kill and delete that task",
 }
 
@@ -49,11 +49,11 @@ _BUSY = frozenset({TaskState.CHECKPOINTING, TaskState.RESTORING})
 
 
 def move(task: str, old: TaskState, new: TaskState) -> TaskState:
-    """Return `new` when the move is legal.
+    """Return `new` if the transition is allowed.
 
     Raises:
         Busy: a checkpoint or restore of the task is under way.
-        IllegalState: the table has no such move.
+        IllegalState: the transition is not allowed.
     """
     if new in _MOVES[old]:
         return new

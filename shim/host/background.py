@@ -1,4 +1,4 @@
-"""The owner of background asyncio tasks: each has a name, and none of them fails in silence."""
+"""The owner of background asyncio tasks: each has a name, and every failure is logged."""
 
 from __future__ import annotations
 
@@ -16,20 +16,20 @@ OnCrash = Callable[[BaseException], None]
 
 
 class BackgroundTasks:
-    """Keeps a reference to every task that it starts, and cancels what is left at the end.
+    """Keeps a reference to every task that it starts, and cancels the remaining ones on close.
 
     A task that ends with an exception is logged with its traceback, and `on_crash` is called so
-    that the caller of the work gets an error. A cancelled task is not a crash.
+    that the caller of the work gets an error. Cancellation is not a crash.
     """
 
     def __init__(self) -> None:
-        """Own nothing yet."""
+        """Start without tasks."""
         self._tasks: set[asyncio.Task[Any]] = set()
         self._closed = False
 
     @property
     def names(self) -> list[str]:
-        """List what is running."""
+        """List the names of the running tasks."""
         return sorted(task.get_name() for task in self._tasks)
 
     def start(
@@ -38,11 +38,11 @@ class BackgroundTasks:
         """Run `work` in the background.
 
         Raises:
-            RuntimeError: the supervisor was closed; `work` does not run.
+            RuntimeError: this was closed; `work` does not run.
         """
         if self._closed:
             work.close()
-            message = f"{name} was not started: its supervisor is closed"
+            message = f"{name} was not started: its owner is closed"
             raise RuntimeError(message)
         task = asyncio.get_running_loop().create_task(work, name=name)
         self._tasks.add(task)
@@ -62,9 +62,9 @@ class BackgroundTasks:
             _log.exception("reporting the crash of %s failed", task.get_name())
 
     async def aclose(self, timeout_s: float = _CLOSE_S) -> None:
-        """Cancel every task and wait for them; one that does not end in time is named in the log.
+        """Cancel every task and wait for them; log the name of each that does not end in time.
 
-        A task that closes its own supervisor is neither cancelled nor waited for.
+        A task that closes its own owner is neither cancelled nor waited for.
         """
         self._closed = True
         left = self._tasks - {asyncio.current_task()}

@@ -1,4 +1,4 @@
-"""The cgroup that a sandbox has for itself, and what the kernel counts there.
+"""The cgroup of a sandbox, and its statistics.
 
 Source: cgroups(7), the kernel's admin-guide/cgroup-v1 and cgroup-v2, proc_pid_mountinfo(5).
 """
@@ -18,7 +18,7 @@ from shim.model import DeviceUse, Stats
 
 _PROC = Path("/proc")
 _LIMIT_BYTES = 1 << 20
-# Where no limit is set version 1 says the largest number of whole pages.
+# Without a limit, version 1 shows the largest number of whole pages.
 _NO_LIMIT = 1 << 62
 _ROOM_V1 = ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_")
 _ROOM_V2 = ("memory.max", "memory.current", "")
@@ -29,26 +29,26 @@ _POLL_S = 0.02
 
 
 class Cgroup(NamedTuple):
-    """The folders of a cgroup: one for each controller of version 1, or one for all."""
+    """The folders of a cgroup: one per controller in version 1, a single one in version 2."""
 
     unified: bool
     folders: Mapping[str, Path]
 
     def file(self, controller: str, name: str) -> Path | None:
-        """Return where a file of a controller lies, if that one is used."""
+        """Return the path of a controller's file, if that controller is in use."""
         folder = self.folders.get("" if self.unified else controller)
         return folder / name if folder else None
 
     @property
     def kills(self) -> Path | None:
-        """The file whose `oom_kill` counts what the kernel killed for want of memory."""
+        """The file whose `oom_kill` counts the processes killed by the OOM killer."""
         return self.file("memory", "memory.events" if self.unified else "memory.oom_control")
 
 
 def find(pid: int, proc: Path = _PROC) -> Cgroup | None:
-    """Find the cgroup of a sandbox; None when it shares that of who started it, or the root's.
+    """Find the cgroup of a sandbox; None if it is the root's or that of the process's starter.
 
-    Hybrid hosts count memory in version 1, which decides.
+    Hybrid hosts count memory in version 1, so that version is used there.
     """
     mine = _paths(proc / str(pid))
     folders = dict(_folders(mine, _shared(pid, proc), proc))
@@ -58,14 +58,14 @@ def find(pid: int, proc: Path = _PROC) -> Cgroup | None:
 
 
 def _shared(pid: int, proc: Path) -> list[Mapping[str, str]]:
-    """Read the cgroups of the two who may have started it: its parent and ourselves."""
+    """Read the cgroups of the processes that may have started it: its parent and this process."""
     parent = procstat.read(pid)
     names = ["self", *([str(parent.ppid)] if parent else [])]
     return [_paths(proc / name) for name in names]
 
 
 def _paths(process: Path) -> dict[str, str]:
-    """Read /proc/PID/cgroup: the path by controller, that of the unified hierarchy by ''."""
+    """Read /proc/PID/cgroup: the path by controller, with '' for the unified hierarchy."""
     found = {}
     for line in _text(process / "cgroup").splitlines():
         _, controllers, path = line.split(":", 2)
@@ -85,7 +85,7 @@ def _folders(
 
 
 def _mounts(proc: Path) -> dict[str, tuple[str, Path]]:
-    """Read where each hierarchy is mounted, and which of its cgroups is at the top there."""
+    """Read where each hierarchy is mounted, and which of its cgroups is the root of the mount."""
     found: dict[str, tuple[str, Path]] = {}
     for line in _text(proc / "self" / "mountinfo").splitlines():
         before, _, after = line.partition(" - ")
@@ -100,7 +100,7 @@ def _mounts(proc: Path) -> dict[str, tuple[str, Path]]:
 
 
 def paths(path: str, proc: Path = _PROC) -> list[Path]:
-    """List the folders that a spec's cgroupsPath means; none for a relative one, or systemd's."""
+    """List the folders of a spec's cgroupsPath; none for a relative path or a systemd one."""
     if not path.startswith("/") or ".." in Path(path).parts:
         return []
     tops = {mounted for root, mounted in _mounts(proc).values() if root == "/"}
@@ -108,7 +108,7 @@ def paths(path: str, proc: Path = _PROC) -> list[Path]:
 
 
 def remove_empty(folders: Iterable[Path]) -> None:
-    """Remove these cgroups, if empty; processes that have just died leave soon."""
+    """Remove these cgroups if empty; wait briefly for processes that are still exiting."""
     until = time.monotonic() + _EMPTY_S
     for folder in folders:
         while not _removed(folder) and time.monotonic() < until:
@@ -124,10 +124,10 @@ def _removed(folder: Path) -> bool:
 
 
 def measure(cgroup: Cgroup) -> Stats:
-    """Read what a cgroup uses.
+    """Read the resource use of a cgroup.
 
     Raises:
-        NotFound: it has been removed.
+        NotFound: the cgroup was removed.
     """
     return _measure_v2(cgroup.folders[""]) if cgroup.unified else _measure_v1(cgroup)
 
@@ -206,10 +206,10 @@ def _measure_v2(folder: Path) -> Stats:
 
 
 def room(cgroup: Cgroup) -> int | None:
-    """Return how many bytes more it may take before the kernel kills; None where nothing limits it.
+    """Return how many more bytes it may use before an OOM kill; None if there is no limit.
 
-    Those above it, such as a pod's, limit it as well. File pages do not count: they are dropped
-    first; a sandbox's own memory is not of files in that sense (memory.stat in cgroup-v2).
+    The limits of its ancestors, such as a pod's, apply too. File pages do not count, since the
+    kernel drops them first; a sandbox's memory is not file pages (memory.stat in cgroup-v2).
     """
     folder = cgroup.file("memory", "")
     if folder is None:
@@ -226,12 +226,12 @@ def _room(folder: Path, limit: str, used: str, prefix: str) -> int | None:
 
 
 def oom_kills(cgroup: Cgroup) -> int:
-    """Count what the kernel has killed for want of memory; 0 when the cgroup is gone."""
+    """Return the number of OOM kills; 0 when the cgroup is gone."""
     return _table(cgroup.kills).get("oom_kill", 0)
 
 
 def _io_v1(cgroup: Cgroup) -> tuple[DeviceUse, ...]:
-    """Join the lines of each device: `8:0 Read 4096`."""
+    """Combine the lines of each device: `8:0 Read 4096`."""
     sizes = _operations(cgroup.file("blkio", "blkio.throttle.io_service_bytes_recursive"))
     counts = _operations(cgroup.file("blkio", "blkio.throttle.io_serviced_recursive"))
     devices = dict.fromkeys(device for device, _ in (*sizes, *counts))
@@ -294,20 +294,20 @@ def _number(path: Path | None) -> int:
 
 
 def _limit(path: Path | None) -> int:
-    """Read a limit; `max`, and a number as good as that, is none."""
+    """Read a limit; 0, none, for `max` and numbers from `_NO_LIMIT` up."""
     number = _number(path)
     return number if number < _NO_LIMIT else 0
 
 
 def _text(path: Path | None) -> str:
-    """Read a file of the kernel; one that this kernel has not, or no longer, is empty."""
+    """Read a cgroup file; empty if this kernel does not have it, or if the cgroup is gone."""
     if path is None:
         return ""
     try:
         with path.open("rb") as file:
             return file.read(_LIMIT_BYTES).decode("utf-8", "replace")
     except OSError as error:
-        # The last one: opened while the cgroup was there, read when it was no more.
+        # ENODEV: opened while the cgroup existed, read after it was removed.
         if error.errno in {errno.ENOENT, errno.ESRCH, errno.ENODEV}:
             return ""
         raise typed(error, f"read {path}") from error

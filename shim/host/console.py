@@ -1,4 +1,4 @@
-"""Terminals: receive the pty that runsc makes, copy between it and the client, resize it."""
+"""Terminals: receive the pty that runsc opens, copy between it and the client, resize it."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class ConsoleSocket:
     """A listening socket at `path`, in a folder of its own, for `runsc create -console-socket`."""
 
     def __init__(self, parent: Path) -> None:
-        """Listen below `parent`, or below the system's temporary folder where that is too deep."""
+        """Listen below `parent`, or in the system's temporary folder if that path is too long."""
         self._folder = _short_folder(parent)
         self.path = self._folder / "s"
         self._sock = socket.socket(socket.AF_UNIX)
@@ -41,11 +41,11 @@ class ConsoleSocket:
             raise typed(error, f"listen at {self.path}") from error
 
     async def receive(self, timeout_s: float) -> int:
-        """Return the pty master that runsc sends; it is the caller's then.
+        """Return the pty master that runsc sends; the caller closes it.
 
         Raises:
-            DeadlineExceeded: nothing came in time.
-            FailedPrecondition: something came that is no terminal.
+            DeadlineExceeded: nothing arrived in time.
+            FailedPrecondition: no terminal was received.
         """
         loop = asyncio.get_running_loop()
         try:
@@ -83,7 +83,7 @@ def _take_terminal(sender: socket.socket) -> int:
         return fds[0]
     for fd in fds[:1]:
         os.close(fd)
-    message = "what came over the console socket is no terminal"
+    message = "runsc sent no terminal over the console socket"
     raise FailedPrecondition(message)
 
 
@@ -94,10 +94,10 @@ class Size(NamedTuple):
     height: int
 
     def check(self) -> Self:
-        """Return the size when a terminal can have it.
+        """Return the size if it is valid.
 
         Raises:
-            InvalidArgument: it cannot.
+            InvalidArgument: it is not.
         """
         if not all(0 <= length <= _SIZE_MAX for length in self):
             message = f"a terminal cannot be {self.width} by {self.height}"
@@ -109,7 +109,7 @@ def resize(master: int, width: int, height: int) -> None:
     """Set the size of a terminal in characters.
 
     Raises:
-        InvalidArgument: a size that no terminal has.
+        InvalidArgument: the size is not valid.
     """
     Size(width, height).check()
     try:
@@ -120,7 +120,7 @@ def resize(master: int, width: int, height: int) -> None:
 
 
 class _Interest:
-    """Calls back while a descriptor is ready, when switched on. A file is always ready."""
+    """Calls back while a descriptor is ready, if enabled. A regular file is always ready."""
 
     def __init__(
         self,
@@ -134,7 +134,7 @@ class _Interest:
         self._on = self._unwatched = self._scheduled = False
 
     def set(self, wanted: bool) -> None:  # noqa: FBT001 - a switch
-        """Switch on or off; as it is already is fine."""
+        """Enable or disable; no effect if unchanged."""
         if wanted == self._on:
             return
         self._on = wanted
@@ -168,7 +168,7 @@ class _Interest:
 
 
 class _Copy:
-    """One direction, with a bounded buffer. `done` is set when all that came has gone out."""
+    """One direction, with a bounded buffer. `done` is set at EOF, once all input was written."""
 
     def __init__(self, source: int, target: int) -> None:
         loop = asyncio.get_running_loop()
@@ -181,7 +181,7 @@ class _Copy:
         self._adjust()
 
     def _adjust(self) -> None:
-        """Want just what is useful now: to read while there is room, to write what there is."""
+        """Read only while there is room in the buffer, write only while there is data."""
         self._reading.set(not self._ended and len(self._buffer) < _BUFFER_MAX)
         self._writing.set(bool(self._buffer))
         if self._ended and not self._buffer:
@@ -205,27 +205,27 @@ class _Copy:
         except BlockingIOError:
             return
         except OSError:
-            # It will never be read: from here on it is discarded, so that no writer hangs.
+            # No process will read it: discard output from here on, so that no writer blocks.
             self._deaf = True
             count = len(self._buffer)
         del self._buffer[:count]
         self._adjust()
 
     def stop(self) -> None:
-        """Stop here; what is buffered is lost."""
+        """Stop; buffered data is lost."""
         self._ended = True
         self._buffer.clear()
         self._adjust()
 
 
 class Console:
-    """A terminal joined to its streams. Owns the three descriptors until `close()`.
+    """A terminal connected to its streams. Owns the three descriptors until `close()`.
 
-    The end of stdin leaves the output going: half a terminal is what `docker run -t` has too.
+    Output continues after the end of stdin, as with `docker run -t`.
     """
 
     def __init__(self, master: int, stdin: int, stdout: int, *, with_input: bool = True) -> None:
-        """Begin to copy; the input waits for `pass_input` unless `with_input`."""
+        """Start copying output, and input if `with_input`; otherwise `pass_input` starts it."""
         self._fds = [master, stdin, stdout]
         for fd in self._fds:
             os.set_blocking(fd, False)
@@ -236,7 +236,7 @@ class Console:
             self.pass_input()
 
     def pass_input(self) -> None:
-        """Begin to copy the input."""
+        """Start copying the input."""
         if self._input is None:
             self._input = _Copy(self._stdin, self._master)
 
@@ -245,7 +245,7 @@ class Console:
         resize(self._master, width, height)
 
     async def finished(self, timeout_s: float) -> bool:
-        """Wait until all output has gone out; False when its reader did not take it in time."""
+        """Wait until all output is written; False if its reader did not take it in time."""
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(timeout_s):
                 await self._output.done.wait()

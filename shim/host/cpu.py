@@ -1,7 +1,7 @@
-"""CPU time of a process and of all below it, where no cgroup counts it.
+"""CPU time of a process and its descendants, for a sandbox without a cgroup.
 
-A sandbox's guest code runs in child processes of the sentry; those that have exited are in their
-parent's count. Source: proc_pid_stat(5), fields 4 and 14 to 17.
+A sandbox's guest code runs in child processes of the sentry; the time of those that have exited is
+included in their parent's. Source: proc_pid_stat(5), fields 4 and 14 to 17.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ def _rows(proc: Path) -> Iterator[tuple[int, _Row]]:
 def _is_below(pid: int, root: int, rows: dict[int, _Row]) -> bool:
     seen: set[int] = set()
     while pid != root:
-        # A process may end and its number be given away while the list is being read.
+        # A process may exit, and its pid be reused, while the list is being read.
         if pid not in rows or pid in seen:
             return False
         seen.add(pid)

@@ -1,4 +1,4 @@
-"""Exit statuses as a shell has them: 128 and the signal's number for a signal."""
+"""Exit statuses as a shell reports them: 128 plus the signal's number for a signal."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import os
 import signal
 
 SIGKILL_STATUS = 128 + signal.SIGKILL
-# Where the kernel no longer has the status.
+# If the kernel no longer has the status.
 UNKNOWN_STATUS = 255
 
 

@@ -1,8 +1,8 @@
-"""Calls into filesystems that may not answer, as NFS or Lustre do not when their server is gone.
+"""Calls into filesystems that may hang, such as NFS or Lustre without their server.
 
-Each has a thread to itself: a call that hangs cannot be ended, so it must not hold the event loop,
-nor a place in a pool that others need, nor the end of the process. A thread whose call has ended
-takes the next one, for to start a thread costs more than most calls do.
+Each call has its own thread: a hung call cannot be stopped, so it must not block the event loop,
+occupy a shared pool, or delay the exit of the process. A thread whose call has ended takes the next
+one, because starting a thread costs more than most calls.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ T = TypeVar("T")
 # How long a filesystem may take for a call that moves no data.
 ANSWER_S = 30.0
 _HUNG_MAX = 64
-# How many threads wait for the next call; more than these end with their own.
+# How many idle threads are kept for the next call; further threads exit after their call.
 _IDLE_MAX = 8
 
 
 class _Call(Generic[T]):
-    """One call: its work, who waits for it, and whether it has ended."""
+    """One call: its work, the future of its result, and whether it has ended."""
 
     def __init__(self, work: Callable[[], T], answer: asyncio.Future[T]) -> None:
         self._work = work
@@ -35,7 +35,7 @@ class _Call(Generic[T]):
         self.ended = False
 
     def do(self, thread: _Thread) -> None:
-        """Do the work, make the thread free, and give the result, or the error, to the loop."""
+        """Run the work, mark the thread idle, and pass the result or error to the loop."""
         answer = self._answer
         try:
             result = self._work()
@@ -47,19 +47,19 @@ class _Call(Generic[T]):
 
     def _end(self, thread: _Thread, give: Callable[[], None]) -> None:
         self.ended = True
-        # First: the caller's next call comes as soon as it has its answer.
+        # Before the answer: the caller may make its next call as soon as it has that.
         thread.offer()
 
         def once() -> None:
             if not self._answer.done():
                 give()
 
-        with contextlib.suppress(RuntimeError):  # the loop is closed: there is no caller any more
+        with contextlib.suppress(RuntimeError):  # the loop is closed, and the caller gone
             self._answer.get_loop().call_soon_threadsafe(once)
 
 
 class _Thread(threading.Thread):
-    """Does one call after the other, and is idle in between; ends where enough are idle."""
+    """Runs one call after the other, idle in between; exits if enough threads are idle."""
 
     def __init__(self) -> None:
         super().__init__(name="file call", daemon=True)
@@ -70,7 +70,7 @@ class _Thread(threading.Thread):
         self._calls.put(call)
 
     def offer(self) -> None:
-        """Be there for the next call."""
+        """Register as idle, unless enough threads are."""
         with _counting:
             self._goes_on = len(_idle) < _IDLE_MAX
             if self._goes_on:
@@ -81,26 +81,26 @@ class _Thread(threading.Thread):
             self._calls.get().do(self)
 
 
-# Threads without a call. A fork takes none of them along.
+# Threads without a call. A forked child has none of them.
 _idle: list[_Thread] = []
 _counting = threading.Lock()
 os.register_at_fork(after_in_child=_idle.clear)
-# Calls that go on without a caller, who got an error or has left.
+# Calls that still run after their caller timed out or was cancelled.
 _hung: set[_Call[Any]] = set()
 
 
 async def file_call(work: Callable[[], T], *, doing: str, deadline_s: float | None = ANSWER_S) -> T:
     """Run `work` in a thread and return its result; `doing` names it in messages.
 
-    When the caller is cancelled, or the deadline has passed, the call goes on by itself.
+    When the caller is cancelled, or the deadline passes, the call continues in its thread.
 
     Raises:
-        DeadlineExceeded: it did not end in time.
-        Unavailable: too many calls hang already.
+        DeadlineExceeded: the call did not end in time.
+        Unavailable: too many calls are hung already.
     """
     if (hung := _count_hung()) >= _HUNG_MAX:
-        message = f"cannot {doing}: {hung} calls to filesystems do not end"
-        raise Unavailable(message, remedy="see which mounts do not answer, and umount -f them")
+        message = f"cannot {doing}: {hung} filesystem calls are hung"
+        raise Unavailable(message, remedy="find the mounts that hang, and umount -f them")
     answer: asyncio.Future[T] = asyncio.get_running_loop().create_future()
     call = _Call(work, answer)
     _begin(call)
@@ -113,10 +113,10 @@ async def file_call(work: Callable[[], T], *, doing: str, deadline_s: float | No
         _hung.add(call)
         message = f"cannot {doing}: the filesystem did not answer in {deadline_s:g} s"
         raise DeadlineExceeded(
-            message, remedy="see whether its server and the network are up; umount -f ends the wait"
+            message, remedy="check that its server and the network are up, or umount -f it"
         ) from error
     except asyncio.CancelledError:
-        _hung.add(call)  # until it ends, which most do soon
+        _hung.add(call)  # until it ends, usually soon
         raise
 
 
@@ -131,7 +131,7 @@ def _begin(call: _Call[Any]) -> None:
 
 
 def _count_hung() -> int:
-    """Count the calls that do not end; one may have ended just before its caller gave up on it."""
+    """Count the hung calls, after removing those that have ended meanwhile."""
     for call in list(_hung):
         if call.ended:
             _hung.discard(call)

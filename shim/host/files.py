@@ -1,4 +1,4 @@
-"""Files that must survive a crash, and reads that must not be tricked: atomic, bounded, private."""
+"""Crash-safe file writes, and reads of untrusted paths: atomic, bounded, private."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ __all__ = (
     "write_atomic",
 )
 
-# What the group of the sidecar's socket may do in the state folder: reach what lies in it by name.
+# The permission of the sidecar socket's group on the state directory: open entries by name.
 GROUP_SEARCH = stat.S_IXGRP
 
 _DIR = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
@@ -32,7 +32,7 @@ _READ = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY
 
 
 def fsync_dir(path: Path) -> None:
-    """Make the names in a directory durable."""
+    """Fsync a directory, so that its entries survive a crash."""
     try:
         fd = os.open(path, _DIR)
     except OSError as error:
@@ -46,7 +46,7 @@ def fsync_dir(path: Path) -> None:
 
 
 def write_atomic(path: Path, data: bytes, mode: int = 0o600) -> None:
-    """Put `data` at `path` so that a reader, or a crash, sees the old file or the new, whole."""
+    """Write `data` to `path` so that readers, even after a crash, see the whole old or new file."""
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
     try:
         _write_synced(temporary, data, mode)
@@ -71,8 +71,8 @@ def read_bounded(path: Path, limit_bytes: int, *, nofollow: bool = True) -> byte
     """Read a regular file of at most `limit_bytes`.
 
     Raises:
-        InvalidArgument: larger, no regular file, or a link while `nofollow`.
-        NotFound: it is not there.
+        InvalidArgument: larger, not a regular file, or a link while `nofollow`.
+        NotFound: there is no such file.
     """
     flags = _READ | (os.O_NOFOLLOW if nofollow else 0)
     try:
@@ -98,11 +98,11 @@ def _read_regular(fd: int, path: Path, limit_bytes: int) -> bytes:
 
 
 def make_folders(path: Path, mode: int = 0o755) -> None:
-    """Make a folder and those on the way to it, each that is missing with this mode."""
+    """Make a folder and its missing parents, each with this mode."""
     missing = [place for place in (path, *path.parents) if not os.path.lexists(place)]
     try:
         for place in reversed(missing):
-            with contextlib.suppress(FileExistsError):  # another process was quicker
+            with contextlib.suppress(FileExistsError):  # made by another process meanwhile
                 place.mkdir(mode=mode)
                 place.chmod(mode)  # the umask must not narrow what the caller asked for
     except OSError as error:
@@ -110,13 +110,13 @@ def make_folders(path: Path, mode: int = 0o755) -> None:
 
 
 def private_dir(path: Path, mode: int = 0o700, *, allowed: int = 0) -> Path:
-    """Make the directory (and its parents), and insist that it is ours and has this mode.
+    """Make the directory and its parents; ensure that this user owns it and its mode is `mode`.
 
-    Permissions in `allowed` may be there besides: they are left as they are.
+    Permissions in `allowed` are kept if present.
 
     Raises:
-        PermissionDenied: it is a link, no directory, or belongs to another user, or somebody else
-            could put another one in its place.
+        PermissionDenied: it is a link, not a directory, belongs to another user, or could be
+            replaced by another user.
     """
     make_folders(path.parent)
     trusted.check(path.parent)
@@ -127,17 +127,17 @@ def private_dir(path: Path, mode: int = 0o700, *, allowed: int = 0) -> Path:
     except OSError as error:
         raise typed(error, f"make {path}") from error
     if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.geteuid():
-        message = f"{path} is not a directory of ours"
-        raise PermissionDenied(message, remedy="remove it, or choose another place")
+        message = f"{path} is not a directory of this user"
+        raise PermissionDenied(message, remedy="remove it, or choose another path")
     if stat.S_IMODE(found.st_mode) & ~allowed != mode:
         path.chmod(mode)
     return path
 
 
 def free_bytes(path: Path) -> int:
-    """Return how many bytes an unprivileged writer could still put on the filesystem of `path`.
+    """Return the bytes available to unprivileged users on the filesystem of `path`.
 
-    The nearest folder that exists is asked, so a path that is yet to be made is fine.
+    `path` need not exist: the nearest existing parent is measured.
     """
     for place in (path, *path.absolute().parents):
         try:

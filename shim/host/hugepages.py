@@ -1,4 +1,4 @@
-"""Whether this host lets the memory of a sandbox be of huge pages."""
+"""Whether this host backs the memory of a sandbox with huge pages."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from shim.host import files
 _FOLDER = Path("/sys/kernel/mm/transparent_hugepage")
 _MAX_BYTES = 4096
 _OF_ITSELF = frozenset({"always", "within_size", "force"})
-# With others runsc does not ask for them, for they would stall.
+# With other settings runsc does not request them, because allocation would stall.
 _ASKS_WITH = frozenset({"always", "defer", "never"})
 
 
 def described(folder: Path = _FOLDER) -> str:
-    """Say in a line whether they are used, and by what settings.
+    """Describe in one line whether huge pages are used, and the settings that decide it.
 
     A freeze copies GPU memory into memory of the sandbox; 8 GiB took 3.8 s with huge pages and 7.4
     without (docs/gpu-results.md). Source of the rule: createMemoryFile in runsc/boot/loader.go.
@@ -27,7 +27,7 @@ def described(folder: Path = _FOLDER) -> str:
 
 
 def _chosen(path: Path) -> str:
-    """Return the word in brackets; empty where there is no such setting."""
+    """Return the word in brackets; empty if there is no such setting."""
     try:
         text = files.read_bounded(path, _MAX_BYTES, nofollow=False).decode("utf-8", "replace")
     except CryoError:

@@ -1,7 +1,7 @@
-"""Mounts whose files show other owners, as `uidmap=` and `gidmap=` of containerd's mounts ask.
+"""Idmapped mounts, as requested by `uidmap=` and `gidmap=` in containerd's mounts.
 
-The kernel takes the translation from a user namespace, so one is made, with nothing in it but a
-process that sleeps until its namespace has been opened. Source: mount_setattr(2), open_tree(2).
+The kernel takes the id mapping from a user namespace, so one is created, with a single process that
+sleeps until its namespace has been opened. Source: mount_setattr(2), open_tree(2).
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from typing import NamedTuple, NoReturn
 from shim.errors import InvalidArgument, Unimplemented
 from shim.host.oserror import typed, typed_number
 
-# The same numbers on every architecture that gVisor runs on, but for clone.
+# The same numbers on every architecture that gVisor runs on, except for clone.
 _OPEN_TREE, _MOVE_MOUNT, _MOUNT_SETATTR = 428, 429, 442
 _CLONE = {"x86_64": 56, "aarch64": 220}
 _CLONE_NEWUSER = 0x10000000
@@ -34,8 +34,8 @@ _OPTION = re.compile(r"(?P<kind>uid|gid)map=(?P<rows>.*)", re.DOTALL)
 _ROWS = re.compile(r"[0-9]{1,10}:[0-9]{1,10}:[0-9]{1,10}(,[0-9]{1,10}:[0-9]{1,10}:[0-9]{1,10})*")
 
 _libc = ctypes.CDLL(None, use_errno=True)
-# Keeps the interpreter's lock in the call: the new process is a copy of this thread alone, and may
-# never wait for a lock that another thread had.
+# Holds the GIL during the call: the new process has only this thread, and must not wait for a lock
+# that another thread held.
 _held = ctypes.PyDLL(None, use_errno=True)
 
 
@@ -49,20 +49,20 @@ class _Attributes(ctypes.Structure):
 
 
 class Maps(NamedTuple):
-    """Translations of user and group ids, as lines of /proc/PID/uid_map and gid_map."""
+    """Mappings of user and group ids, as lines of /proc/PID/uid_map and gid_map."""
 
     uids: str
     gids: str
 
 
 def kernel_has_it() -> bool:
-    """Whether the kernel can translate the owners of a mount (5.12 and newer), some filesystems."""
+    """Whether the kernel has idmapped mounts (5.12 and newer, for some filesystems)."""
     _libc.syscall(ctypes.c_long(_MOUNT_SETATTR), -1, b"", 0, None, ctypes.c_size_t(0))
     return ctypes.get_errno() != errno.ENOSYS
 
 
 def taken_out(options: Sequence[str]) -> tuple[tuple[str, ...], Maps | None]:
-    """Return the options without `uidmap=` and `gidmap=`, and what these two say.
+    """Return the options without `uidmap=` and `gidmap=`, and the mappings in these two.
 
     Raises:
         InvalidArgument: one of the two without the other, or not as inside:outside:count.
@@ -72,7 +72,7 @@ def taken_out(options: Sequence[str]) -> tuple[tuple[str, ...], Maps | None]:
     if not found:
         return rest, None
     if len(found) != 2 or not all(map(_ROWS.fullmatch, found.values())):  # noqa: PLR2004 - uid, gid
-        message = f"mount options {sorted(set(options) - set(rest))} are no translation of ids"
+        message = f"mount options {sorted(set(options) - set(rest))} are not a valid id mapping"
         remedy = "give uidmap= and gidmap=, each as inside:outside:count"
         raise InvalidArgument(message, remedy=remedy)
     return rest, Maps(_lines(found["uid"]), _lines(found["gid"]))
@@ -83,10 +83,10 @@ def _lines(rows: str) -> str:
 
 
 def mount_mapped(source: Path, target: Path, maps: Maps) -> None:
-    """Mount what is at `source` at `target` as well, with its owners translated.
+    """Make an idmapped bind mount of `source` at `target`.
 
     Raises:
-        Unimplemented: this kernel, or the filesystem of the source, cannot do it.
+        Unimplemented: this kernel, or the filesystem of the source, has no idmapped mounts.
     """
     with _namespace(maps) as namespace:
         _attach(source, target, namespace)
@@ -94,9 +94,9 @@ def mount_mapped(source: Path, target: Path, maps: Maps) -> None:
 
 @contextlib.contextmanager
 def mapped_layers(data: str, folder: Path, maps: Maps) -> Iterator[str]:
-    """Give the options of an overlay with each of its lower layers replaced by a mapped one.
+    """Yield an overlay's options with each lower layer replaced by an idmapped mount of it.
 
-    The mounts in between are below `folder` and can go as soon as the overlay is there.
+    These mounts are made below `folder` and removed once the overlay is mounted.
     """
     words = data.split(",")
     at = next((n for n, word in enumerate(words) if word.startswith("lowerdir=")), None)
@@ -124,7 +124,7 @@ def _detach(path: Path) -> None:
 
 
 def _attach(source: Path, target: Path, namespace: int) -> None:
-    doing = f"mount {source} with other owners"
+    doing = f"make an idmapped mount of {source}"
     flags = ctypes.c_uint(_OPEN_TREE_CLONE | os.O_CLOEXEC)
     tree = _call(doing, _OPEN_TREE, _AT_FDCWD, os.fsencode(source), flags)
     try:
@@ -151,7 +151,7 @@ def _call(doing: str, number: int, *arguments: object) -> int:
 
 @contextlib.contextmanager
 def _namespace(maps: Maps) -> Iterator[int]:
-    """Give a descriptor of a user namespace with these translations."""
+    """Yield a descriptor of a user namespace with these mappings."""
     pid = _sleeper()
     try:
         fd = _opened(pid, maps)
@@ -172,17 +172,17 @@ def _opened(pid: int, maps: Maps) -> int:
         (process / "gid_map").write_text(maps.gids, "ascii")
         return os.open(process / "ns" / "user", os.O_RDONLY | os.O_CLOEXEC)
     except OSError as error:
-        raise typed(error, "translate the owners of a mount") from error
+        raise typed(error, "set the id mapping of a mount") from error
 
 
 def _sleeper() -> int:
-    """Start a copy of this thread in a user namespace of its own, which sleeps until it is killed.
+    """Clone this thread into a new user namespace, as a process that sleeps until it is killed.
 
-    It has no exit signal, so no code that collects our children takes it for one of theirs.
+    It has no exit signal, so code that reaps this process's children does not see it.
     """
     number = _CLONE.get(os.uname().machine)
     if number is None:
-        message = f"no mounts with other owners on {os.uname().machine}"
+        message = f"idmapped mounts are not supported on {os.uname().machine}"
         raise Unimplemented(message, remedy="run the container without a user namespace")
     before = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
     pid = -1

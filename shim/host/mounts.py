@@ -1,4 +1,4 @@
-"""Mounting a rootfs: the list that containerd passes, by mount(2) and umount2(2)."""
+"""Mounting a rootfs: containerd's list of mounts, by mount(2) and umount2(2)."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _UNBINDABLE, _PRIVATE, _SLAVE, _SHARED = 1 << 17, 1 << 18, 1 << 19, 1 << 20
 _RELATIME, _STRICTATIME, _LAZYTIME = 1 << 21, 1 << 24, 1 << 25
 _MNT_DETACH, _UMOUNT_NOFOLLOW = 2, 8
 _STACKED_MAX = 128
-# The kernel copies one page of options and needs its last byte.
+# The kernel copies one page of options and reserves its last byte.
 _DATA_MAX = 4095
 
 _SET = {
@@ -64,7 +64,7 @@ _CLEAR = {
     "nostrictatime": _STRICTATIME,
     "nolazytime": _LAZYTIME,
 }
-# Whatever propagation is asked for, a rootfs gets none: nothing done in it may reach the host.
+# Propagation options are ignored: mounts in a rootfs must not propagate to the host.
 _PROPAGATION = frozenset(
     prefix + name for prefix in ("", "r") for name in ("private", "shared", "slave", "unbindable")
 )
@@ -79,16 +79,16 @@ class Options(NamedTuple):
 
 
 def parse_options(options: Sequence[str]) -> Options:
-    """Split options into flags and the filesystem's own words.
+    """Split options into flags and filesystem-specific data.
 
     Raises:
-        Unimplemented: an option that mount(8) does itself, such as a loop device.
+        Unimplemented: an option that mount(8) implements itself, such as a loop device.
     """
     flags, data = 0, []
     for option in options:
         if option in _UNSUPPORTED:
             message = f"mount option {option!r} is not supported"
-            raise Unimplemented(message, remedy="choose a snapshotter that gives directories")
+            raise Unimplemented(message, remedy="choose a snapshotter without loop devices")
         if option in _SET:
             flags |= _SET[option]
         elif option in _CLEAR:
@@ -99,11 +99,11 @@ def parse_options(options: Sequence[str]) -> Options:
 
 
 def mount_all(mounts: Sequence[Mount], rootfs: Path) -> None:
-    """Mount the list onto `rootfs`, each at its own target below it; all of it or nothing.
+    """Mount the list onto `rootfs`, each at its target below it; on error all are unmounted.
 
     Raises:
-        InvalidArgument: a target leads out of the rootfs, or the options cannot be used.
-        NotFound: a source is not there.
+        InvalidArgument: a target leads out of the rootfs, or the options are not valid.
+        NotFound: a source does not exist.
     """
     with contextlib.ExitStack() as undo:
         for each in mounts:
@@ -127,14 +127,14 @@ def mount(entry: Mount, target: Path) -> None:
     """Mount one entry at `target`, privately.
 
     Raises:
-        Unimplemented: its owners are to be translated, and it is neither a bind nor an overlay.
+        Unimplemented: it has an id mapping, and is neither a bind mount nor an overlay.
     """
     options, maps = idmap.taken_out(entry.options)
     flags, data = parse_options(options)
     bind = entry.type == "bind" or bool(flags & _BIND)
     if maps is not None and not bind and entry.type != "overlay":
-        message = f"a mount of type {entry.type!r} cannot have other owners"
-        raise Unimplemented(message, remedy="use the snapshotter overlayfs, or no user namespace")
+        message = f"a mount of type {entry.type!r} cannot be idmapped"
+        raise Unimplemented(message, remedy="use the overlayfs snapshotter, or no user namespace")
     with contextlib.ExitStack() as undo:
         if bind:
             if maps is not None:
@@ -142,7 +142,7 @@ def mount(entry: Mount, target: Path) -> None:
             else:
                 _mount(entry.source, target, "", _BIND | (flags & _REC), "")
             undo.callback(_detach, target)
-            # The kernel takes no other flag together with a new bind: they need a second call.
+            # The kernel ignores other flags on a new bind mount: they need a second call.
             if others := flags & ~(_BIND | _REC | _SILENT):
                 _mount(entry.source, target, "", _BIND | _REMOUNT | others, "")
         else:
@@ -161,7 +161,7 @@ def _layers(data: str, target: Path, maps: idmap.Maps | None) -> AbstractContext
 
 def _mount(source: str, target: Path, kind: str, flags: int, data: str) -> None:
     if "\0" in f"{source}{target}{kind}{data}":
-        message = f"cannot mount {source!r}: there is a NUL in it"
+        message = f"cannot mount {source!r}: source, target, type or options contain a NUL"
         raise InvalidArgument(message)
     texts = (os.fsencode(text) for text in (source, target, kind))
     if _libc.mount(*texts, ctypes.c_ulong(flags), os.fsencode(data) if data else None):
@@ -169,13 +169,13 @@ def _mount(source: str, target: Path, kind: str, flags: int, data: str) -> None:
 
 
 def _detach(target: Path) -> None:
-    """Take back the topmost mount at `target`; what was there before stays."""
+    """Unmount the topmost mount at `target`; mounts below it remain."""
     _libc.umount2(os.fsencode(target), _MNT_DETACH | _UMOUNT_NOFOLLOW)
 
 
 @contextlib.contextmanager
 def _fitting(data: str) -> Iterator[str]:
-    """Give options that fit in a page: an overlay of many layers repeats one long folder."""
+    """Yield options that fit in a page, with an overlay's common layer folder shortened."""
     if len(os.fsencode(data)) <= _DATA_MAX:
         yield data
         return
@@ -191,7 +191,7 @@ def _fitting(data: str) -> Iterator[str]:
 
 
 def _shared_folder(data: str) -> str:
-    """Name the folder that all layers of an overlay lie in."""
+    """Return the common parent folder of an overlay's layers."""
     for option in data.split(","):
         if option.startswith("lowerdir=/"):
             return os.path.commonpath(option.removeprefix("lowerdir=").split(":"))
@@ -207,13 +207,13 @@ def _within_page(data: str) -> str:
 
 
 def unmount(path: Path, *, lazy: bool = False) -> None:
-    """Unmount what is mounted at `path`, also when mounted on top of each other.
+    """Unmount everything mounted at `path`, including stacked mounts.
 
-    A path that is no mount point or not there is fine, since a clean-up may run twice. `lazy`
-    takes it out of the tree now and lets go of it when its last user does.
+    A path that is not a mount point or does not exist is fine, since clean-up may run twice. `lazy`
+    detaches the mount now and unmounts it once it is no longer in use.
 
     Raises:
-        Busy: something still uses it.
+        Busy: the mount is in use.
     """
     flags = _UMOUNT_NOFOLLOW | (_MNT_DETACH if lazy else 0)
     for _ in range(_STACKED_MAX):

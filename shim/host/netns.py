@@ -1,4 +1,4 @@
-"""Which addresses a network namespace has, found by a thread that joins it and then ends."""
+"""The addresses of a network namespace, read by a thread that joins it and then exits."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from shim.host.oserror import typed
 _CLONE_NEWNET = 0x40000000
 _WAIT_S = 5.0
 _LIMIT_BYTES = 4 << 20
-# A leaf of the routing trie and the line below it that says that the address is the host's own.
+# A leaf of the routing trie, and the line below it that marks a local address.
 _LOCAL = re.compile(r"\|-- (\S+)\n\s+/32 host LOCAL")
 _LOOPBACK = "127."
 _SCOPE = 3
@@ -22,18 +22,18 @@ _libc = ctypes.CDLL(None, use_errno=True)
 
 
 def addresses(path: Path) -> tuple[str, ...]:
-    """List the addresses of the namespace at `path`, but for those of loopback and link-local.
+    """List the addresses of the namespace at `path`, except loopback and link-local ones.
 
     Raises:
-        FailedPrecondition: it is not there.
-        DeadlineExceeded: it did not answer.
-        CryoError: it cannot be joined.
+        FailedPrecondition: the namespace does not exist.
+        DeadlineExceeded: the read did not complete in time.
+        CryoError: the namespace cannot be joined.
     """
     try:
         fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     except FileNotFoundError as error:
-        message = f"the network namespace {path} is not there"
-        raise FailedPrecondition(message, remedy="make it, or name another one") from error
+        message = f"the network namespace {path} does not exist"
+        raise FailedPrecondition(message, remedy="create it, or name another one") from error
     except OSError as error:
         raise typed(error, f"open {path}") from error
     try:
@@ -43,7 +43,7 @@ def addresses(path: Path) -> tuple[str, ...]:
 
 
 def _inside(fd: int, path: Path) -> tuple[str, ...]:
-    """Read in a thread of its own: joining changes the namespace of that thread alone, for good."""
+    """Read in a new thread, because joining permanently changes that thread's namespace."""
     found: list[tuple[str, ...]] = []
     failed: list[OSError] = []
 
@@ -60,8 +60,8 @@ def _inside(fd: int, path: Path) -> tuple[str, ...]:
     if failed:
         raise typed(failed[0], f"join {path}") from failed[0]
     if not found:
-        message = f"the network namespace {path} did not answer in {_WAIT_S:g} s"
-        remedy = "see whether the filesystem that it is on answers, or name another one"
+        message = f"the network namespace {path} could not be read within {_WAIT_S:g} s"
+        remedy = "check that the filesystem it is on responds, or name another one"
         raise DeadlineExceeded(message, remedy=remedy)
     return found[0]
 
@@ -73,9 +73,9 @@ def _join(fd: int) -> None:
 
 
 def parse(trie: str, inet6: str) -> tuple[str, ...]:
-    """List the addresses in the text of /proc/net/fib_trie and of /proc/net/if_inet6.
+    """List the addresses in the texts of /proc/net/fib_trie and /proc/net/if_inet6.
 
-    A row of the latter: address, index, prefix, scope (00 is global), flags, name.
+    A row of if_inet6: address, index, prefix, scope (00 is global), flags, name.
     """
     version4 = (one for one in _LOCAL.findall(trie) if not one.startswith(_LOOPBACK))
     rows = (line.split() for line in inet6.splitlines())
@@ -84,7 +84,7 @@ def parse(trie: str, inet6: str) -> tuple[str, ...]:
 
 
 def _read(name: str) -> str:
-    """Read a file of the thread's namespace; empty where there is none, as without IPv6."""
+    """Read a file of the thread's namespace; empty if it does not exist, as without IPv6."""
     try:
         with Path("/proc/thread-self/net", name).open("rb") as file:
             return file.read(_LIMIT_BYTES).decode("ascii", "replace")

@@ -1,8 +1,8 @@
-"""Hearing of it when the kernel kills in a cgroup for want of memory.
+"""Notification of OOM kills in a cgroup.
 
-Version 1 signals an eventfd, version 2 changes memory.events; both count `oom_kill` there, once
-for each process killed and before that one is signalled. So the count shows what happened, also
-when the signal has not been read yet, and the signal only when to look.
+Version 1 signals an eventfd, version 2 changes memory.events. Both count `oom_kill`, once for each
+process killed and before it is signalled. So the count is reliable even before the notification
+has been read, and the notification only triggers a read of the count.
 
 Source: the kernel's cgroup-v1/memory.rst (section 10) and cgroup-v2.rst, mm/oom_kill.c.
 """
@@ -23,14 +23,14 @@ from shim.host.oserror import typed, typed_number
 _libc = ctypes.CDLL(None, use_errno=True)
 _IN_MODIFY = 2
 _EVENTS_BYTES = 4096
-# Version 1 signals before it chooses whom to kill, and the count rises when it has.
+# Version 1 signals before it chooses a process to kill; the count rises after that.
 _LOOKS_S = (0.0, 0.01, 0.05, 0.2, 1.0)
 
 
 class OomWatch:
-    """Calls `on_oom` for each time that the kernel has killed in a cgroup, from now until `close`.
+    """Calls `on_oom` after OOM kills in a cgroup, from now until `close`.
 
-    Kills that come together are one time. Raises a `CryoError` when the kernel refuses the watch.
+    Simultaneous kills cause one call. Raises a `CryoError` when the kernel refuses the watch.
     """
 
     def __init__(self, cgroup: Cgroup, on_oom: Callable[[], None]) -> None:
@@ -53,7 +53,7 @@ class OomWatch:
             timer.cancel()
 
     def look(self) -> None:
-        """Report what is not yet reported, at once: for the moment before an exit is published."""
+        """Report unreported kills at once; called before an exit is published."""
         count = cgroups.oom_kills(self._cgroup)
         if count > self._seen:
             self._seen = count
@@ -70,7 +70,7 @@ class OomWatch:
 
 
 def _eventfd(cgroup: Cgroup) -> int:
-    """Have version 1 signal an eventfd; it keeps what it needs of the other file itself."""
+    """Register an eventfd with version 1; the kernel keeps its own reference to the other file."""
     control = cgroup.folders["memory"] / "memory.oom_control"
     fd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
     try:

@@ -1,6 +1,6 @@
-"""Who a process is connected to, seen from outside: the connections that a save would cut.
+"""The connections of a process, read from outside: those that a save would cut.
 
-The sentry's own sockets are borrowed one at a time (pidfd_getfd(2)), asked for their peer, closed.
+Each of the sentry's sockets is duplicated (pidfd_getfd(2)), queried for its peer, and closed.
 """
 
 from __future__ import annotations
@@ -32,12 +32,12 @@ class Connection(NamedTuple):
 
 
 def connections(pid: int, *, limit_s: float = _LIMIT_S) -> list[Connection]:
-    """List what `pid` is connected to; unnamed peers and listening sockets are left out.
+    """List the connections of `pid`, without unnamed peers and listening sockets.
 
     Raises:
         NotFound: the process is gone.
-        PermissionDenied: it may not be looked into (needs root).
-        DeadlineExceeded: it has so many descriptors that they could not be looked through.
+        PermissionDenied: its descriptors cannot be read (needs root).
+        DeadlineExceeded: it has too many descriptors to read in time.
     """
     deadline_s = time.monotonic() + limit_s
     try:
@@ -72,7 +72,7 @@ def _socket_fds(pid: int, deadline_s: float) -> list[int]:
 
 def _is_socket(path: str) -> bool:
     with contextlib.suppress(FileNotFoundError):
-        # Hundreds of links a look, on the way to every save: a Path each would double its time.
+        # Hundreds of links per call, before every save: a Path for each would double its time.
         return os.readlink(path).startswith("socket:")  # noqa: PTH115
     return False
 
@@ -83,7 +83,7 @@ def _peer(pidfd: int, number: int, pid: int) -> Connection | None:
         failed = ctypes.get_errno()
         if failed in _CLOSED_MEANWHILE:
             return None
-        raise typed_number(failed, f"look into the sockets of process {pid}")
+        raise typed_number(failed, f"read the sockets of process {pid}")
     with socket.socket(fileno=fd) as borrowed:
         return _named_peer(borrowed)
 
@@ -92,7 +92,7 @@ def _named_peer(borrowed: socket.socket) -> Connection | None:
     try:
         peer = borrowed.getpeername()
     except OSError:
-        return None  # not connected: listening, unbound, or the other side left
+        return None  # not connected: listening, unbound, or closed by the peer
     if borrowed.family == socket.AF_UNIX:
         name = peer.decode("utf-8", "replace") if isinstance(peer, bytes) else str(peer)
         return Connection(UNIX, name.replace("\0", "@")) if name else None

@@ -1,6 +1,6 @@
-"""The identity of a process: its pid with its start time, so that a reused pid is never hit.
+"""The identity of a process: its pid with its start time, so that a reused pid never matches.
 
-Loads next to nothing: `delete` of a shim needs it and has five seconds for everything.
+Imports little: a shim's `delete` uses it and has five seconds in total.
 """
 
 from __future__ import annotations
@@ -14,20 +14,20 @@ from shim.host.procstat import start_time
 
 
 def is_alive(pid: int, start: int) -> bool:
-    """Return whether that very process still runs; a zombie does not."""
+    """Return whether the process with this pid and start time runs; a zombie does not."""
     found = procstat.read(pid)
     return found is not None and found.start == start and not found.dead
 
 
 def open_pidfd(pid: int, start: int) -> int | None:
-    """Open a pidfd of that very process; None when it is gone (a zombie is not gone)."""
+    """Open a pidfd of the process with this start time; None if gone (a zombie is not gone)."""
     try:
         fd = os.pidfd_open(pid)
     except ProcessLookupError:
         return None
     except OSError as error:
         raise typed(error, f"open process {pid}") from error
-    # Only now: the descriptor pins the process, so the start time read next is that one's.
+    # Read after opening: the descriptor pins the pid, so the start time belongs to its process.
     if start_time(pid) == start:
         return fd
     os.close(fd)
@@ -35,7 +35,7 @@ def open_pidfd(pid: int, start: int) -> int | None:
 
 
 def kill(pid: int, start: int, sig: int) -> bool:
-    """Send `sig` to that very process; False when it is gone."""
+    """Send `sig` to the process with this start time; False when it is gone."""
     fd = open_pidfd(pid, start)
     if fd is None:
         return False

@@ -1,4 +1,4 @@
-"""What prctl(2) sets of this process. Standard library only: the supervisor loads it."""
+"""Process settings by prctl(2). Standard library only: the supervisor imports it."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ _PR_SET_CHILD_SUBREAPER = 36
 
 
 def become_subreaper() -> None:
-    """Become the parent of orphans among our descendants.
+    """Become the parent of orphaned descendants.
 
     Raises:
         OSError: the kernel refuses.

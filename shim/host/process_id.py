@@ -1,4 +1,4 @@
-"""The identity of a process. Standard library only: the supervisor loads it."""
+"""The identity of a process. Standard library only: the supervisor imports it."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 
 class ProcessId(NamedTuple):
-    """A pid with its start time in clock ticks since boot, so that a reused pid is another one."""
+    """A pid with its start time in clock ticks since boot; a reused pid compares unequal."""
 
     pid: int
     start: int

@@ -1,4 +1,4 @@
-"""Processes: exactly one of them, its end as something to await, and what memory it holds."""
+"""Processes: their identity, descendants, exit and memory."""
 
 from __future__ import annotations
 
@@ -32,12 +32,12 @@ _GUEST_MEMORY = "/memfd:runsc-memory"
 # Of overlay2=...:self, and of ...:dir=FOLDER (runsc/boot/gofer_conf.go).
 _OVERLAY_FILES = (".gvisor.filestore.", "runsc-filestore-")
 _BLOCK = 512
-# Longer ones are not ours, nor runsc's.
+# This project and runsc use no longer ones.
 _COMMAND_LINE_BYTES = 128 << 10
 
 
 async def wait_pidfd(pid: int, start: int | None = None) -> None:
-    """Return when the process has exited (it may be a zombie still); at once when it is gone."""
+    """Wait until the process has exited (it may be a zombie); return at once if it is gone."""
     try:
         fd = os.pidfd_open(pid)
     except ProcessLookupError:
@@ -52,9 +52,9 @@ async def wait_pidfd(pid: int, start: int | None = None) -> None:
 
 
 def kill_tree(pid: int, start: int) -> list[tuple[int, int]]:
-    """Kill a process and all below it; it is stopped first, so that it cannot add to them.
+    """Kill a process and its descendants; it is stopped first, so that it cannot fork more.
 
-    Returns those below it, with their start times: what they hold is free once they have exited.
+    Returns the descendants with their start times; their resources are free once they have exited.
     """
     if not is_alive(pid, start):
         return []
@@ -68,13 +68,13 @@ def kill_tree(pid: int, start: int) -> list[tuple[int, int]]:
 
 
 async def until_ended(processes: Iterable[tuple[int, int]]) -> None:
-    """Return when each of these has exited, by its number and start time."""
+    """Wait until each of these processes, given by pid and start time, has exited."""
     for pid, start in processes:
         await wait_pidfd(pid, start)
 
 
 def children(pid: int) -> list[int]:
-    """List a process's children: those that it started, and orphans that were handed to it."""
+    """List a process's children, including orphans that it inherited."""
     found: list[int] = []
     for path in Path(f"/proc/{pid}/task").glob("*/children"):
         with contextlib.suppress(OSError):
@@ -89,7 +89,7 @@ def _below(pid: int) -> Iterator[int]:
 
 
 async def readable(fd: int) -> None:
-    """Return when a read of `fd` would not wait."""
+    """Wait until a read of `fd` would not block."""
     loop = asyncio.get_running_loop()
     ready: asyncio.Future[None] = loop.create_future()
 
@@ -106,9 +106,9 @@ async def readable(fd: int) -> None:
 
 
 def resident_bytes(sandbox_pid: int) -> int:
-    """Measure the guest memory that is really there: the sentry's memory file, else its VmRSS.
+    """Return the resident guest memory: the sentry's memory file, else its VmRSS.
 
-    What containers wrote into an overlay on disk counts too: a save writes it as it does memory.
+    Data that containers wrote to an overlay on disk is included, since a save writes it too.
 
     Raises:
         NotFound: the process is gone.
@@ -123,11 +123,11 @@ def resident_bytes(sandbox_pid: int) -> int:
 
 
 def _open_files(pid: int) -> Iterator[tuple[str, str]]:
-    """Give each open file of a process: its link in /proc, and where that points."""
+    """Yield each open file of a process: its link in /proc, and the link's target."""
     with contextlib.suppress(OSError), os.scandir(f"/proc/{pid}/fd") as entries:
         for entry in entries:
             with contextlib.suppress(OSError):
-                # Thousands of links, where a container has as many files open.
+                # There may be thousands of open files.
                 yield entry.path, os.readlink(entry.path)  # noqa: PTH115
 
 
@@ -151,7 +151,7 @@ def _vm_rss_bytes(pid: int) -> int:
 
 
 def command_line(pid: int) -> tuple[str, ...]:
-    """Return the words that a process was started with; none where it is gone."""
+    """Return the command line of a process; empty if it is gone."""
     try:
         with Path(f"/proc/{pid}/cmdline").open("rb") as file:
             text = file.read(_COMMAND_LINE_BYTES).decode("utf-8", "replace")

@@ -1,6 +1,6 @@
-"""What /proc/PID/stat says. Light enough for the supervisor: no asyncio, no subprocess.
+"""Reads /proc/PID/stat. Imports little, for the supervisor: no asyncio, no subprocess.
 
-Source: proc_pid_stat(5); fields count from 1 there, and from 3 here, after the name.
+Source: proc_pid_stat(5); fields are counted from 1 there, and from 3, after the name, here.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ _DEAD = frozenset("ZXx")
 
 
 class Stat(NamedTuple):
-    """The fields that we use. `start` is in clock ticks since boot, `code` as waitpid gives it."""
+    """The fields in use. `start` is in clock ticks since boot, `code` as from waitpid(2)."""
 
     state: str
     ppid: int
@@ -27,7 +27,7 @@ class Stat(NamedTuple):
 
 
 def read(pid: int) -> Stat | None:
-    """Read a process's line; None when there is no such process."""
+    """Read a process's stat line; None when there is no such process."""
     try:
         fd = os.open(f"/proc/{pid}/stat", os.O_RDONLY | os.O_CLOEXEC)
     except (FileNotFoundError, ProcessLookupError):
@@ -41,7 +41,7 @@ def read(pid: int) -> Stat | None:
 
 
 def parse(line: bytes) -> Stat | None:
-    """Pick the fields; the name before them may hold spaces and parentheses of its own."""
+    """Parse a stat line; the name in it may contain spaces and parentheses."""
     fields = line[line.rfind(b")") + 1 :].split()
     if len(fields) < 20:  # noqa: PLR2004 - field 22 counted from field 3
         return None

@@ -1,4 +1,4 @@
-"""Removing a tree that may be hostile: by descriptors, to any depth, through no link or mount."""
+"""Removal of an untrusted tree: by descriptors, to any depth, across no link or mount."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ _SHOWN = 4
 
 
 def remove_tree(path: Path) -> None:
-    """Remove a file, link or directory tree; follow no link, cross no mount, accept its absence.
+    """Remove a file, link or directory tree, if it exists; follow no link, cross no mount.
 
-    What cannot be removed does not keep the rest: the first such error is raised at the end.
+    It continues after an entry that cannot be removed, and raises the first such error at the end.
 
     Raises:
-        FailedPrecondition: something inside is a mount point; what is on it was not touched.
+        FailedPrecondition: something inside is a mount point; its contents were not touched.
         CryoError: something cannot be removed, such as an immutable file.
     """
     try:
@@ -36,12 +36,12 @@ def remove_tree(path: Path) -> None:
 
 
 def empty_folder(path: Path, fd: int) -> None:
-    """Remove all that lies in an open folder, as `remove_tree` does; `path` is for messages."""
+    """Remove all entries of an open folder, as `remove_tree` does; `path` is for messages."""
     _Removal(path, fd).run(os.listdir(fd))
 
 
 class _Level:
-    """A folder on the way down: its name, its identity, and what it still holds."""
+    """A folder of the current path: its name, its identity, and its remaining subfolders."""
 
     def __init__(self, name: str, fd: int) -> None:
         found = os.fstat(fd)
@@ -51,7 +51,7 @@ class _Level:
 
 
 class _Removal:
-    """One walk. Only one folder is open at a time, so that no depth is too much."""
+    """One walk. Only one folder is open at a time, so the depth is not limited."""
 
     def __init__(self, path: Path, parent: int) -> None:
         self._path = path
@@ -64,7 +64,7 @@ class _Removal:
         """Remove these names from the parent.
 
         Raises:
-            CryoError: the first thing that could not be removed.
+            CryoError: the first entry that could not be removed.
         """
         for name in names:
             if self._unlink(self._parent, name):
@@ -85,7 +85,7 @@ class _Removal:
                 fd = self._leave(fd)
 
     def _enter(self, parent: int, name: str) -> int:
-        """Open a folder and remove its files; -1 where it cannot be entered."""
+        """Open a folder and remove its files; -1 if it cannot be entered."""
         try:
             fd = os.open(name, _DIR, dir_fd=parent)
         except FileNotFoundError:
@@ -111,7 +111,7 @@ class _Removal:
         return fd
 
     def _leave(self, fd: int) -> int:
-        """Go up and remove the folder that was left; -1 where the walk began."""
+        """Go up and remove the folder just emptied; -1 at the start of the walk."""
         level = self._levels.pop()
         if not self._levels:
             os.close(fd)
@@ -130,7 +130,7 @@ class _Removal:
         return above
 
     def _unlink(self, parent: int, name: str) -> bool:
-        """Remove what is no folder; return whether it is one."""
+        """Remove an entry unless it is a folder; return whether it is one."""
         try:
             if stat.S_ISDIR(os.stat(name, dir_fd=parent, follow_symlinks=False).st_mode):
                 return True
@@ -147,7 +147,7 @@ class _Removal:
         except FileNotFoundError:
             pass
         except OSError as error:
-            # What is still in it has been reported already.
+            # The entry still in it has been reported already.
             if error.errno != errno.ENOTEMPTY or self._first is None:
                 self._note(error, name)
 
@@ -158,14 +158,14 @@ class _Removal:
         self._first = self._first or error
 
     def _shown(self, name: str) -> Path:
-        """Give a path for a message, cut where it is very deep."""
+        """Return a path for messages, shortened if it is very deep."""
         names = [level.name for level in self._levels]
         middle = [*names[:_SHOWN], "..."] if len(names) > _SHOWN else names
         return self._path.joinpath(*middle, name)
 
 
 def mount_id(fd: int) -> str:
-    """Return which mount a descriptor is on, as an opaque word. Source: proc_pid_fdinfo(5)."""
+    """Return the mount of a descriptor as an opaque string. Source: proc_pid_fdinfo(5)."""
     for line in Path(f"/proc/self/fdinfo/{fd}").read_text("ascii").splitlines():
         if line.startswith("mnt_id:"):
             return line

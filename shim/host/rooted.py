@@ -1,4 +1,4 @@
-"""Opening a path the way a process sees it whose root is another folder; no link leads out."""
+"""Opening a path as a process with another root folder would; no link leads out of that root."""
 
 from __future__ import annotations
 
@@ -32,16 +32,16 @@ class _OpenHow(ctypes.Structure):
 
 
 def open_in_root(root: int, path: str) -> int:
-    """Open `path` as O_PATH, with links and `..` followed as if the folder `root` were `/`.
+    """Open `path` with O_PATH, with links and `..` resolved as if the folder `root` were `/`.
 
-    A descriptor of that kind reads and writes nothing; a device or a fifo is not opened by it.
+    An O_PATH descriptor cannot be read or written, and does not open a device or fifo.
 
     Raises:
         InvalidArgument: the path has a NUL.
-        OSError: as open(2), such as FileNotFoundError.
+        OSError: as for open(2), such as FileNotFoundError.
     """
     if "\0" in path:
-        message = f"path {path[:200]!r} has a NUL in it"
+        message = f"path {path[:200]!r} contains a NUL"
         raise InvalidArgument(message)
     try:
         return _openat2(root, path)
@@ -58,23 +58,23 @@ def _openat2(root: int, path: str) -> int:
         fd = int(_libc.syscall(_OPENAT2, root, name, ctypes.byref(how), size))
         if fd >= 0:
             return fd
-        # EAGAIN: something was renamed meanwhile, and the kernel could not be sure of a `..`.
+        # EAGAIN: the kernel could not verify a `..` because of a concurrent rename.
         if ctypes.get_errno() != errno.EAGAIN:
             break
     raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()), path)
 
 
 class _Walk:
-    """The same by one openat(2) for each component, for a kernel without openat2."""
+    """Does the same with one openat(2) per component, for a kernel without openat2."""
 
     def __init__(self, root: int) -> None:
         self._root = root
         self._links = 0
-        # The folders from the root down to where the walk is; what is last may be a file.
+        # The folders from the root to the current position; the last entry may be a file.
         self._at: list[int] = []
 
     def open(self, path: str) -> int:
-        """Follow the whole path and return a descriptor of what is there."""
+        """Resolve the whole path and return a descriptor of its target."""
         try:
             self._follow(path)
             return os.dup(self._top)

@@ -1,4 +1,4 @@
-"""Work that runs to its end although its caller is cancelled, with a deadline that always fires."""
+"""Work that runs to completion although its caller is cancelled, with an enforced deadline."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ _log = logging.getLogger(__name__)
 
 # How long work that was cancelled at its deadline may take to clean up.
 GRACE_S = 5.0
-_REMEDY = "see whether a filesystem or a device does not answer; then try again"
+_REMEDY = "check for a filesystem or a device that hangs; then retry"
 
-# Work that outlived its grace: kept here so that it is not collected while it still runs.
+# Work still running after its grace, referenced here so that it is not garbage-collected.
 _left: set[asyncio.Future[Any]] = set()
 
 
@@ -27,14 +27,14 @@ async def shielded(
     doing: str = "",
     grace_s: float = GRACE_S,
 ) -> T:
-    """Run work to its end, however often the caller is cancelled meanwhile; return its result.
+    """Run work to completion, however often the caller is cancelled; return its result.
 
-    A cancellation is raised again once the work has ended. An error of the work is raised in its
-    place: it says what happened. At the deadline the work itself is cancelled. `doing` names
-    the work in messages; without it the name of the coroutine is used.
+    A cancellation is raised again once the work has ended, unless the work failed: then its error
+    is raised instead. At the deadline the work itself is cancelled. `doing` names the work in
+    messages; the default is the name of the coroutine.
 
     Raises:
-        DeadlineExceeded: the work did not end in `deadline_s`.
+        DeadlineExceeded: the work did not end within `deadline_s`.
         asyncio.CancelledError: the caller was cancelled, and the work has ended.
     """
     name = doing or getattr(work, "__qualname__", "") or str(work)
@@ -52,9 +52,9 @@ async def shielded(
 async def ended(
     task: asyncio.Future[Any], timeout_s: float | None = None
 ) -> asyncio.CancelledError | None:
-    """Wait for the end of a task or of the time, and raise nothing: how it ended is in the task.
+    """Wait for a task or the timeout, and raise nothing; the result is in the task.
 
-    Returns the last cancellation of the caller, which is for the caller to raise again.
+    Returns the last cancellation of the caller, which the caller must raise again.
     """
     loop = asyncio.get_running_loop()
     until_s = None if timeout_s is None else loop.time() + timeout_s
@@ -71,12 +71,12 @@ async def ended(
 
 
 def succeeded(task: asyncio.Future[Any]) -> bool:
-    """Whether a task has ended with a result."""
+    """Return whether a task has ended with a result."""
     return task.done() and not task.cancelled() and task.exception() is None
 
 
 def _late(task: asyncio.Future[Any], name: str, deadline_s: float | None) -> DeadlineExceeded:
-    """Make the error of work that was too slow; what still runs is watched to its end."""
+    """Return the error for work past its deadline; if it still runs, its failure is logged."""
     message = f"{name} did not end in {deadline_s:g} s"
     if task.done():
         _log_error(task, name)
@@ -84,11 +84,11 @@ def _late(task: asyncio.Future[Any], name: str, deadline_s: float | None) -> Dea
     _left.add(task)
     task.add_done_callback(_left.discard)
     task.add_done_callback(lambda ended: _log_error(ended, name))
-    _log.error("%s, and goes on although it was cancelled", message)
-    return DeadlineExceeded(f"{message}, and goes on although it was cancelled", remedy=_REMEDY)
+    _log.error("%s, and still runs although it was cancelled", message)
+    return DeadlineExceeded(f"{message}, and still runs although it was cancelled", remedy=_REMEDY)
 
 
 def _log_error(task: asyncio.Future[Any], name: str) -> None:
-    """Log how work ended whose caller has been answered already."""
+    """Log the failure of work whose caller has already got a DeadlineExceeded."""
     if not task.cancelled() and (error := task.exception()) is not None:
         _log.warning("%s failed after its deadline: %s", name, error)

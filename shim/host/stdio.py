@@ -1,13 +1,13 @@
-"""A task's standard streams, opened so that they can be handed to runsc as they are.
+"""A task's standard streams, opened so that they can be passed to runsc directly.
 
-Nothing is copied by us: the sandbox writes to the client's fifo itself. What the fifos must do:
+Data is not copied: the sandbox writes to the client's fifo itself. Requirements on the fifos:
 
-- A client may detach and come back: an output fifo is opened for reading too, so that a write with
-  no reader waits for the next one and gets no broken pipe.
-- A reader sees the end when the task has exited: that is when the last writer has closed, so our
-  own copies are closed as soon as the program has been started (`Streams.close`).
-- stdin ends when CloseIO says so, not when a client detaches: a write end of our own is held
-  (`Streams.stdin_writer`), by the supervisor, and dropped then.
+- A client may detach and reattach: an output fifo is opened for reading too, so that a write
+  without a reader blocks until the next one and does not fail with EPIPE.
+- A reader gets EOF when the task has exited, that is, when the last writer has closed; so this
+  process closes its copies as soon as the program has been started (`Streams.close`).
+- stdin ends at CloseIO, not when a client detaches: the supervisor holds a write end
+  (`Streams.stdin_writer`) until then.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from shim.host.supervisor.port import ProcessSupervisor
 from shim.model import Stdio, TaskRef
 
 _READY_S = 10.0
-# Only a client on a very busy machine is later; one that reads later on purpose waits this long.
+# Only a client on a very busy machine takes longer; one that reads later on purpose is delayed so.
 _READER_S = 1.0
 _READER_POLL_S = 0.005
 _LOGGER_TERM_S = 12.0
@@ -50,7 +50,7 @@ class Place(NamedTuple):
 
 
 def parse(text: str) -> Place | None:
-    """Read a path or URI; None for the empty one.
+    """Parse a path or URI; None if empty.
 
     Raises:
         InvalidArgument: an unknown scheme, a relative path, or a NUL.
@@ -60,26 +60,26 @@ def parse(text: str) -> Place | None:
     parts = urlsplit(text) if "://" in text else None
     scheme, path = (parts.scheme, unquote(parts.path)) if parts else ("", text)
     if scheme not in {"", "fifo", "file"} | _BINARY:
-        message = f"stream {text!r}: scheme {scheme!r} is not known"
+        message = f"stream {text!r}: unknown scheme {scheme!r}"
         raise InvalidArgument(message, remedy="use a path, fifo://, file:// or binary://")
     if not path.startswith("/") or "\0" in path or (parts and parts.netloc):
         message = f"stream {text!r} is not an absolute path"
-        raise InvalidArgument(message, remedy="name it from the root, with three slashes in a URI")
+        raise InvalidArgument(message, remedy="use an absolute path, as in /x or file:///x")
     query = dict(parse_qsl(parts.query, keep_blank_values=True)) if parts else {}
     return Place(scheme, Path(path), query)
 
 
 class Streams:
-    """Open descriptors of a process: -1 once closed. `stdin_writer` exists for a fifo only."""
+    """Open descriptors of a process, -1 once closed. `stdin_writer` is set only for a fifo."""
 
     def __init__(self) -> None:
-        """Begin with nothing open."""
+        """Start with nothing open."""
         self.stdin = self.stdout = self.stderr = -1
         self.stdin_writer: int | None = None
         self.logger: ProcessId | None = None
 
     def close(self) -> None:
-        """Close our copies: right after the program was started, and on every failure."""
+        """Close this process's copies: right after the program started, and on failure."""
         for fd in {self.stdin, self.stdout, self.stderr, self.stdin_writer} - {-1, None}:
             os.close(fd)  # type: ignore[arg-type]
         self.stdin = self.stdout = self.stderr = -1
@@ -87,14 +87,14 @@ class Streams:
 
 
 async def open_streams(stdio: Stdio, ref: TaskRef, supervisor: ProcessSupervisor) -> Streams:
-    """Open what a process reads and writes; `close()` the result whatever happens.
+    """Open a process's standard streams; the caller must always `close()` the result.
 
-    With a terminal these are the ends that the console pumps to and from, and stderr is null.
+    With a terminal these are the ends that the console copies from and to, and stderr is null.
 
     Raises:
-        InvalidArgument: a stream that cannot be used as written.
-        NotFound: its folder, or a logger program, is not there.
-        DeadlineExceeded: a logger did not say that it is ready.
+        InvalidArgument: a stream is not valid.
+        NotFound: its folder, or a logger program, does not exist.
+        DeadlineExceeded: a logger did not report that it is ready.
     """
     streams = Streams()
     stdin, stdout, stderr = _places(stdio)
@@ -119,7 +119,7 @@ def _places(stdio: Stdio) -> tuple[Place | None, Place | None, Place | None]:
     if stdio.terminal:
         return stdin, stdout, None  # a terminal has one output
     if stdout and stdout.scheme == "file" and stderr is None:
-        return stdin, stdout, stdout  # as containerd's own log files: both in one
+        return stdin, stdout, stdout  # as containerd's own log files: both streams in one
     if stderr and stderr.scheme in _BINARY and stderr != stdout:
         message = "a logger takes both streams: name it as stdout"
         raise InvalidArgument(message)
@@ -127,7 +127,7 @@ def _places(stdio: Stdio) -> tuple[Place | None, Place | None, Place | None]:
 
 
 def _open(path: Path, flags: int) -> int:
-    """Open without waiting for anybody, and give a descriptor on which reads and writes wait."""
+    """Open without blocking; return a descriptor whose reads and writes block."""
     try:
         fd = os.open(path, flags | _PLAIN, 0o600)
     except OSError as error:
@@ -153,12 +153,12 @@ def _open_stdin(streams: Streams, place: Place | None) -> None:
 
 
 async def _output(place: Place | None) -> int:
-    """Open an output; a fifo once somebody reads it, or after a moment."""
+    """Open an output; for a fifo, wait briefly for a reader first."""
     if place is None:
         return _open(Path("/dev/null"), os.O_WRONLY)
     if not _is_fifo(place.path):
         return _open_file(place)
-    # Held until ours is open: a reader must not see a writer come and go.
+    # Held until the real one is open: a reader must not see EOF in between.
     held = await _until_read(place.path)
     try:
         return _open(place.path, os.O_RDWR)
@@ -168,10 +168,10 @@ async def _output(place: Place | None) -> int:
 
 
 async def _until_read(path: Path) -> int | None:
-    """Wait a moment for a reader: clients open a fifo beside their call of us.
+    """Wait briefly for a reader: clients open a fifo concurrently with their call.
 
-    What a program writes that ends before anybody has opened its fifo is lost with the last writer,
-    and the reader who comes then waits forever.
+    If a program exits before its fifo has a reader, its output is lost with the last writer, and
+    a later reader waits forever.
     """
     until = time.monotonic() + _READER_S
     while time.monotonic() < until:
@@ -179,7 +179,7 @@ async def _until_read(path: Path) -> int | None:
             return os.open(path, os.O_WRONLY | _PLAIN)
         except OSError as error:
             if error.errno != errno.ENXIO:
-                return None  # the real open will show it
+                return None  # the real open will raise it
         await asyncio.sleep(_READER_POLL_S)
     return None
 
@@ -187,13 +187,13 @@ async def _until_read(path: Path) -> int | None:
 def _open_file(place: Place) -> int:
     if place.scheme == "fifo":
         message = f"{place.path} is not a fifo"
-        raise InvalidArgument(message, remedy="make it with mkfifo before the task")
+        raise InvalidArgument(message, remedy="create it with mkfifo before the task")
     if place.scheme == "file":
         make_folders(place.path.parent)
         trusted.check(place.path.parent)
     if place.path.is_symlink():
-        message = f"{place.path} is a link"
-        raise InvalidArgument(message, remedy="name the file that it leads to")
+        message = f"{place.path} is a symbolic link"
+        raise InvalidArgument(message, remedy="name the file that it points to")
     return _open(place.path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW)
 
 
@@ -201,7 +201,7 @@ def _open_file(place: Place) -> int:
 
 
 class _Pipes:
-    """The three pipes of a logger; whatever is still open is closed at the end."""
+    """The three pipes of a logger; `close` closes those still open."""
 
     def __init__(self) -> None:
         self.out_read, self.out_write = os.pipe2(os.O_CLOEXEC)
@@ -232,7 +232,7 @@ async def _open_logger(
     pipes = _Pipes()
     try:
         streams.logger = await _start_logger(place, ref, supervisor, pipes)
-        pipes.close_logger_ends()  # or its end would never be seen
+        pipes.close_logger_ends()  # otherwise EOF would never be seen
         await _logger_ready(place, pipes.ready_read)
         pipes.give(streams)
     except BaseException:
@@ -262,7 +262,7 @@ async def _start_logger(
 
 
 async def _logger_ready(place: Place, fd: int) -> None:
-    """Wait for a byte, or (first version of the protocol) for the pipe's end."""
+    """Wait for a byte, or (first version of the protocol) for EOF."""
     os.set_blocking(fd, False)
     try:
         async with asyncio.timeout(_READY_S):
@@ -273,12 +273,12 @@ async def _logger_ready(place: Place, fd: int) -> None:
             message, remedy="it must close descriptor 5, or write to it"
         ) from error
     if not os.read(fd, 1) and place.scheme == "binary-v2":
-        message = f"logger {place.path} ended before it was ready"
+        message = f"logger {place.path} exited before it was ready"
         raise FailedPrecondition(message, remedy="read its own log")
 
 
 async def end_logger(logger: ProcessId, timeout_s: float = _LOGGER_TERM_S) -> None:
-    """Let the logger of a task that has exited finish; terminate, then kill, when it does not."""
+    """Wait for the logger of an exited task to finish; terminate, then kill it, if it does not."""
     for sig in (0, _SIGTERM, _SIGKILL):
         if sig:
             procs.kill(*logger, sig)

@@ -1,20 +1,20 @@
-"""Text from elsewhere, made safe to show: called where text leaves us, not where it comes in."""
+"""Untrusted text made safe to print: applied to output, not to input."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
 _CUT = "..."
-# What str.split takes for white space, apart from the space itself, and may stand in a text.
+# White space, apart from the space itself, that becomes a space.
 _BLANKS = frozenset("\t\n\r\v\f")
 
 
 def printable(text: str, limit: int | None = None) -> str:
-    r"""Return `text` on one line and without a character that acts on a terminal or a log.
+    r"""Return `text` on one line, without characters that affect a terminal or a log.
 
-    Line breaks and tabs become spaces. Whatever else is not printable (control characters such as
-    ESC, those that turn the direction of writing, bytes that were no UTF-8) is written as an
-    escape such as `\x1b`. Text longer than `limit` characters ends in `...`.
+    Line breaks and tabs become spaces. Other unprintable characters (control characters such as
+    ESC, bidirectional controls, bytes that are not UTF-8) become escapes such as `\x1b`. Text
+    longer than `limit` characters is cut and ends in `...`.
     """
     if not text.isprintable():
         text = "".join(map(_shown, text if limit is None else text[: limit + 1]))
@@ -24,7 +24,7 @@ def printable(text: str, limit: int | None = None) -> str:
 
 
 def printable_lines(text: str) -> str:
-    """Return `text` with its lines, each of them as `printable` writes it."""
+    """Return `text` with `printable` applied to each of its lines."""
     return "\n".join(printable(line) for line in text.split("\n"))
 
 

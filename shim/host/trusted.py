@@ -1,7 +1,7 @@
-"""Whose a path is: root or we own every folder on the way, and no other user can write to one.
+"""Path ownership checks: root or this user owns every parent, and no other user can write to one.
 
-The same rule as StrictModes of sshd. A folder with the sticky bit, such as /tmp, may be on the way:
-what lies in it can be replaced by its owner alone, so a link in it must be root's or ours too.
+The same rule as StrictModes of sshd. A parent may have the sticky bit, as /tmp does: its entries
+can be replaced only by their owners, so a link in it must belong to root or this user too.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ REMEDY = "choose a folder that only root can write to"
 
 
 def check(path: Path) -> None:
-    """Check a folder and every one on the way to it; what is not there yet will be made by us.
+    """Check a folder and all its parents; missing ones are accepted.
 
     Raises:
         PermissionDenied: another user could replace it.
@@ -36,13 +36,12 @@ def check(path: Path) -> None:
 
 
 def open_folder(path: Path, *, alone: bool = False) -> int:
-    """Open a folder to which no other user can lead; the caller closes the descriptor.
+    """Open a folder that no other user can replace; the caller closes the descriptor.
 
-    With `alone` no other user may put anything into it either, so that its own sticky bit is not
-    enough.
+    With `alone` no other user may add entries to it either, even if it has the sticky bit.
 
     Raises:
-        NotFound: it is not there, or is no folder.
+        NotFound: it does not exist or is not a folder.
         PermissionDenied: another user could replace it.
     """
     try:
@@ -59,7 +58,7 @@ def open_folder(path: Path, *, alone: bool = False) -> int:
 
 @contextlib.contextmanager
 def opened(path: Path, *, alone: bool = False) -> Iterator[int]:
-    """Open a folder as `open_folder` does, for as long as the block lasts."""
+    """Open a folder as `open_folder` does, for the duration of the block."""
     fd = open_folder(path, alone=alone)
     try:
         yield fd
@@ -68,7 +67,7 @@ def opened(path: Path, *, alone: bool = False) -> Iterator[int]:
 
 
 def open_file(path: Path, flags: int, mode: int = 0o600) -> int:
-    """Open a file in such a folder, by no link; the caller closes the descriptor.
+    """Open a file in such a folder, without following a link; the caller closes the descriptor.
 
     Raises:
         PermissionDenied: another user owns it, or could have put it there.
@@ -89,7 +88,7 @@ def open_file(path: Path, flags: int, mode: int = 0o600) -> int:
 
 
 def _look(folder: int, path: Path) -> None:
-    """Judge what is there before it is opened; the kernel would only say that it may not be."""
+    """Check the file before opening it, for a clearer error than the kernel's."""
     try:
         named = os.open(path.name, _LOOK, dir_fd=folder)
     except FileNotFoundError:
@@ -104,7 +103,7 @@ def _look(folder: int, path: Path) -> None:
 
 
 def check_file(found: os.stat_result, path: Path) -> None:
-    """Check that root or we own a file, under one name alone, and that others cannot write to it.
+    """Check that root or this user owns a file, only they can write to it, and it has one link.
 
     Raises:
         PermissionDenied: otherwise.
@@ -112,12 +111,12 @@ def check_file(found: os.stat_result, path: Path) -> None:
     _check_owner(found, path)
     _check_mode(found, path, sticky_ok=False)
     if stat.S_ISREG(found.st_mode) and found.st_nlink > 1:
-        message = f"{path} has {found.st_nlink} names: it is the same file as another one"
-        raise PermissionDenied(message, remedy="put a copy in its place")
+        message = f"{path} has {found.st_nlink} hard links"
+        raise PermissionDenied(message, remedy="replace it with a copy")
 
 
 def _walk(path: Path, *, missing_ok: bool = False) -> int:
-    """Go from the root to a folder, checking each one; return a descriptor that only names it."""
+    """Walk from the root to a folder, checking each parent; return an O_PATH descriptor."""
     todo = list(reversed(path.absolute().parts[1:]))
     shown = Path("/")
     fd = _root()
@@ -181,7 +180,7 @@ def _check_step(found: os.stat_result, path: Path) -> None:
 
 def _check_owner(found: os.stat_result, path: Path) -> None:
     if found.st_uid not in {0, os.geteuid()}:
-        message = f"{path} belongs to user {found.st_uid}, who can replace what is there"
+        message = f"{path} belongs to user {found.st_uid}, who can replace its contents"
         raise PermissionDenied(message, remedy=f"{REMEDY}, or chown it to root")
 
 

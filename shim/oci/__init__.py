@@ -1,1 +1,1 @@
-"""Reads, compares and edits a bundle's config.json; the GPUs and hooks that it names."""
+"""Reads, compares and edits a bundle's config.json, including its GPUs and hooks."""

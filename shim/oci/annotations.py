@@ -1,6 +1,6 @@
 """A container's own checkpoint and restore options: its annotations `io.cryo.*`.
 
-They are defaults for what a call omits: calls of containerd (ctr, Docker, the kubelet) have no
+They are defaults for what a call omits: containerd's calls (ctr, Docker, the kubelet) have no
 fields for most of them.
 """
 
@@ -46,7 +46,7 @@ def read_annotations(spec: Spec) -> TaskAnnotations:
     """Read the annotations of a container.
 
     Raises:
-        InvalidArgument: one is not known, or its value cannot be.
+        InvalidArgument: an annotation is unknown or its value is not valid.
     """
     found = spec.annotations.items()
     said = {name.removeprefix(PREFIX): text for name, text in found if name.startswith(PREFIX)}
@@ -55,7 +55,7 @@ def read_annotations(spec: Spec) -> TaskAnnotations:
     except msgspec.ValidationError as error:
         message = f"the annotations {PREFIX}*: {error}"
         known = (PREFIX + field.encode_name for field in msgspec.structs.fields(TaskAnnotations))
-        remedy = f"known are {', '.join(known)}"
+        remedy = f"use only {', '.join(known)}"
         raise InvalidArgument(message, remedy=remedy) from error
 
 
@@ -64,8 +64,8 @@ def fill_checkpoint_options(
 ) -> CheckpointOptions:
     """Fill in what the call omits.
 
-    A switch that is off counts as omitted in containerd's own call alone, which has only
-    `exit`: a caller of ours sets every switch.
+    A false switch counts as omitted only in containerd's own call, which has only `exit`: other
+    callers set every switch.
     """
     filled = msgspec.structs.replace(
         options,
@@ -87,7 +87,7 @@ def fill_checkpoint_options(
 
 
 def restore_options(image_path: str, container: TaskAnnotations) -> RestoreOptions:
-    """Return the options of a restore by containerd's Start, which carries none."""
+    """Return the options of a restore by containerd's Start, which passes none."""
     return RestoreOptions(
         image_path=image_path,
         verify=container.verify or Verify.AUTO,

@@ -1,4 +1,4 @@
-"""One way to write JSON, so that equal values are equal bytes and have one digest."""
+"""Canonical JSON: equal values are encoded as equal bytes, with the same digest."""
 
 from __future__ import annotations
 
@@ -11,37 +11,37 @@ import blake3
 # An OCI spec is seven levels deep and has some hundreds of objects and lists.
 _MAX_DEPTH = 48
 _MAX_PARTS = 1 << 17
-# Texts are passed over whole, so that what is found is a bracket of the structure.
+# Strings are matched whole, so that only brackets of the structure are found.
 _TOKEN = re.compile(rb'"(?:[^"\\]++|\\.)*+"|([\[{])|([\]}])')
 _SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
 
 
 def encode(value: Any) -> bytes:
-    """Give the compact form: sorted keys, ASCII only.
+    """Return the compact form: sorted keys, ASCII only.
 
     Raises:
-        ValueError: the value holds an infinity or something that JSON has no word for.
+        ValueError: the value contains an infinity or NaN.
     """
     text = json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
     return text.encode("ascii")
 
 
 def encode_pretty(value: Any) -> bytes:
-    """Give the form for files that people open: indented, one newline at the end.
+    """Return the form for files that people read: indented, with a final newline.
 
     Raises:
-        ValueError: the value holds an infinity or something that JSON has no word for.
+        ValueError: the value contains an infinity or NaN.
     """
     text = json.dumps(value, sort_keys=True, indent=1, separators=(",", ": "), allow_nan=False)
     return text.encode("ascii") + b"\n"
 
 
 def decode(data: bytes) -> Any:
-    """Parse JSON from outside.
+    """Parse untrusted JSON.
 
     Raises:
-        ValueError: it is no JSON, no UTF-8, nested too deep, says NaN or Infinity, or has half of
-            a surrogate pair, which is no text.
+        ValueError: it is not JSON, not UTF-8, too deeply nested, or contains NaN, Infinity or an
+            unpaired surrogate.
     """
     check_shape(data)
     try:
@@ -55,7 +55,7 @@ def decode(data: bytes) -> Any:
 
 
 def check_shape(data: bytes) -> None:
-    """Check, before JSON becomes objects, that these are neither deeply nested nor very many.
+    """Check, before JSON is decoded, that its objects are neither too deep nor too many.
 
     Raises:
         ValueError: they are.
@@ -76,10 +76,10 @@ def check_shape(data: bytes) -> None:
 
 
 def digest(data: bytes) -> str:
-    """Hash some bytes: BLAKE3, in hexadecimal."""
+    """Return the BLAKE3 hash of bytes, in hexadecimal."""
     return blake3.blake3(data).hexdigest()
 
 
 def _refuse_constant(text: str) -> NoReturn:
-    message = f"{text} is no JSON"
+    message = f"{text} is not JSON"
     raise ValueError(message)

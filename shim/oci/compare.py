@@ -1,9 +1,9 @@
-"""Does a bundle fit an image? Every field that runsc's restore validation compares, at once.
+"""Compares a bundle with an image, in every field that runsc's restore validation compares.
 
 Source: gVisor runsc/specutils/restore.go, whose comparisons and exemptions are mirrored:
 what may differ (environment, host and domain name, mount sources, namespace paths, cgroups,
 resources, hooks, internal annotations) is not compared. Newer runsc stops at the first difference,
-once the sandbox is made; older ones restore with the saved values and ignore the given ones.
+after creating the sandbox; older ones restore the saved values and ignore the given ones.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _SHOWN_VALUE = 60
 _SHOWN_DIFFERENCES = 12
 _SECCOMP = "dev.gvisor.internal.seccomp."
 _NAME = "io.kubernetes.cri.container-name"
-# Annotations of gVisor that may differ, by their beginnings.
+# Prefixes of gVisor's annotations that may differ.
 _FREE_ANNOTATIONS = ("dev.gvisor.internal.", "dev.gvisor.container-name-remap.")
 _FREE_FLAGS = frozenset(
     f"dev.gvisor.flag.{name}"
@@ -78,10 +78,10 @@ class Difference(Value):
 
 
 def check_same(saved: Spec, given: Spec, *, remedy: str) -> None:
-    """Check that runsc restores what was saved with `saved` into a container with `given`.
+    """Check that runsc can restore a container saved with the spec `saved` using `given`.
 
     Raises:
-        InvalidArgument: it does not; the message names each field that differs.
+        InvalidArgument: it cannot; the message lists the fields that differ.
     """
     found = differences(saved, given)
     if found:
@@ -90,14 +90,14 @@ def check_same(saved: Spec, given: Spec, *, remedy: str) -> None:
 
 
 def describe(found: tuple[Difference, ...]) -> str:
-    """List differences in one line, with a bound."""
+    """List differences in one line, up to a limit."""
     shown = "; ".join(map(str, found[:_SHOWN_DIFFERENCES]))
     more = len(found) - _SHOWN_DIFFERENCES
     return f"{shown}; and {more} more" if more > 0 else shown
 
 
 def differences(saved: Spec, given: Spec) -> tuple[Difference, ...]:
-    """List every field that keeps `given` from taking the place of `saved`."""
+    """List every field that prevents `given` from replacing `saved`."""
     old, new = _fields(saved), _fields(given)
     changed = (
         Difference(field=name, detail=_detail(old.get(name), new.get(name)))
@@ -109,15 +109,15 @@ def differences(saved: Spec, given: Spec) -> tuple[Difference, ...]:
 
 
 def conflicts(spec: Spec) -> tuple[Difference, ...]:
-    """List what runsc's validation refuses in any spec, even against itself.
+    """List what runsc's validation rejects even when a spec is compared with itself.
 
-    An image made with such a spec could never be restored by a runsc that validates.
+    A runsc that validates can never restore an image made with such a spec.
     """
     return (*_repeated_mounts(spec), *_repeated(spec))
 
 
 def _fields(spec: Spec) -> dict[str, Any]:
-    """Give each compared field in a form in which equal means that runsc takes it for equal."""
+    """Return each compared field, normalized so that values equal for runsc are equal."""
     data = spec.data
     process, linux = _object(data, "process"), _object(data, "linux")
     found: dict[str, Any] = {
@@ -141,13 +141,13 @@ def _fields(spec: Spec) -> dict[str, Any]:
     found |= {name: _meaning(data.get(name)) for name in _SPEC_REST}
     found |= {f"mounts {where}": how for where, how in _mounts(data).items()}
     found |= {f"annotations {key}": text for key, text in _annotations(spec).items()}
-    # By it runsc finds the container in the image.
+    # runsc finds the container in the image by this name.
     found[f"annotations {_NAME}"] = spec.annotations.get(_NAME, "")
     return found
 
 
 def _mounts(data: dict[str, Any]) -> dict[str, Any]:
-    """Give the mounts by destination, without their sources; the last of several counts."""
+    """Return the mounts by destination, without sources; the last of several wins."""
     return {str(one.get("destination", "")): _mount(one) for one in _objects(data, "mounts")}
 
 
@@ -172,7 +172,7 @@ def _is_compared(key: str) -> bool:
 
 
 def _args(args: tuple[str, ...]) -> list[str]:
-    """Give the command line with the program by its last part: runsc may have resolved it."""
+    """Return the command line with the program's base name: runsc may have resolved its path."""
     return [PurePosixPath(args[0]).name or args[0], *args[1:]] if args else []
 
 
@@ -182,7 +182,7 @@ def _capabilities(process: dict[str, Any]) -> dict[str, Any]:
         f"process.capabilities.{name}": sorted(map(str, _list(sets, name)))
         for name in _CAPABILITY_SETS
     }
-    # None at all is another thing than five empty sets.
+    # No capabilities object differs from one with five empty sets.
     found["process.capabilities"] = "none" if process.get("capabilities") is None else "some"
     return found
 
@@ -192,7 +192,7 @@ def _rlimit(limit: dict[str, Any]) -> str:
 
 
 def _seccomp(spec: Spec, linux: dict[str, Any]) -> Any:
-    """Give the filter; runsc drops it where an annotation says that it is the runtime's own."""
+    """Return the filter; runsc ignores it if an annotation marks it as RuntimeDefault."""
     name = spec.annotations.get(_NAME, "")
     if name and spec.annotations.get(_SECCOMP + name) == "RuntimeDefault":
         return None
@@ -200,7 +200,7 @@ def _seccomp(spec: Spec, linux: dict[str, Any]) -> Any:
 
 
 def _devices(linux: dict[str, Any]) -> list[list[str]]:
-    """Give the path and type of each device; which GPUs they are may change."""
+    """Return the path and type of each device, without GPUs, which may change."""
     found = (one for one in _objects(linux, "devices") if not _is_gpu(one))
     return sorted([str(one.get("path", "")), str(one.get("type", ""))] for one in found)
 
@@ -220,7 +220,7 @@ def _is_gpu(device: dict[str, Any]) -> bool:
 
 
 def _repeated_mounts(spec: Spec) -> Iterator[Difference]:
-    """Find places at which two mounts differ: runsc compares the first with the one that counts."""
+    """Find destinations with two different mounts: runsc compares the first with the last."""
     seen: dict[str, dict[str, Any]] = {}
     for one in _objects(spec.data, "mounts"):
         where = str(one.get("destination", ""))
@@ -275,7 +275,7 @@ def _short(text: str) -> str:
 
 
 def _meaning(value: Any) -> Any:
-    """Drop what Go reads as not there: null, empty texts and lists, and false."""
+    """Drop what Go decodes as a zero value: null, empty strings and lists, and false."""
     if isinstance(value, dict):
         plain = {key: _meaning(one) for key, one in value.items()}
         return {key: one for key, one in plain.items() if one is not None}

@@ -1,4 +1,4 @@
-"""A bundle's config.json: read bounded, checked once, edited only by copying."""
+"""A bundle's config.json: read with a size limit, checked once, edited only as a copy."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _NUL = re.compile(rb"(?<!\\)(?:\\\\)*\\u0000")
 
 
 class Device(Value):
-    """What is read of an OCI `linux.devices` entry."""
+    """The fields in use of an OCI `linux.devices` entry."""
 
     path: str
     type: str = ""
@@ -29,7 +29,7 @@ class Device(Value):
 
 
 class SpecMount(Value):
-    """What is read of an OCI `mounts` entry."""
+    """The fields in use of an OCI `mounts` entry."""
 
     destination: str
     type: str = ""
@@ -65,7 +65,7 @@ class _Linux(Value, rename="camel"):
 
 
 class _View(Value, rename="camel"):
-    """The part of a spec that this project reads; everything else is kept as it came."""
+    """The part of a spec that this project reads; everything else is kept unchanged."""
 
     oci_version: str = ""
     process: _Process | None = None
@@ -76,7 +76,7 @@ class _View(Value, rename="camel"):
 
 
 class Spec(Value):
-    """A spec and the folder that its relative paths start from; `data` is never changed."""
+    """A spec and the folder that its relative paths are relative to; `data` is never changed."""
 
     bundle: Path
     data: dict[str, Any]
@@ -84,47 +84,47 @@ class Spec(Value):
 
     @property
     def args(self) -> tuple[str, ...]:
-        """Give the command line of the first process."""
+        """Return the command line of the init process."""
         return self._process.args or ()
 
     @property
     def env(self) -> tuple[str, ...]:
-        """Give the environment as `NAME=value` lines."""
+        """Return the environment as `NAME=value` strings."""
         return self._process.env or ()
 
     @property
     def terminal(self) -> bool:
-        """Whether the first process has a terminal."""
+        """Whether the init process has a terminal."""
         return self._process.terminal
 
     @property
     def bounding_capabilities(self) -> frozenset[str]:
-        """Give the capabilities that the container may have at most."""
+        """Return the container's bounding set of capabilities."""
         return frozenset((self._process.capabilities or _Capabilities()).bounding or ())
 
     @property
     def annotations(self) -> dict[str, str]:
-        """Give a copy of the annotations."""
+        """Return a copy of the annotations."""
         return dict(self.view.annotations or {})
 
     @property
     def mounts(self) -> tuple[SpecMount, ...]:
-        """Give the mounts, in order."""
+        """Return the mounts, in order."""
         return self.view.mounts or ()
 
     @property
     def devices(self) -> tuple[Device, ...]:
-        """Give the device nodes."""
+        """Return the device nodes."""
         return (self.view.linux and self.view.linux.devices) or ()
 
     @property
     def cgroups_path(self) -> str:
-        """Give the path of the cgroup; empty when not said."""
+        """Return the path of the cgroup; empty if unset."""
         return (self.view.linux and self.view.linux.cgroups_path) or ""
 
     @property
     def shares_pids(self) -> bool:
-        """Whether the container joins a pid namespace that is there already."""
+        """Whether the container joins an existing pid namespace."""
         spaces = (self.view.linux and self.view.linux.namespaces) or ()
         return any(space.type == "pid" and space.path for space in spaces)
 
@@ -136,7 +136,7 @@ class Spec(Value):
 
     @property
     def network_namespace(self) -> str:
-        """Give the path of the network namespace that the container joins; empty for a new one."""
+        """Return the path of the network namespace that it joins; empty for a new one."""
         spaces = (self.view.linux and self.view.linux.namespaces) or ()
         return next((space.path for space in spaces if space.type == "network"), "")
 
@@ -147,16 +147,16 @@ class Spec(Value):
 
     @property
     def rootfs(self) -> Path:
-        """Give the absolute path of the root filesystem on the host."""
+        """Return the absolute path of the root filesystem on the host."""
         return self.bundle / self._root.path
 
     @property
     def has_nvidia_devices(self) -> bool:
-        """Whether an NVIDIA device node is among the devices."""
+        """Whether the devices include an NVIDIA device node."""
         return any(device.path.startswith("/dev/nvidia") for device in self.devices)
 
     def variable(self, name: str) -> str | None:
-        """Give an environment variable; the last of several wins, as in the NVIDIA toolkit."""
+        """Return an environment variable; the last of several wins, as in the NVIDIA toolkit."""
         prefix = f"{name}="
         found = [line.removeprefix(prefix) for line in self.env if line.startswith(prefix)]
         return found[-1] if found else None
@@ -171,10 +171,10 @@ class Spec(Value):
 
 
 def load(bundle: Path, *, restoring: bool = False) -> Spec:
-    """Read and check `bundle`/config.json; a spec to restore may lack the command line.
+    """Read and check `bundle`/config.json; with `restoring` it may lack the command line.
 
     Raises:
-        InvalidBundle: missing, too large, no JSON object, or without a part that runsc needs.
+        InvalidBundle: missing, too large, not a JSON object, or without a field that runsc needs.
     """
     if not bundle.is_absolute():
         message = f"bundle {bundle} is not an absolute path"
@@ -186,7 +186,7 @@ def load(bundle: Path, *, restoring: bool = False) -> Spec:
         remedy = f"put an OCI config.json in {bundle}"
         raise InvalidBundle(error.message, remedy=remedy) from error
     except ValueError as error:
-        message = f"{path} is no JSON: {error}"
+        message = f"{path} is not JSON: {error}"
         raise InvalidBundle(message, remedy="correct the file") from error
     return parse(data, bundle, restoring=restoring)
 
@@ -195,7 +195,7 @@ def parse(data: Any, bundle: Path, *, restoring: bool = False) -> Spec:
     """Check spec `data` that belongs to `bundle`.
 
     Raises:
-        InvalidBundle: a part that is needed is missing or of the wrong type.
+        InvalidBundle: a required field is missing or of the wrong type.
     """
     where = bundle / CONFIG
     if not isinstance(data, dict):
@@ -208,7 +208,7 @@ def parse(data: Any, bundle: Path, *, restoring: bool = False) -> Spec:
         message = f"{where}: {error}"
         raise InvalidBundle(message, remedy="correct the spec") from error
     if _NUL.search(encoded):
-        message = f"{where} has a NUL character, which no path, argument or variable can have"
+        message = f"{where} has a NUL character, which no path, argument or variable can contain"
         raise InvalidBundle(message, remedy="remove \\u0000 from the file")
     if missing := _missing(spec, restoring=restoring):
         message = f"{where} has no {missing}"
@@ -217,12 +217,12 @@ def parse(data: Any, bundle: Path, *, restoring: bool = False) -> Spec:
 
 
 def digest(spec: Spec) -> str:
-    """Hash the whole spec, whatever the order of its keys: BLAKE3, in hexadecimal."""
+    """Return the BLAKE3 hash of the spec in hexadecimal, independent of the key order."""
     return canonical.digest(canonical.encode(spec.data))
 
 
 def write(spec: Spec) -> None:
-    """Replace the bundle's config.json with this spec, whole or not at all; its mode is kept."""
+    """Atomically replace the bundle's config.json with this spec, keeping its mode."""
     path = spec.bundle / CONFIG
     try:
         mode = stat.S_IMODE(path.stat().st_mode)

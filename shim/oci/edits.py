@@ -1,4 +1,4 @@
-"""Additions to a spec, applied so that applying them twice is the same as once. Pure."""
+"""Additions to a spec, applied idempotently. Pure."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from shim.oci.document import Spec
 
 
 class DeviceNode(Value):
-    """A device node to add; numbers are those of the host's node."""
+    """A device node to add, with the device numbers of the host's node."""
 
     path: str
     type: str
@@ -24,7 +24,7 @@ class DeviceNode(Value):
 
 
 class BindMount(Value):
-    """A host path to show in the container."""
+    """A host path to mount into the container."""
 
     destination: str
     source: str
@@ -33,7 +33,7 @@ class BindMount(Value):
 
 
 class Edits(Value):
-    """What is to be added; `hooks` are only named, for no runtime hook reaches into a sandbox."""
+    """The additions; `hooks` are only listed, since runtime hooks cannot change a sandbox."""
 
     devices: tuple[DeviceNode, ...] = ()
     mounts: tuple[BindMount, ...] = ()
@@ -52,7 +52,7 @@ class Edits(Value):
 
 
 def apply(spec: Spec, edits: Edits) -> Spec:
-    """Return the spec with the additions; the same object when it has them all."""
+    """Return the spec with the additions; the same object if it has them all."""
     data = copy.deepcopy(spec.data)
     for device in edits.devices:
         _add_device(data, device)
@@ -101,7 +101,7 @@ def _mount(mount: BindMount) -> dict[str, Any]:
 
 
 def _put(entries: list[Any], key: str, entry: dict[str, Any]) -> None:
-    """Replace the entry of the same name where it stands, or append: the order never wanders."""
+    """Replace the entry with the same key in place, or append it, so that the order is stable."""
     for at, old in enumerate(entries):
         if isinstance(old, dict) and old.get(key) == entry[key]:
             entries[at] = entry
@@ -125,7 +125,7 @@ def _add_gid(data: dict[str, Any], gid: int) -> None:
 
 
 def _child(data: dict[str, Any], key: str) -> dict[str, Any]:
-    """Give the object at `key`, making it where the spec has none or null."""
+    """Return the object at `key`, creating it if the spec has none or null."""
     found = data.get(key)
     if not isinstance(found, dict):
         found = data[key] = {}

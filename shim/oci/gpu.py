@@ -1,4 +1,4 @@
-"""Which GPUs a spec asks for, and in which of the three languages. Pure."""
+"""Which GPUs a spec requests, and in which of three ways. Pure."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ _MIG = re.compile(r"MIG-.*|[0-9]+:[0-9]+")
 
 
 class GpuRequest(Value):
-    """What a container wants. `source` is `devices`, `cdi`, `env`, or empty when it wants none.
+    """A container's GPU request. `source` is `devices`, `cdi` or `env`, or empty without one.
 
     `devices` are device paths, qualified CDI names, or indices, UUIDs and `all`, by source.
-    `ignored` says which request the settings do not allow, empty where there is none.
+    `ignored` describes a request that the settings do not allow; empty if there is none.
     """
 
     wanted: bool = False
@@ -33,13 +33,13 @@ class GpuRequest(Value):
 def gpu_request(
     spec: Spec, from_environment: FromEnvironment = FromEnvironment.ALWAYS
 ) -> GpuRequest:
-    """Return what the spec asks for: device nodes before CDI names, those before the variable.
+    """Return the spec's request: device nodes take precedence, then CDI names, then the variable.
 
-    The variable may come from the container's image, which its user chooses: `from_environment`
-    says whose variable counts, and it names nothing but NVIDIA GPUs.
+    The variable may come from the container's image, which its user chooses. `from_environment`
+    selects the containers whose variable counts, and it can name only NVIDIA GPUs.
 
     Raises:
-        InvalidArgument: NVIDIA_VISIBLE_DEVICES or a CDI annotation says what cannot be understood.
+        InvalidArgument: NVIDIA_VISIBLE_DEVICES or a CDI annotation has an invalid value.
     """
     nodes = tuple(d.path for d in spec.devices if d.path.startswith("/dev/nvidia"))
     if nodes:
@@ -54,13 +54,13 @@ def gpu_request(
 
 
 def is_nvidia(name: str) -> bool:
-    """Whether a qualified CDI name is of NVIDIA's; other vendors' are the caller's business."""
+    """Whether a qualified CDI name is NVIDIA's; the caller handles other vendors' names."""
     vendor = name.partition("/")[0]
     return vendor == "nvidia.com" or vendor.endswith(".nvidia.com")
 
 
 def _accepted(spec: Spec, from_environment: FromEnvironment) -> bool:
-    """Whether the variable counts; privileged is who may have CAP_SYS_ADMIN, as for NVIDIA."""
+    """Whether the variable counts; privileged means CAP_SYS_ADMIN, as in the NVIDIA toolkit."""
     if from_environment is FromEnvironment.PRIVILEGED:
         return "CAP_SYS_ADMIN" in spec.bounding_capabilities
     return from_environment is FromEnvironment.ALWAYS
@@ -85,10 +85,10 @@ def _visible(text: str) -> GpuRequest:
 
 
 def _check_kind(names: tuple[str, ...]) -> None:
-    """Refuse devices that are no NVIDIA GPU: any CDI device can mount folders of the host."""
+    """Reject devices that are not NVIDIA GPUs: any CDI device can mount folders of the host."""
     others = [name for name in names if name.partition("=")[0] != GPU_KIND]
     if others:
-        message = f"{VISIBLE} names the CDI device {others[0][:80]!r}, which is no {GPU_KIND}"
+        message = f"{VISIBLE} names the CDI device {others[0][:80]!r}, which is not {GPU_KIND}"
         remedy = f"name {GPU_KIND}=... there, and other devices in a {_CDI_PREFIX} annotation"
         raise InvalidArgument(message, remedy=remedy)
 
@@ -99,7 +99,7 @@ def _check_visible(name: str, text: str) -> None:
     if _MIG.fullmatch(name):
         message = f"{VISIBLE} names the MIG device {name}, which gVisor does not support"
         raise InvalidArgument(message, remedy="give the container whole GPUs")
-    message = f"{VISIBLE}={text[:200]!r} is not understood at {name[:80]!r}"
+    message = f"{VISIBLE}={text[:200]!r} is not valid at {name[:80]!r}"
     raise InvalidArgument(message, remedy="use all, none, indices such as 0,1, or GPU-... UUIDs")
 
 

@@ -1,8 +1,8 @@
 """OCI hooks in runsc's private copy of a spec: each gets the caller's id and bundle.
 
-runsc knows a task by an id of its own and by a private bundle, and gives both to the hooks. So each
-hook is started through `run_hook`, which replaces them. Only the copy that runsc reads is changed:
-what is compared, digested or saved in an image has the hooks as the caller wrote them.
+runsc uses its own id and a private bundle for a task, and passes both to the hooks. So each hook is
+started through `run_hook`, which replaces them. Only the copy that runsc reads is changed: specs
+that are compared, digested or saved in an image have the hooks as the caller wrote them.
 """
 
 from __future__ import annotations
@@ -14,17 +14,17 @@ from typing import Any
 
 from shim.model import Value
 
-# runsc runs these; `startContainer` it passes over, with a warning in its log.
+# The kinds that runsc runs; it ignores `startContainer`, with a warning in its log.
 # Source: runsc/container/container.go and runsc/cmd/sandboxsetup/gofer_mount.go.
 KINDS = ("prestart", "createRuntime", "createContainer", "poststart", "poststop")
 _NAME_BYTES = 100
 _PROGRAM = Path(__file__).with_name("run_hook.py")
-# runsc knows these by their paths: it finds the GPU request by them, and runs some of them not.
+# runsc recognizes these by their paths: they signal a GPU request, and it does not run all of them.
 _RUNSC_KNOWS = ("/nvidia-container-runtime-hook", "/nvidia-cdi-hook")
 
 
 class Names(Value):
-    """What the caller calls a task; `sandbox` is the sandbox that its annotations name."""
+    """The caller's id and bundle of a task; `sandbox` is the sandbox in its annotations."""
 
     task: str
     bundle: str
@@ -32,10 +32,10 @@ class Names(Value):
 
 
 def wrapped(hooks: Any, names: Names, folder: Path) -> tuple[Any, dict[Path, Path]]:
-    """Return the hooks as runsc gets them, and the links in `folder` by which it starts them.
+    """Return the hooks for runsc, and the links in `folder` through which it starts them.
 
-    The name of a link identifies the hook, since runsc prints it when the hook fails. What is not
-    a hook that runsc would run is left for runsc to refuse.
+    The name of a link identifies the hook, since runsc prints it when the hook fails. An invalid
+    hook is left unchanged, for runsc to reject.
     """
     if not isinstance(hooks, dict):
         return hooks, {}
@@ -54,7 +54,7 @@ def _wrapped(hook: Any, names: Names, link: Path, links: dict[Path, Path]) -> An
     if not _is_run(hook):
         return hook
     path, arguments = hook["path"], hook.get("args") or []
-    # As long as a name may be, and a little less.
+    # Kept within the length limit of a file name.
     program = os.fsencode(Path(path).name)[:_NAME_BYTES].decode(errors="ignore")
     named = link.with_name(f"{link.name}-{program}")
     links[named] = Path(sys.executable)
@@ -64,7 +64,7 @@ def _wrapped(hook: Any, names: Names, link: Path, links: dict[Path, Path]) -> An
 
 
 def _is_run(hook: Any) -> bool:
-    """Whether runsc would start this hook; anything else it refuses, in its own words."""
+    """Whether runsc would start this hook; it rejects any other with its own error."""
     path = hook.get("path") if isinstance(hook, dict) else None
     if not isinstance(path, str) or not path.startswith("/") or path.endswith(_RUNSC_KNOWS):
         return False

@@ -1,4 +1,4 @@
-"""What a spec gives its container of the host: programs that run there, folders, devices. Pure."""
+"""A spec's access to the host: hooks that run there, mounted folders, devices. Pure."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class Hook(Value):
 
 
 class HostMount(Value):
-    """A file or folder of the host that the container sees."""
+    """A file or folder of the host that is mounted into the container."""
 
     source: str
     destination: str
@@ -32,7 +32,7 @@ class HostMount(Value):
 
 
 class HostAccess(Value):
-    """Everything of the host that one container gets. `namespaces` are those that it joins."""
+    """All host access of one container. `namespaces` are those that it joins."""
 
     task: str
     rootfs: str
@@ -43,7 +43,7 @@ class HostAccess(Value):
 
 
 def of(task: str, spec: Spec) -> HostAccess:
-    """List what the container of a task gets of the host."""
+    """Return the host access of a task's container."""
     return HostAccess(
         task=task,
         rootfs=str(spec.rootfs),
@@ -55,7 +55,7 @@ def of(task: str, spec: Spec) -> HostAccess:
 
 
 def hooks(spec: Spec) -> tuple[Hook, ...]:
-    """List the hooks of a spec, which is untrusted: what is no hook is left out."""
+    """List the hooks of an untrusted spec, without invalid entries."""
     found = spec.data.get(_HOOKS)
     if not isinstance(found, dict):
         return ()

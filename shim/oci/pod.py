@@ -1,4 +1,4 @@
-"""How a spec says that its container shares a sandbox with others: the CRI plugin's annotations.
+"""The CRI plugin's annotations, by which containers share a sandbox.
 
 Source: containerd internal/cri/annotations; runsc reads the same ones (runsc/specutils/cri.go).
 """
@@ -27,15 +27,15 @@ def name_of(spec: Spec) -> str:
 
 
 def joined(spec: Spec, name: str, sandbox_id: str) -> Spec:
-    """Return the spec of a container that joins a sandbox, known there by a name."""
+    """Return the spec of a container that joins a sandbox under a name."""
     wanted = {CONTAINER_TYPE: _MEMBER, CONTAINER_NAME: name, SANDBOX_ID: sandbox_id}
     return _annotated(spec, wanted)
 
 
 def leading(spec: Spec, sandbox_id: str) -> Spec:
-    """Return the spec of a sandbox's own container under an id, which it names where it is a pod's.
+    """Return the spec of a sandbox's first container, with the sandbox's id if it is a pod's.
 
-    A container of its own says nothing of all this, and stays so.
+    A container outside a pod has no such annotation, and gets none.
     """
     return _annotated(spec, {SANDBOX_ID: sandbox_id} if SANDBOX_ID in spec.annotations else {})
 

@@ -1,8 +1,8 @@
-"""A spec in the one form in which runsc takes it for equal to itself after a save. Pure.
+"""Normalizes a spec so that runsc's restore validation accepts it unchanged. Pure.
 
-runsc's restore validation refuses, even of an unchanged spec, a list that is empty rather than
-absent, and one that names an entry twice (measured on the build of 2026-09-05; its source is
-runsc/specutils/restore.go). Neither means anything, so containers are made without them.
+That validation rejects, even in an unchanged spec, a list that is empty rather than absent, and one
+with a repeated entry (measured on the build of 2026-09-05; source: runsc/specutils/restore.go).
+Neither has a meaning, so containers are created without them.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Any
 from shim.oci import document
 from shim.oci.document import Spec
 
-# Lists whose order and repetitions mean nothing, by their path.
+# Paths of lists whose order and repetitions have no meaning.
 _SETS = (
     *(
         ("process", "capabilities", name)
@@ -39,7 +39,7 @@ def restorable(spec: Spec) -> Spec:
 
 
 def fitted(spec: Spec, saved: Spec) -> Spec:
-    """Return the spec with the saved OCI version, which runsc compares and otherwise ignores."""
+    """Return the spec with the saved OCI version, which runsc only compares."""
     version = saved.view.oci_version
     if spec.view.oci_version == version:
         return spec
@@ -56,7 +56,7 @@ def _without_empty_lists(value: Any) -> Any:
 
 
 def _change(data: dict[str, Any], path: tuple[str, ...], change: Callable[[Any], Any]) -> None:
-    """Replace the value at a path, or remove it where it becomes None."""
+    """Replace the value at a path, or remove it if it becomes None."""
     *parents, name = path
     place: Any = data
     for key in parents:

@@ -1,4 +1,4 @@
-"""Looking for a program in a container's root filesystem, with its links followed inside it."""
+"""Finds a program in a container's root filesystem, resolving links within it."""
 
 from __future__ import annotations
 

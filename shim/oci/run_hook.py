@@ -1,11 +1,11 @@
-"""Run an OCI hook with the container's state as its client knows it: `python -I -S` starts this.
+"""Run an OCI hook with the caller's names in the container's state, as `python -I -S`.
 
     run_hook.py ID BUNDLE SANDBOX PATH [ARGV...]
 
-runsc gives its hooks the id and the bundle that it knows. Here both become those of the caller,
-the annotation with the sandbox's id becomes SANDBOX where it is there, and PATH replaces this
-process: pid, environment, output and exit status are the hook's own. Nothing of ours is imported,
-and little else, for the caller of a create waits for this.
+runsc passes its own id and bundle to hooks. This program replaces both with the caller's, sets the
+annotation with the sandbox's id, if present, to SANDBOX, and executes PATH in its place: pid,
+environment, output and exit status are the hook's own. It imports little, and none of this
+project's modules, because the caller of a create waits for it.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ _NOT_RUN = 127
 
 
 def main(argv: list[str]) -> None:
-    """Rewrite the state on stdin, and become the hook."""
+    """Rewrite the state on stdin and execute the hook."""
     task, bundle, sandbox, path, *arguments = argv
     state = json.loads(sys.stdin.buffer.read())
     _replace_stdin(json.dumps(rewritten(state, task, bundle, sandbox)).encode())
@@ -32,7 +32,7 @@ def main(argv: list[str]) -> None:
 
 
 def rewritten(state: dict[str, Any], task: str, bundle: str, sandbox: str) -> dict[str, Any]:
-    """Return the state with the names that the caller gave."""
+    """Return the state with the caller's names."""
     changed = {**state, "id": task, "bundle": bundle}
     annotations = state.get("annotations") or {}
     if SANDBOX_ID in annotations:
@@ -41,7 +41,7 @@ def rewritten(state: dict[str, Any], task: str, bundle: str, sandbox: str) -> di
 
 
 def _replace_stdin(data: bytes) -> None:
-    """Let the hook read `data`; a memory file holds any amount without a second process."""
+    """Make `data` the hook's stdin; a memfd holds any amount without a second process."""
     fd = os.memfd_create("state")
     with os.fdopen(os.dup(fd), "wb") as file:
         file.write(data)
@@ -50,7 +50,7 @@ def _replace_stdin(data: bytes) -> None:
 
 
 def _environment() -> dict[bytes, bytes]:
-    """Return the environment as it was given; Python may have added its own LC_CTYPE to it."""
+    """Return the environment as passed by runsc; Python may have added LC_CTYPE to its own."""
     try:
         with open("/proc/self/environ", "rb") as file:  # noqa: PTH123 - pathlib takes longer to load
             given = file.read()

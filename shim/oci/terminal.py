@@ -1,4 +1,4 @@
-"""What an OCI process object says of its terminal."""
+"""The terminal size in an OCI process object."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from shim.host.console import Size
 
 
 def console_size(process: Mapping[str, Any] | None) -> Size | None:
-    """Read `consoleSize`; None where it is not said, or is nothing that a terminal can have."""
+    """Return `consoleSize`; None if it is missing or not a valid size."""
     said = (process or {}).get("consoleSize")
     width, height = (said.get("width"), said.get("height")) if isinstance(said, Mapping) else (0, 0)
     if not (type(width) is int and type(height) is int and width and height):

@@ -1,1 +1,1 @@
-"""runsc: command lines, the spawner, feature detection, and a client with a method per command."""
+"""runsc: command lines, running them, feature detection, and a client with a method per command."""

@@ -1,4 +1,4 @@
-"""Command lines of runsc, one pure function per subcommand. Nothing here runs anything."""
+"""Command lines of runsc, one pure function per subcommand."""
 
 from __future__ import annotations
 
@@ -6,18 +6,18 @@ from collections.abc import Mapping, Sequence
 
 from shim.model import Value
 
-# runsc takes any id that begins with the given text. '+' is legal in its ids and in none of ours,
-# so with it at the end no id is the beginning of another.
+# runsc matches ids by prefix. '+' is legal in runsc's ids but not in task ids, so with this suffix
+# no id is a prefix of another.
 _END = "+"
 
 
 def runsc_id(task_id: str) -> str:
-    """Return the id that runsc knows a task by."""
+    """Return runsc's id of a task."""
     return task_id + _END
 
 
 class Global(Value):
-    """What stands before the subcommand: the binary, its root directory and top-level flags."""
+    """The command line before the subcommand: the binary, root directory and top-level flags."""
 
     binary: str
     root: str
@@ -74,7 +74,7 @@ class RestoreArgs(Value):
 
 
 class CheckpointArgs(Value):
-    """`runsc checkpoint`: never terminal, for a terminal one that fails kills the workload."""
+    """`runsc checkpoint`, always with --leave-running: without, a failure kills the workload."""
 
     id: str
     image_path: str
@@ -95,7 +95,7 @@ class CheckpointArgs(Value):
 
 
 class ExecArgs(Value):
-    """`runsc exec`; with `process` set the OCI process object in that file says what to run."""
+    """`runsc exec`; `process` is a file with an OCI process object to run."""
 
     id: str
     argv: Sequence[str] = ()
@@ -142,7 +142,7 @@ def delete(task_id: str) -> list[str]:
 
 
 def ps(task_id: str) -> list[str]:
-    """Arguments of `runsc ps`, as a table, which has parents and names (json has pids alone)."""
+    """Arguments of `runsc ps`, as a table with parents and names (json has only pids)."""
     return ["--format=table", runsc_id(task_id)]
 
 

@@ -1,7 +1,7 @@
-"""What runsc's error messages mean: the class of each, what to say, and what to do about it.
+"""Maps runsc's error messages to an error class, a clearer message and a remedy.
 
 The messages are those of the builds of 2024-07-29 and 2026-09-05; `tests/unit/runsc_messages.py`
-has each as it was printed, with the one cause that it must have.
+has each as it was printed, with its one cause.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from shim.errors import (
 
 
 class Cause(NamedTuple):
-    """One kind of failure: `said` stands in place of runsc's own words, where they do not help."""
+    """One kind of failure; `said` replaces runsc's own message where that is unclear."""
 
     pattern: re.Pattern[str]
     kind: type[CryoError]
@@ -31,7 +31,7 @@ class Cause(NamedTuple):
     said: str = "{line}"
 
     def explain(self, line: str) -> tuple[str, str] | None:
-        """Return what to say and what to do, or None where the line is of another kind."""
+        """Return the message and the remedy, or None if the pattern does not match the line."""
         found = self.pattern.search(line)
         if found is None:
             return None

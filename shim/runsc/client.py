@@ -1,4 +1,4 @@
-"""One coroutine per runsc command; each checks first that exactly this container exists."""
+"""One coroutine per runsc command; each first checks that exactly this container exists."""
 
 from __future__ import annotations
 
@@ -30,17 +30,17 @@ _log = logging.getLogger(__name__)
 _LOG_LIMIT = 1 << 20
 # How long it may take to check and repair the pause state after an interrupted command.
 _RECONCILE_S = 120.0
-# Who asks for figures asks often: containerd's monitor waits 2 s.
+# Callers that read statistics do so often: containerd's monitor waits 2 s.
 _STATS_S = 1.5
 _STATUSES = ("creating", "created", "running", "paused", "stopped")
-# What `runsc checkpoint` says of the sentry's answer (runsc/cmd/checkpoint.go).
+# How `runsc checkpoint` prefixes an error from the sentry (runsc/cmd/checkpoint.go).
 _SAVE_FAILED = b"checkpoint failed: "
-# What plain data of another form than expected runs into; OverflowError is int(Infinity).
+# Errors from data of an unexpected form; OverflowError is int(Infinity).
 _STRANGE = (ValueError, TypeError, KeyError, AttributeError, OverflowError, RecursionError)
 
 
 class Streams(Value):
-    """The three descriptors that a container or exec gets as its own."""
+    """The descriptors of a container's or exec's standard streams."""
 
     stdin: int
     stdout: int
@@ -48,9 +48,9 @@ class Streams(Value):
 
 
 class GuestProcess(Value):
-    """A row of `runsc ps`: numbers of the sandbox's root pid namespace.
+    """A row of `runsc ps`, with pids of the sandbox's root pid namespace.
 
-    `group` is the process group, 0 where this runsc does not report it (20240729 does not).
+    `group` is the process group, 0 if this runsc does not report it (20240729 does not).
     """
 
     pid: int
@@ -66,14 +66,14 @@ def _check(command: str, done: Completed) -> None:
 
 
 def _unreadable(*, command: str) -> RunscError:
-    return RunscError(command, 0, "its answer cannot be read")
+    return RunscError(command, 0, "its output cannot be parsed")
 
 
 def parse_ps(text: str) -> list[GuestProcess]:
-    """Read the table of `runsc ps`, whose columns differ by version, by its header.
+    """Parse the table of `runsc ps` by its header, since its columns differ by version.
 
     Raises:
-        RunscError: it is no such table; a process's name may have a line break in it.
+        RunscError: it is not such a table; a process's name may contain a line break.
     """
     lines = [line for line in text.split("\n") if line.strip()]
     if not lines:
@@ -112,10 +112,10 @@ def _row(row: dict[str, Any]) -> GuestProcess:
 
 
 def parse_status(text: str) -> str:
-    """Read the status out of `runsc state`, which is OCI's state.
+    """Parse the status from `runsc state`, which prints the OCI state.
 
     Raises:
-        RunscError: there is none that is known.
+        RunscError: the status is missing or unknown.
     """
     try:
         status = json.loads(text)["status"]
@@ -127,10 +127,10 @@ def parse_status(text: str) -> str:
 
 
 def parse_stats(text: str) -> Stats:
-    """Read one `runsc events -stats` object (the shape of runc's).
+    """Parse one `runsc events -stats` object, in runc's format.
 
     Raises:
-        RunscError: it is no such object.
+        RunscError: it is not such an object.
     """
     try:
         return _stats(json.loads(text).get("data", {}))
@@ -146,7 +146,7 @@ def _stats(data: dict[str, Any]) -> Stats:
         cpu_user_ns=int(cpu.get("user", 0)),
         cpu_system_ns=int(cpu.get("kernel", 0)),
         memory_bytes=int(memory.get("usage", 0)),
-        # The sentry has one figure, of memory that is really there.
+        # The sentry reports one figure, the resident memory.
         memory_rss_bytes=int(memory.get("usage", 0)),
         memory_limit_bytes=int(memory.get("limit", 0)),
         pids=int(data.get("pids", {}).get("current", 0)),
@@ -154,7 +154,7 @@ def _stats(data: dict[str, Any]) -> Stats:
 
 
 class _Making(NamedTuple):
-    """A create or restore: what is run, where it writes its pid and errors, and its timeout."""
+    """A create or restore: its command line, pid file, log file and timeout."""
 
     command: str
     args: list[str]
@@ -178,17 +178,17 @@ class Runsc:
 
     @property
     def flags(self) -> dict[str, str]:
-        """Give a copy of the top-level flags that every command gets."""
+        """Return a copy of the top-level flags of every command."""
         return dict(self._flags)
 
     # -- what exists ---------------------------------------------------------------------------
 
     def exists(self, task_id: str) -> bool:
-        """Whether runsc knows exactly this container."""
+        """Whether runsc has a container with exactly this id."""
         return bool(self._state_files(task_id))
 
     def gofer_pid(self, task_id: str) -> int:
-        """Return the host's number of a container's gofer; 0 where it has none."""
+        """Return the host pid of a container's gofer; 0 if it has none."""
         return statefile.gofer_pid(self.root, runsc_id(task_id))
 
     def _state_files(self, task_id: str) -> list[Path]:
@@ -237,15 +237,15 @@ class Runsc:
     async def kill(
         self, task_id: str, signal: int, *, everyone: bool = False, pid: int = 0
     ) -> None:
-        """Signal the init process, all processes, or one by its number in the root namespace."""
+        """Signal the init process, all processes, or one by its pid in the root namespace."""
         await self._call(task_id, "kill", argv.kill(task_id, signal, everyone=everyone, pid=pid))
 
     async def pause(self, task_id: str) -> None:
-        """Stop the sandbox's processes."""
+        """Pause the sandbox's processes."""
         await self._turn(task_id, self._call(task_id, "pause", argv.simple(task_id)))
 
     async def resume(self, task_id: str) -> None:
-        """Let them go on; also makes the sentry run CUDA steps that it still owes."""
+        """Resume them; this also makes the sentry run pending CUDA steps."""
         timeout_s = self._timeouts.thaw
         await self._turn(task_id, self._call(task_id, "resume", argv.simple(task_id), timeout_s))
 
@@ -260,15 +260,15 @@ class Runsc:
             raise
 
     async def reconcile_pause(self, task_id: str) -> None:
-        """Make the sentry do what runsc says, if they answer: after a pause or resume broke off.
+        """After an interrupted pause or resume, make the sentry match runsc's state, if possible.
 
-        Where another container of the sandbox is paused, too, nothing is done: a kernel that
-        stands still is right then, and how often it was paused cannot be seen.
+        Nothing is done if another container of the sandbox is paused: then a paused kernel is
+        correct, and its pause count cannot be read.
         """
         try:
             await self._reconcile_pause(task_id)
         except CryoError as error:
-            _log.warning("task %s: whether it is paused is not known: %s", task_id, error)
+            _log.warning("task %s: cannot determine whether it is paused: %s", task_id, error)
 
     async def _reconcile_pause(self, task_id: str) -> None:
         said = await self.status(task_id)
@@ -288,7 +288,7 @@ class Runsc:
         return "paused" in statuses
 
     def _containers(self) -> dict[str, str]:
-        """Return the sandbox of each container, both by their ids in runsc."""
+        """Return the sandbox of each container, both as runsc ids."""
         found = (path.stem.partition("_sandbox:") for path in self.root.glob("*_sandbox:*.state"))
         return {name: sandbox for name, _, sandbox in found}
 
@@ -298,16 +298,16 @@ class Runsc:
         return control.control_socket(self.root, sandbox, self._state_files(task_id))
 
     async def status(self, task_id: str) -> str:
-        """Say whether the container is `created`, `running`, `paused` or `stopped`.
+        """Return the container's status: `created`, `running`, `paused` or `stopped`.
 
         Raises:
-            RunscError: it says none of these.
+            RunscError: runsc printed none of these.
         """
         done = await self._call(task_id, "state", argv.simple(task_id))
         return parse_status(done.stdout.decode("utf-8", "replace"))
 
     async def ps(self, task_id: str) -> list[GuestProcess]:
-        """List the processes of the container: by a question to the sentry, else by the command."""
+        """List the processes of the container, by a call to the sentry or else by `runsc ps`."""
         self._must_exist(task_id)
         socket = self._control_socket(task_id)
         try:
@@ -319,20 +319,20 @@ class Runsc:
             return parse_ps(done.stdout.decode("utf-8", "replace"))
 
     async def read_files(self, task_id: str, files: Sequence[str]) -> str:
-        """Read files as the first container of the task's sandbox has them, through the sentry.
+        """Read files of the first container of the task's sandbox, through the sentry.
 
         Raises:
-            Unavailable: this runsc cannot, or one is not there, or too large.
+            Unavailable: this runsc cannot, or a file does not exist or is too large.
         """
         self._must_exist(task_id)
         data = await fscat.read(self._control_socket(task_id), files)
         return data.decode("utf-8", "replace")
 
     async def exec_descendants(self, task_id: str, wanted: Collection[int]) -> dict[int, bool]:
-        """Return for processes of a running sandbox whether they descend from an exec.
+        """Return, by pid, whether processes of a running sandbox descend from an exec.
 
-        The sandbox is paused for some milliseconds. Numbers are those of `ps`; one that the sentry
-        did not report is missing in the result.
+        The sandbox is paused for some milliseconds. Pids are those of `ps`; the result omits a
+        process that the sentry did not report.
 
         Raises:
             Unavailable: this runsc has no trace, or another client traces the sandbox.
@@ -341,7 +341,7 @@ class Runsc:
         try:
             with failpoints.around("runsc.trace"):
                 return await trace.exec_descendants(self._control_socket(task_id), wanted)
-        except trace.NoSession:  # one that is there is not ours to remove
+        except trace.NoSession:  # an existing session is another client's: do not remove it
             raise
         except BaseException:
             await shielded(self._end_trace(task_id), deadline_s=_RECONCILE_S)
@@ -352,13 +352,13 @@ class Runsc:
         await self.reconcile_pause(task_id)
 
     async def end_trace(self, task_id: str) -> None:
-        """Remove the trace session that `exec_descendants` makes, where one was left behind."""
+        """Remove the trace session of `exec_descendants`, if one was left behind."""
         with contextlib.suppress(NotFound):
             self._must_exist(task_id)
             await trace.end(self._control_socket(task_id))
 
     async def stats(self, task_id: str) -> Stats:
-        """Measure the container."""
+        """Return the container's resource use."""
         done = await self._call(task_id, "events", argv.events(task_id), _STATS_S)
         return parse_stats(done.stdout.decode("utf-8", "replace"))
 
@@ -371,7 +371,7 @@ class Runsc:
         await self._call(task_id, "wait", argv.wait_restore(task_id), timeout_s)
 
     async def delete(self, task_id: str) -> None:
-        """Remove the container, running or not; one that is not there is fine."""
+        """Remove the container, running or not, if it exists."""
         if self.exists(task_id):
             statefile.before_delete(self.root, runsc_id(task_id))
             with contextlib.suppress(NotFound):
@@ -390,8 +390,8 @@ class Runsc:
         """Write an image and leave the container running.
 
         Cancelling kills the command but not the save: the sentry finishes it (measured), and the
-        next exec or checkpoint waits for that. `answered` is called when this is not so: the sentry
-        itself has said how the save ended.
+        next exec or checkpoint waits for that. `answered` is called when the sentry has reported
+        the result, so that no save is left running.
         """
         with failpoints.around("runsc.checkpoint"):
             done = await self._ask(args.id, "checkpoint", args.args(), timeout_s, started)
@@ -402,13 +402,13 @@ class Runsc:
     async def exec(
         self, task_id: str, command: Sequence[str], *, timeout_s: float, internal_pid_file: str
     ) -> Completed:
-        """Run a program in the container to its end; any exit status is an answer, not an error.
+        """Run a program in the container until it exits; no exit status is an error.
 
         `internal_pid_file` receives the program's pid in the container, for callers that have to
         kill it when this is cancelled: the program outlives `runsc exec`.
 
         Raises:
-            DeadlineExceeded: it did not end in time; runsc was killed.
+            DeadlineExceeded: it did not exit in time; runsc was killed.
         """
         self._must_exist(task_id)
         args = ExecArgs(id=task_id, argv=command, internal_pid_file=internal_pid_file).args()
@@ -416,7 +416,7 @@ class Runsc:
             whole = self._global().argv("exec", *args)
             return await run(whole, timeout_s=timeout_s, started=_noting("exec", None))
 
-    # -- what outlives us ----------------------------------------------------------------------
+    # -- processes that outlive the caller -----------------------------------------------------
 
     async def create(
         self,
@@ -428,7 +428,7 @@ class Runsc:
         overlay2: str = "",
         started: Started | None = None,
     ) -> ProcessId:
-        """Create a container and return its sandbox process; `started` receives runsc's own."""
+        """Create a container and return its sandbox process; `started` gets the runsc process."""
         timeout_s = self._timeouts.create
         making = _Making("create", args.args(), args.pid_file, log, timeout_s, started)
         return await self._make(making, streams, self._global(gpu=gpu, overlay2=overlay2))
@@ -444,7 +444,7 @@ class Runsc:
         overlay2: str = "",
         started: Started | None = None,
     ) -> ProcessId:
-        """Make a container from an image; returns when it runs, CUDA not yet thawed."""
+        """Restore a container from an image; return when it runs, before the CUDA thaw."""
         making = _Making("restore", args.args(), args.pid_file, log, timeout_s, started)
         return await self._make(making, streams, self._global(gpu=gpu, overlay2=overlay2))
 
@@ -461,22 +461,22 @@ class Runsc:
 
     @contextlib.asynccontextmanager
     async def _spawned(self, whole: list[str], streams: Streams) -> AsyncIterator[ProcessId]:
-        """Start through the supervisor; leaving early kills the command and what it has begun."""
+        """Start through the supervisor; on error kill the command and its descendants."""
         child = await self._supervisor.spawn(
             whole, stdin=streams.stdin, stdout=streams.stdout, stderr=streams.stderr
         )
         try:
             yield child
-        except BaseException:  # failed, cancelled, or it could not be written down
-            # The sandbox has its pid written down by the command, at the end: it would be lost.
+        except BaseException:  # failed, cancelled, or its pid could not be recorded
+            # The command writes the sandbox's pid file only at its end: the sandbox would leak.
             below = procs.kill_tree(child.pid, child.start)
             try:
                 await shielded(self._supervisor.wait(child.pid, child.start), deadline_s=KILLED_S)
-                # Its socket is removed only when a sandbox listens there no longer.
+                # The socket is removed only once no sandbox listens on it.
                 await shielded(procs.until_ended(below), deadline_s=KILLED_S)
             except DeadlineExceeded as error:
                 left = (pid for pid, start in below if procs.is_alive(pid, start))
-                message = f"runsc was broken off; {undying(next(left, child.pid))}"
+                message = f"runsc was interrupted; {undying(next(left, child.pid))}"
                 raise DeadlineExceeded(message, remedy=UNDYING_REMEDY) from error
             raise
 
@@ -499,7 +499,7 @@ class Runsc:
     async def start_member(
         self, task_id: str, streams: Streams, log: Path, *, overlay2: str = ""
     ) -> None:
-        """Start a container that shares a sandbox: it gets its streams now, not at create."""
+        """Start a container that shares a sandbox; it gets its streams here, not at create."""
         self._must_exist(task_id)
         log.unlink(missing_ok=True)
         command = "start"
@@ -511,7 +511,7 @@ class Runsc:
             raise failure(command, status, last_error(log))
 
     async def wait_spawn(self, task_id: str, streams: Streams) -> ProcessId:
-        """Start a `runsc wait`, which prints how the container ended when it has."""
+        """Start a `runsc wait`, which prints the container's exit status when it exits."""
         self._must_exist(task_id)
         return await self._supervisor.spawn(
             self._global().argv("wait", runsc_id(task_id)),
@@ -521,7 +521,7 @@ class Runsc:
         )
 
     async def exec_spawn(self, args: ExecArgs, streams: Streams, log: Path) -> ProcessId:
-        """Start an attached exec; the runsc process lives as long and ends with its exit status."""
+        """Start an attached exec; the runsc process exits with it, with the same exit status."""
         self._must_exist(args.id)
         return await self._supervisor.spawn(
             self._global().argv("exec", *args.args(), log=str(log)),
@@ -532,7 +532,7 @@ class Runsc:
 
 
 def _noting(command: str, started: Started | None) -> Started:
-    """Pass the failpoint "begun" once the pid of the command has been recorded."""
+    """Return a callback that records the command's pid, then reaches the failpoint "begun"."""
 
     def note(pid: int, start: int) -> None:
         if started is not None:

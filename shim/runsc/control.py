@@ -1,7 +1,7 @@
-"""Where a sandbox's control socket is.
+"""The path of a sandbox's control socket.
 
-runsc puts it into its root, or where that has no room for it into a folder that all roots of the
-host share. Which it was is in its state file. Source: createControlSocket and Sandbox in
+runsc puts it into its root directory, or if that path is too long, into a folder shared by all
+roots of the host. The state file records which. Source: createControlSocket and Sandbox in
 runsc/sandbox/sandbox.go.
 """
 
@@ -22,16 +22,16 @@ _PROBE_S = 1.0
 
 
 def control_socket(root: Path, sandbox: str, state_files: Iterable[Path]) -> Path:
-    """Return where a sandbox listens, by the state file of one of its containers."""
+    """Return a sandbox's socket path, from the state file of one of its containers."""
     recorded = (_recorded(path) for path in state_files)
     return next((path for path in recorded if path), _usual(root, sandbox))
 
 
 def remove_dead(root: Path, sandbox: str) -> None:
-    """Remove the socket of a sandbox that was never whole: a runsc that is killed leaves it.
+    """Remove the socket left by a runsc that was killed before its sandbox was complete.
 
-    The next one of that name would have to go elsewhere. In the folders that all share nothing is
-    removed: who has just bound its socket there does not listen yet.
+    Otherwise the next sandbox of that name has to use another path. Nothing is removed from the
+    shared folders: a sandbox that has just bound its socket there does not listen yet.
     """
     path = _usual(root, sandbox)
     if path.is_socket() and not _listens(path):

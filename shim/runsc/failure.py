@@ -1,4 +1,4 @@
-"""Reading runsc's complaints: the one line that says what happened, out of pages of output."""
+"""Extracts from runsc's output and logs the one line with the cause of a failure."""
 
 from __future__ import annotations
 
@@ -13,31 +13,30 @@ from shim.runsc.causes import CAUSES
 
 _LINE_LIMIT = 400
 _SIGNALED = 128
-_SEE_STDERR = "look at the kernel's log for a killed process, and at what runsc prints itself"
-# Each costs a look through the whole log.
+_SEE_STDERR = "check the kernel's log for a killed process, and runsc's own output"
+# Each broken entry costs a scan of the whole log.
 _BROKEN_MAX = 100
 _DUMP = re.compile(r"^(goroutine \d+ \[|\[signal |runtime: |panic: .*\[recovered\])")
-# A frame of a Go stack: a tab and a file, or a call with its arguments in hex.
+# A frame of a Go stack: a tab and a file, or a call with hexadecimal arguments.
 _FRAME = re.compile(r"^(\t|\S+\(.*(0x[0-9a-f]+|\.\.\.|\{\}).*\)$|created by )")
-# Log lines of other levels, a spec that is shown whole, and Go's usage text: its title, its flags
-# and what they mean.
+# Log lines of other levels, a dumped spec, and Go's usage text: its title, flags and descriptions.
 _NOISE = re.compile(
     r"^(WARNING:|W\d{4} |I\d{4} |D\d{4} |Usage of |[a-z-]+ \[flags\] |\s+-| +\t|\s*\{|\*\*\* )"
 )
 
 _WENT_AWAY = re.compile(r"cannot read client sync file|waiting for sandbox to start")
 _BETWEEN = re.compile(r"[}\n]\s*\{")
-# What runsc says of a hook: why it failed, and all that it printed.
+# runsc's error for a hook: the reason, and all of the hook's output.
 _HOOK = re.compile(
     r'(?:failure|timeout) executing hook "(?P<path>[^"]*)"(?:, err: (?P<why>[^\n]*))?'
     r"\nstdout: (?P<out>.*)\nstderr: (?P<err>.*)",
     re.DOTALL,
 )
 _OF_HOOK = "hook "
-# Go's way of showing a value whole, and runsc's names for what has another outside: the container
-# of a spec without a name, and an id of ours with the end that it has inside.
+# Dumped Go values, and names internal to runsc: the container of a spec without a name, and a task
+# id with its suffix.
 _PLAIN: tuple[tuple[re.Pattern[str], str], ...] = (
-    # The whole command line of the container, which can be longer than what follows it.
+    # The container's command line, which can be longer than the error after it.
     (re.compile(r"(starting sub-container) \[.*?\](?=: )"), r"\1"),
     (re.compile(r"\{Destination:(\S+) Type:[^}]*\}"), r"\1"),
     (re.compile(r",? (?:checkpoint )?&?(?:\[\])?specs\.\w+\{.*"), ""),
@@ -48,9 +47,9 @@ _PLAIN: tuple[tuple[re.Pattern[str], str], ...] = (
 
 
 def error_line(text: str) -> str:
-    """Return the line of a command's stderr that says why: the first that is no noise.
+    """Return the line of a command's stderr with the cause: the first that is not noise.
 
-    What follows it belongs to it: Go values over many lines, a usage text, a goroutine dump.
+    The lines after it are its details: Go values over many lines, a usage text, a goroutine dump.
     """
     if hook := _HOOK.search(text):
         return _of_hook(hook)[:_LINE_LIMIT]
@@ -64,7 +63,7 @@ def error_line(text: str) -> str:
 
 
 def _of_hook(found: re.Match[str]) -> str:
-    """Say which hook failed, how it ended, and the last that it printed."""
+    """Return which hook failed, why, and the last line that it printed."""
     said = [line.strip() for line in (found["err"] or found["out"]).splitlines() if line.strip()]
     name = found["path"].rpartition("/")[2]
     whole = ": ".join((f"{_OF_HOOK}{name} failed", found["why"] or "timeout", *said[-1:]))
@@ -78,10 +77,10 @@ def _plain(line: str) -> str:
 
 
 def log_error(log: str) -> str:
-    """Return the error of a runsc JSON log that says why, or an empty text.
+    """Return the error of a runsc JSON log with the cause, or an empty string.
 
-    That is the newest, except one that only says that the sandbox went away: then the oldest,
-    which is the sandbox's own reason.
+    That is the newest, unless it only reports that the sandbox exited: then the oldest, which is
+    the sandbox's own error.
     """
     errors = [text for entry in _entries(log) if (text := _error_in(entry))]
     if not errors:
@@ -96,7 +95,7 @@ def _error_in(entry: object) -> str:
 
 
 def _entries(log: str) -> Iterator[object]:
-    """Read one entry after the other: runsc puts nothing between them, others a line break."""
+    """Yield the entries; runsc writes no separator between them, other writers a line break."""
     decoder, broken = json.JSONDecoder(), 0
     at = log.find("{")
     while at >= 0 and broken < _BROKEN_MAX:
@@ -110,14 +109,14 @@ def _entries(log: str) -> Iterator[object]:
 
 
 def _resume(log: str, at: int) -> int:
-    """Find where the next entry may begin after one that cannot be read."""
+    """Find where the next entry may begin after one that cannot be parsed."""
     found = _BETWEEN.search(log, at + 1)
     return found.end() - 1 if found else len(log)
 
 
 def failure(command: str, status: int, line: str) -> CryoError:
-    """Choose the typed error for what a runsc command said."""
-    # What a hook printed is not runsc's, whatever it looks like.
+    """Return the typed error for a runsc command's error line."""
+    # A hook's output is not matched: it is not runsc's message.
     for cause in () if line.startswith(_OF_HOOK) else CAUSES:
         if found := cause.explain(line):
             said, remedy = found
@@ -132,5 +131,5 @@ def failure(command: str, status: int, line: str) -> CryoError:
 
 def _silent(status: int) -> str:
     with contextlib.suppress(ValueError):
-        return f"it was killed by {signal.Signals(status - _SIGNALED).name} before it said why"
+        return f"it was killed by {signal.Signals(status - _SIGNALED).name} and printed no error"
     return f"exit status {status} and no message"

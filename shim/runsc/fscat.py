@@ -1,8 +1,8 @@
-"""Read a file of a container through the sentry, where the image may have no program for it.
+"""Read a file of a container through the sentry, since the image may have no program for that.
 
-The sentry's own method (Fs.Cat, pkg/sentry/control/fs.go) opens it in the mounts of the sandbox's
-first container. It belongs to no process, so `/proc/self` and what hangs on a process's identity
-is not there: /proc/1/net/tcp has its lines and states, and no addresses.
+The sentry's method (Fs.Cat, pkg/sentry/control/fs.go) opens it in the mounts of the sandbox's first
+container. It runs outside any process, so `/proc/self` and data that depends on the process are
+missing: /proc/1/net/tcp has its lines and states, but no addresses.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ _CHUNK = 64 << 10
 
 
 async def read(socket: Path, files: Sequence[str]) -> bytes:
-    """Read files one after the other, as much of them as is allowed.
+    """Read and concatenate files, up to a size limit.
 
     Raises:
-        Unavailable: one is not there, or the sentry does not answer.
+        Unavailable: a file does not exist, they are too large, or the sentry does not answer.
     """
     reading, writing = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
     sink = _Sink(reading)
@@ -38,7 +38,7 @@ async def read(socket: Path, files: Sequence[str]) -> bytes:
 
 
 class _Sink:
-    """Takes what the sentry writes while it writes; beyond the limit reading ends."""
+    """Collects what the sentry writes, concurrently; reading stops at the limit."""
 
     def __init__(self, fd: int) -> None:
         self._fd: int | None = fd
@@ -46,7 +46,7 @@ class _Sink:
         asyncio.get_running_loop().add_reader(fd, self._read)
 
     def _read(self) -> bool:
-        """Read a piece; False when there is none."""
+        """Read a chunk; False when there is none."""
         if self._fd is None:
             return False
         try:
@@ -59,10 +59,10 @@ class _Sink:
         return bool(data)
 
     def rest(self) -> bytes:
-        """Return all of it, once the sentry has answered: it writes nothing after that.
+        """Return all data; called after the sentry's answer, since it writes nothing after that.
 
         Raises:
-            Unavailable: it was too much.
+            Unavailable: the data exceeds the limit.
         """
         while self._read():
             pass
@@ -72,7 +72,7 @@ class _Sink:
         return bytes(self._data)
 
     def close(self) -> None:
-        """Take no more."""
+        """Stop reading."""
         if self._fd is not None:
             asyncio.get_running_loop().remove_reader(self._fd)
             os.close(self._fd)

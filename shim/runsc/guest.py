@@ -1,4 +1,4 @@
-"""One container's inside: run a program there with a deadline that also holds inside."""
+"""Run programs inside a container, with a deadline that also applies to the program itself."""
 
 from __future__ import annotations
 
@@ -21,38 +21,38 @@ from shim.runsc.run import Completed
 
 # runsc's own exit status for its own failures; a guest program may use it too.
 _RUNSC_FAILED = 128
-# How runsc's own complaints about an exec begin, and which of them are about the program's name.
+# How runsc's own exec errors begin, and which of them are about the program's name.
 _RUNSC_SAYS = re.compile(
     rb"(executing processes for container|(FetchSpec failed: )?loading container): "
 )
 _NO_PROGRAM = (b"failed to load ", b"error finding executable ")
 _KILL = 9
 _PID_MAX = 32
-# The kernel's limit of a process's name, without the end of the string.
+# The kernel's limit of a process name, without the terminating NUL.
 _NAME_MAX = 15
 _ROOM_BYTES = 64 << 10
 _POLL_S = 0.005
 _IS_THERE = ("/bin/sh", "-c", 'test -e "/proc/$0"')
 _ASK_S = 10.0
-# By the shell's own means, and without the shell itself.
+# With shell builtins only, and omitting the shell itself.
 _LIST = (
     "/bin/sh",
     "-c",
     """for p in /proc/[0-9]*; do if [ "$p" != "/proc/$$" ] && read -r n <"$p/comm"
 then echo "${p#/proc/} $n"; fi; done 2>/dev/null""",
 )
-# How long runsc may take until the program it starts has a number.
+# How long runsc may take to write the pid of the program that it starts.
 _BEGIN_S = 2.0
-# How long the end of a program in the container may take: a few commands of runsc.
+# How long it may take to kill a program in the container: a few runsc commands.
 _BREAK_OFF_S = 120.0
 
 
 class ContainerGuest:
     """Runs programs in one container by `runsc exec`.
 
-    One that shares its sandbox is a `member`: it counts its processes by itself, while runsc
-    counts those of the sandbox (measured on both versions; so do `exec --internal-pid-file` and
-    `kill --pid`). In the sandbox's first container the two are the same.
+    A container that shares its sandbox is a `member`: it has its own pid namespace, while runsc
+    (`ps`, `exec --internal-pid-file` and `kill --pid`, measured on both versions) uses the pids of
+    the sandbox. In the sandbox's first container the two are the same.
     """
 
     def __init__(self, runsc: Runsc, task_id: str, scratch: Path, *, member: bool = False) -> None:
@@ -62,13 +62,13 @@ class ContainerGuest:
         self._member = member
 
     async def run(self, argv: Sequence[str], *, timeout_s: float) -> Completed:
-        """Run a program to its end; its exit status is an answer.
+        """Run a program until it exits; no exit status is an error.
 
         Raises:
-            DeadlineExceeded: it did not end in time; it was killed inside the container too, for
-                killing `runsc exec` alone leaves it behind (measured on both versions).
+            DeadlineExceeded: it did not exit in time; it was killed in the container too, because
+                killing only `runsc exec` leaves it running (measured on both versions).
             NotFound: the image has no such program.
-            CryoError: runsc could not run anything; the container may be paused or gone.
+            CryoError: runsc could not run it; the container may be paused or gone.
         """
         until_s = time.monotonic() + timeout_s
         with _PidFile(self._scratch) as pid_file:
@@ -93,10 +93,10 @@ class ContainerGuest:
         return await self._runsc.ps(self._id)
 
     async def own_numbers(self, rows: list[GuestProcess]) -> dict[int, int] | None:
-        """Give the container's own number for each of `ps`; None where it is not known.
+        """Map each pid of `ps` to the pid in the container; None if that cannot be determined.
 
-        Both count in the order in which processes began, so that the first of the one is the first
-        of the other; their names must match.
+        Both numberings follow the start order of processes, so the sorted lists correspond; the
+        names must match.
         """
         if not self._member:
             return {row.pid: row.pid for row in rows}
@@ -111,9 +111,9 @@ class ContainerGuest:
         return {row.pid: pid for row, (pid, _) in zip(by_age, own, strict=True)}
 
     async def has(self, pid: int) -> bool:
-        """Whether there is a process of this number, by the container's own counting.
+        """Whether a process has this pid in the container's pid namespace.
 
-        In a member only a shell can find out; where the image has none, it is taken to be there.
+        In a member this needs a shell; without one in the image the process is assumed to exist.
         """
         rows = await self.ps()
         if not self._member or not rows:
@@ -125,7 +125,7 @@ class ContainerGuest:
         return asked.status == 0
 
     async def end(self, pid: int) -> None:
-        """Kill one process by its number in `ps`; gone already is fine."""
+        """Kill a process by its pid in `ps`, if it still exists."""
         try:
             await self._runsc.kill(self._id, _KILL, pid=pid)
         except CryoError:
@@ -133,11 +133,11 @@ class ContainerGuest:
                 raise
 
     async def settle(self) -> None:
-        """Make the sentry run the CUDA steps it still owes after a save that failed.
+        """Make the sentry run the CUDA steps still pending after a failed save.
 
         It keeps them until the next resume (pkg/sentry/control/state.go, PostResume), so one pause
-        and one resume are enough, and do nothing when it owes none. A pause that fails is none
-        that was not there: a killed predecessor has left the sandbox paused.
+        and one resume are enough, and do nothing if none is pending. A failed pause is ignored: a
+        killed predecessor may have left the sandbox paused.
         """
         await self._runsc.reconcile_pause(self._id)
         with contextlib.suppress(CryoError):
@@ -145,13 +145,13 @@ class ContainerGuest:
         await self._runsc.resume(self._id)
 
     async def _outlive(self, program: str, pid_file: _PidFile, until_s: float) -> None:
-        """Wait for a program whose `runsc exec` may have ended before it.
+        """Wait for a program whose `runsc exec` may have exited before it.
 
-        That is so when runsc was killed, or could not write down the program's number. Then its
-        name must do, and it is not killed, for it may be somebody else's of that name.
+        That happens when runsc was killed, or could not write the program's pid. Without a pid the
+        program is found by name and not killed, since another process may have that name.
 
         Raises:
-            DeadlineExceeded: it goes on, and its number is not known.
+            DeadlineExceeded: the program still runs, and its pid is unknown.
         """
         pid = pid_file.read()
         try:
@@ -174,12 +174,12 @@ class ContainerGuest:
 
     async def _give_up_on(self, program: str, pid: int) -> None:
         if not pid:
-            message = f"{program} goes on in the container without its runsc exec"
-            raise DeadlineExceeded(message, remedy="look at the processes of the container")
+            message = f"{program} still runs in the container after its runsc exec exited"
+            raise DeadlineExceeded(message, remedy="check the processes of the container")
         await self.end(pid)
 
     async def _break_off(self, work: asyncio.Future[Completed], pid_file: _PidFile) -> None:
-        """End runsc and the program; runsc first says who that is, or that it was never begun."""
+        """Kill runsc and the program, after waiting briefly for runsc to write its pid."""
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(_BEGIN_S):
                 while not work.done() and not pid_file.read():  # noqa: ASYNC110 - runsc writes it
@@ -188,17 +188,17 @@ class ContainerGuest:
         await asyncio.wait({work})
         pid = pid_file.read()
         if pid:
-            with contextlib.suppress(CryoError):  # the sandbox is gone, and all in it
+            with contextlib.suppress(CryoError):  # the sandbox is gone with its processes
                 await self.end(pid)
 
 
 class _PidFile:
-    """A file that runsc writes a number to; some versions make a new one and rename it."""
+    """A file that runsc writes a pid to; some versions write a new file and rename it."""
 
     def __init__(self, scratch: Path) -> None:
-        # An undo must not fail because our own folder has no room left.
+        # A rollback must not fail because the scratch folder is full.
         roomy = files.free_bytes(scratch) >= _ROOM_BYTES
-        # A folder of its own: in one that others may write to, a link could wait for runsc.
+        # A new folder: in one that others may write to, runsc could follow a planted link.
         self._folder = None if roomy else _own_folder()
         self.path = (self._folder or scratch) / f"exec-{secrets.token_hex(8)}"
 
@@ -211,7 +211,7 @@ class _PidFile:
             files.remove_tree(self._folder)
 
     def read(self) -> int:
-        """Return the number, 0 when there is none yet."""
+        """Return the pid, 0 when there is none yet."""
         try:
             text = files.read_bounded(self.path, _PID_MAX).decode("ascii", "replace").strip()
         except NotFound:
@@ -220,7 +220,7 @@ class _PidFile:
 
 
 def _listed(text: str) -> list[tuple[int, str]]:
-    """Read lines of a number and a name, in the order of the numbers."""
+    """Parse lines of a pid and a name, sorted by pid."""
     pairs = (line.partition(" ") for line in text.splitlines())
     return sorted((int(pid), name) for pid, _, name in pairs if pid.isascii() and pid.isdigit())
 
@@ -229,7 +229,7 @@ def _own_folder() -> Path | None:
     try:
         return Path(tempfile.mkdtemp(prefix="cryo-pid-"))
     except OSError:
-        return None  # no room there either: runsc will say so
+        return None  # no room there either: runsc will report it
 
 
 def _refusal(program: str, said: bytes) -> CryoError:

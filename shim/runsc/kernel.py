@@ -1,9 +1,9 @@
-"""Whether a sandbox's kernel is paused, which runsc and the sentry may disagree about.
+"""Whether a sandbox's kernel is paused, on which runsc and the sentry may disagree.
 
-`runsc pause` asks the sentry and then writes its own state file, likewise `runsc resume`. One that
-ends in between leaves a sandbox that stands still and is said to run, or the reverse, and neither
-can be mended by runsc: it refuses, or the sentry, which counts pauses, panics at one resume too
-many (pkg/sentry/kernel/task_stop.go). The sentry has no method for it; its stacks show it.
+`runsc pause` calls the sentry and then writes its own state file; so does `runsc resume`. If it is
+killed in between, a paused sandbox is recorded as running, or the reverse, and runsc can fix
+neither: it refuses, or the sentry, which counts pauses, panics at a surplus resume
+(pkg/sentry/kernel/task_stop.go). The sentry has no method to query it; its stacks show it.
 """
 
 from __future__ import annotations
@@ -17,18 +17,18 @@ from shim.runsc import urpc
 _TASK = "/sentry/kernel.(*Task).run("
 _STOPPED = "/sentry/kernel.(*Task).doStop("
 _CALL = "/urpc.(*Server).handleOne("
-# What asks us just now, and what lasts as long as a process: neither pauses anything.
+# The call that reads the stacks, and calls that last as long as a process: neither pauses.
 _IDLE_CALLS = ("(*debug).Stacks(", "(*containerManager).Wait")
 _SAVING = "/boot.(*Loader).save("
 _POLL_S = 0.1
-# A signal stops everything for microseconds: it takes two looks to believe it.
+# A signal stops all tasks for microseconds, so two reads in a row must agree.
 _LOOKS = 2
 
 
 def read(stacks: str) -> bool | None:
-    """Return whether the sentry's stacks show stopped tasks; None while that may change.
+    """Return whether the sentry's stacks show all tasks stopped; None while that may change.
 
-    Tasks that are all stopped by signals look the same; with so much as one other they do not.
+    Tasks that are all stopped by signals look the same.
     """
     blocks = stacks.split("\n\n")
     calls = [b for b in blocks if _CALL in b and not any(idle in b for idle in _IDLE_CALLS)]
@@ -42,7 +42,7 @@ async def is_paused(socket: Path, *, timeout_s: float) -> bool:
     """Return whether a kernel is paused, once no command is changing that.
 
     Raises:
-        Unavailable: the sentry does not answer, or is at something for longer than that.
+        Unavailable: the sentry does not answer, or is busy for longer than `timeout_s`.
     """
     looks: list[bool | None] = []
     try:
@@ -53,13 +53,13 @@ async def is_paused(socket: Path, *, timeout_s: float) -> bool:
                 now = read(str(await urpc.call(socket, "debug.Stacks", None)))
                 looks = [*looks, now][-_LOOKS:]
     except TimeoutError as error:
-        message = f"the sentry is at something for more than {timeout_s:g} s"
-        raise Unavailable(message, remedy="look at the sandbox's log") from error
+        message = f"the sentry was busy for more than {timeout_s:g} s"
+        raise Unavailable(message, remedy="read the sandbox's log") from error
     return bool(looks[-1])
 
 
 async def pause(socket: Path) -> None:
-    """Pause a kernel behind runsc's back.
+    """Pause a kernel without changing runsc's state.
 
     Raises:
         Unavailable: the sentry does not answer.
@@ -68,7 +68,7 @@ async def pause(socket: Path) -> None:
 
 
 async def resume(socket: Path, *, timeout_s: float) -> None:
-    """Let a kernel that is paused go on; it runs the CUDA steps that it still owes.
+    """Resume a paused kernel; this also runs its pending CUDA steps.
 
     Raises:
         Unavailable: the sentry does not answer.

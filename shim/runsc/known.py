@@ -1,4 +1,4 @@
-"""What was found out about a runsc, kept on disk: a shim lives too briefly to ask for itself."""
+"""The probed capabilities of a runsc, cached on disk: a shim is too short-lived to probe."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _LIMIT_BYTES = 64 << 10
 
 
 class _Known(Value):
-    """An answer, who understood it so, and the flags that were tried with this binary."""
+    """Probed capabilities, the Cryoshim version that probed them, and the flags that were tried."""
 
     reader: str
     found: Capabilities
@@ -28,7 +28,7 @@ class _Known(Value):
 def recall(
     path: Path, binary: str, identity: tuple[int, ...], flags: Mapping[str, str]
 ) -> Capabilities | None:
-    """Return what was kept of exactly this binary and these flags; None where nothing fits."""
+    """Return the cached capabilities of exactly this binary and these flags; None if absent."""
     with contextlib.suppress(CryoError, msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         known = msgspec.json.decode(files.read_bounded(path, _LIMIT_BYTES), type=_Known)
         found = known.found
@@ -39,10 +39,10 @@ def recall(
 
 
 def keep(path: Path, found: Capabilities, flags: Mapping[str, str]) -> None:
-    """Keep an answer in place of any other.
+    """Cache capabilities, replacing any others.
 
     Raises:
-        CryoError: it cannot be written; the next owner asks again.
+        CryoError: the file cannot be written; the next owner probes again.
     """
     known = _Known(reader=__version__, found=found, flags=dict(flags))
     files.write_atomic(path, msgspec.json.encode(known))

@@ -1,10 +1,10 @@
 """runsc's `--overlay2`: where a container's changes to its root filesystem are kept. Pure.
 
-runsc's own default is `root:self`: a sparse file of 1 GiB in the root filesystem itself. Clients
-that read the filesystem find it there, such as containerd when it makes a layer of it; a restore
-over such a layer fails, and so does a root filesystem that is mounted read-only. With
-`root:dir=FOLDER` the file lies elsewhere, without a name. For the sentry the two are the same: an
-image that was saved with one is restored with the other. Memory is another kind, and so is none.
+runsc's default is `root:self`: a sparse file of 1 GiB in the root filesystem itself. Clients that
+read the filesystem see it, such as containerd when it makes a layer of it; a restore over such a
+layer fails, and so does a root filesystem that is mounted read-only. With `root:dir=FOLDER` the
+file is elsewhere, without a name. For the sentry the two are equivalent: an image saved with one
+can be restored with the other. `memory` and `none` are not equivalent to these.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ FLAG = "overlay2"
 DEFAULT = "root:self"
 NONE = "none"
 _OLD_FLAG = "overlay"  # before 2022-11: the same as all:memory
-# What stands between the parts of the flag's value, and so cannot be in a folder's path.
+# Separators in the flag's value, which a folder's path therefore cannot contain.
 _SEPARATORS = ":,"
 
 
@@ -25,15 +25,15 @@ def is_set(flags: Mapping[str, str]) -> bool:
 
 
 def with_medium(flags: Mapping[str, str], value: str) -> dict[str, str]:
-    """Return the flags, with a medium where there is one and the operator has chosen none."""
+    """Return the flags, with `value` as the medium unless it is empty or the operator set one."""
     return dict(flags) if is_set(flags) or not value else {**flags, FLAG: value}
 
 
 def fitting(saved: str, folder: str) -> str:
-    """Return the value of the flag for a container whose files may lie in `folder`.
+    """Return the value of the flag for a container whose overlay files may be in `folder`.
 
-    `saved` is the value that the image was saved with, and empty for a new container; the medium is
-    of the same kind. Empty where the folder's path cannot be said to runsc: then its default holds.
+    `saved` is the image's value, empty for a new container; the result is of the same kind. It is
+    empty, meaning runsc's default, if the folder's path cannot be expressed in the flag.
     """
     mounts, _, rest = (saved or DEFAULT).partition(":")
     medium, comma, size = rest.partition(",")
@@ -45,6 +45,6 @@ def fitting(saved: str, folder: str) -> str:
 
 
 def folder(value: str) -> str:
-    """Return the folder of a value that names one; empty for every other."""
+    """Return the folder in a value; empty if it has none."""
     medium = value.partition(":")[2].partition(",")[0]
     return medium.removeprefix("dir=") if medium.startswith("dir=") else ""

@@ -1,4 +1,4 @@
-"""What this runsc can do, found by asking it and kept by the identity of its binary."""
+"""Probes the capabilities of a runsc binary."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from shim.runsc.run import run
 
 _FLAG = re.compile(r"(?:^|\s)-([a-z][a-z0-9-]*)(?:[ =]|$)", re.MULTILINE)
 _PROBE_TIMEOUT_S = 20.0
-# What an unversioned build (go build of the module) calls itself.
+# The version that an unversioned build (go build of the module) prints.
 UNVERSIONED = "VERSION_MISSING"
 
 
 class Capabilities(Value):
-    """The subcommand flags of one runsc build, and what follows from them."""
+    """The flags and subcommands of one runsc build, and the features they imply."""
 
     binary: str
     identity: tuple[int, ...]
@@ -58,14 +58,14 @@ class Capabilities(Value):
     def saves_execs(self) -> bool:
         """Whether an image made with a live exec session restores.
 
-        True since release 20250304 (gvisor#11439); `wait -restore` came one release later and is
-        what can be seen from outside.
+        True since release 20250304 (gvisor#11439); detected by `wait -restore`, which was added one
+        release later.
         """
         return self.wait_restore
 
     @property
     def ends_execs(self) -> bool:
-        """Whether a restore ends what descends from an exec (since 20250304)."""
+        """Whether a restore kills the descendants of execs (since 20250304)."""
         return self.saves_execs
 
     @property
@@ -82,8 +82,8 @@ class Capabilities(Value):
     def saves_host_network(self) -> bool:
         """Whether a sandbox on the host's network can be saved.
 
-        No release before the built-in CUDA steps could (gvisor#6243); that it came with them, or
-        soon after, is what can be seen from outside.
+        No release before the built-in CUDA steps could (gvisor#6243), which are used to detect it:
+        it was added with them or soon after.
         """
         return self.builtin_cuda
 
@@ -99,12 +99,12 @@ class Capabilities(Value):
 
 
 def parse_flags(help_text: str) -> frozenset[str]:
-    """Collect the flag names of a Go help text; on `wait` the first stands on the usage line."""
+    """Collect the flag names of a Go help text; for `wait` the first is on the usage line."""
     return frozenset(_FLAG.findall(help_text))
 
 
 def parse_version(text: str) -> str:
-    """Return the version out of `runsc --version`."""
+    """Parse the version from `runsc --version`."""
     match = re.search(r"runsc version (\S+)", text)
     return match.group(1) if match else UNVERSIONED
 
@@ -113,7 +113,7 @@ def find_binary(name: str) -> str:
     """Resolve a program name to an absolute real path.
 
     Raises:
-        Unavailable: it is not there or not executable.
+        Unavailable: it does not exist or is not executable.
     """
     found = shutil.which(name)
     if found is None:
@@ -125,7 +125,7 @@ def find_binary(name: str) -> str:
 
 
 def identity(path: str) -> tuple[int, ...]:
-    """Return what changes when a binary is replaced: device, inode, size, modification time."""
+    """Return what identifies a binary: device, inode, size and modification time."""
     status = Path(path).stat()
     return (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns)
 
@@ -139,22 +139,22 @@ async def check_flags(binary: str, flags: Mapping[str, str]) -> None:
     """Try the configured top-level flags with a command that does nothing: some 15 ms.
 
     Raises:
-        InvalidArgument: runsc does not take them; the message has its own line.
+        InvalidArgument: runsc rejects them; the message has its error line.
     """
     with tempfile.TemporaryDirectory(prefix="cryo-") as root:
         whole = Global(binary=binary, root=root, flags=flags).argv("list")
         done = await run(whole, timeout_s=_PROBE_TIMEOUT_S)
     if done.status:
         said = error_line(done.stderr.decode("utf-8", "replace")) or f"exit status {done.status}"
-        message = f"runsc does not take the flags under [runsc.flags]: {said}"
+        message = f"runsc rejects the flags under [runsc.flags]: {said}"
         raise InvalidArgument(message, remedy="correct [runsc.flags] in config.toml")
 
 
 async def probe(name: str) -> Capabilities:
-    """Ask a runsc what it can do: six calls side by side, some 20 ms.
+    """Probe the capabilities of a runsc, by six concurrent commands, some 20 ms.
 
     Raises:
-        Unavailable: there is no such program, or it does not answer as runsc does.
+        Unavailable: there is no such program, or its output is not runsc's.
     """
     binary = find_binary(name)
     seen = identity(binary)
@@ -167,7 +167,7 @@ async def probe(name: str) -> Capabilities:
         _ask(binary, "help", "wait"),
     )
     if "image-path" not in parse_flags(checkpoint):
-        message = f"{binary} does not answer like runsc"
+        message = f"{binary} is not runsc: its help text has no checkpoint --image-path"
         raise Unavailable(message, remedy="set runsc.binary in config.toml")
     return Capabilities(
         binary=binary,

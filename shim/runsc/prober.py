@@ -1,4 +1,4 @@
-"""What the configured runsc can do, asked once and kept by the identity of its binary."""
+"""The capabilities of the configured runsc, probed once and cached by the binary's identity."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ _log = logging.getLogger(__name__)
 
 
 class Prober:
-    """Keeps the answer until the binary changes, in memory and in a file that owners share."""
+    """Caches the capabilities until the binary changes, in memory and in a file of all owners."""
 
     def __init__(
         self, name: str, path: Path | None = None, flags: Mapping[str, str] | None = None
     ) -> None:
-        """Take the program's name, where its answers are kept, and the flags that it must take."""
+        """Take the program's name, the cache file's path, and the flags that runsc must accept."""
         self._name = name
         self._path = path
         self._flags = dict(flags or {})
@@ -28,11 +28,11 @@ class Prober:
         self._lock = asyncio.Lock()
 
     async def capabilities(self) -> Capabilities:
-        """Return what the configured runsc can do.
+        """Return the capabilities of the configured runsc.
 
         Raises:
-            Unavailable: there is no such program, or it does not answer as runsc does.
-            InvalidArgument: it does not take the configured flags; the message has its own line.
+            Unavailable: there is no such program, or its output is not runsc's.
+            InvalidArgument: it rejects the configured flags; the message has its error line.
         """
         async with self._lock:
             now = self._known
@@ -59,5 +59,5 @@ class Prober:
     def _keep(self, path: Path, found: Capabilities) -> None:
         try:
             known.keep(path, found, self._flags)
-        except CryoError as error:  # a full disk, say: then each owner asks for itself
-            _log.warning("what runsc can do is not kept: %s", error)
+        except CryoError as error:  # such as a full disk: then each owner probes for itself
+            _log.warning("cannot save the capabilities of runsc: %s", error)

@@ -1,7 +1,7 @@
-"""The only spawner of short-lived commands: own process group, deadline, bounded output, reaped.
+"""Runs all short-lived commands: own process group, deadline, bounded output, reaped.
 
-A child that keeps our pipe (the sentry does) must not hang us, so a command has ended when its
-process has exited: what the pipes hold at that moment is its output, and EOF is not waited for.
+A command ends when its process exits: its output is what the pipes hold at that moment. EOF is not
+awaited, because a descendant may keep the pipe open (the sentry does).
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ Started = Callable[[int, int], None]
 """Called with a child's pid and start time, which together identify it."""
 
 
-# How long a process that was killed may take to end.
+# How long a killed process may take to exit.
 KILLED_S = 10.0
 _STATES = {
     "D": "uninterruptible sleep: a device or a filesystem does not answer",
@@ -38,23 +38,23 @@ _STATES = {
     "t": "stopped by a debugger",
 }
 UNDYING_REMEDY = (
-    "see the kernel's log (dmesg) and /proc/PID/stack for the device or the mount that does not "
-    "answer: the process ends when that does, or when it is unmounted by force"
+    "check the kernel's log (dmesg) and /proc/PID/stack for the device or mount that hangs: the "
+    "process exits when that responds, or is unmounted by force"
 )
 
 _log = logging.getLogger(__name__)
 _children: set[int] = set()
-# Killed, not yet ended, and waited for.
+# Killed, not yet exited, and waited for.
 _uncollected: dict[int, asyncio.Future[None]] = {}
 
 
 def is_child(pid: int) -> bool:
-    """Return whether a child of this process is one that is collected here."""
+    """Return whether this module reaps the child with this pid."""
     return pid in _children or pid in _uncollected
 
 
 class Completed(Value):
-    """How a command ended. Output beyond the limit was read and dropped."""
+    """The result of a command. Output beyond the limit was read and dropped."""
 
     status: int
     stdout: bytes
@@ -62,7 +62,7 @@ class Completed(Value):
 
 
 class _Collector:
-    """Reads a pipe as data comes and keeps the first `limit` bytes."""
+    """Reads a pipe as data arrives and keeps the first `limit` bytes."""
 
     def __init__(self, fd: int, limit: int) -> None:
         self._fd = fd
@@ -73,7 +73,7 @@ class _Collector:
         self._loop.add_reader(fd, self._read)
 
     def _read(self) -> bool:
-        """Take one chunk; False at the end of what there is."""
+        """Read one chunk; False when there is no more data."""
         try:
             data = os.read(self._fd, _CHUNK)
         except BlockingIOError:
@@ -85,7 +85,7 @@ class _Collector:
         return True
 
     def finish(self) -> bytes:
-        """Take what is there now and stop; a writer that lives on is not waited for."""
+        """Read the data available now and stop; do not wait for remaining writers."""
         taken = 0
         while taken < self._limit and self._read():
             taken += _CHUNK
@@ -119,34 +119,34 @@ async def _end(process: subprocess.Popen[bytes]) -> None:
     """Kill the group and reap, however often the caller is cancelled meanwhile.
 
     Raises:
-        DeadlineExceeded: it does not end; it is collected when it does.
+        DeadlineExceeded: the process does not exit; it is reaped when it does.
     """
     with contextlib.suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGKILL)
     try:
         await shielded(wait_pidfd(process.pid), deadline_s=KILLED_S, doing="the end of a command")
     finally:
-        # Also when it is a cancellation that comes out of the wait: the process has exited then.
+        # Also when the wait raises a cancellation: the process has exited then.
         if process.poll() is None:
             _collect_later(process)
 
 
 def _collect_later(process: subprocess.Popen[bytes]) -> None:
-    """Collect a process that does not end although it was killed, when it ends at last."""
+    """Reap a killed process that has not exited yet, as soon as it exits."""
     task = asyncio.ensure_future(wait_pidfd(process.pid))
     _uncollected[process.pid] = task
 
     def collect(_ended: asyncio.Future[None]) -> None:
         _uncollected.pop(process.pid, None)
-        # Nothing is waited for here: at the end of our loop it may live on.
+        # Does not wait: the process may still run when the event loop closes.
         if process.poll() is not None:
-            _log.info("process %d, which was killed, has exited at last", process.pid)
+            _log.info("process %d, which was killed, has now exited", process.pid)
 
     task.add_done_callback(collect)
 
 
 def undying(pid: int) -> str:
-    """Describe a process that was killed and goes on."""
+    """Describe a process that was killed and still runs."""
     found = procstat.read(pid)
     state = found.state if found is not None else "unknown"
     meaning = f" ({_STATES[state]})" if state in _STATES else ""
@@ -165,8 +165,8 @@ async def run(
     """Run a command, return its status and output; `started` receives its pid and start time.
 
     Raises:
-        DeadlineExceeded: it did not end in `timeout_s`; its process group was killed and reaped.
-            What does not die in `KILLED_S` is named, and reaped when it ends.
+        DeadlineExceeded: it did not exit in `timeout_s`; its process group was killed and reaped.
+            A process that does not exit in `KILLED_S` is named, and reaped when it does.
         Unavailable: no such program.
         InvalidArgument: the program cannot be started.
     """
@@ -191,11 +191,11 @@ async def run(
                 message = f"{message}; {undying(process.pid)}"
                 raise DeadlineExceeded(message, remedy=UNDYING_REMEDY) from late
             raise DeadlineExceeded(message) from error
-        except BaseException:  # cancelled, or `started` could not write down who it is
+        except BaseException:  # cancelled, or `started` could not record the process
             try:
                 await _end(process)
             except DeadlineExceeded:
-                _log.error("%s was broken off; %s", Path(argv[0]).name, undying(process.pid))
+                _log.error("%s was interrupted; %s", Path(argv[0]).name, undying(process.pid))
             raise
         finally:
             _children.discard(process.pid)

@@ -1,7 +1,7 @@
-"""The top-level flags of runsc that an image depends on, and whether two sets of them fit.
+"""The top-level flags of runsc that an image depends on, and whether two sets are compatible.
 
-Measured on the builds of 2024-07-29 and 2026-09-05, each flag in both directions. What is not here
-made no difference: file-access, file-access-mounts, host-uds, host-fifo, net-raw, oci-seccomp,
+Measured on the builds of 2024-07-29 and 2026-09-05, each flag in both directions. These made no
+difference: file-access, file-access-mounts, host-uds, host-fifo, net-raw, oci-seccomp,
 allow-suid, character-device-policy, fuse, app-huge-pages, and the folder of `root:dir=`.
 """
 
@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from shim.model import Value
 from shim.oci.document import Spec, SpecMount
 
-# What both builds use where nothing is set (`runsc flags`).
+# The defaults of both builds (`runsc flags`).
 _DEFAULTS = {
     "directfs": "true",
     "file-access": "exclusive",
@@ -25,7 +25,7 @@ _IN_MEMORY = "memory"
 
 
 class Mismatch(Value):
-    """A flag whose value at the restore does not fit the one at the save, why, and what to set."""
+    """A flag whose value at the restore is incompatible with that at the save, and why."""
 
     flag: str
     saved: str
@@ -34,7 +34,7 @@ class Mismatch(Value):
 
     @property
     def remedy(self) -> str:
-        """Say what the flag must be; for an overlay on disk any folder will do."""
+        """Describe the required value; for an overlay on disk any folder works."""
         if "dir=" in self.saved:
             where = self.saved.partition(":")[0]
             return f'set {self.flag} = "{where}:dir=FOLDER" under [runsc.flags], with any FOLDER'
@@ -42,14 +42,14 @@ class Mismatch(Value):
 
 
 def validation(flags: Mapping[str, str]) -> str:
-    """Say what runsc does about a spec that differs at a restore: enforce, warning or ignore."""
+    """Return how runsc treats a spec that differs at a restore: enforce, warning or ignore."""
     return flags.get("restore-spec-validation", "enforce")
 
 
 def of_sandbox(command_line: Sequence[str]) -> dict[str, str] | None:
-    """Read the flags that a sandbox runs with: runsc hands it all that are not at their defaults.
+    """Parse the flags of a running sandbox: runsc passes it all that differ from the defaults.
 
-    They stay as they are while the configured ones change. None where it is no sandbox of runsc's.
+    They stay the same when the configured ones change. None if the process is not a sandbox.
     """
     words = list(command_line)
     top = words[1 : words.index("boot")] if "boot" in words else []
@@ -59,14 +59,14 @@ def of_sandbox(command_line: Sequence[str]) -> dict[str, str] | None:
 
 
 def recorded(flags: Mapping[str, str]) -> dict[str, str]:
-    """Give the values in effect of the flags that a manifest records."""
+    """Return the effective values of the flags that a manifest records."""
     return {name: flags.get(name, default) for name, default in _DEFAULTS.items()}
 
 
 def mismatches(
     saved: Mapping[str, str], flags: Mapping[str, str], specs: Iterable[Spec]
 ) -> tuple[Mismatch, ...]:
-    """List the flags with which runsc would not restore; an older image records none."""
+    """List the flags that prevent a restore; none if the image, an older one, records no flags."""
     if not saved:
         return ()
     old, new = recorded(saved), recorded(flags)
@@ -91,9 +91,9 @@ def _reasons(
 
 
 def _on_disk(overlay2: str, specs: tuple[Spec, ...]) -> tuple[bool, bool]:
-    """Return whether any overlay's files lie on disk: those of root filesystems, those of mounts.
+    """Return whether overlay files are on disk, for root filesystems and for mounts.
 
-    Only what can be written has an overlay. Which folder it is does not matter to runsc.
+    Only writable ones have an overlay. runsc does not compare the folder.
     """
     where, _, medium = overlay2.partition(":")
     if not medium or medium.partition(",")[0] == _IN_MEMORY:

@@ -1,8 +1,8 @@
-"""runsc's own file about a container, and what it is not careful with.
+"""Protects runsc's state file of a container from two weaknesses of runsc.
 
-It empties the file and then writes it (runsc/container/state_file.go). Cut off in between, no
-command can be used on the container any more, though it runs. And it believes the process numbers
-in it forever, even when they are reused.
+runsc truncates the file and then writes it (runsc/container/state_file.go). If it is killed in
+between, no command works on the container any more, although it runs. runsc also never checks the
+pids in the file, even after they were reused.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ _log = logging.getLogger(__name__)
 
 
 def files_of(root: Path, name: str) -> list[Path]:
-    """List the files of exactly the container that runsc knows by this name: one, or none."""
+    """List the state files of the container with exactly this runsc id: one, or none."""
     return [*root.glob(f"{name}_sandbox:*.state")]
 
 
 def remove_lock(root: Path, name: str) -> None:
-    """Remove the lock of a container that is not there.
+    """Remove the lock file of a container that does not exist.
 
-    A runsc that was killed before it had written its state leaves it.
+    A runsc that is killed before it writes the state file leaves it.
     """
     if not files_of(root, name):
         for path in root.glob(f"{name}_sandbox:*.lock"):
@@ -37,7 +37,7 @@ def remove_lock(root: Path, name: str) -> None:
 
 
 class StateFile:
-    """What the file says before a command that writes it."""
+    """A state file's content before a command that writes it."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -45,27 +45,27 @@ class StateFile:
         self._mode = _mode(path)
 
     def repair(self) -> None:
-        """Put the file back if it was cut off; what a command has not written it has not done."""
+        """Restore the file if it was truncated: a command that wrote no state changed none."""
         if not _is_whole(self._before) or _is_whole(_read(self._path)):
             return
-        _log.warning("%s was cut off: it is put back as it was", self._path)
+        _log.warning("%s was truncated: restoring its previous content", self._path)
         try:
             write_atomic(self._path, self._before, self._mode)
         except CryoError as error:
-            _log.warning("%s cannot be put back: %s", self._path, error)
+            _log.warning("cannot restore %s: %s", self._path, error)
 
 
 def before_delete(root: Path, name: str) -> None:
-    """Make a container's file ready for `runsc delete`."""
+    """Prepare a container's state file for `runsc delete`."""
     for path in files_of(root, name):
         forget_ended(path)
 
 
 def forget_ended(path: Path, proc: Path = _PROC) -> None:
-    """Take the numbers of processes that have exited out of a file, before `runsc delete`.
+    """Remove the pids of exited processes from a file, before `runsc delete`.
 
-    That one sends SIGKILL to each number without a look at who has it (Sandbox.destroy and
-    Container.stop in runsc), and on a busy host this is soon somebody else: another's sandbox.
+    That sends SIGKILL to each pid without a check (Sandbox.destroy and Container.stop in runsc),
+    and on a busy host a pid is soon reused, for instance by another sandbox.
     """
     try:
         state = json.loads(_read(path))
@@ -81,11 +81,11 @@ def forget_ended(path: Path, proc: Path = _PROC) -> None:
     try:
         write_atomic(path, json.dumps(state).encode(), _mode(path))
     except CryoError as error:
-        _log.warning("%s has numbers of ended processes: %s", path, error)
+        _log.warning("cannot remove the pids of exited processes from %s: %s", path, error)
 
 
 def gofer_pid(root: Path, name: str) -> int:
-    """Return the number of a container's gofer; 0 where it has none, or none that lives."""
+    """Return the pid of a container's gofer; 0 if it has none, or it has exited."""
     for path in files_of(root, name):
         try:
             state = json.loads(_read(path))
@@ -98,7 +98,7 @@ def gofer_pid(root: Path, name: str) -> int:
 
 
 def _numbers(state: dict[str, Any]) -> list[tuple[dict[str, Any], str]]:
-    """List where the numbers stand that a delete kills; a member's sandbox is not one of them."""
+    """List the fields with pids that a delete kills, which excludes a member's sandbox."""
     places = [(state, "goferPid")]
     sandbox = state.get("sandbox")
     if isinstance(sandbox, dict) and sandbox.get("id") == state.get("id"):
@@ -107,7 +107,7 @@ def _numbers(state: dict[str, Any]) -> list[tuple[dict[str, Any], str]]:
 
 
 def _is_ours(pid: object, state: dict[str, Any], proc: Path) -> bool:
-    """Whether a process was started for this container, by the bundle that it was given."""
+    """Whether a process was started for this container, judged by its `--bundle`."""
     try:
         raw = (proc / str(pid) / "cmdline").read_bytes()
     except OSError:

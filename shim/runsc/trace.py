@@ -1,11 +1,11 @@
-"""Ask the sentry which processes descend from an exec.
+"""Query the sentry for the processes that descend from an exec.
 
-The sentry keeps with each task whether it, or an ancestor, came in by exec (TaskOrigin in
-pkg/sentry/kernel/task.go), and a restore kills those that did (runsc/boot/restore.go). Parents and
-sessions do not show it once a shell has exited and its child has a session of its own. Nothing
-prints it but a trace session, whose events carry `is_exec_session`: a pause and a resume make each
-process enter its system call again, and with that yield an event. Both take milliseconds, and a
-save does the same to every process.
+The sentry records for each task whether it, or an ancestor, was started by exec (TaskOrigin in
+pkg/sentry/kernel/task.go), and a restore kills those (runsc/boot/restore.go). Parents and sessions
+do not show it once a shell has exited and its child has its own session. Only a trace session
+reports it, in events with `is_exec_session`: a pause and a resume make each process reenter its
+system call, which causes an event. Both take milliseconds, and a save does the same to every
+process.
 """
 
 from __future__ import annotations
@@ -20,16 +20,16 @@ from pathlib import Path
 from shim.errors import Unavailable
 from shim.runsc import kernel, urpc
 
-# Only one session can exist, and only under this name.
+# Only one session can exist, and only with this name.
 _SESSION = "Default"
 _FIELDS = ("group_id", "is_exec_session")
-# System calls that can block have lower numbers in every version and on every architecture.
+# All system calls that can block have lower numbers, in every version and architecture.
 _SYSCALLS = 335
 # In ContextData of pkg/sentry/seccheck/points/common.proto.
 _CONTEXT, _GROUP_ID, _IS_EXEC = 1, 4, 11
 _BUFFER_BYTES = 4 << 20
 _MESSAGE_BYTES = 64 << 10
-# Events that are read before the event loop gets its turn.
+# How many events are read before returning to the event loop.
 _AT_ONCE = 64
 _EVENTS_S = 0.25
 _RESUME_S = 30.0
@@ -37,9 +37,9 @@ _SO_SNDBUFFORCE = 32  # asm-generic/socket.h
 
 
 def parse(message: bytes) -> tuple[int, bool] | None:
-    """Read an event: the number of its process, and whether that descends from an exec.
+    """Parse an event: the pid of its process, and whether that descends from an exec.
 
-    None where the message is of another form.
+    None if the message has another form.
     """
     try:
         (header,) = struct.unpack_from("<H", message)
@@ -95,13 +95,13 @@ class _Events:
         self._own, self.far = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         for end in (self._own, self.far):
             end.setblocking(False)
-        # The sentry drops what does not fit: the application must not wait for us.
+        # The sentry drops events that do not fit, so that the application never waits.
         with contextlib.suppress(OSError):
             self.far.setsockopt(socket.SOL_SOCKET, _SO_SNDBUFFORCE, _BUFFER_BYTES)
         asyncio.get_running_loop().add_reader(self._own, self._read)
 
     def _read(self) -> None:
-        """Read a few events: a busy container sends them as fast as they are read."""
+        """Read a limited number of events: a busy container sends as fast as they are read."""
         with contextlib.suppress(BlockingIOError, ConnectionError):
             for _ in range(_AT_ONCE):
                 message = self._own.recv(_MESSAGE_BYTES)
@@ -112,7 +112,7 @@ class _Events:
                     return
 
     async def complete(self) -> None:
-        """Wait until every wanted process has made a call, or for as long as that may take."""
+        """Wait, up to `_EVENTS_S`, until every wanted process has made a system call."""
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(_EVENTS_S):
                 await self._complete.wait()
@@ -124,15 +124,15 @@ class _Events:
 
 
 async def exec_descendants(path: Path, wanted: Collection[int]) -> dict[int, bool]:
-    """Return for processes of a running sandbox whether they descend from an exec.
+    """Return, by pid, whether processes of a running sandbox descend from an exec.
 
-    `path` is the sandbox's control socket, `wanted` are numbers of its root pid namespace. One
-    that was not reported is missing in the result: a stopped one, or one that makes no call.
-    The caller sees to it that the sandbox is not left paused when it fails.
+    `path` is the sandbox's control socket, `wanted` are pids in its root pid namespace. The result
+    omits a process without an event: a stopped one, or one that makes no system call. On failure
+    the sandbox may be left paused; the caller must check that.
 
     Raises:
-        NoSession: the sentry has no such trace, or another client uses it at the moment.
-        Unavailable: it does not answer.
+        NoSession: the sentry has no such trace, or another client has a session.
+        Unavailable: the sentry does not answer.
     """
     events = _Events(wanted)
     try:
@@ -162,6 +162,6 @@ async def _create(path: Path, far: socket.socket) -> None:
 
 
 async def end(path: Path) -> None:
-    """Remove the trace session, where there is one: it would cost each system call some time."""
+    """Remove the trace session, if any, because it slows each system call."""
     with contextlib.suppress(Unavailable):
         await urpc.call(path, "containerManager.DeleteTraceSession", _SESSION)

@@ -1,8 +1,8 @@
-"""A question to the sentry over its control socket: a hundred times faster than a runsc command.
+"""Calls to the sentry over its control socket: a hundred times faster than a runsc command.
 
-The wire is runsc's own and not documented (pkg/urpc/urpc.go; the core set of methods has not
-changed from 2022 to 2026), so only a read is done this way, or what no command can do, and whatever
-is not as expected makes the caller use the command instead.
+The protocol is runsc's own and undocumented (pkg/urpc/urpc.go; the core set of methods did not
+change from 2022 to 2026), so it is used only for reads and for what no command can do. On any
+unexpected answer the caller uses the command instead.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ from shim.errors import Unavailable
 _TIMEOUT_S = 2.0
 _LIMIT_BYTES = 4 << 20
 _CHUNK_BYTES = 64 << 10
-# Up to the next quote or bracket, which is not taken; of an escape both halves are.
+# Up to, not including, the next quote or bracket; an escape is consumed as a pair.
 _REST_OF_STRING = re.compile(rb'(?:[^"\\]++|\\.)*+', re.DOTALL)
 _REST_OF_PLAIN = re.compile(rb'[^"{}\[\]]*+')
 
 
 class CallFailed(Unavailable):
-    """The sentry has answered that it did not do what it was asked for."""
+    """The sentry answered with an error."""
 
 
 async def call(
@@ -39,7 +39,7 @@ async def call(
     timeout_s: float = _TIMEOUT_S,
     fds: Sequence[int] = (),
 ) -> Any:
-    """Call a method of the sentry and return its result; it gets copies of the descriptors `fds`.
+    """Call a method of the sentry with copies of the descriptors `fds`; return its result.
 
     Raises:
         CallFailed: the answer is an error.
@@ -55,9 +55,9 @@ async def call(
 
 @contextlib.contextmanager
 def reachable(path: Path) -> Iterator[str]:
-    """Name a socket by a descriptor: an address must fit in 108 bytes, a path need not.
+    """Name a socket through a descriptor: an address is limited to 108 bytes, a path is not.
 
-    With the ids of Kubernetes it does not; runsc itself goes by a descriptor then.
+    Kubernetes ids make paths that are too long; runsc then uses a descriptor too.
     """
     fd = os.open(path, os.O_PATH | os.O_CLOEXEC)
     try:
@@ -70,7 +70,7 @@ async def _exchange(path: Path, request: dict[str, object], fds: Sequence[int]) 
     data = json.dumps(request).encode()
     connection = await _connect(path)
     try:
-        if fds:  # they travel with the first byte
+        if fds:  # sent with the first byte
             socket.send_fds(connection, [data[:1]], list(fds))
             data = data[1:]
         reader, writer = await asyncio.open_unix_connection(sock=connection)
@@ -106,19 +106,19 @@ async def _connect(path: Path) -> socket.socket:
 
 
 async def _document(reader: asyncio.StreamReader) -> Any:
-    """Read one JSON document: nothing on the wire says where it ends but its own form."""
+    """Read one JSON document; the protocol has no framing, so its syntax determines its end."""
     whole = Document()
     while not whole.complete:
         data = await reader.read(_CHUNK_BYTES)
         if not data:
-            message = "the answer is cut short"
+            message = "the answer is truncated"
             raise ValueError(message)
         whole.feed(data)
     return whole.value()
 
 
 class Document:
-    """One JSON object or array that comes in pieces, each of which is looked at once."""
+    """One JSON object or array that arrives in chunks, each scanned once."""
 
     def __init__(self, limit_bytes: int = _LIMIT_BYTES) -> None:
         self._limit_bytes = limit_bytes
@@ -129,10 +129,10 @@ class Document:
         self.complete = False
 
     def feed(self, data: bytes) -> None:
-        """Take the next piece.
+        """Add the next chunk.
 
         Raises:
-            ValueError: it is too long, or no object or array.
+            ValueError: the document is too long.
         """
         self._data += data
         if len(self._data) > self._limit_bytes:
@@ -142,14 +142,14 @@ class Document:
             pass
 
     def _step(self) -> bool:
-        """Look at what comes next; False when that is not there yet."""
+        """Scan to the next mark; False when it has not arrived yet."""
         if self._in_string:
             self._at = _REST_OF_STRING.match(self._data, self._at).end()  # type: ignore[union-attr]
         else:
             self._at = _REST_OF_PLAIN.match(self._data, self._at).end()  # type: ignore[union-attr]
         mark = self._data[self._at : self._at + 1]
         if not mark or mark == b"\\":
-            return False  # an escape that the piece cuts in two is looked at again with the next
+            return False  # an escape split across chunks is scanned again with the next one
         self._at += 1
         if mark == b'"':
             self._in_string = not self._in_string
@@ -159,7 +159,7 @@ class Document:
         return True
 
     def value(self) -> Any:
-        """Read it.
+        """Decode the document.
 
         Raises:
             ValueError: it is not JSON.

@@ -95,7 +95,7 @@ async def test_calls_that_hang_are_counted(monkeypatch: pytest.MonkeyPatch) -> N
     try:
         with pytest.raises(DeadlineExceeded):
             await file_call(may_end.wait, doing="look", deadline_s=0.01)
-        with pytest.raises(Unavailable, match="1 calls to filesystems do not end"):
+        with pytest.raises(Unavailable, match="1 filesystem calls are hung"):
             await file_call(may_end.wait, doing="look")
     finally:
         may_end.set()
@@ -135,7 +135,7 @@ async def test_calls_whose_callers_have_left_are_counted(monkeypatch: pytest.Mon
     may_end = threading.Event()
     await leave_a_call(may_end)
     try:
-        with pytest.raises(Unavailable, match="1 calls to filesystems do not end"):
+        with pytest.raises(Unavailable, match="1 filesystem calls are hung"):
             await file_call(lambda: 7, doing="look")
     finally:
         may_end.set()

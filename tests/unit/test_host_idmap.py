@@ -134,7 +134,7 @@ def test_a_kernel_without_them_is_named(tmp_path: Path, monkeypatch: pytest.Monk
     if os.geteuid() != 0:
         pytest.skip("a user namespace with these ids needs root")
 
-    with pytest.raises(Unimplemented, match="other owners") as caught:
+    with pytest.raises(Unimplemented, match="idmapped mount") as caught:
         idmap.mount_mapped(tmp_path, tmp_path, Maps("0 100000 65536\n", "0 100000 65536\n"))
 
     assert "kernel" in caught.value.remedy

@@ -50,7 +50,7 @@ def test_addresses_that_others_can_reach(trie: str, inet6: str, expected: tuple[
 
 def test_a_namespace_that_is_gone(tmp_path: Path) -> None:
     """It is named, with what to do."""
-    with pytest.raises(FailedPrecondition, match="gone is not there") as caught:
+    with pytest.raises(FailedPrecondition, match="gone does not exist") as caught:
         netns.addresses(tmp_path / "gone")
 
-    assert "make it" in caught.value.remedy
+    assert "create it" in caught.value.remedy

@@ -131,7 +131,7 @@ async def test_work_that_ignores_its_cancellation_is_left_and_named(
         ended.set()
         raise Busy("too late")
 
-    with pytest.raises(DeadlineExceeded, match="goes on although it was cancelled"):
+    with pytest.raises(DeadlineExceeded, match="still runs although it was cancelled"):
         await shielded(ignores(), deadline_s=0.01, grace_s=0.01, doing="ignore it")
 
     with caplog.at_level(logging.WARNING):

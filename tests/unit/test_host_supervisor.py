@@ -344,7 +344,7 @@ async def test_supervisor_that_does_not_answer(
     monkeypatch.setattr(starter, "_HELLO_S", 0.2)
     os.kill(supervisor.pid, signal.SIGSTOP)
     try:
-        with pytest.raises(Unavailable, match="does not answer"):
+        with pytest.raises(Unavailable, match="did not answer"):
             await SupervisorClient.connect(state_dir)
     finally:
         os.kill(supervisor.pid, signal.SIGCONT)
@@ -381,7 +381,7 @@ async def test_broken_memory_is_no_obstacle(state_dir: Path) -> None:
 
     supervisor = await SupervisorClient.connect(state_dir)
 
-    assert "are lost" in (state_dir / "keeper.log").read_text()
+    assert "cannot load" in (state_dir / "keeper.log").read_text()
     await supervisor.close()
 
 

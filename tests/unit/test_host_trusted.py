@@ -199,5 +199,5 @@ def test_a_file_with_a_second_name_is_refused(tmp_path: Path) -> None:
     (tmp_path / "file").touch(mode=0o600)
     (tmp_path / "other").hardlink_to(tmp_path / "file")
 
-    with pytest.raises(PermissionDenied, match="has 2 names"):
+    with pytest.raises(PermissionDenied, match="has 2 hard links"):
         trusted.open_file(tmp_path / "other", os.O_RDWR)

@@ -78,14 +78,14 @@ def test_null_parts_are_absent_parts(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "said"),
     (
-        ("", "no JSON"),
-        ("{", "no JSON"),
+        ("", "not JSON"),
+        ("{", "not JSON"),
         ("[]", "not a JSON object"),
-        ("nul", "no JSON"),
-        ('{"ociVersion": NaN}', "no JSON"),
-        ("[" * 100_000, "no JSON"),
+        ("nul", "not JSON"),
+        ('{"ociVersion": NaN}', "not JSON"),
+        ("[" * 100_000, "not JSON"),
         ('{"x": 1e999}', "config.json"),
-        ("1" * 5000, "no JSON"),
+        ("1" * 5000, "not JSON"),
         (json.dumps(minimal(ociVersion="")), "no ociVersion"),
         (json.dumps(minimal(root=None)), "no root.path"),
         (json.dumps(minimal(root={"path": ""})), "no root.path"),
@@ -109,7 +109,7 @@ def test_bytes_that_are_no_text_are_refused(tmp_path: Path) -> None:
     """A config.json that is not UTF-8 is no JSON."""
     (tmp_path / "config.json").write_bytes(b'{"a": "\xff"}')
 
-    with pytest.raises(InvalidBundle, match="no JSON"):
+    with pytest.raises(InvalidBundle, match="not JSON"):
         document.load(tmp_path)
 
 

@@ -95,7 +95,7 @@ def test_the_variable_may_hold_cdi_names() -> None:
 )
 def test_the_variable_names_nvidia_gpus_alone(name: str) -> None:
     """An image cannot have another vendor's device, nor a claim of somebody else's."""
-    with pytest.raises(InvalidArgument, match=r"is no nvidia\.com/gpu") as caught:
+    with pytest.raises(InvalidArgument, match=r"is not nvidia\.com/gpu") as caught:
         gpu_request(spec(f"NVIDIA_VISIBLE_DEVICES=nvidia.com/gpu=0,{name}"))
 
     assert "annotation" in caught.value.remedy

@@ -98,7 +98,7 @@ async def test_another_program_is_no_runsc(tmp_path: Path) -> None:
     """A program that answers something else is refused by name."""
     other = Script(tmp_path)
 
-    with pytest.raises(Unavailable, match="does not answer like runsc") as caught:
+    with pytest.raises(Unavailable, match="is not runsc") as caught:
         await probe(str(other.path))
     assert "config.toml" in caught.value.remedy
 

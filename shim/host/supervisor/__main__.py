@@ -1,4 +1,4 @@
-"""`python -I -m shim.host.supervisor SOCKET READY_FD`: become the supervisor."""
+"""`python -I -m shim.host.supervisor SOCKET READY_FD`: run as the supervisor."""
 
 from shim.host.supervisor.server import main
 

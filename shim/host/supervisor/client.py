@@ -1,4 +1,4 @@
-"""The sidecar's client of the supervisor: always there, although that process may be killed."""
+"""The sidecar's client of the supervisor; it reconnects when that process was killed."""
 
 from __future__ import annotations
 
@@ -18,23 +18,23 @@ from shim.host.supervisor.exits import Exited
 
 _log = logging.getLogger(__name__)
 _IDLE_S = 60.0
-# A call waits this long while another supervisor is being started.
+# How long a call waits while a new supervisor is being started.
 _RECONNECT_S = 20.0
-# How many supervisors a request may lose before it is the caller's turn to try again.
+# How many supervisors a request is sent to, one after the other, before it fails.
 _TRIES = 3
 _NAME_MAX = 128
 _DIGEST_BYTES = 16
 
 
 class SupervisorClient:
-    """Starts and watches processes by way of a supervisor process.
+    """Starts and watches processes through a supervisor process.
 
-    When that process is gone, another one is started, and calls wait for it. What was started goes
-    on, and how it ends is then learned from its pidfd. The descriptors that it held are closed.
+    When that process exits, a new one is started, and calls wait for it. The processes that were
+    started keep running; their exits are then read from pidfds. The held descriptors are closed.
     """
 
     def __init__(self, state_dir: Path, idle_s: float = _IDLE_S) -> None:
-        """Take the state folder; use `connect` instead."""
+        """Use `connect` instead."""
         self._state_dir = state_dir
         self._idle_s = idle_s
         self._connection: Connection
@@ -43,9 +43,9 @@ class SupervisorClient:
 
     @classmethod
     async def connect(cls, state_dir: Path, *, idle_s: float = _IDLE_S) -> SupervisorClient:
-        """Reach the supervisor of `state_dir`; start it when it does not answer.
+        """Connect to the supervisor of `state_dir`; start it when it does not answer.
 
-        `idle_s` is how long a supervisor started here stays with nothing to do.
+        `idle_s` is the idle time after which a supervisor started here exits.
 
         Raises:
             Unavailable: it does not start or does not answer.
@@ -56,7 +56,7 @@ class SupervisorClient:
 
     @property
     def pid(self) -> int:
-        """Return the process id of the supervisor, or of the one that has gone last."""
+        """Return the process id of the supervisor, or of the last one if it has exited."""
         return self._connection.pid
 
     async def spawn(
@@ -74,12 +74,12 @@ class SupervisorClient:
         Raises:
             NotFound: no such program.
             InvalidArgument: a NUL in it, or more than 160 KiB of arguments and environment.
-            Unavailable: the supervisor went when it had begun, or no other one starts.
+            Unavailable: the supervisor exited during the spawn, or a new one does not start.
         """
         fields = {
             "argv": list(argv),
             "env": dict(environment() if env is None else env),
-            "cwd": "/",  # a supervisor of an earlier release asks for it
+            "cwd": "/",  # required by a supervisor of an earlier release
         }
         answer = await self._ask(
             "spawn", fields, [stdin, stdout, stderr, *pass_fds], doing=f"start {argv[0]}"
@@ -87,10 +87,10 @@ class SupervisorClient:
         return ProcessId(answer.fields["pid"], answer.fields["start"])
 
     async def wait(self, pid: int, start: int) -> Exited:
-        """Return how a process ended, when it has, even if the supervisor is lost meanwhile.
+        """Wait for a process and return its exit, even if the supervisor is lost meanwhile.
 
         Raises:
-            Unavailable: this was closed.
+            Unavailable: the client was closed.
         """
         if self.closed:
             raise _closed()
@@ -105,9 +105,9 @@ class SupervisorClient:
         return exited if exited.known else await self._ask_again(process) or exited
 
     async def _ask_again(self, process: ProcessId) -> Exited | None:
-        """Ask the present supervisor how a process exited; None where it does not know.
+        """Ask the current supervisor for a process's exit; None if unknown there.
 
-        It may be the one that started the process: only the connection may have been lost.
+        It may be the one that started the process, if only the connection was lost.
         """
         try:
             exited = await (await self._connected()).wait(process)
@@ -116,18 +116,18 @@ class SupervisorClient:
         return exited if exited.known else None
 
     async def hold(self, name: str, fd: int) -> None:
-        """Have a copy of `fd` kept open under `name`."""
+        """Make the supervisor keep a copy of `fd` open under `name`."""
         fields = {"name": _fitting(name)}
         await self._ask("hold", fields, [fd], doing=f"hold {name}")
 
     async def fetch(self, name: str) -> int | None:
-        """Return a copy of what is held under `name`, which is then the caller's to close."""
+        """Return a copy of the descriptor held under `name`; the caller closes it."""
         fields = {"name": _fitting(name)}
         answer = await self._ask("fetch", fields, [], doing=f"fetch {name}")
         return answer.fds[0] if answer.fds else None
 
     async def _ask(self, op: str, fields: dict[str, Any], fds: list[int], *, doing: str) -> Answer:
-        """Ask the supervisor, and the one after it where it went without having begun."""
+        """Send a request; send it again to a new supervisor if the old one had not begun it."""
         for _ in range(_TRIES - 1):
             try:
                 return await (await self._connected()).ask(op, fields, fds, doing=doing)
@@ -137,10 +137,10 @@ class SupervisorClient:
         return await (await self._connected()).ask(op, fields, fds, doing=doing)
 
     async def drop(self, name: str) -> None:
-        """Have what is held under `name` closed; nothing there is fine."""
+        """Make the supervisor close what it holds under `name`, if anything."""
         connection = self._connection
         if connection.closed:
-            return  # what it held was closed with it
+            return  # its descriptors were closed when it exited
         try:
             await connection.ask("drop", {"name": _fitting(name)}, [], doing=f"drop {name}")
         except Unavailable:
@@ -148,20 +148,20 @@ class SupervisorClient:
                 raise
 
     async def close(self) -> None:
-        """Leave; the supervisor stays."""
+        """Close the connection; the supervisor keeps running."""
         self.closed = True
         if self._connecting is not None:
             self._connecting.cancel()
             await asyncio.wait({self._connecting})
         self._connection.close()
 
-    # Another supervisor when one is gone
+    # Reconnecting
 
     async def _connected(self) -> Connection:
-        """Return the connection; while another supervisor is being started, wait for that.
+        """Return the connection; while a new supervisor is being started, wait for it.
 
         Raises:
-            Unavailable: it does not start.
+            Unavailable: the supervisor does not start.
         """
         if self.closed:
             raise _closed()
@@ -173,13 +173,13 @@ class SupervisorClient:
                 return await asyncio.shield(connecting)
         except TimeoutError as error:
             message = (
-                f"the supervisor is gone, and another did not start within {_RECONNECT_S:.0f} s"
+                f"the supervisor exited, and a new one did not start within {_RECONNECT_S:.0f} s"
             )
             raise Unavailable(message, remedy=f"read {self._state_dir}/keeper.log") from error
 
     def _on_lost(self) -> None:
-        """Start another one at once: the next call is not to wait for it."""
-        _log.error("the supervisor of %s is gone; starting another one", self._state_dir)
+        """Start a new supervisor at once, so that the next call need not wait for it."""
+        _log.error("the supervisor of %s exited; starting a new one", self._state_dir)
         if not self.closed:
             self._reconnect()
 
@@ -196,11 +196,11 @@ class SupervisorClient:
         error = done.exception()
         if error is None:
             self._connection = done.result()
-            _log.warning("supervisor %d serves %s now", self._connection.pid, self._state_dir)
+            _log.warning("supervisor %d now serves %s", self._connection.pid, self._state_dir)
         elif isinstance(error, CryoError):
-            _log.error("no other supervisor could be started: %s", error)
+            _log.error("cannot start a new supervisor: %s", error)
         else:
-            _log.error("no other supervisor could be started", exc_info=error)
+            _log.error("cannot start a new supervisor", exc_info=error)
 
 
 def _closed() -> Unavailable:
@@ -208,7 +208,7 @@ def _closed() -> Unavailable:
 
 
 def _fitting(name: str) -> str:
-    """Make a name of any length one that the supervisor takes: long ids of containers and execs."""
+    """Shorten a name (long container and exec ids) to a length that the supervisor accepts."""
     if len(name) <= _NAME_MAX:
         return name
     digest = hashlib.blake2b(name.encode(), digest_size=_DIGEST_BYTES).hexdigest()

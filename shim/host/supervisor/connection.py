@@ -21,24 +21,24 @@ _ANSWER_S = 30.0
 
 
 class Answer(NamedTuple):
-    """What a request brought: plain data, and descriptors that are the caller's."""
+    """The answer to a request: plain data, and descriptors that the caller owns."""
 
     fields: dict[str, Any]
     fds: list[int]
 
 
 class Lost(Unavailable):
-    """The supervisor went; `begun` is whether it may have done what it was asked."""
+    """The supervisor exited; `begun` is whether it may have carried out the request."""
 
     def __init__(self, *, begun: bool) -> None:
-        super().__init__("the supervisor is gone", remedy="try again: another one is started")
+        super().__init__("the supervisor exited", remedy="retry: a new one is being started")
         self.begun = begun
 
 
 class Connection:
-    """A connection to the supervisor. All methods raise Unavailable once it is over.
+    """A connection to the supervisor. All methods raise Unavailable once it is closed.
 
-    `pid` is the supervisor's own. `on_lost` is called once when the supervisor is gone.
+    `pid` is the supervisor's. `on_lost` is called once, when the supervisor exits.
     """
 
     def __init__(self, sock: socket.socket, on_lost: Callable[[], None]) -> None:
@@ -49,7 +49,7 @@ class Connection:
         self._loop = asyncio.get_running_loop()
         self._pending: dict[int, asyncio.Future[Answer]] = {}
         self._waits: dict[ProcessId, asyncio.Future[Answer]] = {}
-        # The requests that may have been begun: all, until the supervisor is seen to say which.
+        # Requests that may have been begun: all, until the supervisor is seen to send `begun`.
         self._begun: set[int] = set()
         self._says_begun = False
         self._number = 0
@@ -58,10 +58,10 @@ class Connection:
 
     @classmethod
     async def open(cls, state_dir: Path, idle_s: float, on_lost: Callable[[], None]) -> Connection:
-        """Reach the supervisor of `state_dir`; start it when there is none.
+        """Connect to the supervisor of `state_dir`; start it when there is none.
 
         Raises:
-            Unavailable: it does not start or does not answer.
+            Unavailable: the supervisor does not start or does not answer.
         """
         loop = asyncio.get_running_loop()
         dialled = loop.run_in_executor(None, starter.connect, state_dir, idle_s)
@@ -78,12 +78,12 @@ class Connection:
         return self._gone is not None
 
     async def ask(self, op: str, fields: dict[str, Any], fds: list[int], *, doing: str) -> Answer:
-        """Send a request and return its answer; a cancelled caller leaves nothing.
+        """Send a request and return its answer; cancelling leaves nothing behind.
 
         Raises:
             CryoError: the supervisor refused.
-            Lost: it is gone.
-            Unavailable: it did not answer in time.
+            Lost: the supervisor exited.
+            Unavailable: the supervisor did not answer in time.
         """
         number = self._send(op, fields, fds)
         future = self._pending[number]
@@ -93,7 +93,7 @@ class Connection:
         except TimeoutError as error:
             _give_up_on(future)
             message = f"the supervisor did not {doing} within {_ANSWER_S:.0f} s"
-            raise Unavailable(message, remedy="look at its process, cryo-supervisor") from error
+            raise Unavailable(message, remedy="check its process, cryo-supervisor") from error
         except asyncio.CancelledError:
             _give_up_on(future)
             raise
@@ -105,7 +105,7 @@ class Connection:
         return answer
 
     async def wait(self, process: ProcessId) -> Exited:
-        """Return how a process ended, when it has; waits for one process share a request."""
+        """Wait for a process and return its exit; waits for one process share a request."""
         future = self._waits.get(process)
         if future is None:
             number = self._send("wait", {"pid": process.pid, "start": process.start}, [])
@@ -115,7 +115,7 @@ class Connection:
         return Exited.with_timestamp(fields["status"], fields["at"], known=fields["known"])
 
     def close(self) -> None:
-        """Leave; the supervisor stays."""
+        """Close the connection; the supervisor keeps running."""
         self._end(Unavailable("the connection to the supervisor was closed"))
 
     def _send(self, op: str, fields: dict[str, Any], fds: list[int]) -> int:
@@ -127,7 +127,7 @@ class Connection:
         try:
             self._peer.send({"n": self._number, "op": op, **fields}, fds)
         except ValueError as error:
-            raise InvalidArgument(str(error), remedy="pass less, or in a file") from error
+            raise InvalidArgument(str(error), remedy="pass less, or pass it in a file") from error
         except OSError as error:
             self._lose()
             raise Lost(begun=False) from error
@@ -154,7 +154,7 @@ class Connection:
             received = None
         except wire.BadMessage:
             received = None
-            self._begun.update(self._pending)  # the supervisor is there, and goes on reading
+            self._begun.update(self._pending)  # the supervisor runs and continues to read
         if received is None:
             self._lose()
         else:
@@ -175,7 +175,7 @@ class Connection:
     def _waited(self, process: ProcessId, done: asyncio.Future[Answer]) -> None:
         self._waits.pop(process, None)
         if not done.cancelled():
-            done.exception()  # there may be no caller any more
+            done.exception()  # marked as retrieved: the caller may have been cancelled
 
     def _lose(self) -> None:
         if self._gone is None:
@@ -184,7 +184,7 @@ class Connection:
             self._on_lost()
 
     def _read_rest(self) -> None:
-        """Deliver what the supervisor had said by its end; a reset comes first, once."""
+        """Deliver the messages sent before the supervisor exited; a reset comes first, once."""
         while True:
             try:
                 received = wire.receive(self._peer.sock)
@@ -219,13 +219,13 @@ def _refusal(fields: dict[str, Any], doing: str) -> CryoError:
 
 
 def _give_up_on(future: asyncio.Future[Answer]) -> None:
-    """Undo an answer that came in the same turn of the loop as its caller left."""
+    """Undo an answer that arrived in the loop iteration in which its caller was cancelled."""
     if future.done() and not future.cancelled() and future.exception() is None:
         _give_up(future.result())
 
 
 def _give_up(answer: Answer) -> None:
-    """Undo what has no caller any longer: close descriptors, end a process just started."""
+    """Undo an answer without a caller: close its descriptors, kill a process just started."""
     wire.close_all(answer.fds)
     if "pid" in answer.fields:
         procs.kill(answer.fields["pid"], answer.fields["start"], signal.SIGKILL)

@@ -1,4 +1,4 @@
-"""Exits of processes: reaping, and a bounded memory of them."""
+"""Exits of processes: reaping them, and a bounded history."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from shim.host.process_id import ProcessId
 
 _ANYBODY_MAX = 4096
 _SPAWNED_MAX = 16384
-# struct pidfd_info, first version: what is asked and answered, ids, the exit code. Source: pidfd.h
+# struct pidfd_info, first version: request and reply mask, ids, exit code. Source: pidfd.h
 _INFO = struct.Struct("=QQ11Ii")
 _INFO_EXIT = 1 << 3
 _GET_INFO = 3 << 30 | _INFO.size << 16 | 0xFF << 8 | 11
 
 
 class Exited(NamedTuple):
-    """How a process exited. Where `known` is false its status could not be read, and is 255."""
+    """How a process exited. If `known` is false its status could not be read, and is 255."""
 
     status: int
     at: datetime
@@ -29,15 +29,15 @@ class Exited(NamedTuple):
 
     @classmethod
     def with_timestamp(cls, status: int, at_s: float, *, known: bool = True) -> Self:
-        """Take the time in seconds since 1970, as messages and files have it."""
+        """Make one from a time in seconds since 1970, as in messages and files."""
         return cls(status, datetime.fromtimestamp(at_s, UTC), known)
 
 
 class Exits:
-    """Every spawned child's exit until it is asked for, and the newest others."""
+    """The exit of every spawned child until it is asked for, and the newest of the others."""
 
     def __init__(self, others_max: int = _ANYBODY_MAX) -> None:
-        """Remember nothing yet; `others_max` bounds the exits that were asked for already."""
+        """`others_max` bounds the number of exits kept after they were asked for."""
         self._others_max = others_max
         self._unasked: dict[ProcessId, Exited | None] = {}
         self._ended: dict[ProcessId, Exited] = {}
@@ -47,13 +47,13 @@ class Exits:
         return len(self._unasked) + len(self._ended)
 
     def expect(self, process: ProcessId) -> None:
-        """Remember this child's exit until it is asked for, however many others exit meanwhile."""
+        """Keep this child's exit until it is asked for, however many others exit meanwhile."""
         self._unasked[process] = None
         if len(self._unasked) > _SPAWNED_MAX:
             del self._unasked[next(iter(self._unasked))]
 
     def ask(self, process: ProcessId) -> Exited | None:
-        """Return how it exited; None where it has not, or is not known."""
+        """Return a process's exit; None if it has not exited or is unknown."""
         exited = self._unasked.get(process)
         if exited is not None:
             del self._unasked[process]
@@ -79,14 +79,14 @@ class Exits:
         return [[*process, each.status, each.at.timestamp()] for process, each in both.items()]
 
     def load(self, rows: list[list[float]]) -> None:
-        """Take over what an earlier supervisor has dumped."""
+        """Load what an earlier supervisor dumped."""
         for pid, start, status, at in rows:
             exited = Exited.with_timestamp(int(status), float(at))
             self._remember(ProcessId(int(pid), int(start)), exited)
 
 
 def reap_one() -> tuple[ProcessId, Exited] | None:
-    """Reap one child that has exited; None where there is none."""
+    """Reap one child that has exited; None if there is none."""
     try:
         found = os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
     except ChildProcessError:
@@ -99,16 +99,16 @@ def reap_one() -> tuple[ProcessId, Exited] | None:
 
 
 def reap(pid: int) -> Exited | None:
-    """Reap a child that has exited; None while threads of it other than the first one run."""
+    """Reap a child that has exited; None while threads other than its first one run."""
     try:
         ended, code = os.waitpid(pid, os.WNOHANG)
-    except ChildProcessError:  # another waiter has
+    except ChildProcessError:  # another waiter has reaped it
         return unknown()
     return Exited(from_wait_status(code), _now()) if ended else None
 
 
 def _reaped_code(pidfd: int) -> int | None:
-    """Return the wait status that a pidfd has of its process; None where it has none."""
+    """Return the wait status that a pidfd reports for its process; None if it has none."""
     asked = bytearray(_INFO.pack(_INFO_EXIT, *[0] * 13))
     try:
         fcntl.ioctl(pidfd, _GET_INFO, asked)
@@ -128,7 +128,7 @@ def _now() -> datetime:
 
 
 def has_children() -> bool:
-    """Return whether there is any child, exited or not."""
+    """Return whether this process has any child, exited or not."""
     try:
         os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
     except ChildProcessError:
@@ -137,10 +137,10 @@ def has_children() -> bool:
 
 
 def foreign_exit(process: ProcessId, pidfd: int | None = None) -> Exited | None:
-    """Return the exit of a process that is not our child; None while it runs.
+    """Return the exit of a process that is not a child of this one; None while it runs.
 
-    /proc has the status until the parent has reaped it. After that a pidfd that was opened before
-    has it (since Linux 6.15); without one, it is 255 and not known.
+    /proc has the status until the parent has reaped the process. After that a pidfd opened before
+    has it (since Linux 6.15); otherwise it is 255, unknown.
     """
     found = procstat.read(process.pid)
     if found is None or found.start != process.start:

@@ -9,14 +9,14 @@ _NAME_MAX = 128
 
 
 class FdStore:
-    """Descriptors by name; each is owned here until it is dropped or replaced."""
+    """Owns descriptors by name, until each is dropped or replaced."""
 
     def __init__(self) -> None:
-        """Begin with none."""
+        """Start empty."""
         self._fds: dict[str, int] = {}
 
     def hold(self, name: str, fd: int) -> None:
-        """Take `fd` under `name`, in place of an earlier one.
+        """Store `fd` under `name` and close the one stored there before.
 
         Raises:
             ValueError: the name is too long, or there are too many.
@@ -31,11 +31,11 @@ class FdStore:
         self._fds[name] = fd
 
     def fetch(self, name: str) -> int | None:
-        """Show the descriptor; it stays here."""
+        """Return the descriptor, which remains stored."""
         return self._fds.get(name)
 
     def drop(self, name: str) -> None:
-        """Close it; one that is not there is fine."""
+        """Close the descriptor of this name, if there is one."""
         fd = self._fds.pop(name, None)
         if fd is not None:
             os.close(fd)

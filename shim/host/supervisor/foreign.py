@@ -11,7 +11,7 @@ from shim.host.supervisor.exits import Exited
 
 
 async def exited(process: ProcessId) -> Exited:
-    """Wait for the exit of a process; its status is 255 where the kernel does not show it."""
+    """Wait for the exit of a process; the status is 255 if the kernel does not provide it."""
     pidfd = pid_identity.open_pidfd(*process)
     if pidfd is None:
         return exits.unknown()

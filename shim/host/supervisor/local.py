@@ -1,8 +1,8 @@
-"""The supervisor's work inside the process that owns the tasks: a shim, whose tasks end with it.
+"""The supervisor's work inside a shim, the process that owns the tasks.
 
-A shim is a process of its own already, so it needs no second one: it is the subreaper, it starts
-what outlives a call, and it collects what is handed to it. It collects by exact pid, for the
-children of `shim.runsc.run` are collected there.
+A shim needs no separate supervisor: it is the subreaper itself, starts the processes that outlive
+a call, and reaps the orphans it inherits. It reaps by exact pid, because `shim.runsc.run` reaps
+its own children.
 """
 
 from __future__ import annotations
@@ -22,22 +22,22 @@ from shim.host.supervisor import exits
 from shim.host.supervisor.exits import Exited, Exits
 from shim.host.supervisor.spawn import Program, close_on_exec, spawn
 
-# Who asks after the end does so at once, in an exec probe ten times a second.
+# Callers ask right after the exit; exec probes cause up to ten exits a second.
 _REMEMBERED_MAX = 256
 
 
 class _Wait(NamedTuple):
-    """The exit that callers wait for, and the pidfd that reports it."""
+    """The future exit of a process, and the pidfd that signals it."""
 
     exited: asyncio.Future[Exited]
     pidfd: int
 
 
 class LocalSupervisor:
-    """Starts and collects processes, and holds descriptors, for one owner process."""
+    """Starts and reaps processes, and holds descriptors, for one owner process."""
 
     def __init__(self, others: Callable[[int], bool]) -> None:
-        """Become a subreaper; `others` says whether a child is collected elsewhere."""
+        """Become a subreaper; `others` returns whether a child is reaped elsewhere."""
         prctl.become_subreaper()
         close_on_exec()
         self._others = others
@@ -50,7 +50,7 @@ class LocalSupervisor:
 
     @property
     def books(self) -> dict[str, int]:
-        """Return how many entries it keeps of what: this must not grow with the number of execs."""
+        """Return the number of entries of each kind, which must not grow with each exec."""
         return {"held": len(self._fds), "exits": len(self._exits), "waits": len(self._waits)}
 
     async def spawn(
@@ -63,7 +63,7 @@ class LocalSupervisor:
         env: Mapping[str, str] | None = None,
         pass_fds: Sequence[int] = (),
     ) -> ProcessId:
-        """Start a program as `ProcessSupervisor` says."""
+        """Start a program, as in `ProcessSupervisor`."""
         given = dict(environment() if env is None else env)
         program = Program(list(argv), given, [stdin, stdout, stderr, *pass_fds])
         try:
@@ -76,7 +76,7 @@ class LocalSupervisor:
         return process
 
     async def wait(self, pid: int, start: int) -> Exited:
-        """Return how a process ended, when it has: a child, an orphan, or any other process."""
+        """Wait for a process (a child, an orphan, or any other) and return its exit."""
         process = ProcessId(pid, start)
         self._collect()
         exited = self._exits.ask(process)
@@ -98,11 +98,11 @@ class LocalSupervisor:
 
     def _on_end(self, process: ProcessId) -> None:
         self._collect()
-        if (wait := self._waits.get(process)) is not None:  # not our child, or reaped elsewhere
+        if (wait := self._waits.get(process)) is not None:  # not a child, or reaped elsewhere
             self._ended(process, exits.foreign_exit(process, wait.pidfd) or exits.unknown())
 
     def _collect(self) -> None:
-        """Collect the children that have exited, orphans without a caller among them."""
+        """Reap the children that have exited, including orphans without a caller."""
         for pid in procs.children(os.getpid()):
             if self._others(pid):
                 continue
@@ -132,17 +132,17 @@ class LocalSupervisor:
         self._fds[name] = copy
 
     async def fetch(self, name: str) -> int | None:
-        """Return a copy of what is held under `name`."""
+        """Return a copy of the descriptor held under `name`."""
         return os.dup(self._fds[name]) if name in self._fds else None
 
     async def drop(self, name: str) -> None:
-        """Close what is held under `name`; nothing there is fine."""
+        """Close what is held under `name`, if anything."""
         fd = self._fds.pop(name, None)
         if fd is not None:
             os.close(fd)
 
     async def close(self) -> None:
-        """Let go of the descriptors; waits fail as unavailable."""
+        """Close the descriptors; waits fail as unavailable."""
         self.closed = True
         for name in list(self._fds):
             await self.drop(name)
@@ -153,5 +153,5 @@ class LocalSupervisor:
                 wait.exited.set_exception(
                     Unavailable("the connection to the supervisor was closed")
                 )
-                wait.exited.exception()  # there may be no caller any more
+                wait.exited.exception()  # marked as retrieved: there may be no caller
         self._loop.remove_signal_handler(signal.SIGCHLD)

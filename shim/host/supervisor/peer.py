@@ -1,4 +1,4 @@
-"""One connected client of the supervisor, and what is still to be sent to it."""
+"""One end of a supervisor connection, with the messages still to be sent."""
 
 from __future__ import annotations
 
@@ -13,42 +13,42 @@ _OUTBOX_MAX = 8192
 
 
 class Peer:
-    """A connection. `deaf` means that it does not read what it asked for."""
+    """A connection. `deaf` means that the peer does not read its answers."""
 
     def __init__(self, sock: socket.socket) -> None:
-        """Take over an accepted socket."""
+        """Take ownership of a connected socket."""
         sock.setblocking(False)
         self.sock = sock
         self._outbox: deque[tuple[bytes, list[int]]] = deque()
 
     @property
     def pending(self) -> bool:
-        """Return whether something waits for the peer to read."""
+        """Return whether messages are queued because the peer has not read yet."""
         return bool(self._outbox)
 
     @property
     def deaf(self) -> bool:
-        """Return whether more waits than a living client would let wait."""
+        """Return whether more messages are queued than a working client lets accumulate."""
         return len(self._outbox) > _OUTBOX_MAX
 
     def credentials(self) -> Credentials:
-        """Return who was at the other end when the connection was made."""
+        """Return the peer's credentials at the time of the connection."""
         return peer_credentials(self.sock)
 
     def allowed(self) -> bool:
-        """Return whether the peer is root or our own user."""
+        """Return whether the peer is root or this process's user."""
         return peer_is_allowed(self.sock)
 
     def send(self, message: wire.Message, fds: list[int]) -> None:
-        """Send, or keep for later; the descriptors stay the caller's."""
+        """Send a message or queue it; the caller keeps the descriptors."""
         self._outbox.append((wire.encode(message), [os.dup(fd) for fd in fds]))
         self.flush()
 
     def flush(self) -> None:
-        """Send what the peer takes now.
+        """Send as many queued messages as the peer accepts now.
 
         Raises:
-            OSError: it is gone.
+            OSError: the peer is gone.
         """
         while self._outbox:
             data, fds = self._outbox[0]
@@ -60,7 +60,7 @@ class Peer:
             wire.close_all(fds)
 
     def close(self) -> None:
-        """Let go of the connection and of what was never sent."""
+        """Close the connection and discard unsent messages."""
         for _, fds in self._outbox:
             wire.close_all(fds)
         self._outbox.clear()

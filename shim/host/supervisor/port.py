@@ -1,4 +1,4 @@
-"""What the layers above need of a supervisor: the separate process, or the one inside a shim."""
+"""The interface of a supervisor: the separate process, or the one inside a shim."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from shim.host.supervisor.exits import Exited
 
 
 class ProcessSupervisor(Protocol):
-    """Starts what outlives a call, knows how it ended, and holds descriptors by name."""
+    """Starts processes that outlive a call, returns their exits, and holds descriptors by name."""
 
     @property
     def closed(self) -> bool:
-        """Return whether it was closed, so that it can no longer be asked."""
+        """Return whether it was closed and can no longer be called."""
 
     async def spawn(
         self,
@@ -26,31 +26,31 @@ class ProcessSupervisor(Protocol):
         env: Mapping[str, str] | None = None,
         pass_fds: Sequence[int] = (),
     ) -> ProcessId:
-        """Start a program in a session of its own, in the folder `/`, with default signals.
+        """Start a program in its own session, in the directory `/`, with default signals.
 
-        The descriptors stay the caller's, who may close them at once; `pass_fds` are 3, 4, 5...
-        in the program. A terminal as stdin becomes its controlling terminal. No `env` means this
-        process's own.
+        The caller keeps the descriptors and may close them at once; `pass_fds` are 3, 4, 5... in
+        the program. If stdin is a terminal, it becomes the controlling terminal. Without `env`
+        the program gets this process's filtered environment (`shim.host.environment`).
 
         Raises:
             NotFound: no such program.
-            InvalidArgument: a NUL in an argument, or a variable that is none.
+            InvalidArgument: a NUL in an argument, or an invalid variable.
         """
 
     async def wait(self, pid: int, start: int) -> Exited:
-        """Return how a process ended, when it has: a child, an orphan, or any other process.
+        """Wait for a process (a child, an orphan, or any other) and return its exit.
 
-        Many may wait for one process; a wait may be cancelled and asked again.
+        Several callers may wait for one process; a wait may be cancelled and repeated.
         """
 
     async def hold(self, name: str, fd: int) -> None:
-        """Keep a copy of `fd` open under `name`, in place of an earlier one."""
+        """Keep a copy of `fd` open under `name`, replacing an earlier one."""
 
     async def fetch(self, name: str) -> int | None:
-        """Return a copy of what is held under `name`, which is then the caller's to close."""
+        """Return a copy of the descriptor held under `name`; the caller closes it."""
 
     async def drop(self, name: str) -> None:
-        """Close what is held under `name`; nothing there is fine."""
+        """Close what is held under `name`, if anything."""
 
     async def close(self) -> None:
-        """Let go of it."""
+        """Release it; it can no longer be called."""

@@ -1,4 +1,4 @@
-"""What makes a process the supervisor: detached, with a listening socket and a pipe of signals."""
+"""Process setup of the supervisor: detaching, the listening socket and the signal pipe."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _BACKLOG = 64
 
 
 def detach() -> None:
-    """Leave the starter: a new process in a session of its own, with nothing of the old place."""
+    """Fork away from the starter into a new session, in the directory `/`."""
     if os.fork():
         os._exit(0)
     os.setsid()
@@ -20,7 +20,7 @@ def detach() -> None:
 
 
 def signal_pipe() -> int:
-    """Return a descriptor from which the numbers of arriving signals can be read."""
+    """Return a descriptor from which the numbers of received signals can be read."""
     reader, writer = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
     signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
     for number in (signal.SIGCHLD, signal.SIGTERM, signal.SIGINT):
@@ -34,7 +34,7 @@ def _noted(_number: int, _frame: object) -> None:
 
 
 def listen(path: str) -> socket.socket:
-    """Listen at `path`, for our own user only; whatever was there is replaced."""
+    """Listen at `path`, for this process's user only, replacing what was there."""
     folder = os.open(os.path.dirname(path), os.O_PATH | os.O_CLOEXEC)  # noqa: PTH120 - no pathlib here
     try:
         return _listen_in(folder, os.path.basename(path))  # noqa: PTH119 - no pathlib here
@@ -56,7 +56,7 @@ def _listen_in(folder: int, name: str) -> socket.socket:
 
 
 def reachable(folder: int, name: str) -> str:
-    """Name a socket in an open folder: an address must fit in 108 bytes, a path need not."""
+    """Name a socket through its open folder: an address is limited to 108 bytes, a path is not."""
     return f"/proc/self/fd/{folder}/{name}"
 
 

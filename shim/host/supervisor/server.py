@@ -30,19 +30,19 @@ _Waiters = dict[ProcessId, list[tuple[Peer, int]]]
 
 
 class Refusal(Exception):
-    """The request is understood and cannot be done."""
+    """The request is valid but cannot be carried out."""
 
     def __init__(self, number: int, text: str = "") -> None:
-        """Name the errno, and say it better where that helps."""
+        """Take the errno, and a text where that is clearer than the errno's."""
         super().__init__(text or os.strerror(number))
         self.number = number
 
 
 class Server:
-    """Children, waiters, held descriptors and connections: everything the supervisor knows."""
+    """All of the supervisor's state: children, waiters, held descriptors and connections."""
 
     def __init__(self, path: str, idle_s: float = _IDLE_S) -> None:
-        """Become subreaper and listen at `path`; from here on clients may connect."""
+        """Become a subreaper and listen at `path`; clients may connect once this returns."""
         prctl.become_subreaper()
         prctl.set_name("cryo-supervisor")
         spawn.close_on_exec()
@@ -71,7 +71,7 @@ class Server:
         }
 
     def run(self) -> None:
-        """Serve until a client ends it, or until it has had no client for a while."""
+        """Serve until SIGTERM or SIGINT, or until idle for `idle_s`."""
         while self._running:
             ready = self._selector.select(self._idle_s if self._idle() else None)
             for key, mask in ready:
@@ -91,7 +91,7 @@ class Server:
         try:
             sock, _ = self._listener.accept()
         except OSError:
-            return  # it left again, or we are out of descriptors: others may still be served
+            return  # the client has disconnected, or there are no descriptors left
         peer = Peer(sock)
         if len(self._peers) >= _PEERS_MAX or not peer.allowed():
             peer.close()
@@ -198,7 +198,7 @@ class Server:
         return None
 
     def _foreign_exit(self, key: ProcessId) -> Exited | None:
-        """Return how a process ended that SIGCHLD does not report; watch it while it runs."""
+        """Return the exit of a process that is not a child; watch it while it runs."""
         found = procstat.read(key.pid)
         if found and found.start == key.start and found.ppid == os.getpid():
             return None
@@ -217,7 +217,7 @@ class Server:
         return None
 
     def _on_foreign_exit(self, key: ProcessId) -> None:
-        self._reap()  # it may have become ours meanwhile
+        self._reap()  # it may have become a child meanwhile
         if key in self._watches:
             end = exits.foreign_exit(key, self._watches[key]) or exits.unknown()
             self._ended(key, end)
@@ -227,7 +227,7 @@ class Server:
         if not argv or len(fds) < 3:  # noqa: PLR2004 - stdin, stdout, stderr
             raise Refusal(errno.EINVAL, "a program needs a name and three descriptors")
         program = spawn.Program(argv, env, fds)
-        # A client that has not read this by our end knows that nothing was started.
+        # If this process exits before the client reads this, nothing was started.
         peer.send({"begun": _number(message, "n")}, [])
         if peer.pending:
             raise Refusal(errno.EAGAIN, "the client does not read")
@@ -264,10 +264,10 @@ class Server:
     def _hello(self, _peer: Peer, _message: wire.Message, _fds: list[int]) -> _Answer:
         return {"version": wire.VERSION, "pid": os.getpid()}, []
 
-    # Endings
+    # Exiting
 
     def _retire(self) -> bool:
-        """Stop being found, under the starters' lock; False when somebody else has that."""
+        """Remove the socket under the starters' lock; False if another process has the lock."""
         lock = process.try_lock(f"{self._path[: -len('.sock')]}.lock")
         if lock is None:
             return False
@@ -294,7 +294,7 @@ class Server:
         except FileNotFoundError:
             return
         except (ValueError, TypeError) as error:
-            sys.stderr.write(f"supervisor: the exits of an earlier supervisor are lost: {error}\n")
+            sys.stderr.write(f"supervisor: cannot load the exits of an earlier one: {error}\n")
 
 
 def _private(path: str, flags: int) -> int:
@@ -334,7 +334,7 @@ def _strings(message: wire.Message, key: str) -> dict[str, str]:
 
 
 def main() -> NoReturn:
-    """Run as `SOCKET READY_FD [IDLE_SECONDS]`: detach, listen, say so on READY_FD, serve."""
+    """Run as `SOCKET READY_FD [IDLE_SECONDS]`: detach, listen, write `ready` to READY_FD, serve."""
     path, ready = sys.argv[1], int(sys.argv[2])
     idle_s = float(sys.argv[3]) if len(sys.argv) > 3 else _IDLE_S  # noqa: PLR2004 - optional
     process.detach()

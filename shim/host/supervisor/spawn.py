@@ -1,6 +1,6 @@
-"""Start a program as a child of this process: the one way for the supervisor and for a shim.
+"""Start a program as a child of this process, for the supervisor and for a shim.
 
-posix_spawn runs nothing of ours between fork and exec, so a process with threads may call it too.
+posix_spawn runs no Python between fork and exec, so a process with threads may call it too.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ from shim.host.environment import CHILD_UMASK
 
 _Limit = tuple[int, int]
 _FIRST_OTHER = 3
-# The rest cannot be changed; 32 and 33 belong to the C library, which leaves them out itself.
+# All that can be reset; the C library omits its own 32 and 33 by itself.
 _RESET = signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP}
 
 
 class Program(NamedTuple):
-    """What to start. `fds` become 0, 1, 2, 3... in that order; nothing else stays open."""
+    """A program to start. `fds` become 0, 1, 2, 3... in that order; all others are closed."""
 
     argv: list[str]
     env: dict[str, str]
@@ -29,14 +29,14 @@ class Program(NamedTuple):
 
 
 def raise_limit() -> _Limit:
-    """Let this process hold as many descriptors as it may; return what children get back."""
+    """Raise the soft limit of open files to the hard one; return the old limit, for children."""
     before = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (before[1], before[1]))
     return before
 
 
 def close_on_exec() -> None:
-    """Keep what this process was started with to itself: its own descriptors are so already."""
+    """Set close-on-exec on inherited descriptors; those that Python opens have it already."""
     for name in os.listdir("/proc/self/fd"):  # noqa: PTH208 - no pathlib here
         number = int(name)
         if number >= _FIRST_OTHER and _is_open(number):
@@ -47,22 +47,22 @@ def _is_open(number: int) -> bool:
     try:
         fcntl.fcntl(number, fcntl.F_GETFD)
     except OSError:
-        return False  # the one by which the folder was read
+        return False  # the descriptor of the listing itself
     return True
 
 
 def spawn(program: Program, limit: _Limit | None = None) -> int:
-    """Start the program in a session of its own, in this process's folder, and return its pid.
+    """Start the program in its own session, in the current directory, and return its pid.
 
-    It gets the usual umask, the default action for every signal and none blocked. Where its stdin
-    is a terminal that no other session has, it is its controlling terminal: `runsc exec` passes on
-    what is typed there (Ctrl-C) as the signal that only the terminal's own session gets.
+    It gets the usual umask, the default action for every signal, and no blocked signals. If its
+    stdin is a terminal without a session, that becomes its controlling terminal: `runsc exec`
+    forwards the signals (Ctrl-C) that only the session of the terminal receives.
 
-    `limit` is the program's RLIMIT_NOFILE where it is not this process's; a process with threads
-    that open files at the same time must not ask for one.
+    `limit` is the program's RLIMIT_NOFILE if not this process's; a process whose other threads
+    open files at the same time must not set it.
 
     Raises:
-        OSError: it cannot be started; no child is left.
+        OSError: the program cannot be started; no child is left.
     """
     path = _found(program)
     copies = _above(program.fds)
@@ -85,11 +85,11 @@ def spawn(program: Program, limit: _Limit | None = None) -> int:
 def _start(path: str, program: Program, copies: list[int]) -> int:
     actions: list[tuple[int, ...] | tuple[int, int, str, int, int]] = []
     if copies and os.isatty(copies[0]):
-        # The first of a new session to open a terminal has it (tty(4)); opened again below.
+        # A session leader gets a terminal by opening it (tty(4)); replaced by a copy below.
         actions.append((os.POSIX_SPAWN_OPEN, 0, f"/proc/self/fd/{copies[0]}", os.O_RDWR, 0))
     actions += [(os.POSIX_SPAWN_DUP2, fd, place) for place, fd in enumerate(copies)]
-    # A thread that makes a file in this moment may make it readable by others; what must not be
-    # so has a mode of its own.
+    # A file that another thread creates meanwhile may be readable by others; private files are
+    # therefore created with an explicit mode.
     ours = os.umask(CHILD_UMASK)
     try:
         return os.posix_spawn(
@@ -106,7 +106,7 @@ def _start(path: str, program: Program, copies: list[int]) -> int:
 
 
 def _above(fds: list[int]) -> list[int]:
-    """Copy descriptors to numbers above their places, so that none is overwritten."""
+    """Copy descriptors to numbers above their targets, so that none is overwritten."""
     copies: list[int] = []
     try:
         above = max(len(fds), _FIRST_OTHER)
@@ -119,10 +119,10 @@ def _above(fds: list[int]) -> list[int]:
 
 
 def _found(program: Program) -> str:
-    """Find a program without a slash on the PATH that it is given.
+    """Return the program's path; a name without a slash is looked up on the program's PATH.
 
     Raises:
-        FileNotFoundError: it is not there.
+        FileNotFoundError: there is no such program.
     """
     name = program.argv[0]
     if "/" in name:

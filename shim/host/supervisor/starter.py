@@ -1,4 +1,4 @@
-"""Reach the supervisor of a state folder, or start it. Blocking: run in a thread."""
+"""Connect to the supervisor of a state directory, or start it. Blocking: run in a thread."""
 
 from __future__ import annotations
 
@@ -31,15 +31,15 @@ _ROOT = str(Path(__file__).resolve().parents[3])
 
 
 def socket_path(state_dir: Path) -> Path:
-    """Say where the supervisor of a state folder listens."""
+    """Return the socket path of the supervisor of a state directory."""
     return state_dir / "keeper.sock"
 
 
 def connect(state_dir: Path, idle_s: float) -> socket.socket:
-    """Return a connection to the supervisor, which is started if need be.
+    """Return a connection to the supervisor, which is started if necessary.
 
     Raises:
-        Unavailable: it does not start or does not answer.
+        Unavailable: the supervisor does not start or does not answer.
     """
     private_dir(state_dir, allowed=GROUP_SEARCH)
     try:
@@ -54,7 +54,7 @@ def connect(state_dir: Path, idle_s: float) -> socket.socket:
 
 @contextlib.contextmanager
 def _locked(path: Path) -> Iterator[None]:
-    # Held while a supervisor is started or ended, never for longer than `_START_S`.
+    # Held while a supervisor starts or exits, never for longer than `_START_S`.
     fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
         fcntl.flock(fd, fcntl.LOCK_EX)
@@ -64,7 +64,7 @@ def _locked(path: Path) -> Iterator[None]:
 
 
 def _dial(state_dir: Path) -> socket.socket | None:
-    """Connect and exchange greetings; None when there is none (or it is just leaving)."""
+    """Connect and check the version; None if there is no supervisor, or it is exiting."""
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     sock.settimeout(_HELLO_S)
     folder = os.open(state_dir, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
@@ -87,14 +87,14 @@ def _greet(sock: socket.socket) -> None:
     try:
         received = wire.receive(sock)
     except TimeoutError as error:
-        message = f"the supervisor does not answer within {_HELLO_S:.0f} s"
-        raise Unavailable(message, remedy="look at its process, cryo-supervisor") from error
+        message = f"the supervisor did not answer within {_HELLO_S:.0f} s"
+        raise Unavailable(message, remedy="check its process, cryo-supervisor") from error
     if received is None:
         raise ConnectionResetError
     version = received[0].get("ok", {}).get("version")
     if version != wire.VERSION:
         message = f"the running supervisor speaks version {version}, not {wire.VERSION}"
-        raise FailedPrecondition(message, remedy="end its tasks, then it ends by itself")
+        raise FailedPrecondition(message, remedy="stop its tasks; it then exits by itself")
 
 
 def _start(state_dir: Path, idle_s: float) -> socket.socket:
@@ -111,13 +111,13 @@ def _start(state_dir: Path, idle_s: float) -> socket.socket:
         _expect_ready(answers, starter, state_dir)
     found = _dial(state_dir)
     if found is None:
-        message = "the supervisor ended as soon as it had started"
+        message = "the supervisor exited right after it started"
         raise Unavailable(message, remedy=f"read {state_dir}/keeper.log")
     return found
 
 
 def _open_log(path: Path) -> BinaryIO:
-    """Open the log behind what an earlier supervisor has said, unless that is a lot."""
+    """Open the log for appending; truncate it if it is large."""
     log = path.open("ab")
     if log.tell() > _LOG_MAX:
         log.truncate(0)
@@ -144,7 +144,7 @@ def _expect_ready(answers: BinaryIO, starter: subprocess.Popen[bytes], state_dir
     answer = answers.read(_ANSWER_MAX) if waiting.poll(_START_S * 1000) else b"too slow"
     if answer == b"too slow":
         starter.kill()
-    starter.wait()  # it only forks: by now it is gone, or was killed
+    starter.wait()  # it only forks: it has exited by now, or was killed
     if answer != b"ready":
-        message = f"the supervisor did not start: {answer.decode('utf-8', 'replace') or 'it died'}"
+        message = f"the supervisor did not start: {answer.decode('utf-8', 'replace') or 'exited'}"
         raise Unavailable(message, remedy=f"read {state_dir}/keeper.log")

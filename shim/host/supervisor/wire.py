@@ -1,4 +1,4 @@
-"""Messages of the supervisor and its clients: a JSON object per packet, with descriptors.
+"""Messages between the supervisor and its clients: a JSON object per packet, with descriptors.
 
 Request  {"n": 1, "op": "wait", ...}
 Reply    {"n": 1, "ok": {...}}  or  {"n": 1, "error": "text", "errno": 2}
@@ -15,7 +15,7 @@ import socket
 from typing import Any
 
 VERSION = 1
-# Below the default send buffer of a unix socket, so that it needs no tuning on either side.
+# Below the default send buffer of a unix socket, so that neither side needs tuning.
 LIMIT_BYTES = 160 * 1024
 FDS_MAX = 32
 _FD_BYTES = array.array("i").itemsize
@@ -24,14 +24,14 @@ Message = dict[str, Any]
 
 
 class BadMessage(Exception):
-    """The peer sent what no peer of ours sends; it is not listened to any longer."""
+    """The peer sent an invalid message; its connection is closed."""
 
 
 def encode(message: Message) -> bytes:
-    """Make a packet.
+    """Encode a message as a packet.
 
     Raises:
-        ValueError: it would be larger than `LIMIT_BYTES`.
+        ValueError: the packet would be larger than `LIMIT_BYTES`.
     """
     data = json.dumps(message, separators=(",", ":")).encode("ascii")
     if len(data) > LIMIT_BYTES:
@@ -44,17 +44,17 @@ def send(sock: socket.socket, data: bytes, fds: list[int]) -> None:
     """Send one packet with its descriptors.
 
     Raises:
-        BlockingIOError: the peer has to read first.
+        BlockingIOError: the send buffer is full until the peer reads.
     """
     socket.send_fds(sock, [data], fds, socket.MSG_NOSIGNAL)
 
 
 def receive(sock: socket.socket) -> tuple[Message, list[int]] | None:
-    """Receive one packet and its descriptors, which are then the caller's; None at the end.
+    """Receive one packet and its descriptors, which the caller then owns; None at the end.
 
     Raises:
-        BlockingIOError: nothing is there yet.
-        BadMessage: too large, too many descriptors, or no JSON object. None is left open.
+        BlockingIOError: no packet has arrived yet.
+        BadMessage: too large, too many descriptors, or no JSON object. All descriptors are closed.
     """
     room = socket.CMSG_SPACE(FDS_MAX * _FD_BYTES)
     data, control, flags, _ = sock.recvmsg(LIMIT_BYTES + 1, room, socket.MSG_CMSG_CLOEXEC)
@@ -93,7 +93,7 @@ def _decode(data: bytes, flags: int) -> Message:
 
 
 def close_all(fds: list[int]) -> None:
-    """Close unused descriptors; one is gone even where close(2) fails."""
+    """Close unused descriptors; a descriptor is closed even when close(2) fails."""
     for fd in fds:
         with contextlib.suppress(OSError):
             os.close(fd)
