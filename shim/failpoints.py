@@ -22,9 +22,9 @@ class Invariant(enum.StrEnum):
     """What holds after recovery from any failure at a failpoint."""
 
     RUNS = "the task runs as before; no image"
-    SAVED = "the task runs as before, or has stopped with a complete image; an image is whole"
-    GONE = "the new task runs whole, or is gone; the image is as it was"
-    KNOWN = "what has happened is known, by asking if not by the event"
+    SAVED = "the task runs as before, or has stopped with a complete image; any image is complete"
+    GONE = "the new task runs completely, or is gone; the image is unchanged"
+    KNOWN = "the outcome can be read by a call, if not from the event"
 
 
 # Every failpoint of a checkpoint, a restore and the task lifecycle. `*` matches anything.

@@ -167,7 +167,7 @@ class FromEnvironment(enum.StrEnum):
 
 
 class ExecProcesses(enum.StrEnum):
-    """What to do about a CUDA process that descends from an exec, which no restore restores."""
+    """What to do about CUDA processes that descend from an exec, which a restore drops."""
 
     REFUSE = "refuse"
     DROP = "drop"

@@ -32,7 +32,7 @@ from shim.host.supervisor.port import ProcessSupervisor
 from shim.model import Stdio, TaskRef
 
 _READY_S = 10.0
-# Only a client on a very busy machine takes longer; one that reads later on purpose is delayed so.
+# Only a client on a very busy machine needs longer; without a reader the start is delayed by this.
 _READER_S = 1.0
 _READER_POLL_S = 0.005
 _LOGGER_TERM_S = 12.0

@@ -1,6 +1,6 @@
 """Maps runsc's error messages to an error class, a clearer message and a remedy.
 
-The messages are those of the builds of 2024-07-29 and 2026-09-05; `tests/unit/runsc_messages.py`
+The messages are those of the builds of 2024-07-29 and 2026-09-05; `tests/unit/runsc_messages.json`
 has each as it was printed, with its one cause.
 """
 
@@ -39,7 +39,7 @@ class Cause(NamedTuple):
         return self.said.format_map(words), self.remedy.format_map(words)
 
 
-_OPEN_FILE = "bring back the file that the task had open, as it was left"
+_OPEN_FILE = "restore the file that the task had open to its state at the save"
 _FLAGS = "under [runsc.flags] as it was at the save"
 _INSPECT = "('cryo checkpoints inspect' shows it)"
 
@@ -56,7 +56,7 @@ CAUSES: tuple[Cause, ...] = (
         'create the task with network = "sandbox" under [runsc.flags], or use a newer runsc',
         "the sandbox uses the host's network, which this runsc cannot save",
     ),
-    # -- a restore: the bundle, the flags and the files are not those of the save
+    # -- a restore: the bundle, the flags or the files differ from those at the save
     Cause(
         re.compile(r'"(?P<field>[^"]+)" does not match across checkpoint restore'),
         InvalidArgument,
@@ -91,7 +91,7 @@ CAUSES: tuple[Cause, ...] = (
         re.compile(r"interface conversion: .*\*stack\.Stack"),
         HostMismatch,
         f"set network {_FLAGS}",
-        'network is "host", and was another at the save',
+        'network is "host", and was not at the save',
     ),
     Cause(
         re.compile(
@@ -100,13 +100,13 @@ CAUSES: tuple[Cause, ...] = (
         ),
         FailedPrecondition,
         _OPEN_FILE,
-        "a file that the task had open is not as it was: {path} in the mount at {where}: {why}",
+        "a file that the task had open has changed: {path} in the mount at {where}: {why}",
     ),
     Cause(
         re.compile(r'restoring container "[^"]*": no such file or directory$'),
         FailedPrecondition,
         _OPEN_FILE,
-        "a file that the task had open, or its program, is not there",
+        "a file that the task had open, or its program, does not exist",
     ),
     Cause(
         re.compile(
@@ -114,20 +114,20 @@ CAUSES: tuple[Cause, ...] = (
         ),
         FailedPrecondition,
         f"set directfs {_FLAGS}",
-        "the filesystem at {where} cannot be reached as at the save",
+        "the filesystem at {where} cannot be reached in the same way as at the save",
     ),
     Cause(
         re.compile(r'restoring container "[^"]*": (?:invalid argument|cannot allocate memory)$'),
         FailedPrecondition,
         f"set directfs {_FLAGS}",
-        "a filesystem cannot be reached as at the save",
+        "a filesystem cannot be reached in the same way as at the save",
     ),
     Cause(
         re.compile(r'urpc method "containerManager\.Restore\w*" failed: '),
         FailedPrecondition,
-        "bring back the files that the task had open, as they were left (one that has become a "
-        "folder ends the sandbox), and check the image with 'cryo checkpoints verify'",
-        "the sandbox ended while it loaded the image, without a reason",
+        "restore the files that the task had open (one that has become a folder ends the "
+        "sandbox), and check the image with 'cryo checkpoints verify'",
+        "the sandbox exited while it loaded the image, and reported no reason",
     ),
     Cause(
         re.compile(
@@ -142,7 +142,7 @@ CAUSES: tuple[Cause, ...] = (
     Cause(
         re.compile(r"failed to load kernel: (?!vfs\.CompleteRestore|error decoding )"),
         FailedPrecondition,
-        "bring back the files that the task had open, as they were left",
+        "restore the files that the task had open to their state at the save",
     ),
     # -- a create: the request or the bundle
     Cause(
@@ -173,13 +173,13 @@ CAUSES: tuple[Cause, ...] = (
     Cause(
         re.compile(r"error setting up FS: |Error setting up root FS: "),
         InvalidBundle,
-        "correct the spec's mounts and root.path: each source must be there",
+        "correct the spec's mounts and root.path: each source must exist",
     ),
     Cause(
         re.compile(r'starting sandbox: error opening "(?P<path>[^"]*)": .*no such file'),
         FailedPrecondition,
-        "make it, or correct its path in linux.namespaces",
-        "the namespace {path} is not there",
+        "create it, or correct its path in linux.namespaces",
+        "the namespace {path} does not exist",
     ),
     Cause(
         re.compile(
@@ -206,6 +206,6 @@ CAUSES: tuple[Cause, ...] = (
         re.compile(r'urpc method "containerManager\.(?!Restore)(?P<what>\w+)" failed: '),
         Unavailable,
         "it has exited; delete the task",
-        "the sandbox ended before it answered {what}",
+        "the sandbox exited before it answered {what}",
     ),
 )

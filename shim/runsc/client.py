@@ -181,7 +181,7 @@ class Runsc:
         """Return a copy of the top-level flags of every command."""
         return dict(self._flags)
 
-    # -- what exists ---------------------------------------------------------------------------
+    # -- state files ---------------------------------------------------------------------------
 
     def exists(self, task_id: str) -> bool:
         """Whether runsc has a container with exactly this id."""

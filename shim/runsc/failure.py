@@ -122,7 +122,7 @@ def failure(command: str, status: int, line: str) -> CryoError:
             said, remedy = found
             return cause.kind(f"runsc {command}: {said}", remedy=remedy)
     if _WENT_AWAY.search(line):
-        message = "the sandbox ended before it was set up, without a reason"
+        message = "the sandbox exited before it was set up, and reported no reason"
         return RunscError(command, status, message, remedy=_SEE_STDERR)
     if line:
         return RunscError(command, status, line)

@@ -85,9 +85,9 @@ def _reasons(
     if (old["network"] == "host") != (new["network"] == "host"):
         yield "network", "the network stack is the host's for one and gVisor's for the other"
     if (old["directfs"] in _TRUE) != (new["directfs"] in _TRUE):
-        yield "directfs", "open files are reached in another way"
+        yield "directfs", "open files are accessed in another way"
     if new["platform"] == "ptrace":
-        yield "platform", "programs end with SIGILL"
+        yield "platform", "restored programs exit with SIGILL"
 
 
 def _on_disk(overlay2: str, specs: tuple[Spec, ...]) -> tuple[bool, bool]:

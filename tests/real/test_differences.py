@@ -128,14 +128,14 @@ def test_an_open_file_that_is_gone(rig: Rig, tmp_path: Path) -> None:
     (tmp_path / "v" / "open").rename(tmp_path / "v" / "x")
 
     gone = refused(FailedPrecondition, lambda: rig.restore("copy", image))
-    assert "bring back" in gone.remedy
+    assert "restore the file" in gone.remedy
     if rig.build.has_builtin:
         assert "open in the mount at /dev/host" in gone.message
 
     (tmp_path / "v" / "open").mkdir()
     folder = refused(FailedPrecondition, lambda: rig.restore("copy", image))
-    assert "the sandbox ended while it loaded the image" in folder.message
-    assert "bring back" in folder.remedy
+    assert "the sandbox exited while it loaded the image" in folder.message
+    assert "restore the file" in folder.remedy
 
     (tmp_path / "v" / "open").rmdir()
     (tmp_path / "v" / "x").rename(tmp_path / "v" / "open")

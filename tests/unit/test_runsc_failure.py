@@ -269,12 +269,12 @@ def test_a_killed_runsc_names_its_signal() -> None:
 _PROGRAM = (InvalidArgument, "", "name a program")
 _FLAG = (InvalidArgument, "", "correct [runsc.flags]")
 _BUNDLE = (InvalidBundle, "", "correct config.json")
-_SOURCE = (InvalidBundle, "", "each source must be there")
+_SOURCE = (InvalidBundle, "", "each source must exist")
 _ANNOTATION = (InvalidBundle, "", "dev.gvisor.flag")
 _DEAD = (Unavailable, "does not answer", "delete the task")
 _DIFFERS = (InvalidArgument, "the bundle differs from the one in the image", "the saved value")
 _SPOILT = (ImageCorrupt, "cannot be read", "verify")
-_ENDED = (FailedPrecondition, "the sandbox ended while it loaded the image", "verify")
+_ENDED = (FailedPrecondition, "the sandbox exited while it loaded the image", "verify")
 _PLAIN = (RunscError, "", "")
 _GONE = (NotFound, "", "gone")
 _MEANING: dict[str, tuple[type[CryoError], str, str]] = {
@@ -293,7 +293,7 @@ _MEANING: dict[str, tuple[type[CryoError], str, str]] = {
     "create seccomp prop": _BUNDLE,
     "create flag annotation": _ANNOTATION,
     "create flag annotation off": _ANNOTATION,
-    "create netns gone": (FailedPrecondition, "/run/netns/gone is not there", "make it"),
+    "create netns gone": (FailedPrecondition, "/run/netns/gone does not exist", "create it"),
     "create flag file-access": _FLAG,
     "create flag no-such-flag": _FLAG,
     "create flag overlay2": _FLAG,
@@ -306,7 +306,7 @@ _MEANING: dict[str, tuple[type[CryoError], str, str]] = {
     "restore pages truncated": _ENDED,
     "restore pages random": _ENDED,
     "restore folder": _ENDED,
-    "restore netns gone": (FailedPrecondition, "/run/netns/gone is not there", "make it"),
+    "restore netns gone": (FailedPrecondition, "/run/netns/gone does not exist", "create it"),
     "restore truncated": _SPOILT,
     "restore corrupt": _SPOILT,
     "restore magic": _SPOILT,
@@ -317,7 +317,7 @@ _MEANING: dict[str, tuple[type[CryoError], str, str]] = {
     "restore overlay back": (HostMismatch, "overlay2 differs", "set overlay2"),
     "restore network": (HostMismatch, "network", "set network"),
     "restore directfs": (FailedPrecondition, "cannot be reached", "set directfs"),
-    "restore file gone": (FailedPrecondition, "a file that the task had open", "bring back"),
+    "restore file gone": (FailedPrecondition, "a file that the task had open", "restore the file"),
     # In runsc's own words, for they say it and what to do depends on who asked.
     "kill signal": _PLAIN,
     "kill paused": _PLAIN,
