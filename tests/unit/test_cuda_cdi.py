@@ -133,7 +133,7 @@ def test_one_name_twice_in_a_folder_is_a_problem(tmp_path: Path) -> None:
     registry = cdi.read([str(tmp_path)])
 
     assert registry.edits(["nvidia.com/gpu=0"]).env == ("FROM=a",)
-    assert "again" in registry.problems[0]
+    assert "already does" in registry.problems[0]
 
 
 def test_an_unknown_device_is_refused_with_what_there_is(tmp_path: Path) -> None:

@@ -360,7 +360,7 @@ def test_a_hard_link_in_an_image_is_refused(
     """A file with a second name may be any file of the filesystem."""
     (tmp_path / "other").hardlink_to(image / "pages.img")
 
-    with pytest.raises(PermissionDenied, match=r"pages\.img has 2 names"):
+    with pytest.raises(PermissionDenied, match=r"pages\.img has 2 hard links"):
         verify(image, Verify.FULL, cache, quiet)
 
 

@@ -301,7 +301,7 @@ async def test_nothing_to_reach(publisher: Publisher, caplog: pytest.LogCaptureF
     async with asyncio.timeout(SOON_S):
         await publisher.close(0.05)
 
-    assert "2 events were not taken" in caplog.text
+    assert "2 events were not delivered" in caplog.text
 
 
 @pytest.mark.parametrize(
