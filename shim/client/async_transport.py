@@ -10,36 +10,19 @@ from typing import Any, Self, TypeVar
 import grpc.aio
 
 from shim.client import channel
-from shim.config import DEFAULT_ADDRESS
+from shim.client.base import BaseTransport
 from shim.errors import CryoError
-from shim.model import Report, TaskRef
-from shim.service import endpoint
-from shim.service.operation import DEFAULT_NAMESPACE, Call, Stream
+from shim.model import Report
+from shim.service.operation import Call, Stream
 
 _Value = TypeVar("_Value")
-_Task = str | TaskRef
 
 
-class AsyncTransport:
+class AsyncTransport(BaseTransport):
     """A connection to a sidecar; any number of calls may run at once."""
 
-    def __init__(
-        self,
-        address: str = DEFAULT_ADDRESS,
-        namespace: str = DEFAULT_NAMESPACE,
-        *,
-        timeout_s: float = channel.DEFAULT_TIMEOUT_S,
-    ) -> None:
-        """Take the sidecar's address, the namespace of plain task ids, and the timeout of calls.
-
-        The timeout is for read-only calls, SIGKILL, `close_io` and `resize_pty`. Calls that change
-        a task or an image are bounded by its owner's settings, and `wait` has no timeout. Nothing
-        is sent before the first call.
-        """
-        self.address = address
-        self.namespace = namespace
-        self._timeout_s = timeout_s
-        self._channel = grpc.aio.insecure_channel(endpoint.target(address), options=channel.OPTIONS)
+    def _open(self, target: str) -> None:
+        self._channel = grpc.aio.insecure_channel(target, options=channel.OPTIONS)
 
     async def __aenter__(self) -> Self:
         return self
@@ -55,9 +38,6 @@ class AsyncTransport:
     async def close(self) -> None:
         """Close the connection; calls under way end."""
         await self._channel.close()
-
-    def _ref(self, task: _Task) -> TaskRef:
-        return channel.ref_of(task, self.namespace)
 
     async def _call(self, call: Call[_Value]) -> _Value:
         method = self._channel.unary_unary(

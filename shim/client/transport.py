@@ -10,37 +10,20 @@ from typing import Any, Self, TypeVar
 import grpc
 
 from shim.client import channel
+from shim.client.base import BaseTransport
 from shim.client.exchange import Exchange
-from shim.config import DEFAULT_ADDRESS
 from shim.errors import CryoError
-from shim.model import Report, TaskRef
-from shim.service import endpoint
-from shim.service.operation import DEFAULT_NAMESPACE, Call, Stream
+from shim.model import Report
+from shim.service.operation import Call, Stream
 
 _Value = TypeVar("_Value")
-_Task = str | TaskRef
 
 
-class Transport:
+class Transport(BaseTransport):
     """A blocking connection to a sidecar; threads may share it."""
 
-    def __init__(
-        self,
-        address: str = DEFAULT_ADDRESS,
-        namespace: str = DEFAULT_NAMESPACE,
-        *,
-        timeout_s: float = channel.DEFAULT_TIMEOUT_S,
-    ) -> None:
-        """Take the sidecar's address, the namespace of plain task ids, and the timeout of calls.
-
-        The timeout is for read-only calls, SIGKILL, `close_io` and `resize_pty`. Calls that change
-        a task or an image are bounded by its owner's settings, and `wait` has no timeout. Nothing
-        is sent before the first call.
-        """
-        self.address = address
-        self.namespace = namespace
-        self._timeout_s = timeout_s
-        self._channel = grpc.insecure_channel(endpoint.target(address), options=channel.OPTIONS)
+    def _open(self, target: str) -> None:
+        self._channel = grpc.insecure_channel(target, options=channel.OPTIONS)
 
     def __enter__(self) -> Self:
         return self
@@ -56,9 +39,6 @@ class Transport:
     def close(self) -> None:
         """Close the connection; calls under way end."""
         self._channel.close()
-
-    def _ref(self, task: _Task) -> TaskRef:
-        return channel.ref_of(task, self.namespace)
 
     def _call(self, call: Call[_Value]) -> _Value:
         deadline_s = channel.deadline_of(call, self._timeout_s)

@@ -240,7 +240,7 @@ class Container:
 
     # -- transactions --------------------------------------------------------------------------
 
-    async def subject(self) -> CheckpointTarget:
+    async def target(self) -> CheckpointTarget:
         """Return the container as a transaction sees it."""
         record, spec = self.record, self.files.spec
         return CheckpointTarget(

@@ -105,7 +105,7 @@ class PendingPodRestore:
         if manifest.digest != self._restore.digest:
             message = f"task {task.ref} has another image than its sandbox {self._root.ref}"
             raise InvalidArgument(message, remedy="restore all containers of a pod from one image")
-        return (await task.subject()).name
+        return (await task.target()).name
 
     async def stop(self, cause: CryoError | None = None) -> bool:
         """Roll back a restore that waits for containers; return whether there was one to end."""

@@ -182,8 +182,8 @@ async def _undone(sandbox: Sandbox, entry: Entry) -> str:
         root.journal.close()
         return "it exited while it was parked"
     if alive:
-        return await recover(await sandbox.subject(), entry, log_progress)
-    return await discard(await root.subject(), entry)
+        return await recover(await sandbox.target(), entry, log_progress)
+    return await discard(await root.target(), entry)
 
 
 def log_progress(progress: Progress) -> None:

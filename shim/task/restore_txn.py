@@ -43,7 +43,7 @@ class RestoreTarget(Protocol):
     async def watch_restored(self) -> None:
         """Watch for its exit, now that it runs."""
 
-    async def subject(self) -> CheckpointTarget:
+    async def target(self) -> CheckpointTarget:
         """Return it as the CUDA steps see it."""
 
     async def remove_sandbox(self) -> None:
@@ -168,10 +168,10 @@ class Restore:
             await target.watch_restored()
         await file_call(self._held.check_unchanged, doing=f"look at {self._held.image}")
         self._held.close()
-        subject = await self._subject()
+        restored = await self._checkpoint_target()
         with self._transaction.step(Phase.THAW):
             await restore.thaw_restored(
-                subject,
+                restored,
                 self._manifest,
                 self._transaction.report,
                 device_map=self._options.device_map,
@@ -182,8 +182,8 @@ class Restore:
         return RestoreResult(
             pid=self._pid,
             engine=self._manifest.engine,
-            processes=_restored_processes(subject, self._manifest),
-            members=tuple(one.ref.id for one in subject.members),
+            processes=_restored_processes(restored, self._manifest),
+            members=tuple(one.ref.id for one in restored.members),
             warnings=tuple(self._transaction.warnings),
             timings_s=dict(self._transaction.timings_s),
         )
@@ -192,9 +192,9 @@ class Restore:
     def _targets(self) -> Sequence[RestoreTarget]:
         return (self._root, *self._members.values())
 
-    async def _subject(self) -> CheckpointTarget:
-        members = [await member.subject() for member in self._members.values()]
-        return whole(await self._root.subject(), members)
+    async def _checkpoint_target(self) -> CheckpointTarget:
+        members = [await member.target() for member in self._members.values()]
+        return whole(await self._root.target(), members)
 
     async def _load(self, target: RestoreTarget) -> int:
         """Load the verified directory, even if its path now names another."""
@@ -237,9 +237,9 @@ class Restore:
             self._root.journal.close()
 
 
-def _restored_processes(subject: CheckpointTarget, manifest: Manifest) -> tuple[CudaProcess, ...]:
+def _restored_processes(restored: CheckpointTarget, manifest: Manifest) -> tuple[CudaProcess, ...]:
     """List the restored processes, each with the new id of its container."""
-    ids = {one.name: one.container for one in subject.members}
+    ids = {one.name: one.container for one in restored.members}
     return tuple(process for process in manifest.processes if not process.dropped) + tuple(
         msgspec.structs.replace(process, container=ids[saved.name])
         for saved in manifest.members

@@ -33,9 +33,9 @@ class RestoredContainer:
         """Watch for the exit, now that the container runs."""
         await self._container.init.watch_restored()
 
-    async def subject(self) -> CheckpointTarget:
+    async def target(self) -> CheckpointTarget:
         """Return the loaded container as the CUDA steps see it."""
-        return await self._container.subject()
+        return await self._container.target()
 
     async def remove_sandbox(self) -> None:
         """Kill and delete what a failed restore made; the container has exited with it."""

@@ -35,10 +35,10 @@ class Sandbox:
         """List the containers, the root container first."""
         return (self.root, *self._members())
 
-    async def subject(self) -> CheckpointTarget:
+    async def target(self) -> CheckpointTarget:
         """Return the sandbox as a transaction sees it."""
-        members = [await one.subject() for one in self._members()]
-        return whole(await self.root.subject(), members)
+        members = [await one.target() for one in self._members()]
+        return whole(await self.root.target(), members)
 
     async def checkpoint(self, options: CheckpointOptions, report: Report) -> CheckpointResult:
         """Save all containers into one image; they run on unless `options.exit`.
@@ -48,14 +48,14 @@ class Sandbox:
         """
         root = self.root
         async with self._holding(*LIVE, verb="checkpoint", quiesce=True) as containers:
-            subject = await self.subject()
-            _check_names(subject)
+            target = await self.target()
+            _check_names(target)
             before = [one.state for one in containers]
             for one in containers:
                 one.machine.move(TaskState.CHECKPOINTING)
             try:
-                filled = fill_checkpoint_options(options, read_annotations(subject.spec))
-                result = await Checkpoint(subject, filled, report).run()
+                filled = fill_checkpoint_options(options, read_annotations(target.spec))
+                result = await Checkpoint(target, filled, report).run()
             except CryoError as error:
                 self._keep_damage(error)
                 raise
@@ -115,10 +115,10 @@ class Sandbox:
 
     async def _parking(self, do: Callable[[Parking], Awaitable[None]], report: Report) -> None:
         machine = self.root.machine
-        subject = await self.root.subject()
+        target = await self.root.target()
         machine.move(TaskState.CHECKPOINTING)
         try:
-            await do(Parking(subject, report, pause=machine.pause, resume=machine.resume))
+            await do(Parking(target, report, pause=machine.pause, resume=machine.resume))
         except CryoError as error:
             self._keep_damage(error)
             raise
@@ -154,14 +154,14 @@ class Sandbox:
             yield containers
 
 
-def _check_names(subject: CheckpointTarget) -> None:
+def _check_names(target: CheckpointTarget) -> None:
     """Check that runsc can distinguish the containers of the image.
 
     Raises:
         Refused: one has no name, or the same as another.
     """
-    counts = Counter(one.name for one in subject.members)
-    unclear = [one.ref.id for one in subject.members if not one.name or counts[one.name] > 1]
+    counts = Counter(one.name for one in target.members)
+    unclear = [one.ref.id for one in target.members if not one.name or counts[one.name] > 1]
     if unclear:
         message = f"{', '.join(unclear)} cannot be distinguished in an image of their sandbox"
         raise Refused(message, remedy=f"give each a unique name in {CONTAINER_NAME}")

@@ -64,7 +64,7 @@ class Reviving:
     async def watch_restored(self) -> None:
         """Stand for the wait for the end."""
 
-    async def subject(self) -> CheckpointTarget:
+    async def target(self) -> CheckpointTarget:
         """Hand over the loaded task."""
         return self.scene.target
 
