@@ -28,7 +28,7 @@ from shim.host import procs, trusted
 from shim.host.files import make_folders
 from shim.host.oserror import typed
 from shim.host.process_id import ProcessId
-from shim.host.supervisor.port import ProcessSupervisor
+from shim.host.supervisor.protocol import ProcessSupervisor
 from shim.model import Stdio, TaskRef
 
 _READY_S = 10.0

@@ -16,7 +16,7 @@ from shim.errors import CryoError, DeadlineExceeded, NotFound, RunscError, Unava
 from shim.host import procs
 from shim.host.process_id import ProcessId
 from shim.host.shielded import shielded
-from shim.host.supervisor.port import ProcessSupervisor
+from shim.host.supervisor.protocol import ProcessSupervisor
 from shim.model import Stats, Value
 from shim.runsc import argv, control, fscat, kernel, overlay, statefile, trace, urpc
 from shim.runsc.argv import CheckpointArgs, CreateArgs, ExecArgs, Global, RestoreArgs, runsc_id

@@ -47,7 +47,7 @@ def target(address: str) -> str:
 
 
 class Endpoint:
-    """A socket path that this process holds from `claim` to `release`."""
+    """A socket path that this process holds from `lock` to `release`."""
 
     def __init__(self, address: str, group: str = "", own_folder: Path | None = None) -> None:
         """Take an address, the group that may connect, and a directory to make private."""
@@ -56,7 +56,7 @@ class Endpoint:
         self._own_folder = own_folder
         self._lock: int | None = None
 
-    def claim(self) -> None:
+    def lock(self) -> None:
         """Make the directory, lock out other sidecars and remove a stale socket.
 
         Raises:

@@ -54,7 +54,7 @@ class Server:
             AlreadyExists: another sidecar serves the address.
             Unavailable: the socket cannot be bound.
         """
-        self._endpoint.claim()
+        self._endpoint.lock()
         try:
             self._bind()
             await self._server.start()
@@ -71,7 +71,7 @@ class Server:
         """
         await self._health.enter_graceful_shutdown()
         stopping = asyncio.create_task(self._server.stop(grace_s + _GOODBYE_S))
-        self._service.drain.close()
+        self._service.waits.close()
         try:
             async with asyncio.timeout(grace_s):
                 await settle()

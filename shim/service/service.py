@@ -14,9 +14,9 @@ from shim.errors import AlreadyExists
 from shim.model import Progress, Report, TaskRef, TaskView
 from shim.service import convert
 from shim.service.calls_under_way import CallsUnderWay
-from shim.service.drain import Drain
 from shim.service.operation import DEFAULT_NAMESPACE, ENDLESS, Incoming, Operation, Owner
 from shim.service.running import RunningOperations
+from shim.service.wait_gate import WaitGate
 
 if TYPE_CHECKING:
     from shim.service.shims import Shim, Shims
@@ -53,7 +53,7 @@ class Service:
         self.core = core
         self.shutdown = shutdown
         self.running = RunningOperations()
-        self.drain = Drain()
+        self.waits = WaitGate()
         self._shims = shims
         self._under_way = CallsUnderWay()
 

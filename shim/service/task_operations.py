@@ -88,7 +88,7 @@ def state(ref: TaskRef, exec_id: str = "") -> Call[ProcessView]:
 async def Wait(call: Incoming, request: shim_pb2.WaitRequest) -> shim_pb2.WaitResponse:
     """Wait until a process exits, or the server stops."""
     exited = call.service.core.wait(call.ref, request.exec_id)
-    return task_messages.to_wait(await call.service.drain.wait(exited))
+    return task_messages.to_wait(await call.service.waits.wait(exited))
 
 
 def wait(ref: TaskRef, exec_id: str = "") -> Call[Exit]:

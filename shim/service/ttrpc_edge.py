@@ -85,7 +85,7 @@ class TtrpcEdge:
             AlreadyExists: another sidecar serves the address.
             Unavailable: the socket cannot be bound.
         """
-        self._endpoint.claim()
+        self._endpoint.lock()
         try:
             self._server.serve(self._bound())
         except BaseException:
@@ -94,7 +94,7 @@ class TtrpcEdge:
 
     async def stop(self, grace_s: float) -> None:
         """Refuse new calls, end every Wait, let others end for `grace_s` seconds, and close."""
-        self._service.drain.close()
+        self._service.waits.close()
         await self._server.close(grace_s)
         self._endpoint.path.unlink(missing_ok=True)
         self._endpoint.release()

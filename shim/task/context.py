@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from shim import failpoints
 from shim.config import Config
 from shim.host.background import BackgroundTasks
-from shim.host.supervisor.port import ProcessSupervisor
+from shim.host.supervisor.protocol import ProcessSupervisor
 from shim.model import Event, TaskRef, utcnow
 from shim.runsc.client import Runsc
 from shim.runsc.probe import Capabilities

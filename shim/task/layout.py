@@ -25,7 +25,7 @@ class Layout:
         for folder in (self._tasks, self.state / "runsc"):
             files.private_dir(folder)
 
-    def claim(self) -> int:
+    def lock(self) -> int:
         """Lock the state folder for this owner, until the returned descriptor is closed.
 
         Raises:

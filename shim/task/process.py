@@ -18,7 +18,7 @@ from shim.host import procs, procstat
 from shim.host.background import BackgroundTasks, OnCrash
 from shim.host.exit_status import UNKNOWN_STATUS
 from shim.host.process_id import ProcessId
-from shim.host.supervisor.port import ProcessSupervisor
+from shim.host.supervisor.protocol import ProcessSupervisor
 from shim.model import Exit, utcnow
 from shim.task.set_once import SetOnce
 from shim.task.streams import ProcessStreams

@@ -10,7 +10,7 @@ from typing import Protocol
 from shim.errors import CryoError
 from shim.host.supervisor.client import SupervisorClient
 from shim.host.supervisor.local import LocalSupervisor
-from shim.host.supervisor.port import ProcessSupervisor
+from shim.host.supervisor.protocol import ProcessSupervisor
 from shim.runsc.run import is_child
 from shim.task.layout import Layout
 
@@ -36,7 +36,7 @@ class SidecarEnv:
 
     def __init__(self, state: Path) -> None:
         self._layout = Layout(state)
-        self._claim = -1
+        self._lock = -1
 
     async def enter(self) -> tuple[Layout, ProcessSupervisor]:
         """Lock the state folder and reach the supervisor, which outlives this process.
@@ -46,16 +46,16 @@ class SidecarEnv:
             Unavailable: the supervisor does not start.
         """
         self._layout.prepare()
-        self._claim = self._layout.claim()
+        self._lock = self._layout.lock()
         return self._layout, await SupervisorClient.connect(self._layout.state)
 
     def leave(self) -> None:
         """Unlock the state folder."""
-        if self._claim >= 0:
+        if self._lock >= 0:
             with contextlib.suppress(CryoError):  # the next owner will
                 self._layout.tidy()
-            os.close(self._claim)
-            self._claim = -1
+            os.close(self._lock)
+            self._lock = -1
 
 
 class ShimEnv:

@@ -15,7 +15,7 @@ from shim.errors import FailedPrecondition
 from shim.host import stdio as host_stdio
 from shim.host.console import Console, ConsoleSocket, Size, resize
 from shim.host.process_id import ProcessId
-from shim.host.supervisor.port import ProcessSupervisor
+from shim.host.supervisor.protocol import ProcessSupervisor
 from shim.model import Stdio, TaskRef
 from shim.runsc.client import Streams
 

@@ -16,7 +16,7 @@ from typing import Any
 from shim.host.process_id import ProcessId
 from shim.host.supervisor import starter
 from shim.host.supervisor.exits import Exited
-from shim.host.supervisor.port import ProcessSupervisor
+from shim.host.supervisor.protocol import ProcessSupervisor
 
 Start = Callable[..., Coroutine[Any, Any, ProcessId]]
 

@@ -152,7 +152,7 @@ OWNERS = {
     "shim/runsc/guest.py": "awaited on the spot, shielded",
     "shim/runsc/run.py": "awaited on the spot, shielded",
     "shim/task/transactions.py": "awaited by the caller, and by a graceful stop",
-    "shim/service/drain.py": "cancelled on the spot",
+    "shim/service/wait_gate.py": "cancelled on the spot",
     "shim/service/running.py": "awaited by the call that began it",
     "shim/service/server.py": "awaited on the spot",
     "shim/service/ttrpc/client.py": "fails its calls in a finally",

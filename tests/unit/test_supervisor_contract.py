@@ -24,7 +24,7 @@ from shim.host.process_id import ProcessId
 from shim.host.supervisor.client import SupervisorClient
 from shim.host.supervisor.exits import Exited
 from shim.host.supervisor.local import LocalSupervisor
-from shim.host.supervisor.port import ProcessSupervisor
+from shim.host.supervisor.protocol import ProcessSupervisor
 from tests.unit.helpers_supervisor import (
     Start,
     assert_as_known_as_can_be,

@@ -188,14 +188,14 @@ def test_namespaces_are_apart(tmp_path: Path) -> None:
 def test_one_owner_at_a_time(tmp_path: Path) -> None:
     """Two owners of one folder would undo each other's work."""
     layout = Layout(tmp_path)
-    first = layout.claim()
+    first = layout.lock()
     try:
         with pytest.raises(AlreadyExists) as caught:
-            layout.claim()
+            layout.lock()
         assert caught.value.remedy
     finally:
         os.close(first)
-    os.close(layout.claim())
+    os.close(layout.lock())
 
 
 def test_a_state_folder_that_is_a_link(tmp_path: Path) -> None:

@@ -73,7 +73,7 @@ async def test_a_folder_that_is_there_keeps_its_mode(tmp_path: Path) -> None:
     async with serving(FakeTasks(), f"unix://{tmp_path}/theirs/s"):
         pass
     ours = Endpoint(f"unix://{tmp_path}/ours/s", own_folder=tmp_path / "ours")
-    ours.claim()
+    ours.lock()
     ours.release()
 
     assert mode(tmp_path / "theirs") == 0o755
@@ -85,7 +85,7 @@ async def test_a_folder_that_others_write_is_refused(tmp_path: Path) -> None:
     (tmp_path / "open").mkdir()
     (tmp_path / "open").chmod(0o777)
     with pytest.raises(PermissionDenied, match="others may write"):
-        Endpoint(f"unix://{tmp_path}/open/s").claim()
+        Endpoint(f"unix://{tmp_path}/open/s").lock()
 
 
 async def test_a_stale_socket_is_replaced(address: str) -> None:
@@ -116,7 +116,7 @@ async def test_anothers_socket_is_not_displaced(address: str) -> None:
         other.bind(str(path))
         other.listen()
         with pytest.raises(AlreadyExists, match="another sidecar"):
-            Endpoint(address).claim()
+            Endpoint(address).lock()
     assert path.exists()
 
 
@@ -126,7 +126,7 @@ async def test_a_file_is_not_displaced(address: str) -> None:
     path.parent.mkdir(mode=0o700)
     path.write_text("precious")
     with pytest.raises(AlreadyExists, match="not a socket"):
-        Endpoint(address).claim()
+        Endpoint(address).lock()
     assert path.read_text() == "precious"
 
 
@@ -136,7 +136,7 @@ async def test_a_refused_claim_can_be_tried_again(address: str) -> None:
     path.parent.mkdir(mode=0o700)
     path.touch()
     with pytest.raises(AlreadyExists):
-        Endpoint(address).claim()
+        Endpoint(address).lock()
     path.unlink()
     async with serving(FakeTasks(), address):
         pass
@@ -284,7 +284,7 @@ async def test_a_folder_of_another_users_is_refused(tmp_path: Path) -> None:
 
     for path in ("his/s", "his/below/s", "his/new/s"):
         with pytest.raises(PermissionDenied, match="his belongs to user 65534"):
-            Endpoint(f"unix://{tmp_path}/{path}").claim()
+            Endpoint(f"unix://{tmp_path}/{path}").lock()
 
 
 @needs_root
@@ -296,11 +296,11 @@ async def test_a_lock_that_somebody_planted_is_refused(tmp_path: Path) -> None:
     lock.symlink_to(tmp_path / "victim")
     os.lchown(lock, 65534, 65534)
     with pytest.raises(InvalidArgument):
-        Endpoint(f"unix://{tmp_path}/sticky/s").claim()
+        Endpoint(f"unix://{tmp_path}/sticky/s").lock()
     lock.unlink()
     lock.touch()
     os.chown(lock, 65534, 65534)
     with pytest.raises(PermissionDenied, match=r"s\.lock belongs to user 65534"):
-        Endpoint(f"unix://{tmp_path}/sticky/s").claim()
+        Endpoint(f"unix://{tmp_path}/sticky/s").lock()
 
     assert not (tmp_path / "victim").exists()

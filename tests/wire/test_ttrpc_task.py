@@ -248,7 +248,7 @@ async def test_a_stop_ends_every_wait(shim: Shim, core: FakeTasks, service: Serv
     core.tasks[A] = FakeTask(CreateRequest(ref=A, bundle="/b"))
     waiting = asyncio.create_task(shim.call("Wait", id="a"))
     await core.waiting.wait()
-    service.drain.close()
+    service.waits.close()
 
     with pytest.raises(Unavailable, match="stopping"):
         await waiting

@@ -80,7 +80,7 @@ class Shim:
         server.serve(self._listener)
         _log.info("serving")
         await self._done.wait()
-        self._service.drain.close()
+        self._service.waits.close()
         # containerd ignores NotFound when it stops a task that has already exited.
         await server.close(_GOODBYE_S, NotFound("the task has been deleted"))
         await self._tasks.close()

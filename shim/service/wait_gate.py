@@ -11,7 +11,7 @@ from shim.errors import Unavailable
 _Result = TypeVar("_Result")
 
 
-class Drain:
+class WaitGate:
     """Runs the waits of a server that have no deadline."""
 
     def __init__(self) -> None:
