@@ -13,9 +13,8 @@ stamp := $(venv)/.stamp
 
 PYTEST_ARGS ?=
 cores := $(shell nproc)
-# The number of processes for the tests, which wait more than they compute; 0 runs them sequentially.
-# See tests/matrix.py.
-TEST_WORKERS ?= $(shell echo $$(($(cores) < 8 ? $(cores) + 1 : 8)))
+# The number of processes for the tests; 0 runs them sequentially. See tests/matrix.py.
+TEST_WORKERS ?= $(shell echo $$(($(cores) < 8 ? $(cores) : 8)))
 pytest := $(bin)/python -m pytest -n $(TEST_WORKERS)
 # Run a step, print its result and duration, and fail if it fails: $(call step,NAME,COMMAND)
 step = begin=$$SECONDS; if $(2); then result=passed; else result=FAILED; fi; \

@@ -262,4 +262,4 @@ def test_a_network_namespace_without_an_address(
     networked.end("copy")
     networked.client.delete("job")
     gone = refused(FailedPrecondition, lambda: restore("lost", bundle=joined("/proc/1/ns/no-such")))
-    assert "the network namespace /proc/1/ns/no-such is not there" in gone.message
+    assert "the network namespace /proc/1/ns/no-such does not exist" in gone.message
