@@ -12,9 +12,8 @@ bin := $(venv)/bin
 stamp := $(venv)/.stamp
 
 PYTEST_ARGS ?=
-cores := $(shell nproc)
 # The number of processes for the tests; 0 runs them sequentially. See tests/matrix.py.
-TEST_WORKERS ?= $(shell echo $$(($(cores) < 8 ? $(cores) : 8)))
+TEST_WORKERS ?= $(shell cores=$$(nproc); echo $$((cores < 8 ? cores : 8)))
 pytest := $(bin)/python -m pytest -n $(TEST_WORKERS)
 # Run a step, print its result and duration, and fail if it fails: $(call step,NAME,COMMAND)
 step = begin=$$SECONDS; if $(2); then result=passed; else result=FAILED; fi; \
@@ -48,7 +47,7 @@ check-bindings:
 	@$(call step,bindings,$(MAKE) -s check-protos)
 
 check-tests:
-	@$(call step,unit and wire tests,$(bin)/python -m pytest -n $$((2 * $(cores))) -q --no-header tests/unit tests/wire)
+	@$(call step,unit and wire tests,$(pytest) -q --no-header tests/unit tests/wire)
 
 smoke: $(stamp) native ## the main cases of tests/smoke.txt, with one runsc, one engine and one containerd
 	@$(bin)/python -m hack.tools $(smoke_tools)
