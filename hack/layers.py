@@ -75,7 +75,7 @@ def read(shim: Path) -> dict[str, Layer]:
             top, _, rest = name.partition(".")
             if top == "shim":
                 layer.layers.add(layer_of(rest, shim))
-            elif top not in sys.stdlib_module_names:
+            elif top and top not in sys.stdlib_module_names:
                 layer.packages.add(top)
     found[VALUES].contents = " ".join(f"`{name}`" for name in found[VALUES].parts if name[0] != "_")
     found[VALUES].parts.clear()
@@ -92,13 +92,14 @@ def _describe(layer: Layer, package: tuple[str, ...], docstring: str) -> None:
 
 
 def imported(tree: ast.Module) -> Iterator[str]:
-    """Yield the dotted name of every import of a module, also of nested ones."""
+    """Yield the name of every import of a module, at any depth; relative ones begin with a dot."""
     for node in ast.walk(tree):
         match node:
             case ast.Import(names=names):
                 yield from (alias.name for alias in names)
-            case ast.ImportFrom(module=str(module), names=names):
-                yield from (f"{module}.{alias.name}" for alias in names)
+            case ast.ImportFrom(module=module, names=names, level=level):
+                base = "." * level + (module or "")
+                yield from (f"{base}.{alias.name}" for alias in names)
 
 
 def layer_of(module: str, shim: Path) -> str:

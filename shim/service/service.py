@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Coroutine
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -102,10 +102,7 @@ class Service:
                 return partial(shim.stream, operation, request, call.ref)
 
         async def run(report: Report) -> bytes:
-            with_report = Incoming(
-                service=self, namespace=call.namespace, id=call.id, report=report
-            )
-            return await _answered(operation, with_report, request)
+            return await _answered(operation, replace(call, report=report), request)
 
         return run
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ast
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -11,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from hack import layers
 from tests.source import parsed
 
 ROOT = Path(__file__).parents[2]
@@ -86,20 +86,15 @@ def name_of(path: Path) -> str:
 
 
 def imports(source: str) -> Iterator[str]:
-    """Give the dotted name of everything that a source imports, at whatever depth."""
-    for node in ast.walk(parsed(source)):
-        if isinstance(node, ast.Import):
-            yield from (alias.name for alias in node.names)
-        elif isinstance(node, ast.ImportFrom):
-            # A relative import would hide its layer; none is allowed.
-            base = "." * node.level + (node.module or "")
-            yield from (f"{base}.{alias.name}" for alias in node.names)
+    """Yield the dotted name of everything that a source imports, at any depth."""
+    return layers.imported(parsed(source))
 
 
 def breach(module: str, imported: str) -> str:
     """Return "" when `module` may import `imported`, or the rule that it breaks."""
     layer, top = layer_of(module), imported.split(".", maxsplit=1)[0]
     if top == "":
+        # A relative import would hide its layer.
         return f"{module} imports {imported}: write the full name"
     if top == "shim":
         if layer_of(imported) in RULES[layer].layers:

@@ -5,17 +5,21 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import socket
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Self
+from typing import Generic, Self, TypeVar
 
+from google.protobuf.message import DecodeError, Message
 from google.protobuf.wrappers_pb2 import StringValue
 
 from shim.api.ttrpc import request_pb2
-from shim.service.ttrpc import Call, Client, Limits, Method, Server, Services
+from shim.errors import InvalidArgument
+from shim.service.ttrpc import Call, Client, Limits, Server, Services
 from shim.service.ttrpc import frame as frames
 from shim.service.ttrpc.frame import Frame, Kind
+
+_Request = TypeVar("_Request", bound=Message)
 
 SERVICE = "test.v1.Echo"
 SOON_S = 60.0
@@ -27,6 +31,22 @@ def bind(path: Path) -> socket.socket:
     listener.bind(str(path))
     listener.listen()
     return listener
+
+
+@dataclass(frozen=True)
+class Unary(Generic[_Request]):
+    """One unary method: the class of its request, and the coroutine that answers."""
+
+    request: type[_Request]
+    answer: Callable[[_Request, Call], Awaitable[Message]]
+
+    async def run(self, payload: bytes, call: Call) -> bytes:
+        try:
+            request = self.request.FromString(payload)
+        except DecodeError as error:
+            message = f"the {self.request.DESCRIPTOR.name} is garbled"
+            raise InvalidArgument(message) from error
+        return (await self.answer(request, call)).SerializeToString()
 
 
 @dataclass
@@ -65,7 +85,7 @@ class Echo:
 
     def services(self) -> Services:
         names = ("echo", "space", "fail", "long", "hold")
-        return {SERVICE: {name: Method(StringValue, getattr(self, name)) for name in names}}
+        return {SERVICE: {name: Unary(StringValue, getattr(self, name)) for name in names}}
 
 
 _LIMITS = Limits()

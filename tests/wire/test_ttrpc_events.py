@@ -21,8 +21,8 @@ from shim.api.cryo.v1 import cryo_pb2
 from shim.errors import CryoError, InvalidArgument, Unavailable
 from shim.model import Event, Mount, Stdio, TaskRef
 from shim.service.events import SERVICE, Pace, Publisher
-from shim.service.ttrpc import NAMESPACE_KEY, Call, Method
-from tests.wire.helpers_ttrpc import SOON_S, bind, serving, until
+from shim.service.ttrpc import NAMESPACE_KEY, Call
+from tests.wire.helpers_ttrpc import SOON_S, Unary, bind, serving, until
 
 A = TaskRef(namespace="k8s.io", id="a")
 AT = datetime(2026, 11, 23, 12, 0, 0, 250000, tzinfo=UTC)
@@ -52,9 +52,9 @@ class Containerd:
         else:
             raise error
 
-    def services(self) -> dict[str, dict[str, Method[Any]]]:
+    def services(self) -> dict[str, dict[str, Unary[Any]]]:
         """Return what is served on TTRPC_ADDRESS."""
-        return {SERVICE: {"Forward": Method(events_pb2.ForwardRequest, self.forward)}}
+        return {SERVICE: {"Forward": Unary(events_pb2.ForwardRequest, self.forward)}}
 
     def ids(self) -> list[str]:
         """Return the exec ids of the exits that came."""

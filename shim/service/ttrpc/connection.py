@@ -21,7 +21,7 @@ from shim.service import failure
 from shim.service.ttrpc import envelope, frame
 from shim.service.ttrpc.channel import Channel
 from shim.service.ttrpc.frame import Frame, Header, Kind
-from shim.service.ttrpc.method import Call, Runnable, Services
+from shim.service.ttrpc.method import Call, Method, Services
 
 _log = logging.getLogger(__name__)
 
@@ -167,7 +167,7 @@ class Connection:
                 _late(request)
             raise
 
-    def _find(self, request: request_pb2.Request) -> Runnable:
+    def _find(self, request: request_pb2.Request) -> Method:
         methods = self._services.get(request.service)
         if methods is None:
             message = f"there is no service {request.service!r}"
