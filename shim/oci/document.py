@@ -135,6 +135,12 @@ class Spec(Value):
         return tuple(space.path for space in spaces if space.path)
 
     @property
+    def has_network_namespace(self) -> bool:
+        """Whether it has a network namespace, new or joined; else it is on the host's network."""
+        spaces = (self.view.linux and self.view.linux.namespaces) or ()
+        return any(space.type == "network" for space in spaces)
+
+    @property
     def network_namespace(self) -> str:
         """Return the path of the network namespace that it joins; empty for a new one."""
         spaces = (self.view.linux and self.view.linux.namespaces) or ()

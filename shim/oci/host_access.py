@@ -32,7 +32,10 @@ class HostMount(Value):
 
 
 class HostAccess(Value):
-    """All host access of one container. `namespaces` are those that it joins."""
+    """All host access of one container.
+
+    `namespaces` are those that it joins; `host_network` is whether it asks for the host's network.
+    """
 
     task: str
     rootfs: str
@@ -40,6 +43,7 @@ class HostAccess(Value):
     mounts: tuple[HostMount, ...] = ()
     devices: tuple[str, ...] = ()
     namespaces: tuple[str, ...] = ()
+    host_network: bool = False
 
 
 def of(task: str, spec: Spec) -> HostAccess:
@@ -51,6 +55,7 @@ def of(task: str, spec: Spec) -> HostAccess:
         mounts=tuple(_mount(spec, mount) for mount in spec.mounts if _is_bind(mount)),
         devices=tuple(device.path for device in spec.devices),
         namespaces=spec.joined_namespaces,
+        host_network=not spec.has_network_namespace,
     )
 
 

@@ -18,8 +18,9 @@ from shim.host.process_id import ProcessId
 from shim.host.shielded import shielded
 from shim.host.supervisor.protocol import ProcessSupervisor
 from shim.model import Stats, Value
-from shim.runsc import argv, control, fscat, kernel, overlay, statefile, trace, urpc
+from shim.runsc import argv, control, fscat, kernel, statefile, trace, urpc
 from shim.runsc.argv import CheckpointArgs, CreateArgs, ExecArgs, Global, RestoreArgs, runsc_id
+from shim.runsc.container_flags import NO_FLAGS, ContainerFlags
 from shim.runsc.failure import error_line, failure, log_error
 from shim.runsc.probe import Capabilities
 from shim.runsc.run import KILLED_S, UNDYING_REMEDY, Completed, Started, run, undying
@@ -199,8 +200,8 @@ class Runsc:
             message = f"task {task_id}: runsc has no such container"
             raise NotFound(message)
 
-    def _global(self, *, gpu: bool = False, overlay2: str = "") -> Global:
-        flags = overlay.with_medium(self._flags, overlay2)
+    def _global(self, own: ContainerFlags = NO_FLAGS, *, gpu: bool = False) -> Global:
+        flags = own.added_to(self._flags)
         if gpu and self.capabilities.nvproxy_flag:
             flags.setdefault("nvproxy", "true")
         return Global(binary=self.capabilities.binary, root=str(self.root), flags=flags)
@@ -214,25 +215,31 @@ class Runsc:
         args: list[str],
         timeout_s: float = 0,
         started: Started | None = None,
+        own: ContainerFlags = NO_FLAGS,
     ) -> Completed:
         self._must_exist(task_id)
         return await run(
-            self._global().argv(command, *args),
+            self._global(own).argv(command, *args),
             timeout_s=timeout_s or self._timeouts.command,
             started=_noting(command, started),
         )
 
     async def _call(
-        self, task_id: str, command: str, args: list[str], timeout_s: float = 0
+        self,
+        task_id: str,
+        command: str,
+        args: list[str],
+        timeout_s: float = 0,
+        own: ContainerFlags = NO_FLAGS,
     ) -> Completed:
         with failpoints.around(f"runsc.{command}"):
-            done = await self._ask(task_id, command, args, timeout_s)
+            done = await self._ask(task_id, command, args, timeout_s, own=own)
             _check(command, done)
         return done
 
-    async def start(self, task_id: str) -> None:
-        """Start a created container."""
-        await self._call(task_id, "start", argv.start(task_id))
+    async def start(self, task_id: str, own: ContainerFlags = NO_FLAGS) -> None:
+        """Start a created container; runsc sets up the network now, by the flags of this call."""
+        await self._call(task_id, "start", argv.start(task_id), own=own)
 
     async def kill(
         self, task_id: str, signal: int, *, everyone: bool = False, pid: int = 0
@@ -425,13 +432,13 @@ class Runsc:
         *,
         gpu: bool,
         log: Path,
-        overlay2: str = "",
+        own: ContainerFlags = NO_FLAGS,
         started: Started | None = None,
     ) -> ProcessId:
         """Create a container and return its sandbox process; `started` gets the runsc process."""
         timeout_s = self._timeouts.create
         making = _Making("create", args.args(), args.pid_file, log, timeout_s, started)
-        return await self._make(making, streams, self._global(gpu=gpu, overlay2=overlay2))
+        return await self._make(making, streams, self._global(own, gpu=gpu))
 
     async def restore(
         self,
@@ -441,12 +448,12 @@ class Runsc:
         gpu: bool,
         log: Path,
         timeout_s: float,
-        overlay2: str = "",
+        own: ContainerFlags = NO_FLAGS,
         started: Started | None = None,
     ) -> ProcessId:
         """Restore a container from an image; return when it runs, before the CUDA thaw."""
         making = _Making("restore", args.args(), args.pid_file, log, timeout_s, started)
-        return await self._make(making, streams, self._global(gpu=gpu, overlay2=overlay2))
+        return await self._make(making, streams, self._global(own, gpu=gpu))
 
     async def _make(self, making: _Making, streams: Streams, runsc: Global) -> ProcessId:
         making.log.unlink(missing_ok=True)
@@ -497,13 +504,13 @@ class Runsc:
         return ProcessId(pid=pid, start=procs.start_time(pid) or 0)
 
     async def start_member(
-        self, task_id: str, streams: Streams, log: Path, *, overlay2: str = ""
+        self, task_id: str, streams: Streams, log: Path, own: ContainerFlags = NO_FLAGS
     ) -> None:
         """Start a container that shares a sandbox; it gets its streams here, not at create."""
         self._must_exist(task_id)
         log.unlink(missing_ok=True)
         command = "start"
-        runsc = self._global(overlay2=overlay2)
+        runsc = self._global(own)
         whole = runsc.argv(command, *argv.start(task_id), log=str(log))
         async with self._spawned(whole, streams) as child:
             status = await self._ended(child, command, self._timeouts.create)

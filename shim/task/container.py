@@ -253,7 +253,7 @@ class Container:
             bundle=Path(record.bundle),
             guest_tool=record.guest_tool,
             gpu=record.gpu,
-            overlay2=record.overlay2,
+            own_flags=record.own_flags,
             paused=record.paused,
             journal=self.journal,
             stop=self.init.stop,

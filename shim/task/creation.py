@@ -52,6 +52,7 @@ class Creation:
                 gpu=planned.gpu,
                 guest_tool=planned.guest_tool,
                 overlay2=planned.overlay2,
+                network=self._network(ref.namespace, planned),
                 notices=planned.warnings,
                 image_path=request.checkpoint,
                 image_digest=source.manifest.digest if source else "",
@@ -90,6 +91,11 @@ class Creation:
             await shielded(self.remove([task], "its creation"), deadline_s=None)
             raise
         return task
+
+    def _network(self, namespace: str, planned: Plan) -> str:
+        """Return the network of the sandbox, which a container that joins it shares."""
+        root = self._tasks.root(namespace, planned.sandbox_id)
+        return planned.network if root is None else root.record.network
 
     @contextlib.asynccontextmanager
     async def _joining(self, record: TaskRecord) -> AsyncIterator[None]:

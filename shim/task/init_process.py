@@ -112,7 +112,7 @@ class InitProcess:
                 streams,
                 gpu=record.gpu,
                 log=self.files.log,
-                overlay2=record.overlay2,
+                own=record.own_flags,
                 started=self._record_creator,
             )
         self.store.update(pid=process.pid, start=process.start, unsettled=False)
@@ -138,7 +138,7 @@ class InitProcess:
                 streams,
                 gpu=record.gpu,
                 log=self.files.log,
-                overlay2=record.overlay2,
+                own=record.own_flags,
                 timeout_s=self.context.config.timeouts.save,
                 started=self._record_creator,
             )

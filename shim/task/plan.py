@@ -16,7 +16,8 @@ from shim.oci.compare import check_same, describe, differences
 from shim.oci.document import Spec
 from shim.oci.gpu import gpu_request
 from shim.oci.restorable import fitted, restorable
-from shim.runsc import overlay, settings
+from shim.runsc import host_network, overlay, settings
+from shim.runsc.host_network import NETWORK
 
 # Remedies for a bundle that does not match an image: of a restore, and of a create.
 _REMEDY_OF_RESTORE = (
@@ -31,8 +32,8 @@ _REMEDY_OF_CREATE = (
 class Plan(Value):
     """A spec ready for runsc.
 
-    `guest_tool` is cuda-checkpoint's path inside the container, `overlay2` the flag for its root
-    filesystem, empty if the operator sets it.
+    `guest_tool` is cuda-checkpoint's path inside the container. `overlay2` is the flag for its root
+    filesystem, `network` that for its sandbox; empty if the operator sets it, or for the default.
     """
 
     spec: Spec
@@ -40,6 +41,7 @@ class Plan(Value):
     guest_tool: str
     sandbox_id: str = ""
     overlay2: str = ""
+    network: str = ""
     warnings: tuple[str, ...] = ()
 
 
@@ -106,6 +108,7 @@ def plan(config: Config, request: CreateRequest, source: ImageSource | None = No
         guest_tool=ready.guest_tool,
         sandbox_id=pod.sandbox_of(spec),
         overlay2=_overlay2(config, request, source),
+        network=_network(config, spec, source),
         warnings=warnings,
     )
 
@@ -144,6 +147,13 @@ def _overlay2(config: Config, request: CreateRequest, source: ImageSource | None
     saved = source.manifest.runsc_flags.get(overlay.FLAG, "") if source else ""
     work = _work(request) if source is None or source.own_bundle else ""
     return overlay.fitting(saved, work or config.paths.scratch)
+
+
+def _network(config: Config, spec: Spec, source: ImageSource | None) -> str:
+    """Choose the network of the sandbox; that of an image remains as it was saved."""
+    if NETWORK in config.runsc.flags:
+        return ""
+    return host_network.flag(spec, source.manifest.runsc_flags if source else None)
 
 
 def _work(request: CreateRequest) -> str:

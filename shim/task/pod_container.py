@@ -45,9 +45,7 @@ class PodContainerLifecycle:
         """Start the container with its streams, and watch it."""
         record = init.store.record
         async with init.streams.opened() as streams:
-            await init.runsc.start_member(
-                record.ref.id, streams, init.files.log, overlay2=record.overlay2
-            )
+            await init.runsc.start_member(record.ref.id, streams, init.files.log, record.own_flags)
         await self.watch_restored(init)
 
     async def watch_restored(self, init: InitProcess) -> None:

@@ -13,6 +13,7 @@ from shim.errors import InvalidArgument
 from shim.host import files
 from shim.host.oserror import typed
 from shim.model import Exit, Mount, Stdio, TaskRef, Value
+from shim.runsc.container_flags import ContainerFlags
 
 _Record = TypeVar("_Record", bound="CleanupRecord")
 NAME = "task.json"
@@ -53,7 +54,7 @@ class TaskRecord(CleanupRecord, kw_only=True):
     for the sidecar's own. While `unsettled`, runsc must be asked whether it is started or paused.
     `image_digest` is that of the manifest from which it was made; if its spec came `from_image`,
     `bundle` is a path from the image and not a directory of ours.
-    `overlay2` is the flag passed to runsc if the operator set none.
+    `overlay2` and `network` are the flags passed to runsc if the operator set none.
     `notices` are the warnings of its creation, valid for as long as it runs.
     `exec_ran` is whether an exec was ever started; unknown in a record of an older cryo.
     `one_call` is whether one call makes and restores the task, and not a Create and a Start.
@@ -66,6 +67,7 @@ class TaskRecord(CleanupRecord, kw_only=True):
     gpu: bool = False
     guest_tool: str = ""
     overlay2: str = ""
+    network: str = ""
     image_digest: str = ""
     from_image: bool = False
     one_call: bool = False
@@ -77,6 +79,11 @@ class TaskRecord(CleanupRecord, kw_only=True):
     notices: tuple[str, ...] = ()
     exec_ran: bool = True
     execs: dict[str, ExecRecord] = {}
+
+    @property
+    def own_flags(self) -> ContainerFlags:
+        """Return the flags that were chosen for this container."""
+        return ContainerFlags(overlay2=self.overlay2, network=self.network)
 
 
 def save(folder: Path, record: TaskRecord) -> None:

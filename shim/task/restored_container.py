@@ -23,7 +23,8 @@ class RestoredContainer:
     async def network_warnings(self) -> tuple[str, ...]:
         """Return what the network of the restored container will lack, one warning each."""
         spec = self._container.files.runsc_spec
-        return await asyncio.to_thread(network.warnings, spec, self._container.runsc.flags)
+        flags = (await self.target()).flags
+        return await asyncio.to_thread(network.warnings, spec, flags)
 
     async def load_image(self, options: RestoreOptions) -> int:
         """Run `runsc restore`; return the sandbox's pid."""

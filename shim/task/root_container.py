@@ -20,7 +20,8 @@ class RootLifecycle:
 
     async def start(self, init: InitProcess) -> None:
         """Start the container."""
-        await init.runsc.start(init.store.record.ref.id)
+        record = init.store.record
+        await init.runsc.start(record.ref.id, record.own_flags)
 
     async def watch_restored(self, init: InitProcess) -> None:
         """Do nothing: the sandbox process is watched."""

@@ -47,7 +47,7 @@ async def from_inside(target: CheckpointTarget, *, paused: bool) -> Connected:
     The sentry returns their number in a millisecond; only if there are any, and the sandbox is not
     `paused`, a program is run inside that lists their peers.
     """
-    if target.config.runsc.flags.get("network") in _NOT_NETSTACK:
+    if target.flags.get("network") in _NOT_NETSTACK:
         return Connected()
     try:
         tables = [table.replace("/proc/", "/proc/1/") for table in _TABLES]

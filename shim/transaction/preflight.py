@@ -73,8 +73,8 @@ def check_network(target: CheckpointTarget) -> None:
         message = "the sandbox uses the host's network, which this runsc cannot save"
         raise Refused(
             message,
-            remedy='create the task with network = "sandbox" under [runsc.flags], or use runsc '
-            "from 20260905 on",
+            remedy="create it with a network of its own (in Kubernetes without hostNetwork, and "
+            'without network = "host" under [runsc.flags]), or use runsc from 20260905 on',
         )
 
 

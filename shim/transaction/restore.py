@@ -16,7 +16,9 @@ from shim.image.manifest import Manifest, Member
 from shim.image.verify import HeldImage
 from shim.image.verify_cache import VerifyCache
 from shim.model import CudaProcess, EngineName, Report, RestoreOptions, Verify
-from shim.runsc import overlay
+from shim.runsc import host_network, overlay
+from shim.runsc.container_flags import ContainerFlags
+from shim.runsc.host_network import HOST, NETWORK
 from shim.runsc.probe import Capabilities
 from shim.transaction import hostfacts, preflight
 from shim.transaction.builds import runsc_build
@@ -47,9 +49,15 @@ async def check_host(manifest: Manifest, config: Config, capabilities: Capabilit
     """
     found = inventory.read(config.cuda.nvidia_proc)
     build = await runsc_build(capabilities)
-    # Without a medium in the configuration the overlay gets that of the image.
-    flags = overlay.with_medium(config.runsc.flags, manifest.runsc_flags.get(overlay.FLAG, ""))
+    # Where the configuration sets none, these flags are as the container's creation chooses them.
+    flags = _own_flags(manifest).added_to(config.runsc.flags)
     hostfacts.check_host(manifest, hostfacts.read_host(), found, build, flags)
+
+
+def _own_flags(manifest: Manifest) -> ContainerFlags:
+    saved = manifest.runsc_flags
+    on_host = saved.get(NETWORK) == HOST and host_network.requested(manifest.specs[0])
+    return ContainerFlags(overlay2=saved.get(overlay.FLAG, ""), network=HOST if on_host else "")
 
 
 def check_options(manifest: Manifest, options: RestoreOptions, capabilities: Capabilities) -> None:

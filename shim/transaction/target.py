@@ -11,8 +11,8 @@ from shim.cuda.guest import Guest
 from shim.host.process_id import ProcessId
 from shim.model import TaskRef
 from shim.oci.document import Spec
-from shim.runsc import overlay
 from shim.runsc.client import Runsc
+from shim.runsc.container_flags import NO_FLAGS, ContainerFlags
 from shim.transaction.journal import Journal
 
 
@@ -23,8 +23,8 @@ class CheckpointTarget:
     `guest_tool` is cuda-checkpoint's path inside the container, `gpu` whether it may hold CUDA
     state at all, `stop` kills the task and waits for its exit, `ended` returns whether it has
     exited, `exec_ran` whether an exec was ever started in it. For a member, `container` is its id,
-    and `name` its name in an image of runsc; both are empty for the sandbox's own task. `overlay2`
-    is the flag that it was created with, if none was configured.
+    and `name` its name in an image of runsc; both are empty for the sandbox's own task.
+    `own_flags` are the flags that were chosen for it where the operator set none.
     """
 
     ref: TaskRef
@@ -43,7 +43,7 @@ class CheckpointTarget:
     exec_ran: bool = False
     container: str = ""
     name: str = ""
-    overlay2: str = ""
+    own_flags: ContainerFlags = NO_FLAGS
     members: tuple[CheckpointTarget, ...] = ()
 
     @property
@@ -59,7 +59,7 @@ class CheckpointTarget:
     @property
     def flags(self) -> dict[str, str]:
         """Return the top-level flags with which runsc created the container."""
-        return overlay.with_medium(self.runsc.flags, self.overlay2)
+        return self.own_flags.added_to(self.runsc.flags)
 
     @property
     def paused_ids(self) -> tuple[str, ...]:

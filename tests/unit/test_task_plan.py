@@ -131,6 +131,28 @@ def test_hooks_of_the_callers_bundle_run(tmp_path: Path) -> None:
     assert ready.spec.data["hooks"] == HOOKS
 
 
+@pytest.mark.parametrize(
+    ("flags", "namespaces", "network"),
+    (
+        ({}, [], "host"),
+        ({}, [{"type": "network"}], ""),
+        ({"network": "sandbox"}, [], ""),
+        ({"network": "host"}, [], ""),
+    ),
+)
+def test_the_network_of_a_new_sandbox(
+    tmp_path: Path, flags: dict[str, str], namespaces: list[dict[str, str]], network: str
+) -> None:
+    """It is the host's for a spec without a network namespace, unless the operator has chosen."""
+    data = spec(tmp_path) | {"linux": {"namespaces": namespaces}}
+    request = CreateRequest(
+        ref=TaskRef(namespace="ns", id="new"), bundle=str(written(tmp_path, data))
+    )
+    cuda = Cuda(nvidia_proc=str(tmp_path / "none"), cdi_dirs=())
+
+    assert plan(Config(cuda=cuda, runsc=Runsc(flags=flags)), request).network == network
+
+
 def overlay_of(bundle: Path, image: Manifest | None = None, **flags: str) -> str:
     """Plan a new task with a bundle and runsc's flags; return the overlay2 that runsc gets."""
     ref = TaskRef(namespace="ns", id="new")

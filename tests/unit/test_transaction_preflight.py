@@ -15,6 +15,7 @@ from shim.host.cgroup import Cgroup
 from shim.image import manifest as manifests
 from shim.oci import document
 from shim.runsc.client import GuestProcess
+from shim.runsc.container_flags import ContainerFlags
 from shim.transaction import preflight
 from tests.unit.fakes_guest import FakeGuest
 from tests.unit.fakes_target import SPEC, Scene, sleeping
@@ -137,7 +138,10 @@ def test_the_hosts_network(scene: Scene, old: Scene) -> None:
     preflight.check_network(scene.target)
     with pytest.raises(Refused, match="the host's network") as caught:
         preflight.check_network(old.target)
-    assert 'network = "sandbox"' in caught.value.remedy
+    assert "hostNetwork" in caught.value.remedy
+    old.runsc._flags = {}
+    with pytest.raises(Refused, match="the host's network"):
+        preflight.check_network(replace(old.target, own_flags=ContainerFlags(network="host")))
 
 
 def test_no_holders_no_warning(scene: Scene, old: Scene) -> None:

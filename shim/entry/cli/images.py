@@ -99,6 +99,7 @@ def _access(manifest: dict[str, Any]) -> list[str]:
         ]
         lines += [f"  device {path}" for path in one["devices"]]
         lines += [f"  namespace {path}" for path in one["namespaces"]]
+        lines += ["  network of the host"] if one.get("host_network") else []
     return [printable(line) for line in lines]
 
 
