@@ -101,6 +101,15 @@ class Timeouts(_Section, frozen=True, kw_only=True, forbid_unknown_fields=True):
     shutdown: Seconds = 60.0
 
 
+class Pods(_Section, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What pods may request in annotations, which anyone who may create pods can write.
+
+    `restore` allows io.cryo.restore and io.cryo.warm, from images of the pod's own namespace.
+    """
+
+    restore: bool = False
+
+
 class Config(_Section, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """All of config.toml."""
 
@@ -110,6 +119,7 @@ class Config(_Section, frozen=True, kw_only=True, forbid_unknown_fields=True):
     cuda: Cuda = Cuda()
     defaults: Defaults = Defaults()
     timeouts: Timeouts = Timeouts()
+    pods: Pods = Pods()
 
 
 _UNREADABLE = (

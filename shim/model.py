@@ -173,6 +173,13 @@ class ExecProcesses(enum.StrEnum):
     DROP = "drop"
 
 
+class RestorePolicy(enum.StrEnum):
+    """What to do about a container whose image cannot be restored: fail, or start it cold."""
+
+    ALWAYS = "always"
+    IF_POSSIBLE = "if-possible"
+
+
 class Verify(enum.StrEnum):
     """How much of an image is verified before a restore."""
 

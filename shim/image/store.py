@@ -33,8 +33,8 @@ STAGING_PREFIX = ".cryo-staging-"
 _UNLOCKED_PREFIX = ".cryo-begin-"
 # A folder has this prefix for microseconds; one that has it for longer was left behind.
 _BEGIN_S = 60.0
-# <images>/<namespace>/<task>/<time>
-_DEPTH = 3
+# <images>/<namespace>/<task>/<time>; the paths in `shim.image.named` are longer by up to two.
+_DEPTH = 5
 _MAX_PATH_BYTES = 4000
 _DIR = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC | os.O_NOFOLLOW
 
@@ -87,8 +87,12 @@ class Staging:
 
 def default_path(images: Path, ref: TaskRef, now: datetime) -> Path:
     """Return the default path of a new image: `<images>/<namespace>/<task>/<UTC time>`."""
-    stamp = now.astimezone(UTC).strftime("%Y%m%dT%H%M%S.%fZ")
-    return images / ref.namespace / ref.id / stamp
+    return images / ref.namespace / ref.id / stamp(now)
+
+
+def stamp(now: datetime) -> str:
+    """Return the name of an image that was begun now; names sort by time."""
+    return now.astimezone(UTC).strftime("%Y%m%dT%H%M%S.%fZ")
 
 
 def resolve_new(

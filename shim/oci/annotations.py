@@ -6,6 +6,8 @@ fields for most of them.
 
 from __future__ import annotations
 
+from typing import Annotated
+
 import msgspec
 
 from shim.config import Seconds
@@ -17,12 +19,19 @@ from shim.model import (
     EngineName,
     ExecProcesses,
     RestoreOptions,
+    RestorePolicy,
     Value,
     Verify,
 )
 from shim.oci.document import Spec
 
 PREFIX = "io.cryo."
+RESTORE = f"{PREFIX}restore"
+WARM = f"{PREFIX}warm"
+# The name of an image: a single, visible path component.
+ImageName = Annotated[
+    str, msgspec.Meta(pattern=r"^[A-Za-z0-9](?:[A-Za-z0-9_.-]{0,61}[A-Za-z0-9])?\Z")
+]
 
 
 class TaskAnnotations(Value, forbid_unknown_fields=True, rename="kebab"):
@@ -40,6 +49,31 @@ class TaskAnnotations(Value, forbid_unknown_fields=True, rename="kebab"):
     verify: Verify | None = None
     background: bool | None = None
     park: bool | None = None
+    restore: ImageName | None = None
+    restore_policy: RestorePolicy | None = None
+    warm: ImageName | None = None
+
+    def __post_init__(self) -> None:
+        """Reject two names of images.
+
+        Raises:
+            ValueError: both are set.
+        """
+        if self.restore is not None and self.warm is not None:
+            message = "restore and warm cannot both be set"
+            raise ValueError(message)
+
+    @property
+    def image_name(self) -> str | None:
+        """Return the name of the image from which the container is to be restored."""
+        return self.restore or self.warm
+
+    @property
+    def policy(self) -> RestorePolicy:
+        """Return the policy of a restore by name; a warm start is a restore if possible."""
+        if self.warm is not None:
+            return RestorePolicy.IF_POSSIBLE
+        return self.restore_policy or RestorePolicy.ALWAYS
 
 
 def read_annotations(spec: Spec) -> TaskAnnotations:

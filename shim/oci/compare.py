@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import PurePosixPath
 from typing import Any
 
@@ -98,14 +98,19 @@ def describe(found: tuple[Difference, ...]) -> str:
 
 def differences(saved: Spec, given: Spec) -> tuple[Difference, ...]:
     """List every field that prevents `given` from replacing `saved`."""
-    old, new = _fields(saved), _fields(given)
-    changed = (
+    old, new = compared(saved), compared(given)
+    changed = changes(old, new)
+    known = conflicts(saved)
+    return (*changed, *(one for one in conflicts(given) if one not in known))
+
+
+def changes(old: Mapping[str, Any], new: Mapping[str, Any]) -> tuple[Difference, ...]:
+    """List the fields whose values differ."""
+    return tuple(
         Difference(field=name, detail=_detail(old.get(name), new.get(name)))
         for name in dict.fromkeys((*old, *new))
         if old.get(name) != new.get(name)
     )
-    known = conflicts(saved)
-    return (*changed, *(one for one in conflicts(given) if one not in known))
 
 
 def conflicts(spec: Spec) -> tuple[Difference, ...]:
@@ -116,7 +121,7 @@ def conflicts(spec: Spec) -> tuple[Difference, ...]:
     return (*_repeated_mounts(spec), *_repeated(spec))
 
 
-def _fields(spec: Spec) -> dict[str, Any]:
+def compared(spec: Spec) -> dict[str, Any]:
     """Return each compared field, normalized so that values equal for runsc are equal."""
     data = spec.data
     process, linux = _object(data, "process"), _object(data, "linux")

@@ -222,6 +222,22 @@ def parse(data: Any, bundle: Path, *, restoring: bool = False) -> Spec:
     return spec
 
 
+class _Annotated(Value):
+    annotations: dict[str, str] | None = None
+
+
+def read_annotations(bundle: Path) -> dict[str, str]:
+    """Read only the annotations of `bundle`/config.json; none if it cannot be read.
+
+    It is much faster than `load`, which is to report what is wrong with the file.
+    """
+    try:
+        data = files.read_bounded(bundle / CONFIG, MAX_SPEC_BYTES, nofollow=False)
+        return msgspec.json.decode(data, type=_Annotated).annotations or {}
+    except (CryoError, msgspec.MsgspecError, ValueError, RecursionError):
+        return {}
+
+
 def digest(spec: Spec) -> str:
     """Return the BLAKE3 hash of the spec in hexadecimal, independent of the key order."""
     return canonical.digest(canonical.encode(spec.data))

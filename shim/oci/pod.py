@@ -11,7 +11,10 @@ from shim.oci.document import Spec
 CONTAINER_TYPE = "io.kubernetes.cri.container-type"
 CONTAINER_NAME = "io.kubernetes.cri.container-name"
 SANDBOX_ID = "io.kubernetes.cri.sandbox-id"
+SANDBOX_NAMESPACE = "io.kubernetes.cri.sandbox-namespace"
+IMAGE_NAME = "io.kubernetes.cri.image-name"
 _MEMBER = "container"
+_SANDBOX = "sandbox"
 
 
 def sandbox_of(spec: Spec) -> str:
@@ -24,6 +27,16 @@ def sandbox_of(spec: Spec) -> str:
 def name_of(spec: Spec) -> str:
     """Return the name by which runsc finds the container in an image of its pod."""
     return spec.annotations.get(CONTAINER_NAME, "")
+
+
+def is_sandbox(spec: Spec) -> bool:
+    """Whether the container is the first one of a pod."""
+    return spec.annotations.get(CONTAINER_TYPE) == _SANDBOX
+
+
+def kubernetes_namespace(spec: Spec) -> str | None:
+    """Return the Kubernetes namespace of a container of a pod; None for any other container."""
+    return spec.annotations.get(SANDBOX_NAMESPACE)
 
 
 def joined(spec: Spec, name: str, sandbox_id: str) -> Spec:

@@ -14,6 +14,7 @@ from shim.state import TaskState
 from shim.task import record as records
 from shim.task.container import Container
 from shim.task.context import Context
+from shim.task.origin import Origin
 from shim.task.owner import Owner
 from shim.task.plan import ImageSource, Plan, plan
 from shim.task.record import TaskRecord
@@ -33,15 +34,23 @@ class Creation:
         self._owner = owner
 
     async def create(self, request: CreateRequest, source: ImageSource | None = None) -> Container:
-        """Create a task, and publish it.
+        """Create a task from its bundle, or from an image, and publish it."""
+        return await self.create_from(Origin(request=request, source=source))
+
+    async def create_from(self, origin: Origin) -> Container:
+        """Create a task from what was decided, and publish it.
 
         Raises:
             AlreadyExists: its name is taken.
             CryoError: why it was not created.
         """
+        request, source = origin.request, origin.source
         context, ref = self._owner.context(), request.ref
         with self._tasks.creating(ref):
-            planned = await asyncio.to_thread(plan, self._config, request, source)
+            planned = origin.plan
+            if planned is None:
+                planned = await asyncio.to_thread(plan, self._config, request, source)
+            warnings = (*planned.warnings, *filter(None, (origin.warning,)))
             record = TaskRecord(
                 ref=ref,
                 bundle=request.bundle,
@@ -53,7 +62,7 @@ class Creation:
                 guest_tool=planned.guest_tool,
                 overlay2=planned.overlay2,
                 network=self._network(ref.namespace, planned),
-                notices=planned.warnings,
+                notices=warnings,
                 image_path=request.checkpoint,
                 image_digest=source.manifest.digest if source else "",
                 from_image=source is not None and not source.own_bundle,
@@ -61,6 +70,7 @@ class Creation:
                 sandbox_id=planned.sandbox_id,
                 owner=self._owner.address,
                 exec_ran=False,
+                named=origin.named,
             )
             task = await self._create(context, record, planned)
             self._tasks.add(task)
@@ -73,7 +83,7 @@ class Creation:
             checkpoint=request.checkpoint,
             pid=task.record.pid,
         )
-        for text in planned.warnings:
+        for text in warnings:
             _log.warning("task %s: %s", ref, text)
             context.publish_event("/cryo/warning", ref, text=text)
         return task

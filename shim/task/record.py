@@ -12,7 +12,8 @@ from shim import failpoints
 from shim.errors import InvalidArgument
 from shim.host import files
 from shim.host.oserror import typed
-from shim.model import Exit, Mount, Stdio, TaskRef, Value
+from shim.image.named import ImageRef
+from shim.model import Exit, Mount, RestorePolicy, Stdio, TaskRef, Value
 from shim.runsc.container_flags import ContainerFlags
 
 _Record = TypeVar("_Record", bound="CleanupRecord")
@@ -29,6 +30,27 @@ class ExecRecord(Value):
     runner_start: int = 0
     guest_pid: int = 0
     exit: Exit | None = None
+
+
+class NamedOrigin(Value):
+    """What the annotations of a container request: the image of a name, by which policy.
+
+    `reason` is why the container was started cold; empty if it was restored. With `warm` it is
+    saved under the name once it is ready.
+    """
+
+    name: str
+    kubernetes_namespace: str | None = None
+    policy: RestorePolicy = RestorePolicy.ALWAYS
+    warm: bool = False
+    fingerprint: str = ""
+    reason: str = ""
+
+    def ref(self, namespace: str) -> ImageRef:
+        """Return the full name of the image, for a container of this namespace."""
+        return ImageRef(
+            namespace=namespace, name=self.name, kubernetes_namespace=self.kubernetes_namespace
+        )
 
 
 class CleanupRecord(Value, kw_only=True):
@@ -57,6 +79,7 @@ class TaskRecord(CleanupRecord, kw_only=True):
     `overlay2` and `network` are the flags passed to runsc if the operator set none.
     `notices` are the warnings of its creation, valid for as long as it runs.
     `exec_ran` is whether an exec was ever started; unknown in a record of an older cryo.
+    `named` is what its annotations request, None without any; only a sandbox's own task has it.
     `one_call` is whether one call makes and restores the task, and not a Create and a Start.
     """
 
@@ -79,6 +102,7 @@ class TaskRecord(CleanupRecord, kw_only=True):
     notices: tuple[str, ...] = ()
     exec_ran: bool = True
     execs: dict[str, ExecRecord] = {}
+    named: NamedOrigin | None = None
 
     @property
     def own_flags(self) -> ContainerFlags:

@@ -36,8 +36,8 @@ from shim.task.creation import Creation
 from shim.task.host_info import HostInfo
 from shim.task.image_service import ImageService
 from shim.task.kill import kill, kill_interrupted
+from shim.task.origin import Origins
 from shim.task.owner import Owner
-from shim.task.plan import ImageSource
 from shim.task.pod_restore import PodRestores
 from shim.task.recovery import Recovery, log_progress
 from shim.task.restore_call import RestoreCall
@@ -68,6 +68,7 @@ class Tasks:
         self._transactions = Transactions()
         self._image_store = Images(config)
         self._creation = Creation(config, self._map, self._owner)
+        self._origins = Origins(config, self._image_store, self._owner)
         self._restores = RestoreCall(config, self._image_store, self._creation, self._owner)
         self._pod_restores = PodRestores(config, self._map, self._owner)
         self.images = ImageService(config, self._image_store, self._owner.capabilities)
@@ -145,13 +146,9 @@ class Tasks:
     # -- one method per operation --------------------------------------------------------------
 
     async def create(self, request: CreateRequest) -> int:
-        """Create a task from a bundle; with `checkpoint` set, Start restores that image."""
+        """Create a task from its bundle, or from an image, which Start restores."""
         try:
-            source = None
-            if request.checkpoint:
-                image = await self._image_store.find(request.checkpoint)
-                source = ImageSource(manifest=await self._image_store.manifest(image, strict=True))
-            task = await self._creation.create(request, source)
+            task = await self._creation.create_from(await self._origins.decide(request))
         except BaseException:  # containerd does not remove what it has unpacked for a Create
             if is_unpacked(request.bundle, request.checkpoint):
                 unpacked = Path(request.checkpoint)

@@ -137,3 +137,30 @@ def test_a_mistake_is_reported(name: str, text: str) -> None:
         read_annotations(spec(**{name: text}))
 
     assert "io.cryo.engine" in caught.value.remedy
+
+
+@pytest.mark.parametrize("name", ("", ".x", "a/b", "../x", "a\n", "x" * 64, "x-"))
+def test_a_name_of_an_image_leads_nowhere_else(name: str) -> None:
+    """It is one visible path component, without a slash, a dot in front or a newline."""
+    for key in ("restore", "warm"):
+        with pytest.raises(InvalidArgument, match=key):
+            read_annotations(spec(**{key: name}))
+
+
+def test_a_warm_start_is_a_restore_if_possible() -> None:
+    """A restore by name is required, unless its policy or a warm start says otherwise."""
+    said = {
+        "always": read_annotations(spec(restore="a")),
+        "if-possible": read_annotations(spec(restore="a", **{"restore-policy": "if-possible"})),
+        "warm": read_annotations(spec(warm="a")),
+    }
+
+    assert [one.image_name for one in said.values()] == ["a", "a", "a"]
+    assert [one.policy for one in said.values()] == ["always", "if-possible", "if-possible"]
+    assert read_annotations(spec()).image_name is None
+
+
+def test_one_name_at_a_time() -> None:
+    """A container cannot be restored from one image and saved as another."""
+    with pytest.raises(InvalidArgument, match="cannot both be set"):
+        read_annotations(spec(restore="a", warm="b"))

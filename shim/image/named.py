@@ -1,0 +1,145 @@
+"""Images by name: `<images>/<namespace>[/<Kubernetes namespace>]/NAME/<fingerprint>/<time>`.
+
+A name is looked up in the namespaces of the container that gives it, and nowhere else: the author
+of an annotation must not be able to read the memory of another namespace's container. Beside the
+images of a fingerprint lies what it was computed from, so that a refusal can say what differs.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from shim.errors import CryoError, InvalidArgument, PermissionDenied
+from shim.host import files, trusted
+from shim.host.oserror import typed
+from shim.image import manifest as manifests
+from shim.image import store
+from shim.model import Value, check_id
+from shim.oci import canonical
+
+PARTS = "fingerprint.json"
+_MAX_PARTS_BYTES = 8 << 20
+_KEY = re.compile(r"[0-9a-f]{32}")
+# A name has as many fingerprints as there are kinds of hosts and templates in use; see `keys`.
+_MAX_KEYS = 64
+
+
+class Fingerprint(Value):
+    """What decides whether an image fits, by name: values of JSON."""
+
+    parts: dict[str, Any]
+
+    @property
+    def key(self) -> str:
+        """Return the name of the folder of images with these parts."""
+        return canonical.digest(canonical.encode(self.parts))[:32]
+
+
+class ImageRef(Value):
+    """The full name of an image; `kubernetes_namespace` is None outside Kubernetes."""
+
+    namespace: str
+    name: str
+    kubernetes_namespace: str | None = None
+
+    def __post_init__(self) -> None:
+        """Reject names that are not safe file names."""
+        check_id("namespace", self.namespace)
+        check_id("image name", self.name)
+        if self.kubernetes_namespace is not None:
+            check_id("Kubernetes namespace", self.kubernetes_namespace)
+
+    def __str__(self) -> str:
+        """Return the form used in messages."""
+        return self.name
+
+    def folder(self, images: Path) -> Path:
+        """Return the folder of everything that has this name."""
+        inner = [self.kubernetes_namespace] if self.kubernetes_namespace is not None else []
+        return images.joinpath(self.namespace, *inner, self.name)
+
+
+class NamedImages:
+    """The images of one name. Every method may block."""
+
+    def __init__(self, images: Path, ref: ImageRef) -> None:
+        """Take the configured folder of all images."""
+        self.ref = ref
+        self.folder = ref.folder(images)
+        self._images = images
+
+    def find(self, key: str) -> Path | None:
+        """Return the newest image of a fingerprint; None if there is none.
+
+        Raises:
+            PermissionDenied: the folder is a link, or another user could replace it.
+        """
+        return next(iter(self.of(key)), None)
+
+    def of(self, key: str) -> list[Path]:
+        """List the images of a fingerprint, newest first."""
+        folder = self._fingerprint_folder(key)
+        found = [folder / name for name in self._names(folder)]
+        return [path for path in found if os.path.lexists(path / manifests.NAME)]
+
+    def keys(self) -> list[str]:
+        """List the fingerprints of which there are images, newest first."""
+        keys = [name for name in self._names(self.folder) if _KEY.fullmatch(name)][:_MAX_KEYS]
+        newest = {key: path.name for key in keys if (path := self.find(key)) is not None}
+        return sorted(newest, key=lambda key: newest[key], reverse=True)
+
+    def parts(self, key: str) -> Fingerprint | None:
+        """Return what a fingerprint was computed from; None if that cannot be read."""
+        try:
+            data = files.read_bounded(self._fingerprint_folder(key) / PARTS, _MAX_PARTS_BYTES)
+            canonical.check_shape(data)
+            return msgspec.json.decode(data, type=Fingerprint)
+        except (CryoError, ValueError, RecursionError):
+            return None
+
+    def new_image(self, fingerprint: Fingerprint, now: datetime) -> Path:
+        """Return the path of a new image, and write what its fingerprint was computed from.
+
+        Raises:
+            CryoError: that cannot be written.
+        """
+        folder = self._fingerprint_folder(fingerprint.key)
+        files.make_folders(folder, 0o700)
+        self._check(folder)
+        files.write_atomic(folder / PARTS, msgspec.json.encode(fingerprint))
+        return folder / store.stamp(now)
+
+    def _fingerprint_folder(self, key: str) -> Path:
+        if not _KEY.fullmatch(key):
+            message = f"{key!r} is not a fingerprint"
+            raise InvalidArgument(message)
+        return self.folder / key
+
+    def _names(self, folder: Path) -> list[str]:
+        """List the names in a folder, last first; none if there is no such folder."""
+        try:
+            names = sorted(os.listdir(folder), reverse=True)  # noqa: PTH208 - names only
+        except (FileNotFoundError, NotADirectoryError):
+            return []
+        except OSError as error:
+            raise typed(error, f"list {folder}") from error
+        self._check(folder)
+        return [name for name in names if not name.startswith(".")]
+
+    def _check(self, folder: Path) -> None:
+        """Check that a folder is where its name says, and that only root can replace it.
+
+        Raises:
+            PermissionDenied: there is a link below the folder of all images, or another user's
+                folder.
+        """
+        trusted.check(folder)
+        if folder.resolve() != self._images.resolve() / folder.relative_to(self._images):
+            message = f"{folder} leads through a link"
+            raise PermissionDenied(message, remedy="remove the link: names are looked up without")

@@ -1,0 +1,171 @@
+"""What a container is made from: its bundle, or an image that its annotations name.
+
+This is decided at Create, once: the record keeps the image's path and digest, so that the restore
+loads the image that was chosen, whatever has the name by then.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+import msgspec
+
+from shim.config import Config
+from shim.errors import CryoError, HostMismatch, NotFound, PermissionDenied
+from shim.host.filecalls import file_call
+from shim.image.images import Images
+from shim.image.manifest import Manifest
+from shim.image.named import Fingerprint, NamedImages
+from shim.model import CreateRequest, RestorePolicy, Value
+from shim.oci import document, pod
+from shim.oci.annotations import RESTORE, WARM, read_annotations
+from shim.oci.document import Spec
+from shim.runsc.container_flags import ContainerFlags
+from shim.task.owner import Owner
+from shim.task.plan import ImageSource, Plan, plan
+from shim.task.record import NamedOrigin
+from shim.transaction import restore
+from shim.transaction.fingerprint import describe, fingerprint
+
+_REMEDY_OF_PODS = "set restore = true under [pods] in config.toml on this node"
+
+
+class Origin(Value):
+    """A decision: the request, with the image in `checkpoint` if there is one.
+
+    `named` is what the annotations request, None without any. `plan` is the plan for it, if that
+    was made already. `warning` is why an image that was named is not used.
+    """
+
+    request: CreateRequest
+    source: ImageSource | None = None
+    named: NamedOrigin | None = None
+    plan: Plan | None = None
+    warning: str = ""
+
+
+class Origins:
+    """Decides what the containers of one owner are made from."""
+
+    def __init__(self, config: Config, images: Images, owner: Owner) -> None:
+        self._config = config
+        self._images = images
+        self._owner = owner
+
+    async def decide(self, request: CreateRequest) -> Origin:
+        """Choose the image of the request, or of its annotations, or none.
+
+        Raises:
+            CryoError: the image cannot be used, and the policy is `always`.
+        """
+        if request.checkpoint:
+            image = await self._images.find(request.checkpoint)
+            manifest = await self._images.manifest(image, strict=True)
+            return Origin(request=request, source=ImageSource(manifest=manifest))
+        if not await asyncio.to_thread(_is_named, request):
+            return Origin(request=request)
+        planned = await asyncio.to_thread(plan, self._config, request)
+        if planned.sandbox_id:  # a pod's container: its sandbox decides
+            return Origin(request=request, plan=planned)
+        return await self._by_name(request, planned)
+
+    async def _by_name(self, request: CreateRequest, planned: Plan) -> Origin:
+        wanted = read_annotations(planned.spec)
+        named = NamedOrigin(
+            name=wanted.image_name or "",
+            kubernetes_namespace=pod.kubernetes_namespace(planned.spec),
+            policy=wanted.policy,
+            warm=wanted.warm is not None,
+        )
+        try:
+            _check_allowed(planned.spec, self._config)
+            mine = await self.fingerprint(request, planned)
+            named = msgspec.structs.replace(named, fingerprint=mine.key)
+            path, manifest = await self._fitting(request, named, mine)
+            chosen = msgspec.structs.replace(request, checkpoint=str(path))
+            source = ImageSource(manifest=manifest)
+            ready = await asyncio.to_thread(plan, self._config, chosen, source)
+        except CryoError as error:
+            if named.policy is RestorePolicy.ALWAYS:
+                raise
+            return self._cold(request, named, planned, error)
+        return Origin(request=chosen, source=source, named=named, plan=ready)
+
+    def _cold(
+        self, request: CreateRequest, named: NamedOrigin, planned: Plan, error: CryoError
+    ) -> Origin:
+        """Decide for a cold start; the first one of a warm start is no reason for a warning."""
+        expected = named.warm and isinstance(error, NotFound)
+        return Origin(
+            request=request,
+            named=msgspec.structs.replace(named, reason=str(error)),
+            plan=planned,
+            warning="" if expected else cold_because(named.name, error),
+        )
+
+    async def fingerprint(self, request: CreateRequest, planned: Plan) -> Fingerprint:
+        """Return the fingerprint of a container that is to be created."""
+        able = await self._owner.capabilities()
+        return await asyncio.to_thread(
+            fingerprint,
+            planned.spec,
+            request.rootfs,
+            self._config,
+            able,
+            gpu=planned.gpu,
+            own_flags=ContainerFlags(overlay2=planned.overlay2, network=planned.network),
+        )
+
+    async def _fitting(
+        self, request: CreateRequest, named: NamedOrigin, mine: Fingerprint
+    ) -> tuple[Path, Manifest]:
+        """Return the image of a name that fits a container, with its manifest.
+
+        Raises:
+            NotFound: nothing has that name here.
+            HostMismatch: only images that do not fit have it; the message says in what they differ.
+            CryoError: the image cannot be used.
+        """
+        images = NamedImages(Path(self._config.paths.images), named.ref(request.ref.namespace))
+        path = await file_call(
+            lambda: _find(images, mine), doing=f"look for the image {named.name}"
+        )
+        manifest = await self._images.manifest(await self._images.find(str(path)), strict=True)
+        await restore.check_host(manifest, self._config, await self._owner.capabilities())
+        return path, manifest
+
+
+def cold_because(name: str, error: CryoError) -> str:
+    """Return the warning of a container that is started cold although it names an image."""
+    return f"started cold instead of from the image {name}: {error}"
+
+
+def _is_named(request: CreateRequest) -> bool:
+    found = document.read_annotations(Path(request.bundle))
+    return RESTORE in found or WARM in found
+
+
+def _check_allowed(spec: Spec, config: Config) -> None:
+    """Check that pods of this node may be restored.
+
+    Raises:
+        PermissionDenied: they may not.
+    """
+    if config.pods.restore or not (pod.is_sandbox(spec) or pod.kubernetes_namespace(spec)):
+        return
+    message = f"{RESTORE} and {WARM} are not allowed for pods on this node"
+    raise PermissionDenied(message, remedy=_REMEDY_OF_PODS)
+
+
+def _find(images: NamedImages, mine: Fingerprint) -> Path:
+    found = images.find(mine.key)
+    if found is not None:
+        return found
+    keys = images.keys()
+    if not keys:
+        message = f"there is no image named {images.ref} in {images.folder.parent}"
+        raise NotFound(message, remedy=f"save one: cryo warm save {images.ref} TASK")
+    why = describe(images.parts(keys[0]), mine)
+    message = f"no image named {images.ref} fits this container; the newest one differs: {why}"
+    raise HostMismatch(message, remedy="save another one for this container, or make these equal")
