@@ -8,7 +8,7 @@ Neither has a meaning, so containers are created without them.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from shim.oci import document
@@ -25,6 +25,8 @@ _SETS = (
     ("linux", "gidMappings"),
     ("linux", "namespaces"),
 )
+# What may differ between the pods of one template.
+_OF_THE_NODE = (("process", "selinuxLabel"), ("process", "oomScoreAdj"), ("linux", "mountLabel"))
 _MAPS = (("linux", "timeOffsets"), ("linux", "netDevices"))
 
 
@@ -39,11 +41,25 @@ def restorable(spec: Spec) -> Spec:
 
 
 def fitted(spec: Spec, saved: Spec) -> Spec:
-    """Return the spec with the saved OCI version, which runsc only compares."""
-    version = saved.view.oci_version
-    if spec.view.oci_version == version:
-        return spec
-    return document.parse({**spec.data, "ociVersion": version}, spec.bundle, restoring=True)
+    """Return the spec with the saved values of what runsc only compares.
+
+    These are the OCI version, and what a node or the kubelet gives each pod anew: SELinux labels
+    and the OOM score.
+    """
+    data = {**spec.data, "ociVersion": saved.view.oci_version}
+    for path in _OF_THE_NODE:
+        _replace(data, path, saved.data)
+    return spec if data == spec.data else document.parse(data, spec.bundle, restoring=True)
+
+
+def _replace(data: dict[str, Any], path: tuple[str, str], saved: Mapping[str, Any]) -> None:
+    """Set a value below an object of the spec to the saved one, or remove it."""
+    outer, name = path
+    kept = {key: one for key, one in (data.get(outer) or {}).items() if key != name}
+    if name in (before := saved.get(outer) or {}):
+        kept[name] = before[name]
+    if kept or outer in data:
+        data[outer] = kept
 
 
 def _without_empty_lists(value: Any) -> Any:

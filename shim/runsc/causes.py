@@ -103,10 +103,19 @@ CAUSES: tuple[Cause, ...] = (
         "a file that the task had open has changed: {path} in the mount at {where}: {why}",
     ),
     Cause(
-        re.compile(r'restoring container "[^"]*": no such file or directory$'),
+        re.compile(
+            r'(?:restoring container "[^"]*"|starting sub-container): no such file or directory$'
+        ),
         FailedPrecondition,
         _OPEN_FILE,
         "a file that the task had open, or its program, does not exist",
+    ),
+    Cause(
+        re.compile(r'no host FD available for "?(?P<name>[^:"\s]*):host:\d'),
+        FailedPrecondition,
+        "save it again without a terminal in a container of a pod (tty: false), and with no "
+        "exec running",
+        "a terminal or a stream of an exec cannot be restored: that of container {name}",
     ),
     Cause(
         re.compile(
@@ -140,7 +149,7 @@ CAUSES: tuple[Cause, ...] = (
         "the image cannot be read: {line}",
     ),
     Cause(
-        re.compile(r"failed to load kernel: (?!vfs\.CompleteRestore|error decoding )"),
+        re.compile(r"failed to load kernel: (?!vfs\.CompleteRestore|error decoding |error exec)"),
         FailedPrecondition,
         "restore the files that the task had open to their state at the save",
     ),

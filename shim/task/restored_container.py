@@ -39,10 +39,15 @@ class RestoredContainer:
         return await self._container.target()
 
     async def remove_sandbox(self) -> None:
-        """Kill and delete what a failed restore made; the container has exited with it."""
+        """Kill and delete what a failed restore made; the container has exited with it.
+
+        A container whose sandbox is gone has exited, even if runsc cannot delete it.
+        """
         container = self._container
-        if container.record.pid:
-            await container.init.stop()
-        await container.runsc.delete(container.ref.id)
-        if container.state is TaskState.RESTORING:
-            await container.init.end(Exit(status=UNKNOWN_STATUS, at=utcnow()))
+        try:
+            if container.record.pid:
+                await container.init.stop()
+            await container.runsc.delete(container.ref.id)
+        finally:
+            if container.state is TaskState.RESTORING and not container.init.is_sandbox_alive:
+                await container.init.end(Exit(status=UNKNOWN_STATUS, at=utcnow()))

@@ -37,19 +37,35 @@ async def stats(container: Container) -> Stats:
 
     Raises:
         NotFound: it has exited, perhaps just now.
+        FailedPrecondition: it is not restored yet.
     """
     container.machine.require_not_exited()
     try:
         own = cgroup.find(container.record.pid)
+        if own is not None and container.is_root:
+            return cgroup.measure(own)
+        _require_loaded(container, "measured")
         if own is None:
             return await _stats_without_cgroup(container)
-        if container.is_root:
-            return cgroup.measure(own)
         return await container.runsc.stats(container.ref.id)  # the cgroup is the whole sandbox's
     except CryoError:
         if not container.record.pid or container.init.is_sandbox_alive:
             raise
         raise exited(container.ref) from None
+
+
+def _require_loaded(container: Container, done: str) -> None:
+    """Check that runsc may be asked about the container.
+
+    A sandbox that waits for its image has no kernel yet: `runsc events` crashes it.
+
+    Raises:
+        FailedPrecondition: the container is not restored yet.
+    """
+    waits = container.state is TaskState.CREATED and container.record.image_path
+    if waits or container.state is TaskState.RESTORING:
+        message = f"task {container.ref.id} cannot be {done} before it is restored"
+        raise FailedPrecondition(message, remedy="try again when its restore is over")
 
 
 async def _stats_without_cgroup(container: Container) -> Stats:
@@ -69,8 +85,9 @@ async def update(container: Container, resources: Mapping[str, Any]) -> None:
 
     Raises:
         Unimplemented: this runsc has no update.
-        FailedPrecondition: the container has no cgroup.
+        FailedPrecondition: the container is not restored yet, or has no cgroup.
     """
+    _require_loaded(container, "updated")
     async with container.machine.holding(TaskState.CREATED, *LIVE, verb="update"):
         if not container.runsc.capabilities.update:
             message = "this runsc has no update command"

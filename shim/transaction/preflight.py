@@ -216,5 +216,19 @@ def check_restorable(targets: Sequence[CheckpointTarget]) -> None:
             raise Refused(message, remedy="create the container without it, then checkpoint it")
 
 
+def check_terminals(target: CheckpointTarget) -> None:
+    """Check that no container besides the sandbox's own has a terminal.
+
+    Raises:
+        Refused: one has, and runsc passes a terminal only to the sandbox's own container
+            (measured on both versions): the image could not be restored.
+    """
+    found = [one.name or one.ref.id for one in target.members if one.spec.terminal]
+    if found:
+        message = f"runsc cannot restore the terminal of {', '.join(found)}"
+        remedy = "run these containers without a terminal (tty: false in a pod's spec)"
+        raise Refused(message, remedy=remedy)
+
+
 def _mib(count: int) -> str:
     return f"{count / (1 << 20):.0f} MiB"

@@ -65,6 +65,7 @@ class Survey:
         target = self._target
         preflight.check_none_ended(target)
         preflight.check_manifest(target)
+        preflight.check_terminals(target)
         preflight.check_restorable(target.containers)
         preflight.check_network(target)
         listed, image_bytes = await self._measure(folder)

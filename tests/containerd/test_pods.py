@@ -204,7 +204,12 @@ def test_containerd_brings_a_pod_back(cryo: Cryo, api: Api) -> None:
 
     for name in ONES:
         api.create(name, rootfs, str(path))
-    pids = [api.start(name) for name in ONES]
+    pids = []
+    for name in ONES:
+        pids.append(api.start(name))
+        # Asked for its resource usage, the sandbox would crash before it is loaded.
+        measured = [cryo.ctr("tasks", "metrics", one, check=False) for one in ONES[1:]]
+        assert all(bool(one.status) == (name != ONES[-1]) for one in measured)
 
     assert len(set(pids)) == 1
     assert {name: cryo.status(name) for name in ONES} == dict.fromkeys(ONES, "RUNNING")

@@ -52,6 +52,8 @@ class FakeSupervisor:
     program: tuple[str, ...] = ("/bin/sleep", "1000")
     numbered: bool = True
     making: asyncio.Event = field(default_factory=asyncio.Event)
+    # The ids of the containers that share the sandbox of another, and of that one.
+    joins: dict[str, str] = field(default_factory=dict)
 
     async def spawn(
         self,
@@ -88,12 +90,13 @@ class FakeSupervisor:
         return process
 
     async def _sandbox(self, flags: dict[str, str], name: str) -> None:
-        process = await self._child("/bin/sleep", "1000")
-        root = Path(flags["root"])
+        root, sandbox = Path(flags["root"]), self.joins.get(name, name)
         root.mkdir(parents=True, exist_ok=True)
-        (root / f"{name}_sandbox:{name}.state").touch()
-        (root / f"{name}.pid").write_text(str(process.pid))
-        Path(flags["pid-file"]).write_text(str(process.pid))
+        own = root / f"{sandbox}.pid"
+        if sandbox == name:
+            own.write_text(str((await self._child("/bin/sleep", "1000")).pid))
+        (root / f"{name}_sandbox:{sandbox}.state").touch()
+        Path(flags["pid-file"]).write_text(own.read_text())
 
     async def _child(self, *argv: str) -> ProcessId:
         child = await asyncio.create_subprocess_exec(*argv)

@@ -290,3 +290,19 @@ def test_a_newer_client_s_oci_version_is_no_difference() -> None:
     newer = spec(CHANGED["ociVersion"])
 
     assert differences(spec(), fitted(newer, spec())) == ()
+
+
+def test_what_a_node_sets_for_each_pod_is_taken_from_the_image() -> None:
+    """SELinux labels and the OOM score differ between pods of one template; runsc compares them."""
+
+    def of(label: str, score: int) -> Edit:
+        own = {"selinuxLabel": label, "oomScoreAdj": score}
+        return lambda s: (s["process"].update(own), s["linux"].update(mountLabel=label))
+
+    saved, other = spec(of("c1", 7)), spec(of("c2", 900))
+    plain = spec()
+
+    for given in (other, plain):
+        assert differences(saved, given)
+        assert differences(saved, fitted(given, saved)) == ()
+        assert differences(given, fitted(saved, given)) == ()

@@ -277,6 +277,7 @@ _SPOILT = (ImageCorrupt, "cannot be read", "verify")
 _ENDED = (FailedPrecondition, "the sandbox exited while it loaded the image", "verify")
 _PLAIN = (RunscError, "", "")
 _GONE = (NotFound, "", "gone")
+_FILE = (FailedPrecondition, "a file that the task had open", "restore the file")
 _MEANING: dict[str, tuple[type[CryoError], str, str]] = {
     "start cwd": (InvalidArgument, "", "name a working directory"),
     "start program": _PROGRAM,
@@ -317,7 +318,9 @@ _MEANING: dict[str, tuple[type[CryoError], str, str]] = {
     "restore overlay back": (HostMismatch, "overlay2 differs", "set overlay2"),
     "restore network": (HostMismatch, "network", "set network"),
     "restore directfs": (FailedPrecondition, "cannot be reached", "set directfs"),
-    "restore file gone": (FailedPrecondition, "a file that the task had open", "restore the file"),
+    "restore file gone": _FILE,
+    "restore file of a member gone": _FILE,
+    "restore terminal of a member": (FailedPrecondition, "container count", "without a terminal"),
     # In runsc's own words, for they say it and what to do depends on who asked.
     "kill signal": _PLAIN,
     "kill paused": _PLAIN,

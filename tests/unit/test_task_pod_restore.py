@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import AsyncIterator
 from pathlib import Path
+from signal import SIGKILL
 from typing import Any
 
 import pytest
 
-from shim.errors import CryoError, CudaError
+from shim.errors import CryoError, CudaError, FailedPrecondition, NotFound
 from shim.host.background import BackgroundTasks
 from shim.model import Phase, Progress, TaskRef
 from shim.state import TaskState
 from shim.task.container import Container
 from shim.task.pod_restore import PendingPodRestore
 from shim.task.restore_txn import Restore
+from tests.unit.fakes_pods import Pod
 from tests.unit.fakes_runsc import capabilities
 from tests.unit.fakes_tasks import Owner, owning
 
@@ -126,3 +129,60 @@ async def test_a_task_whose_sandbox_has_exited_is_deleted(
 
     assert rolled_back == [ref]
     assert waiting.over == 1
+
+
+@pytest.fixture
+async def pod(tmp_path: Path) -> AsyncIterator[Pod]:
+    """Give a pod of two containers and their sandbox, and its image."""
+    async with owning(tmp_path) as owner:
+        made = Pod(owner, "one", "two")
+        await made.save()
+        yield made
+
+
+async def test_runsc_is_not_asked_before_the_image_is_loaded(pod: Pod) -> None:
+    """A sandbox without a kernel does not survive `runsc events`."""
+    tasks, ref = pod.owner.tasks, pod.owner.ref
+    await pod.create("pod", "one", "two")
+    await pod.start("pod", "one")
+
+    for name in ("pod", "one", "two"):
+        with pytest.raises(FailedPrecondition, match="before it is restored"):
+            await tasks.stats(ref(name))
+        with pytest.raises(FailedPrecondition, match="before it is restored"):
+            await tasks.update(ref(name), {})
+        await tasks.pids(ref(name))
+
+    assert not {"events", "update"} & set(pod.owner.commands)
+    await pod.start("two")
+    assert {task.state for task in await tasks.list("ns")} == {TaskState.RUNNING}
+
+
+@pytest.mark.parametrize(
+    ("stuck", "fails"),
+    (("pod", True), ("one", True), ("two", True), ("pod", False), ("one", False)),
+)
+async def test_a_failed_removal_leaves_tasks_that_can_be_removed(
+    pod: Pod, stuck: str, fails: bool
+) -> None:
+    """Whichever container runsc fails to delete, all have exited, and take a Kill and a Delete."""
+    tasks, ref = pod.owner.tasks, pod.owner.ref
+    await pod.create("pod", "one", "two")
+    await pod.start("pod", "one")
+    pod.stick(stuck)
+
+    pod.half_restore("two")
+    end = pod.start("two") if fails else tasks.kill(ref("one"), SIGKILL)
+    with pytest.raises(CryoError, match="rollback failed"):
+        await end
+
+    states = {task.id: task.state for task in await tasks.list("ns")}
+    joined = states if fails else ("pod", "one")
+    assert {states[name] for name in joined} == {TaskState.STOPPED}
+    pod.stick()
+    for name in ("two", "one", "pod"):
+        with contextlib.suppress(NotFound):  # it has exited
+            await tasks.kill(ref(name), SIGKILL)
+        await asyncio.wait_for(tasks.wait(ref(name)), WAIT_S)
+        await tasks.delete(ref(name))
+    assert tasks.empty

@@ -162,3 +162,15 @@ def test_a_manifest_that_could_not_be_read_refuses_the_checkpoint(
     with pytest.raises(Refused, match=r"config\.json") as caught:
         preflight.check_manifest(scene.target)
     assert caught.value.remedy
+
+
+def test_a_terminal_of_a_member_refuses_the_checkpoint(scene: Scene) -> None:
+    """Only the terminal of the sandbox's own container could be restored."""
+    data = {**SPEC, "process": {**SPEC["process"], "terminal": True}}
+    with_terminal = document.parse(data, scene.target.bundle, restoring=True)
+    own = replace(scene.target, spec=with_terminal)
+    preflight.check_terminals(replace(own, members=(scene.target,)))
+
+    with pytest.raises(Refused, match="the terminal of shell") as caught:
+        preflight.check_terminals(replace(scene.target, members=(replace(own, name="shell"),)))
+    assert "tty: false" in caught.value.remedy
