@@ -21,7 +21,7 @@ from shim.model import Stdio, TaskRef, utcnow
 from shim.oci import canonical, document
 from shim.oci.annotations import read_annotations
 from shim.oci.gpu import gpu_request
-from shim.runsc import client, failure, known, probe
+from shim.runsc import failure, known, output, probe
 from shim.runsc.run import Completed
 from shim.task import record as records
 from shim.task.record import TaskRecord
@@ -199,9 +199,9 @@ def parsers(folder: Path) -> list[Parser]:
         Parser("driver", [b"Model: H200\nDevice Minor: 0\n"], _text(inventory.parse_gpu)),
         Parser("cuda-checkpoint", [b"Could not lock process 7: out of memory\n"], _last_line),
         Parser("cryo-cuda", [_BATCH], _batch),
-        Parser("runsc ps", [_PS], _text(client.parse_ps)),
-        Parser("runsc state", [state], _text(client.parse_status), json=True),
-        Parser("runsc events", [stats], _text(client.parse_stats), json=True),
+        Parser("runsc ps", [_PS], _text(output.parse_ps)),
+        Parser("runsc state", [state], _text(output.parse_status), json=True),
+        Parser("runsc events", [stats], _text(output.parse_stats), json=True),
         Parser("runsc log", [_LOG], _text(failure.log_error)),
         Parser("runsc stderr", [_ERR], _text(failure.error_line)),
         Parser("runsc help", [_HELP], _text(probe.parse_flags)),

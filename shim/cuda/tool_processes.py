@@ -7,7 +7,7 @@ import time
 from collections.abc import Collection, Sequence
 
 from shim.cuda.guest import Guest
-from shim.runsc.client import GuestProcess
+from shim.runsc.output import GuestProcess
 
 
 def init_of(rows: list[GuestProcess]) -> int:

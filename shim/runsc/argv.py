@@ -23,6 +23,10 @@ class Global(Value):
     root: str
     flags: Mapping[str, str] = {}
 
+    def with_flags(self, flags: Mapping[str, str]) -> Global:
+        """Return the same with other flags."""
+        return Global(binary=self.binary, root=self.root, flags=flags)
+
     def argv(self, command: str, *args: str, log: str = "") -> list[str]:
         """Join binary, top-level flags, subcommand and its arguments."""
         top = [f"--{name}={value}" for name, value in sorted(self.flags.items())]

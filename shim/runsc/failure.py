@@ -7,11 +7,13 @@ import json
 import re
 import signal
 from collections.abc import Iterator
+from pathlib import Path
 
 from shim.errors import CryoError, RunscError
 from shim.runsc.causes import CAUSES
 
 _LINE_LIMIT = 400
+_LOG_LIMIT = 1 << 20
 _SIGNALED = 128
 _SEE_STDERR = "check the kernel's log for a killed process, and runsc's own output"
 # Each broken entry costs a scan of the whole log.
@@ -74,6 +76,17 @@ def _plain(line: str) -> str:
     for pattern, instead in _PLAIN:
         line = pattern.sub(instead, line)
     return line
+
+
+def last_error(log: Path) -> str:
+    """Return the error of the end of a runsc log file; empty when there is none."""
+    try:
+        with log.open("rb") as file:
+            file.seek(0, 2)
+            file.seek(max(0, file.tell() - _LOG_LIMIT))
+            return log_error(file.read().decode("utf-8", "replace"))
+    except OSError:
+        return ""
 
 
 def log_error(log: str) -> str:

@@ -15,8 +15,9 @@ from typing import Self
 from shim.errors import CryoError, DeadlineExceeded, NotFound
 from shim.host import files
 from shim.host.shielded import shielded
-from shim.runsc.client import GuestProcess, Runsc
+from shim.runsc.client import Runsc
 from shim.runsc.failure import error_line, failure
+from shim.runsc.output import GuestProcess
 from shim.runsc.run import Completed
 
 # runsc's own exit status for its own failures; a guest program may use it too.
@@ -139,7 +140,7 @@ class ContainerGuest:
         and one resume are enough, and do nothing if none is pending. A failed pause is ignored: a
         killed predecessor may have left the sandbox paused.
         """
-        await self._runsc.reconcile_pause(self._id)
+        await self._runsc.sentry.reconcile_pause(self._id)
         with contextlib.suppress(CryoError):
             await self._runsc.pause(self._id)
         await self._runsc.resume(self._id)

@@ -30,8 +30,8 @@ from shim.host.shielded import shielded
 from shim.model import Exit, ProcessView, Stdio, TaskRef, check_id, utcnow
 from shim.oci.terminal import console_size
 from shim.runsc.argv import ExecArgs
-from shim.runsc.client import Runsc, last_error
-from shim.runsc.failure import failure
+from shim.runsc.client import Runsc
+from shim.runsc.failure import failure, last_error
 from shim.state import TaskState
 from shim.task.context import Context
 from shim.task.pidpipe import PidPipe
@@ -158,7 +158,7 @@ class Exec:
                 console_socket=await self.streams.listen(),
             )
             async with self.streams.opened() as streams:
-                runner = await self._runsc.exec_spawn(args, streams, self._log)
+                runner = await self._runsc.supervised.exec(args, streams, self._log)
                 self._note_runner(runner)
             try:
                 pid = await self._first_of(pipe)

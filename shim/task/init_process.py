@@ -16,7 +16,8 @@ from shim.host.process_id import ProcessId
 from shim.model import Exit, RestoreOptions, utcnow
 from shim.oci.terminal import console_size
 from shim.runsc.argv import CreateArgs, RestoreArgs
-from shim.runsc.client import Runsc, Streams
+from shim.runsc.client import Runsc
+from shim.runsc.supervised import Streams
 from shim.task.container_files import ContainerFiles
 from shim.task.context import Context
 from shim.task.oom import OomEvents
@@ -107,7 +108,7 @@ class InitProcess:
             console_socket=await self.streams.listen(),
         )
         async with self._lifecycle.streams_at_create(self) as streams:
-            process = await self.runsc.create(
+            process = await self.runsc.supervised.create(
                 args,
                 streams,
                 gpu=record.gpu,
@@ -133,7 +134,7 @@ class InitProcess:
             direct=options.direct,
         )
         async with self.streams.opened() as streams:
-            process = await self.runsc.restore(
+            process = await self.runsc.supervised.restore(
                 args,
                 streams,
                 gpu=record.gpu,

@@ -19,7 +19,7 @@ from shim.errors import CryoError, NotFound, Unavailable
 from shim.host.exit_status import SIGKILL_STATUS, UNKNOWN_STATUS
 from shim.host.process_id import ProcessId
 from shim.model import Exit, utcnow
-from shim.runsc.client import Streams
+from shim.runsc.supervised import Streams
 from shim.task.init_process import InitProcess
 from shim.task.process import exit_of
 
@@ -45,7 +45,9 @@ class PodContainerLifecycle:
         """Start the container with its streams, and watch it."""
         record = init.store.record
         async with init.streams.opened() as streams:
-            await init.runsc.start_member(record.ref.id, streams, init.files.log, record.own_flags)
+            await init.runsc.supervised.start(
+                record.ref.id, streams, init.files.log, record.own_flags
+            )
         await self.watch_restored(init)
 
     async def watch_restored(self, init: InitProcess) -> None:
@@ -98,7 +100,7 @@ async def _spawn_wait(init: InitProcess) -> ProcessId:
     try:
         async with init.streams.nothing() as null:
             streams = Streams(stdin=null.stdin, stdout=out, stderr=null.stderr)
-            return await init.runsc.wait_spawn(init.store.record.ref.id, streams)
+            return await init.runsc.supervised.wait(init.store.record.ref.id, streams)
     finally:
         os.close(out)
 

@@ -6,7 +6,7 @@ from contextlib import AbstractAsyncContextManager
 
 from shim.host.process_id import ProcessId
 from shim.model import Exit
-from shim.runsc.client import Streams
+from shim.runsc.supervised import Streams
 from shim.task.init_process import InitProcess
 from shim.task.process import exit_of
 

@@ -130,7 +130,7 @@ class StateMachine:
     async def settle(self) -> None:
         """Ask runsc whether the container is started and paused, and record that."""
         try:
-            await self._runsc.reconcile_pause(self._ref.id)
+            await self._runsc.sentry.reconcile_pause(self._ref.id)
             status = await self._runsc.status(self._ref.id)
         except CryoError as error:
             _log.warning("task %s: %s", self._ref, error)

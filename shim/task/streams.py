@@ -17,7 +17,7 @@ from shim.host.console import Console, ConsoleSocket, Size, resize
 from shim.host.process_id import ProcessId
 from shim.host.supervisor.protocol import ProcessSupervisor
 from shim.model import Stdio, TaskRef
-from shim.runsc.client import Streams
+from shim.runsc.supervised import Streams
 
 _DRAIN_S = 10.0
 

@@ -28,7 +28,7 @@ async def pids(container: Container) -> Pids:
         pid = record.pid or (os.getpid() if record.owner else 0)
         return Pids(host=(pid,) if pid else ())
     guest = tuple(row.pid for row in await container.guest.ps())
-    gofer = await asyncio.to_thread(container.runsc.gofer_pid, container.ref.id)
+    gofer = await asyncio.to_thread(container.runsc.containers.gofer_pid, container.ref.id)
     return Pids(host=(container.record.pid, *((gofer,) if gofer else ())), guest=guest)
 
 

@@ -51,7 +51,7 @@ async def from_inside(target: CheckpointTarget, *, paused: bool) -> Connected:
         return Connected()
     try:
         tables = [table.replace("/proc/", "/proc/1/") for table in _TABLES]
-        count = established(await target.runsc.read_files(target.ref.id, tables))
+        count = established(await target.runsc.sentry.read_files(target.ref.id, tables))
     except CryoError:
         count = None  # an older runsc, or no /proc
     if count == 0:

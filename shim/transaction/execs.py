@@ -11,7 +11,7 @@ from shim.cuda.table import label
 from shim.errors import Refused
 from shim.host.text import first_few
 from shim.model import CudaProcess, ExecProcesses
-from shim.runsc.client import GuestProcess
+from shim.runsc.output import GuestProcess
 from shim.transaction.origin import Origins, find
 from shim.transaction.target import CheckpointTarget
 

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Sequence
 from shim.cuda.tool_processes import init_of
 from shim.errors import CryoError
 from shim.model import Value
-from shim.runsc.client import GuestProcess
+from shim.runsc.output import GuestProcess
 from shim.transaction.target import CheckpointTarget
 
 
@@ -89,7 +89,7 @@ async def _ask_sentry(target: CheckpointTarget, pids: frozenset[int]) -> dict[in
     """Ask the sentry whether each process descends from an exec; a failure gives no answers."""
     target.journal.note(tracing=True)
     try:
-        return await target.runsc.exec_descendants(target.ref.id, pids)
+        return await target.runsc.sentry.exec_descendants(target.ref.id, pids)
     except CryoError:
         return {}
     finally:

@@ -13,7 +13,7 @@ from shim.host.text import first_few
 from shim.image import manifest as manifests
 from shim.oci import canonical, compare
 from shim.runsc import settings
-from shim.runsc.client import GuestProcess
+from shim.runsc.output import GuestProcess
 from shim.transaction.target import CheckpointTarget
 
 # What an image contains besides memory: kernel state, page tables, the manifest.

@@ -95,7 +95,7 @@ async def _undo(target: CheckpointTarget, entry: Entry, steps: Steps | None) -> 
     paused_ids = target.paused_ids if entry.was_paused else ()
     if steps is not None:
         for paused in paused_ids:
-            await target.runsc.reconcile_pause(paused)
+            await target.runsc.sentry.reconcile_pause(paused)
             with contextlib.suppress(CryoError):  # it is paused no more: the resume was done
                 await target.runsc.resume(paused)
         await wait_for_save_idle(target, entry.staging, entry.exec_processes)

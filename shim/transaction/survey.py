@@ -15,7 +15,7 @@ from shim.cuda.inventory import Inventory
 from shim.errors import CryoError, Refused
 from shim.host.filecalls import file_call
 from shim.model import CudaMode, EngineName
-from shim.runsc.client import GuestProcess
+from shim.runsc.output import GuestProcess
 from shim.transaction import connections, memory, preflight
 from shim.transaction.connections import Connected
 from shim.transaction.execs import ExecCheck

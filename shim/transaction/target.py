@@ -68,8 +68,8 @@ class CheckpointTarget:
 
     async def end_trace(self) -> None:
         """End the trace session that a dead owner left behind, which may have left a pause."""
-        await self.runsc.end_trace(self.ref.id)
-        await self.runsc.reconcile_pause(self.ref.id)
+        await self.runsc.sentry.end_trace(self.ref.id)
+        await self.runsc.sentry.reconcile_pause(self.ref.id)
 
     async def stop_all(self) -> None:
         """Stop every task of the sandbox, its own last: with that one the sandbox exits."""

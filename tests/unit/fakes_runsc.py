@@ -15,9 +15,37 @@ from shim.host import procs
 from shim.host.process_id import ProcessId
 from shim.host.supervisor.exits import Exited
 from shim.runsc.client import Runsc
+from shim.runsc.output import GuestProcess
 from shim.runsc.probe import Capabilities
 
 ROOT = "ns"
+PS_OLD = """\
+UID       PID       PPID      C         TTY       STIME     TIME      CMD
+0         1         0         3         ?         18:49     10ms      sh
+0         2         1         3         ?         18:49     10ms      my prog
+"""
+PS_NEW = """\
+UID       PID       PPID      PGID      C         TTY       STIME     TIME      CMD
+0         1         0         1         1         ?         18:49     0s        sh
+0         2         1         1         0         ?         18:49     0s        my prog
+"""
+ROWS_OLD = [
+    GuestProcess(pid=1, parent=0, command="sh"),
+    GuestProcess(pid=2, parent=1, command="my prog"),
+]
+ROWS = [
+    GuestProcess(pid=1, parent=0, command="sh", group=1),
+    GuestProcess(pid=2, parent=1, command="my prog", group=1),
+]
+STATS = {
+    "type": "stats",
+    "id": "d+",
+    "data": {
+        "cpu": {"usage": {"total": 1398526349335}},
+        "memory": {"usage": {"limit": 0, "usage": 2527232, "failcnt": 0}},
+        "pids": {"current": 2},
+    },
+}
 
 
 def capabilities(binary: Path | str = "/usr/bin/runsc", *, new: bool = True) -> Capabilities:
@@ -133,6 +161,6 @@ def client(script: Script, *, new: bool = True, timeouts: Timeouts | None = None
 
 def known(runsc: Runsc, task_id: str, sandbox: str = "") -> Path:
     """Let runsc know a container, as its state file reports."""
-    path = runsc.root / f"{task_id}+_sandbox:{sandbox or task_id}+.state"
+    path = runsc.containers.root / f"{task_id}+_sandbox:{sandbox or task_id}+.state"
     path.touch()
     return path

@@ -22,6 +22,7 @@ from shim.oci import document
 from shim.runsc.argv import CheckpointArgs
 from shim.runsc.client import Runsc
 from shim.runsc.run import Started
+from shim.runsc.sentry import Sentry
 from shim.transaction.checkpoint import Checkpoint
 from shim.transaction.journal import Entry, Journal
 from shim.transaction.target import CheckpointTarget
@@ -47,7 +48,8 @@ class FakeRunsc(Runsc):
 
     def __init__(self, guest: FakeGuest, events: list[str], *, new: bool = True) -> None:
         self.capabilities = capabilities(new=new)
-        self._flags = {"overlay2": "root:memory"}
+        self.flags = {"overlay2": "root:memory"}
+        self.sentry = FakeSentry(self)
         self.guest = guest
         self.events = events
         self.saves: list[CheckpointArgs] = []
@@ -66,33 +68,18 @@ class FakeRunsc(Runsc):
         self.failing: Callable[[], None] = lambda: None
 
     async def pause(self, task_id: str) -> None:
-        await self._do("pause")
+        await self.do("pause")
         self.guest.paused = True
 
     async def resume(self, task_id: str) -> None:
-        await self._do("resume")
+        await self.do("resume")
         self.guest.paused = False
 
-    async def reconcile_pause(self, task_id: str) -> None:
-        """Do nothing: the fake guest is never apart from what it is said to be."""
-
     async def wait_restore(self, task_id: str, timeout_s: float) -> None:
-        await self._do("wait_restore")
-
-    async def exec_descendants(self, task_id: str, wanted: Collection[int]) -> dict[int, bool]:
-        await self._do("trace")
-        if isinstance(self.origins, CryoError):
-            raise self.origins
-        return {pid: self.origins[pid] for pid in wanted if pid in self.origins}
-
-    async def read_files(self, task_id: str, files: Sequence[str]) -> str:
-        await asyncio.sleep(0)
-        if isinstance(self.tables, CryoError):
-            raise self.tables
-        return self.tables
+        await self.do("wait_restore")
 
     async def delete(self, task_id: str) -> None:
-        await self._do("delete")
+        await self.do("delete")
 
     async def checkpoint(
         self,
@@ -119,18 +106,44 @@ class FakeRunsc(Runsc):
         (Path(args.image_path) / "pages.img").write_bytes(b"pages" * 1000)
         if "resume toggles" not in self.fails:
             self._toggle(CudaState.CHECKPOINTED, CudaState.RUNNING, args)
-        await self._do("saved")
+        await self.do("saved")
 
     def _toggle(self, old: CudaState, new: CudaState, args: CheckpointArgs) -> None:
         for process in self.guest.processes:
             if args.cuda_checkpoint_path and process.state is old:
                 process.state = new
 
-    async def _do(self, what: str) -> None:
+    async def do(self, what: str) -> None:
         await asyncio.sleep(0)
         if what in self.fails:
             raise self.fails[what]
         self.events.append(what)
+
+
+class FakeSentry(Sentry):
+    """Answers as its runsc is configured."""
+
+    def __init__(self, runsc: FakeRunsc) -> None:
+        self._runsc = runsc
+
+    async def reconcile_pause(self, task_id: str) -> None:
+        """Do nothing: the fake guest is never apart from what it is said to be."""
+
+    async def end_trace(self, task_id: str) -> None:
+        """Do nothing: the fake leaves no trace session."""
+
+    async def exec_descendants(self, task_id: str, wanted: Collection[int]) -> dict[int, bool]:
+        await self._runsc.do("trace")
+        origins = self._runsc.origins
+        if isinstance(origins, CryoError):
+            raise origins
+        return {pid: origins[pid] for pid in wanted if pid in origins}
+
+    async def read_files(self, task_id: str, files: Sequence[str]) -> str:
+        await asyncio.sleep(0)
+        if isinstance(self._runsc.tables, CryoError):
+            raise self._runsc.tables
+        return self._runsc.tables
 
 
 @dataclass

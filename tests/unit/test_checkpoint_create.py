@@ -26,7 +26,7 @@ from shim.image import store
 from shim.image.verify import verify
 from shim.image.verify_cache import VerifyCache
 from shim.model import Connections, CudaMode, CudaProcess, CudaState, EngineName, Phase, Verify
-from shim.runsc.client import GuestProcess
+from shim.runsc.output import GuestProcess
 from shim.transaction import save_idle
 from shim.transaction.journal import Entry
 from tests.unit.fakes_guest import DEVICE, TOOL, Cuda, FakeGuest, Fault, failed

@@ -29,7 +29,7 @@ from shim.errors import (
     Unavailable,
 )
 from shim.model import CudaProcess, CudaState, Progress
-from shim.runsc.client import GuestProcess
+from shim.runsc.output import GuestProcess
 from shim.runsc.run import Completed, run
 from shim.simgpu.fault import Fault, Kind
 from shim.simgpu.waiting import wait_until

@@ -23,7 +23,7 @@ from shim.errors import (
     RunscError,
 )
 from shim.model import CudaProcess, CudaState
-from shim.runsc.client import GuestProcess
+from shim.runsc.output import GuestProcess
 from tests.unit.fakes_guest import TOOL, Cuda, FakeGuest, Fault, failed
 
 RUNNING, LOCKED, FROZEN = CudaState.RUNNING, CudaState.LOCKED, CudaState.CHECKPOINTED

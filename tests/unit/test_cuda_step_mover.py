@@ -22,7 +22,7 @@ from shim.cuda.table import ProcessTable
 from shim.cuda.tool import Tool
 from shim.errors import CryoError, CudaError, DeadlineExceeded, ResourceExhausted, RunscError
 from shim.model import CudaProcess, CudaState, Phase, Progress
-from shim.runsc.client import GuestProcess
+from shim.runsc.output import GuestProcess
 from shim.transaction.journal import Journal, Operation
 from tests.unit.fakes_guest import TOOL, Cuda, FakeGuest, Fault, failed, says
 

@@ -22,7 +22,7 @@ from shim.errors import (
     Unavailable,
 )
 from shim.runsc.causes import CAUSES
-from shim.runsc.failure import error_line, failure, log_error
+from shim.runsc.failure import error_line, failure, last_error, log_error
 
 NIL = """\
 checkpoint failed: checkpointing container "d+": runtime error: invalid memory address or nil \
@@ -386,3 +386,14 @@ def test_any_log_is_read_without_a_crash(text: str) -> None:
     entry = json.dumps({"level": "error", "msg": text})
 
     assert log_error(entry) == error_line(text)
+
+
+def test_only_the_end_of_a_long_log_is_read(tmp_path: Path) -> None:
+    """A log that a debug run made huge is not read whole; no log is no error."""
+    log = tmp_path / "log"
+    with log.open("w") as file:
+        file.write((json.dumps({"level": "info", "msg": "x" * 1000}) + "\n") * 3000)
+        file.write(json.dumps({"level": "error", "msg": "the end"}) + "\n")
+
+    assert last_error(log) == "the end"
+    assert last_error(tmp_path / "none") == ""

@@ -100,8 +100,8 @@ def says(runsc: Runsc, status: str) -> Script:
 
 def socket(runsc: Runsc) -> Path:
     """Name the control socket of container `a`'s sandbox."""
-    [state] = runsc.root.glob("a+_sandbox:*.state")
-    return runsc.root / f"runsc-{state.stem.partition('_sandbox:')[2]}.sock"
+    [state] = runsc.containers.root.glob("a+_sandbox:*.state")
+    return runsc.containers.root / f"runsc-{state.stem.partition('_sandbox:')[2]}.sock"
 
 
 @pytest.mark.parametrize(
@@ -122,7 +122,7 @@ async def test_runscs_word_is_made_true(
     says(runsc, said)
 
     async with Sentry(socket(runsc), stacks(block)) as sentry:
-        await runsc.reconcile_pause("a")
+        await runsc.sentry.reconcile_pause("a")
 
     assert sentry.asked == done
 
@@ -132,7 +132,7 @@ async def test_one_look_is_not_enough(runsc: Runsc) -> None:
     says(runsc, "running")
 
     async with Sentry(socket(runsc), stacks(STANDS), stacks(RUNS)) as sentry:
-        await runsc.reconcile_pause("a")
+        await runsc.sentry.reconcile_pause("a")
 
     assert sentry.asked == []
 
@@ -142,7 +142,7 @@ async def test_a_save_is_waited_for(runsc: Runsc) -> None:
     says(runsc, "running")
 
     async with Sentry(socket(runsc), stacks(STANDS, SAVES), stacks(STANDS)) as sentry:
-        await runsc.reconcile_pause("a")
+        await runsc.sentry.reconcile_pause("a")
 
     assert sentry.asked == ["Resume"]
 
@@ -157,15 +157,15 @@ async def test_a_sentry_that_is_at_something_for_ever(runsc: Runsc) -> None:
 async def test_another_container_is_paused(runsc: Runsc) -> None:
     """The kernel is that of the whole pod, so it stands still for the other one."""
     known(runsc, "b")
-    [own] = runsc.root.glob("a+_sandbox:*.state")
-    [other] = runsc.root.glob("b+_sandbox:*.state")
+    [own] = runsc.containers.root.glob("a+_sandbox:*.state")
+    [other] = runsc.containers.root.glob("b+_sandbox:*.state")
     other.rename(own.with_name(own.name.replace("a+_", "b+_", 1)))
     script = says(runsc, "running")
     script.on("b+", """printf '{"status": "paused"}'; exit 0""")
     script.on("state", """[ "$3" = b+ ] || { printf '{"status": "running"}'; exit 0; }""")
 
     async with Sentry(socket(runsc), stacks(STANDS)) as sentry:
-        await runsc.reconcile_pause("a")
+        await runsc.sentry.reconcile_pause("a")
 
     assert sentry.asked == []
 
@@ -186,7 +186,7 @@ async def test_a_command_that_breaks_off(runsc: Runsc, command: str) -> None:
 @pytest.mark.parametrize("left", ("", "x", '{"a":'), ids=("nothing", "noise", "half"))
 async def test_a_state_file_that_was_cut_off(runsc: Runsc, left: str) -> None:
     """Killed while it writes its file, runsc could not use it again; so it is put back."""
-    [path] = runsc.root.glob("a+_sandbox:*.state")
+    [path] = runsc.containers.root.glob("a+_sandbox:*.state")
     path.write_text('{"status": 2}')
     path.chmod(0o640)
     script = says(runsc, "running")
@@ -197,12 +197,12 @@ async def test_a_state_file_that_was_cut_off(runsc: Runsc, left: str) -> None:
 
     assert path.read_text() == '{"status": 2}'
     assert path.stat().st_mode & 0o777 == 0o640
-    assert [*runsc.root.iterdir()] == [path]
+    assert [*runsc.containers.root.iterdir()] == [path]
 
 
 async def test_a_state_file_that_is_whole(runsc: Runsc) -> None:
     """What runsc has written to its end stays."""
-    [path] = runsc.root.glob("a+_sandbox:*.state")
+    [path] = runsc.containers.root.glob("a+_sandbox:*.state")
     path.write_text('{"status": 2}')
     says(runsc, "paused").on("pause", f"printf %s '{{}}' >'{path}'; kill -9 $$")
 

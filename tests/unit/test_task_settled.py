@@ -12,7 +12,7 @@ import pytest
 
 from shim.errors import NotFound, ResourceExhausted, RunscError
 from shim.model import Stdio, TaskRef, utcnow
-from shim.runsc.client import parse_status
+from shim.runsc.output import parse_status
 from shim.simgpu.waiting import wait_until
 from shim.state import TaskState
 from shim.task import record as records

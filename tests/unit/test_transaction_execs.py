@@ -10,7 +10,7 @@ import pytest
 
 from shim.errors import Refused, Unavailable
 from shim.model import CudaProcess, CudaState, EngineName, ExecProcesses
-from shim.runsc.client import GuestProcess
+from shim.runsc.output import GuestProcess
 from shim.transaction.execs import ExecCheck, cuda_execs
 from shim.transaction.journal import Operation
 from shim.transaction.origin import Origins, by_parents

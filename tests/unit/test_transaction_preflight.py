@@ -14,8 +14,8 @@ from shim.host import cgroup, files, procs
 from shim.host.cgroup import Cgroup
 from shim.image import manifest as manifests
 from shim.oci import document
-from shim.runsc.client import GuestProcess
 from shim.runsc.container_flags import ContainerFlags
+from shim.runsc.output import GuestProcess
 from shim.transaction import preflight
 from tests.unit.fakes_guest import FakeGuest
 from tests.unit.fakes_target import SPEC, Scene, sleeping
@@ -133,13 +133,13 @@ def test_the_hosts_network(scene: Scene, old: Scene) -> None:
     """A runsc that refuses it in its save alone is not let come so far."""
     for one in (scene, old):
         preflight.check_network(one.target)
-        one.runsc._flags = {"network": "host"}
+        one.runsc.flags = {"network": "host"}
 
     preflight.check_network(scene.target)
     with pytest.raises(Refused, match="the host's network") as caught:
         preflight.check_network(old.target)
     assert "hostNetwork" in caught.value.remedy
-    old.runsc._flags = {}
+    old.runsc.flags = {}
     with pytest.raises(Refused, match="the host's network"):
         preflight.check_network(replace(old.target, own_flags=ContainerFlags(network="host")))
 

@@ -13,7 +13,7 @@ from shim.config import Timeouts
 from shim.errors import CudaError
 from shim.host import procs
 from shim.model import CudaProcess, CudaState, EngineName, Phase
-from shim.runsc.client import GuestProcess
+from shim.runsc.output import GuestProcess
 from shim.transaction.journal import Entry, Operation
 from shim.transaction.recover import committed, discard, recover
 from tests.unit.fakes_guest import Fault, failed

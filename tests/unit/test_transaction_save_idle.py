@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from shim.cuda.tool_processes import init_of, tool_processes
-from shim.runsc.client import GuestProcess
+from shim.runsc.output import GuestProcess
 from shim.transaction.save_idle import writes
 
 ROWS = [
