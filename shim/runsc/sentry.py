@@ -14,6 +14,7 @@ from shim.runsc import fscat, kernel, trace, urpc
 from shim.runsc.argv import runsc_id
 from shim.runsc.containers import Containers
 from shim.runsc.output import GuestProcess, parse_processes
+from shim.runsc.port_forward import Stream, open_stream
 
 _log = logging.getLogger(__name__)
 # How long it may take to check and repair the pause state after an interrupted command.
@@ -52,6 +53,17 @@ class Sentry:
         """
         data = await fscat.read(self._containers.control_socket(task_id), files)
         return data.decode("utf-8", "replace")
+
+    def connect(
+        self, task_id: str, port: int, *, timeout_s: float
+    ) -> contextlib.AbstractAsyncContextManager[Stream]:
+        """Connect to a TCP port of the loopback of the container's sandbox; see `open_stream`.
+
+        Raises:
+            NotFound: there is no such container.
+        """
+        socket = self._containers.control_socket(task_id)
+        return open_stream(socket, runsc_id(task_id), port, timeout_s=timeout_s)
 
     async def exec_descendants(self, task_id: str, wanted: Collection[int]) -> dict[int, bool]:
         """Return, by pid, whether processes of a running sandbox descend from an exec.

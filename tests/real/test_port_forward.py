@@ -1,0 +1,128 @@
+"""HTTP to a server in a container, through the sentry of real runsc."""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+import shutil
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from shim.errors import CryoError, IllegalState, Unavailable, Unimplemented
+from shim.host import http
+from shim.host.http import Response
+from shim.runsc import control, statefile
+from shim.runsc.port_forward import open_stream
+from shim.simgpu import tools
+from shim.simgpu.simulation import Simulation, wait_until
+from tests.builds import RunscBuild, excuse
+from tests.real.helpers_rig import WAIT_S, Rig
+
+pytestmark = pytest.mark.timeout(180)
+
+PORT = 8123
+SERVER = """
+import http.server
+class Handler(http.server.BaseHTTPRequestHandler):
+    def do_GET(self):
+        self.send_response(200)
+        self.end_headers()
+        self.wfile.write(self.path.encode())
+http.server.HTTPServer(("127.0.0.1", 8123), Handler).serve_forever()
+"""
+
+
+@pytest.fixture
+def netns() -> Iterator[str]:
+    """Give the path of a network namespace with a loopback."""
+    if shutil.which("ip") is None:
+        excuse("there is no ip program to make network namespaces with")
+    name = f"cryo-{secrets.token_hex(3)}"
+    subprocess.run(["ip", "netns", "add", name], check=True)
+    try:
+        subprocess.run(["ip", "-n", name, "link", "set", "lo", "up"], check=True)
+        yield f"/run/netns/{name}"
+    finally:
+        subprocess.run(["ip", "netns", "del", name], check=True)
+
+
+# The old runsc cannot have a network of its own on a kernel of 2026.
+@pytest.fixture(params=["new-sandbox", "new-host", "old-host"])
+def rig(request: pytest.FixtureRequest, netns: str) -> Iterator[Rig]:
+    """Give a sidecar whose sandboxes have a loopback, and which runs a server in a container."""
+    name, _, network = request.param.partition("-")
+    build: RunscBuild = request.getfixturevalue(f"runsc_{name}")
+    with Simulation(build.path) as sim:
+        sim.flags["network"] = network
+        sim.start_sidecar()
+        made = Rig(sim, build)
+        try:
+            bundle = made.bundle("job", [tools.interpreter(), "-ISc", SERVER])
+            with made.edited(bundle) as spec:
+                others = [one for one in spec["linux"]["namespaces"] if one["type"] != "network"]
+                spec["linux"]["namespaces"] = [*others, {"type": "network", "path": netns}]
+            made.client.create("job", str(bundle))
+            made.client.start("job")
+            yield made
+        finally:
+            made.clear()
+
+
+def control_of(rig: Rig) -> Path:
+    """Return the control socket of the container's sandbox."""
+    root = rig.sim.folder / "state" / "runsc" / "default"
+    return control.control_socket(root, "job+", statefile.files_of(root, "job+"))
+
+
+async def get(socket: Path, port: int = PORT, name: str = "job+") -> Response:
+    """Make one request."""
+    async with open_stream(socket, name, port, timeout_s=10.0) as (reader, writer):
+        return await http.request(reader, writer, "GET", "/path", host="localhost", timeout_s=10.0)
+
+
+def failed(kind: type[CryoError], socket: Path, port: int = PORT, name: str = "job+") -> None:
+    """Make a request that cannot be made."""
+    with pytest.raises(kind) as caught:
+        asyncio.run(get(socket, port, name))
+    assert type(caught.value) is kind, repr(caught.value)
+
+
+def fds_of(pid: int) -> int:
+    """Count the descriptors of a process."""
+    return len(list(Path(f"/proc/{pid}/fd").iterdir()))
+
+
+def test_http_to_a_container(rig: Rig) -> None:
+    """It answers; nothing listens elsewhere; nothing is left in the sentry, which can be saved."""
+    socket = control_of(rig)
+
+    def answers() -> bool:
+        try:
+            return asyncio.run(get(socket)) == Response(status=200, body=b"/path")
+        except Unavailable:
+            return False
+
+    wait_until(answers, "the server in the container", WAIT_S)
+    pid = rig.client.state("job").pid
+    before = fds_of(pid)
+    for _ in range(20):
+        assert answers()
+    assert fds_of(pid) < before + 10
+    failed(Unavailable, socket, port=PORT + 1)
+    failed(IllegalState, socket, name="other+")
+    if rig.sim.flags["network"] == "sandbox":  # the server's own connections are in TIME_WAIT
+        rig.checkpoint("job")
+    rig.end("job")
+    failed(Unavailable, socket)
+
+
+def test_no_network(machine: Rig) -> None:
+    """Where runsc cannot connect, the error says so."""
+    machine.sleeper("job")
+    try:
+        failed(Unimplemented, control_of(machine))
+    finally:
+        machine.clear()
