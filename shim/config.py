@@ -102,12 +102,16 @@ class Timeouts(_Section, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
 
 class Pods(_Section, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What pods may request in annotations, which anyone who may create pods can write.
+    """Pods of Kubernetes, and what they may request in annotations, which their authors write.
 
     `restore` allows io.cryo.restore and io.cryo.warm, from images of the pod's own namespace.
+    `kubelet` is the kubelet's root directory. `empty_dirs` is where emptyDir volumes are: in the
+    sandbox, so that an image contains them, or on the host.
     """
 
     restore: bool = False
+    kubelet: str = "/var/lib/kubelet"
+    empty_dirs: Literal["sandbox", "host"] = "sandbox"
 
 
 class Config(_Section, frozen=True, kw_only=True, forbid_unknown_fields=True):

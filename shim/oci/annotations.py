@@ -32,6 +32,11 @@ WARM = f"{PREFIX}warm"
 ImageName = Annotated[
     str, msgspec.Meta(pattern=r"^[A-Za-z0-9](?:[A-Za-z0-9_.-]{0,61}[A-Za-z0-9])?\Z")
 ]
+# Names of volumes, separated by commas.
+_NAME = "[a-z0-9][-a-z0-9]{0,62}"
+VolumeNames = Annotated[
+    str, msgspec.Meta(pattern=rf"^ *{_NAME}( *, *{_NAME})* *$", max_length=4096)
+]
 
 
 class TaskAnnotations(Value, forbid_unknown_fields=True, rename="kebab"):
@@ -52,6 +57,7 @@ class TaskAnnotations(Value, forbid_unknown_fields=True, rename="kebab"):
     restore: ImageName | None = None
     restore_policy: RestorePolicy | None = None
     warm: ImageName | None = None
+    host_volumes: VolumeNames | None = None
 
     def __post_init__(self) -> None:
         """Reject two names of images.
@@ -91,6 +97,16 @@ def read_annotations(spec: Spec) -> TaskAnnotations:
         known = (PREFIX + field.encode_name for field in msgspec.structs.fields(TaskAnnotations))
         remedy = f"use only {', '.join(known)}"
         raise InvalidArgument(message, remedy=remedy) from error
+
+
+def host_volumes(spec: Spec) -> frozenset[str]:
+    """Return the names of the pod's volumes that stay on the host.
+
+    Raises:
+        InvalidArgument: an annotation is unknown or its value is not valid.
+    """
+    names = read_annotations(spec).host_volumes or ""
+    return frozenset(filter(None, (name.strip() for name in names.split(","))))
 
 
 def fill_checkpoint_options(

@@ -49,7 +49,9 @@ class Creation:
         with self._tasks.creating(ref):
             planned = origin.plan
             if planned is None:
-                planned = await asyncio.to_thread(plan, self._config, request, source)
+                planned = await asyncio.to_thread(
+                    plan, self._config, request, context.layout.task, source
+                )
             warnings = (*planned.warnings, *filter(None, (origin.warning,)))
             record = TaskRecord(
                 ref=ref,

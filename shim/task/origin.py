@@ -17,7 +17,7 @@ from shim.host.filecalls import file_call
 from shim.image.images import Images
 from shim.image.manifest import Manifest
 from shim.image.named import Fingerprint, NamedImages
-from shim.model import CreateRequest, RestorePolicy, Value
+from shim.model import CreateRequest, RestorePolicy, TaskRef, Value
 from shim.oci import document, pod
 from shim.oci.annotations import RESTORE, WARM, read_annotations
 from shim.oci.document import Spec
@@ -65,10 +65,13 @@ class Origins:
             return Origin(request=request, source=ImageSource(manifest=manifest))
         if not await asyncio.to_thread(_is_named, request):
             return Origin(request=request)
-        planned = await asyncio.to_thread(plan, self._config, request)
+        planned = await asyncio.to_thread(plan, self._config, request, self._task_folder)
         if planned.sandbox_id:  # a pod's container: its sandbox decides
             return Origin(request=request, plan=planned)
         return await self._by_name(request, planned)
+
+    def _task_folder(self, ref: TaskRef) -> Path:
+        return self._owner.context().layout.task(ref)
 
     async def _by_name(self, request: CreateRequest, planned: Plan) -> Origin:
         wanted = read_annotations(planned.spec)
@@ -85,7 +88,7 @@ class Origins:
             path, manifest = await self._fitting(request, named, mine)
             chosen = msgspec.structs.replace(request, checkpoint=str(path))
             source = ImageSource(manifest=manifest)
-            ready = await asyncio.to_thread(plan, self._config, chosen, source)
+            ready = await asyncio.to_thread(plan, self._config, chosen, self._task_folder, source)
         except CryoError as error:
             if named.policy is RestorePolicy.ALWAYS:
                 raise

@@ -18,6 +18,7 @@ from shim.oci.gpu import gpu_request
 from shim.oci.restorable import fitted, restorable
 from shim.runsc import host_network, overlay, settings
 from shim.runsc.host_network import NETWORK
+from shim.task.pod_volumes import TaskFolder, with_volumes
 
 # Remedies for a bundle that does not match an image: of a restore, and of a create.
 _REMEDY_OF_RESTORE = (
@@ -68,8 +69,15 @@ class ImageSource(Value):
     image_hooks: bool = False
 
 
-def plan(config: Config, request: CreateRequest, source: ImageSource | None = None) -> Plan:
+def plan(
+    config: Config,
+    request: CreateRequest,
+    task_folder: TaskFolder,
+    source: ImageSource | None = None,
+) -> Plan:
     """Read the spec of the bundle or of the image, and prepare it.
+
+    `task_folder` finds the sandbox that a container of a pod joins, and its volumes.
 
     Raises:
         InvalidBundle: config.json is missing or broken, or the root filesystem does not exist.
@@ -85,8 +93,10 @@ def plan(config: Config, request: CreateRequest, source: ImageSource | None = No
         message = f"the root filesystem {spec.rootfs} does not exist"
         raise InvalidBundle(message, remedy="mount it, or correct root.path in config.json")
     read_annotations(spec)  # a mistake in them is reported now, not at the first checkpoint
-    gpu = gpu_request(spec, config.cuda.from_environment)
     was = _spec_of(saved) if saved else None
+    if source is None or source.own_bundle:  # the spec of an image has what it was saved with
+        spec = with_volumes(spec, config.pods, request.ref, task_folder, was)
+    gpu = gpu_request(spec, config.cuda.from_environment)
     ready = prepare(
         spec,
         cuda=config.cuda,

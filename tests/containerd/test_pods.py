@@ -83,7 +83,10 @@ def pod(node: Cryo, kubelet: Kubelet) -> Iterator[Pod]:
 # containerd has no CheckpointContainer before 2.0.
 @pytest.mark.parametrize("containerd_build", LINES[2:], indirect=True)
 def test_the_kubelet_saves_a_container(node: Cryo, kubelet: Kubelet, pod: Pod) -> None:
-    """CheckpointContainer writes an archive with the image of the whole pod, which runs on."""
+    """CheckpointContainer writes an archive with the image of the whole pod, which runs on.
+
+    Its layer has nothing of runsc: the pod is paused for as long as that is read.
+    """
     names = ("one", "two")
     containers = [kubelet.run(pod, Wanted(name, REFERENCE, COUNTER)) for name in names]
     before = [count(kubelet, one) for one in containers]
@@ -93,6 +96,9 @@ def test_the_kubelet_saves_a_container(node: Cryo, kubelet: Kubelet, pod: Pod) -
 
     with tarfile.open(path) as tar:
         manifest = json.load(tar.extractfile("checkpoint/cryo.json") or io.BytesIO())
+        with tarfile.open(fileobj=tar.extractfile("rootfs-diff.tar"), mode="r|*") as layer:
+            written = layer.getnames()
+    assert not [name for name in written if ".gvisor" in name]
     assert manifest["task"] == pod.id
     saved = {member["name"]: member["task"] for member in manifest["members"]}
     assert saved == dict(zip(names, containers, strict=True))

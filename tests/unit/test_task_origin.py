@@ -49,7 +49,7 @@ async def created(owner: Owner) -> Container:
 
 async def save(owner: Owner, **more: Any) -> Path:
     """Put an image where a start of the bundle finds it; return its folder."""
-    planned = plan(owner.config, owner.request())
+    planned = plan(owner.config, owner.request(), owner.tasks._owner.context().layout.task)
     mine = await owner.tasks._origins.fingerprint(owner.request(), planned)
     return await put(owner, mine, **more)
 
@@ -59,7 +59,7 @@ async def put(owner: Owner, mine: Fingerprint, **more: Any) -> Path:
     found = document.read_annotations(owner.bundle)
     named = {"kubernetes_namespace": found.get(pod.SANDBOX_NAMESPACE)}
     able = await owner.tasks._owner.capabilities()
-    spec = plan(owner.config, owner.request()).spec
+    spec = plan(owner.config, owner.request(), owner.tasks._owner.context().layout.task).spec
     host = read_host()
     images = NamedImages(
         Path(owner.config.paths.images), ImageRef(namespace="ns", name=NAME, **named)

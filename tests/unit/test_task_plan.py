@@ -49,6 +49,11 @@ def image(tmp_path: Path) -> Manifest:
     return manifest(spec=own, bundle=str(tmp_path), members=members)
 
 
+def folder_of(ref: TaskRef) -> Path:
+    """Return the folder of a task, which does not exist."""
+    return Path("/nonexistent") / ref.id
+
+
 def planned(
     folder: Path, image: Manifest, *, flags: dict[str, str] | None = None, **how: Any
 ) -> Plan:
@@ -57,7 +62,7 @@ def planned(
     request = CreateRequest(ref=ref, bundle=str(folder), checkpoint="/i")
     cuda = Cuda(nvidia_proc=str(folder / "none"), cdi_dirs=())
     config = Config(cuda=cuda, runsc=Runsc(flags=flags or {}))
-    return plan(config, request, ImageSource(manifest=image, **how))
+    return plan(config, request, folder_of, ImageSource(manifest=image, **how))
 
 
 def written(folder: Path, data: dict[str, Any]) -> Path:
@@ -150,7 +155,7 @@ def test_the_network_of_a_new_sandbox(
     )
     cuda = Cuda(nvidia_proc=str(tmp_path / "none"), cdi_dirs=())
 
-    assert plan(Config(cuda=cuda, runsc=Runsc(flags=flags)), request).network == network
+    assert plan(Config(cuda=cuda, runsc=Runsc(flags=flags)), request, folder_of).network == network
 
 
 def overlay_of(bundle: Path, image: Manifest | None = None, **flags: str) -> str:
@@ -163,7 +168,7 @@ def overlay_of(bundle: Path, image: Manifest | None = None, **flags: str) -> str
         runsc=Runsc(flags=flags),
     )
     source = ImageSource(manifest=image) if image else None
-    return plan(config, request, source).overlay2
+    return plan(config, request, folder_of, source).overlay2
 
 
 def test_the_overlay_lies_in_our_own_folder(tmp_path: Path) -> None:

@@ -1,0 +1,191 @@
+"""Volumes and networks of pods, and what comes back of them in another pod of the template."""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+import socket
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import grpc
+import pytest
+
+from shim.simgpu.waiting import wait_until
+from tests.builds import RunscBuild
+from tests.containerd.api import Api
+from tests.containerd.builds import find_containerd
+from tests.containerd.conftest import program
+from tests.containerd.cryo import FLAGS, Cryo
+from tests.containerd.kubelet_pod import KubeletPod
+from tests.containerd.place import Place
+from tests.containerd.sidecar import write_rootfs
+
+# Keeps files open in three volumes, and its working directory in one.
+WRITER = """
+mkdir -p /scratch/work && cd /scratch/work
+exec 5>>/scratch/log 6>>/memory/log 7>>/dev/shm/log
+i=0
+while true; do
+  i=$((i+1)); echo $i >&5; echo $i >&6; echo $i >&7; pwd > here; echo $i > /count; sleep 0.1
+done
+"""
+IDLE = ("sleep", "100000")
+Pods = Callable[[], KubeletPod]
+
+
+@pytest.fixture(scope="module")
+def kubelet(place: Place) -> Path:
+    """Return the root directory of a kubelet."""
+    return place.folder_for("kubelet")
+
+
+@pytest.fixture(scope="module")
+def node(place: Place, kubelet: Path, runsc: RunscBuild, archive: Path) -> Iterator[Cryo]:
+    """Yield the newest containerd with each runsc."""
+    program("containerd-2.4")
+    settings = {"pods": {"kubelet": str(kubelet)}}
+    build = find_containerd("2.4")
+    # The older one sets up no network on newer kernels.
+    flags = {} if runsc.has_builtin else FLAGS
+    with Cryo(build, place, runsc.path, flags=flags, settings=settings) as made:
+        # The first container starts the fork server and creates shared directories; so does umount.
+        made.import_image(archive)
+        made.run("first", "true")
+        place.do("mkdir", "-p", "/run/mount")
+        yield made
+
+
+@pytest.fixture
+def pods(node: Cryo, kubelet: Path) -> Iterator[Pods]:
+    """Yield what makes a pod; afterwards all are removed, with nothing left of them."""
+    rootfs = write_rootfs(node.folder / "scratch" / node.fresh("rootfs"), program("busybox"))
+    before = node.look()
+    with Api(node) as api, contextlib.ExitStack() as stack:
+
+        def make() -> KubeletPod:
+            pod = KubeletPod(node, api, rootfs, kubelet)
+            stack.callback(pod.remove)
+            return pod
+
+        yield make
+    shutil.rmtree(rootfs)
+    left = node.left_behind(before)
+    assert not left, "\n".join(left)
+
+
+def begin(pod: KubeletPod, image: str = "", **annotations: str) -> str:
+    """Run the sandbox and both containers of the template; return the id of the writer."""
+    scratch, memory = pod.empty_dir("scratch"), pod.empty_dir("memory", size="8m")
+    notes = {f"io.cryo.{name.replace('_', '-')}": text for name, text in annotations.items()}
+    pod.sandbox(image=image, annotations=notes)
+    mounts = {"/scratch": scratch, "/memory": memory}
+    if not image:
+        init = pod.run("init", ("sh", "-c", "echo begun > /scratch/init"), mounts)
+        pod.end(init)
+    made = pod.run("writer", ("sh", "-c", WRITER), mounts, image=image)
+    pod.run("reader", IDLE, {"/data": scratch, "/memory": memory}, image=image)
+    return made
+
+
+def ends(node: Cryo, task: str, path: str) -> tuple[int, int]:
+    """Return the first and the last number in a file of a container."""
+    first, last = node.exec(task, "sh", "-c", f"head -n 1 {path}; tail -n 1 {path}").out.split()
+    return int(first), int(last)
+
+
+@pytest.mark.every_combination
+def test_volumes_come_back_in_another_pod(node: Cryo, pods: Pods) -> None:
+    """Contents, open files and a working directory in emptyDir volumes and /dev/shm come back."""
+    first = pods()
+    writer = begin(first)
+    node.until_counts(writer)
+    image = node.folder / "scratch" / node.fresh("image")
+    node.ctr("tasks", "checkpoint", "--image-path", str(image), writer)
+    _, saved = ends(node, writer, "/scratch/log")
+    first.remove()
+
+    second = pods()
+    copy = begin(second, str(image))
+
+    node.until_counts(copy)
+    reader = f"{second.id}-reader"
+    assert node.exec(reader, "cat", "/data/init", "/data/work/here").out == (
+        "begun\n/scratch/work\n"
+    )
+    for path in ("/data/log", "/memory/log", "/dev/shm/log"):
+        start, now = ends(node, reader, path)
+        assert start == 1
+        assert now > saved
+    mounts = node.exec(reader, "mount").out
+    assert "size=8192k" in mounts or "size=8388608" in mounts
+    shutil.rmtree(image)
+
+
+def test_how_containers_use_a_volume(node: Cryo, pods: Pods) -> None:
+    """A volume is in the sandbox, also for a restarted container; one used in part is on the host.
+
+    To use a part of a volume that is in the sandbox is refused.
+    """
+    pod = pods()
+    inside, part, host = (pod.empty_dir(name) for name in ("inside", "part", "host"))
+    (part / "sub").mkdir()
+    pod.sandbox(annotations={"io.cryo.host-volumes": "host"})
+    write = ("sh", "-c", "for d in /inside /part /host; do echo one > $d/file; done; sleep 100000")
+    mounts = {"/inside": inside, "/part": part / "sub", "/host": host}
+    one = pod.run("one", write, mounts)
+    read = ("cat", "/inside/file", "/part/sub/file", "/host/file")
+    two = pod.run("two", IDLE, {"/inside": inside, "/part": part, "/host": host})
+    wait_until((host / "file").exists, "the files", 30)
+
+    assert node.exec(two, *read).out == "one\n" * 3
+    assert (part / "sub" / "file").read_text() == "one\n"
+    assert not (inside / "file").exists()
+    pod.end(one)
+    again = pod.run("one", IDLE, mounts)
+    assert node.exec(again, "cat", "/inside/file").out == "one\n"
+    with pytest.raises(grpc.RpcError, match=r"mounts a part \(subPath\) of volume inside"):
+        pod.run("three", IDLE, {"/inside": inside / "sub"})
+
+
+@pytest.mark.parametrize("runsc", ("new",), indirect=True)
+def test_a_pod_on_the_hosts_network(node: Cryo, pods: Pods, runsc: RunscBuild) -> None:
+    """It has the host's network, also when it is restored."""
+    port = free_port()
+    serve = ("sh", "-c", f"while true; do echo hello | nc -l -p {port}; done")
+    first = pods()
+    first.sandbox(host_network=True)
+    made = first.run("web", serve, host_network=True)
+    assert received(port) == b"hello\n"
+    image = node.folder / "scratch" / node.fresh("image")
+    node.ctr("tasks", "checkpoint", "--image-path", str(image), made)
+    first.remove()
+
+    second = pods()
+    second.sandbox(host_network=True, image=str(image))
+    second.run("web", serve, host_network=True, image=str(image))
+
+    assert received(port) == b"hello\n"
+    shutil.rmtree(image)
+
+
+def received(port: int) -> bytes:
+    """Connect to a port of the host as soon as something listens; return what it sends."""
+    found = b""
+
+    def answered() -> bool:
+        nonlocal found
+        where = ("127.0.0.1", port)
+        with contextlib.suppress(ConnectionError), socket.create_connection(where, 5) as peer:
+            found = peer.recv(100)
+        return bool(found)
+
+    wait_until(answered, f"a server on port {port}", 30)
+    return found
+
+
+def free_port() -> int:
+    """Return a port of the host on which nothing listens."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port: int = server.getsockname()[1]
+        return port
