@@ -25,7 +25,7 @@ SEED ?= 1
 CASE ?= new
 
 .PHONY: help demo check check-lint check-types check-bindings check-tests smoke test test-all lint format \
-	types native protos check-protos bench runsc tools faults fuzz soak test-containerd test-faults lock clean
+	types native protos check-protos node-image bench runsc tools faults fuzz soak test-containerd test-faults lock clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1|\2/p' Makefile | while IFS='|' read -r name text; do \
@@ -86,6 +86,9 @@ protos: $(stamp) ## generate the bindings in shim/api, and both clients
 check-protos: $(stamp) ## check that the generated code is current
 	@$(bin)/python hack/protos.py --check
 	@$(bin)/python hack/clients.py --check
+
+node-image: $(stamp) native ## write the image that installs the runtime on Kubernetes nodes: docs/kubernetes.md
+	@$(bin)/python -m hack.kubernetes.node.image dist/cryoshim-node.tar
 
 bench: tools native ## compare our checkpoint and restore with plain runsc, and the shims
 	@$(bin)/python -m hack.bench

@@ -120,8 +120,12 @@ class InitProcess:
         self._watch_sandbox(process)
         await self._connect_terminal()
 
-    async def restore(self, options: RestoreOptions) -> int:
-        """Create the container from an image with runsc; return the sandbox's pid."""
+    async def restore(self, options: RestoreOptions, *, tentative: bool = False) -> int:
+        """Create the container from an image with runsc; return the sandbox's pid.
+
+        With `tentative` its exit is not watched before `settle`: until then `discard` removes the
+        sandbox without a trace, and the container can be created again.
+        """
         record = self.store.record
         self.files.note_cgroups()
         args = RestoreArgs(
@@ -145,9 +149,30 @@ class InitProcess:
             )
         # It runs before its restore is over, and before that can be recorded.
         self.store.update(pid=process.pid, start=process.start, unsettled=True)
-        self._watch_sandbox(process)
+        if not tentative:
+            self._watch_sandbox(process)
         await self._connect_terminal()
         return process.pid
+
+    def settle(self) -> None:
+        """Watch the exit of a tentatively restored container from now on."""
+        if not self.is_watched:
+            self._watch_sandbox(self.sandbox)
+
+    async def discard(self) -> None:
+        """Kill and delete a tentatively restored container, without an exit.
+
+        Raises:
+            CryoError: it cannot be removed.
+        """
+        if self.store.record.pid:
+            self.kill_sandbox()
+            timeout_s = self.context.config.timeouts.command
+            await until_killed(self.name, self.sandbox, timeout_s)
+        await self.runsc.delete(self._id)
+        await self.files.remove_cgroups()
+        await self.streams.end_terminal()
+        self.store.update(pid=0, start=0, creator_pid=0, creator_start=0, unsettled=False)
 
     def _record_creator(self, pid: int, start: int) -> None:
         self.store.update(creator_pid=pid, creator_start=start)

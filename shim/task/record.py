@@ -46,6 +46,14 @@ class NamedOrigin(Value):
     fingerprint: str = ""
     reason: str = ""
 
+    @property
+    def falls_back(self) -> bool:
+        """Whether a restore that fails in Start is followed by a cold start in the same call.
+
+        In a pod other containers may have been started by then, so its sandbox is made anew.
+        """
+        return self.policy is RestorePolicy.IF_POSSIBLE and self.kubernetes_namespace is None
+
     def ref(self, namespace: str) -> ImageRef:
         """Return the full name of the image, for a container of this namespace."""
         return ImageRef(

@@ -11,7 +11,7 @@ import msgspec
 from shim.errors import CryoError
 from shim.model import Exit
 from shim.task import record as records
-from shim.task.record import ExecRecord, TaskRecord
+from shim.task.record import ExecRecord, NamedOrigin, TaskRecord
 
 _log = logging.getLogger(__name__)
 
@@ -31,6 +31,9 @@ class RecordChanges(TypedDict, total=False):
     notices: tuple[str, ...]
     exec_ran: bool
     execs: dict[str, ExecRecord]
+    image_path: str
+    image_digest: str
+    named: NamedOrigin | None
 
 
 class RecordStore:

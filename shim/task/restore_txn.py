@@ -43,6 +43,9 @@ class RestoreTarget(Protocol):
     async def watch_restored(self) -> None:
         """Watch for its exit, now that it runs."""
 
+    def settle(self) -> None:
+        """Publish its exit from now on, if it was not to be seen before the restore is complete."""
+
     async def target(self) -> CheckpointTarget:
         """Return it as the CUDA steps see it."""
 
@@ -177,6 +180,8 @@ class Restore:
                 device_map=self._options.device_map,
                 background=self._options.background,
             )
+        for target in self._targets:
+            target.settle()
         self._root.journal.close()
         self._done = True
         return RestoreResult(

@@ -28,7 +28,17 @@ class RestoredContainer:
 
     async def load_image(self, options: RestoreOptions) -> int:
         """Run `runsc restore`; return the sandbox's pid."""
-        return await self._container.init.restore(options)
+        return await self._container.init.restore(options, tentative=self._is_tentative)
+
+    def settle(self) -> None:
+        """Publish its exit from now on: its restore is complete."""
+        self._container.init.settle()
+
+    @property
+    def _is_tentative(self) -> bool:
+        """Whether a cold start follows if the restore fails."""
+        named = self._container.record.named
+        return named is not None and named.falls_back
 
     async def watch_restored(self) -> None:
         """Watch for the exit, now that the container runs."""
@@ -41,9 +51,14 @@ class RestoredContainer:
     async def remove_sandbox(self) -> None:
         """Kill and delete what a failed restore made; the container has exited with it.
 
-        A container whose sandbox is gone has exited, even if runsc cannot delete it.
+        A container whose sandbox is gone has exited, even if runsc cannot delete it. One that is to
+        be started cold is as it was before.
         """
         container = self._container
+        if self._is_tentative:
+            await container.init.discard()
+            container.machine.state = TaskState.CREATED
+            return
         try:
             if container.record.pid:
                 await container.init.stop()

@@ -38,6 +38,20 @@ class ProcessStreams:
         self._size: Size | None = None
         self._closed = False
         self._logger: ProcessId | None = None
+        self._kept: Streams | None = None
+
+    @contextlib.asynccontextmanager
+    async def kept_open(self) -> AsyncIterator[None]:
+        """Let all starts in the block use the same streams: a client reads no EOF in between."""
+        if self._stdio.terminal:
+            yield
+            return
+        async with self.opened() as streams:
+            self._kept = streams
+            try:
+                yield
+            finally:
+                self._kept = None
 
     async def listen(self) -> str:
         """Return the console socket's path for runsc; empty when there is no terminal."""
@@ -52,6 +66,9 @@ class ProcessStreams:
         if self._stdio.terminal:
             async with self.nothing() as streams:
                 yield streams
+            return
+        if self._kept is not None:
+            yield self._kept
             return
         opened = await host_stdio.open_streams(self._stdio, self._ref, self._supervisor)
         try:
@@ -139,6 +156,20 @@ class ProcessStreams:
         self._size = Size(width, height).check()
         if self._console is not None:
             self._console.resize(width, height)
+
+    async def end_terminal(self) -> None:
+        """Close the terminal of a start that failed; the next one makes another.
+
+        The supervisor keeps the output open, so a client reads no EOF in between.
+        """
+        if self._socket is not None:
+            self._socket.close()
+            self._socket = None
+        console, self._console = self._console, None
+        if console is not None:
+            await console.finished(_DRAIN_S)
+            console.close()
+            await self._supervisor.drop(f"{self._name}/pty")
 
     async def close(self) -> None:
         """Close everything, after the output of the process has been forwarded."""

@@ -30,6 +30,7 @@ from shim.model import (
     TaskView,
 )
 from shim.task import usage
+from shim.task.cold_fallback import restored_or_cold
 from shim.task.container import Container
 from shim.task.context import Publish
 from shim.task.creation import Creation
@@ -162,7 +163,8 @@ class Tasks:
         if exec_id:
             return await self._transactions.run(task.execs.start(exec_id), "start")
         if task.record.image_path:  # a part of the restore of the whole sandbox
-            return await self._interruptible(task, "start", self._pod_restores.start(task))
+            work = restored_or_cold(task, self._pod_restores.start)
+            return await self._interruptible(task, "start", work)
         root = self._map.root_ref(task)
         return await self._transactions.run(task.start(), "start", sandbox=root, only=task.ref)
 

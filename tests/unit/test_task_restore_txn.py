@@ -64,6 +64,10 @@ class Reviving:
     async def watch_restored(self) -> None:
         """Stand for the wait for the end."""
 
+    def settle(self) -> None:
+        """Keep that its exit is published from here on."""
+        self.did.append("settle")
+
     async def target(self) -> CheckpointTarget:
         """Hand over the loaded task."""
         return self.scene.target
@@ -129,7 +133,7 @@ async def test_everything_is_awake(restoring: Restoring) -> None:
     assert (result.pid, result.engine) == (4711, "phased")
     assert [process.pid for process in result.processes] == [7, 8]
     assert set(result.timings_s) == {"verify", "load", "thaw"}
-    assert restoring.task.did == ["load"]
+    assert restoring.task.did == ["load", "settle"]
     assert restoring.clean
 
 

@@ -1,0 +1,76 @@
+"""The files of hack/kubernetes agree with each other and with the program that they start."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from hack.kubernetes.node import bundle, containerd, image
+from hack.kubernetes.node.__main__ import parser
+from shim import config
+
+ROOT = Path(__file__).parents[2] / "hack/kubernetes"
+
+
+def objects(folder: str) -> dict[str, dict[str, Any]]:
+    """Return the objects in the files of a directory, by kind."""
+    files = [path for path in (ROOT / folder).glob("*.yaml") if path.name != "kustomization.yaml"]
+    found = [each for path in files for each in yaml.safe_load_all(path.read_text("utf-8"))]
+    return {each["kind"]: each for each in found}
+
+
+def daemon_set() -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return the specs of the installer's pod and of its container."""
+    pod = objects("base")["DaemonSet"]["spec"]["template"]["spec"]
+    (container,) = pod["containers"]
+    return pod, container
+
+
+def test_the_installer_takes_its_arguments() -> None:
+    """The DaemonSet starts the image that is built, with options that the installer has."""
+    _, container = daemon_set()
+
+    asked = parser().parse_args(container["args"])
+
+    assert (asked.command, asked.unit, asked.owner) == ("run", "containerd.service", "$(POD_UID)")
+    assert container["image"] == image.REFERENCE
+    assert {asked.root, asked.config.parent} == {
+        Path(mount["mountPath"]) for mount in container["volumeMounts"]
+    }
+
+
+def test_the_probe_looks_for_the_file_that_the_installer_writes() -> None:
+    """The readiness probe runs the interpreter of the image, and names the file of `run`."""
+    _, container = daemon_set()
+    command = container["readinessProbe"]["exec"]["command"]
+    launch = bundle.launch(image.BUNDLE)
+
+    assert [command[0], command[3]] == [launch[0], launch[-1]]
+    assert str(parser().parse_args(["run"]).ready) in command[-1]
+
+
+def test_the_installer_waits_less_than_its_grace_period() -> None:
+    """The grace period covers the wait for pods and a restart of containerd."""
+    pod, container = daemon_set()
+
+    wait_s = parser().parse_args(container["args"]).wait
+
+    assert pod["terminationGracePeriodSeconds"] >= wait_s + 120
+
+
+def test_pods_are_scheduled_where_the_runtime_is() -> None:
+    """The RuntimeClass has the handler that is installed, and selects the installer's nodes."""
+    found = objects("base")["RuntimeClass"]
+    pod, _ = daemon_set()
+
+    assert found["handler"] == containerd.HANDLER
+    assert found["scheduling"]["nodeSelector"] == pod["nodeSelector"]
+
+
+@pytest.mark.parametrize("folder", ("base", "gpu"))
+def test_the_settings_are_valid(folder: str) -> None:
+    """config.toml of each variant is valid and allows restores by name."""
+    assert config.load(ROOT / folder / "config.toml").pods.restore
