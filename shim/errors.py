@@ -8,7 +8,8 @@ CryoError
 ├── FailedPrecondition      a valid request in the wrong state
 │   ├── IllegalState        the task is in a state that does not allow it
 │   ├── Refused             preflight found that it cannot succeed; nothing was changed
-│   └── HostMismatch        the image does not fit this host
+│   ├── HostMismatch        the image does not fit this host
+│   └── HookFailed          a hook of the container failed; has its output
 ├── Busy                    another operation holds the task
 ├── ImageCorrupt            an image differs from what was sealed
 ├── DeadlineExceeded        a phase timed out; names the process that delayed it
@@ -72,6 +73,10 @@ class Refused(FailedPrecondition):
 
 class HostMismatch(FailedPrecondition):
     """The image does not fit this host: runsc, architecture, CPU, driver or GPUs."""
+
+
+class HookFailed(FailedPrecondition):
+    """A hook of the container failed; the message has its output."""
 
 
 class Busy(CryoError):

@@ -60,6 +60,9 @@ FAILPOINTS: dict[str, Invariant] = {
     "cuda.checkpoint": Invariant.RUNS,
     "cuda.restore": Invariant.SAVED,
     "cuda.unlock": Invariant.SAVED,
+    "hook.pre-freeze": Invariant.RUNS,
+    "hook.post-thaw": Invariant.SAVED,
+    "hook.post-restore": Invariant.GONE,
     "event.*": Invariant.KNOWN,
 }
 

@@ -203,6 +203,9 @@ class Phase(enum.StrEnum):
     ROLLBACK = "rollback"
     VERIFY = "verify"
     LOAD = "load"
+    PRE_FREEZE = "pre-freeze"
+    POST_THAW = "post-thaw"
+    POST_RESTORE = "post-restore"
 
 
 class CudaState(enum.StrEnum):

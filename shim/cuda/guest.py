@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Protocol
 
+from shim.runsc.guest import Process
 from shim.runsc.output import GuestProcess
 from shim.runsc.run import Completed
 
@@ -12,8 +13,12 @@ from shim.runsc.run import Completed
 class Guest(Protocol):
     """Runs programs inside one container; their output is untrusted."""
 
-    async def run(self, argv: Sequence[str], *, timeout_s: float) -> Completed:
+    async def run(
+        self, argv: Sequence[str], *, timeout_s: float, process: Process | None = None
+    ) -> Completed:
         """Run a program and return its output; a non-zero exit status is no error.
+
+        With an OCI process object it runs with the user, environment and the rest of that.
 
         Raises:
             DeadlineExceeded: it did not exit in time; it was killed inside the container too.

@@ -38,18 +38,22 @@ async def request(
     *,
     host: str,
     timeout_s: float,
+    json: bytes = b"",
 ) -> Response:
-    """Send a request without a body, and read the answer; the stream serves only this one.
+    """Send a request and read the answer; the stream serves only this one.
 
     Raises:
         DeadlineExceeded: no complete answer in time.
         Unavailable: the stream ended early, or the answer is not HTTP/1.
     """
-    size = "Content-Length: 0\r\n" if method == "POST" else ""
-    head = f"{method} {target} HTTP/1.1\r\nHost: {host}\r\n{size}Connection: close\r\n\r\n"
+    head = f"{method} {target} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n"
+    if json:
+        head += "Content-Type: application/json\r\n"
+    if json or method == "POST":
+        head += f"Content-Length: {len(json)}\r\n"
     try:
         async with asyncio.timeout(timeout_s):
-            writer.write(head.encode("ascii"))
+            writer.write(f"{head}\r\n".encode("ascii") + json)
             await writer.drain()
             return await _answer(reader)
     except TimeoutError as error:

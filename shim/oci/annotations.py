@@ -23,6 +23,8 @@ from shim.model import (
     Value,
     Verify,
 )
+from shim.oci import app_hooks
+from shim.oci.app_hooks import read_app_hooks
 from shim.oci.document import Spec
 
 PREFIX = "io.cryo."
@@ -88,8 +90,13 @@ def read_annotations(spec: Spec) -> TaskAnnotations:
     Raises:
         InvalidArgument: an annotation is unknown or its value is not valid.
     """
+    read_app_hooks(spec)
     found = spec.annotations.items()
-    said = {name.removeprefix(PREFIX): text for name, text in found if name.startswith(PREFIX)}
+    said = {
+        name.removeprefix(PREFIX): text
+        for name, text in found
+        if name.startswith(PREFIX) and not name.startswith(app_hooks.PREFIX)
+    }
     try:
         return msgspec.convert(said, TaskAnnotations, strict=False)
     except msgspec.ValidationError as error:

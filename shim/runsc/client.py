@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 from shim import failpoints
@@ -179,9 +179,7 @@ class Runsc:
                 answered()
             _check("checkpoint", done)
 
-    async def exec(
-        self, task_id: str, command: Sequence[str], *, timeout_s: float, internal_pid_file: str
-    ) -> Completed:
+    async def exec(self, args: ExecArgs, *, timeout_s: float) -> Completed:
         """Run a program in the container until it exits; no exit status is an error.
 
         `internal_pid_file` receives the program's pid in the container, for callers that have to
@@ -190,6 +188,5 @@ class Runsc:
         Raises:
             DeadlineExceeded: it did not exit in time; runsc was killed.
         """
-        args = ExecArgs(id=task_id, argv=command, internal_pid_file=internal_pid_file).args()
         with failpoints.around("runsc.exec"):
-            return await self._ask(task_id, "exec", args, timeout_s)
+            return await self._ask(args.id, "exec", args.args(), timeout_s)

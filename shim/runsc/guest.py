@@ -8,17 +8,22 @@ import re
 import secrets
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 from shim.errors import CryoError, DeadlineExceeded, NotFound
 from shim.host import files
 from shim.host.shielded import shielded
+from shim.oci import canonical
+from shim.runsc.argv import ExecArgs
 from shim.runsc.client import Runsc
 from shim.runsc.failure import error_line, failure
 from shim.runsc.output import GuestProcess
 from shim.runsc.run import Completed
+
+Process = Mapping[str, Any]
+"""An OCI process object."""
 
 # runsc's own exit status for its own failures; a guest program may use it too.
 _RUNSC_FAILED = 128
@@ -62,8 +67,13 @@ class ContainerGuest:
         self._scratch = scratch
         self._member = member
 
-    async def run(self, argv: Sequence[str], *, timeout_s: float) -> Completed:
+    async def run(
+        self, argv: Sequence[str], *, timeout_s: float, process: Process | None = None
+    ) -> Completed:
         """Run a program until it exits; no exit status is an error.
+
+        It runs as root with the container's environment; with `process`, an OCI process object,
+        with the user, environment and the rest of that.
 
         Raises:
             DeadlineExceeded: it did not exit in time; it was killed in the container too, because
@@ -73,11 +83,13 @@ class ContainerGuest:
         """
         until_s = time.monotonic() + timeout_s
         with _PidFile(self._scratch) as pid_file:
-            work = asyncio.ensure_future(
-                self._runsc.exec(
-                    self._id, argv, timeout_s=timeout_s, internal_pid_file=str(pid_file.path)
-                )
+            args = ExecArgs(
+                id=self._id,
+                argv=argv if process is None else (),
+                process=pid_file.beside(argv, process) if process is not None else "",
+                internal_pid_file=str(pid_file.path),
             )
+            work = asyncio.ensure_future(self._runsc.exec(args, timeout_s=timeout_s))
             try:
                 done = await asyncio.shield(work)
             except (DeadlineExceeded, asyncio.CancelledError):
@@ -208,8 +220,21 @@ class _PidFile:
 
     def __exit__(self, *_raised: object) -> None:
         self.path.unlink(missing_ok=True)
+        self._process_path.unlink(missing_ok=True)
         if self._folder is not None:
             files.remove_tree(self._folder)
+
+    @property
+    def _process_path(self) -> Path:
+        return self.path.with_suffix(".json")
+
+    def beside(self, argv: Sequence[str], process: Process) -> str:
+        """Write a process object with another command line beside it; return its path."""
+        own = {name: value for name, value in process.items() if name != "consoleSize"}
+        data = canonical.encode({**own, "args": list(argv), "terminal": False})
+        self._process_path.touch(0o600)
+        self._process_path.write_bytes(data)
+        return str(self._process_path)
 
     def read(self) -> int:
         """Return the pid, 0 when there is none yet."""

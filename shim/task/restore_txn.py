@@ -20,6 +20,7 @@ from shim.image.verify import HeldImage
 from shim.model import CudaProcess, Phase, Report, RestoreOptions, RestoreResult
 from shim.runsc.probe import Capabilities
 from shim.transaction import restore
+from shim.transaction.app_hooks import HookRunner
 from shim.transaction.journal import Journal, Operation
 from shim.transaction.target import CheckpointTarget, whole
 from shim.transaction.transaction import Transaction
@@ -159,7 +160,7 @@ class Restore:
             await self._load(member)
 
     async def finish(self) -> RestoreResult:
-        """Thaw every process of every container.
+        """Thaw every process of every container, and run the post-restore hooks.
 
         Raises:
             IllegalState: not all containers have joined.
@@ -180,6 +181,8 @@ class Restore:
                 device_map=self._options.device_map,
                 background=self._options.background,
             )
+        hooks = HookRunner(restored, self._transaction.report, self._transaction.step)
+        await hooks.after_restore()
         for target in self._targets:
             target.settle()
         self._root.journal.close()

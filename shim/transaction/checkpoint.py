@@ -27,6 +27,7 @@ from shim.model import (
 )
 from shim.transaction import connections, preflight
 from shim.transaction.alive import is_alive
+from shim.transaction.app_hooks import HookRunner
 from shim.transaction.draft import Content
 from shim.transaction.execs import ExecCheck
 from shim.transaction.freezing import Freezing
@@ -63,6 +64,7 @@ class Checkpoint:
         )
         self._saving = Saving(target, self._options, self._transaction)
         self._freezing = Freezing(target, self._transaction, self._saving, self._execs)
+        self._hooks = HookRunner(target, self._transaction.report, self._transaction.step)
 
     async def run(self) -> CheckpointResult:
         """Make the image, or undo everything.
@@ -80,6 +82,7 @@ class Checkpoint:
         undo_with = self._transaction.undo_with
         undo_with("close the journal", self._close_undone, deadline_s=_CLOSE_S)
         undo_with("remove the unfinished image", image.undo, deadline_s=REMOVE_S + timeouts.save)
+        undo_with("run its post-thaw hooks", self._undo_hooks, deadline_s=self._hooks.limit_s)
         undo_with(
             "bring the task back",
             self._freezing.undo,
@@ -89,13 +92,13 @@ class Checkpoint:
         return await self._transaction.run(self._forward(image))
 
     async def _forward(self, image: NewImage) -> CheckpointResult:
-        with self._transaction.step(Phase.PREFLIGHT):
-            found = await self._survey(image)
+        found = await self._survey(image)
         staging = await image.begin()
         await self._freeze_and_save(image, staging, found)
         preflight.check_none_ended(self._target)
         if not self._options.exit:
             await self._freezing.thaw()
+            await self._after_thaw()
         manifest = await image.finish(staging)
         if self._options.exit:
             with self._transaction.step(Phase.STOP):
@@ -108,10 +111,26 @@ class Checkpoint:
     # -- the phases ----------------------------------------------------------------------------
 
     async def _survey(self, image: NewImage) -> Findings:
+        """Run the pre-freeze hooks and find what there is to save: a hook may change that."""
         survey = Survey(
             self._target, self._policy, self._transaction, self._execs, self._freezing.resume
         )
-        return await survey.run(image.path.parent)
+        with self._transaction.step(Phase.PREFLIGHT):
+            survey.check()
+        self._transaction.warn(*await self._hooks.before_freeze())
+        with self._transaction.step(Phase.PREFLIGHT):
+            return await survey.run(image.path.parent)
+
+    async def _after_thaw(self) -> None:
+        """Run the post-thaw hooks, unless a process could not be thawed."""
+        if self._freezing.unthawed is None:
+            self._transaction.warn(*await self._hooks.after_thaw())
+
+    async def _undo_hooks(self) -> None:
+        """Run the post-thaw hooks of a rollback; what could not be thawed is left for recovery."""
+        if self._transaction.failed is None and is_alive(self._target.sandbox):
+            hooks = HookRunner(self._target, self._transaction.report)
+            self._transaction.warn(*await hooks.after_thaw())
 
     async def _freeze_and_save(self, image: NewImage, staging: Staging, found: Findings) -> None:
         """Fill the staging folder; again if a process began to use the GPU during the save."""

@@ -54,7 +54,8 @@ class Entry(Value):
     is `from_park`: it keeps these entries and leaves the task parked. `exec_processes` are the
     processes that an exec had started before the operation. `execs` are the CUDA processes that
     descend from an exec, and `execs_unclear` those that may; both can be found only while the task
-    runs. `tracing` is set while the sentry has a trace session.
+    runs. `tracing` is set while the sentry has a trace session, `hooked` from the first pre-freeze
+    hook to the last post-thaw hook.
     """
 
     operation: Operation
@@ -70,6 +71,7 @@ class Entry(Value):
     save_start: int = 0
     exec_processes: tuple[int, ...] = msgspec.field(default=(), name="outsiders")
     tracing: bool = False
+    hooked: bool = False
     execs: tuple[int, ...] = ()
     execs_unclear: tuple[int, ...] = ()
     processes: dict[str, ProcessEntry] = {}
@@ -101,6 +103,7 @@ class Changes(TypedDict, total=False):
     save_start: int
     exec_processes: tuple[int, ...]
     tracing: bool
+    hooked: bool
     execs: tuple[int, ...]
     execs_unclear: tuple[int, ...]
     processes: dict[str, ProcessEntry]
@@ -182,6 +185,7 @@ class Journal:
             execs_unclear=now.execs_unclear,
             processes=now.processes,
             gpu_bytes=now.gpu_bytes,
+            hooked=now.hooked,
         )
 
     def note(self, **changes: Unpack[Changes]) -> None:

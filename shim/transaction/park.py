@@ -17,7 +17,8 @@ from shim.errors import CryoError, CudaError, ResourceExhausted
 from shim.host.shielded import shielded, succeeded
 from shim.model import EngineName, Phase, Progress, Report
 from shim.transaction import memory, preflight
-from shim.transaction.alive import if_alive
+from shim.transaction.alive import if_alive, is_alive
+from shim.transaction.app_hooks import HookRunner
 from shim.transaction.execs import cuda_execs
 from shim.transaction.journal import Operation
 from shim.transaction.save_idle import wait_for_save_idle
@@ -52,6 +53,7 @@ class Parking:
         self._resume = resume
         # Whether an unpark has begun to move processes.
         self.began = False
+        self._hooks = HookRunner(target, report)
         self._facts = driver.capabilities(inventory.read(target.config.cuda.nvidia_proc).driver)
 
     async def park(self) -> None:
@@ -69,6 +71,12 @@ class Parking:
         )
         self._journal.open(Operation.PARK, "")
         group = group_for([(self._target, ())], self._facts, self._report)
+
+        async def woken() -> None:
+            if transaction.failed is None:
+                await self._woken()
+
+        transaction.undo_with("end the park", woken, deadline_s=self._hooks.limit_s)
         transaction.undo_with(
             "bring the task back",
             lambda: self._bring_back(group),
@@ -78,6 +86,8 @@ class Parking:
         await transaction.run(self._forward(group, transaction))
 
     async def _forward(self, group: CudaGroup, transaction: Transaction) -> None:
+        hooks = HookRunner(self._target, transaction.report, transaction.step)
+        transaction.warn(*await hooks.before_freeze())
         await self._freeze(group)
         await transaction.commit(self._pause_parked(), made=f"task {self._target.ref} is parked")
 
@@ -159,11 +169,18 @@ class Parking:
 
     async def _bring_back_in_time(self, group: CudaGroup, limit_s: float) -> None:
         await in_time(limit_s, self._bring_back(group), group.unfinished)
+        await self._woken()
 
     async def _bring_back(self, group: CudaGroup) -> None:
-        """Resume and thaw the task from whatever state it is in, and close the journal."""
+        """Resume and thaw the task from whatever state it is in."""
         self._journal.allow_write_errors()
         await if_alive(self._target.sandbox, lambda: self._thaw(group))
+
+    async def _woken(self) -> None:
+        """Run the post-thaw hooks of a task that runs again, and close the journal."""
+        if is_alive(self._target.sandbox):
+            for text in await self._hooks.after_thaw():
+                self._report(Progress(phase=Phase.POST_THAW, message=text, warning=True))
         self._journal.close()
 
     async def _thaw(self, group: CudaGroup) -> None:

@@ -13,6 +13,7 @@ from shim.host.background import BackgroundTasks
 from shim.host.filecalls import file_call
 from shim.image.verify import read_manifest
 from shim.model import Phase, Progress, Report
+from shim.transaction.app_hooks import HookRunner
 from shim.transaction.journal import Entry
 from shim.transaction.new_image import REMOVE_S
 from shim.transaction.save_idle import wait_for_save_idle
@@ -68,8 +69,15 @@ async def recover(target: CheckpointTarget, entry: Entry, report: Report) -> str
         done = await _remove_unfinished(entry)
         target.journal.park_again()
         return f"it is parked as before; {done}"
+    await run_post_thaw(target, report)
     done = await discard(target, entry)
     return f"brought it back to {'paused' if entry.was_paused else 'running'}; {done}"
+
+
+async def run_post_thaw(target: CheckpointTarget, report: Report) -> None:
+    """Run the post-thaw hooks after a rollback, if a pre-freeze hook was begun."""
+    for text in await HookRunner(target, report).after_thaw():
+        report(Progress(phase=Phase.POST_THAW, message=text, warning=True))
 
 
 def _steps(target: CheckpointTarget, entry: Entry, report: Report) -> Steps | None:

@@ -56,18 +56,25 @@ class Survey:
         self._execs = execs
         self._resume = resume
 
+    def check(self) -> None:
+        """Check what no hook of the containers can change.
+
+        Raises:
+            CryoError: why the checkpoint cannot succeed.
+        """
+        preflight.check_none_ended(self._target)
+        preflight.check_manifest(self._target)
+        preflight.check_terminals(self._target)
+        preflight.check_restorable(self._target.containers)
+        preflight.check_network(self._target)
+
     async def run(self, folder: Path) -> Findings:
-        """Check what can be checked before a process is frozen; the image will be in `folder`.
+        """Check the rest of what can be checked before a freeze; the image will be in `folder`.
 
         Raises:
             CryoError: why the checkpoint cannot succeed.
         """
         target = self._target
-        preflight.check_none_ended(target)
-        preflight.check_manifest(target)
-        preflight.check_terminals(target)
-        preflight.check_restorable(target.containers)
-        preflight.check_network(target)
         listed, image_bytes = await self._measure(folder)
         steps, gpus, inside = None, Inventory(), None
         paused = bool(target.paused_ids)

@@ -8,11 +8,14 @@ from dataclasses import dataclass, field
 
 from shim.errors import DeadlineExceeded, NotFound
 from shim.model import CudaState
+from shim.runsc.guest import Process
 from shim.runsc.output import GuestProcess
 from shim.runsc.run import Completed
 
 TOOL = "/dev/cryo/cuda-checkpoint"
 DEVICE = "/dev/nvidiactl"
+# A program that a hook runs, with the hook's name as its argument.
+HOOK = "/bin/hook"
 OK = Completed(status=0, stdout=b"", stderr=b"")
 
 _FROM = {
@@ -91,6 +94,8 @@ class FakeGuest:
     settle_calls: int = 0
     hanging: asyncio.Event = field(default_factory=asyncio.Event)
     paused: bool = False
+    # The process object of the last run.
+    as_process: Process | None = None
     # Whether the container's own numbers can be had.
     numbered: bool = True
     running_now: int = 0
@@ -124,8 +129,11 @@ class FakeGuest:
 
     # -- Guest ---------------------------------------------------------------------------------
 
-    async def run(self, argv: Sequence[str], *, timeout_s: float) -> Completed:
+    async def run(
+        self, argv: Sequence[str], *, timeout_s: float, process: Process | None = None
+    ) -> Completed:
         self.calls.append(list(argv))
+        self.as_process = process
         self.running_now += 1
         self.most_at_once = max(self.most_at_once, self.running_now)
         try:
@@ -162,6 +170,9 @@ class FakeGuest:
             return await self._scan(self.shell, self._shell_lines, timeout_s)
         if argv[0] == "lsof":
             return await self._scan(self.lsof, self._lsof_lines, timeout_s)
+        if argv[0] == HOOK:
+            self.done.append((argv[1], 0))
+            return await self._fault(argv[1], 0, timeout_s) or OK
         if argv[0] != TOOL or not self.tool:
             message = f"the image has no program {argv[0]}"
             raise NotFound(message)

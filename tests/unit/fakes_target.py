@@ -19,6 +19,7 @@ from shim.host import procs
 from shim.host.process_id import ProcessId
 from shim.model import CheckpointOptions, CheckpointResult, CudaState, Progress, TaskRef
 from shim.oci import document
+from shim.oci.document import Spec
 from shim.runsc.argv import CheckpointArgs
 from shim.runsc.client import Runsc
 from shim.runsc.run import Started
@@ -163,6 +164,11 @@ class Scene:
     # The other containers of the sandbox, by id, and those that have exited.
     others: dict[str, FakeGuest] = field(default_factory=dict)
     ended: set[str] = field(default_factory=set)
+    # The name of such a container in an image, by its id.
+    named: str = "{} by name"
+    # Annotations of the sandbox's own container, and of all.
+    annotations: dict[str, str] = field(default_factory=dict)
+    pod_annotations: dict[str, str] = field(default_factory=dict)
     updates: list[Progress] = field(default_factory=list)
     events: list[str] = field(default_factory=list)
 
@@ -191,7 +197,7 @@ class Scene:
             runsc=self.runsc,
             guest=self.guest,
             sandbox=self.process,
-            spec=document.parse(SPEC, self.folder),
+            spec=self._spec(self.annotations),
             bundle=self.folder,
             guest_tool=TOOL,
             gpu=self.gpu,
@@ -201,6 +207,11 @@ class Scene:
             exec_ran=self.exec_ran,
             members=tuple(self._member(name, guest) for name, guest in self.others.items()),
         )
+
+    def _spec(self, own: dict[str, str]) -> Spec:
+        annotations = {**self.pod_annotations, **own}
+        data = {**SPEC, "annotations": annotations} if annotations else SPEC
+        return document.parse(data, self.folder)
 
     def _member(self, name: str, guest: FakeGuest) -> CheckpointTarget:
         async def stop() -> None:
@@ -212,7 +223,7 @@ class Scene:
             runsc=self.runsc,
             guest=guest,
             sandbox=self.process,
-            spec=document.parse(SPEC, self.folder),
+            spec=self._spec({}),
             bundle=self.folder / name,
             guest_tool=TOOL,
             gpu=True,
@@ -221,7 +232,7 @@ class Scene:
             stop=stop,
             ended=lambda: name in self.ended,
             container=name,
-            name=f"{name} by name",
+            name=self.named.format(name),
         )
 
     @property

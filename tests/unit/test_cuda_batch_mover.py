@@ -29,6 +29,7 @@ from shim.errors import (
     Unavailable,
 )
 from shim.model import CudaProcess, CudaState, Progress
+from shim.runsc.guest import Process
 from shim.runsc.output import GuestProcess
 from shim.runsc.run import Completed, run
 from shim.simgpu.fault import Fault, Kind
@@ -51,7 +52,9 @@ class Here:
     # The runs whose outcome is lost, since runsc is killed.
     lost: set[str] = field(default_factory=set)
 
-    async def run(self, argv: Sequence[str], *, timeout_s: float) -> Completed:
+    async def run(
+        self, argv: Sequence[str], *, timeout_s: float, process: Process | None = None
+    ) -> Completed:
         """Run it."""
         self.runs.append(list(argv))
         done = await run(argv, timeout_s=timeout_s, env=self.ground.environment)
@@ -314,7 +317,9 @@ async def test_a_run_whose_outcome_is_lost(stage: Stage, lost: str) -> None:
 class Gone(FakeGuest):
     """A container that is gone: nothing can be run in it."""
 
-    async def run(self, argv: Sequence[str], *, timeout_s: float) -> Completed:
+    async def run(
+        self, argv: Sequence[str], *, timeout_s: float, process: Process | None = None
+    ) -> Completed:
         """Fail as runsc does."""
         raise RunscError("exec", 128, "container not running")
 

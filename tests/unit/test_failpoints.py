@@ -10,6 +10,7 @@ import pytest
 
 from shim import failpoints
 from shim.cuda.moves import Action
+from shim.oci.app_hooks import AppHookKind
 
 SHIM = Path(failpoints.__file__).parent
 
@@ -30,7 +31,8 @@ def named() -> set[str]:
     found = {name for line in lines for name in re.findall(r'"([a-z]+\.[a-z-]+)"', line)}
     client = (SHIM / "runsc/client.py").read_text("utf-8")
     commands = re.findall(r'(?:_call\(\w+(?:\.id)?, |_Making\()"(\w+)"', client)
-    return found | {f"runsc.{c}" for c in commands} | {f"cuda.{a}" for a in Action} | {"event.*"}
+    found |= {f"cuda.{action}" for action in Action} | {f"hook.{kind}" for kind in AppHookKind}
+    return found | {f"runsc.{command}" for command in commands} | {"event.*"}
 
 
 def test_the_table_is_whole() -> None:

@@ -43,16 +43,22 @@ async def get(answer: bytes, *, ends: bool = True) -> Response:
         return await request(reader, writer, "GET", "/", host="localhost", timeout_s=5.0)
 
 
-async def test_what_is_sent() -> None:
-    """A request has a host, and ends the connection; a POST has an empty body."""
+async def sent(method: str, json: bytes = b"") -> bytes:
+    """Return what is sent for a request."""
     async with peer(b"HTTP/1.1 204 No Content\r\n\r\n") as (reader, writer, theirs):
-        await request(reader, writer, "POST", "/sleep?level=1", host="localhost:80", timeout_s=5.0)
-        sent = theirs.recv(1000)
+        await request(
+            reader, writer, method, "/sleep?level=1", host="x:80", timeout_s=5.0, json=json
+        )
+        return theirs.recv(1000)
 
-    assert sent == (
-        b"POST /sleep?level=1 HTTP/1.1\r\nHost: localhost:80\r\n"
-        b"Content-Length: 0\r\nConnection: close\r\n\r\n"
-    )
+
+async def test_what_is_sent() -> None:
+    """A request has a host, and ends the connection; a POST has a body, if only an empty one."""
+    head = b" /sleep?level=1 HTTP/1.1\r\nHost: x:80\r\nConnection: close\r\n"
+    assert await sent("GET") == b"GET" + head + b"\r\n"
+    assert await sent("POST") == b"POST" + head + b"Content-Length: 0\r\n\r\n"
+    said = b"Content-Type: application/json\r\nContent-Length: 2\r\n\r\n{}"
+    assert await sent("POST", b"{}") == b"POST" + head + said
 
 
 @pytest.mark.parametrize(

@@ -21,7 +21,7 @@ from shim.errors import (
     Unavailable,
 )
 from shim.runsc import trace
-from shim.runsc.argv import CheckpointArgs
+from shim.runsc.argv import CheckpointArgs, ExecArgs
 from shim.runsc.client import Runsc
 from tests.unit.fakes_runsc import (
     PS_NEW,
@@ -52,7 +52,7 @@ OPERATIONS: dict[str, tuple[Operation, list[str]]] = {
         ["checkpoint", "--leave-running", "--image-path=/i", "--compression=none", "a+"],
     ),
     "exec": (
-        lambda r: r.exec("a", ["/bin/ls"], timeout_s=5, internal_pid_file="/p"),
+        lambda r: r.exec(ExecArgs(id="a", argv=["/bin/ls"], internal_pid_file="/p"), timeout_s=5),
         ["exec", "--internal-pid-file=/p", "a+", "/bin/ls"],
     ),
 }
@@ -208,7 +208,7 @@ async def test_execs_status_is_an_answer(script: Script) -> None:
     known(runsc, "a")
     script.prints("exec", out="o", err="e", status=3)
 
-    done = await runsc.exec("a", ["x"], timeout_s=5, internal_pid_file="/p")
+    done = await runsc.exec(ExecArgs(id="a", argv=["x"], internal_pid_file="/p"), timeout_s=5)
 
     assert (done.status, done.stdout, done.stderr) == (3, b"o", b"e")
 

@@ -164,6 +164,12 @@ class _PhaseEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Phase.ValueType
     """Comparing an image with its seal and this host."""
     PHASE_LOAD: _Phase.ValueType  # 12
     """runsc reads the image."""
+    PHASE_PRE_FREEZE: _Phase.ValueType  # 13
+    """The hooks of the container that run before a freeze."""
+    PHASE_POST_THAW: _Phase.ValueType  # 14
+    """The hooks that run after a thaw, also that of a rollback."""
+    PHASE_POST_RESTORE: _Phase.ValueType  # 15
+    """The hooks that run after a restore."""
 
 class Phase(_Phase, metaclass=_PhaseEnumTypeWrapper):
     """The steps of a checkpoint or restore."""
@@ -193,6 +199,12 @@ PHASE_VERIFY: Phase.ValueType  # 11
 """Comparing an image with its seal and this host."""
 PHASE_LOAD: Phase.ValueType  # 12
 """runsc reads the image."""
+PHASE_PRE_FREEZE: Phase.ValueType  # 13
+"""The hooks of the container that run before a freeze."""
+PHASE_POST_THAW: Phase.ValueType  # 14
+"""The hooks that run after a thaw, also that of a rollback."""
+PHASE_POST_RESTORE: Phase.ValueType  # 15
+"""The hooks that run after a restore."""
 Global___Phase: _TypeAlias = Phase  # noqa: Y015
 
 class _TaskState:
