@@ -54,7 +54,10 @@ class Build(Value):
 
 
 class Member(Value):
-    """A container that shared the sandbox; `name` is its name in the image of runsc."""
+    """A container that shared the sandbox; `name` is its name in the image of runsc.
+
+    `data_folders` are the folders of its Kubernetes volumes, as `shim.oci.atomic_volumes`.
+    """
 
     task: Text
     name: Text
@@ -65,6 +68,7 @@ class Member(Value):
     guest_tool: Text = ""
     gpu: bool = False
     processes: Processes = ()
+    data_folders: Annotated[dict[Text, Text], msgspec.Meta(max_length=1024)] = {}
 
 
 class Manifest(Value):

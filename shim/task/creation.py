@@ -8,8 +8,10 @@ import logging
 from collections.abc import AsyncIterator, Iterable
 
 from shim.config import Config
+from shim.errors import CryoError
 from shim.host.shielded import shielded
 from shim.model import CreateRequest, utcnow
+from shim.oci.atomic_volumes import DataFolder, provide
 from shim.state import TaskState
 from shim.task import record as records
 from shim.task.container import Container
@@ -22,6 +24,17 @@ from shim.task.state_machine import LIVE
 from shim.task.task_map import TaskMap
 
 _log = logging.getLogger(__name__)
+
+
+def _provide(folders: Iterable[DataFolder]) -> list[str]:
+    """Give volumes their folders of an image; return what failed: a file may be open in one."""
+    failed = []
+    for one in folders:
+        try:
+            provide(one)
+        except CryoError as error:
+            failed.append(f"a file that was open in {one.volume} cannot come back: {error}")
+    return failed
 
 
 class Creation:
@@ -52,7 +65,11 @@ class Creation:
                 planned = await asyncio.to_thread(
                     plan, self._config, request, context.layout.task, source
                 )
-            warnings = (*planned.warnings, *filter(None, (origin.warning,)))
+            warnings = (
+                *planned.warnings,
+                *filter(None, (origin.warning,)),
+                *await asyncio.to_thread(_provide, planned.data_folders),
+            )
             record = TaskRecord(
                 ref=ref,
                 bundle=request.bundle,

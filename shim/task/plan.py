@@ -12,6 +12,7 @@ from shim.image.manifest import Manifest, Member
 from shim.model import CreateRequest, Value
 from shim.oci import document, host_access, pod
 from shim.oci.annotations import read_annotations
+from shim.oci.atomic_volumes import DataFolder, to_provide
 from shim.oci.compare import check_same, describe, differences
 from shim.oci.document import Spec
 from shim.oci.gpu import gpu_request
@@ -35,6 +36,7 @@ class Plan(Value):
 
     `guest_tool` is cuda-checkpoint's path inside the container. `overlay2` is the flag for its root
     filesystem, `network` that for its sandbox; empty if the operator sets it, or for the default.
+    `data_folders` are those of an image that its volumes need before the image is loaded.
     """
 
     spec: Spec
@@ -43,6 +45,7 @@ class Plan(Value):
     sandbox_id: str = ""
     overlay2: str = ""
     network: str = ""
+    data_folders: tuple[DataFolder, ...] = ()
     warnings: tuple[str, ...] = ()
 
 
@@ -109,7 +112,9 @@ def plan(
     )
     final = restorable(ready.spec)
     warnings = ready.warnings
-    if was is not None and request.checkpoint:
+    folders: tuple[DataFolder, ...] = ()
+    if was is not None and saved is not None and request.checkpoint:
+        folders = to_provide(final, config.pods.kubelet, saved.data_folders)
         final = fitted(final, was)
         warnings += _compare(was, final, config, one_call=source is not None and source.one_call)
     return Plan(
@@ -119,6 +124,7 @@ def plan(
         sandbox_id=pod.sandbox_of(spec),
         overlay2=_overlay2(config, request, source),
         network=_network(config, spec, source),
+        data_folders=folders,
         warnings=warnings,
     )
 

@@ -169,6 +169,7 @@ class Checkpoint:
             processes=tuple(self._execs.marked(process) for process in known),
             inventory=found.inventory,
             memory_bytes=found.image_bytes,
+            data_folders=found.data_folders,
         )
 
     async def _stop(self) -> None:

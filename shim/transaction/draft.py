@@ -23,13 +23,14 @@ class Content(Value):
     """What a save puts into an image: the CUDA processes, by which engine, on which GPUs.
 
     `engine` is None in an image without CUDA state. `memory_bytes` is the memory that a restore
-    takes at most.
+    takes at most. `data_folders` are those of the volumes of each container, by its id.
     """
 
     engine: EngineName | None = None
     processes: tuple[CudaProcess, ...] = ()
     inventory: Inventory = Inventory()
     memory_bytes: int = 0
+    data_folders: dict[str, dict[str, str]] = {}
 
 
 async def draft(
@@ -59,7 +60,7 @@ async def draft(
         engine=content.engine or "",
         gpus=inventory.visible(content.inventory.gpus, devices) if content.engine else (),
         processes=_of(target, content.processes),
-        members=tuple(_member(one, content.processes) for one in target.members),
+        members=tuple(_member(one, content) for one in target.members),
         options=options,
         paused=bool(target.paused_ids),
         memory_bytes=content.memory_bytes,
@@ -68,7 +69,7 @@ async def draft(
     )
 
 
-def _member(one: CheckpointTarget, saved: tuple[CudaProcess, ...]) -> Member:
+def _member(one: CheckpointTarget, content: Content) -> Member:
     return Member(
         task=one.ref.id,
         name=one.name,
@@ -78,7 +79,8 @@ def _member(one: CheckpointTarget, saved: tuple[CudaProcess, ...]) -> Member:
         rootfs=str(one.spec.rootfs),
         guest_tool=one.guest_tool,
         gpu=one.gpu,
-        processes=_of(one, saved),
+        processes=_of(one, content.processes),
+        data_folders=content.data_folders.get(one.container, {}),
     )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from shim.config import Defaults
@@ -15,6 +15,7 @@ from shim.cuda.inventory import Inventory
 from shim.errors import CryoError, Refused
 from shim.host.filecalls import file_call
 from shim.model import CudaMode, EngineName
+from shim.oci.atomic_volumes import data_folders
 from shim.runsc.output import GuestProcess
 from shim.transaction import connections, memory, preflight
 from shim.transaction.connections import Connected
@@ -30,12 +31,14 @@ class Findings:
 
     `steps` is None for a plain checkpoint, without CUDA state. `inside` are the connections that
     are visible inside the sandbox, `image_bytes` is the size that the image has at most.
+    `data_folders` are those of the volumes of each container, by its id.
     """
 
     steps: Steps | None
     inventory: Inventory
     inside: Connected
     image_bytes: int
+    data_folders: dict[str, dict[str, str]] = field(default_factory=dict)
 
 
 class Survey:
@@ -92,7 +95,17 @@ class Survey:
         frozen = steps is None
         policy = self._policy.connections
         self._transaction.warn(*await connections.check(target, policy, inside, host=frozen))
-        return Findings(steps=steps, inventory=gpus, inside=inside, image_bytes=image_bytes)
+        return Findings(
+            steps=steps,
+            inventory=gpus,
+            inside=inside,
+            image_bytes=image_bytes,
+            data_folders=await asyncio.to_thread(self._data_folders),
+        )
+
+    def _data_folders(self) -> dict[str, dict[str, str]]:
+        kubelet = self._target.config.pods.kubelet
+        return {one.container: data_folders(one.spec, kubelet) for one in self._target.members}
 
     async def _measure(self, folder: Path) -> tuple[Sequence[list[GuestProcess]], int]:
         """List the processes of each container, and check that there is room for the image."""

@@ -44,6 +44,24 @@ class KubeletPod:
         path.mkdir(parents=True)
         return path
 
+    def config_map(self, name: str, time: str, files: Mapping[str, str]) -> Path:
+        """Make a volume of a config map, or update it, as the kubelet's atomic writer does."""
+        path = self.folder / "volumes" / "kubernetes.io~configmap" / name
+        folder, link = path / f"..{time}", path / "..data"
+        folder.mkdir(parents=True)
+        old = path / link.readlink() if link.is_symlink() else None
+        for key, text in files.items():
+            (folder / key).write_text(text)
+        temporary = path / "..data_tmp"
+        temporary.symlink_to(folder.name)
+        temporary.rename(link)
+        if old is not None:
+            shutil.rmtree(old)
+        for key in files:
+            if not (path / key).is_symlink():
+                (path / key).symlink_to(f"..data/{key}")
+        return path
+
     def run(
         self,
         name: str,

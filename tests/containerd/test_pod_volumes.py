@@ -21,13 +21,15 @@ from tests.containerd.kubelet_pod import KubeletPod
 from tests.containerd.place import Place
 from tests.containerd.sidecar import write_rootfs
 
-# Keeps files open in three volumes, and its working directory in one.
+# Keeps files open in all volumes, and its working directory in one.
 WRITER = """
 mkdir -p /scratch/work && cd /scratch/work
-exec 5>>/scratch/log 6>>/memory/log 7>>/dev/shm/log
+exec 5>>/scratch/log 6>>/memory/log 7>>/dev/shm/log 8</conf/key
 i=0
 while true; do
-  i=$((i+1)); echo $i >&5; echo $i >&6; echo $i >&7; pwd > here; echo $i > /count; sleep 0.1
+  i=$((i+1)); echo $i >&5; echo $i >&6; echo $i >&7;
+  { pwd; ls -l /proc/$$/fd/8; cat /proc/$$/fd/8; } > new; mv new seen
+  echo $i > /count; sleep 0.1
 done
 """
 IDLE = ("sleep", "100000")
@@ -74,12 +76,15 @@ def pods(node: Cryo, kubelet: Path) -> Iterator[Pods]:
     assert not left, "\n".join(left)
 
 
-def begin(pod: KubeletPod, image: str = "", **annotations: str) -> str:
+OLD_TIME, TIME, NEW_TIME = (f"2026_11_28_12_00_0{at}.123456789" for at in range(3))
+
+
+def begin(pod: KubeletPod, time: str, text: str, image: str = "") -> str:
     """Run the sandbox and both containers of the template; return the id of the writer."""
     scratch, memory = pod.empty_dir("scratch"), pod.empty_dir("memory", size="8m")
-    notes = {f"io.cryo.{name.replace('_', '-')}": text for name, text in annotations.items()}
-    pod.sandbox(image=image, annotations=notes)
-    mounts = {"/scratch": scratch, "/memory": memory}
+    conf = pod.config_map("conf", time, {"key": text, "other": text})
+    pod.sandbox(image=image)
+    mounts = {"/scratch": scratch, "/memory": memory, "/conf": conf}
     if not image:
         init = pod.run("init", ("sh", "-c", "echo begun > /scratch/init"), mounts)
         pod.end(init)
@@ -96,9 +101,12 @@ def ends(node: Cryo, task: str, path: str) -> tuple[int, int]:
 
 @pytest.mark.every_combination
 def test_volumes_come_back_in_another_pod(node: Cryo, pods: Pods) -> None:
-    """Contents, open files and a working directory in emptyDir volumes and /dev/shm come back."""
+    """Contents, open files and a working directory in emptyDir volumes and /dev/shm come back.
+
+    So does a file that is open in a config map, which has another folder there.
+    """
     first = pods()
-    writer = begin(first)
+    writer = begin(first, OLD_TIME, "one\n")
     node.until_counts(writer)
     image = node.folder / "scratch" / node.fresh("image")
     node.ctr("tasks", "checkpoint", "--image-path", str(image), writer)
@@ -106,19 +114,25 @@ def test_volumes_come_back_in_another_pod(node: Cryo, pods: Pods) -> None:
     first.remove()
 
     second = pods()
-    copy = begin(second, str(image))
+    copy = begin(second, TIME, "two\n", str(image))
 
     node.until_counts(copy)
     reader = f"{second.id}-reader"
-    assert node.exec(reader, "cat", "/data/init", "/data/work/here").out == (
-        "begun\n/scratch/work\n"
-    )
+    assert node.exec(reader, "cat", "/data/init").out == "begun\n"
+    folder, file, text = node.exec(reader, "cat", "/data/work/seen").out.splitlines()
+    assert (folder, text) == ("/scratch/work", "two")
+    assert file.endswith(f" /conf/..{OLD_TIME}/key")
     for path in ("/data/log", "/memory/log", "/dev/shm/log"):
         start, now = ends(node, reader, path)
         assert start == 1
         assert now > saved
     mounts = node.exec(reader, "mount").out
     assert "size=8192k" in mounts or "size=8388608" in mounts
+    conf = second.config_map("conf", NEW_TIME, {"key": "three\n", "other": ""})
+    assert node.exec(copy, "cat", "/conf/key").out == "three\n"
+    assert {path.name for path in conf.iterdir()} == {
+        *("..data", "key", "other", f"..{NEW_TIME}", f"..{OLD_TIME}")
+    }
     shutil.rmtree(image)
 
 
