@@ -106,12 +106,14 @@ class Pods(_Section, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
     `restore` allows io.cryo.restore and io.cryo.warm, from images of the pod's own namespace.
     `kubelet` is the kubelet's root directory. `empty_dirs` is where emptyDir volumes are: in the
-    sandbox, so that an image contains them, or on the host.
+    sandbox, so that an image contains them, or on the host. `start_timeout` bounds each Start of a
+    restore, and the wait for the next one: the kubelet gives up a Start after two minutes.
     """
 
     restore: bool = False
     kubelet: str = "/var/lib/kubelet"
     empty_dirs: Literal["sandbox", "host"] = "sandbox"
+    start_timeout: Seconds = 110.0
 
 
 class Config(_Section, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -74,7 +74,8 @@ class Member(Value):
 class Manifest(Value):
     """Everything that a restore needs. `spec` is the complete prepared config.json.
 
-    The fields of a container are those of the sandbox's own; `members` are the others.
+    The fields of a container are those of the sandbox's own; `members` are the others. `finished`
+    are the names of containers of the pod that had exited with success; an older image has none.
 
     `runsc_flags` are the top-level flags on which a restore depends; an older image has none.
     `gpus` are those that the container could use; `driver` is empty without a real one.
@@ -103,6 +104,7 @@ class Manifest(Value):
     gpus: Annotated[tuple[Gpu, ...], msgspec.Meta(max_length=1024)] = ()
     processes: Processes = ()
     members: Annotated[tuple[Member, ...], msgspec.Meta(max_length=MAX_MEMBERS)] = ()
+    finished: Annotated[tuple[Text, ...], msgspec.Meta(max_length=MAX_MEMBERS)] = ()
     options: CheckpointOptions = CheckpointOptions()
     paused: bool = False
     sealed: bool = True

@@ -5,12 +5,15 @@ Source: containerd internal/cri/annotations; runsc reads the same ones (runsc/sp
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from shim.oci import document
 from shim.oci.document import Spec
 
 CONTAINER_TYPE = "io.kubernetes.cri.container-type"
 CONTAINER_NAME = "io.kubernetes.cri.container-name"
 SANDBOX_ID = "io.kubernetes.cri.sandbox-id"
+SANDBOX_UID = "io.kubernetes.cri.sandbox-uid"
 SANDBOX_NAMESPACE = "io.kubernetes.cri.sandbox-namespace"
 IMAGE_NAME = "io.kubernetes.cri.image-name"
 _MEMBER = "container"
@@ -19,9 +22,14 @@ _SANDBOX = "sandbox"
 
 def sandbox_of(spec: Spec) -> str:
     """Return the id of the sandbox that the container joins; empty when it has its own."""
-    if spec.annotations.get(CONTAINER_TYPE) != _MEMBER:
+    return sandbox_in(spec.annotations)
+
+
+def sandbox_in(annotations: Mapping[str, str]) -> str:
+    """Return the id of the sandbox that a container with these annotations joins, as above."""
+    if annotations.get(CONTAINER_TYPE) != _MEMBER:
         return ""
-    return spec.annotations.get(SANDBOX_ID, "")
+    return annotations.get(SANDBOX_ID, "")
 
 
 def name_of(spec: Spec) -> str:

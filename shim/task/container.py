@@ -7,7 +7,7 @@ from signal import SIGKILL
 
 from shim.host.exit_status import UNKNOWN_STATUS
 from shim.model import Exit, ProcessView, TaskRef, TaskView, utcnow
-from shim.oci import pod
+from shim.oci import document, pod
 from shim.oci.annotations import read_annotations
 from shim.oci.document import Spec
 from shim.runsc.client import Runsc
@@ -42,7 +42,11 @@ class Container:
         self.journal = Journal(folder)
         self.is_root = not record.sandbox_id
         self.guest = ContainerGuest(runsc, record.ref.id, folder, member=not self.is_root)
-        self.execs = ExecSet(context, runsc, self.store, folder, lambda: self.state)
+        # Whether its Start was answered, and it waits for the restore of its pod.
+        self.is_waiting = False
+        self.execs = ExecSet(
+            context, runsc, self.store, folder, lambda: self.state, lambda: self._is_waiting
+        )
         self.machine = StateMachine(runsc, self.store, self.execs, timeouts.command)
         self.init = InitProcess(
             context,
@@ -87,6 +91,16 @@ class Container:
         """Whether a pause of the container releases its GPU memory."""
         return bool(self.record.gpu and read_annotations(self.files.spec).park)
 
+    @property
+    def _is_waiting(self) -> bool:
+        waits = (TaskState.CREATED, TaskState.RESTORING)
+        return self.is_waiting and self.state in waits
+
+    @property
+    def name(self) -> str:
+        """Return its name in a pod; empty outside one, or if its spec cannot be read."""
+        return document.read_annotations(self.files.folder).get(pod.CONTAINER_NAME, "")
+
     def process(self, exec_id: str) -> Process:
         """Return the init process, or an exec's.
 
@@ -113,15 +127,21 @@ class Container:
         )
 
     def process_view(self, exec_id: str = "") -> ProcessView:
-        """Describe the init process or an exec."""
+        """Describe the init process or an exec.
+
+        A container whose Start was answered is running, although it waits for the restore of its
+        pod: a restarted containerd kills one that is only created.
+        """
         if exec_id:
             return self.execs.get(exec_id).view(self.record.bundle)
+        joined = self.state is TaskState.RESTORING and self.record.started
+        waits = joined or self._is_waiting
         return ProcessView(
             id=self.ref.id,
             exec_id="",
             bundle=self.record.bundle,
             pid=self.record.pid,
-            state=self.state,
+            state=TaskState.RUNNING if waits else self.state,
             stdio=self.record.stdio,
             exit=self.init.process.exit.value,
         )
@@ -132,7 +152,7 @@ class Container:
         """Create the container, not yet started; before a restore only its files."""
         async with self.machine.locked():
             await self.files.prepare(spec)
-            if not self.record.image_path:
+            if not self.record.image_path and self.record.absent is None:
                 await self.init.create()
 
     async def start(self) -> int:
@@ -215,8 +235,7 @@ class Container:
         Waiters for its exit get that of its sandbox.
         """
         self.warnings.set(warning)
-        if self.state is TaskState.RESTORING:
-            self.machine.state = TaskState.CREATED
+        self.machine.leave_restore()
 
     # -- owners --------------------------------------------------------------------------------
 
@@ -261,4 +280,5 @@ class Container:
             exec_ran=record.exec_ran,
             container="" if self.is_root else self.ref.id,
             name="" if self.is_root else pod.name_of(spec),
+            finished=record.finished,
         )

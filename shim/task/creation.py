@@ -90,6 +90,7 @@ class Creation:
                 owner=self._owner.address,
                 exec_ran=False,
                 named=origin.named,
+                absent=origin.absent,
             )
             task = await self._create(context, record, planned)
             self._tasks.add(task)
@@ -134,7 +135,7 @@ class Creation:
             Busy: the sandbox is being saved or restored.
         """
         root = self._tasks.root(record.ref.namespace, record.sandbox_id)
-        if root is None or record.image_path:
+        if root is None or record.image_path or record.absent:
             yield
             return
         idle = (TaskState.CREATED, *LIVE, TaskState.STOPPED)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 from collections.abc import AsyncIterator, Callable, Mapping
 from datetime import datetime
 from pathlib import Path
@@ -18,6 +19,7 @@ from shim.task.execs import Exec
 from shim.task.record import ExecRecord
 from shim.task.record_store import RecordStore
 
+_log = logging.getLogger(__name__)
 Records = Mapping[str, ExecRecord]
 
 
@@ -31,14 +33,20 @@ class ExecSet:
         store: RecordStore,
         folder: Path,
         state: Callable[[], TaskState],
+        is_waiting: Callable[[], bool],
     ) -> None:
-        """Take the record that lists them, and what returns the container's state."""
+        """Take the record that lists them, and what returns the container's state.
+
+        While the container `is_waiting` for the restore of its pod, an exec exits at once with
+        success: the kubelet would kill a container whose postStart hook or probe fails.
+        """
         self._context = context
         self._runsc = runsc
         self._store = store
         self._ref = store.record.ref
         self._folder = folder
         self._state = state
+        self._is_waiting = is_waiting
         self._by_id: dict[str, Exec] = {}
         self._starting = 0
         self._barred = False
@@ -68,7 +76,7 @@ class ExecSet:
         """Record the execs, on disk if possible."""
         if self._state() is not TaskState.DELETED:
             execs = self._records()
-            ran = self._store.record.exec_ran or bool(execs)
+            ran = self._store.record.exec_ran or any(one.runner_pid for one in execs.values())
             self._store.try_update(execs=execs, exec_ran=ran)
 
     def _make(self, exec_id: str, stdio: Stdio) -> Exec:
@@ -81,7 +89,7 @@ class ExecSet:
             IllegalState, Busy: the container is not running.
             AlreadyExists: the id is taken.
         """
-        require(self._ref.id, self._state(), TaskState.RUNNING, verb="exec in")
+        self._require_ready()
         if exec_id in self._by_id:
             message = f"task {self._ref} has a process {exec_id} already"
             raise AlreadyExists(message, remedy="choose another exec id, or delete that one")
@@ -98,7 +106,10 @@ class ExecSet:
             IllegalState: the container is not running.
             Busy: a pause or checkpoint of the container is under way or about to begin.
         """
-        require(self._ref.id, self._state(), TaskState.RUNNING, verb="exec in")
+        self._require_ready()
+        if self._is_waiting():
+            _log.info("task %s: exec %s is not run, it succeeds", self._ref, exec_id)
+            return await self.get(exec_id).start(idle=True)
         if not self._store.record.exec_ran:
             self._store.try_update(exec_ran=True)  # first: this owner may be killed during it
         try:
@@ -107,6 +118,15 @@ class ExecSet:
                 return await one.start()
         finally:
             self._note()
+
+    def _require_ready(self) -> None:
+        """Check that an exec can be added or started.
+
+        Raises:
+            IllegalState, Busy: the container is not running.
+        """
+        if not self._is_waiting():
+            require(self._ref.id, self._state(), TaskState.RUNNING, verb="exec in")
 
     @contextlib.asynccontextmanager
     async def _start_under_way(self, exec_id: str) -> AsyncIterator[None]:

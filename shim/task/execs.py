@@ -41,6 +41,8 @@ from shim.task.streams import ExecStreams
 
 _log = logging.getLogger(__name__)
 _LAST_SIGNAL = 64
+# The pid of an exec that was not run; 0 is that of one that has not been started.
+_NO_PID = 1
 
 
 def check_signal(number: int) -> None:
@@ -129,8 +131,8 @@ class Exec:
 
     # -- start ---------------------------------------------------------------------------------
 
-    async def start(self) -> int:
-        """Run it; return its pid in the container.
+    async def start(self, *, idle: bool = False) -> int:
+        """Run it; return its pid in the container. If `idle`, it exits at once with success.
 
         Raises:
             IllegalState: it was started before, or was killed meanwhile.
@@ -144,10 +146,21 @@ class Exec:
         self._begun = True
         try:
             async with self.process.starting():
-                return await self._start()
+                pid = await (self._start_nothing() if idle else self._start())
         except BaseException:  # refused, timed out, killed, or cancelled
             await shielded(self._fail(), deadline_s=None)  # its waits are bounded
             raise
+        if idle:
+            await self.process.end(Exit(status=0, at=utcnow()))
+        return pid
+
+    async def _start_nothing(self) -> int:
+        async with self.streams.opened():
+            pass  # a reader of its output gets the end of it
+        self._context.publish_event(
+            "/tasks/exec-started", self._ref, exec_id=self.record.id, pid=_NO_PID
+        )
+        return _NO_PID
 
     async def _start(self) -> int:
         with PidPipe(self._folder / f"exec-{self.record.id}.pid") as pipe:

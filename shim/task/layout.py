@@ -49,6 +49,11 @@ class Layout:
         """Return the file with the cached facts about runsc."""
         return self.state / "runsc.json"
 
+    @property
+    def cold_pods(self) -> Path:
+        """Return the folder with the pods that start cold; see `shim.task.cold_pods`."""
+        return self.state / "cold-pods"
+
     def tidy(self) -> None:
         """Unmount what runsc keeps mounted in a root for the next sandbox, if none is left.
 

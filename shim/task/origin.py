@@ -12,7 +12,7 @@ from pathlib import Path
 import msgspec
 
 from shim.config import Config
-from shim.errors import CryoError, HostMismatch, NotFound, PermissionDenied
+from shim.errors import CryoError, FailedPrecondition, HostMismatch, NotFound, PermissionDenied
 from shim.host.filecalls import file_call
 from shim.image.images import Images
 from shim.image.manifest import Manifest
@@ -22,9 +22,10 @@ from shim.oci import document, pod
 from shim.oci.annotations import RESTORE, WARM, read_annotations
 from shim.oci.document import Spec
 from shim.runsc.container_flags import ContainerFlags
+from shim.task.cold_pods import ColdPods
 from shim.task.owner import Owner
 from shim.task.plan import ImageSource, Plan, plan
-from shim.task.record import NamedOrigin
+from shim.task.record import Absent, NamedOrigin
 from shim.transaction import restore
 from shim.transaction.fingerprint import describe, fingerprint
 
@@ -35,7 +36,8 @@ class Origin(Value):
     """A decision: the request, with the image in `checkpoint` if there is one.
 
     `named` is what the annotations request, None without any. `plan` is the plan for it, if that
-    was made already. `warning` is why an image that was named is not used.
+    was made already. `warning` is why an image that was named is not used. `absent` is set for a
+    container of a pod that its pod's image lacks.
     """
 
     request: CreateRequest
@@ -43,6 +45,7 @@ class Origin(Value):
     named: NamedOrigin | None = None
     plan: Plan | None = None
     warning: str = ""
+    absent: Absent | None = None
 
 
 class Origins:
@@ -83,6 +86,7 @@ class Origins:
         )
         try:
             _check_allowed(planned.spec, self._config)
+            await self._check_not_failed(planned.spec, named)
             mine = await self.fingerprint(request, planned)
             named = msgspec.structs.replace(named, fingerprint=mine.key)
             path, manifest = await self._fitting(request, named, mine)
@@ -106,6 +110,21 @@ class Origins:
             plan=planned,
             warning="" if expected else cold_because(named.name, error),
         )
+
+    async def _check_not_failed(self, spec: Spec, named: NamedOrigin) -> None:
+        """Check that the pod has not failed to be restored just before.
+
+        Raises:
+            FailedPrecondition: it has, and its policy allows a cold start.
+        """
+        if named.policy is RestorePolicy.ALWAYS or not named.in_pod:
+            return
+        uid = spec.annotations.get(pod.SANDBOX_UID, "")
+        notes = ColdPods(self._owner.context().layout.cold_pods)
+        reason = await file_call(lambda: notes.find(uid), doing="look for earlier failures")
+        if reason is not None:
+            message = f"the last sandbox of this pod was not restored: {reason}"
+            raise FailedPrecondition(message, remedy="create the pod again to try another restore")
 
     async def fingerprint(self, request: CreateRequest, planned: Plan) -> Fingerprint:
         """Return the fingerprint of a container that is to be created."""

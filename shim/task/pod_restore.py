@@ -3,12 +3,14 @@
 The Start of the root task makes the sandbox and returns: nothing runs yet, and the task stays
 `restoring`. Each Start of another container adds that one; the last loads the image and returns
 when every process of every container runs. A failure or the deadline ends all of them.
+
+A pod whose annotations name the image may have containers that the image lacks: they are held back,
+and start cold after the load.
 """
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 from collections.abc import Callable
 from pathlib import Path
@@ -16,20 +18,19 @@ from pathlib import Path
 import msgspec
 
 from shim.config import Config
-from shim.errors import Cancelled, CryoError, FailedPrecondition, InvalidArgument
+from shim.errors import Cancelled, CryoError, InvalidArgument
 from shim.host.background import BackgroundTasks
+from shim.host.exit_status import UNKNOWN_STATUS
 from shim.host.filecalls import file_call
 from shim.image.verify import read_manifest
-from shim.model import Progress, TaskRef
+from shim.model import Exit, Progress, RestoreOptions, utcnow
 from shim.oci.annotations import read_annotations, restore_options
 from shim.runsc.probe import Capabilities
 from shim.state import TaskState
 from shim.task.container import Container
-from shim.task.kill import ends_created
-from shim.task.owner import Owner
+from shim.task.held_back import start_held_back
 from shim.task.restore_txn import Restore
 from shim.task.restored_container import RestoredContainer
-from shim.task.task_map import TaskMap
 
 _log = logging.getLogger(__name__)
 
@@ -46,16 +47,31 @@ class PendingPodRestore:
         on_over: Callable[[], None],
     ) -> None:
         """Take the sandbox's root task, and what is called when the restore is over."""
-        options = restore_options(root.record.image_path, read_annotations(root.files.spec))
-        options = msgspec.structs.replace(options, digest=root.record.image_digest)
+        named = root.record.named
+        self.named = named if named is not None and named.in_pod else None
         self._root = root
         self._capabilities = capabilities
         self._background = background
-        self._restore = Restore(RestoredContainer(root), config, options, self._keep_warning)
+        self._restore = Restore(
+            RestoredContainer(root), config, self._options(config), self._keep_warning
+        )
         self._on_over = on_over
         self._tasks: list[Container] = []
+        self._held_back: list[Container] = []
+        self.report_failure_to = self._restore.report_failure_to
         self._lock = asyncio.Lock()
         self._timer: asyncio.Task[None] | None = None
+
+    def _options(self, config: Config) -> RestoreOptions:
+        root = self._root
+        options = restore_options(root.record.image_path, read_annotations(root.files.spec))
+        options = msgspec.structs.replace(options, digest=root.record.image_digest)
+        if self.named is None:
+            return options
+        # Each Start has its own deadline.
+        limit_s = options.timeout_s or config.timeouts.restore
+        limit_s = min(limit_s, config.pods.start_timeout)
+        return msgspec.structs.replace(options, timeout_s=limit_s)
 
     async def start(self, task: Container) -> None:
         """Add a task; the last one completes the restore.
@@ -75,14 +91,44 @@ class PendingPodRestore:
         name = await self._name_in_image(task)
         task.machine.move(TaskState.RESTORING)
         self._tasks.append(task)
+        self._renew()
         await self._restore.attempt(self._join(task, name))
         task.note_started()
         if self._restore.over:
             for one in self._tasks:
                 one.machine.run()
-        elif self._timer is None:
+        else:
+            task.is_waiting = self.named is not None
+            self._set_timer()
+
+    async def hold_back(self, task: Container) -> bool:
+        """Let a container that the image lacks wait for the load; return whether it has to."""
+        async with self._lock:
+            if self._restore.over:
+                return False
+            async with task.machine.holding(TaskState.CREATED, verb="start"):
+                task.machine.move(TaskState.RESTORING)
+                task.is_waiting = True
+                self._held_back.append(task)
+            self._renew()
+            self._set_timer()
+            return True
+
+    def _renew(self) -> None:
+        """Begin the time of another Start, where each has its own."""
+        if self.named is not None:
+            self._restore.renew()
+            self._stop_timer()
+
+    def _set_timer(self) -> None:
+        if self._timer is None:
             name = f"deadline of the restore of {self._root.ref}"
             self._timer = self._background.start(self._expire(), name=name)
+
+    def _stop_timer(self) -> None:
+        timer, self._timer = self._timer, None
+        if timer is not None and timer is not asyncio.current_task():
+            timer.cancel()
 
     async def _join(self, task: Container, name: str) -> None:
         if task is self._root:
@@ -113,6 +159,10 @@ class PendingPodRestore:
             return False
         return await self._stop(cause or Cancelled("the restore was stopped"))
 
+    async def fail(self, cause: CryoError) -> None:
+        """Roll back, once a Start that is under way has ended."""
+        await self._stop(cause)
+
     async def _stop(self, cause: CryoError) -> bool:
         async with self._lock:
             if self._restore.over:
@@ -125,8 +175,7 @@ class PendingPodRestore:
 
     def detach(self) -> None:
         """Stop the timer: the owner exits, and the next one removes the waiting tasks."""
-        if self._timer is not None:
-            self._timer.cancel()
+        self._stop_timer()
 
     async def _expire(self) -> None:
         """Roll back at the deadline, unless a Start that is under way completes the restore."""
@@ -138,74 +187,28 @@ class PendingPodRestore:
 
     async def _close(self) -> None:
         """Release the tasks: none of them is being restored any more, whatever else fails."""
-        if self._timer is not None and self._timer is not asyncio.current_task():
-            self._timer.cancel()
+        self._stop_timer()
         self._on_over()
         for task in self._tasks:
+            task.is_waiting = False
             if task.state is TaskState.RESTORING:
                 task.leave_behind("its restore failed, and not all of it could be removed")
+        for task in self._held_back:
+            await self._release(task)
         for task in self._tasks:
             await task.files.remove_unpacked()
+
+    async def _release(self, task: Container) -> None:
+        """Start a container that was held back, or end it: the restore has failed."""
+        if self._restore.done:
+            task.machine.leave_restore()
+            work = start_held_back(self._root, task)
+            self._background.start(work, name=f"start of {task.init.name}")
+        else:
+            task.is_waiting = False
+            await task.init.end(Exit(status=UNKNOWN_STATUS, at=utcnow()))
 
     def _keep_warning(self, progress: Progress) -> None:
         """Keep the warnings with the root task: a Start has no stream of progress."""
         if progress.warning:
             self._root.warnings.add_notice(progress.message)
-
-
-class PodRestores:
-    """The pending restores of one owner, by the sandbox's root task."""
-
-    def __init__(self, config: Config, tasks: TaskMap, owner: Owner) -> None:
-        self._config = config
-        self._tasks = tasks
-        self._owner = owner
-        self._pending: dict[TaskRef, PendingPodRestore] = {}
-
-    async def start(self, task: Container) -> int:
-        """Start a task as a part of the restore of its sandbox; return its host pid."""
-        await (await self._find(task)).start(task)
-        return task.record.pid
-
-    async def _find(self, task: Container) -> PendingPodRestore:
-        """Return the restore that a Start is a part of; that of a root task begins one."""
-        able = await self._owner.capabilities()
-        # From here to the insertion nothing is awaited: two Starts must find the same one.
-        root = self._tasks.root_of(task)
-        if root.ref in self._pending:
-            return self._pending[root.ref]
-        if root is not task:
-            message = f"task {task.ref} is part of a pod that is not being restored"
-            raise FailedPrecondition(message, remedy=f"start its sandbox {root.ref} first")
-
-        def over() -> None:
-            self._pending.pop(root.ref, None)
-
-        made = PendingPodRestore(root, self._config, able, self._owner.context().background, over)
-        self._pending[root.ref] = made
-        return made
-
-    async def end_by_signal(self, task: Container, signal: int) -> bool:
-        """Roll back the task's pending restore if the signal would end it; return whether it was.
-
-        runsc signals only processes that run.
-        """
-        if task.state is not TaskState.RESTORING or not ends_created(signal):
-            return False
-        pending = self._pending.get(self._tasks.root_of(task).ref)
-        return pending is not None and await pending.stop()
-
-    async def end_stopped(self, task: Container) -> None:
-        """Roll back the pending restore of a task whose sandbox has exited, before its deletion.
-
-        A later rollback would remove the next task of its name.
-        """
-        pending = self._pending.get(self._tasks.root_ref(task))
-        if pending is not None and task.state is TaskState.STOPPED:
-            with contextlib.suppress(CryoError):  # the deletion reports what cannot be removed
-                await pending.stop()
-
-    def detach(self) -> None:
-        """Stop the timers: the owner exits."""
-        for pending in self._pending.values():
-            pending.detach()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import enum
 from datetime import datetime
 from pathlib import Path
 from typing import TypeVar
@@ -32,6 +33,17 @@ class ExecRecord(Value):
     exit: Exit | None = None
 
 
+class Absent(enum.StrEnum):
+    """How a container of a pod starts that the image of its pod lacks.
+
+    One that had exited with success before the save exits at once with success, as an init
+    container does whose work is part of the image; any other starts cold after the load.
+    """
+
+    FINISHED = "finished"
+    HELD_BACK = "held-back"
+
+
 class NamedOrigin(Value):
     """What the annotations of a container request: the image of a name, by which policy.
 
@@ -52,7 +64,12 @@ class NamedOrigin(Value):
 
         In a pod other containers may have been started by then, so its sandbox is made anew.
         """
-        return self.policy is RestorePolicy.IF_POSSIBLE and self.kubernetes_namespace is None
+        return self.policy is RestorePolicy.IF_POSSIBLE and not self.in_pod
+
+    @property
+    def in_pod(self) -> bool:
+        """Whether it is that of a pod's sandbox, whose other containers are restored with it."""
+        return self.kubernetes_namespace is not None
 
     def ref(self, namespace: str) -> ImageRef:
         """Return the full name of the image, for a container of this namespace."""
@@ -89,6 +106,9 @@ class TaskRecord(CleanupRecord, kw_only=True):
     `exec_ran` is whether an exec was ever started; unknown in a record of an older cryo.
     `named` is what its annotations request, None without any; only a sandbox's own task has it.
     `one_call` is whether one call makes and restores the task, and not a Create and a Start.
+    `absent` is set for a container that the image lacks from which its pod is restored.
+    `finished` are the names of the pod's containers that exited with success and were deleted;
+    only a sandbox's own task has them.
     """
 
     ref: TaskRef
@@ -111,6 +131,8 @@ class TaskRecord(CleanupRecord, kw_only=True):
     exec_ran: bool = True
     execs: dict[str, ExecRecord] = {}
     named: NamedOrigin | None = None
+    absent: Absent | None = None
+    finished: tuple[str, ...] = ()
 
     @property
     def own_flags(self) -> ContainerFlags:

@@ -34,6 +34,7 @@ class RecordChanges(TypedDict, total=False):
     image_path: str
     image_digest: str
     named: NamedOrigin | None
+    finished: tuple[str, ...]
 
 
 class RecordStore:

@@ -120,8 +120,9 @@ async def adopt(context: Context, ref: TaskRef, log: Log) -> Container | None:
 
 
 def _is_half_created(record: TaskRecord) -> bool:
-    # A task whose Start will restore it is complete without a sandbox.
-    return record.pid == 0 and (record.one_call or not record.image_path)
+    # A task that its Start will restore, or create, is complete without a sandbox.
+    waits = bool(record.image_path or record.absent)
+    return record.pid == 0 and (record.one_call or not waits)
 
 
 # -- one sandbox ---------------------------------------------------------------------------------

@@ -6,7 +6,7 @@ joined (measured on both versions); until then none of them runs.
 
 from __future__ import annotations
 
-from collections.abc import Coroutine, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
@@ -90,6 +90,24 @@ class Restore:
     def over(self) -> bool:
         """Whether the restore has ended, successful or not."""
         return self._done or self._transaction.over
+
+    @property
+    def done(self) -> bool:
+        """Whether the restore is complete: everything runs."""
+        return self._done
+
+    def report_failure_to(self, report: Callable[[BaseException], Awaitable[None]]) -> None:
+        """Call this with the reason of a rollback, before anything is removed."""
+
+        async def work() -> None:
+            if self._transaction.cause is not None:
+                await report(self._transaction.cause)
+
+        self._transaction.undo_with("report the failure", work, deadline_s=_CLOSE_S)
+
+    def renew(self) -> None:
+        """Restart the clock: the timeout is that of each part of the restore."""
+        self._transaction.renew()
 
     @property
     def timeout_s(self) -> float:

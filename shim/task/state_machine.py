@@ -104,6 +104,11 @@ class StateMachine:
         if self.state is TaskState.CHECKPOINTING:
             self.move(before)
 
+    def leave_restore(self) -> None:
+        """Go back to `created` from a restore."""
+        if self.state is TaskState.RESTORING:
+            self.state = TaskState.CREATED
+
     # -- record and runsc ----------------------------------------------------------------------
 
     @property

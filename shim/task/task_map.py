@@ -11,6 +11,9 @@ from shim.model import TaskRef
 from shim.task.container import Container
 from shim.task.sandbox import Sandbox
 
+_MAX_FINISHED = 64
+_MAX_NAME = 253
+
 
 class TaskMap:
     """Tasks by name; the names of those that are being created or cannot be adopted are taken."""
@@ -118,6 +121,17 @@ class TaskMap:
         """Return the root task of a task's sandbox; the task itself if that is not ours."""
         root = self.root(task.ref.namespace, task.record.sandbox_id)
         return root.ref if root is not None else task.ref
+
+    def note_finished(self, task: Container) -> None:
+        """Record with its pod's sandbox that a container has exited with success."""
+        root = self.root(task.ref.namespace, task.record.sandbox_id)
+        ended = task.init.process.exit.value
+        if root is None or ended is None or ended.status:
+            return
+        name = task.name
+        if 0 < len(name) <= _MAX_NAME:
+            others = [one for one in root.record.finished if one != name]
+            root.store.try_update(finished=(*others, name)[-_MAX_FINISHED:])
 
     def sandbox_of(self, task: Container) -> Sandbox:
         """Return a task's sandbox, the containers in the order of creation.

@@ -39,7 +39,7 @@ from shim.task.image_service import ImageService
 from shim.task.kill import kill, kill_interrupted
 from shim.task.origin import Origins
 from shim.task.owner import Owner
-from shim.task.pod_restore import PodRestores
+from shim.task.pod_restores import PodRestores
 from shim.task.recovery import Recovery, log_progress
 from shim.task.restore_call import RestoreCall
 from shim.task.runtime_env import RuntimeEnv, SidecarEnv
@@ -71,7 +71,9 @@ class Tasks:
         self._creation = Creation(config, self._map, self._owner)
         self._origins = Origins(config, self._image_store, self._owner)
         self._restores = RestoreCall(config, self._image_store, self._creation, self._owner)
-        self._pod_restores = PodRestores(config, self._map, self._owner)
+        self._pod_restores = PodRestores(
+            config, self._image_store, self._map, self._creation, self._owner
+        )
         self.images = ImageService(config, self._image_store, self._owner.capabilities)
         self.host_info = HostInfo(config, self._owner.capabilities)
 
@@ -149,7 +151,7 @@ class Tasks:
     async def create(self, request: CreateRequest) -> int:
         """Create a task from its bundle, or from an image, which Start restores."""
         try:
-            task = await self._creation.create_from(await self._origins.decide(request))
+            task = await self._pod_restores.create(await self._origins.decide(request))
         except BaseException:  # containerd does not remove what it has unpacked for a Create
             if is_unpacked(request.bundle, request.checkpoint):
                 unpacked = Path(request.checkpoint)
@@ -162,7 +164,7 @@ class Tasks:
         task = self._task(ref)
         if exec_id:
             return await self._transactions.run(task.execs.start(exec_id), "start")
-        if task.record.image_path:  # a part of the restore of the whole sandbox
+        if task.record.image_path or task.record.absent:  # a part of a restore
             work = restored_or_cold(task, self._pod_restores.start)
             return await self._interruptible(task, "start", work)
         root = self._map.root_ref(task)
@@ -209,6 +211,7 @@ class Tasks:
 
         async def work() -> ProcessView:
             await self._pod_restores.end_stopped(task)
+            self._map.note_finished(task)
             last = await task.delete()
             self._map.remove(task)
             return last

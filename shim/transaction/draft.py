@@ -61,6 +61,7 @@ async def draft(
         gpus=inventory.visible(content.inventory.gpus, devices) if content.engine else (),
         processes=_of(target, content.processes),
         members=tuple(_member(one, content) for one in target.members),
+        finished=_finished(target),
         options=options,
         paused=bool(target.paused_ids),
         memory_bytes=content.memory_bytes,
@@ -82,6 +83,12 @@ def _member(one: CheckpointTarget, content: Content) -> Member:
         processes=_of(one, content.processes),
         data_folders=content.data_folders.get(one.container, {}),
     )
+
+
+def _finished(target: CheckpointTarget) -> tuple[str, ...]:
+    """List the containers that had finished, without those that were started again."""
+    running = {one.name for one in target.members}
+    return tuple(name for name in target.finished if name not in running)
 
 
 def _of(one: CheckpointTarget, saved: tuple[CudaProcess, ...]) -> tuple[CudaProcess, ...]:

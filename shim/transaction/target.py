@@ -45,6 +45,7 @@ class CheckpointTarget:
     name: str = ""
     own_flags: ContainerFlags = NO_FLAGS
     members: tuple[CheckpointTarget, ...] = ()
+    finished: tuple[str, ...] = ()
 
     @property
     def containers(self) -> tuple[CheckpointTarget, ...]:

@@ -57,6 +57,8 @@ class Transaction:
         self.warnings: list[str] = []
         # The result of the commit: "the image X is complete"; empty before it.
         self.committed = ""
+        # The reason of the rollback.
+        self.cause: BaseException | None = None
         # The first undo step that failed.
         self.failed: CryoError | None = None
         self.over = False
@@ -64,7 +66,7 @@ class Transaction:
         self._late = late
         self._journal = journal
         self._report = report
-        self._began = time.monotonic()
+        self._began = self._timed_from = time.monotonic()
         self._deadline_s = deadline_s
         self._committing = False
         self._undo: list[UndoStep] = []
@@ -145,7 +147,11 @@ class Transaction:
     @property
     def left_s(self) -> float:
         """Return the time until the deadline."""
-        return self._began + self._deadline_s - time.monotonic()
+        return self._timed_from + self._deadline_s - time.monotonic()
+
+    def renew(self) -> None:
+        """Restart the time until the deadline."""
+        self._timed_from = time.monotonic()
 
     def late(self) -> DeadlineExceeded:
         """Make the error for the deadline."""
@@ -208,6 +214,7 @@ class Transaction:
             CudaError: a step failed.
         """
         self.over = True
+        self.cause = cause
         self._journal.allow_write_errors()
         self.report(Progress(phase=Phase.ROLLBACK, message=str(cause)))
         await shielded(self._undo_all(), deadline_s=None, doing=f"the rollback of {self._doing}")

@@ -106,4 +106,9 @@ def _runtimes(name: str, cri: Cri) -> list[str]:
     lines = []
     for handler, kind in {"runc": "io.containerd.runc.v2", **cri.runtimes}.items():
         lines += [f"[{name}.runtimes.{handler}]", f'  runtime_type = "{kind}"']
+        if handler in cri.runtimes:
+            lines += [
+                '  pod_annotations = ["io.cryo.*"]',
+                '  container_annotations = ["io.cryo.*"]',
+            ]
     return lines

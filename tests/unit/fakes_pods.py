@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
+from signal import SIGKILL
 from typing import Any
 
+from shim.errors import NotFound
 from shim.image.manifest import Build, Manifest, Member
-from shim.model import CreateRequest
-from shim.oci import canonical
+from shim.image.named import ImageRef, NamedImages
+from shim.model import CreateRequest, utcnow
+from shim.oci import canonical, pod
 from shim.runsc.probe import Capabilities
+from shim.task.plan import plan
 from shim.transaction import hostfacts
 from shim.transaction.builds import runsc_build
 from tests.unit.fakes_tasks import SPEC, Owner
@@ -32,6 +38,7 @@ class Pod:
         self.owner = owner
         self.names = names
         self.image = Path(owner.config.paths.images) / "saved"
+        self.annotations: dict[str, str] = {}
         owner.supervisor.joins = {f"{name}+": "pod+" for name in names}
         self.stick()
 
@@ -45,6 +52,21 @@ class Pod:
         (root / f"{name}+_sandbox:pod+.state").touch()
         self.owner.supervisor.fails["restore"] = ["no such file or directory"]
 
+    async def name(self, policy: str, **more: Any) -> None:
+        """Let the pod name an image of it, which is there."""
+        self.annotations |= {
+            pod.SANDBOX_NAMESPACE: "team-a",
+            pod.SANDBOX_UID: "uid-1",
+            "io.cryo.restore": "saved",
+            "io.cryo.restore-policy": policy,
+        }
+        request, config = self.request("pod"), self.owner.config
+        planned = plan(config, request, self.owner.runtime_env.layout.task)
+        mine = await self.owner.tasks._origins.fingerprint(request, planned)
+        ref = ImageRef(namespace="ns", name="saved", kubernetes_namespace="team-a")
+        self.image = NamedImages(Path(config.paths.images), ref).new_image(mine, utcnow())
+        await self.save(**more)
+
     async def save(self, **more: Any) -> Manifest:
         """Write the image."""
         able: Capabilities = await self.owner.tasks._owner.capabilities()
@@ -54,7 +76,7 @@ class Pod:
             self.image,
             runsc=await runsc_build(able),
             arch=host.arch,
-            cpu_features=(),
+            cpu_features=host.cpu_features,
             driver="",
             processes=(),
             engine="",
@@ -76,7 +98,7 @@ class Pod:
         cri = {f"{_CRI}container-type": kind, f"{_CRI}sandbox-id": "pod"}
         if name != "pod":
             cri[f"{_CRI}container-name"] = name
-        return {**SPEC, "annotations": {**cri, **annotations}}
+        return {**SPEC, "annotations": {**cri, **self.annotations, **annotations}}
 
     def request(self, name: str, **more: Any) -> CreateRequest:
         """Return the Create of a container, with a bundle of its own."""
@@ -93,6 +115,26 @@ class Pod:
         """Create containers that are restored from the image."""
         for name in names:
             await self.owner.tasks.create(self.request(name, checkpoint=str(self.image)))
+
+    async def run(self, *names: str) -> None:
+        """Create and start containers, one after the other, as the kubelet does."""
+        for name in names:
+            await self.owner.tasks.create(self.request(name))
+            await self.start(name)
+
+    @property
+    def states(self) -> dict[str, str]:
+        """Return the states of all containers."""
+        return {task.ref.id: task.state.value for task in self.owner.tasks._map}
+
+    async def remove(self, *names: str) -> None:
+        """Kill and delete containers that may have exited."""
+        tasks, ref = self.owner.tasks, self.owner.ref
+        for name in names:
+            with contextlib.suppress(NotFound):  # it has exited
+                await tasks.kill(ref(name), SIGKILL)
+            await asyncio.wait_for(tasks.wait(ref(name)), 60)
+            await tasks.delete(ref(name))
 
     async def start(self, *names: str) -> None:
         """Start containers."""

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import grpc
 from google.protobuf.message import Message
 
 from shim.simgpu.waiting import wait_until
@@ -76,6 +77,19 @@ class Kubelet(Connection):
         answer = self._call("Status", pb.StatusRequest(), pb.StatusResponse)
         return {condition.type: condition.status for condition in answer.status.conditions}
 
+    def until_ready(self) -> None:
+        """Wait until the plugin of a containerd that was just started answers."""
+
+        def ready() -> bool:
+            try:
+                return self.conditions()["RuntimeReady"]
+            except grpc.RpcError as error:
+                if error.code() is not grpc.StatusCode.UNAVAILABLE:
+                    raise
+                return False
+
+        wait_until(ready, "the CRI plugin", _UNTIL_S)
+
     def has_image(self, reference: str) -> bool:
         """Return whether the plugin has an image."""
         request = pb.ImageStatusRequest(image=pb.ImageSpec(image=reference))
@@ -92,10 +106,13 @@ class Kubelet(Connection):
         handler: str = "",
         cgroup: str = "",
         annotations: Mapping[str, str] | None = None,
+        namespace: str = "default",
+        attempt: int = 0,
     ) -> Pod:
         """Start a pod on the host's network; its containers' logs are in a directory."""
+        identity = {"name": name, "uid": f"uid-{name}", "namespace": namespace}
         config = pb.PodSandboxConfig(
-            metadata=pb.PodSandboxMetadata(name=name, uid=f"uid-{name}", namespace="default"),
+            metadata=pb.PodSandboxMetadata(attempt=attempt, **identity),
             log_directory=str(logs),
             annotations=annotations or {},
             linux=pb.LinuxPodSandboxConfig(
@@ -124,9 +141,15 @@ class Kubelet(Connection):
 
     def remove_pod(self, pod: Pod) -> None:
         """Remove a pod and all its containers; stops them first."""
-        self.stop_pod(pod)
-        request = pb.RemovePodSandboxRequest(pod_sandbox_id=pod.id)
-        self._call("RemovePodSandbox", request, pb.Nothing)
+        self.remove_pods(pod.id)
+
+    def remove_pods(self, *ids: str) -> None:
+        """Remove pods by their ids, as above."""
+        for one in ids:
+            stop = pb.StopPodSandboxRequest(pod_sandbox_id=one)
+            self._call("StopPodSandbox", stop, pb.Nothing)
+            remove = pb.RemovePodSandboxRequest(pod_sandbox_id=one)
+            self._call("RemovePodSandbox", remove, pb.Nothing)
 
     def warm_up(self, logs: Path, image: str, *, handler: str = "", cgroup: str = "") -> None:
         """Run a pod with a container, which creates directories that all later ones share."""
