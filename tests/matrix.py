@@ -23,7 +23,7 @@ _MACHINES = {
     "tests/faults": re.compile(r"(?<![^-\[])(?:new|old)-(?:phased|builtin|steps)(?=-|\]$)"),
     "tests/containerd": re.compile(r"(?<![^-\[])[12]\.\d(?![^-\]])"),
 }
-# There a machine serves the tests of one file only.
+# There the workers share no machine: the tests of one file, which may have its own, run on one.
 _ONE_PER_FILE = "tests/real"
 
 
@@ -102,7 +102,7 @@ def unit_of(nodeid: str) -> str:
     """Return the unit of work that a test belongs to; all tests of a unit run on one worker.
 
     A unit is a file. Where the tests of a file need several machines, such as a containerd of each
-    line, it is what shares one of them, so that no machine is started twice.
+    line, it is what shares one of them, so that a worker starts no machine twice.
     """
     path, _, rest = nodeid.partition("::")
     folder = path.rpartition("/")[0]

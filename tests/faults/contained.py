@@ -69,7 +69,7 @@ class Contained:
         """Create and start the task; with `exit_` its annotation makes a checkpoint stop it."""
         wanted = {"io.cryo.exit": "true"} if exit_ else {}
         spec = gpu.write_spec(
-            self.sim, self.cryo, TASK, Settings(processes=PROCESSES, period_s=0.1), wanted
+            self.sim, self.cryo, TASK, Settings(processes=PROCESSES, period_s=0.25), wanted
         )
         with Api(self.cryo) as api:
             api.container(TASK, json.loads(spec.read_text("utf-8")))
@@ -84,7 +84,7 @@ class Contained:
     def restore(self, image: Path) -> None:
         """Restore a task from an image through containerd, in a new shim."""
         spec = gpu.write_spec(
-            self.sim, self.cryo, COPY, Settings(processes=PROCESSES, period_s=0.1)
+            self.sim, self.cryo, COPY, Settings(processes=PROCESSES, period_s=0.25)
         )
         with Api(self.cryo) as api:
             api.container(COPY, json.loads(spec.read_text("utf-8")))

@@ -150,7 +150,7 @@ class Rig(Judge):
 
     def bundle(self, name: str) -> Path:
         """Write the bundle of the workload."""
-        settings = Settings(processes=PROCESSES, period_s=0.1)
+        settings = Settings(processes=PROCESSES, period_s=0.25)
         parks = {"io.cryo.park": "true"} if self.parks else None
         folder = self.sim.bundle(name, settings, inject_tool=False, annotations=parks)
         spec = folder / "config.json"

@@ -59,8 +59,9 @@ TRACES = {scene: Counter({"journal.note:before": 3, "runsc.exec:begun": 2}) for 
             case,
             Plan(scene=scene, what=what, point=point, nth=nth),
             id=f"{what}-at-{point}-{scene}-{case}".replace(" ", "-"),
-            # It times out after a minute and a half.
-            marks=pytest.mark.long if what is What.FROZEN else (),
+            # One that is frozen times out after a minute and a half; test_crash.py has the kills of
+            # the sidecar.
+            marks=pytest.mark.long if what in (What.FROZEN, What.KILL) else (),
         )
         for case, scene, what, point, nth in FIXED
     ],
@@ -96,6 +97,7 @@ def parking(rig: Rig) -> Iterator[Rig]:
         pytest.param(
             Plan(scene=scene, what=what, point=point, nth=nth),
             id=f"{what}-at-{point}-{scene}".replace(" ", "-"),
+            marks=pytest.mark.long if (what, nth) == (What.ERROR, 1) else (),
         )
         for scene, what, point, nth in PARKED
     ],

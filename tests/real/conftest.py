@@ -8,7 +8,8 @@ from collections.abc import Iterator
 import pytest
 
 from tests.builds import RunscBuild, excuse
-from tests.real.helpers_rig import Rig, machine_with
+from tests.real.helpers_rig import Rig
+from tests.real.machines import Machines
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -41,18 +42,29 @@ def _is_impossible(item: pytest.Item) -> bool:
     return chosen.get("runsc") == "old" and chosen.get("engine") == "builtin"
 
 
+@pytest.fixture(scope="session")
+def machines() -> Iterator[Machines]:
+    """Yield the machines with default settings, which all files share."""
+    running = Machines()
+    try:
+        yield running
+    finally:
+        running.stop()
+
+
 @pytest.fixture(scope="module")
-def machine(runsc: RunscBuild) -> Iterator[Rig]:
-    """Give a simulated machine with one of the two runsc versions, and a sidecar on it."""
-    with machine_with(runsc) as rig:
-        yield rig
+def machine(runsc: RunscBuild, machines: Machines) -> Rig:
+    """Return the machine with one of the two runsc versions, and a sidecar on it."""
+    return machines.get(runsc)
 
 
 @pytest.fixture
-def rig(machine: Rig) -> Iterator[Rig]:
-    """Give the machine; whatever the test did, nothing of it may be left."""
+def rig(machine: Rig, machines: Machines) -> Iterator[Rig]:
+    """Yield the machine; after the test nothing of it may be left."""
+    yield machine
     try:
-        yield machine
-    finally:
         machine.clear()
-    assert machine.leftovers() == []
+        assert machine.leftovers() == []
+    except BaseException:
+        machines.damaged(machine)
+        raise

@@ -55,6 +55,7 @@ def test_the_trials_on_a_simulated_gpu(runsc_new: RunscBuild) -> None:
     ]
 
 
+@pytest.mark.long
 def test_the_trial_under_containerd_without_a_gpu(runsc_new: RunscBuild) -> None:
     """The same steps of ctr do with a container that has none."""
     try:

@@ -248,7 +248,7 @@ def echo(rig: Rig) -> Iterator[Echo]:
 
 def connected_job(rig: Rig, *, gpu: bool) -> None:
     """Start a workload beside a process that is connected to the host."""
-    bundle = rig.sim.bundle("job", Settings(gpu=gpu, period_s=0.1), inject_tool=False)
+    bundle = rig.sim.bundle("job", Settings(gpu=gpu, period_s=0.25), inject_tool=False)
     with rig.edited(bundle) as spec:
         mount = {"destination": HELD, "type": "bind", "source": str(rig.sim.folder / "beside")}
         spec["mounts"].append({**mount, "options": ["bind", "rw"]})
