@@ -180,6 +180,13 @@ class RestorePolicy(enum.StrEnum):
     IF_POSSIBLE = "if-possible"
 
 
+class WarmFallback(enum.StrEnum):
+    """What a warm start does with a container that was not ready in time: no save, or save it."""
+
+    NEVER = "never"
+    SAVE = "save"
+
+
 class Verify(enum.StrEnum):
     """How much of an image is verified before a restore."""
 

@@ -7,6 +7,8 @@ images of a fingerprint lies what it was computed from, so that a refusal can sa
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import os
 import re
 from datetime import datetime
@@ -15,7 +17,7 @@ from typing import Any
 
 import msgspec
 
-from shim.errors import CryoError, InvalidArgument, PermissionDenied
+from shim.errors import CryoError, InvalidArgument, NotFound, PermissionDenied
 from shim.host import files, trusted
 from shim.host.oserror import typed
 from shim.image import manifest as manifests
@@ -28,6 +30,8 @@ _MAX_PARTS_BYTES = 8 << 20
 _KEY = re.compile(r"[0-9a-f]{32}")
 # A name has as many fingerprints as there are kinds of hosts and templates in use; see `keys`.
 _MAX_KEYS = 64
+_KEPT_KEYS = 4
+_LOCK = ".lock"
 
 
 class Fingerprint(Value):
@@ -114,6 +118,71 @@ class NamedImages:
         self._check(folder)
         files.write_atomic(folder / PARTS, msgspec.json.encode(fingerprint))
         return folder / store.stamp(now)
+
+    def lock(self, key: str) -> int | None:
+        """Lock a fingerprint for a save until the descriptor is closed; None if another saves it.
+
+        Raises:
+            CryoError: the lock cannot be opened.
+        """
+        folder = self._fingerprint_folder(key)
+        files.make_folders(folder, 0o700)
+        self._check(folder)
+        fd = trusted.open_file(folder / _LOCK, os.O_RDWR | os.O_CREAT)
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(fd)
+            return None
+        return fd
+
+    def prune(self, keep: Path) -> list[str]:
+        """Remove what an image replaces: older ones of its fingerprint, and old fingerprints.
+
+        Returns what could not be removed, one line each.
+        """
+        stale = [path for path in self.of(keep.parent.name) if path.name < keep.name]
+        for key in self.keys()[_KEPT_KEYS:]:
+            stale += self.of(key)
+        return [line for path in stale if (line := self._remove(path))]
+
+    def drop(self) -> int:
+        """Remove everything that has this name; return how many images that were.
+
+        Raises:
+            NotFound: nothing has.
+            CryoError: something could not be removed.
+        """
+        self._check(self.folder)
+        if not self.folder.is_dir():
+            message = f"there is no image named {self.ref}"
+            raise NotFound(message, remedy="'cryo warm ls' lists the names")
+        number = 0
+        for key in self.keys():
+            for path in self.of(key):
+                store.remove(str(path), self._images)
+                number += 1
+        for name in self._all_names():
+            if _KEY.fullmatch(name) or name.startswith("."):
+                files.remove_tree(self.folder / name)
+        with contextlib.suppress(OSError):  # a task of that name has images too
+            self.folder.rmdir()
+        return number
+
+    def _remove(self, path: Path) -> str:
+        try:
+            store.remove(str(path), self._images)
+            if not self.of(path.parent.name):
+                files.remove_tree(path.parent)
+        except CryoError as error:
+            return f"{path}: {error}"
+        return ""
+
+    def _all_names(self) -> list[str]:
+        try:
+            return os.listdir(self.folder)  # noqa: PTH208 - names only
+        except OSError as error:
+            raise typed(error, f"list {self.folder}") from error
 
     def _fingerprint_folder(self, key: str) -> Path:
         if not _KEY.fullmatch(key):

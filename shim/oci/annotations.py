@@ -22,6 +22,7 @@ from shim.model import (
     RestorePolicy,
     Value,
     Verify,
+    WarmFallback,
 )
 from shim.oci import app_hooks
 from shim.oci.app_hooks import read_app_hooks
@@ -60,6 +61,10 @@ class TaskAnnotations(Value, forbid_unknown_fields=True, rename="kebab"):
     restore_policy: RestorePolicy | None = None
     warm: ImageName | None = None
     host_volumes: VolumeNames | None = None
+    warm_when: Annotated[str, msgspec.Meta(min_length=1, max_length=4096)] | None = None
+    warm_period: Seconds | None = None
+    warm_timeout: Seconds | None = None
+    warm_fallback: WarmFallback | None = None
 
     def __post_init__(self) -> None:
         """Reject two names of images.

@@ -54,7 +54,8 @@ async def _one_or_the_other(
 
 async def _start_cold(task: Container, named: NamedOrigin, error: CryoError) -> int:
     task.warnings.add_notice(cold_because(named.name, error))
-    named = msgspec.structs.replace(named, reason=str(error))
+    failed = task.record.image_path
+    named = msgspec.structs.replace(named, reason=str(error), failed_image=failed, fell_back=True)
     task.store.update(image_path="", image_digest="", named=named)
     async with task.machine.locked():
         await task.init.create()

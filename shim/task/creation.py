@@ -10,9 +10,11 @@ from collections.abc import AsyncIterator, Iterable
 from shim.config import Config
 from shim.errors import CryoError
 from shim.host.shielded import shielded
+from shim.image.named import Fingerprint
 from shim.model import CreateRequest, utcnow
 from shim.oci.atomic_volumes import DataFolder, provide
 from shim.state import TaskState
+from shim.task import fingerprint_file
 from shim.task import record as records
 from shim.task.container import Container
 from shim.task.context import Context
@@ -92,7 +94,7 @@ class Creation:
                 named=origin.named,
                 absent=origin.absent,
             )
-            task = await self._create(context, record, planned)
+            task = await self._create(context, record, planned, origin.fingerprint)
             self._tasks.add(task)
         context.publish_event(
             "/tasks/create",
@@ -108,13 +110,21 @@ class Creation:
             context.publish_event("/cryo/warning", ref, text=text)
         return task
 
-    async def _create(self, context: Context, record: TaskRecord, planned: Plan) -> Container:
+    async def _create(
+        self,
+        context: Context,
+        record: TaskRecord,
+        planned: Plan,
+        fingerprint: Fingerprint | None,
+    ) -> Container:
         """Write the record before the first side effect; undo everything on failure."""
         ref = record.ref
         task = Container(context, await context.runsc(ref.namespace), record)
         try:
             task.files.link()
             records.save(context.layout.make_task(ref), record)
+            if fingerprint is not None:
+                fingerprint_file.write(task.files.folder, fingerprint)
             async with self._joining(record):
                 await task.create(planned.spec)
         except BaseException:  # also on a bug or a cancellation

@@ -7,6 +7,7 @@ loads the image that was chosen, whatever has the name by then.
 from __future__ import annotations
 
 import asyncio
+from dataclasses import dataclass
 from pathlib import Path
 
 import msgspec
@@ -15,14 +16,16 @@ from shim.config import Config
 from shim.errors import CryoError, FailedPrecondition, HostMismatch, NotFound, PermissionDenied
 from shim.host.filecalls import file_call
 from shim.image.images import Images
-from shim.image.manifest import Manifest
 from shim.image.named import Fingerprint, NamedImages
+from shim.image.named_use import Outcome
 from shim.model import CreateRequest, RestorePolicy, TaskRef, Value
 from shim.oci import document, pod
 from shim.oci.annotations import RESTORE, WARM, read_annotations
 from shim.oci.document import Spec
 from shim.runsc.container_flags import ContainerFlags
+from shim.task import readiness
 from shim.task.cold_pods import ColdPods
+from shim.task.name_counters import NameCounters
 from shim.task.owner import Owner
 from shim.task.plan import ImageSource, Plan, plan
 from shim.task.record import Absent, NamedOrigin
@@ -36,14 +39,16 @@ class Origin(Value):
     """A decision: the request, with the image in `checkpoint` if there is one.
 
     `named` is what the annotations request, None without any. `plan` is the plan for it, if that
-    was made already. `warning` is why an image that was named is not used. `absent` is set for a
-    container of a pod that its pod's image lacks.
+    was made already, and `fingerprint` that of the container if it names an image. `warning` is why
+    an image that was named is not used. `absent` is set for a container of a pod that its pod's
+    image lacks.
     """
 
     request: CreateRequest
     source: ImageSource | None = None
     named: NamedOrigin | None = None
     plan: Plan | None = None
+    fingerprint: Fingerprint | None = None
     warning: str = ""
     absent: Absent | None = None
 
@@ -51,10 +56,13 @@ class Origin(Value):
 class Origins:
     """Decides what the containers of one owner are made from."""
 
-    def __init__(self, config: Config, images: Images, owner: Owner) -> None:
+    def __init__(
+        self, config: Config, images: Images, owner: Owner, counters: NameCounters
+    ) -> None:
         self._config = config
         self._images = images
         self._owner = owner
+        self._counters = counters
 
     async def decide(self, request: CreateRequest) -> Origin:
         """Choose the image of the request, or of its annotations, or none.
@@ -78,37 +86,62 @@ class Origins:
 
     async def _by_name(self, request: CreateRequest, planned: Plan) -> Origin:
         wanted = read_annotations(planned.spec)
-        named = NamedOrigin(
-            name=wanted.image_name or "",
-            kubernetes_namespace=pod.kubernetes_namespace(planned.spec),
-            policy=wanted.policy,
-            warm=wanted.warm is not None,
+        if wanted.warm_when is not None:
+            readiness.parse(wanted.warm_when)  # a mistake is reported now, not when it is used
+        choice = _Choice(
+            request=request,
+            plan=planned,
+            named=NamedOrigin(
+                name=wanted.image_name or "",
+                kubernetes_namespace=pod.kubernetes_namespace(planned.spec),
+                policy=wanted.policy,
+                warm=wanted.warm is not None,
+            ),
         )
+        images = choice.images_of(self._config)
         try:
             _check_allowed(planned.spec, self._config)
-            await self._check_not_failed(planned.spec, named)
-            mine = await self.fingerprint(request, planned)
-            named = msgspec.structs.replace(named, fingerprint=mine.key)
-            path, manifest = await self._fitting(request, named, mine)
-            chosen = msgspec.structs.replace(request, checkpoint=str(path))
-            source = ImageSource(manifest=manifest)
-            ready = await asyncio.to_thread(plan, self._config, chosen, self._task_folder, source)
+            choice.fingerprint = mine = await self.fingerprint(request, planned)
+            choice.named = msgspec.structs.replace(choice.named, fingerprint=mine.key)
+            choice.image = await self._find(images, mine)
+            await self._check_not_failed(planned.spec, choice.named)
+            return await self._from_image(choice, choice.image)
         except CryoError as error:
-            if named.policy is RestorePolicy.ALWAYS:
+            outcome = Outcome.MISS if isinstance(error, NotFound) else Outcome.REFUSAL
+            self._counters.count(images.ref, outcome, str(error), make=choice.named.warm)
+            if choice.named.policy is RestorePolicy.ALWAYS:
                 raise
-            return self._cold(request, named, planned, error)
-        return Origin(request=chosen, source=source, named=named, plan=ready)
+            return choice.cold(error)
 
-    def _cold(
-        self, request: CreateRequest, named: NamedOrigin, planned: Plan, error: CryoError
-    ) -> Origin:
-        """Decide for a cold start; the first one of a warm start is no reason for a warning."""
-        expected = named.warm and isinstance(error, NotFound)
+    async def _find(self, images: NamedImages, mine: Fingerprint) -> Path:
+        """Return the image of a name that fits a container.
+
+        Raises:
+            NotFound: nothing has that name here.
+            HostMismatch: only images that do not fit have it; the message says in what they differ.
+        """
+        return await file_call(
+            lambda: _find(images, mine), doing=f"look for the image {images.ref}"
+        )
+
+    async def _from_image(self, choice: _Choice, image: Path) -> Origin:
+        """Decide for an image, unless it does not fit after all.
+
+        Raises:
+            CryoError: it cannot be used.
+        """
+        path = await self._images.find(str(image))
+        manifest = await self._images.manifest(path, strict=True)
+        await restore.check_host(manifest, self._config, await self._owner.capabilities())
+        request = msgspec.structs.replace(choice.request, checkpoint=str(path))
+        source = ImageSource(manifest=manifest)
+        ready = await asyncio.to_thread(plan, self._config, request, self._task_folder, source)
         return Origin(
             request=request,
-            named=msgspec.structs.replace(named, reason=str(error)),
-            plan=planned,
-            warning="" if expected else cold_because(named.name, error),
+            source=source,
+            named=choice.named,
+            plan=ready,
+            fingerprint=choice.fingerprint,
         )
 
     async def _check_not_failed(self, spec: Spec, named: NamedOrigin) -> None:
@@ -139,23 +172,45 @@ class Origins:
             own_flags=ContainerFlags(overlay2=planned.overlay2, network=planned.network),
         )
 
-    async def _fitting(
-        self, request: CreateRequest, named: NamedOrigin, mine: Fingerprint
-    ) -> tuple[Path, Manifest]:
-        """Return the image of a name that fits a container, with its manifest.
+
+@dataclass
+class _Choice:
+    """What is known while an image is chosen: the fingerprint, and then the image."""
+
+    request: CreateRequest
+    plan: Plan
+    named: NamedOrigin
+    fingerprint: Fingerprint | None = None
+    image: Path | None = None
+
+    def images_of(self, config: Config) -> NamedImages:
+        """Return the images of the name.
 
         Raises:
-            NotFound: nothing has that name here.
-            HostMismatch: only images that do not fit have it; the message says in what they differ.
-            CryoError: the image cannot be used.
+            InvalidArgument: one of the namespaces is not valid.
         """
-        images = NamedImages(Path(self._config.paths.images), named.ref(request.ref.namespace))
-        path = await file_call(
-            lambda: _find(images, mine), doing=f"look for the image {named.name}"
+        ref = self.named.ref(self.request.ref.namespace)
+        return NamedImages(Path(config.paths.images), ref)
+
+    def cold(self, error: CryoError) -> Origin:
+        """Decide for a cold start; the first one of a warm start is no reason for a warning.
+
+        It is saved later if its fingerprint is known.
+        """
+        expected = self.named.warm and isinstance(error, NotFound)
+        named = msgspec.structs.replace(
+            self.named,
+            reason=str(error),
+            failed_image=str(self.image or ""),
+            settled=self.fingerprint is None,
         )
-        manifest = await self._images.manifest(await self._images.find(str(path)), strict=True)
-        await restore.check_host(manifest, self._config, await self._owner.capabilities())
-        return path, manifest
+        return Origin(
+            request=self.request,
+            named=named,
+            plan=self.plan,
+            fingerprint=self.fingerprint,
+            warning="" if expected else cold_because(named.name, error),
+        )
 
 
 def cold_because(name: str, error: CryoError) -> str:

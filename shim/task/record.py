@@ -47,8 +47,10 @@ class Absent(enum.StrEnum):
 class NamedOrigin(Value):
     """What the annotations of a container request: the image of a name, by which policy.
 
-    `reason` is why the container was started cold; empty if it was restored. With `warm` it is
-    saved under the name once it is ready.
+    `reason` is why the container was started cold; empty if it was restored; `failed_image` is the
+    image that could not be restored then, if there was one, and `fell_back` whether that was in
+    Start. With `warm` it is saved under the name
+    once it is ready, unless that is `settled`: it was saved, or left to another container.
     """
 
     name: str
@@ -57,6 +59,9 @@ class NamedOrigin(Value):
     warm: bool = False
     fingerprint: str = ""
     reason: str = ""
+    failed_image: str = ""
+    fell_back: bool = False
+    settled: bool = False
 
     @property
     def falls_back(self) -> bool:

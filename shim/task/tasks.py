@@ -37,6 +37,7 @@ from shim.task.creation import Creation
 from shim.task.host_info import HostInfo
 from shim.task.image_service import ImageService
 from shim.task.kill import kill, kill_interrupted
+from shim.task.name_counters import NameCounters
 from shim.task.origin import Origins
 from shim.task.owner import Owner
 from shim.task.pod_restores import PodRestores
@@ -45,6 +46,7 @@ from shim.task.restore_call import RestoreCall
 from shim.task.runtime_env import RuntimeEnv, SidecarEnv
 from shim.task.task_map import TaskMap
 from shim.task.transactions import Transactions
+from shim.task.warm import WarmStarts
 
 _log = logging.getLogger(__name__)
 _T = TypeVar("_T")
@@ -69,11 +71,13 @@ class Tasks:
         self._transactions = Transactions()
         self._image_store = Images(config)
         self._creation = Creation(config, self._map, self._owner)
-        self._origins = Origins(config, self._image_store, self._owner)
+        counters = NameCounters(config, self._owner)
+        self._origins = Origins(config, self._image_store, self._owner, counters)
         self._restores = RestoreCall(config, self._image_store, self._creation, self._owner)
         self._pod_restores = PodRestores(
             config, self._image_store, self._map, self._creation, self._owner
         )
+        self.warm = WarmStarts(config, self._map, self._owner, counters, self.checkpoint)
         self.images = ImageService(config, self._image_store, self._owner.capabilities)
         self.host_info = HostInfo(config, self._owner.capabilities)
 
@@ -94,6 +98,8 @@ class Tasks:
         await context.capabilities()
         self._recovery = Recovery(context, self._map)
         await self._recovery.run()
+        for task in self._map:
+            self.warm.resume(task)
         return self._recovery.lines
 
     async def tidy(self) -> list[str]:
@@ -166,9 +172,13 @@ class Tasks:
             return await self._transactions.run(task.execs.start(exec_id), "start")
         if task.record.image_path or task.record.absent:  # a part of a restore
             work = restored_or_cold(task, self._pod_restores.start)
-            return await self._interruptible(task, "start", work)
-        root = self._map.root_ref(task)
-        return await self._transactions.run(task.start(), "start", sandbox=root, only=task.ref)
+            pid = await self._interruptible(task, "start", work)
+        else:
+            root = self._map.root_ref(task)
+            starting = self._transactions.run(task.start(), "start", sandbox=root, only=task.ref)
+            pid = await starting
+        self.warm.started(task)
+        return pid
 
     async def state(self, ref: TaskRef, exec_id: str = "") -> ProcessView:
         """Describe a process."""

@@ -1,0 +1,42 @@
+"""Counts what becomes of starts by name, in the background: no start waits for that."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+from shim.config import Config
+from shim.errors import CryoError
+from shim.host.filecalls import file_call
+from shim.image import named_use
+from shim.image.named import ImageRef
+from shim.image.named_use import Outcome
+from shim.task.owner import Owner
+
+_log = logging.getLogger(__name__)
+
+
+class NameCounters:
+    """The counters of all names, for one owner."""
+
+    def __init__(self, config: Config, owner: Owner) -> None:
+        self._images = Path(config.paths.images)
+        self._owner = owner
+
+    def count(
+        self, ref: ImageRef, outcome: Outcome, reason: str = "", *, make: bool = False
+    ) -> None:
+        """Count an outcome; of a name that has no folder only with `make`."""
+        if not self._owner.is_closing:
+            work = self._count(ref, outcome, reason, make=make)
+            self._owner.context().background.start(work, name=f"count {outcome} of {ref}")
+
+    async def _count(self, ref: ImageRef, outcome: Outcome, reason: str, *, make: bool) -> None:
+        folder = ref.folder(self._images)
+        try:
+            await file_call(
+                lambda: named_use.count(folder, outcome, reason, make=make),
+                doing=f"count in {folder}",
+            )
+        except CryoError as error:  # such as a full disk: only the count is lost
+            _log.warning("%s", error)

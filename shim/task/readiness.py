@@ -1,0 +1,172 @@
+"""Whether a container is ready to be saved: the checks of its annotation io.cryo.warm-when.
+
+exec CMD            the command exits with 0; no shell, so `exec sh -c '...'` for one
+http://:PORT/PATH   a GET to the sandbox's loopback is answered with 2xx or 3xx
+tcp://:PORT         a port of the sandbox's loopback accepts a connection
+file:PATH           the file exists in the container
+self                the application requests its checkpoint itself
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import shlex
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import AbstractAsyncContextManager
+from typing import Protocol, TypeAlias
+
+from shim.errors import CryoError, InvalidArgument, NotFound
+from shim.host import http
+from shim.host.text import printable
+from shim.model import Value
+from shim.runsc.port_forward import Stream
+from shim.runsc.run import Completed
+
+_TRY_S = 10.0
+_TEXT_MAX = 4096
+_PORT_MAX = 65535
+_HTTP = re.compile(r"http://:(?P<port>[0-9]{1,5})(?P<path>/[\x21-\x7e]*)?")
+_TCP = re.compile(r"tcp://:(?P<port>[0-9]{1,5})")
+_GOOD = range(200, 400)
+_REMEDY = "use exec CMD, http://:PORT/PATH, tcp://:PORT, file:PATH or self"
+
+
+class Checked(Protocol):
+    """A container that is asked whether it is ready."""
+
+    async def run(self, argv: Sequence[str], *, timeout_s: float) -> Completed:
+        """Run a program in the container."""
+
+    def connect(self, port: int, *, timeout_s: float) -> AbstractAsyncContextManager[Stream]:
+        """Connect to a port of the sandbox's loopback."""
+
+    async def has_file(self, path: str) -> bool:
+        """Whether a file exists in the container."""
+
+
+class NotReady(CryoError):
+    """The check was made, and its answer is no."""
+
+
+class ExecCheck(Value):
+    """A command that exits with 0."""
+
+    argv: tuple[str, ...]
+
+    async def check(self, container: Checked) -> None:
+        """Run the command."""
+        try:
+            done = await container.run(self.argv, timeout_s=_TRY_S)
+        except NotFound as error:
+            raise NotReady(error.message) from error
+        if done.status:
+            said = (done.stderr or done.stdout).decode("utf-8", "replace").strip()
+            line = printable(said.splitlines()[-1], 200) if said else "no output"
+            message = f"{self.argv[0]} exited with {done.status}: {line}"
+            raise NotReady(message)
+
+
+class HttpCheck(Value):
+    """A GET that is answered with 2xx or 3xx."""
+
+    port: int
+    path: str
+
+    async def check(self, container: Checked) -> None:
+        """Send the request, and read the status."""
+        async with container.connect(self.port, timeout_s=_TRY_S) as stream:
+            host = f"localhost:{self.port}"
+            answer = await http.request(*stream, "GET", self.path, host=host, timeout_s=_TRY_S)
+        if answer.status not in _GOOD:
+            message = f"GET {self.path} on port {self.port} was answered with {answer.status}"
+            raise NotReady(message)
+
+
+class TcpCheck(Value):
+    """A port that accepts a connection."""
+
+    port: int
+
+    async def check(self, container: Checked) -> None:
+        """Connect."""
+        async with container.connect(self.port, timeout_s=_TRY_S):
+            pass
+
+
+class FileCheck(Value):
+    """A file that exists."""
+
+    path: str
+
+    async def check(self, container: Checked) -> None:
+        """Look for the file."""
+        if not await container.has_file(self.path):
+            message = f"{self.path} does not exist"
+            raise NotReady(message)
+
+
+class SelfCheck(Value):
+    """The application requests the checkpoint itself."""
+
+    async def check(self, container: Checked) -> None:  # noqa: ARG002 - as the other checks
+        """Wait for the application, which is not asked."""
+        message = "the application has not requested its checkpoint"
+        raise NotReady(message)
+
+
+Check: TypeAlias = ExecCheck | HttpCheck | TcpCheck | FileCheck | SelfCheck
+
+
+def parse(text: str) -> Check:
+    """Parse the value of the annotation.
+
+    Raises:
+        InvalidArgument: it names no check.
+    """
+    found = _parsed(text) if len(text) <= _TEXT_MAX and "\0" not in text else None
+    if found is None:
+        message = f"{printable(text, 200)!r} is not a check of readiness"
+        raise InvalidArgument(message, remedy=_REMEDY)
+    return found
+
+
+def _parsed(text: str) -> Check | None:
+    kind, _, rest = text.partition(" ")
+    if kind == "exec":
+        argv = _words(rest)
+        return ExecCheck(argv=argv) if argv else None
+    if text == "self":
+        return SelfCheck()
+    if text.startswith("file:/"):
+        return FileCheck(path=text.removeprefix("file:"))
+    http, tcp = _HTTP.fullmatch(text), _TCP.fullmatch(text)
+    found = http or tcp
+    port = int(found["port"]) if found is not None else 0
+    if not 0 < port <= _PORT_MAX:
+        return None
+    return HttpCheck(port=port, path=http["path"] or "/") if http else TcpCheck(port=port)
+
+
+def _words(text: str) -> tuple[str, ...]:
+    try:
+        return tuple(shlex.split(text))
+    except ValueError:  # an open quotation
+        return ()
+
+
+async def until_ready(
+    attempt: Callable[[], Awaitable[None]], period_s: float, note: Callable[[CryoError], None]
+) -> None:
+    """Repeat an attempt until it succeeds; `note` gets the reason of each one that does not."""
+    while True:
+        try:
+            async with asyncio.timeout(2 * _TRY_S):
+                await attempt()
+        except CryoError as error:
+            note(error)
+        except TimeoutError:
+            note(NotReady(f"the check did not end in {2 * _TRY_S:g} s"))
+        else:
+            return
+        await asyncio.sleep(period_s)

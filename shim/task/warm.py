@@ -1,0 +1,261 @@
+"""Warm starts: a container that was started cold is saved under its name once it is ready.
+
+The save goes on in the background, and never harms the container: a checkpoint that fails is
+rolled back. Of containers that are started at once, the first that is ready is saved, and the
+others find its lock or its image. The next owner continues to wait for the containers of the last.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+
+import msgspec
+
+from shim.config import Config
+from shim.errors import Busy, CryoError, DeadlineExceeded, FailedPrecondition
+from shim.host.filecalls import file_call
+from shim.image.named import Fingerprint, ImageRef, NamedImages
+from shim.image.named_use import Outcome
+from shim.image.verify import read_manifest
+from shim.model import CheckpointOptions, CheckpointResult, Report, TaskRef, WarmFallback, utcnow
+from shim.oci import pod
+from shim.oci.annotations import TaskAnnotations, read_annotations
+from shim.task import fingerprint_file
+from shim.task.container import Container
+from shim.task.name_counters import NameCounters
+from shim.task.owner import Owner
+from shim.task.record import NamedOrigin
+from shim.task.recovery import log_progress
+from shim.task.sandbox_readiness import SandboxReadiness
+from shim.task.state_machine import LIVE
+from shim.task.task_map import TaskMap
+from shim.transaction.fingerprint import fingerprint
+
+_log = logging.getLogger(__name__)
+# Without a check: how long after its start a container is saved.
+SETTLE_S = 10.0
+TIMEOUT_S = 300.0
+PERIOD_S = 1.0
+# Between two attempts to save a container that is busy.
+_RETRY_S = 5.0
+_REMOVE_S = 600.0
+
+Checkpoint = Callable[[TaskRef, CheckpointOptions, Report], Awaitable[CheckpointResult]]
+"""Makes a checkpoint of a task, as a client's call does."""
+
+
+class WarmStarts:
+    """Saves the containers of one owner under their names."""
+
+    def __init__(
+        self,
+        config: Config,
+        tasks: TaskMap,
+        owner: Owner,
+        counters: NameCounters,
+        checkpoint: Checkpoint,
+    ) -> None:
+        self._config = config
+        self._tasks = tasks
+        self._owner = owner
+        self._checkpoint = checkpoint
+        self._counters = counters
+
+    def started(self, task: Container) -> None:
+        """Count how a task was started, and see to the save of one that was started cold."""
+        named = task.record.named
+        if named is None:
+            return
+        ref = named.ref(task.ref.namespace)
+        if task.record.image_path:
+            self._counters.count(ref, Outcome.HIT)
+        elif named.fell_back:
+            self._counters.count(ref, Outcome.REFUSAL, named.reason)
+        self.resume(task)
+
+    def resume(self, task: Container) -> None:
+        """Save a task in the background once it is ready, if it is the cold one of a warm start."""
+        named = task.record.named
+        if named is None or not named.warm or named.settled or task.record.image_path:
+            return
+        work = self._save_when_ready(task, named)
+        self._owner.context().background.start(work, name=f"warm start of {task.ref}")
+
+    async def _save_when_ready(self, task: Container, named: NamedOrigin) -> None:
+        try:
+            await self._attempts(task, named)
+        except CryoError as error:
+            if task.state in LIVE:
+                text = f"not saved as the image {named.name}: {error}"
+                task.warnings.add_notice(text)
+                ref = named.ref(task.ref.namespace)
+                self._counters.count(ref, Outcome.FAILURE, str(error))
+        _settle(task)
+
+    async def _attempts(self, task: Container, named: NamedOrigin) -> None:
+        """Wait until the task is ready, and save it; again if something else holds it.
+
+        Raises:
+            CryoError: it was not ready in time, or could not be saved.
+        """
+        wanted = await asyncio.to_thread(lambda: read_annotations(task.files.spec))
+        until_s = _now_s() + (wanted.warm_timeout or TIMEOUT_S)
+        retry_s = _RETRY_S
+        while await self._is_due(task, wanted, until_s):
+            try:
+                await self._save_once(task, named)
+            except (Busy, FailedPrecondition):
+                if _now_s() + retry_s > until_s:
+                    raise
+                await asyncio.sleep(retry_s)
+                retry_s *= 2
+            else:
+                return
+
+    async def _is_due(self, task: Container, wanted: TaskAnnotations, until_s: float) -> bool:
+        """Wait until the task is ready, or its time is over; return whether to save it then.
+
+        Raises:
+            DeadlineExceeded: it was not ready in time, and is not to be saved then.
+        """
+        readiness = SandboxReadiness(self._tasks.sandbox_of(task), wanted.warm_when)
+        try:
+            async with asyncio.timeout_at(until_s):
+                if wanted.warm_when is None:
+                    await asyncio.sleep(wanted.warm_period or SETTLE_S)
+                await readiness.wait(wanted.warm_period or PERIOD_S)
+        except TimeoutError as error:
+            if wanted.warm_fallback is not WarmFallback.SAVE:
+                raise _late(wanted.warm_timeout or TIMEOUT_S, readiness.reason) from error
+        return task.state in LIVE and not is_settled(task)
+
+    async def _save_once(self, task: Container, named: NamedOrigin) -> None:
+        """Save the task under its name, unless another one was or is being saved."""
+        images = self._images(named.ref(task.ref.namespace))
+        made = await self._save(task, images, log_progress, besides=named.failed_image)
+        outcome = Outcome.SKIP if made is None else Outcome.SAVE
+        self._counters.count(images.ref, outcome)
+
+    async def save_own(self, task: Container) -> None:
+        """Save a task now under the name in its own annotation: the application requests it.
+
+        Raises:
+            CryoError: it was not saved.
+        """
+        named = task.record.named
+        if named is not None and named.warm and not is_settled(task):
+            await self._save_once(task, named)
+            _settle(task)
+
+    async def save(self, ref: TaskRef, name: str, report: Report) -> CheckpointResult:
+        """Save a task, with all that share its sandbox, under a name; replace what has the name.
+
+        Raises:
+            Busy: another one is being saved under the name.
+            CryoError: it was not saved; the task runs as before.
+        """
+        task = self._tasks.root_of(self._tasks.get(ref))
+        group = await asyncio.to_thread(lambda: pod.kubernetes_namespace(task.files.spec))
+        images = self._images(
+            ImageRef(namespace=ref.namespace, name=name, kubernetes_namespace=group)
+        )
+        made = await self._save(task, images, report)
+        if made is None:
+            message = f"another container is being saved as {name}"
+            raise Busy(message, remedy="try again when it is saved")
+        self._counters.count(images.ref, Outcome.SAVE)
+        return made
+
+    async def _save(
+        self, task: Container, images: NamedImages, report: Report, *, besides: str | None = None
+    ) -> CheckpointResult | None:
+        """Save a task under the lock of its fingerprint; None if that is left to another.
+
+        With `besides` nothing is saved where there is an image that can be read, and that is
+        another one than this.
+        """
+        fingerprint = await self._fingerprint(task)
+        key = fingerprint.key
+        lock = await file_call(lambda: images.lock(key), doing=f"lock the image {images.ref}")
+        if lock is None:
+            return None
+        try:
+            if besides is not None and await _is_there(images, key, besides):
+                return None
+            path = await file_call(
+                lambda: images.new_image(fingerprint, utcnow()), doing=f"make {images.folder}"
+            )
+            options = CheckpointOptions(image_path=str(path))
+            made = await self._checkpoint(task.ref, options, report)
+            left = await file_call(
+                lambda: images.prune(path), doing=f"tidy {images.folder}", deadline_s=_REMOVE_S
+            )
+        finally:
+            os.close(lock)
+        for line in left:
+            _log.warning("an image of %s was not removed: %s", images.ref, line)
+        return made
+
+    def _images(self, ref: ImageRef) -> NamedImages:
+        return NamedImages(Path(self._config.paths.images), ref)
+
+    async def _fingerprint(self, task: Container) -> Fingerprint:
+        """Return the fingerprint that the task was created with; for older tasks, one of now."""
+        kept = await asyncio.to_thread(fingerprint_file.read, task.files.folder)
+        if kept is not None:
+            return kept
+        able, record = await self._owner.capabilities(), task.record
+        return await asyncio.to_thread(
+            lambda: fingerprint(
+                task.files.spec,
+                record.mounts,
+                self._config,
+                able,
+                gpu=record.gpu,
+                own_flags=record.own_flags,
+            )
+        )
+
+
+async def _is_there(images: NamedImages, key: str, besides: str) -> bool:
+    """Whether there is an image of a fingerprint that can be read, other than `besides`."""
+
+    def look() -> bool:
+        path = images.find(key)
+        if path is None or str(path) == besides:
+            return False
+        try:
+            read_manifest(path, strict=True)
+        except CryoError:
+            return False
+        return True
+
+    return await file_call(look, doing=f"look for the image {images.ref}")
+
+
+def is_settled(task: Container) -> bool:
+    """Whether no further save of a warm start is due: it was saved, or left to another."""
+    named = task.record.named
+    return named is None or named.settled
+
+
+def _settle(task: Container) -> None:
+    named = task.record.named
+    if named is not None and task.state in LIVE:
+        task.store.try_update(named=msgspec.structs.replace(named, settled=True))
+
+
+def _now_s() -> float:
+    return asyncio.get_running_loop().time()
+
+
+def _late(limit_s: float, reason: str) -> DeadlineExceeded:
+    why = f"it was not ready in {limit_s:g} s"
+    return DeadlineExceeded(
+        f"{why}: {reason}" if reason else why,
+        remedy="correct io.cryo.warm-when, or raise io.cryo.warm-timeout",
+    )

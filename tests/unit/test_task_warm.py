@@ -1,0 +1,348 @@
+"""Warm starts: when a container is saved, by whom of many, and what a failure leaves."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from shim.errors import Busy, InvalidArgument, Refused
+from shim.image import named_use
+from shim.image.named import Fingerprint, ImageRef, NamedImages
+from shim.model import CheckpointOptions, CheckpointResult, Report, TaskRef, utcnow
+from shim.state import TaskState
+from shim.task import warm
+from shim.task.container import Container
+from shim.task.readiness import NotReady
+from shim.transaction.builds import runsc_build
+from shim.transaction.hostfacts import read_host
+from tests.unit.fakes_tasks import Owner, owning
+from tests.unit.image_helpers import sealed
+from tests.unit.test_task_origin import NAME, annotate
+
+WAIT_S = 60
+WARM = {"io.cryo.warm": NAME, "io.cryo.warm-period": "0.01", "io.cryo.warm-timeout": "60"}
+REF = ImageRef(namespace="ns", name=NAME)
+
+
+class Saver:
+    """Makes complete images instead of checkpoints, or fails."""
+
+    def __init__(self, owner: Owner) -> None:
+        self.owner = owner
+        self.fails: list[BaseException] = []
+        self.saved: list[TaskRef] = []
+        self.gate: asyncio.Event | None = None
+        self.begun = asyncio.Event()
+
+    async def __call__(
+        self, ref: TaskRef, options: CheckpointOptions, report: Report
+    ) -> CheckpointResult:
+        """Make an image of a task, or fail."""
+        self.begun.set()
+        if self.gate is not None:
+            await self.gate.wait()
+        if self.fails:
+            raise self.fails.pop(0)
+        task, host = self.owner.tasks._task(ref), read_host()
+        made = sealed(
+            Path(options.image_path),
+            spec=task.files.spec.data,
+            bundle=task.record.bundle,
+            processes=(),
+            arch=host.arch,
+            cpu_features=host.cpu_features,
+            runsc=await runsc_build(task.runsc.capabilities),
+        )
+        self.saved.append(ref)
+        return CheckpointResult(
+            image_path=options.image_path, size_bytes=1, digest=made.digest, engine=""
+        )
+
+
+@pytest.fixture
+async def owner(tmp_path: Path) -> AsyncIterator[Owner]:
+    """Give an owner with no tasks."""
+    async with owning(tmp_path) as made:
+        yield made
+
+
+@pytest.fixture
+def saver(owner: Owner) -> Saver:
+    """Give what its warm starts save with."""
+    made = Saver(owner)
+    owner.tasks.warm._checkpoint = made
+    return made
+
+
+def images(owner: Owner) -> NamedImages:
+    """Return the images of the name."""
+    return NamedImages(Path(owner.config.paths.images), REF)
+
+
+def use(owner: Owner) -> named_use.NamedUse:
+    """Return the counters of the name."""
+    return named_use.read(images(owner).folder)
+
+
+async def background(owner: Owner) -> None:
+    """Wait until nothing goes on in the background that a start began."""
+
+    def busy() -> bool:
+        names = owner.tasks._owner.context().background.names
+        return any(name.startswith(("warm start", "count")) for name in names)
+
+    async with asyncio.timeout(WAIT_S):
+        while busy():  # noqa: ASYNC110 - the tasks are the owner's
+            await asyncio.sleep(0.005)
+
+
+async def start(owner: Owner, name: str = "a", **more: str) -> Container:
+    """Create and start a task with the annotations of a warm start."""
+    annotate(owner, WARM | more)
+    return await start_again(owner, name)
+
+
+async def start_again(owner: Owner, name: str) -> Container:
+    """Create and start a task from the bundle as it is."""
+    await owner.tasks.create(owner.request(name))
+    await owner.tasks.start(owner.ref(name))
+    return owner.tasks._task(owner.ref(name))
+
+
+async def end(owner: Owner, name: str = "a") -> None:
+    """Kill and delete a task."""
+    owner.kill_sandbox(owner.tasks._task(owner.ref(name)).record.pid)
+    await asyncio.wait_for(owner.tasks.wait(owner.ref(name)), WAIT_S)
+    await owner.tasks.delete(owner.ref(name))
+
+
+async def test_the_second_start_is_a_restore(owner: Owner, saver: Saver) -> None:
+    """The first is cold and is saved; the next one is restored from that, and not saved again."""
+    task = await start(owner)
+    await background(owner)
+
+    assert saver.saved == [owner.ref()]
+    assert task.record.named is not None
+    assert task.record.named.settled
+    (path,) = images(owner).of(task.record.named.fingerprint)
+    await end(owner)
+    again = await start(owner)
+    await background(owner)
+    assert again.record.image_path == str(path)
+    assert saver.saved == [owner.ref()]
+    found = use(owner)
+    assert (found.misses, found.saves, found.hits, found.refusals) == (1, 1, 1, 0)
+
+
+async def test_one_of_many_is_saved(owner: Owner, saver: Saver) -> None:
+    """Those that are ready while one is being saved, or after that, save nothing."""
+    saver.gate = asyncio.Event()
+    names = ("a", "b", "c", "d")
+    annotate(owner, WARM)
+    await asyncio.gather(*(start_again(owner, name) for name in names))
+    await asyncio.wait_for(saver.begun.wait(), WAIT_S)
+    async with asyncio.timeout(WAIT_S):
+        while use(owner).skips < len(names) - 1:  # noqa: ASYNC110 - in a file
+            await asyncio.sleep(0.005)
+    saver.gate.set()
+    await background(owner)
+
+    assert len(saver.saved) == 1
+    assert len(images(owner).keys()) == 1
+    late = await start(owner, "e")
+    assert late.record.image_path
+
+
+@pytest.mark.parametrize("damage", ("pages.img", "cryo.json"))
+async def test_a_damaged_image_is_replaced(owner: Owner, saver: Saver, damage: str) -> None:
+    """The start is cold, and its image takes the place of the damaged one."""
+    key = (await start(owner)).record.named.fingerprint  # type: ignore[union-attr]
+    await background(owner)
+    (old,) = images(owner).of(key)
+    (old / damage).write_bytes(b"damaged")
+    await end(owner)
+
+    task = await start(owner)
+    await background(owner)
+
+    assert task.record.image_path == ""
+    assert len(saver.saved) == 2
+    (new,) = images(owner).of(key)
+    assert new != old
+    assert not old.exists()
+    assert (use(owner).refusals, use(owner).reasons[0].outcome) == (1, "refusals")
+
+
+async def test_a_check_is_waited_for(
+    owner: Owner, saver: Saver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing is saved before the check succeeds; the next owner waits on."""
+    answers: list[bool] = []
+    ready = False
+
+    async def first(*_: object) -> None:
+        answers.append(ready)
+        if not ready:
+            message = "not yet"
+            raise NotReady(message)
+
+    monkeypatch.setattr("shim.task.sandbox_readiness._first", first)
+    await start(owner, **{"io.cryo.warm-when": "tcp://:80"})
+    async with asyncio.timeout(WAIT_S):
+        while len(answers) < 3:  # noqa: ASYNC110 - the check is asked again and again
+            await asyncio.sleep(0.005)
+    assert saver.saved == []
+
+    await owner.again()
+    owner.tasks.warm._checkpoint = saver
+    ready = True
+    await background(owner)
+
+    assert saver.saved == [owner.ref()]
+    assert answers[-1]
+
+
+@pytest.mark.parametrize("fallback", ("never", "save"))
+async def test_it_is_not_ready_in_time(
+    owner: Owner, saver: Saver, monkeypatch: pytest.MonkeyPatch, fallback: str
+) -> None:
+    """It is not saved, and a warning has the last reason; or it is saved all the same."""
+
+    async def first(*_: object) -> None:
+        message = "nothing listens on port 80"
+        raise NotReady(message)
+
+    monkeypatch.setattr("shim.task.sandbox_readiness._first", first)
+    more = {"io.cryo.warm-when": "tcp://:80", "io.cryo.warm-timeout": "0.2"}
+    task = await start(owner, **more, **{"io.cryo.warm-fallback": fallback})
+    await background(owner)
+
+    assert task.state is TaskState.RUNNING
+    warned = "not saved as the image llama: it was not ready in 0.2 s: nothing listens on port 80"
+    assert (task.warnings.text, len(saver.saved)) == {"never": (warned, 0), "save": ("", 1)}[
+        fallback
+    ]
+    assert (use(owner).failures, use(owner).saves) == {"never": (1, 0), "save": (0, 1)}[fallback]
+
+
+async def test_a_save_that_fails(owner: Owner, saver: Saver) -> None:
+    """The container runs on, a warning has the reason, and the next start is cold and saved."""
+    saver.fails = [InvalidArgument("the image is too large")]
+
+    task = await start(owner)
+    await background(owner)
+
+    assert task.state is TaskState.RUNNING
+    assert task.warnings.text == "not saved as the image llama: the image is too large"
+    assert owner.topics.count("/cryo/warning") == 1
+    assert use(owner).failures == 1
+    await end(owner)
+    await start(owner)
+    await background(owner)
+    assert saver.saved == [owner.ref()]
+
+
+async def test_a_busy_container_is_tried_again(
+    owner: Owner, saver: Saver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another operation, or a session that cannot be saved now, delays the save."""
+    monkeypatch.setattr(warm, "_RETRY_S", 0.01)
+    saver.fails = [Busy("a checkpoint is under way"), Refused("an exec runs")]
+
+    task = await start(owner)
+    await background(owner)
+
+    assert saver.saved == [owner.ref()]
+    assert task.warnings.text == ""
+
+
+async def test_a_container_that_has_exited(
+    owner: Owner, saver: Saver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The wait for it ends, without a save or a warning."""
+
+    async def first(*_: object) -> None:
+        message = "not yet"
+        raise NotReady(message)
+
+    monkeypatch.setattr("shim.task.sandbox_readiness._first", first)
+    task = await start(owner, **{"io.cryo.warm-when": "tcp://:80"})
+    owner.kill_sandbox(task.record.pid)
+    await background(owner)
+
+    assert (saver.saved, task.warnings.text) == ([], "")
+
+
+async def test_a_check_with_a_mistake(owner: Owner) -> None:
+    """It is reported at Create."""
+    annotate(owner, WARM | {"io.cryo.warm-when": "https://:443/"})
+
+    with pytest.raises(InvalidArgument, match="not a check of readiness"):
+        await owner.tasks.create(owner.request())
+
+
+async def test_old_fingerprints_go(owner: Owner, saver: Saver) -> None:
+    """Of the templates that had the name, a few of the newest are kept."""
+    for number in range(6):
+        annotate(owner, WARM, process={"args": [f"/bin/{number}"], "cwd": "/"})
+        await owner.tasks.create(owner.request())
+        await owner.tasks.start(owner.ref())
+        await background(owner)
+        await end(owner)
+
+    assert len(saver.saved) == 6
+    assert len(images(owner).keys()) == 4
+
+
+async def test_an_operator_saves(owner: Owner, saver: Saver) -> None:
+    """A task without annotations is saved under a name, which a container can then be made from."""
+    await owner.running()
+
+    await owner.tasks.warm.save(owner.ref(), NAME, lambda _: None)
+
+    await end(owner)
+    annotate(owner, {"io.cryo.restore": NAME})
+    await owner.tasks.create(owner.request())
+    assert owner.tasks._task(owner.ref()).record.image_path
+
+
+async def test_an_operator_meets_a_save(owner: Owner, saver: Saver) -> None:
+    """A name is saved by one at a time; the second caller gets that as an error."""
+    await owner.running()
+    saver.gate = asyncio.Event()
+    first = asyncio.create_task(owner.tasks.warm.save(owner.ref(), NAME, lambda _: None))
+    await asyncio.wait_for(saver.begun.wait(), WAIT_S)
+
+    with pytest.raises(Busy, match="being saved as llama"):
+        await owner.tasks.warm.save(owner.ref(), NAME, lambda _: None)
+    saver.gate.set()
+    await first
+
+
+async def test_the_application_requests_it(owner: Owner, saver: Saver) -> None:
+    """With `self` it is saved when it asks, once, and the wait ends."""
+    task = await start(owner, **{"io.cryo.warm-when": "self"})
+    assert saver.saved == []
+
+    await owner.tasks.warm.save_own(task)
+    await owner.tasks.warm.save_own(task)
+    await background(owner)
+
+    assert saver.saved == [owner.ref()]
+
+
+def test_names_are_dropped(owner: Owner) -> None:
+    """Images, locks and counters of a name go; a task's own images below the folder stay."""
+    named = images(owner)
+    mine = Fingerprint(parts={"a": 1})
+    sealed(named.new_image(mine, utcnow()))
+    named_use.count(named.folder, named_use.Outcome.HIT)
+    beside = named.folder / "20261129T000000.000000Z"
+    sealed(beside)
+
+    assert named.drop() == 1
+
+    assert list(named.folder.iterdir()) == [beside]
