@@ -57,6 +57,7 @@ class TaskAnnotations(Value, forbid_unknown_fields=True, rename="kebab"):
     verify: Verify | None = None
     background: bool | None = None
     park: bool | None = None
+    instance: bool | None = None
     restore: ImageName | None = None
     restore_policy: RestorePolicy | None = None
     warm: ImageName | None = None
@@ -75,6 +76,11 @@ class TaskAnnotations(Value, forbid_unknown_fields=True, rename="kebab"):
         if self.restore is not None and self.warm is not None:
             message = "restore and warm cannot both be set"
             raise ValueError(message)
+
+    @property
+    def wants_instance(self) -> bool:
+        """Whether the container has the mounts of io.cryo.instance."""
+        return bool(self.instance)
 
     @property
     def image_name(self) -> str | None:

@@ -57,6 +57,7 @@ async def _start_cold(task: Container, named: NamedOrigin, error: CryoError) -> 
     failed = task.record.image_path
     named = msgspec.structs.replace(named, reason=str(error), failed_image=failed, fell_back=True)
     task.store.update(image_path="", image_digest="", named=named)
+    task.files.instance.write(task.files.spec, restored=False)
     async with task.machine.locked():
         await task.init.create()
     return await task.start()

@@ -20,6 +20,7 @@ from shim.oci.pod import SANDBOX_ID
 from shim.runsc import overlay
 from shim.runsc.argv import runsc_id
 from shim.task import rootfs
+from shim.task.instance import Instance
 from shim.task.record_store import RecordStore
 
 
@@ -32,6 +33,7 @@ class ContainerFiles:
         self.bundle = folder / "bundle"
         self.log = folder / "runsc.log"
         self.pid_file = folder / "init.pid"
+        self.instance = Instance(folder)
         self._config = config
         self._store = store
         self._new_cgroups: list[Path] = []
@@ -50,8 +52,9 @@ class ContainerFiles:
         return document.load(self.bundle, restoring=True)
 
     async def prepare(self, spec: Spec) -> None:
-        """Write the spec and mount the rootfs."""
+        """Write the spec and the files of the instance, and mount the rootfs."""
         self._write_specs(spec)
+        self.instance.write(spec, restored=bool(self._store.record.image_path))
         scratch = self._config.paths.scratch
         if overlay.folder(self._store.record.overlay2) == scratch:
             files.private_dir(Path(scratch))

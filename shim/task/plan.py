@@ -19,6 +19,7 @@ from shim.oci.gpu import gpu_request
 from shim.oci.restorable import fitted, restorable
 from shim.runsc import host_network, overlay, settings
 from shim.runsc.host_network import NETWORK
+from shim.task.instance import with_instance
 from shim.task.pod_volumes import TaskFolder, with_volumes
 
 # Remedies for a bundle that does not match an image: of a restore, and of a create.
@@ -99,6 +100,7 @@ def plan(
     was = _spec_of(saved) if saved else None
     if source is None or source.own_bundle:  # the spec of an image has what it was saved with
         spec = with_volumes(spec, config.pods, request.ref, task_folder, was)
+    spec = with_instance(spec, task_folder(request.ref))
     gpu = gpu_request(spec, config.cuda.from_environment)
     ready = prepare(
         spec,

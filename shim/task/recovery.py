@@ -176,6 +176,9 @@ async def _undone(sandbox: Sandbox, entry: Entry) -> str:
     """Undo a checkpoint or park; return what was done."""
     root = sandbox.root
     alive = root.init.is_sandbox_alive
+    if entry.operation is Operation.CHECKPOINT:
+        for one in sandbox.containers:
+            one.files.instance.set_result("error the checkpoint was interrupted")
     if entry.operation is Operation.PARK:
         if alive:
             await sandbox.recover_parking(log_progress)

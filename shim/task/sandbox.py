@@ -53,15 +53,21 @@ class Sandbox:
             before = [one.state for one in containers]
             for one in containers:
                 one.machine.move(TaskState.CHECKPOINTING)
+            _set_result(containers, "")
             try:
                 filled = fill_checkpoint_options(options, read_annotations(target.spec))
                 result = await Checkpoint(target, filled, report).run()
             except CryoError as error:
+                _set_result(containers, f"error {error}")
                 self._keep_damage(error)
+                raise
+            except BaseException:  # killed, or the caller has left
+                _set_result(containers, "error the checkpoint was cancelled")
                 raise
             finally:
                 for one, state in zip(containers, before, strict=True):
                     one.machine.leave_checkpoint(state)
+            _set_result(containers, "resume")
             root.warnings.clear()
         for one in containers:
             one.context.publish_event("/tasks/checkpointed", one.ref, checkpoint=result.image_path)
@@ -152,6 +158,12 @@ class Sandbox:
             for one in containers:
                 one.machine.require(*allowed, verb=verb)
             yield containers
+
+
+def _set_result(containers: Sequence[Container], text: str) -> None:
+    """Say in each container how its checkpoint ended; empty while it is under way."""
+    for one in containers:
+        one.files.instance.set_result(text)
 
 
 def _check_names(target: CheckpointTarget) -> None:
