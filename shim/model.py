@@ -126,13 +126,17 @@ class Pids(Value):
 
 
 class CreateRequest(Value):
-    """The request of Create; if `checkpoint` is set, Start restores that image."""
+    """The request of Create; if `checkpoint` is set, Start restores that image.
+
+    `annotations` are added to those of the bundle.
+    """
 
     ref: TaskRef
     bundle: str
     rootfs: tuple[Mount, ...] = ()
     stdio: Stdio = Stdio()
     checkpoint: str = ""
+    annotations: dict[str, str] = {}
 
 
 class EngineName(enum.StrEnum):
@@ -178,13 +182,6 @@ class RestorePolicy(enum.StrEnum):
 
     ALWAYS = "always"
     IF_POSSIBLE = "if-possible"
-
-
-class WarmFallback(enum.StrEnum):
-    """What a warm start does with a container that was not ready in time: no save, or save it."""
-
-    NEVER = "never"
-    SAVE = "save"
 
 
 class Verify(enum.StrEnum):

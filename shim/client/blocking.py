@@ -10,6 +10,7 @@ from typing import Any
 
 from shim import model
 from shim.client.transport import Transport
+from shim.image.name_view import NameView
 from shim.model import (
     CheckpointOptions,
     CheckpointResult,
@@ -39,14 +40,22 @@ class Client(Transport):
         rootfs: Sequence[Mount] = (),
         stdio: Stdio = Stdio(),
         checkpoint: str = "",
+        annotations: Mapping[str, str] | None = None,
     ) -> int:
         """Create a task from a bundle; with `checkpoint`, `start` restores that image.
+
+        `annotations` are added to those of the bundle's config.json.
 
         Returns the pid of the sandbox on the host, 0 before a restore.
         """
         return self._call(
             task_operations.create(
-                self._ref(task), bundle, rootfs=rootfs, stdio=stdio, checkpoint=checkpoint
+                self._ref(task),
+                bundle,
+                rootfs=rootfs,
+                stdio=stdio,
+                checkpoint=checkpoint,
+                annotations=annotations,
             )
         )
 
@@ -156,6 +165,39 @@ class Client(Transport):
     def remove(self, image_path: str) -> None:
         """Delete an image below the sidecar's image directory."""
         self._call(cryo_operations.remove(image_path))
+
+    def names(self, namespace: str = "") -> list[NameView]:
+        """List the names of images in a namespace; the default is the client's namespace."""
+        return self._call(cryo_operations.names(namespace or self.namespace))
+
+    def show_name(
+        self, name: str, namespace: str = "", *, kubernetes_namespace: str | None = None
+    ) -> NameView:
+        """Describe a name: its images, what their fingerprints were computed from, and its use."""
+        return self._call(
+            cryo_operations.show_name(
+                name, namespace or self.namespace, kubernetes_namespace=kubernetes_namespace
+            )
+        )
+
+    def drop_name(
+        self, name: str, namespace: str = "", *, kubernetes_namespace: str | None = None
+    ) -> int:
+        """Delete the images and the counters of a name; return how many images there were."""
+        return self._call(
+            cryo_operations.drop_name(
+                name, namespace or self.namespace, kubernetes_namespace=kubernetes_namespace
+            )
+        )
+
+    def save_name(
+        self, task: str | TaskRef, name: str, on_progress: Report | None = None
+    ) -> CheckpointResult:
+        """Save a task under a name, for restores of containers of its kind; it runs on.
+
+        If interrupted (Ctrl-C, an error in `on_progress`), it rolls back before it returns.
+        """
+        return self._stream(cryo_operations.save_name(self._ref(task), name), on_progress)
 
     def info(self) -> dict[str, str]:
         """Describe the host: runsc, engines, driver, tool and versions."""

@@ -17,18 +17,19 @@ from typing import Any
 
 import msgspec
 
-from shim.errors import CryoError, InvalidArgument, NotFound, PermissionDenied
+from shim.errors import CryoError, InvalidArgument, PermissionDenied
 from shim.host import files, trusted
 from shim.host.oserror import typed
 from shim.image import manifest as manifests
 from shim.image import store
+from shim.image.named_use import USE
 from shim.model import Value, check_id
 from shim.oci import canonical
 
 PARTS = "fingerprint.json"
 _MAX_PARTS_BYTES = 8 << 20
 _KEY = re.compile(r"[0-9a-f]{32}")
-# A name has as many fingerprints as there are kinds of hosts and templates in use; see `keys`.
+# A name has a fingerprint for each kind of host and template in use.
 _MAX_KEYS = 64
 _KEPT_KEYS = 4
 _LOCK = ".lock"
@@ -69,6 +70,15 @@ class ImageRef(Value):
         return images.joinpath(self.namespace, *inner, self.name)
 
 
+def is_name_folder(folder: Path) -> bool:
+    """Whether a folder has images of a name, or counters; a task of that name has neither."""
+    try:
+        names = os.listdir(folder)  # noqa: PTH208 - names only
+    except OSError:
+        return False
+    return any(name == USE or _KEY.fullmatch(name) for name in names)
+
+
 class NamedImages:
     """The images of one name. Every method may block."""
 
@@ -92,7 +102,7 @@ class NamedImages:
         found = [folder / name for name in self._names(folder)]
         return [path for path in found if os.path.lexists(path / manifests.NAME)]
 
-    def keys(self) -> list[str]:
+    def fingerprints(self) -> list[str]:
         """List the fingerprints of which there are images, newest first."""
         keys = [name for name in self._names(self.folder) if _KEY.fullmatch(name)][:_MAX_KEYS]
         newest = {key: path.name for key in keys if (path := self.find(key)) is not None}
@@ -142,7 +152,7 @@ class NamedImages:
         Returns what could not be removed, one line each.
         """
         stale = [path for path in self.of(keep.parent.name) if path.name < keep.name]
-        for key in self.keys()[_KEPT_KEYS:]:
+        for key in self.fingerprints()[_KEPT_KEYS:]:
             stale += self.of(key)
         return [line for path in stale if (line := self._remove(path))]
 
@@ -150,15 +160,11 @@ class NamedImages:
         """Remove everything that has this name; return how many images that were.
 
         Raises:
-            NotFound: nothing has.
             CryoError: something could not be removed.
         """
         self._check(self.folder)
-        if not self.folder.is_dir():
-            message = f"there is no image named {self.ref}"
-            raise NotFound(message, remedy="'cryo warm ls' lists the names")
         number = 0
-        for key in self.keys():
+        for key in self.fingerprints():
             for path in self.of(key):
                 store.remove(str(path), self._images)
                 number += 1

@@ -165,9 +165,9 @@ def begin(path: Path) -> Staging:
 
 def list_images(images: Path) -> list[ImageView]:
     """List the images below the configured folder, newest first; a damaged one has no digest."""
-    views = [_view(path) for path in _folders(images) if not _is_staging(path)]
-    found = [view for view in views if view is not None]
-    return sorted(found, key=lambda view: view.created_at, reverse=True)
+    views = [view(path) for path in _folders(images) if not _is_staging(path)]
+    found = [one for one in views if one is not None]
+    return sorted(found, key=lambda one: one.created_at, reverse=True)
 
 
 def stale_stagings(images: Path) -> list[Path]:
@@ -324,8 +324,11 @@ def _locked(path: Path) -> bool:
     return False
 
 
-def _view(path: Path) -> ImageView | None:
-    """Describe an image, also a damaged one, so that one image cannot break the list."""
+def view(path: Path) -> ImageView | None:
+    """Describe an image, also a damaged one, so that one image cannot break a list.
+
+    None if it was removed meanwhile.
+    """
     try:
         manifest = read_manifest(path)
     except NotFound:

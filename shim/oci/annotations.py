@@ -6,6 +6,7 @@ fields for most of them.
 
 from __future__ import annotations
 
+import enum
 from typing import Annotated
 
 import msgspec
@@ -22,7 +23,6 @@ from shim.model import (
     RestorePolicy,
     Value,
     Verify,
-    WarmFallback,
 )
 from shim.oci import app_hooks
 from shim.oci.app_hooks import read_app_hooks
@@ -31,6 +31,7 @@ from shim.oci.document import Spec
 PREFIX = "io.cryo."
 RESTORE = f"{PREFIX}restore"
 WARM = f"{PREFIX}warm"
+WARM_WHEN = f"{PREFIX}warm-when"
 # The name of an image: a single, visible path component.
 ImageName = Annotated[
     str, msgspec.Meta(pattern=r"^[A-Za-z0-9](?:[A-Za-z0-9_.-]{0,61}[A-Za-z0-9])?\Z")
@@ -40,6 +41,13 @@ _NAME = "[a-z0-9][-a-z0-9]{0,62}"
 VolumeNames = Annotated[
     str, msgspec.Meta(pattern=rf"^ *{_NAME}( *, *{_NAME})* *$", max_length=4096)
 ]
+
+
+class WarmFallback(enum.StrEnum):
+    """What a warm start does with a container that was not ready in time: no save, or save it."""
+
+    NEVER = "never"
+    SAVE = "save"
 
 
 class TaskAnnotations(Value, forbid_unknown_fields=True, rename="kebab"):

@@ -222,6 +222,14 @@ def parse(data: Any, bundle: Path, *, restoring: bool = False) -> Spec:
     return spec
 
 
+def annotated(spec: Spec, more: dict[str, str]) -> Spec:
+    """Return the spec with annotations added, or changed."""
+    annotations = spec.annotations | more
+    if annotations == spec.annotations:
+        return spec
+    return parse({**spec.data, "annotations": annotations}, spec.bundle, restoring=True)
+
+
 class _Annotated(Value):
     annotations: dict[str, str] | None = None
 

@@ -50,7 +50,7 @@ def kubernetes_namespace(spec: Spec) -> str | None:
 def joined(spec: Spec, name: str, sandbox_id: str) -> Spec:
     """Return the spec of a container that joins a sandbox under a name."""
     wanted = {CONTAINER_TYPE: _MEMBER, CONTAINER_NAME: name, SANDBOX_ID: sandbox_id}
-    return _annotated(spec, wanted)
+    return document.annotated(spec, wanted)
 
 
 def leading(spec: Spec, sandbox_id: str) -> Spec:
@@ -58,11 +58,6 @@ def leading(spec: Spec, sandbox_id: str) -> Spec:
 
     A container outside a pod has no such annotation, and gets none.
     """
-    return _annotated(spec, {SANDBOX_ID: sandbox_id} if SANDBOX_ID in spec.annotations else {})
-
-
-def _annotated(spec: Spec, wanted: dict[str, str]) -> Spec:
-    annotations = spec.annotations | wanted
-    if annotations == spec.annotations:
-        return spec
-    return document.parse({**spec.data, "annotations": annotations}, spec.bundle, restoring=True)
+    return document.annotated(
+        spec, {SANDBOX_ID: sandbox_id} if SANDBOX_ID in spec.annotations else {}
+    )

@@ -8,6 +8,7 @@ from uuid import uuid4
 
 from shim.api.cryo.v1 import cryo_pb2
 from shim.errors import Cancelled, CryoError
+from shim.image.name_view import NameView
 from shim.model import (
     CheckpointOptions,
     CheckpointResult,
@@ -19,7 +20,7 @@ from shim.model import (
     Verify,
     check_id,
 )
-from shim.service import cryo_messages, status
+from shim.service import cryo_messages, name_messages, status
 from shim.service.operation import ENDLESS, OWNER_S, Call, Incoming, Owner, Stream, Table
 from shim.service.running import RunningOperation
 
@@ -198,6 +199,84 @@ def remove(image_path: str) -> Call[None]:
     """Delete an image below the sidecar's image directory."""
     request = cryo_pb2.RemoveImageRequest(image_path=image_path)
     return RemoveImage.call(request, lambda _answer: None)
+
+
+@CRYO.add(cryo_pb2.ListNamesRequest, cryo_pb2.ListNamesResponse, Owner.SERVER)
+async def ListNames(
+    call: Incoming, request: cryo_pb2.ListNamesRequest
+) -> cryo_pb2.ListNamesResponse:
+    """List the names of images."""
+    views = await call.service.core.names.list(check_id("namespace", call.namespace))
+    return cryo_pb2.ListNamesResponse(names=[name_messages.to_name(view) for view in views])
+
+
+def names(namespace: str = "") -> Call[list[NameView]]:
+    """List the names of images in a namespace; the default is the client's namespace."""
+    return ListNames.call(
+        cryo_pb2.ListNamesRequest(namespace=namespace),
+        lambda answer: [name_messages.from_name(name) for name in answer.names],
+    )
+
+
+@CRYO.add(cryo_pb2.ShowNameRequest, cryo_pb2.ShowNameResponse, Owner.SERVER)
+async def ShowName(call: Incoming, request: cryo_pb2.ShowNameRequest) -> cryo_pb2.ShowNameResponse:
+    """Describe a name."""
+    view = await call.service.core.names.show(name_messages.ref_of(call.namespace, request))
+    return cryo_pb2.ShowNameResponse(name=name_messages.to_name(view))
+
+
+def show_name(
+    name: str, namespace: str = "", *, kubernetes_namespace: str | None = None
+) -> Call[NameView]:
+    """Describe a name: its images, what their fingerprints were computed from, and its use."""
+    request = cryo_pb2.ShowNameRequest(
+        namespace=namespace, name=name, kubernetes_namespace=kubernetes_namespace
+    )
+    return ShowName.call(request, lambda answer: name_messages.from_name(answer.name))
+
+
+@CRYO.add(cryo_pb2.DropNameRequest, cryo_pb2.DropNameResponse, Owner.SERVER, OWNER_S)
+async def DropName(call: Incoming, request: cryo_pb2.DropNameRequest) -> cryo_pb2.DropNameResponse:
+    """Delete the images of a name."""
+    number = await call.service.core.names.drop(name_messages.ref_of(call.namespace, request))
+    return cryo_pb2.DropNameResponse(images=number)
+
+
+def drop_name(
+    name: str, namespace: str = "", *, kubernetes_namespace: str | None = None
+) -> Call[int]:
+    """Delete the images and the counters of a name; return how many images there were."""
+    request = cryo_pb2.DropNameRequest(
+        namespace=namespace, name=name, kubernetes_namespace=kubernetes_namespace
+    )
+    return DropName.call(request, lambda answer: int(answer.images))
+
+
+@CRYO.add(
+    cryo_pb2.SaveNameRequest,
+    cryo_pb2.CheckpointUpdate,
+    timeout_s=ENDLESS,
+    streams=True,
+    in_shims=True,
+)
+async def SaveName(call: Incoming, request: cryo_pb2.SaveNameRequest) -> cryo_pb2.CheckpointUpdate:
+    """Save a task under a name."""
+    result = await call.service.core.warm.save(call.ref, request.name, call.report)
+    return cryo_pb2.CheckpointUpdate(result=cryo_messages.to_checkpoint_result(result))
+
+
+def save_name(ref: TaskRef, name: str) -> Stream[CheckpointResult]:
+    """Save a task under a name, for restores of containers of its kind; it runs on.
+
+    If interrupted (Ctrl-C, an error in `on_progress`), it rolls back before it returns.
+    """
+    token = uuid4().hex
+    return SaveName.stream(
+        cryo_pb2.SaveNameRequest(namespace=ref.namespace, id=ref.id, name=name, operation=token),
+        lambda update: cryo_messages.from_checkpoint_result(update.result),
+        f"save of task {ref}",
+        token,
+    )
 
 
 @CRYO.add(cryo_pb2.InfoRequest, cryo_pb2.InfoResponse, Owner.SERVER)

@@ -11,6 +11,7 @@ from google.protobuf.message import DecodeError
 from shim.api.containerd.runc.v1 import options_pb2
 from shim.api.containerd.task.v3 import shim_pb2
 from shim.api.containerd.types import mount_pb2, task_pb2
+from shim.api.cryo.v1 import cryo_pb2
 from shim.errors import InvalidArgument
 from shim.model import (
     CheckpointOptions,
@@ -73,6 +74,7 @@ def to_create(request: CreateRequest) -> shim_pb2.CreateTaskRequest:
         stdout=stdio.stdout,
         stderr=stdio.stderr,
         checkpoint=request.checkpoint,
+        options=_to_options(request.annotations),
     )
 
 
@@ -84,7 +86,29 @@ def from_create(message: shim_pb2.CreateTaskRequest, ref: TaskRef) -> CreateRequ
         rootfs=tuple(from_mount(mount) for mount in message.rootfs),
         stdio=from_streams(message),
         checkpoint=message.checkpoint,
+        annotations=_from_options(message.options),
     )
+
+
+def _to_options(annotations: dict[str, str]) -> AnyMessage | None:
+    if not annotations:
+        return None
+    packed = AnyMessage()
+    packed.Pack(cryo_pb2.CreateOptions(annotations=annotations))
+    return packed
+
+
+def _from_options(options: AnyMessage) -> dict[str, str]:
+    """Decode our own options; those of containerd, which are for the shim's start, are not used."""
+    found = cryo_pb2.CreateOptions()
+    if not options.Is(found.DESCRIPTOR):
+        return {}
+    try:
+        options.Unpack(found)
+    except DecodeError as error:
+        message = "the options of the Create are garbled"
+        raise InvalidArgument(message) from error
+    return dict(found.annotations)
 
 
 def to_state(view: ProcessView) -> shim_pb2.StateResponse:

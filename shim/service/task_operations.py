@@ -49,13 +49,21 @@ def create(
     rootfs: Sequence[Mount] = (),
     stdio: Stdio = Stdio(),
     checkpoint: str = "",
+    annotations: Mapping[str, str] | None = None,
 ) -> Call[int]:
     """Create a task from a bundle; with `checkpoint`, `start` restores that image.
+
+    `annotations` are added to those of the bundle's config.json.
 
     Returns the pid of the sandbox on the host, 0 before a restore.
     """
     plain = CreateRequest(
-        ref=ref, bundle=bundle, rootfs=tuple(rootfs), stdio=stdio, checkpoint=checkpoint
+        ref=ref,
+        bundle=bundle,
+        rootfs=tuple(rootfs),
+        stdio=stdio,
+        checkpoint=checkpoint,
+        annotations=dict(annotations or {}),
     )
     return Create.call(task_messages.to_create(plain), lambda answer: answer.pid, ref.namespace)
 

@@ -219,7 +219,7 @@ def cold_because(name: str, error: CryoError) -> str:
 
 
 def _is_named(request: CreateRequest) -> bool:
-    found = document.read_annotations(Path(request.bundle))
+    found = document.read_annotations(Path(request.bundle)) | request.annotations
     return RESTORE in found or WARM in found
 
 
@@ -239,7 +239,7 @@ def _find(images: NamedImages, mine: Fingerprint) -> Path:
     found = images.find(mine.key)
     if found is not None:
         return found
-    keys = images.keys()
+    keys = images.fingerprints()
     if not keys:
         message = f"there is no image named {images.ref} in {images.folder.parent}"
         raise NotFound(message, remedy=f"save one: cryo warm save {images.ref} TASK")

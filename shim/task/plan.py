@@ -196,7 +196,8 @@ def _spec_of(saved: Member) -> Spec:
 
 def _bundle_spec(request: CreateRequest) -> Spec:
     _check_absolute(request)
-    return document.load(Path(request.bundle), restoring=bool(request.checkpoint))
+    spec = document.load(Path(request.bundle), restoring=bool(request.checkpoint))
+    return document.annotated(spec, request.annotations)
 
 
 def _check_absolute(request: CreateRequest) -> None:

@@ -38,6 +38,7 @@ from shim.task.host_info import HostInfo
 from shim.task.image_service import ImageService
 from shim.task.kill import kill, kill_interrupted
 from shim.task.name_counters import NameCounters
+from shim.task.name_service import NameService
 from shim.task.origin import Origins
 from shim.task.owner import Owner
 from shim.task.pod_restores import PodRestores
@@ -79,6 +80,7 @@ class Tasks:
         )
         self.warm = WarmStarts(config, self._map, self._owner, counters, self.checkpoint)
         self.images = ImageService(config, self._image_store, self._owner.capabilities)
+        self.names = NameService(config)
         self.host_info = HostInfo(config, self._owner.capabilities)
 
     # -- life ----------------------------------------------------------------------------------

@@ -21,9 +21,9 @@ from shim.host.filecalls import file_call
 from shim.image.named import Fingerprint, ImageRef, NamedImages
 from shim.image.named_use import Outcome
 from shim.image.verify import read_manifest
-from shim.model import CheckpointOptions, CheckpointResult, Report, TaskRef, WarmFallback, utcnow
+from shim.model import CheckpointOptions, CheckpointResult, Report, TaskRef, utcnow
 from shim.oci import pod
-from shim.oci.annotations import TaskAnnotations, read_annotations
+from shim.oci.annotations import TaskAnnotations, WarmFallback, read_annotations
 from shim.task import fingerprint_file
 from shim.task.container import Container
 from shim.task.name_counters import NameCounters

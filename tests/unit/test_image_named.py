@@ -60,7 +60,7 @@ def test_the_newest_complete_image_is_found(images: NamedImages) -> None:
     assert images.find(ONE.key) == newer
     assert images.find(OTHER.key) is None
     sealed(images.new_image(OTHER, at(3)))
-    assert images.keys() == [OTHER.key, ONE.key]
+    assert images.fingerprints() == [OTHER.key, ONE.key]
     assert {view.path for view in store.list_images(images.folder.parents[1])} == {
         str(older),
         str(newer),

@@ -151,7 +151,7 @@ async def test_one_of_many_is_saved(owner: Owner, saver: Saver) -> None:
     await background(owner)
 
     assert len(saver.saved) == 1
-    assert len(images(owner).keys()) == 1
+    assert len(images(owner).fingerprints()) == 1
     late = await start(owner, "e")
     assert late.record.image_path
 
@@ -294,7 +294,7 @@ async def test_old_fingerprints_go(owner: Owner, saver: Saver) -> None:
         await end(owner)
 
     assert len(saver.saved) == 6
-    assert len(images(owner).keys()) == 4
+    assert len(images(owner).fingerprints()) == 4
 
 
 async def test_an_operator_saves(owner: Owner, saver: Saver) -> None:

@@ -10,6 +10,9 @@ from datetime import UTC, datetime
 from typing import Any, cast
 
 from shim.errors import AlreadyExists, CryoError, IllegalState, NotFound
+from shim.image.name_view import NamedImageView, NameView
+from shim.image.named import ImageRef
+from shim.image.named_use import NamedUse, Outcome, Reason
 from shim.model import (
     CheckpointOptions,
     CheckpointResult,
@@ -72,6 +75,39 @@ IMAGE = ImageView(
 )
 
 
+NAME = NameView(
+    namespace="k8s.io",
+    name="llama",
+    kubernetes_namespace="team-a",
+    images=(
+        NamedImageView(
+            path="/images/k8s.io/team-a/llama/f/1",
+            fingerprint="f",
+            created_at=datetime(2026, 11, 29, tzinfo=UTC),
+            size_bytes=1 << 30,
+            digest="ab",
+            parts={"runsc": "release-1", "spec process.args": ["serve"]},
+        ),
+    ),
+    use=NamedUse(
+        hits=3,
+        misses=1,
+        refusals=2,
+        saves=1,
+        skips=4,
+        failures=5,
+        reasons=(
+            Reason(
+                outcome=Outcome.REFUSAL,
+                text="it differs",
+                count=2,
+                last=datetime(2026, 11, 29, 1, tzinfo=UTC),
+            ),
+        ),
+    ),
+)
+
+
 def as_tasks(core: FakeTasks) -> Tasks:
     """Pass a fake for the real tasks (test_operations.py compares their methods)."""
     return cast("Tasks", core)
@@ -104,6 +140,8 @@ class FakeTasks:
     def __init__(self) -> None:
         self.tasks: dict[TaskRef, FakeTask] = {}
         self.images = FakeImages(self)
+        self.names = FakeNames(self)
+        self.warm = FakeWarmStarts(self)
         self.host_info = FakeHostInfo(self)
         self.calls: list[tuple[Any, ...]] = []
         self.fail: BaseException | None = None
@@ -321,6 +359,37 @@ class FakeImages:
 
     async def remove(self, image_path: str) -> None:
         self._core.begin("remove", image_path)
+
+
+class FakeNames:
+    """One name of a pod's image."""
+
+    def __init__(self, core: FakeTasks) -> None:
+        self._core = core
+
+    async def list(self, namespace: str) -> list[NameView]:
+        self._core.begin("names", namespace)
+        return [NAME]
+
+    async def show(self, ref: ImageRef) -> NameView:
+        self._core.begin("show", ref)
+        return NAME
+
+    async def drop(self, ref: ImageRef) -> int:
+        self._core.begin("drop", ref)
+        return len(NAME.images)
+
+
+class FakeWarmStarts:
+    """Saves tasks under names."""
+
+    def __init__(self, core: FakeTasks) -> None:
+        self._core = core
+
+    async def save(self, ref: TaskRef, name: str, report: Report) -> CheckpointResult:
+        self._core.begin("save", ref, name)
+        await self._core.work(report)
+        return RESULT
 
 
 class FakeHostInfo:

@@ -23,6 +23,7 @@ from shim.entry.cli import exits
 from shim.entry.cli.app import cryo as cryo_command
 from shim.entry.cli.app import main
 from shim.errors import CryoError
+from shim.image.named import ImageRef
 from shim.model import (
     CheckpointOptions,
     Connections,
@@ -38,7 +39,7 @@ from shim.model import (
 from shim.simgpu.waiting import wait_until
 from tests.wire import fakes
 from tests.wire.conftest import Sidecar
-from tests.wire.fakes import MANIFEST, FakeTask, every_error, failing
+from tests.wire.fakes import MANIFEST, RESULT, FakeTask, every_error, failing
 
 A = TaskRef(namespace="default", id="a")
 Cryo = Callable[..., tuple[int, str, str]]
@@ -229,6 +230,41 @@ def test_checkpoints(cryo: Cryo, sidecar: Sidecar) -> None:
         ("remove", "/i"),
         ("remove", "/j"),
     ]
+
+
+def test_warm(cryo: Cryo, sidecar: Sidecar) -> None:
+    """Names are listed with their counters, shown with reasons and parts, saved and dropped."""
+    head, line = cryo("warm", "ls")[1].splitlines()
+    assert head.split()[:5] == ["NAME", "IMAGES", "SIZE", "HITS", "MISSES"]
+    assert line.split() == ["team-a/llama", "1", "1.0", "GiB", "3", "1", "2", "1", "5"]
+    shown = cryo("warm", "show", "-k", "team-a", "llama")[1]
+    assert "team-a/llama: 3 hits, 1 misses, 2 refusals, 1 saves, 4 skips, 5 failures" in shown
+    assert "refusals: 2 x, last 2026-11-29 01:00:00: it differs" in shown
+    assert 'spec process.args: ["serve"]' in shown
+    [view] = json.loads(cryo("--output", "json", "warm", "ls")[1])
+    assert view["use"]["reasons"][0]["text"] == "it differs"
+    assert cryo("warm", "save", "llama", "a")[:2] == (0, f"{RESULT.image_path}\n")
+    assert cryo("warm", "rm", "llama")[0] == 2
+    assert cryo("warm", "drop", "llama")[0] == 0
+    assert sidecar.core.calls[-2:] == [
+        ("save", A, "llama"),
+        ("drop", ImageRef(namespace="default", name="llama")),
+    ]
+
+
+def test_run_warm(cryo: Cryo, sidecar: Sidecar) -> None:
+    """Its options are annotations of the task, beside others; a check alone has no meaning."""
+    how = ("--warm", "llama", "--warm-when", "tcp://:80", "--annotation", "io.cryo.verify=full")
+
+    assert cryo("run", "-d", "--bundle", "/b", *how, "a")[0] == 0
+
+    created = next(call[1] for call in sidecar.core.calls if call[0] == "create")
+    assert created.annotations == {
+        "io.cryo.warm": "llama",
+        "io.cryo.warm-when": "tcp://:80",
+        "io.cryo.verify": "full",
+    }
+    assert cryo("run", "-d", "--bundle", "/b", "--warm-when", "self", "a")[0] == 2
 
 
 def test_info(cryo: Cryo) -> None:

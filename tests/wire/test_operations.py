@@ -25,8 +25,9 @@ from shim.service.ttrpc import Client as TtrpcClient
 from shim.service.ttrpc_edge import shim_services
 from shim.task.host_info import HostInfo
 from shim.task.image_service import ImageService
+from shim.task.name_service import NameService
 from shim.task.tasks import Tasks
-from tests.wire.fakes import FakeHostInfo, FakeImages, FakeTask, FakeTasks, as_tasks
+from tests.wire.fakes import FakeHostInfo, FakeImages, FakeNames, FakeTask, FakeTasks, as_tasks
 from tests.wire.helpers_ttrpc import serving
 from tests.wire.test_shims import recorded
 
@@ -49,7 +50,13 @@ def test_every_rpc_has_an_operation(table: Any, module: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    ("real", "fake"), ((Tasks, FakeTasks), (ImageService, FakeImages), (HostInfo, FakeHostInfo))
+    ("real", "fake"),
+    (
+        (Tasks, FakeTasks),
+        (ImageService, FakeImages),
+        (NameService, FakeNames),
+        (HostInfo, FakeHostInfo),
+    ),
 )
 def test_fakes_are_like_the_real_thing(real: type, fake: type) -> None:
     """What handlers call has the same parameters in the fakes of these tests."""

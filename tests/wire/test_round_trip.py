@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
+import pytest
+from google.protobuf.any_pb2 import Any as AnyMessage
+
+from shim.api.containerd.task.v3 import shim_pb2
 from shim.client import AsyncClient, Client
+from shim.errors import InvalidArgument
+from shim.image.named import ImageRef
 from shim.model import (
     CheckpointOptions,
     Connections,
@@ -19,9 +25,10 @@ from shim.model import (
     TaskRef,
     Verify,
 )
+from shim.service import task_messages
 from shim.state import TaskState
 from tests.wire.conftest import Sidecar
-from tests.wire.fakes import AT, IMAGE, MANIFEST, RESTORED, RESULT, UPDATES, FakeTasks
+from tests.wire.fakes import AT, IMAGE, MANIFEST, NAME, RESTORED, RESULT, UPDATES, FakeTasks
 
 A = TaskRef(namespace="default", id="a")
 STDIO = Stdio(stdin="/f/0", stdout="/f/1", stderr="/f/2", terminal=True)
@@ -194,6 +201,40 @@ async def test_images(client: AsyncClient, core: FakeTasks) -> None:
     assert (await client.info())["runsc"] == "release-1"
 
 
+async def test_names(client: AsyncClient, core: FakeTasks) -> None:
+    """Names are listed with all that belongs to them, shown, dropped, and given to tasks."""
+    ref = ImageRef(namespace="ns", name="llama", kubernetes_namespace="team-a")
+
+    assert await client.names("k8s.io") == [NAME]
+    assert await client.show_name("llama", "ns", kubernetes_namespace="team-a") == NAME
+    assert await client.drop_name("llama", "ns") == 1
+    assert await client.save_name("a", "llama") == RESULT
+
+    assert core.calls == [
+        ("names", "k8s.io"),
+        ("show", ref),
+        ("drop", ImageRef(namespace="ns", name="llama")),
+        ("save", A, "llama"),
+    ]
+    with pytest.raises(InvalidArgument, match="image name"):
+        await client.show_name("../other")
+
+
+async def test_annotations_of_a_create(client: AsyncClient, core: FakeTasks) -> None:
+    """They are added to those of the bundle; containerd's own options are something else."""
+    await client.create("a", "/b", annotations={"io.cryo.warm": "llama"})
+
+    assert core.calls == [
+        ("create", CreateRequest(ref=A, bundle="/b", annotations={"io.cryo.warm": "llama"}))
+    ]
+    theirs = AnyMessage(type_url="containerd.runc.v1.Options", value=b"\x08\x01")
+    foreign = shim_pb2.CreateTaskRequest(id="a", bundle="/b", options=theirs)
+    assert task_messages.from_create(foreign, A).annotations == {}
+    ours = AnyMessage(type_url="type.googleapis.com/cryo.v1.CreateOptions", value=b"\xff")
+    with pytest.raises(InvalidArgument, match="garbled"):
+        task_messages.from_create(shim_pb2.CreateTaskRequest(id="a", options=ours), A)
+
+
 def test_the_blocking_client_does_the_same(blocking: Client, sidecar: Sidecar) -> None:
     """Every method of the blocking client makes the call that its name says."""
     updates: list[Progress] = []
@@ -214,13 +255,17 @@ def test_the_blocking_client_does_the_same(blocking: Client, sidecar: Sidecar) -
     assert blocking.verify("/i") == MANIFEST
     assert blocking.inspect("/i") == MANIFEST
     assert blocking.images() == [IMAGE]
+    assert blocking.names() == [NAME]
+    assert blocking.show_name("llama") == NAME
+    assert blocking.drop_name("llama") == 1
+    assert blocking.save_name("a", "llama", updates.append) == RESULT
     blocking.remove("/i")
     assert blocking.info()["engines"] == "builtin, phased"
     blocking.kill("a", 15)
     assert blocking.wait("a").status == 143
     assert blocking.delete("a").state is TaskState.DELETED
 
-    assert tuple(updates) == UPDATES + UPDATES
+    assert tuple(updates) == UPDATES * 3
     assert {call[0] for call in sidecar.core.calls} >= {"exec", "pause", "resume", "update"}
 
 

@@ -11,7 +11,7 @@ from click.core import ParameterSource
 
 from shim import __version__
 from shim.config import DEFAULT_ADDRESS
-from shim.entry.cli import checkpoint, exits, host, images, processes, run, tasks
+from shim.entry.cli import checkpoint, exits, host, images, processes, run, tasks, warm
 from shim.entry.cli.groups import Group, Root
 from shim.entry.cli.settings import Settings
 from shim.errors import CryoError
@@ -60,10 +60,17 @@ def checkpoints_group() -> None:
     """Manage images (checkpoints on disk)."""
 
 
+@cryo.group("warm", cls=Group)
+def warm_group() -> None:
+    """Manage images with names, from which containers are started warm."""
+
+
 for _command in (*tasks.COMMANDS, *processes.COMMANDS, *checkpoint.COMMANDS):
     tasks_group.add_command(_command)
 for _command in images.COMMANDS:
     checkpoints_group.add_command(_command)
+for _command in warm.COMMANDS:
+    warm_group.add_command(_command)
 for _command in (*run.COMMANDS, *host.COMMANDS):
     cryo.add_command(_command)
 

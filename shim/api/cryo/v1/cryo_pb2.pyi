@@ -235,6 +235,42 @@ TASK_STATE_STOPPED: TaskState.ValueType  # 6
 TASK_STATE_DELETED: TaskState.ValueType  # 7
 Global___TaskState: _TypeAlias = TaskState  # noqa: Y015
 
+class _NameOutcome:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _NameOutcomeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_NameOutcome.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    NAME_OUTCOME_UNSPECIFIED: _NameOutcome.ValueType  # 0
+    NAME_OUTCOME_HIT: _NameOutcome.ValueType  # 1
+    """Restored."""
+    NAME_OUTCOME_MISS: _NameOutcome.ValueType  # 2
+    """There was no image."""
+    NAME_OUTCOME_REFUSAL: _NameOutcome.ValueType  # 3
+    """There was one, and it did not fit or could not be loaded."""
+    NAME_OUTCOME_SAVE: _NameOutcome.ValueType  # 4
+    NAME_OUTCOME_SKIP: _NameOutcome.ValueType  # 5
+    """The save was left to another container."""
+    NAME_OUTCOME_FAILURE: _NameOutcome.ValueType  # 6
+    """It was not saved."""
+
+class NameOutcome(_NameOutcome, metaclass=_NameOutcomeEnumTypeWrapper):
+    """What became of a start by name, or of saving it."""
+
+NAME_OUTCOME_UNSPECIFIED: NameOutcome.ValueType  # 0
+NAME_OUTCOME_HIT: NameOutcome.ValueType  # 1
+"""Restored."""
+NAME_OUTCOME_MISS: NameOutcome.ValueType  # 2
+"""There was no image."""
+NAME_OUTCOME_REFUSAL: NameOutcome.ValueType  # 3
+"""There was one, and it did not fit or could not be loaded."""
+NAME_OUTCOME_SAVE: NameOutcome.ValueType  # 4
+NAME_OUTCOME_SKIP: NameOutcome.ValueType  # 5
+"""The save was left to another container."""
+NAME_OUTCOME_FAILURE: NameOutcome.ValueType  # 6
+"""It was not saved."""
+Global___NameOutcome: _TypeAlias = NameOutcome  # noqa: Y015
+
 @_typing.final
 class ErrorInfo(_message.Message):
     """What a failed call says beside its status: enough to make the same error again."""
@@ -450,6 +486,50 @@ class TaskInfo(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___TaskInfo: _TypeAlias = TaskInfo  # noqa: Y015
+
+@_typing.final
+class CreateOptions(_message.Message):
+    """What a Create of our own clients has in containerd's `options`."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    @_typing.final
+    class AnnotationsEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.str
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.str = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    ANNOTATIONS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def annotations(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
+        """Added to those of the bundle's config.json."""
+
+    def __init__(
+        self,
+        *,
+        annotations: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["annotations", b"annotations"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CreateOptions: _TypeAlias = CreateOptions  # noqa: Y015
 
 @_typing.final
 class ListTasksRequest(_message.Message):
@@ -1236,6 +1316,301 @@ class RemoveImageResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___RemoveImageResponse: _TypeAlias = RemoveImageResponse  # noqa: Y015
+
+@_typing.final
+class NameReason(_message.Message):
+    """Why, how often, and when last."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    OUTCOME_FIELD_NUMBER: _builtins.int
+    TEXT_FIELD_NUMBER: _builtins.int
+    COUNT_FIELD_NUMBER: _builtins.int
+    LAST_FIELD_NUMBER: _builtins.int
+    outcome: Global___NameOutcome.ValueType
+    text: _builtins.str
+    count: _builtins.int
+    @_builtins.property
+    def last(self) -> _timestamp_pb2.Timestamp: ...
+    def __init__(
+        self,
+        *,
+        outcome: Global___NameOutcome.ValueType = ...,
+        text: _builtins.str = ...,
+        count: _builtins.int = ...,
+        last: _timestamp_pb2.Timestamp | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["last", b"last"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["count", b"count", "last", b"last", "outcome", b"outcome", "text", b"text"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___NameReason: _TypeAlias = NameReason  # noqa: Y015
+
+@_typing.final
+class NamedImage(_message.Message):
+    """An image that has a name."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PATH_FIELD_NUMBER: _builtins.int
+    FINGERPRINT_FIELD_NUMBER: _builtins.int
+    CREATED_AT_FIELD_NUMBER: _builtins.int
+    SIZE_BYTES_FIELD_NUMBER: _builtins.int
+    DIGEST_FIELD_NUMBER: _builtins.int
+    PARTS_JSON_FIELD_NUMBER: _builtins.int
+    path: _builtins.str
+    fingerprint: _builtins.str
+    size_bytes: _builtins.int
+    digest: _builtins.str
+    """Of the manifest; empty if it is damaged."""
+    parts_json: _builtins.str
+    """What the fingerprint was computed from, as JSON; only in ShowName."""
+    @_builtins.property
+    def created_at(self) -> _timestamp_pb2.Timestamp: ...
+    def __init__(
+        self,
+        *,
+        path: _builtins.str = ...,
+        fingerprint: _builtins.str = ...,
+        created_at: _timestamp_pb2.Timestamp | None = ...,
+        size_bytes: _builtins.int = ...,
+        digest: _builtins.str = ...,
+        parts_json: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["created_at", b"created_at"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["created_at", b"created_at", "digest", b"digest", "fingerprint", b"fingerprint", "parts_json", b"parts_json", "path", b"path", "size_bytes", b"size_bytes"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___NamedImage: _TypeAlias = NamedImage  # noqa: Y015
+
+@_typing.final
+class NameInfo(_message.Message):
+    """A name, its images from the newest, and how often each outcome was."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAMESPACE_FIELD_NUMBER: _builtins.int
+    NAME_FIELD_NUMBER: _builtins.int
+    KUBERNETES_NAMESPACE_FIELD_NUMBER: _builtins.int
+    IMAGES_FIELD_NUMBER: _builtins.int
+    HITS_FIELD_NUMBER: _builtins.int
+    MISSES_FIELD_NUMBER: _builtins.int
+    REFUSALS_FIELD_NUMBER: _builtins.int
+    SAVES_FIELD_NUMBER: _builtins.int
+    SKIPS_FIELD_NUMBER: _builtins.int
+    FAILURES_FIELD_NUMBER: _builtins.int
+    REASONS_FIELD_NUMBER: _builtins.int
+    namespace: _builtins.str
+    name: _builtins.str
+    kubernetes_namespace: _builtins.str
+    """Absent outside Kubernetes."""
+    hits: _builtins.int
+    misses: _builtins.int
+    refusals: _builtins.int
+    saves: _builtins.int
+    skips: _builtins.int
+    failures: _builtins.int
+    @_builtins.property
+    def images(self) -> _containers.RepeatedCompositeFieldContainer[Global___NamedImage]: ...
+    @_builtins.property
+    def reasons(self) -> _containers.RepeatedCompositeFieldContainer[Global___NameReason]:
+        """The newest first."""
+
+    def __init__(
+        self,
+        *,
+        namespace: _builtins.str = ...,
+        name: _builtins.str = ...,
+        kubernetes_namespace: _builtins.str | None = ...,
+        images: _abc.Iterable[Global___NamedImage] | None = ...,
+        hits: _builtins.int = ...,
+        misses: _builtins.int = ...,
+        refusals: _builtins.int = ...,
+        saves: _builtins.int = ...,
+        skips: _builtins.int = ...,
+        failures: _builtins.int = ...,
+        reasons: _abc.Iterable[Global___NameReason] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_kubernetes_namespace", b"_kubernetes_namespace", "kubernetes_namespace", b"kubernetes_namespace"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_kubernetes_namespace", b"_kubernetes_namespace", "failures", b"failures", "hits", b"hits", "images", b"images", "kubernetes_namespace", b"kubernetes_namespace", "misses", b"misses", "name", b"name", "namespace", b"namespace", "reasons", b"reasons", "refusals", b"refusals", "saves", b"saves", "skips", b"skips"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__kubernetes_namespace: _TypeAlias = _typing.Literal["kubernetes_namespace"]  # noqa: Y015
+    _WhichOneofArgType__kubernetes_namespace: _TypeAlias = _typing.Literal["_kubernetes_namespace", b"_kubernetes_namespace"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__kubernetes_namespace) -> _WhichOneofReturnType__kubernetes_namespace | None: ...
+
+Global___NameInfo: _TypeAlias = NameInfo  # noqa: Y015
+
+@_typing.final
+class ListNamesRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAMESPACE_FIELD_NUMBER: _builtins.int
+    namespace: _builtins.str
+    """Empty is "default"."""
+    def __init__(
+        self,
+        *,
+        namespace: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["namespace", b"namespace"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListNamesRequest: _TypeAlias = ListNamesRequest  # noqa: Y015
+
+@_typing.final
+class ListNamesResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAMES_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def names(self) -> _containers.RepeatedCompositeFieldContainer[Global___NameInfo]: ...
+    def __init__(
+        self,
+        *,
+        names: _abc.Iterable[Global___NameInfo] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["names", b"names"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListNamesResponse: _TypeAlias = ListNamesResponse  # noqa: Y015
+
+@_typing.final
+class ShowNameRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAMESPACE_FIELD_NUMBER: _builtins.int
+    NAME_FIELD_NUMBER: _builtins.int
+    KUBERNETES_NAMESPACE_FIELD_NUMBER: _builtins.int
+    namespace: _builtins.str
+    """Empty is "default"."""
+    name: _builtins.str
+    kubernetes_namespace: _builtins.str
+    def __init__(
+        self,
+        *,
+        namespace: _builtins.str = ...,
+        name: _builtins.str = ...,
+        kubernetes_namespace: _builtins.str | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_kubernetes_namespace", b"_kubernetes_namespace", "kubernetes_namespace", b"kubernetes_namespace"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_kubernetes_namespace", b"_kubernetes_namespace", "kubernetes_namespace", b"kubernetes_namespace", "name", b"name", "namespace", b"namespace"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__kubernetes_namespace: _TypeAlias = _typing.Literal["kubernetes_namespace"]  # noqa: Y015
+    _WhichOneofArgType__kubernetes_namespace: _TypeAlias = _typing.Literal["_kubernetes_namespace", b"_kubernetes_namespace"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__kubernetes_namespace) -> _WhichOneofReturnType__kubernetes_namespace | None: ...
+
+Global___ShowNameRequest: _TypeAlias = ShowNameRequest  # noqa: Y015
+
+@_typing.final
+class ShowNameResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def name(self) -> Global___NameInfo: ...
+    def __init__(
+        self,
+        *,
+        name: Global___NameInfo | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["name", b"name"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ShowNameResponse: _TypeAlias = ShowNameResponse  # noqa: Y015
+
+@_typing.final
+class DropNameRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAMESPACE_FIELD_NUMBER: _builtins.int
+    NAME_FIELD_NUMBER: _builtins.int
+    KUBERNETES_NAMESPACE_FIELD_NUMBER: _builtins.int
+    namespace: _builtins.str
+    """Empty is "default"."""
+    name: _builtins.str
+    kubernetes_namespace: _builtins.str
+    def __init__(
+        self,
+        *,
+        namespace: _builtins.str = ...,
+        name: _builtins.str = ...,
+        kubernetes_namespace: _builtins.str | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_kubernetes_namespace", b"_kubernetes_namespace", "kubernetes_namespace", b"kubernetes_namespace"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_kubernetes_namespace", b"_kubernetes_namespace", "kubernetes_namespace", b"kubernetes_namespace", "name", b"name", "namespace", b"namespace"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__kubernetes_namespace: _TypeAlias = _typing.Literal["kubernetes_namespace"]  # noqa: Y015
+    _WhichOneofArgType__kubernetes_namespace: _TypeAlias = _typing.Literal["_kubernetes_namespace", b"_kubernetes_namespace"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__kubernetes_namespace) -> _WhichOneofReturnType__kubernetes_namespace | None: ...
+
+Global___DropNameRequest: _TypeAlias = DropNameRequest  # noqa: Y015
+
+@_typing.final
+class DropNameResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    IMAGES_FIELD_NUMBER: _builtins.int
+    images: _builtins.int
+    """How many were removed."""
+    def __init__(
+        self,
+        *,
+        images: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["images", b"images"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DropNameResponse: _TypeAlias = DropNameResponse  # noqa: Y015
+
+@_typing.final
+class SaveNameRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAMESPACE_FIELD_NUMBER: _builtins.int
+    ID_FIELD_NUMBER: _builtins.int
+    NAME_FIELD_NUMBER: _builtins.int
+    OPERATION_FIELD_NUMBER: _builtins.int
+    namespace: _builtins.str
+    """Empty is "default"."""
+    id: _builtins.str
+    """Of the task."""
+    name: _builtins.str
+    operation: _builtins.str
+    """A token of the caller's choice for Cancel; empty when it will not be needed."""
+    def __init__(
+        self,
+        *,
+        namespace: _builtins.str = ...,
+        id: _builtins.str = ...,
+        name: _builtins.str = ...,
+        operation: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["id", b"id", "name", b"name", "namespace", b"namespace", "operation", b"operation"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SaveNameRequest: _TypeAlias = SaveNameRequest  # noqa: Y015
 
 @_typing.final
 class InfoRequest(_message.Message):

@@ -78,6 +78,26 @@ class CryoStub:
                 request_serializer=shim_dot_api_dot_cryo_dot_v1_dot_cryo__pb2.RemoveImageRequest.SerializeToString,
                 response_deserializer=shim_dot_api_dot_cryo_dot_v1_dot_cryo__pb2.RemoveImageResponse.FromString,
                 _registered_method=True)
+        self.ListNames = channel.unary_unary(
+                '/cryo.v1.Cryo/ListNames',
+                request_serializer=shim_dot_api_dot_cryo_dot_v1_dot_cryo__pb2.ListNamesRequest.SerializeToString,
+                response_deserializer=shim_dot_api_dot_cryo_dot_v1_dot_cryo__pb2.ListNamesResponse.FromString,
+                _registered_method=True)
+        self.ShowName = channel.unary_unary(
+                '/cryo.v1.Cryo/ShowName',
+                request_serializer=shim_dot_api_dot_cryo_dot_v1_dot_cryo__pb2.ShowNameRequest.SerializeToString,
+                response_deserializer=shim_dot_api_dot_cryo_dot_v1_dot_cryo__pb2.ShowNameResponse.FromString,
+                _registered_method=True)
+        self.DropName = channel.unary_unary(
+                '/cryo.v1.Cryo/DropName',
+                request_serializer=shim_dot_api_dot_cryo_dot_v1_dot_cryo__pb2.DropNameRequest.SerializeToString,
+                response_deserializer=shim_dot_api_dot_cryo_dot_v1_dot_cryo__pb2.DropNameResponse.FromString,
+                _registered_method=True)
+        self.SaveName = channel.unary_stream(
+                '/cryo.v1.Cryo/SaveName',
+                request_serializer=shim_dot_api_dot_cryo_dot_v1_dot_cryo__pb2.SaveNameRequest.SerializeToString,
+                response_deserializer=shim_dot_api_dot_cryo_dot_v1_dot_cryo__pb2.CheckpointUpdate.FromString,
+                _registered_method=True)
         self.Info = channel.unary_unary(
                 '/cryo.v1.Cryo/Info',
                 request_serializer=shim_dot_api_dot_cryo_dot_v1_dot_cryo__pb2.InfoRequest.SerializeToString,
@@ -153,6 +173,34 @@ class CryoServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ListNames(self, request, context):
+        """Lists the names of images in a namespace, with their images and their use.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ShowName(self, request, context):
+        """Returns a name, with what the fingerprints of its images were computed from.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def DropName(self, request, context):
+        """Deletes the images and the counters of a name.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def SaveName(self, request, context):
+        """Saves a task, with all that share its sandbox, under a name; it runs on. As Checkpoint.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def Info(self, request, context):
         """Describes the host: runsc, engines, driver, tool, versions.
         """
@@ -202,6 +250,26 @@ def add_CryoServicer_to_server(servicer, server):
                     servicer.RemoveImage,
                     request_deserializer=shim_dot_api_dot_cryo_dot_v1_dot_cryo__pb2.RemoveImageRequest.FromString,
                     response_serializer=shim_dot_api_dot_cryo_dot_v1_dot_cryo__pb2.RemoveImageResponse.SerializeToString,
+            ),
+            'ListNames': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListNames,
+                    request_deserializer=shim_dot_api_dot_cryo_dot_v1_dot_cryo__pb2.ListNamesRequest.FromString,
+                    response_serializer=shim_dot_api_dot_cryo_dot_v1_dot_cryo__pb2.ListNamesResponse.SerializeToString,
+            ),
+            'ShowName': grpc.unary_unary_rpc_method_handler(
+                    servicer.ShowName,
+                    request_deserializer=shim_dot_api_dot_cryo_dot_v1_dot_cryo__pb2.ShowNameRequest.FromString,
+                    response_serializer=shim_dot_api_dot_cryo_dot_v1_dot_cryo__pb2.ShowNameResponse.SerializeToString,
+            ),
+            'DropName': grpc.unary_unary_rpc_method_handler(
+                    servicer.DropName,
+                    request_deserializer=shim_dot_api_dot_cryo_dot_v1_dot_cryo__pb2.DropNameRequest.FromString,
+                    response_serializer=shim_dot_api_dot_cryo_dot_v1_dot_cryo__pb2.DropNameResponse.SerializeToString,
+            ),
+            'SaveName': grpc.unary_stream_rpc_method_handler(
+                    servicer.SaveName,
+                    request_deserializer=shim_dot_api_dot_cryo_dot_v1_dot_cryo__pb2.SaveNameRequest.FromString,
+                    response_serializer=shim_dot_api_dot_cryo_dot_v1_dot_cryo__pb2.CheckpointUpdate.SerializeToString,
             ),
             'Info': grpc.unary_unary_rpc_method_handler(
                     servicer.Info,
@@ -429,6 +497,114 @@ class Cryo:
             '/cryo.v1.Cryo/RemoveImage',
             shim_dot_api_dot_cryo_dot_v1_dot_cryo__pb2.RemoveImageRequest.SerializeToString,
             shim_dot_api_dot_cryo_dot_v1_dot_cryo__pb2.RemoveImageResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListNames(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/cryo.v1.Cryo/ListNames',
+            shim_dot_api_dot_cryo_dot_v1_dot_cryo__pb2.ListNamesRequest.SerializeToString,
+            shim_dot_api_dot_cryo_dot_v1_dot_cryo__pb2.ListNamesResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ShowName(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/cryo.v1.Cryo/ShowName',
+            shim_dot_api_dot_cryo_dot_v1_dot_cryo__pb2.ShowNameRequest.SerializeToString,
+            shim_dot_api_dot_cryo_dot_v1_dot_cryo__pb2.ShowNameResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DropName(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/cryo.v1.Cryo/DropName',
+            shim_dot_api_dot_cryo_dot_v1_dot_cryo__pb2.DropNameRequest.SerializeToString,
+            shim_dot_api_dot_cryo_dot_v1_dot_cryo__pb2.DropNameResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def SaveName(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/cryo.v1.Cryo/SaveName',
+            shim_dot_api_dot_cryo_dot_v1_dot_cryo__pb2.SaveNameRequest.SerializeToString,
+            shim_dot_api_dot_cryo_dot_v1_dot_cryo__pb2.CheckpointUpdate.FromString,
             options,
             channel_credentials,
             insecure,

@@ -61,6 +61,14 @@ class CryoStub:
     """Reads an image against its seal and against this host."""
     RemoveImage: _grpc.UnaryUnaryMultiCallable[_cryo_pb2.RemoveImageRequest, _cryo_pb2.RemoveImageResponse]
     """Deletes an image below the configured folder."""
+    ListNames: _grpc.UnaryUnaryMultiCallable[_cryo_pb2.ListNamesRequest, _cryo_pb2.ListNamesResponse]
+    """Lists the names of images in a namespace, with their images and their use."""
+    ShowName: _grpc.UnaryUnaryMultiCallable[_cryo_pb2.ShowNameRequest, _cryo_pb2.ShowNameResponse]
+    """Returns a name, with what the fingerprints of its images were computed from."""
+    DropName: _grpc.UnaryUnaryMultiCallable[_cryo_pb2.DropNameRequest, _cryo_pb2.DropNameResponse]
+    """Deletes the images and the counters of a name."""
+    SaveName: _grpc.UnaryStreamMultiCallable[_cryo_pb2.SaveNameRequest, _cryo_pb2.CheckpointUpdate]
+    """Saves a task, with all that share its sandbox, under a name; it runs on. As Checkpoint."""
     Info: _grpc.UnaryUnaryMultiCallable[_cryo_pb2.InfoRequest, _cryo_pb2.InfoResponse]
     """Describes the host: runsc, engines, driver, tool, versions."""
 
@@ -97,6 +105,14 @@ class CryoAsyncStub(CryoStub):
     """Reads an image against its seal and against this host."""
     RemoveImage: _aio.UnaryUnaryMultiCallable[_cryo_pb2.RemoveImageRequest, _cryo_pb2.RemoveImageResponse]  # type: ignore[assignment]
     """Deletes an image below the configured folder."""
+    ListNames: _aio.UnaryUnaryMultiCallable[_cryo_pb2.ListNamesRequest, _cryo_pb2.ListNamesResponse]  # type: ignore[assignment]
+    """Lists the names of images in a namespace, with their images and their use."""
+    ShowName: _aio.UnaryUnaryMultiCallable[_cryo_pb2.ShowNameRequest, _cryo_pb2.ShowNameResponse]  # type: ignore[assignment]
+    """Returns a name, with what the fingerprints of its images were computed from."""
+    DropName: _aio.UnaryUnaryMultiCallable[_cryo_pb2.DropNameRequest, _cryo_pb2.DropNameResponse]  # type: ignore[assignment]
+    """Deletes the images and the counters of a name."""
+    SaveName: _aio.UnaryStreamMultiCallable[_cryo_pb2.SaveNameRequest, _cryo_pb2.CheckpointUpdate]  # type: ignore[assignment]
+    """Saves a task, with all that share its sandbox, under a name; it runs on. As Checkpoint."""
     Info: _aio.UnaryUnaryMultiCallable[_cryo_pb2.InfoRequest, _cryo_pb2.InfoResponse]  # type: ignore[assignment]
     """Describes the host: runsc, engines, driver, tool, versions."""
 
@@ -178,6 +194,38 @@ class CryoServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_cryo_pb2.RemoveImageResponse, _abc.Awaitable[_cryo_pb2.RemoveImageResponse]]:
         """Deletes an image below the configured folder."""
+
+    @_abc_1.abstractmethod
+    def ListNames(
+        self,
+        request: _cryo_pb2.ListNamesRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_cryo_pb2.ListNamesResponse, _abc.Awaitable[_cryo_pb2.ListNamesResponse]]:
+        """Lists the names of images in a namespace, with their images and their use."""
+
+    @_abc_1.abstractmethod
+    def ShowName(
+        self,
+        request: _cryo_pb2.ShowNameRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_cryo_pb2.ShowNameResponse, _abc.Awaitable[_cryo_pb2.ShowNameResponse]]:
+        """Returns a name, with what the fingerprints of its images were computed from."""
+
+    @_abc_1.abstractmethod
+    def DropName(
+        self,
+        request: _cryo_pb2.DropNameRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_cryo_pb2.DropNameResponse, _abc.Awaitable[_cryo_pb2.DropNameResponse]]:
+        """Deletes the images and the counters of a name."""
+
+    @_abc_1.abstractmethod
+    def SaveName(
+        self,
+        request: _cryo_pb2.SaveNameRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_cryo_pb2.CheckpointUpdate], _abc.AsyncIterator[_cryo_pb2.CheckpointUpdate]]:
+        """Saves a task, with all that share its sandbox, under a name; it runs on. As Checkpoint."""
 
     @_abc_1.abstractmethod
     def Info(
