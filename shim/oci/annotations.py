@@ -25,13 +25,10 @@ from shim.model import (
     Verify,
 )
 from shim.oci import app_hooks
+from shim.oci.annotation_names import PREFIX
 from shim.oci.app_hooks import read_app_hooks
 from shim.oci.document import Spec
 
-PREFIX = "io.cryo."
-RESTORE = f"{PREFIX}restore"
-WARM = f"{PREFIX}warm"
-WARM_WHEN = f"{PREFIX}warm-when"
 # The name of an image: a single, visible path component.
 ImageName = Annotated[
     str, msgspec.Meta(pattern=r"^[A-Za-z0-9](?:[A-Za-z0-9_.-]{0,61}[A-Za-z0-9])?\Z")

@@ -20,7 +20,8 @@ from shim.image.named import Fingerprint, NamedImages
 from shim.image.named_use import Outcome
 from shim.model import CreateRequest, RestorePolicy, TaskRef, Value
 from shim.oci import document, pod
-from shim.oci.annotations import RESTORE, WARM, read_annotations
+from shim.oci.annotation_names import RESTORE, WARM
+from shim.oci.annotations import read_annotations
 from shim.oci.document import Spec
 from shim.runsc.container_flags import ContainerFlags
 from shim.task import readiness

@@ -36,6 +36,7 @@ EXPECTED = {
     "PermissionDenied": "PERMISSION_DENIED",
     "Unimplemented": "UNIMPLEMENTED",
     "Unavailable": "UNAVAILABLE",
+    "HookFailed": "FAILED_PRECONDITION",
     "RunscError": "INTERNAL",
     "CudaError": "INTERNAL",
 }

@@ -11,7 +11,7 @@ from shim.entry.cli.params import ANNOTATION, PATH
 from shim.entry.cli.settings import Settings, pass_settings
 from shim.errors import CryoError
 from shim.model import Stdio
-from shim.oci.annotations import WARM, WARM_WHEN
+from shim.oci.annotation_names import WARM, WARM_WHEN
 
 
 @click.command("run")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from typing import TYPE_CHECKING
 
 import click
 
@@ -11,7 +12,9 @@ from shim.entry.cli.progress import Renderer
 from shim.entry.cli.settings import Settings, pass_settings
 from shim.entry.cli.table import size, table
 from shim.host.text import printable
-from shim.image.name_view import NamedImageView, NameView
+
+if TYPE_CHECKING:
+    from shim.image.name_view import NamedImageView, NameView
 
 _HEAD = ("NAME", "IMAGES", "SIZE", "HITS", "MISSES", "REFUSALS", "SAVES", "FAILURES")
 _TIME = "%Y-%m-%d %H:%M:%S"
