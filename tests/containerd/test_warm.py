@@ -1,0 +1,124 @@
+"""Warm starts through containerd: one annotation of ctr, and all later starts are restores."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from shim.simgpu.waiting import wait_until
+from tests.containerd.cryo import COUNT, RUNTIME, Cryo
+from tests.containerd.image import REFERENCE
+
+pytestmark = pytest.mark.usefixtures("nothing_left")
+WAIT_S = 90
+READY = "io.cryo.warm-when=file:/ready"
+
+
+def annotated(*annotations: str) -> tuple[str, ...]:
+    """Return the flags of ctr for annotations."""
+    pairs = ("io.cryo.warm-period=0.1", *annotations)
+    return tuple(word for pair in pairs for word in ("--annotation", pair))
+
+
+def images(cryo: Cryo, name: str) -> list[Path]:
+    """List the complete images of a name, oldest first."""
+    found = (cryo.folder / "images" / cryo.namespace / name).glob("*/[0-9]*/cryo.json")
+    return sorted((path.parent for path in found), key=lambda path: path.name)
+
+
+def use(cryo: Cryo, name: str) -> dict[str, Any]:
+    """Return the counters of a name."""
+    path = cryo.folder / "images" / cryo.namespace / name / ".use.json"
+    found: dict[str, Any] = json.loads(path.read_text("utf-8"))
+    return found
+
+
+def until_saved(cryo: Cryo, name: str, *besides: Path) -> Path:
+    """Wait for an image of a name; return it."""
+
+    def new() -> list[Path]:
+        return [path for path in images(cryo, name) if path not in besides]
+
+    wait_until(lambda: bool(new()), "the save", WAIT_S)
+    return new()[-1]
+
+
+@pytest.mark.every_combination
+def test_one_annotation(cryo: Cryo) -> None:
+    """Cold, saved when ready, and restored; with a damaged image the next start is cold again."""
+    name = cryo.fresh("llama")
+    flags = annotated(f"io.cryo.warm={name}", READY)
+    with cryo.container("sh", "-c", COUNT, flags=flags) as cold:
+        first = cryo.until_counts(cold)
+        assert images(cryo, name) == []
+        cryo.exec(cold, "touch", "/ready")
+        image = until_saved(cryo, name)
+        saved_at = cryo.until_counts(cold)
+        with (
+            cryo.container("sh", "-c", COUNT, flags=flags) as warm,
+            cryo.container("sh", "-c", COUNT, flags=annotated(f"io.cryo.restore={name}")) as only,
+        ):
+            assert cryo.exec(warm, "ls", "/ready").out == "/ready\n"
+            assert [cryo.until_counts(one) >= first for one in (warm, only)] == [True, True]
+        assert saved_at > 0
+    wait_until(lambda: use(cryo, name)["hits"] == 2, "the hits", WAIT_S)
+    assert (use(cryo, name)["misses"], use(cryo, name)["saves"]) == (1, 1)
+
+    (image / "pages.img").write_bytes(b"damaged")
+    with cryo.events() as events, cryo.container("sh", "-c", COUNT, flags=flags) as again:
+        assert cryo.exec(again, "ls", "/ready", check=False).status != 0
+        wait_until(lambda: bool(events.of("/tasks/start")), "the start", WAIT_S)
+        assert len(events.of("/tasks/start")) == 1
+        exits = [json.loads(event.body)["id"] for event in events.of("/tasks/exit")]
+        assert again not in exits
+        cryo.exec(again, "touch", "/ready")
+        until_saved(cryo, name, image)
+        wait_until(lambda: image not in images(cryo, name), "the damaged image", WAIT_S)
+    assert "pages.img" in use(cryo, name)["reasons"][0]["text"]
+
+
+def test_output_of_a_cold_start_after_a_failed_restore(cryo: Cryo) -> None:
+    """The streams of an attached client stay open between the restore and the cold start."""
+    name = cryo.fresh("echo")
+    script = "echo begun; while [ ! -e /end ]; do sleep 0.1; done; echo ended; exit 7"
+    warm = annotated(f"io.cryo.warm={name}", "io.cryo.warm-when=exec true")
+    with cryo.container("sh", "-c", script, flags=warm):
+        image = until_saved(cryo, name)
+    (image / "pages.img").write_bytes(b"damaged")
+    path = cryo.folder / "scratch" / cryo.fresh("out")
+    attached = cryo.fresh("attached")
+    flags = annotated(f"io.cryo.restore={name}", "io.cryo.restore-policy=if-possible")
+    with cryo.removing(attached):
+        pid = cryo.ctr_in_background(
+            "run",
+            "--runtime",
+            RUNTIME,
+            "--snapshotter",
+            "native",
+            *flags,
+            REFERENCE,
+            attached,
+            "sh",
+            "-c",
+            script,
+            output=path,
+        )
+        wait_until(lambda: path.exists() and "begun" in path.read_text("utf-8"), "output", WAIT_S)
+        cryo.exec(attached, "touch", "/end")
+        assert cryo.place.remote.wait(pid, WAIT_S) == 7
+    assert path.read_text("utf-8").split() == ["begun", "ended"]
+
+
+def test_a_name_that_nothing_has(cryo: Cryo) -> None:
+    """With `restore` the run fails, and names the command that would help."""
+    name = cryo.fresh("none")
+    box = cryo.fresh("box")
+    with cryo.removing(box):
+        ran = cryo.run(box, "true", flags=annotated(f"io.cryo.restore={name}"), check=False)
+
+    assert ran.status != 0
+    assert f"there is no image named {name}" in ran.err
+    assert f"cryo warm save {name} TASK" in ran.err
