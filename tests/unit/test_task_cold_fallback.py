@@ -5,11 +5,13 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from shim.errors import CryoError, IllegalState, ImageCorrupt, RunscError
-from shim.model import Stdio
+from shim.host import stdio
+from shim.model import Stdio, TaskRef
 from shim.state import TaskState
 from shim.task.container import Container
 from shim.transaction.journal import Journal
@@ -80,6 +82,24 @@ async def test_a_restore_that_fails_is_a_cold_start(
     assert (await asyncio.wait_for(waiting, WAIT_S)).status == 137
     await owner.tasks.delete(owner.ref())
     assert await owner.tasks.list("ns") == []
+
+
+async def test_the_streams_are_opened_once(owner: Owner, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A second logger would be started, and the reader of a fifo would see its end, otherwise."""
+    opened: list[TaskRef] = []
+    plain = stdio.open_streams
+
+    async def open_streams(given: Stdio, ref: TaskRef, supervisor: Any) -> Any:
+        opened.append(ref)
+        return await plain(given, ref, supervisor)
+
+    monkeypatch.setattr(stdio, "open_streams", open_streams)
+    await pinned(owner, POSSIBLE)
+    owner.supervisor.fails["restore"] = ["incompatible image"]
+
+    await owner.tasks.start(owner.ref())
+
+    assert opened == [owner.ref()]
 
 
 async def test_the_policy_always_is_no_cold_start(owner: Owner) -> None:
