@@ -49,53 +49,57 @@ class Creation:
         self._owner = owner
 
     async def create(self, request: CreateRequest, source: ImageSource | None = None) -> Container:
-        """Create a task from its bundle, or from an image, and publish it."""
-        return await self.create_from(Origin(request=request, source=source))
-
-    async def create_from(self, origin: Origin) -> Container:
-        """Create a task from what was decided, and publish it.
+        """Create a task from its bundle, or from an image, and publish it.
 
         Raises:
             AlreadyExists: its name is taken.
             CryoError: why it was not created.
         """
+        with self._tasks.creating(request.ref):
+            return await self.create_from(Origin(request=request, source=source))
+
+    async def create_from(self, origin: Origin) -> Container:
+        """Create a task from what was decided, and publish it; the caller has taken its name.
+
+        Raises:
+            CryoError: why it was not created.
+        """
         request, source = origin.request, origin.source
         context, ref = self._owner.context(), request.ref
-        with self._tasks.creating(ref):
-            planned = origin.plan
-            if planned is None:
-                planned = await asyncio.to_thread(
-                    plan, self._config, request, context.layout.task, source
-                )
-            warnings = (
-                *planned.warnings,
-                *filter(None, (origin.warning,)),
-                *await asyncio.to_thread(_provide, planned.data_folders),
+        planned = origin.plan
+        if planned is None:
+            planned = await asyncio.to_thread(
+                plan, self._config, request, context.layout.task, source
             )
-            record = TaskRecord(
-                ref=ref,
-                bundle=request.bundle,
-                stdio=request.stdio,
-                created_at=utcnow(),
-                rootfs=str(planned.spec.rootfs),
-                mounts=request.rootfs,
-                gpu=planned.gpu,
-                guest_tool=planned.guest_tool,
-                overlay2=planned.overlay2,
-                network=self._network(ref.namespace, planned),
-                notices=warnings,
-                image_path=request.checkpoint,
-                image_digest=source.manifest.digest if source else "",
-                from_image=source is not None and not source.own_bundle,
-                one_call=source is not None and source.one_call,
-                sandbox_id=planned.sandbox_id,
-                owner=self._owner.address,
-                exec_ran=False,
-                named=origin.named,
-                absent=origin.absent,
-            )
-            task = await self._create(context, record, planned, origin.fingerprint)
-            self._tasks.add(task)
+        warnings = (
+            *planned.warnings,
+            *filter(None, (origin.warning,)),
+            *await asyncio.to_thread(_provide, planned.data_folders),
+        )
+        record = TaskRecord(
+            ref=ref,
+            bundle=request.bundle,
+            stdio=request.stdio,
+            created_at=utcnow(),
+            rootfs=str(planned.spec.rootfs),
+            mounts=request.rootfs,
+            gpu=planned.gpu,
+            guest_tool=planned.guest_tool,
+            overlay2=planned.overlay2,
+            network=self._network(ref.namespace, planned),
+            notices=warnings,
+            image_path=request.checkpoint,
+            image_digest=source.manifest.digest if source else "",
+            from_image=source is not None and not source.own_bundle,
+            one_call=source is not None and source.one_call,
+            sandbox_id=planned.sandbox_id,
+            owner=self._owner.address,
+            exec_ran=False,
+            named=origin.named,
+            absent=origin.absent,
+        )
+        task = await self._create(context, record, planned, origin.fingerprint)
+        self._tasks.add(task)
         context.publish_event(
             "/tasks/create",
             ref,

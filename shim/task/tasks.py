@@ -159,7 +159,9 @@ class Tasks:
     async def create(self, request: CreateRequest) -> int:
         """Create a task from its bundle, or from an image, which Start restores."""
         try:
-            task = await self._pod_restores.create(await self._origins.decide(request))
+            # The name is taken first: a client must not get NotFound for a task that is coming.
+            with self._map.creating(request.ref):
+                task = await self._pod_restores.create(await self._origins.decide(request))
         except BaseException:  # containerd does not remove what it has unpacked for a Create
             if is_unpacked(request.bundle, request.checkpoint):
                 unpacked = Path(request.checkpoint)

@@ -13,11 +13,12 @@ import msgspec
 import pytest
 
 from shim.config import Timeouts
-from shim.errors import Busy, DeadlineExceeded, IllegalState, NotFound, RunscError
+from shim.errors import AlreadyExists, Busy, DeadlineExceeded, IllegalState, NotFound, RunscError
 from shim.host import mounts
-from shim.model import Mount, TaskRef
+from shim.model import CreateRequest, Mount, TaskRef
 from shim.state import TaskState, require
 from shim.task import rootfs
+from shim.task.origin import Origin
 from shim.task.recovery import Recovery
 from tests.unit.fakes_tasks import Owner, owning
 
@@ -68,6 +69,31 @@ async def test_questions_wait_for_a_create(owner: Owner, monkeypatch: pytest.Mon
     assert (await asked).state is TaskState.CREATED
     await owner.tasks.kill(owner.ref(), 9)
     assert (await asyncio.wait_for(waiting, WAIT_S)).status == 137
+
+
+async def test_questions_wait_for_the_choice_of_an_image(
+    owner: Owner, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The name is taken before it is decided what the task is made from, which may take long."""
+    plain, deciding, go_on = owner.tasks._origins.decide, asyncio.Event(), asyncio.Event()
+
+    async def decide(request: CreateRequest) -> Origin:
+        deciding.set()
+        await go_on.wait()
+        return await plain(request)
+
+    monkeypatch.setattr(owner.tasks._origins, "decide", decide)
+    making = asyncio.create_task(owner.tasks.create(owner.request()))
+    await asyncio.wait_for(deciding.wait(), WAIT_S)
+    asked = asyncio.create_task(owner.tasks.state(owner.ref()))
+    await asyncio.sleep(0)
+
+    assert not owner.tasks.empty
+    with pytest.raises(AlreadyExists):
+        await owner.tasks.create(owner.request())
+    go_on.set()
+    await making
+    assert (await asked).state is TaskState.CREATED
 
 
 async def test_a_create_that_fails_has_made_nothing(
@@ -175,6 +201,9 @@ async def test_a_restore_that_cannot_be_removed(
 
         def __init__(self, *_: object) -> None:
             """Take what a restore takes."""
+
+        def report_failure_to(self, *_: object) -> None:
+            """Have nothing to report."""
 
         async def attempt(self, work: Any) -> None:
             """Fail."""
