@@ -27,6 +27,8 @@ _SETS = (
 )
 # What may differ between the pods of one template.
 _OF_THE_NODE = (("process", "selinuxLabel"), ("process", "oomScoreAdj"), ("linux", "mountLabel"))
+# The fields, as `compare` names them, that a restore takes from the image.
+FITTED = ("ociVersion", *(".".join(path) for path in _OF_THE_NODE))
 _MAPS = (("linux", "timeOffsets"), ("linux", "netDevices"))
 
 

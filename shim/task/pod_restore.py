@@ -18,7 +18,7 @@ from pathlib import Path
 import msgspec
 
 from shim.config import Config
-from shim.errors import Cancelled, CryoError, InvalidArgument
+from shim.errors import Cancelled, CryoError, InvalidArgument, Unavailable
 from shim.host.background import BackgroundTasks
 from shim.host.exit_status import UNKNOWN_STATUS
 from shim.host.filecalls import file_call
@@ -61,6 +61,7 @@ class PendingPodRestore:
         self.report_failure_to = self._restore.report_failure_to
         self._lock = asyncio.Lock()
         self._timer: asyncio.Task[None] | None = None
+        self._watch: asyncio.Task[None] | None = None
 
     def _options(self, config: Config) -> RestoreOptions:
         root = self._root
@@ -98,7 +99,9 @@ class PendingPodRestore:
             for one in self._tasks:
                 one.machine.run()
         else:
+            task.init.settle()
             task.is_waiting = self.named is not None
+            self._watch_sandbox()
             self._set_timer()
 
     async def hold_back(self, task: Container) -> bool:
@@ -127,8 +130,21 @@ class PendingPodRestore:
 
     def _stop_timer(self) -> None:
         timer, self._timer = self._timer, None
-        if timer is not None and timer is not asyncio.current_task():
-            timer.cancel()
+        _cancel(timer)
+
+    def _watch_sandbox(self) -> None:
+        if self._watch is None:
+            name = f"end of the restore of {self._root.ref}"
+            self._watch = self._background.start(self._end_with_sandbox(), name=name)
+
+    async def _end_with_sandbox(self) -> None:
+        """End the containers that are held back, of which the sandbox has nothing yet."""
+        await self._root.init.process.ended.get()
+        message = f"sandbox {self._root.ref.id} exited before it was restored"
+        try:
+            await self._stop(Unavailable(message, remedy="create the pod again"))
+        except CryoError as error:  # not all of it could be removed: its deletion reports that
+            _log.warning("task %s: %s", self._root.ref, error)
 
     async def _join(self, task: Container, name: str) -> None:
         if task is self._root:
@@ -176,6 +192,7 @@ class PendingPodRestore:
     def detach(self) -> None:
         """Stop the timer: the owner exits, and the next one removes the waiting tasks."""
         self._stop_timer()
+        _cancel(self._watch)
 
     async def _expire(self) -> None:
         """Roll back at the deadline, unless a Start that is under way completes the restore."""
@@ -188,6 +205,7 @@ class PendingPodRestore:
     async def _close(self) -> None:
         """Release the tasks: none of them is being restored any more, whatever else fails."""
         self._stop_timer()
+        _cancel(self._watch)
         self._on_over()
         for task in self._tasks:
             task.is_waiting = False
@@ -212,3 +230,9 @@ class PendingPodRestore:
         """Keep the warnings with the root task: a Start has no stream of progress."""
         if progress.warning:
             self._root.warnings.add_notice(progress.message)
+
+
+def _cancel(task: asyncio.Task[None] | None) -> None:
+    """Cancel a background task, unless this is a step of it."""
+    if task is not None and task is not asyncio.current_task():
+        task.cancel()

@@ -13,7 +13,7 @@ from shim.config import Config
 from shim.errors import CryoError, FailedPrecondition
 from shim.host.filecalls import file_call
 from shim.image.images import Images
-from shim.model import CreateRequest, RestorePolicy, TaskRef
+from shim.model import CreateRequest, TaskRef
 from shim.oci import document, pod
 from shim.state import TaskState
 from shim.task.cold_pods import ColdPods
@@ -127,10 +127,15 @@ class PodRestores:
     async def _report_failure(
         self, root: Container, named: NamedOrigin, cause: BaseException
     ) -> None:
-        """Publish why a pod was not restored; where the policy allows it, it starts cold next."""
+        """Publish why a pod was not restored; where the policy allows it, it starts cold next.
+
+        A sandbox whose own Start fails is started cold in that call, and nothing is noted.
+        """
+        if named.falls_back and not root.init.is_watched:
+            return
         reason = str(cause) or "it was interrupted"
         root.warnings.add_notice(f"its pod was not restored from the image {named.name}: {reason}")
-        if named.policy is RestorePolicy.IF_POSSIBLE:
+        if named.falls_back:
             uid = root.files.spec.annotations.get(pod.SANDBOX_UID, "")
             notes = ColdPods(self._owner.context().layout.cold_pods)
             await file_call(lambda: notes.add(uid, reason), doing="note a pod that starts cold")

@@ -67,9 +67,10 @@ class NamedOrigin(Value):
     def falls_back(self) -> bool:
         """Whether a restore that fails in Start is followed by a cold start in the same call.
 
-        In a pod other containers may have been started by then, so its sandbox is made anew.
+        In a pod this is the Start of its sandbox. When it fails later, other containers have been
+        started, and the kubelet makes a new sandbox, which starts cold.
         """
-        return self.policy is RestorePolicy.IF_POSSIBLE and not self.in_pod
+        return self.policy is RestorePolicy.IF_POSSIBLE
 
     @property
     def in_pod(self) -> bool:

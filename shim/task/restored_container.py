@@ -38,7 +38,7 @@ class RestoredContainer:
     def _is_tentative(self) -> bool:
         """Whether a cold start follows if the restore fails."""
         named = self._container.record.named
-        return named is not None and named.falls_back
+        return named is not None and named.falls_back and not self._container.init.is_watched
 
     async def watch_restored(self) -> None:
         """Watch for the exit, now that the container runs."""

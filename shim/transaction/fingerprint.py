@@ -18,13 +18,12 @@ from shim.image.named import Fingerprint
 from shim.model import Mount
 from shim.oci import compare, pod
 from shim.oci.document import Spec
+from shim.oci.restorable import FITTED
 from shim.runsc import settings
 from shim.runsc.container_flags import ContainerFlags
 from shim.runsc.probe import UNVERSIONED, Capabilities
 from shim.transaction import hostfacts
 
-# A restore takes it from the image.
-_FITTED = "ociVersion"
 _LOWER = "lowerdir="
 
 
@@ -41,9 +40,11 @@ def fingerprint(
 
     `mounts` are those of its root filesystem, as containerd passes them.
     """
-    fields = compare.compared(spec)
-    del fields[_FITTED]
-    parts = {f"spec {name}": value for name, value in fields.items() if value not in (None, [])}
+    parts = {
+        f"spec {name}": value
+        for name, value in compare.compared(spec).items()
+        if value not in (None, []) and name not in FITTED
+    }
     parts["image"] = _image(spec, mounts)
     parts["runsc"] = _build(capabilities)
     parts |= {f"flag {name}": text for name, text in _flags(config, own_flags)}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -63,17 +64,20 @@ class Cluster:
         self.kubelet = kubelet
         self.beside = beside
         self.saved: dict[str, int] = {}
+        self.image = Path()
 
-    def pod(self, policy: str, attempt: int = 0) -> Pod:
-        """Run the sandbox of a pod that names the image."""
+    def pod(self, policy: str = "", *, again: Pod | None = None) -> Pod:
+        """Run a sandbox, of a new pod or the same one again; with a policy it names the image."""
+        named = {"io.cryo.restore": NAME, "io.cryo.restore-policy": policy}
+        name = again.config.metadata.name if again else self.node.fresh("pod")
         return self.kubelet.run_pod(
-            f"pod-{policy}",
+            name,
             self.node.folder / "scratch" / self.node.fresh("logs"),
             handler=HANDLER,
             cgroup=self.node.cgroup,
-            annotations={"io.cryo.restore": NAME, "io.cryo.restore-policy": policy},
+            annotations=named if policy else {},
             namespace=_NAMESPACE,
-            attempt=attempt,
+            attempt=1 if again else 0,
         )
 
     def record(self, pod: Pod) -> dict[str, object]:
@@ -94,8 +98,8 @@ class Cluster:
         assert isinstance(named, dict)
         folder = self.node.folder / "images/k8s.io" / _NAMESPACE / NAME / named["fingerprint"]
         folder.mkdir(parents=True, mode=0o700)
-        path = folder / f"{datetime.now(UTC):%Y%m%dT%H%M%S.%fZ}"
-        self.beside("tasks", "checkpoint", "--image-path", str(path), containers["one"])
+        self.image = folder / f"{datetime.now(UTC):%Y%m%dT%H%M%S.%fZ}"
+        self.beside("tasks", "checkpoint", "--image-path", str(self.image), containers["one"])
         self.kubelet.remove_pod(pod)
 
     def run_init(self, pod: Pod) -> None:
@@ -182,7 +186,7 @@ def test_a_container_that_differs_ends_the_attempt(cluster: Cluster, policy: str
     wait_until(lambda: kubelet.pod_state(pod) == "SANDBOX_NOTREADY", "its end", _UNTIL_S)
     kubelet.remove_pod(pod)
 
-    pod = cluster.pod(policy, attempt=1)
+    pod = cluster.pod(policy, again=pod)
 
     if policy == "always":
         assert cluster.record(pod)["image_path"]
@@ -191,6 +195,30 @@ def test_a_container_that_differs_ends_the_attempt(cluster: Cluster, policy: str
     cluster.run_init(pod)
     assert log_lines(pod, INIT) == ["prepared"]
     assert count(kubelet, kubelet.run(pod, OTHER)) > 0
+
+
+@contextlib.contextmanager
+def damaged(path: Path) -> Iterator[None]:
+    """Change one byte of a file for the duration of the context."""
+    good = path.read_bytes()
+    path.write_bytes(bytes([good[0] ^ 1]) + good[1:])
+    try:
+        yield
+    finally:
+        path.write_bytes(good)
+
+
+def test_a_damaged_image(cluster: Cluster) -> None:
+    """With `always` there is no sandbox; if possible, this one starts cold at once."""
+    kubelet = cluster.kubelet
+    with damaged(cluster.image / "pages.img"):
+        with pytest.raises(grpc.RpcError, match=r"pages\.img"):
+            cluster.pod("always")
+        pod = cluster.pod("if-possible")
+    assert "pages.img" in str(cluster.record(pod)["notices"])
+    cluster.run_init(pod)
+    assert log_lines(pod, INIT) == ["prepared"]
+    assert count(kubelet, kubelet.run(pod, ONE)) > 0
 
 
 def kill_sandbox(cluster: Cluster, pod: Pod) -> None:
@@ -229,7 +257,7 @@ def test_a_restore_that_is_cut_off_leaves_nothing(cluster: Cluster, end: str) ->
     wait_until(lambda: kubelet.pod_state(pod) == "SANDBOX_NOTREADY", "its end", _UNTIL_S)
     kubelet.remove_pod(pod)
 
-    pod = cluster.pod("always", attempt=1)
+    pod = cluster.pod("always", again=pod)
     one, two = kubelet.run(pod, ONE), kubelet.run(pod, TWO)
     assert count(kubelet, one) >= cluster.saved["one"]
     assert count(kubelet, two) >= cluster.saved["two"]
@@ -255,7 +283,7 @@ def test_containerd_dies_in_the_middle(cluster: Cluster) -> None:
 def test_a_terminal_of_a_container_is_refused_at_the_checkpoint(cluster: Cluster) -> None:
     """No restore could bring it back."""
     kubelet = cluster.kubelet
-    pod = cluster.pod("if-possible")
+    pod = cluster.pod()
     shell = kubelet.run(pod, Wanted("shell", REFERENCE, ["sleep", "1000"], tty=True))
 
     failed = cluster.beside("tasks", "checkpoint", shell, check=False)

@@ -11,7 +11,7 @@ import msgspec
 import pytest
 
 from shim.config import Pods
-from shim.errors import CryoError, InvalidArgument
+from shim.errors import CryoError, ImageCorrupt, InvalidArgument
 from shim.model import Exit, Stdio, utcnow
 from shim.oci.pod import IMAGE_NAME
 from shim.state import TaskState
@@ -225,3 +225,44 @@ async def test_a_start_that_fails_is_noted_before_anything_exits(pod: Pod) -> No
     assert warned < pod.owner.topics.index("exit")
     assert cold(pod) is not None
     assert TaskState.RESTORING not in set(pod.states.values())
+
+
+@pytest.mark.parametrize("policy", ("always", "if-possible"))
+@pytest.mark.parametrize("damage", ("pages", "runsc"))
+async def test_a_sandbox_that_cannot_be_begun_starts_cold_at_once(
+    pod: Pod, policy: str, damage: str
+) -> None:
+    """No other container has been started yet, so its own Start needs no other sandbox."""
+    await pod.name(policy)
+    if damage == "pages":
+        (pod.image / "pages.img").write_bytes(b"other")
+    pod.owner.supervisor.fails["restore"] = ["statefile error: hash mismatch"]
+
+    if policy == "always":
+        with pytest.raises(ImageCorrupt):
+            await pod.run("pod")
+        assert pod.states == {"pod": "stopped"}
+        return
+    await pod.run(*ALL)
+
+    assert calls(pod, "create") == list(ALL)
+    assert pod.states == dict.fromkeys(ALL, "running")
+    (notice,) = pod.owner.tasks._task(pod.owner.ref("pod")).record.notices
+    assert notice.startswith("started cold instead of from the image saved")
+    assert cold(pod) is None
+    assert pod.owner.topics.count("start") == 3
+    assert "exit" not in pod.owner.topics
+
+
+async def test_the_end_of_a_waiting_sandbox_is_seen(pod: Pod) -> None:
+    """Its crash ends the containers that wait in it, also those that are held back."""
+    await pod.run("pod", "more", "one")
+    tasks, ref = pod.owner.tasks, pod.owner.ref
+
+    pod.owner.kill_sandbox(tasks._task(ref("pod")).record.pid)
+
+    for name in ("pod", "more", "one"):
+        await asyncio.wait_for(tasks.wait(ref(name)), WAIT_S)
+    assert cold(pod) is not None
+    await pod.remove("more", "one", "pod")
+    assert tasks.empty

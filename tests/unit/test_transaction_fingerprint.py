@@ -59,6 +59,8 @@ def annotated(**annotations: str) -> dict[str, Any]:
     (
         {"ociVersion": "1.2.0"},
         {"hostname": "two"},
+        {"process": DATA["process"] | {"selinuxLabel": "c1,c2", "oomScoreAdj": 2}},
+        {"linux": DATA["linux"] | {"mountLabel": "c1,c2"}},
         {"process": DATA["process"] | {"env": ["A=2"]}},
         {"mounts": [DATA["mounts"][0] | {"source": "/srv/2"}]},
         annotated(**{pod.SANDBOX_ID: "another"}),
