@@ -10,16 +10,27 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import msgspec
+
 from shim.errors import CryoError
 from shim.host import files
 from shim.host.oserror import typed
+from shim.model import Value
 
 # Longer than the kubelet's back-off between two attempts.
 KEPT_S = 3600.0
 MAX_NOTES = 1024
-_MAX_BYTES = 4096
+_MAX_BYTES = 16384
+_MAX_REASON = 2048
 # A uid of the apiserver, or the hash that the kubelet gives a static pod.
 _UID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,62}")
+
+
+class FailedRestore(Value):
+    """Why a pod was not restored; `image` is the image that did not fit, empty if it may."""
+
+    reason: str
+    image: str = ""
 
 
 class ColdPods:
@@ -28,7 +39,7 @@ class ColdPods:
     def __init__(self, folder: Path) -> None:
         self._folder = folder
 
-    def add(self, uid: str, reason: str) -> None:
+    def add(self, uid: str, failed: FailedRestore) -> None:
         """Note why a pod was not restored, and remove old notes; an unusual uid is not noted.
 
         Raises:
@@ -38,17 +49,17 @@ class ColdPods:
             return
         files.private_dir(self._folder)
         self._remove_old()
-        data = reason.encode("utf-8", "replace")[:_MAX_BYTES]
-        files.write_atomic(self._folder / uid, data)
+        short = msgspec.structs.replace(failed, reason=failed.reason[:_MAX_REASON])
+        files.write_atomic(self._folder / uid, msgspec.json.encode(short))
 
-    def find(self, uid: str) -> str | None:
+    def find(self, uid: str) -> FailedRestore | None:
         """Return why a pod was not restored a short time ago; None if that did not happen."""
         path = self._folder / uid
         if not _UID.fullmatch(uid) or _age_s(path) > KEPT_S:
             return None
         try:
-            return files.read_bounded(path, _MAX_BYTES).decode("utf-8", "replace")
-        except CryoError:
+            return msgspec.json.decode(files.read_bounded(path, _MAX_BYTES), type=FailedRestore)
+        except (CryoError, msgspec.MsgspecError, UnicodeDecodeError):
             return None
 
     def _remove_old(self) -> None:

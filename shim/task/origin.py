@@ -105,7 +105,7 @@ class Origins:
             choice.fingerprint = mine = await self.fingerprint(request, planned)
             choice.named = msgspec.structs.replace(choice.named, fingerprint=mine.key)
             choice.image = await self._find(images, mine)
-            await self._check_not_failed(planned.spec, choice.named)
+            await self._check_not_failed(choice)
             return await self._from_image(choice, choice.image)
         except CryoError as error:
             outcome = Outcome.MISS if isinstance(error, NotFound) else Outcome.REFUSAL
@@ -145,19 +145,22 @@ class Origins:
             fingerprint=choice.fingerprint,
         )
 
-    async def _check_not_failed(self, spec: Spec, named: NamedOrigin) -> None:
+    async def _check_not_failed(self, choice: _Choice) -> None:
         """Check that the pod has not failed to be restored just before.
+
+        The image of the choice is then the one that did not fit, which a warm start replaces.
 
         Raises:
             FailedPrecondition: it has, and its policy allows a cold start.
         """
-        if named.policy is RestorePolicy.ALWAYS or not named.in_pod:
+        if choice.named.policy is RestorePolicy.ALWAYS or not choice.named.in_pod:
             return
-        uid = spec.annotations.get(pod.SANDBOX_UID, "")
+        uid = choice.plan.spec.annotations.get(pod.SANDBOX_UID, "")
         notes = ColdPods(self._owner.context().layout.cold_pods)
-        reason = await file_call(lambda: notes.find(uid), doing="look for earlier failures")
-        if reason is not None:
-            message = f"the last sandbox of this pod was not restored: {reason}"
+        failed = await file_call(lambda: notes.find(uid), doing="look for earlier failures")
+        if failed is not None:
+            choice.image = Path(failed.image) if failed.image else None
+            message = f"the last sandbox of this pod was not restored: {failed.reason}"
             raise FailedPrecondition(message, remedy="create the pod again to try another restore")
 
     async def fingerprint(self, request: CreateRequest, planned: Plan) -> Fingerprint:

@@ -10,13 +10,13 @@ from pathlib import Path
 from signal import SIGCHLD, SIGCONT, SIGURG, SIGWINCH
 
 from shim.config import Config
-from shim.errors import CryoError, FailedPrecondition
+from shim.errors import Cancelled, CryoError, FailedPrecondition
 from shim.host.filecalls import file_call
 from shim.image.images import Images
 from shim.model import CreateRequest, TaskRef
 from shim.oci import document, pod
 from shim.state import TaskState
-from shim.task.cold_pods import ColdPods
+from shim.task.cold_pods import ColdPods, FailedRestore
 from shim.task.container import Container
 from shim.task.creation import Creation
 from shim.task.held_back import finish_at_once, start_cold
@@ -136,9 +136,11 @@ class PodRestores:
         reason = str(cause) or "it was interrupted"
         root.warnings.add_notice(f"its pod was not restored from the image {named.name}: {reason}")
         if named.falls_back:
+            stopped = isinstance(cause, Cancelled | asyncio.CancelledError)
+            failed = FailedRestore(reason=reason, image="" if stopped else root.record.image_path)
             uid = root.files.spec.annotations.get(pod.SANDBOX_UID, "")
             notes = ColdPods(self._owner.context().layout.cold_pods)
-            await file_call(lambda: notes.add(uid, reason), doing="note a pod that starts cold")
+            await file_call(lambda: notes.add(uid, failed), doing="note a pod that starts cold")
 
     # -- end -----------------------------------------------------------------------------------
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from shim.task import cold_pods
-from shim.task.cold_pods import KEPT_S, ColdPods
+from shim.task.cold_pods import KEPT_S, ColdPods, FailedRestore
 
 
 @pytest.fixture
@@ -21,17 +21,17 @@ def notes(tmp_path: Path) -> ColdPods:
 def test_a_note_is_found_by_its_pod_alone(notes: ColdPods) -> None:
     """The last reason counts."""
     assert notes.find("a-1") is None
-    notes.add("a-1", "first")
-    notes.add("a-1", "then")
+    notes.add("a-1", FailedRestore(reason="first"))
+    notes.add("a-1", FailedRestore(reason="then", image="/i"))
 
-    assert notes.find("a-1") == "then"
+    assert notes.find("a-1") == FailedRestore(reason="then", image="/i")
     assert notes.find("a-2") is None
 
 
 @pytest.mark.parametrize("uid", ("", ".", "..", "../x", "a/b", "-a", "a\n", "a" * 64, "\0"))
 def test_an_unusual_uid_is_no_file_name(notes: ColdPods, tmp_path: Path, uid: str) -> None:
     """It comes from an annotation."""
-    notes.add(uid, "x")
+    notes.add(uid, FailedRestore(reason="x"))
 
     assert notes.find(uid) is None
     assert list(tmp_path.iterdir()) == []
@@ -39,19 +39,29 @@ def test_an_unusual_uid_is_no_file_name(notes: ColdPods, tmp_path: Path, uid: st
 
 def test_a_note_is_short(notes: ColdPods) -> None:
     """The reason may contain output of a container."""
-    notes.add("a", "é" * 5000)
+    notes.add("a", FailedRestore(reason="é\n" * 50000))
 
-    assert len(notes.find("a") or "") < 4096
+    found = notes.find("a")
+    assert found is not None
+    assert len(found.reason) < 4096
+
+
+def test_a_damaged_note_does_not_count(notes: ColdPods, tmp_path: Path) -> None:
+    """The pod is restored again."""
+    notes.add("a", FailedRestore(reason="x"))
+    (tmp_path / "cold/a").write_bytes(b"\xff{")
+
+    assert notes.find("a") is None
 
 
 def test_an_old_note_does_not_count_and_is_removed(notes: ColdPods, tmp_path: Path) -> None:
     """A pod that lives for long is restored again."""
-    notes.add("old", "x")
+    notes.add("old", FailedRestore(reason="x"))
     past = time.time() - KEPT_S - 60
     os.utime(tmp_path / "cold/old", (past, past))
     assert notes.find("old") is None
 
-    notes.add("new", "x")
+    notes.add("new", FailedRestore(reason="x"))
 
     assert [path.name for path in (tmp_path / "cold").iterdir()] == ["new"]
 
@@ -62,7 +72,7 @@ def test_there_are_not_many(
     """The oldest ones go first."""
     monkeypatch.setattr(cold_pods, "MAX_NOTES", 3)
     for at in range(5):
-        notes.add(f"a{at}", "x")
+        notes.add(f"a{at}", FailedRestore(reason="x"))
         when = time.time() - 100 + at
         os.utime(tmp_path / f"cold/a{at}", (when, when))
 

@@ -37,7 +37,8 @@ async def pod(tmp_path: Path) -> AsyncIterator[Pod]:
 
 def cold(pod: Pod) -> str | None:
     """Return why the next sandbox of the pod starts cold, if it does."""
-    return ColdPods(pod.owner.runtime_env.layout.cold_pods).find("uid-1")
+    found = ColdPods(pod.owner.runtime_env.layout.cold_pods).find("uid-1")
+    return found.reason if found else None
 
 
 def calls(pod: Pod, command: str) -> list[str]:
@@ -174,6 +175,8 @@ async def test_a_member_that_differs_ends_the_whole_attempt(
     assert bool(record.image_path) == (policy == "always")
     if policy == "if-possible":
         assert str(caught.value) in record.notices[0]
+        assert record.named is not None
+        assert record.named.failed_image == str(pod.image)  # a warm start replaces it
         await pod.owner.tasks.create(pod.request_with("two", spec))
         await pod.start("two")
         assert pod.states == {"pod": "running", "two": "running"}
@@ -195,6 +198,10 @@ async def test_a_signal_to_one_ends_all(pod: Pod, sent: int) -> None:
         await tasks.exec(ref("more"), "probe", {"args": ["x"]}, Stdio())
     await pod.remove("more", "one", "pod")
     assert tasks.empty
+    await pod.run("pod")  # the image may fit: it was not the reason
+    named = tasks._task(ref("pod")).record.named
+    assert named is not None
+    assert (named.reason != "", named.failed_image) == (True, "")
 
 
 async def test_a_container_that_never_comes(pod: Pod, monkeypatch: pytest.MonkeyPatch) -> None:
