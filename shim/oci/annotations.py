@@ -85,7 +85,7 @@ class TaskAnnotations(Value, forbid_unknown_fields=True, rename="kebab"):
     @property
     def wants_instance(self) -> bool:
         """Whether the container has the mounts of io.cryo.instance."""
-        return bool(self.instance)
+        return bool(self.instance) or self.warm_when == "self"
 
     @property
     def image_name(self) -> str | None:

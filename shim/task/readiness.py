@@ -4,7 +4,7 @@ exec CMD            the command exits with 0; no shell, so `exec sh -c '...'` fo
 http://:PORT/PATH   a GET to the sandbox's loopback is answered with 2xx or 3xx
 tcp://:PORT         a port of the sandbox's loopback accepts a connection
 file:PATH           the file exists in the container
-self                the application requests its checkpoint itself
+self                the application requests its checkpoint, by a file in io.cryo.instance
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from shim.host.text import printable
 from shim.model import Value
 from shim.runsc.port_forward import Stream
 from shim.runsc.run import Completed
+from shim.task.instance import REQUEST
 
 _TRY_S = 10.0
 _TEXT_MAX = 4096
@@ -106,16 +107,7 @@ class FileCheck(Value):
             raise NotReady(message)
 
 
-class SelfCheck(Value):
-    """The application requests the checkpoint itself."""
-
-    async def check(self, container: Checked) -> None:  # noqa: ARG002 - as the other checks
-        """Wait for the application, which is not asked."""
-        message = "the application has not requested its checkpoint"
-        raise NotReady(message)
-
-
-Check: TypeAlias = ExecCheck | HttpCheck | TcpCheck | FileCheck | SelfCheck
+Check: TypeAlias = ExecCheck | HttpCheck | TcpCheck | FileCheck
 
 
 def parse(text: str) -> Check:
@@ -137,7 +129,7 @@ def _parsed(text: str) -> Check | None:
         argv = _words(rest)
         return ExecCheck(argv=argv) if argv else None
     if text == "self":
-        return SelfCheck()
+        return FileCheck(path=REQUEST)
     if text.startswith("file:/"):
         return FileCheck(path=text.removeprefix("file:"))
     http, tcp = _HTTP.fullmatch(text), _TCP.fullmatch(text)

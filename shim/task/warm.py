@@ -140,17 +140,6 @@ class WarmStarts:
         outcome = Outcome.SKIP if made is None else Outcome.SAVE
         self._counters.count(images.ref, outcome)
 
-    async def save_own(self, task: Container) -> None:
-        """Save a task now under the name in its own annotation: the application requests it.
-
-        Raises:
-            CryoError: it was not saved.
-        """
-        named = task.record.named
-        if named is not None and named.warm and not is_settled(task):
-            await self._save_once(task, named)
-            _settle(task)
-
     async def save(self, ref: TaskRef, name: str, report: Report) -> CheckpointResult:
         """Save a task, with all that share its sandbox, under a name; replace what has the name.
 

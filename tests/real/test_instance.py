@@ -43,7 +43,7 @@ def line(rig: Rig, name: str) -> list[str]:
     words: list[str] = []
 
     def noted() -> bool:
-        words[:] = rig.guest.exec(name, ["/bin/cat", "/tmp/line"]).out.strip().split("|")
+        words[:] = rig.behind.exec(name, ["/bin/cat", "/tmp/line"]).out.strip().split("|")
         return len(words) > 1
 
     wait_until(noted, f"the result in {name}", WAIT_S)
@@ -78,6 +78,15 @@ def test_an_application_that_asks(rig: Rig) -> None:
     assert {len(words[3]) for words in found.values()} == {64}
     outside = rig.sim.folder / "state/tasks/default/job/instance"
     assert (outside / "id").read_text("ascii").strip() == found["job"][1]
+
+
+def test_a_warm_start_that_the_application_asks_for(rig: Rig) -> None:
+    """It is saved when it asks, and the next container of the template is restored."""
+    annotations = {"io.cryo.warm": "asks", "io.cryo.warm-when": "self"}
+    for name, word in (("first", "resume"), ("second", "restore")):
+        rig.client.create(name, bundle_of(rig, name, name, annotations))
+        rig.client.start(name)
+        assert line(rig, name)[0::2] == [word, name]
 
 
 def test_what_the_container_can_change(rig: Rig) -> None:

@@ -43,6 +43,12 @@ def test_the_mounts(tmp_path: Path) -> None:
     assert "ro" in (mounts[2].options or ())
 
 
+def test_a_container_that_asks_for_its_checkpoint(tmp_path: Path) -> None:
+    """It has the mounts as well: it asks by a file in them."""
+    asks = spec({"io.cryo.warm": "llama", "io.cryo.warm-when": "self"})
+    assert with_instance(asks, tmp_path).mounts == with_instance(spec(), tmp_path).mounts
+
+
 @pytest.mark.parametrize(
     "annotations",
     (

@@ -17,7 +17,6 @@ from shim.task.readiness import (
     FileCheck,
     HttpCheck,
     NotReady,
-    SelfCheck,
     TcpCheck,
     parse,
     until_ready,
@@ -33,7 +32,7 @@ from shim.task.readiness import (
         ("http://:80", HttpCheck(port=80, path="/")),
         ("tcp://:6379", TcpCheck(port=6379)),
         ("file:/run/ready now", FileCheck(path="/run/ready now")),
-        ("self", SelfCheck()),
+        ("self", FileCheck(path="/run/cryo/checkpoint")),
     ),
 )
 def test_what_is_written(text: str, check: Check) -> None:
@@ -154,10 +153,12 @@ async def test_what_is_no_server() -> None:
 
 
 async def test_a_file_and_the_application() -> None:
-    """A file is looked for; an application that asks for itself is not asked."""
+    """A file is looked for; an application requests its checkpoint by one."""
     assert await answer(parse("file:/ready"), Container(files=["/ready"])) == ""
     assert await answer(parse("file:/ready"), Container()) == "/ready does not exist"
-    assert "has not requested" in await answer(parse("self"), Container())
+    asks = Container(files=["/run/cryo/checkpoint"])
+    assert await answer(parse("self"), asks) == ""
+    assert "does not exist" in await answer(parse("self"), Container())
 
 
 async def test_it_is_asked_until_it_is_ready() -> None:

@@ -322,18 +322,6 @@ async def test_an_operator_meets_a_save(owner: Owner, saver: Saver) -> None:
     await first
 
 
-async def test_the_application_requests_it(owner: Owner, saver: Saver) -> None:
-    """With `self` it is saved when it asks, once, and the wait ends."""
-    task = await start(owner, **{"io.cryo.warm-when": "self"})
-    assert saver.saved == []
-
-    await owner.tasks.warm.save_own(task)
-    await owner.tasks.warm.save_own(task)
-    await background(owner)
-
-    assert saver.saved == [owner.ref()]
-
-
 def test_names_are_dropped(owner: Owner) -> None:
     """Images, locks and counters of a name go; a task's own images below the folder stay."""
     named = images(owner)
