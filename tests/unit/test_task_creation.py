@@ -75,11 +75,11 @@ async def test_questions_wait_for_the_choice_of_an_image(
     owner: Owner, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The name is taken before it is decided what the task is made from, which may take long."""
-    plain, deciding, go_on = owner.tasks._origins.decide, asyncio.Event(), asyncio.Event()
+    plain, deciding, decided = owner.tasks._origins.decide, asyncio.Event(), asyncio.Event()
 
     async def decide(request: CreateRequest) -> Origin:
         deciding.set()
-        await go_on.wait()
+        await decided.wait()
         return await plain(request)
 
     monkeypatch.setattr(owner.tasks._origins, "decide", decide)
@@ -91,7 +91,7 @@ async def test_questions_wait_for_the_choice_of_an_image(
     assert not owner.tasks.empty
     with pytest.raises(AlreadyExists):
         await owner.tasks.create(owner.request())
-    go_on.set()
+    decided.set()
     await making
     assert (await asked).state is TaskState.CREATED
 
