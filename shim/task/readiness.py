@@ -16,7 +16,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AbstractAsyncContextManager
 from typing import Protocol, TypeAlias
 
-from shim.errors import CryoError, InvalidArgument, NotFound
+from shim.errors import CryoError, DeadlineExceeded, InvalidArgument, NotFound
 from shim.host import http
 from shim.host.text import printable
 from shim.model import Value
@@ -25,6 +25,12 @@ from shim.runsc.run import Completed
 from shim.task.instance import REQUEST
 
 _TRY_S = 10.0
+# A server that listens and does not accept yet, as one that loads a model, queues each connection.
+# At a full queue the sentry waits for the next one, and runs no exec meanwhile (measured). So a
+# request waits for its answer and is not repeated in a new connection, and after an attempt
+# that timed out there is a pause: longer than the 127 s that a connection is tried.
+_ANSWER_S = 3600.0
+_PAUSE_S = 130.0
 _TEXT_MAX = 4096
 _PORT_MAX = 65535
 _HTTP = re.compile(r"http://:(?P<port>[0-9]{1,5})(?P<path>/[\x21-\x7e]*)?")
@@ -78,7 +84,7 @@ class HttpCheck(Value):
         """Send the request, and read the status."""
         async with container.connect(self.port, timeout_s=_TRY_S) as stream:
             host = f"localhost:{self.port}"
-            answer = await http.request(*stream, "GET", self.path, host=host, timeout_s=_TRY_S)
+            answer = await http.request(*stream, "GET", self.path, host=host, timeout_s=_ANSWER_S)
         if answer.status not in _GOOD:
             message = f"GET {self.path} on port {self.port} was answered with {answer.status}"
             raise NotReady(message)
@@ -152,13 +158,14 @@ async def until_ready(
 ) -> None:
     """Repeat an attempt until it succeeds; `note` gets the reason of each one that does not."""
     while True:
+        pause_s = period_s
         try:
-            async with asyncio.timeout(2 * _TRY_S):
-                await attempt()
+            await attempt()
+        except DeadlineExceeded as error:
+            note(error)
+            pause_s = max(period_s, _PAUSE_S)
         except CryoError as error:
             note(error)
-        except TimeoutError:
-            note(NotReady(f"the check did not end in {2 * _TRY_S:g} s"))
         else:
             return
-        await asyncio.sleep(period_s)
+        await asyncio.sleep(pause_s)

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from contextlib import AbstractAsyncContextManager
 
-from shim.errors import CryoError, NotFound, Unavailable
+from shim.errors import CryoError, DeadlineExceeded, NotFound, Unavailable
 from shim.model import utcnow
 from shim.runsc.port_forward import Stream
 from shim.runsc.run import Completed
@@ -116,6 +116,8 @@ async def _first(check: Check, containers: Sequence[Container]) -> None:
     for one in containers:
         try:
             await check.check(CheckedContainer(one))
+        except DeadlineExceeded:  # the loopback is the same in all of them
+            raise
         except CryoError as error:
             failed = error
         else:

@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator, Sequence
 
 import pytest
 
-from shim.errors import CryoError, InvalidArgument, NotFound, Unavailable
+from shim.errors import CryoError, DeadlineExceeded, InvalidArgument, NotFound, Unavailable
 from shim.runsc.port_forward import Stream
 from shim.runsc.run import Completed
 from shim.task.readiness import (
@@ -178,3 +178,49 @@ async def test_it_is_asked_until_it_is_ready() -> None:
 
     with pytest.raises(ZeroDivisionError):
         await until_ready(broken, 0.001, lambda error: noted.append(str(error)))
+
+
+async def test_a_request_without_an_answer_is_not_repeated() -> None:
+    """A sandbox queues each connection: there is only one while the check waits."""
+    connections = 0
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal connections
+        connections += 1
+        await reader.read()
+        writer.close()
+
+    server = await asyncio.start_server(serve, "127.0.0.1", 0)
+
+    class Silent(Container):
+        @contextlib.asynccontextmanager
+        async def connect(self, port: int, *, timeout_s: float) -> AsyncIterator[Stream]:
+            reader, writer = await asyncio.open_connection(*server.sockets[0].getsockname())
+            try:
+                yield Stream(reader, writer)
+            finally:
+                writer.close()
+                await writer.wait_closed()
+
+    check = parse("http://:8000/health")
+    async with server:
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(0.5):
+                await until_ready(lambda: check.check(Silent()), 0.001, lambda _: None)
+    assert connections == 1
+
+
+async def test_a_pause_after_what_was_not_answered() -> None:
+    """After a timeout the next attempt is not made at once."""
+    attempts = 0
+
+    async def attempt() -> None:
+        nonlocal attempts
+        attempts += 1
+        message = "no answer"
+        raise DeadlineExceeded(message)
+
+    with pytest.raises(TimeoutError):
+        async with asyncio.timeout(0.3):
+            await until_ready(attempt, 0.001, lambda _: None)
+    assert attempts == 1
