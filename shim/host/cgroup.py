@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from shim.errors import NotFound
-from shim.host import procstat
+from shim.host import mountinfo, procstat
 from shim.host.oserror import typed
 from shim.model import DeviceUse, Stats
 
@@ -87,15 +87,12 @@ def _folders(
 def _mounts(proc: Path) -> dict[str, tuple[str, Path]]:
     """Read where each hierarchy is mounted, and which of its cgroups is the root of the mount."""
     found: dict[str, tuple[str, Path]] = {}
-    for line in _text(proc / "self" / "mountinfo").splitlines():
-        before, _, after = line.partition(" - ")
-        kind, _, options = after.split(" ", 2)
-        fields = before.split()
-        if kind == "cgroup2":
-            found.setdefault("", (fields[3], Path(fields[4])))
-        elif kind == "cgroup":
-            for controller in options.split(","):
-                found.setdefault(controller, (fields[3], Path(fields[4])))
+    for mount in mountinfo.parse(_text(proc / "self" / "mountinfo")):
+        if mount.kind == "cgroup2":
+            found.setdefault("", (mount.root, Path(mount.point)))
+        elif mount.kind == "cgroup":
+            for controller in mount.options.split(","):
+                found.setdefault(controller, (mount.root, Path(mount.point)))
     return found
 
 

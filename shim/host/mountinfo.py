@@ -1,14 +1,35 @@
-"""What is mounted at a path, from /proc/self/mountinfo."""
+"""What is mounted where, from /proc/self/mountinfo. Source: proc_pid_mountinfo(5)."""
 
 from __future__ import annotations
 
 import os
 import re
+from collections.abc import Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 _TABLE = Path("/proc/self/mountinfo")
 _ESCAPED = re.compile(r"\\([0-7]{3})")
-_POINT = 4
+_ROOT, _POINT = 3, 4
+
+
+class Entry(NamedTuple):
+    """A mount: which folder of the filesystem is mounted where, its type and its own options."""
+
+    root: str
+    point: str
+    kind: str
+    options: str
+
+
+def parse(table: str) -> Iterator[Entry]:
+    """Yield the mounts of a table, in their order."""
+    for line in table.split("\n"):
+        if line:
+            before, _, after = line.partition(" - ")
+            fields = before.split(" ")
+            kind, _, options = after.split(" ", 2)
+            yield Entry(_plain(fields[_ROOT]), _plain(fields[_POINT]), kind, options)
 
 
 def filesystem(path: Path, table: Path = _TABLE) -> str:
@@ -18,15 +39,11 @@ def filesystem(path: Path, table: Path = _TABLE) -> str:
     """
     if path.lstat().st_dev == path.parent.lstat().st_dev:
         return ""
-    wanted, found = os.fsencode(path), ""
-    for line in table.read_bytes().splitlines():
-        before, _, after = line.partition(b" - ")
-        if _plain(before.split(b" ")[_POINT]) == wanted:
-            found = after.split(b" ")[0].decode("ascii", "replace")  # the last one covers others
-    return found
+    mounts = parse(os.fsdecode(table.read_bytes()))
+    kinds = [one.kind for one in mounts if one.point == str(path)]
+    return kinds[-1] if kinds else ""  # the last one covers others
 
 
-def _plain(text: bytes) -> bytes:
-    """Undo the kernel's escapes in octal, such as that of a space."""
-    decoded = _ESCAPED.sub(lambda match: chr(int(match.group(1), 8)), text.decode("latin-1"))
-    return decoded.encode("latin-1")
+def _plain(text: str) -> str:
+    """Undo the kernel's escapes in octal: those of white space, backslash and number sign."""
+    return _ESCAPED.sub(lambda match: chr(int(match.group(1), 8)), text)

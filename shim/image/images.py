@@ -17,8 +17,8 @@ from shim.model import ImageView
 
 # A list reads every manifest, and has to time out before a client with the default timeout does. A
 # removal frees the blocks of possibly hundreds of GiB.
-_LIST_S = 50.0
-_REMOVE_S = 600.0
+LIST_S = 50.0
+REMOVE_S = 600.0
 
 
 class Images:
@@ -56,7 +56,7 @@ class Images:
         return await file_call(
             lambda: store.list_images(self._folder),
             doing=f"list the images in {self._folder}",
-            deadline_s=_LIST_S,
+            deadline_s=LIST_S,
         )
 
     async def remove(self, requested: str) -> None:
@@ -64,7 +64,7 @@ class Images:
         await file_call(
             lambda: self._remove(requested),
             doing=f"remove the image {requested}",
-            deadline_s=_REMOVE_S,
+            deadline_s=REMOVE_S,
         )
 
     def _remove(self, requested: str) -> None:
@@ -81,7 +81,7 @@ class Images:
         await file_call(
             lambda: self._tidy(kept, log),
             doing=f"tidy up {self._folder}",
-            deadline_s=_REMOVE_S,
+            deadline_s=REMOVE_S,
         )
 
     def _tidy(self, kept: Callable[[], set[str] | None], log: Callable[[str], None]) -> None:

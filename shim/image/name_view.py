@@ -52,19 +52,23 @@ def show_name(images: Path, ref: ImageRef) -> NameView:
     Raises:
         NotFound: nothing has that name.
     """
+    return _view(existing(images, ref), with_parts=True)
+
+
+def existing(images: Path, ref: ImageRef) -> NamedImages:
+    """Return the images of a name that has images or counters.
+
+    Raises:
+        NotFound: nothing has that name.
+    """
     named = NamedImages(images, ref)
-    if not is_name_folder(named.folder):
-        raise no_name(ref)
-    return _view(named, with_parts=True)
-
-
-def no_name(ref: ImageRef) -> NotFound:
-    """Return the error for a name that nothing has."""
+    if is_name_folder(named.folder):
+        return named
     where = ref.namespace
     if ref.kubernetes_namespace is not None:
         where = f"{where}, Kubernetes namespace {ref.kubernetes_namespace}"
     message = f"nothing is named {ref.name} in namespace {where}"
-    return NotFound(message, remedy="'cryo warm ls' lists the names")
+    raise NotFound(message, remedy="'cryo warm ls' lists the names")
 
 
 def _refs(images: Path, namespace: str) -> Iterator[ImageRef]:

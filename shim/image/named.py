@@ -26,6 +26,7 @@ from shim.image.named_use import USE
 from shim.model import Value, check_id
 from shim.oci import canonical
 
+# The file of a fingerprint.
 PARTS = "fingerprint.json"
 _MAX_PARTS_BYTES = 8 << 20
 _KEY = re.compile(r"[0-9a-f]{32}")
@@ -44,6 +45,16 @@ class Fingerprint(Value):
     def key(self) -> str:
         """Return the name of the folder of images with these parts."""
         return canonical.digest(canonical.encode(self.parts))[:32]
+
+
+def read_fingerprint(folder: Path) -> Fingerprint | None:
+    """Read the fingerprint in a folder; None if there is none, or it is damaged."""
+    try:
+        data = files.read_bounded(folder / PARTS, _MAX_PARTS_BYTES)
+        canonical.check_shape(data)
+        return msgspec.json.decode(data, type=Fingerprint)
+    except (CryoError, ValueError, RecursionError):
+        return None
 
 
 class ImageRef(Value):
@@ -110,12 +121,7 @@ class NamedImages:
 
     def parts(self, key: str) -> Fingerprint | None:
         """Return what a fingerprint was computed from; None if that cannot be read."""
-        try:
-            data = files.read_bounded(self._fingerprint_folder(key) / PARTS, _MAX_PARTS_BYTES)
-            canonical.check_shape(data)
-            return msgspec.json.decode(data, type=Fingerprint)
-        except (CryoError, ValueError, RecursionError):
-            return None
+        return read_fingerprint(self._fingerprint_folder(key))
 
     def new_image(self, fingerprint: Fingerprint, now: datetime) -> Path:
         """Return the path of a new image, and write what its fingerprint was computed from.

@@ -132,11 +132,20 @@ def parse_action(text: str) -> Action:
     if found is None:
         message = "it is neither exec COMMAND nor http://:PORT/PATH"
         raise ValueError(message)
-    port = int(found.group(1))
+    return Url(port=parse_port(found.group(1)), target=found.group(2) or "/")
+
+
+def parse_port(digits: str) -> int:
+    """Parse the number of a TCP port.
+
+    Raises:
+        ValueError: it is none.
+    """
+    port = int(digits)
     if not 0 < port <= _PORT_MAX:
         message = f"{port} is not a TCP port"
         raise ValueError(message)
-    return Url(port=port, target=found.group(2) or "/")
+    return port
 
 
 def _action(name: str, text: str) -> Action:

@@ -10,8 +10,8 @@ from pathlib import Path, PurePosixPath
 
 from shim.model import Value
 from shim.oci.document import Spec
+from shim.oci.pod import SANDBOX_UID
 
-POD_UID = "io.kubernetes.cri.sandbox-uid"
 EMPTY_DIR = "kubernetes.io~empty-dir"
 # Volumes whose files the kubelet replaces as a whole, by a new folder and the link `..data`.
 ATOMIC = frozenset(
@@ -63,5 +63,5 @@ class PodFolder:
 
 def pod_folder(kubelet: str, spec: Spec) -> PodFolder | None:
     """Return the kubelet's folder of the pod that a container belongs to; None outside a pod."""
-    uid = spec.annotations.get(POD_UID, "")
+    uid = spec.annotations.get(SANDBOX_UID, "")
     return PodFolder(kubelet, uid) if _UID.fullmatch(uid) else None

@@ -62,12 +62,10 @@ def _view(spec: Spec, one: Kept, folder: PodFolder, decide: Decide, saved: Spec 
     if one.is_shm or not own:
         return View.SANDBOX
     part = any(use.part for use in own)
-    if saved is not None:
-        on_host = any(mount.source == respelled(mount.source) for mount in _of(saved, one.name))
-        wanted = View.HOST if part or on_host else View.SANDBOX
-    else:
-        wanted = View.HOST if part else View.SANDBOX
-    found = decide(one.name, wanted)
+    on_host = saved is not None and any(
+        mount.source == respelled(mount.source) for mount in _of(saved, one.name)
+    )
+    found = decide(one.name, View.HOST if part or on_host else View.SANDBOX)
     if part and found is View.SANDBOX:
         message = (
             f"container {pod.name_of(spec)} mounts a part (subPath) of volume {one.name}, which "

@@ -155,8 +155,7 @@ class Exec:
         return pid
 
     async def _start_nothing(self) -> int:
-        async with self.streams.opened():
-            pass  # a reader of its output gets the end of it
+        await self.streams.end_unused()
         self._context.publish_event(
             "/tasks/exec-started", self._ref, exec_id=self.record.id, pid=_NO_PID
         )

@@ -19,8 +19,7 @@ async def finish_at_once(task: Container) -> None:
     """Start a container that had finished before the save: it exits with success."""
     async with task.machine.holding(TaskState.CREATED, verb="start"):
         async with task.init.process.starting():
-            async with task.init.streams.opened():
-                pass  # a reader of its output gets the end of it
+            await task.init.streams.end_unused()
             task.note_started()
             task.machine.run()
         await task.init.end(Exit(status=0, at=utcnow()))

@@ -7,12 +7,9 @@ from pathlib import Path
 from shim.config import Config
 from shim.host.filecalls import file_call
 from shim.image import name_view
+from shim.image.images import LIST_S, REMOVE_S
 from shim.image.name_view import NameView
-from shim.image.named import ImageRef, NamedImages
-
-# A list reads every manifest; a removal frees the blocks of possibly hundreds of GiB.
-_LIST_S = 50.0
-_REMOVE_S = 600.0
+from shim.image.named import ImageRef
 
 
 class NameService:
@@ -30,7 +27,7 @@ class NameService:
         return await file_call(
             lambda: name_view.show_name(self._folder, ref),
             doing=f"read the images named {ref}",
-            deadline_s=_LIST_S,
+            deadline_s=LIST_S,
         )
 
     async def drop(self, ref: ImageRef) -> int:
@@ -39,11 +36,10 @@ class NameService:
         Raises:
             NotFound: nothing has that name.
         """
-        await self.show(ref)
         return await file_call(
-            NamedImages(self._folder, ref).drop,
+            lambda: name_view.existing(self._folder, ref).drop(),
             doing=f"remove the images named {ref}",
-            deadline_s=_REMOVE_S,
+            deadline_s=REMOVE_S,
         )
 
     # Last: below it, `list` in an annotation would mean this method.
@@ -52,5 +48,5 @@ class NameService:
         return await file_call(
             lambda: name_view.list_names(self._folder, namespace),
             doing=f"list the names in {self._folder}",
-            deadline_s=_LIST_S,
+            deadline_s=LIST_S,
         )

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import asyncio
 import re
-import shlex
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AbstractAsyncContextManager
 from typing import Protocol, TypeAlias
@@ -20,11 +19,12 @@ from shim.errors import CryoError, DeadlineExceeded, InvalidArgument, NotFound
 from shim.host import http
 from shim.host.text import printable
 from shim.model import Value
+from shim.oci.app_hooks import Command, parse_action, parse_port
 from shim.runsc.port_forward import Stream
 from shim.runsc.run import Completed
 from shim.task.instance import REQUEST
 
-_TRY_S = 10.0
+TRY_S = 10.0
 # A server that listens and does not accept yet, as one that loads a model, queues each connection.
 # At a full queue the sentry waits for the next one, and runs no exec meanwhile (measured). So a
 # request waits for its answer and is not repeated in a new connection, and after an attempt
@@ -32,9 +32,9 @@ _TRY_S = 10.0
 _ANSWER_S = 3600.0
 _PAUSE_S = 130.0
 _TEXT_MAX = 4096
-_PORT_MAX = 65535
-_HTTP = re.compile(r"http://:(?P<port>[0-9]{1,5})(?P<path>/[\x21-\x7e]*)?")
-_TCP = re.compile(r"tcp://:(?P<port>[0-9]{1,5})")
+# Where a hook may name the host too, as in http://localhost:80/, a check may not.
+_AS_HOOKS = ("exec ", "http://:")
+_TCP = re.compile(r"tcp://:([0-9]{1,5})")
 _GOOD = range(200, 400)
 _REMEDY = "use exec CMD, http://:PORT/PATH, tcp://:PORT, file:PATH or self"
 
@@ -64,7 +64,7 @@ class ExecCheck(Value):
     async def check(self, container: Checked) -> None:
         """Run the command."""
         try:
-            done = await container.run(self.argv, timeout_s=_TRY_S)
+            done = await container.run(self.argv, timeout_s=TRY_S)
         except NotFound as error:
             raise NotReady(error.message) from error
         if done.status:
@@ -82,7 +82,7 @@ class HttpCheck(Value):
 
     async def check(self, container: Checked) -> None:
         """Send the request, and read the status."""
-        async with container.connect(self.port, timeout_s=_TRY_S) as stream:
+        async with container.connect(self.port, timeout_s=TRY_S) as stream:
             host = f"localhost:{self.port}"
             answer = await http.request(*stream, "GET", self.path, host=host, timeout_s=_ANSWER_S)
         if answer.status not in _GOOD:
@@ -97,7 +97,7 @@ class TcpCheck(Value):
 
     async def check(self, container: Checked) -> None:
         """Connect."""
-        async with container.connect(self.port, timeout_s=_TRY_S):
+        async with container.connect(self.port, timeout_s=TRY_S):
             pass
 
 
@@ -122,35 +122,29 @@ def parse(text: str) -> Check:
     Raises:
         InvalidArgument: it names no check.
     """
-    found = _parsed(text) if len(text) <= _TEXT_MAX and "\0" not in text else None
-    if found is None:
+    try:
+        return _parsed(text)
+    except ValueError as error:
         message = f"{printable(text, 200)!r} is not a check of readiness"
-        raise InvalidArgument(message, remedy=_REMEDY)
-    return found
+        raise InvalidArgument(message, remedy=_REMEDY) from error
 
 
-def _parsed(text: str) -> Check | None:
-    kind, _, rest = text.partition(" ")
-    if kind == "exec":
-        argv = _words(rest)
-        return ExecCheck(argv=argv) if argv else None
+def _parsed(text: str) -> Check:
+    if len(text) > _TEXT_MAX or "\0" in text:
+        raise ValueError(text)
+    if text.startswith(_AS_HOOKS):
+        action = parse_action(text)
+        if isinstance(action, Command):
+            return ExecCheck(argv=action.argv)
+        return HttpCheck(port=action.port, path=action.target)
     if text == "self":
         return FileCheck(path=REQUEST)
     if text.startswith("file:/"):
         return FileCheck(path=text.removeprefix("file:"))
-    http, tcp = _HTTP.fullmatch(text), _TCP.fullmatch(text)
-    found = http or tcp
-    port = int(found["port"]) if found is not None else 0
-    if not 0 < port <= _PORT_MAX:
-        return None
-    return HttpCheck(port=port, path=http["path"] or "/") if http else TcpCheck(port=port)
-
-
-def _words(text: str) -> tuple[str, ...]:
-    try:
-        return tuple(shlex.split(text))
-    except ValueError:  # an open quotation
-        return ()
+    tcp = _TCP.fullmatch(text)
+    if tcp is None:
+        raise ValueError(text)
+    return TcpCheck(port=parse_port(tcp.group(1)))
 
 
 async def until_ready(

@@ -49,8 +49,8 @@ class NamedOrigin(Value):
 
     `reason` is why the container was started cold; empty if it was restored; `failed_image` is the
     image that could not be restored then, if there was one, and `fell_back` whether that was in
-    Start. With `warm` it is saved under the name
-    once it is ready, unless that is `settled`: it was saved, or left to another container.
+    Start. With `warm` it is saved under the name once it is ready, unless that is `settled`: it was
+    saved, or left to another container.
     """
 
     name: str

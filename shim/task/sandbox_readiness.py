@@ -16,7 +16,7 @@ from shim.runsc.port_forward import Stream
 from shim.runsc.run import Completed
 from shim.state import TaskState
 from shim.task.container import Container
-from shim.task.readiness import Check, NotReady, parse, until_ready
+from shim.task.readiness import TRY_S, Check, NotReady, parse, until_ready
 from shim.task.sandbox import Sandbox
 from shim.task.state_machine import LIVE
 
@@ -24,7 +24,6 @@ from shim.task.state_machine import LIVE
 _QUIET_S = 2.0
 _GOES_ON = (TaskState.CREATED, *LIVE, TaskState.CHECKPOINTING)
 _TEST = ("/bin/sh", "-c", 'test -e "$0"')
-_TRY_S = 10.0
 
 
 class CheckedContainer:
@@ -45,7 +44,7 @@ class CheckedContainer:
     async def has_file(self, path: str) -> bool:
         """Whether a file exists: by the image's shell, or else the sentry reads a small one."""
         try:
-            return (await self.run([*_TEST, path], timeout_s=_TRY_S)).status == 0
+            return (await self.run([*_TEST, path], timeout_s=TRY_S)).status == 0
         except NotFound:
             if not self._container.is_root:
                 raise
@@ -78,7 +77,7 @@ class SandboxReadiness:
         if root.state not in _GOES_ON or named is None or named.settled:
             return
         _require_running(root)
-        asked = self._members() if named.kubernetes_namespace is not None else [root]
+        asked = self._members() if named.in_pod else [root]
         if self._check is not None:
             await _first(self._check, asked)
 

@@ -124,6 +124,11 @@ class ProcessStreams:
         finally:
             opened.close()
 
+    async def end_unused(self) -> None:
+        """Open the streams of a process that is not run, and close them: a reader gets EOF."""
+        async with self.opened():
+            pass
+
     async def adopt(self) -> None:
         """Continue with the streams that an earlier owner gave to the supervisor."""
         if not self._stdio.terminal:
@@ -162,26 +167,26 @@ class ProcessStreams:
 
         The supervisor keeps the output open, so a client reads no EOF in between.
         """
-        if self._socket is not None:
-            self._socket.close()
-            self._socket = None
-        console, self._console = self._console, None
-        if console is not None:
-            await console.finished(_DRAIN_S)
-            console.close()
+        if await self._close_terminal():
             await self._supervisor.drop(f"{self._name}/pty")
 
     async def close(self) -> None:
         """Close everything, after the output of the process has been forwarded."""
         self._closed = True
+        await self._close_terminal()
+        await self._release()
+
+    async def _close_terminal(self) -> bool:
+        """Forward the output that is left, and close the terminal; return whether there was one."""
         if self._socket is not None:
             self._socket.close()
             self._socket = None
         console, self._console = self._console, None
-        if console is not None:
-            await console.finished(_DRAIN_S)
-            console.close()
-        await self._release()
+        if console is None:
+            return False
+        await console.finished(_DRAIN_S)
+        console.close()
+        return True
 
     async def _release(self) -> None:
         if self._supervisor.closed:

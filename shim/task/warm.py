@@ -18,13 +18,13 @@ import msgspec
 from shim.config import Config
 from shim.errors import Busy, CryoError, DeadlineExceeded, FailedPrecondition
 from shim.host.filecalls import file_call
-from shim.image.named import Fingerprint, ImageRef, NamedImages
+from shim.image.images import REMOVE_S
+from shim.image.named import Fingerprint, ImageRef, NamedImages, read_fingerprint
 from shim.image.named_use import Outcome
 from shim.image.verify import read_manifest
 from shim.model import CheckpointOptions, CheckpointResult, Report, TaskRef, utcnow
 from shim.oci import pod
 from shim.oci.annotations import TaskAnnotations, WarmFallback, read_annotations
-from shim.task import fingerprint_file
 from shim.task.container import Container
 from shim.task.name_counters import NameCounters
 from shim.task.owner import Owner
@@ -42,7 +42,6 @@ TIMEOUT_S = 300.0
 PERIOD_S = 1.0
 # Between two attempts to save a container that is busy.
 _RETRY_S = 5.0
-_REMOVE_S = 600.0
 
 Checkpoint = Callable[[TaskRef, CheckpointOptions, Report], Awaitable[CheckpointResult]]
 """Makes a checkpoint of a task, as a client's call does."""
@@ -181,7 +180,7 @@ class WarmStarts:
             options = CheckpointOptions(image_path=str(path))
             made = await self._checkpoint(task.ref, options, report)
             left = await file_call(
-                lambda: images.prune(path), doing=f"tidy {images.folder}", deadline_s=_REMOVE_S
+                lambda: images.prune(path), doing=f"tidy {images.folder}", deadline_s=REMOVE_S
             )
         finally:
             os.close(lock)
@@ -194,7 +193,7 @@ class WarmStarts:
 
     async def _fingerprint(self, task: Container) -> Fingerprint:
         """Return the fingerprint that the task was created with; for older tasks, one of now."""
-        kept = await asyncio.to_thread(fingerprint_file.read, task.files.folder)
+        kept = await asyncio.to_thread(read_fingerprint, task.files.folder)
         if kept is not None:
             return kept
         able, record = await self._owner.capabilities(), task.record

@@ -53,7 +53,7 @@ class HookRunner:
         self._target = target
         self._report = report
         self._step = step or self._report_step
-        self._hooks = read_app_hooks(target.spec)
+        self._hooks = [read_app_hooks(one.spec) for one in target.containers]
 
     @contextlib.contextmanager
     def _report_step(self, phase: Phase) -> Iterator[None]:
@@ -62,15 +62,12 @@ class HookRunner:
 
     def has(self, *kinds: AppHookKind) -> bool:
         """Whether there is a hook of one of these kinds."""
-        members = (read_app_hooks(one.spec) for one in self._target.members)
-        found = set().union(self._hooks.kinds, *(hooks.kinds for hooks in members))
-        return bool(found.intersection(kinds))
+        return any(hooks.kinds.intersection(kinds) for hooks in self._hooks)
 
     @property
     def limit_s(self) -> float:
         """Return how long the hooks of one kind may take together, and some more."""
-        hooks = [self._hooks, *(read_app_hooks(one.spec) for one in self._target.members)]
-        return _SLACK_S + sum(one.timeout_s + _BREAK_OFF_S for one in hooks)
+        return _SLACK_S + sum(hooks.timeout_s + _BREAK_OFF_S for hooks in self._hooks)
 
     # -- around a freeze -----------------------------------------------------------------------
 
@@ -105,6 +102,11 @@ class HookRunner:
         self._target.journal.note(hooked=False)
         return warnings
 
+    async def report_after_thaw(self) -> None:
+        """Run the post-thaw hooks where no result takes their warnings: they are reported."""
+        for text in await self.after_thaw():
+            self._report(Progress(phase=Phase.POST_THAW, message=text, warning=True))
+
     # -- after a restore -----------------------------------------------------------------------
 
     async def after_restore(self) -> None:
@@ -132,7 +134,8 @@ class HookRunner:
 
     def _of_root(self, kind: AppHookKind) -> list[HookCall]:
         """Return the hook without a name: of a pod's it is not the sandbox's own container."""
-        action = self._hooks.own.get(kind)
+        hooks = self._hooks[0]
+        action = hooks.own.get(kind)
         if action is None:
             return []
         index, members = 0, self._target.members
@@ -142,18 +145,18 @@ class HookRunner:
                 remedy = f"use the annotation {PREFIX}{kind}.CONTAINER"
                 raise HookFailed(message, remedy=remedy)
             index = 1
-        return [self._call(index, action, self._hooks)]
+        return [self._call(index, action, hooks)]
 
     def _of_member(self, kind: AppHookKind, index: int) -> list[HookCall]:
         """Return the hooks that name a member, or else that only it has in its annotations."""
-        named = self._hooks.named.get((kind, self._name(index)))
+        of_root, of_member = self._hooks[0], self._hooks[index]
+        named = of_root.named.get((kind, self._name(index)))
         if named is not None:
-            return [self._call(index, named, self._hooks)]
-        hooks = read_app_hooks(self._target.containers[index].spec)
-        own = hooks.own.get(kind)
-        if own is None or own == self._hooks.own.get(kind):
+            return [self._call(index, named, of_root)]
+        own = of_member.own.get(kind)
+        if own is None or own == of_root.own.get(kind):
             return []
-        return [self._call(index, own, hooks)]
+        return [self._call(index, own, of_member)]
 
     def _call(self, index: int, action: Action, hooks: AppHooks) -> HookCall:
         return HookCall(index=index, action=action, timeout_s=hooks.timeout_s)

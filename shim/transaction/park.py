@@ -179,8 +179,7 @@ class Parking:
     async def _woken(self) -> None:
         """Run the post-thaw hooks of a task that runs again, and close the journal."""
         if is_alive(self._target.sandbox):
-            for text in await self._hooks.after_thaw():
-                self._report(Progress(phase=Phase.POST_THAW, message=text, warning=True))
+            await self._hooks.report_after_thaw()
         self._journal.close()
 
     async def _thaw(self, group: CudaGroup) -> None:

@@ -69,15 +69,9 @@ async def recover(target: CheckpointTarget, entry: Entry, report: Report) -> str
         done = await _remove_unfinished(entry)
         target.journal.park_again()
         return f"it is parked as before; {done}"
-    await run_post_thaw(target, report)
+    await HookRunner(target, report).report_after_thaw()
     done = await discard(target, entry)
     return f"brought it back to {'paused' if entry.was_paused else 'running'}; {done}"
-
-
-async def run_post_thaw(target: CheckpointTarget, report: Report) -> None:
-    """Run the post-thaw hooks after a rollback, if a pre-freeze hook was begun."""
-    for text in await HookRunner(target, report).after_thaw():
-        report(Progress(phase=Phase.POST_THAW, message=text, warning=True))
 
 
 def _steps(target: CheckpointTarget, entry: Entry, report: Report) -> Steps | None:

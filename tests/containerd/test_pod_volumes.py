@@ -23,7 +23,7 @@ from tests.containerd.sidecar import write_rootfs
 
 # Keeps files open in all volumes, and its working directory in one.
 WRITER = """
-mkdir -p /scratch/work && cd /scratch/work
+mkdir -p /scratch/place && cd /scratch/place
 exec 5>>/scratch/log 6>>/memory/log 7>>/dev/shm/log 8</conf/key
 i=0
 while true; do
@@ -119,8 +119,8 @@ def test_volumes_come_back_in_another_pod(node: Cryo, pods: Pods) -> None:
     node.until_counts(copy)
     reader = f"{second.id}-reader"
     assert node.exec(reader, "cat", "/data/init").out == "begun\n"
-    folder, file, text = node.exec(reader, "cat", "/data/work/seen").out.splitlines()
-    assert (folder, text) == ("/scratch/work", "two")
+    folder, file, text = node.exec(reader, "cat", "/data/place/seen").out.splitlines()
+    assert (folder, text) == ("/scratch/place", "two")
     assert file.endswith(f" /conf/..{OLD_TIME}/key")
     for path in ("/data/log", "/memory/log", "/dev/shm/log"):
         start, now = ends(node, reader, path)

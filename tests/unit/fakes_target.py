@@ -26,6 +26,7 @@ from shim.runsc.run import Started
 from shim.runsc.sentry import Sentry
 from shim.transaction.checkpoint import Checkpoint
 from shim.transaction.journal import Entry, Journal
+from shim.transaction.park import Parking
 from shim.transaction.target import CheckpointTarget
 from tests.unit.fakes_guest import TOOL, Cuda, FakeGuest
 from tests.unit.fakes_runsc import capabilities
@@ -320,3 +321,16 @@ def in_states(folder: Path) -> Iterator[Make]:
 def replaced(options: CheckpointOptions, **changes: Any) -> CheckpointOptions:
     """Change some of the options."""
     return msgspec.structs.replace(options, **changes)
+
+
+def parking(scene: Scene) -> Parking:
+    """Make the park of a task that knows whether it is paused, as the task layer does."""
+
+    async def pause() -> None:
+        await scene.runsc.pause("a")
+
+    async def resume() -> None:
+        if scene.guest.paused:
+            await scene.runsc.resume("a")
+
+    return Parking(scene.target, scene.updates.append, pause=pause, resume=resume)

@@ -147,4 +147,4 @@ async def test_calls_whose_callers_have_left_are_counted(monkeypatch: pytest.Mon
 
 def test_a_client_gets_an_error_for_a_folder_of_images_that_hangs() -> None:
     """The list gives up before its caller does, whose error would name no filesystem."""
-    assert images._LIST_S < channel.DEFAULT_TIMEOUT_S
+    assert images.LIST_S < channel.DEFAULT_TIMEOUT_S

@@ -226,4 +226,4 @@ def test_the_filesystem_at_a_path(tmp_path: Path) -> None:
     assert mountinfo.filesystem(Path("/proc"), table) == "tmpfs"
     assert mountinfo.filesystem(Path("/proc")) == "proc"
     assert mountinfo.filesystem(tmp_path, table) == ""
-    assert mountinfo._plain(b"/sys\\040fs") == b"/sys fs"
+    assert mountinfo._plain("/sys\\040fs") == "/sys fs"

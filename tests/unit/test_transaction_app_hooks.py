@@ -17,10 +17,9 @@ from shim.oci.pod import CONTAINER_TYPE
 from shim.runsc.port_forward import Stream
 from shim.transaction.app_hooks import HookRunner
 from shim.transaction.journal import Operation
-from shim.transaction.park import Parking
 from shim.transaction.recover import recover
 from tests.unit.fakes_guest import HOOK, Cuda, FakeGuest, Fault, failed
-from tests.unit.fakes_target import Make, Scene, in_states
+from tests.unit.fakes_target import Make, Scene, in_states, parking
 
 RUNNING, FROZEN = CudaState.RUNNING, CudaState.CHECKPOINTED
 MOVES = ["lock", "checkpoint", "restore", "unlock"]
@@ -232,19 +231,6 @@ async def test_a_recovery(make: Make, hooked: bool) -> None:
 
 
 # -- park ----------------------------------------------------------------------------------------
-
-
-def parking(scene: Scene) -> Parking:
-    """Make one, as the task layer does."""
-
-    async def pause() -> None:
-        await scene.runsc.pause("a")
-
-    async def resume() -> None:
-        if scene.guest.paused:
-            await scene.runsc.resume("a")
-
-    return Parking(scene.target, scene.updates.append, pause=pause, resume=resume)
 
 
 async def test_park_and_resume(make: Make) -> None:

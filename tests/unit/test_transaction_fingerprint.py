@@ -35,7 +35,7 @@ def made(
     able: Capabilities | None = None,
     *,
     gpu: bool = False,
-    overlay2: str = "root:dir=/work/1",
+    overlay2: str = "root:dir=/overlay/1",
 ) -> Fingerprint:
     """Compute the fingerprint of a container, which differs from the usual one as given."""
     spec = document.parse(DATA | (data or {}), Path("/b"))
@@ -68,7 +68,7 @@ def annotated(**annotations: str) -> dict[str, Any]:
 )
 def test_copies_of_a_template_have_one_fingerprint(data: dict[str, Any]) -> None:
     """What runsc does not compare may differ, as may the folder for the writes of a container."""
-    assert made(data, overlay2="root:dir=/work/2") == made()
+    assert made(data, overlay2="root:dir=/overlay/2") == made()
 
 
 @pytest.mark.parametrize(

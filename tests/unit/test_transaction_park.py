@@ -23,7 +23,7 @@ from shim.model import CudaState
 from shim.transaction.journal import Changes
 from shim.transaction.park import Parking
 from tests.unit.fakes_guest import Fault, failed
-from tests.unit.fakes_target import Make, Scene, in_states
+from tests.unit.fakes_target import Make, Scene, in_states, parking
 
 RUNNING, LOCKED, FROZEN = CudaState.RUNNING, CudaState.LOCKED, CudaState.CHECKPOINTED
 BROKEN = RunscError("pause", 128, "broken")
@@ -34,19 +34,6 @@ def make(tmp_path: Path) -> Iterator[Make]:
     """Return a factory of tasks whose CUDA processes are in these states."""
     with in_states(tmp_path) as made:
         yield made
-
-
-def parking(scene: Scene) -> Parking:
-    """Make one, with a task room that knows whether the task is paused."""
-
-    async def pause() -> None:
-        await scene.runsc.pause("a")
-
-    async def resume() -> None:
-        if scene.guest.paused:
-            await scene.runsc.resume("a")
-
-    return Parking(scene.target, scene.updates.append, pause=pause, resume=resume)
 
 
 async def parked(scene: Scene) -> Parking:

@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from shim.entry import logs
 from shim.entry.cli import app
 from shim.entry.cli.checkpoint import _summary
-from shim.entry.cli.progress import Bar, Lines
+from shim.entry.cli.progress import Bar, Lines, Renderer
 from shim.entry.cli.settings import Settings
 from shim.entry.cli.table import table
 from shim.entry.shimbin.logfifo import _cut
@@ -138,7 +138,13 @@ def complaint(text: str) -> str:
 
 def summary(text: str) -> str:
     """Return what the command line prints of a checkpoint."""
-    return printed(lambda: _summary(checkpointed(text), text, set()))
+
+    def show() -> None:
+        result = checkpointed(text)
+        _summary(result, text)
+        Renderer().print_others(result.warnings)
+
+    return printed(show)
 
 
 def task(text: str) -> TaskView:

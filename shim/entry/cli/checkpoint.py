@@ -96,7 +96,8 @@ def checkpoint(
     with settings.client() as client, Renderer() as renderer:
         result = client.checkpoint(task, options, renderer.report)
     settings.show(result, result.image_path)
-    _summary(result, f"checkpoint of {task}: {size(result.size_bytes)}", renderer.warnings)
+    _summary(result, f"checkpoint of {task}: {size(result.size_bytes)}")
+    renderer.print_others(result.warnings)
 
 
 @click.command("restore")
@@ -185,7 +186,8 @@ def restore(
     with settings.client() as client, Renderer() as renderer:
         result = client.restore(task, options, renderer.report)
     settings.show(result, "")
-    _summary(result, f"restore of {task}: pid {result.pid}", renderer.warnings)
+    _summary(result, f"restore of {task}: pid {result.pid}")
+    renderer.print_others(result.warnings)
 
 
 def _members(ids: dict[str, str], bundles: dict[str, str]) -> tuple[MemberOptions, ...]:
@@ -195,18 +197,14 @@ def _members(ids: dict[str, str], bundles: dict[str, str]) -> tuple[MemberOption
     )
 
 
-def _summary(result: CheckpointResult | RestoreResult, text: str, shown: set[str]) -> None:
-    """Print a summary and warnings on stderr; stdout is for programs."""
+def _summary(result: CheckpointResult | RestoreResult, text: str) -> None:
+    """Print a summary on stderr; stdout is for programs."""
     took_s = sum(result.timings_s.values())
     count = len(result.processes)
     noun = "process" if count == 1 else "processes"
     gpu = f", {count} GPU {noun} by engine {result.engine}" if count else ""
     pod = f", with {', '.join(result.members)}" if result.members else ""
     print(printable(f"{text}{pod}{gpu}, {took_s:.2f} s"), file=sys.stderr)
-    for warning in result.warnings:
-        if warning in shown:
-            continue
-        print(printable(f"warning: {warning}"), file=sys.stderr)
 
 
 COMMANDS = (checkpoint, restore)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import sys
 import time
+from collections.abc import Iterable
 from types import TracebackType
 from typing import Self, TextIO
 
@@ -81,6 +82,12 @@ class Renderer:
         if progress.warning:
             self.warnings.add(progress.message)
         self._out(progress)
+
+    def print_others(self, warnings: Iterable[str]) -> None:
+        """Print the warnings of a result that no progress update had."""
+        for warning in warnings:
+            if warning not in self.warnings:
+                print(printable(f"warning: {warning}"), file=sys.stderr)
 
     def __enter__(self) -> Self:
         return self

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from typing import TYPE_CHECKING
 
 import click
@@ -111,9 +110,7 @@ def save(settings: Settings, name: str, task: str) -> None:
     with settings.client() as client, Renderer() as renderer:
         made = client.save_name(task, name, renderer.report)
     settings.show(made, made.image_path)
-    for warning in made.warnings:
-        if warning not in renderer.warnings:
-            print(printable(f"warning: {warning}"), file=sys.stderr)
+    renderer.print_others(made.warnings)
 
 
 COMMANDS = (ls, show, drop, save)
