@@ -18,7 +18,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import asdict
 
-from hack.tools import clients, containerd, runsc
+from hack.tools import clients, cluster, containerd, runsc
 from hack.tools.cache import cache_root, locked
 from hack.tools.tool import describe, obtain
 
@@ -29,6 +29,8 @@ _ALL = (
     *containerd.OTHERS,
     clients.CRICTL,
     clients.NERDCTL,
+    cluster.ETCD,
+    cluster.CNI,
 )
 TOOLS = {tool.name: tool for tool in _ALL}
 

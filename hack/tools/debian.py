@@ -18,7 +18,8 @@ KEYRINGS = (
     "/usr/share/keyrings/debian-archive-keyring.gpg",
     "/usr/share/keyrings/debian-archive-keyring.pgp",
 )
-
+# Where packages have programs; Debian's CNI plugins are in /usr/lib/cni.
+_FOLDERS = frozenset({"bin", "sbin", "cni"})
 
 REAL = ".real"
 LAUNCHER = f"""#!/bin/sh
@@ -181,7 +182,7 @@ def collect(root: Path, programs: Sequence[str], into: Path) -> None:
     for name in programs:
         # A package may also have links with the name of the program.
         found = [path for path in root.rglob(name) if path.is_file() and not path.is_symlink()]
-        found = [path for path in found if path.parent.name in {"bin", "sbin"}]
+        found = [path for path in found if path.parent.name in _FOLDERS]
         if not found:
             message = f"the packages have no program {name}"
             raise NotHere(message)
