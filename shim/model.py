@@ -258,7 +258,8 @@ Report = Callable[[Progress], None]
 class CheckpointOptions(Value):
     """Options of a checkpoint; None, and a `timeout_s` of 0, mean the configured default.
 
-    `fill` allows `image_path` to be an existing empty folder, as containerd's is.
+    `fill` allows `image_path` to be an existing empty folder, as containerd's is. With `for_copies`
+    a pod is not saved if its image would not fit other pods of its template.
     """
 
     image_path: str = ""
@@ -272,6 +273,7 @@ class CheckpointOptions(Value):
     compress: bool = False
     direct: bool = False
     fill: bool = False
+    for_copies: bool = False
 
 
 class MemberOptions(Value):

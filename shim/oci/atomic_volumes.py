@@ -27,7 +27,7 @@ from shim.oci.document import Spec
 from shim.oci.kubelet import ATOMIC, pod_folder
 
 _DATA = "..data"
-_FOLDER = re.compile(r"\.\.[0-9]{4}(_[0-9]{2}){5}\.[0-9]{1,20}")
+FOLDER = re.compile(r"\.\.[0-9]{4}(_[0-9]{2}){5}\.[0-9]{1,20}")
 _MAX_DEPTH = 16
 _MAX_FILES = 10_000
 
@@ -48,7 +48,7 @@ def data_folders(spec: Spec, kubelet: str) -> dict[str, str]:
     for destination, volume in _mounted(spec, kubelet).items():
         with contextlib.suppress(OSError):  # removed meanwhile, or not written yet
             name = str(Path(volume, _DATA).readlink())
-            if _FOLDER.fullmatch(name):
+            if FOLDER.fullmatch(name):
                 found[destination] = name
     return found
 
@@ -59,7 +59,7 @@ def to_provide(spec: Spec, kubelet: str, saved: Mapping[str, str]) -> tuple[Data
     return tuple(
         DataFolder(volume=mounted[destination], name=name)
         for destination, name in saved.items()
-        if destination in mounted and _FOLDER.fullmatch(name)
+        if destination in mounted and FOLDER.fullmatch(name)
     )
 
 
@@ -101,7 +101,7 @@ def provide(one: DataFolder) -> None:
 
 
 def _check(today: str, one: DataFolder) -> None:
-    if not _FOLDER.fullmatch(today):
+    if not FOLDER.fullmatch(today):
         message = f"{one.volume}/{_DATA} is a link to {today!r}, which the kubelet does not make"
         raise FailedPrecondition(message)
 

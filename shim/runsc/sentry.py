@@ -10,7 +10,7 @@ from shim import failpoints
 from shim.config import Timeouts
 from shim.errors import CryoError, NotFound
 from shim.host.shielded import shielded
-from shim.runsc import fscat, kernel, trace, urpc
+from shim.runsc import fscat, kernel, open_files, trace, urpc
 from shim.runsc.argv import runsc_id
 from shim.runsc.containers import Containers
 from shim.runsc.output import GuestProcess, parse_processes
@@ -53,6 +53,14 @@ class Sentry:
         """
         data = await fscat.read(self._containers.control_socket(task_id), files)
         return data.decode("utf-8", "replace")
+
+    async def open_files(self, task_id: str) -> dict[int, frozenset[str]]:
+        """Return the paths of what each process of the task's sandbox uses, by the pid of `ps`.
+
+        Raises:
+            Unavailable: the sentry does not answer, or its answer has another form.
+        """
+        return await open_files.open_files(self._containers.control_socket(task_id))
 
     def connect(
         self, task_id: str, port: int, *, timeout_s: float

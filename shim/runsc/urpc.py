@@ -37,6 +37,7 @@ async def call(
     argument: object,
     *,
     timeout_s: float = _TIMEOUT_S,
+    limit_bytes: int = _LIMIT_BYTES,
     fds: Sequence[int] = (),
 ) -> Any:
     """Call a method of the sentry with copies of the descriptors `fds`; return its result.
@@ -47,7 +48,8 @@ async def call(
     """
     try:
         async with asyncio.timeout(timeout_s):
-            return await _exchange(path, {"method": method, "arg": argument}, fds)
+            request = {"method": method, "arg": argument}
+            return await _exchange(path, request, fds, Document(limit_bytes))
     except (OSError, TimeoutError, ValueError, RecursionError) as error:
         message = f"the sentry does not answer {method}: {error}"
         raise Unavailable(message) from error
@@ -66,7 +68,9 @@ def reachable(path: Path) -> Iterator[str]:
         os.close(fd)
 
 
-async def _exchange(path: Path, request: dict[str, object], fds: Sequence[int]) -> Any:
+async def _exchange(
+    path: Path, request: dict[str, object], fds: Sequence[int], whole: Document
+) -> Any:
     data = json.dumps(request).encode()
     connection = await _connect(path)
     try:
@@ -80,7 +84,7 @@ async def _exchange(path: Path, request: dict[str, object], fds: Sequence[int]) 
     try:
         writer.write(data)
         await writer.drain()
-        answer = await _document(reader)
+        answer = await _read(reader, whole)
     finally:
         writer.close()
     success = answer.get("success") if isinstance(answer, dict) else None
@@ -105,9 +109,8 @@ async def _connect(path: Path) -> socket.socket:
     return connection
 
 
-async def _document(reader: asyncio.StreamReader) -> Any:
+async def _read(reader: asyncio.StreamReader, whole: Document) -> Any:
     """Read one JSON document; the protocol has no framing, so its syntax determines its end."""
-    whole = Document()
     while not whole.complete:
         data = await reader.read(_CHUNK_BYTES)
         if not data:

@@ -177,7 +177,7 @@ class WarmStarts:
             path = await file_call(
                 lambda: images.new_image(fingerprint, utcnow()), doing=f"make {images.folder}"
             )
-            options = CheckpointOptions(image_path=str(path))
+            options = CheckpointOptions(image_path=str(path), for_copies=True)
             made = await self._checkpoint(task.ref, options, report)
             left = await file_call(
                 lambda: images.prune(path), doing=f"tidy {images.folder}", deadline_s=REMOVE_S

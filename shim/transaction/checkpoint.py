@@ -113,10 +113,15 @@ class Checkpoint:
     async def _survey(self, image: NewImage) -> Findings:
         """Run the pre-freeze hooks and find what there is to save: a hook may change that."""
         survey = Survey(
-            self._target, self._policy, self._transaction, self._execs, self._freezing.resume
+            self._target,
+            self._policy,
+            self._transaction,
+            self._execs,
+            self._freezing.resume,
+            for_copies=self._options.for_copies,
         )
         with self._transaction.step(Phase.PREFLIGHT):
-            survey.check()
+            await survey.check()
         self._transaction.warn(*await self._hooks.before_freeze())
         with self._transaction.step(Phase.PREFLIGHT):
             return await survey.run(image.path.parent)

@@ -17,7 +17,7 @@ from shim.host.filecalls import file_call
 from shim.model import CudaMode, EngineName
 from shim.oci.atomic_volumes import data_folders
 from shim.runsc.output import GuestProcess
-from shim.transaction import connections, memory, preflight
+from shim.transaction import connections, memory, pod_files, preflight
 from shim.transaction.connections import Connected
 from shim.transaction.execs import ExecCheck
 from shim.transaction.steps import Steps, choose, engine_for, group_for, look
@@ -51,6 +51,8 @@ class Survey:
         transaction: Transaction,
         execs: ExecCheck,
         resume: Callable[[], Awaitable[None]],
+        *,
+        for_copies: bool,
     ) -> None:
         """Take what was chosen for this checkpoint; `resume` ends a pause until the rollback."""
         self._target = target
@@ -58,8 +60,9 @@ class Survey:
         self._transaction = transaction
         self._execs = execs
         self._resume = resume
+        self._for_copies = for_copies
 
-    def check(self) -> None:
+    async def check(self) -> None:
         """Check what no hook of the containers can change.
 
         Raises:
@@ -70,6 +73,8 @@ class Survey:
         preflight.check_terminals(self._target)
         preflight.check_restorable(self._target.containers)
         preflight.check_network(self._target)
+        parts = await pod_files.check_parts(self._target, for_copies=self._for_copies)
+        self._transaction.warn(*parts)
 
     async def run(self, folder: Path) -> Findings:
         """Check the rest of what can be checked before a freeze; the image will be in `folder`.
@@ -79,6 +84,8 @@ class Survey:
         """
         target = self._target
         listed, image_bytes = await self._measure(folder)
+        in_use = await pod_files.check_in_use(target, listed, for_copies=self._for_copies)
+        self._transaction.warn(*in_use)
         steps, gpus, inside = None, Inventory(), None
         paused = bool(target.paused_ids)
         if target.journal.entry.from_park:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import shutil
 import socket
 from collections.abc import Callable, Iterator
@@ -11,6 +12,7 @@ from pathlib import Path
 import grpc
 import pytest
 
+from shim.simgpu import toml
 from shim.simgpu.waiting import wait_until
 from tests.builds import RunscBuild
 from tests.containerd.api import Api
@@ -46,7 +48,7 @@ def kubelet(place: Place) -> Path:
 def node(place: Place, kubelet: Path, runsc: RunscBuild, archive: Path) -> Iterator[Cryo]:
     """Yield the newest containerd with each runsc."""
     program("containerd-2.4")
-    settings = {"pods": {"kubelet": str(kubelet)}}
+    settings: toml.Tables = {"pods": {"kubelet": str(kubelet), "restore": True}}
     build = find_containerd("2.4")
     # The older one sets up no network on newer kernels.
     flags = {} if runsc.has_builtin else FLAGS
@@ -158,8 +160,39 @@ def test_how_containers_use_a_volume(node: Cryo, pods: Pods) -> None:
     pod.end(one)
     again = pod.run("one", IDLE, mounts)
     assert node.exec(again, "cat", "/inside/file").out == "one\n"
-    with pytest.raises(grpc.RpcError, match=r"mounts a part \(subPath\) of volume inside"):
+    remedy = "annotate the pod with io.cryo.host-volumes: inside"
+    refusal = rf"three mounts a part \(subPath\) of volume inside, .*{remedy}"
+    with pytest.raises(grpc.RpcError, match=refusal):
         pod.run("three", IDLE, {"/inside": inside / "sub"})
+
+
+@pytest.mark.every_combination
+def test_a_warm_pod_with_files_that_no_other_pod_has(node: Cryo, pods: Pods) -> None:
+    """It is not saved, and the reason names the container and the files."""
+    name, pod = node.fresh("warm"), pods()
+    pod.empty_dir("host")
+    conf = pod.config_map("conf", OLD_TIME, {"key": "one"})
+    mounts = {"/host": pod.folder / "volumes/kubernetes.io~empty-dir/host", "/conf": conf}
+    notes = {
+        "io.kubernetes.cri.sandbox-namespace": "team",
+        "io.cryo.host-volumes": "host",
+        "io.cryo.warm": name,
+        "io.cryo.warm-when": "exec test -e /conf/other",
+        "io.cryo.warm-timeout": "20",
+    }
+    pod.sandbox(annotations=notes)
+    script = "exec 5>/host/log 6</conf/key; sleep 100000"
+    pod.run("writer", ("sh", "-c", script), mounts, annotations=notes)
+    wait_until((mounts["/host"] / "log").exists, "the open files", 30)
+
+    pod.config_map("conf", TIME, {"key": "two", "other": ""})
+
+    use = node.folder / "images" / node.namespace / "team" / name / ".use.json"
+    wait_until(lambda: use.exists() and json.loads(use.read_text())["failures"] > 0, "it", 60)
+    reason = json.loads(use.read_text())["reasons"][0]["text"]
+    assert f"writer: /conf/..{OLD_TIME}/key (replaced since in volume conf)" in reason
+    assert "writer: /host/log (in volume host, which is on the host)" in reason
+    shutil.rmtree(use.parent)
 
 
 @pytest.mark.parametrize("runsc", ("new",), indirect=True)

@@ -12,7 +12,7 @@ from typing import Any
 
 import msgspec
 
-from shim.config import Config, Paths, Timeouts
+from shim.config import Config, Paths, Pods, Timeouts
 from shim.config import Cuda as CudaSettings
 from shim.errors import CryoError
 from shim.host import procs
@@ -66,6 +66,8 @@ class FakeRunsc(Runsc):
         self.origins: dict[int, bool] | CryoError = {}
         # /proc/net/tcp as the sentry gives it.
         self.tables: str | CryoError = ""
+        # What each process uses.
+        self.used: dict[int, frozenset[str]] | CryoError = {}
         # What happens when a save fails.
         self.failing: Callable[[], None] = lambda: None
 
@@ -147,6 +149,12 @@ class FakeSentry(Sentry):
             raise self._runsc.tables
         return self._runsc.tables
 
+    async def open_files(self, task_id: str) -> dict[int, frozenset[str]]:
+        await asyncio.sleep(0)
+        if isinstance(self._runsc.used, CryoError):
+            raise self._runsc.used
+        return self._runsc.used
+
 
 @dataclass
 class Scene:
@@ -170,6 +178,9 @@ class Scene:
     # Annotations of the sandbox's own container, and of all.
     annotations: dict[str, str] = field(default_factory=dict)
     pod_annotations: dict[str, str] = field(default_factory=dict)
+    # The mounts of all containers, and the root directory of the kubelet.
+    mounts: list[dict[str, Any]] = field(default_factory=list)
+    kubelet: str = Pods().kubelet
     updates: list[Progress] = field(default_factory=list)
     events: list[str] = field(default_factory=list)
 
@@ -188,6 +199,7 @@ class Scene:
             paths=Paths(images=str(self.images), verified=str(self.folder / "verified")),
             cuda=CudaSettings(nvidia_proc=str(self.nvidia), nvidia_smi=self.nvidia_smi),
             timeouts=self.timeouts,
+            pods=Pods(kubelet=self.kubelet),
         )
 
     @property
@@ -212,6 +224,7 @@ class Scene:
     def _spec(self, own: dict[str, str]) -> Spec:
         annotations = {**self.pod_annotations, **own}
         data = {**SPEC, "annotations": annotations} if annotations else SPEC
+        data = {**data, "mounts": self.mounts} if self.mounts else data
         return document.parse(data, self.folder)
 
     def _member(self, name: str, guest: FakeGuest) -> CheckpointTarget:

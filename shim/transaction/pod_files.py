@@ -1,0 +1,85 @@
+"""What of a pod's volumes no other pod gets back: found before the save, and named.
+
+Only a restore in the same pod has these files. A checkpoint warns of them, and one that is made
+for other pods is refused.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+
+from shim.errors import Refused, Unavailable
+from shim.host.text import first_few
+from shim.oci.pod_files import PodFiles
+from shim.runsc.output import GuestProcess
+from shim.transaction.target import CheckpointTarget
+
+
+async def check_parts(target: CheckpointTarget, *, for_copies: bool) -> list[str]:
+    """Return a warning that names the emptyDir volumes whose contents will not be in the image.
+
+    Raises:
+        Refused: the image is `for_copies`.
+    """
+
+    def look() -> list[str]:
+        kubelet = target.config.pods.kubelet
+        return [
+            f"{name} (of container {one.name})"
+            for one in target.members
+            for name in PodFiles(one.spec, kubelet).parts(target.spec)
+        ]
+
+    found = await asyncio.to_thread(look)
+    if not found:
+        return []
+    message = (
+        "volumes of which a part is mounted (subPath) are on the host, and not in the image: "
+        f"{first_few(found)}"
+    )
+    remedy = (
+        "mount the whole volume; or, if a restored pod may have it empty, name it in the pod's "
+        "annotation io.cryo.host-volumes"
+    )
+    return _warn(message, remedy, refuse=for_copies)
+
+
+async def check_in_use(
+    target: CheckpointTarget, listed: Sequence[list[GuestProcess]], *, for_copies: bool
+) -> list[str]:
+    """Return a warning that names the files in use that other pods have not got.
+
+    `listed` has what `ps` has listed in each container.
+
+    Raises:
+        Refused: the image is `for_copies`.
+    """
+    kubelet = target.config.pods.kubelet
+    members = list(zip(target.members, listed[1:], strict=True))
+    volumes = await asyncio.to_thread(lambda: [PodFiles(one.spec, kubelet) for one, _ in members])
+    if not any(one.any for one in volumes):
+        return []
+    try:
+        used = await target.runsc.sentry.open_files(target.ref.id)
+    except Unavailable as error:
+        return [f"whether files are open that a restored pod lacks is not known: {error}"]
+    found = [
+        f"{one.name}: {text}"
+        for (one, rows), pod_files in zip(members, volumes, strict=True)
+        for text in pod_files.missing({path for row in rows for path in used.get(row.pid, ())})
+    ]
+    if not found:
+        return []
+    message = f"files are in use that no other pod has: {first_few(found)}"
+    remedy = (
+        "let the application close them, by an io.cryo.hook.pre-freeze if need be, or keep the "
+        "volume in the sandbox"
+    )
+    return _warn(message, remedy, refuse=for_copies)
+
+
+def _warn(message: str, remedy: str, *, refuse: bool) -> list[str]:
+    if refuse:
+        raise Refused(message, remedy=remedy)
+    return [message]
