@@ -160,7 +160,7 @@ class NamedImages:
         stale = [path for path in self.of(keep.parent.name) if path.name < keep.name]
         for key in self.fingerprints()[_KEPT_KEYS:]:
             stale += self.of(key)
-        return [line for path in stale if (line := self._remove(path))]
+        return [line for path in stale if (line := self.remove(path))]
 
     def drop(self) -> int:
         """Remove everything that has this name; return how many images that were.
@@ -181,7 +181,8 @@ class NamedImages:
             self.folder.rmdir()
         return number
 
-    def _remove(self, path: Path) -> str:
+    def remove(self, path: Path) -> str:
+        """Remove an image; return why it could not be removed, empty if it was."""
         try:
             store.remove(str(path), self._images)
             if not self.of(path.parent.name):

@@ -50,7 +50,7 @@ class NamedOrigin(Value):
     `reason` is why the container was started cold; empty if it was restored; `failed_image` is the
     image that could not be restored then, if there was one, and `fell_back` whether that was in
     Start. With `warm` it is saved under the name once it is ready, unless that is `settled`: it was
-    saved, or left to another container.
+    saved, as `saved_image`, or left to another container.
     """
 
     name: str
@@ -62,6 +62,7 @@ class NamedOrigin(Value):
     failed_image: str = ""
     fell_back: bool = False
     settled: bool = False
+    saved_image: str = ""
 
     @property
     def falls_back(self) -> bool:

@@ -26,6 +26,7 @@ from shim.model import CheckpointOptions, CheckpointResult, Report, TaskRef, utc
 from shim.oci import pod
 from shim.oci.annotations import TaskAnnotations, WarmFallback, read_annotations
 from shim.task.container import Container
+from shim.task.early_image import ended_since
 from shim.task.name_counters import NameCounters
 from shim.task.owner import Owner
 from shim.task.record import NamedOrigin
@@ -68,6 +69,7 @@ class WarmStarts:
         """Count how a task was started, and see to the save of one that was started cold."""
         named = task.record.named
         if named is None:
+            self._joined(task)
             return
         ref = named.ref(task.ref.namespace)
         if task.record.image_path:
@@ -83,6 +85,33 @@ class WarmStarts:
             return
         work = self._save_when_ready(task, named)
         self._owner.context().background.start(work, name=f"warm start of {task.ref}")
+
+    def _joined(self, task: Container) -> None:
+        """Check the image of a pod that a container has joined after the save."""
+        root = self._tasks.root(task.ref.namespace, task.record.sandbox_id)
+        named = root.record.named if root is not None else None
+        if root is not None and named is not None and named.saved_image:
+            work = self._replace_early(root, task, named)
+            self._owner.context().background.start(work, name=f"warm start of {root.ref}")
+
+    async def _replace_early(self, root: Container, joined: Container, named: NamedOrigin) -> None:
+        """Save a pod again, and remove its image, if that was made too early."""
+        path, ref = Path(named.saved_image), named.ref(root.ref.namespace)
+        try:
+            ended = await ended_since(path, self._tasks.sandbox_of(root), joined)
+        except CryoError as error:  # it was replaced or dropped since
+            _log.info("task %s: %s", root.ref, error)
+            return
+        if not ended:
+            return
+        images = self._images(ref)
+        if line := await file_call(lambda: images.remove(path), doing=f"remove {path}"):
+            _log.warning("an image of %s was not removed: %s", ref, line)
+        reason = f"it was saved before {', '.join(ended)} had ended, and is saved again"
+        self._counters.count(ref, Outcome.FAILURE, reason)
+        again = msgspec.structs.replace(named, saved_image="", settled=False)
+        root.store.try_update(named=again)
+        self.resume(root)
 
     async def _save_when_ready(self, task: Container, named: NamedOrigin) -> None:
         try:
@@ -138,6 +167,8 @@ class WarmStarts:
         made = await self._save(task, images, log_progress, besides=named.failed_image)
         outcome = Outcome.SKIP if made is None else Outcome.SAVE
         self._counters.count(images.ref, outcome)
+        if made is not None:
+            task.store.try_update(named=msgspec.structs.replace(named, saved_image=made.image_path))
 
     async def save(self, ref: TaskRef, name: str, report: Report) -> CheckpointResult:
         """Save a task, with all that share its sandbox, under a name; replace what has the name.

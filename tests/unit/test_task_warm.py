@@ -3,27 +3,38 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import AsyncIterator
 from pathlib import Path
 
+import msgspec
 import pytest
 
+from shim.config import Pods
 from shim.errors import Busy, InvalidArgument, Refused
 from shim.image import named_use
+from shim.image.manifest import Member
 from shim.image.named import Fingerprint, ImageRef, NamedImages
+from shim.image.verify import read_manifest
 from shim.model import CheckpointOptions, CheckpointResult, Report, TaskRef, utcnow
+from shim.oci import canonical
+from shim.oci.pod import SANDBOX_NAMESPACE
 from shim.state import TaskState
 from shim.task import warm
 from shim.task.container import Container
 from shim.task.readiness import NotReady
 from shim.transaction.builds import runsc_build
 from shim.transaction.hostfacts import read_host
-from tests.unit.fakes_tasks import Owner, owning
+from tests.unit.fakes_pods import Pod
+from tests.unit.fakes_tasks import FakeEnv, Owner, owning
 from tests.unit.image_helpers import sealed
 from tests.unit.test_task_origin import NAME, annotate
+from tests.unit.test_task_pod_container import WaitSupervisor
 
 WAIT_S = 60
 WARM = {"io.cryo.warm": NAME, "io.cryo.warm-period": "0.01", "io.cryo.warm-timeout": "60"}
+STATE = """for word in "$@"; do :; done
+echo "{\\"id\\": \\"$word\\", \\"status\\": \\"running\\"}\""""
 REF = ImageRef(namespace="ns", name=NAME)
 
 
@@ -55,11 +66,18 @@ class Saver:
             arch=host.arch,
             cpu_features=host.cpu_features,
             runsc=await runsc_build(task.runsc.capabilities),
+            members=tuple(map(_member, self.owner.tasks._map.sandbox_of(task).containers[1:])),
         )
         self.saved.append(ref)
         return CheckpointResult(
             image_path=options.image_path, size_bytes=1, digest=made.digest, engine=""
         )
+
+
+def _member(task: Container) -> Member:
+    spec = task.files.spec.data
+    digest = canonical.digest(canonical.encode(spec))
+    return Member(task=task.ref.id, name=task.name, spec=spec, spec_digest=digest)
 
 
 @pytest.fixture
@@ -257,6 +275,70 @@ async def test_a_busy_container_is_tried_again(
 
     assert saver.saved == [owner.ref()]
     assert task.warnings.text == ""
+
+
+@pytest.fixture
+async def pod(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Pod]:
+    """Give the bundles of a pod with the annotations of a warm start."""
+    monkeypatch.setattr("shim.task.sandbox_readiness._QUIET_S", 0.0)
+    owner, supervisor = Owner(tmp_path), WaitSupervisor()
+    owner.config = msgspec.structs.replace(owner.config, pods=Pods(restore=True))
+    owner.supervisor, owner.runtime_env = supervisor, FakeEnv(tmp_path / "state", supervisor)
+    owner.tasks = owner._new()
+    owner.script.on("state", STATE)
+    made = Pod(owner, "init", "side", "app", "debug")
+    made.annotations = WARM | {SANDBOX_NAMESPACE: "team", "io.cryo.warm-period": "0.3"}
+    try:
+        await owner.tasks.recover()
+        yield made
+        await owner.tasks.close()
+    finally:
+        await supervisor.end()
+
+
+async def finish(pod: Pod, name: str) -> None:
+    """Let the container exit with success, and delete it."""
+    owner, supervisor = pod.owner, pod.owner.supervisor
+    assert isinstance(supervisor, WaitSupervisor)
+    answer = {"id": f"{name}+", "exitStatus": 0}
+    (owner.record_folder(name) / "wait.json").write_text(json.dumps(answer))
+    waiter = supervisor.waiters[("init", "side").index(name)]
+    supervisor.children[waiter.pid].kill()
+    await asyncio.wait_for(owner.tasks.wait(owner.ref(name)), WAIT_S)
+    await owner.tasks.delete(owner.ref(name))
+
+
+def saved_of(root: Container) -> tuple[Path, list[str]]:
+    """Return the image of a pod, and the names of the containers in it."""
+    assert root.record.named is not None
+    path = Path(root.record.named.saved_image)
+    return path, [one.name for one in read_manifest(path, strict=True).members]
+
+
+@pytest.mark.parametrize("joins", ("app", "debug", "side"))
+async def test_an_init_container_that_was_saved(pod: Pod, joins: str) -> None:
+    """A pod saved while it ran is saved again when the kubelet starts the next container.
+
+    Its image would wait for the others, so it is removed. A container that joins while those of the
+    image run, or that runs again, changes nothing.
+    """
+    owner, saver = pod.owner, Saver(pod.owner)
+    owner.tasks.warm._checkpoint = saver
+    await pod.run("pod", "init", "side")
+    await background(owner)
+    root = owner.tasks._task(owner.ref("pod"))
+    early, names = saved_of(root)
+    assert names == ["init", "side"]
+
+    for name, when in (("init", ("app", "side")), ("side", ("side",))):
+        if joins in when:
+            await finish(pod, name)
+    await pod.run(joins)
+    await background(owner)
+
+    image, names = saved_of(root)
+    assert names == (["side", "app"] if joins == "app" else ["init", "side"])
+    assert (image == early, early.exists()) == (joins != "app", joins != "app")
 
 
 async def test_a_container_that_has_exited(
