@@ -42,7 +42,7 @@ async def open_stream(
 
     Raises:
         InvalidArgument: it is not a port.
-        Unavailable: nothing listens there, or the sentry does not answer.
+        Unavailable: nothing listens there, there is no loopback, or the sentry does not answer.
         IllegalState: the container is not running.
         Unimplemented: runsc cannot do this with the sandbox's network.
     """
@@ -83,6 +83,13 @@ def _explained(error: urpc.CallFailed, port: int) -> CryoError:
     if "refused" in said:
         message = f"nothing listens on port {port} of the sandbox's loopback"
         return Unavailable(message, remedy="listen on 127.0.0.1 or on all addresses")
+    if "no route to host" in said or "network is unreachable" in said:
+        message = f"no connection to port {port}: the sandbox has no loopback interface"
+        remedy = (
+            "set lo up in its network namespace (ip -n NAME link set lo up) before the container is "
+            "created: runsc copies only interfaces that are up"
+        )
+        return Unavailable(message, remedy=remedy)
     return error
 
 

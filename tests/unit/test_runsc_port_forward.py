@@ -118,6 +118,16 @@ async def test_an_error_of_the_sentry(tmp_path: Path, answer: str, kind: type[Cr
                 pytest.fail("there is no stream")
 
 
+@pytest.mark.parametrize("said", ("no route to host", "network is unreachable"))
+async def test_a_sandbox_without_a_loopback(tmp_path: Path, said: str) -> None:
+    """Its network namespace had lo down when it was created; the error says how to set it up."""
+    answer = f"creating netstack port forward connection: connecting endpoint: {said}"
+    with sentry(tmp_path, answer) as made, pytest.raises(Unavailable, match="loopback") as caught:
+        async with open_stream(made.path, "job+", 80, timeout_s=5.0):
+            pytest.fail("there is no stream")
+    assert "link set lo up" in caught.value.remedy
+
+
 async def test_no_sentry(tmp_path: Path) -> None:
     """A sandbox that is gone is unavailable."""
     with pytest.raises(Unavailable):
