@@ -86,8 +86,8 @@ def _explained(error: urpc.CallFailed, port: int) -> CryoError:
     if "no route to host" in said or "network is unreachable" in said:
         message = f"no connection to port {port}: the sandbox has no loopback interface"
         remedy = (
-            "set lo up in its network namespace (ip -n NAME link set lo up) before the container is "
-            "created: runsc copies only interfaces that are up"
+            "set lo up in its network namespace (ip -n NAME link set lo up) before the container "
+            "is created: runsc copies only interfaces that are up"
         )
         return Unavailable(message, remedy=remedy)
     return error
