@@ -18,7 +18,7 @@ from pathlib import Path
 import msgspec
 
 from shim.config import Config
-from shim.errors import Cancelled, CryoError, InvalidArgument, Unavailable
+from shim.errors import Cancelled, CryoError, DeadlineExceeded, InvalidArgument, Unavailable
 from shim.host.background import BackgroundTasks
 from shim.host.exit_status import UNKNOWN_STATUS
 from shim.host.filecalls import file_call
@@ -197,10 +197,24 @@ class PendingPodRestore:
     async def _expire(self) -> None:
         """Roll back at the deadline, unless a Start that is under way completes the restore."""
         await asyncio.sleep(self._restore.timeout_s)
-        late = self._restore.late()
+        late = await asyncio.to_thread(self._late)
         if await self._stop(late):
             _log.error("task %s: %s", self._root.ref, late)
             self._root.warnings.set(str(late))
+
+    def _late(self) -> DeadlineExceeded:
+        """Return the error for the deadline; it names containers that may keep others waiting.
+
+        No annotation tells an init container that the image lacks from another one. The kubelet
+        starts the others when it has ended, while it waits for the load.
+        """
+        late = self._restore.late()
+        if not self._held_back or not self._restore.missing:
+            return late
+        names = ", ".join(task.name or task.ref.id for task in self._held_back)
+        message = f"{late.message}; {names}, which the image lacks, waits for the load"
+        remedy = "save the pod again if that is an init container: the others wait for its end"
+        return DeadlineExceeded(message, remedy=remedy)
 
     async def _close(self) -> None:
         """Release the tasks: none of them is being restored any more, whatever else fails."""
