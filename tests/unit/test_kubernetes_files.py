@@ -70,7 +70,21 @@ def test_pods_are_scheduled_where_the_runtime_is() -> None:
     assert found["scheduling"]["nodeSelector"] == pod["nodeSelector"]
 
 
-@pytest.mark.parametrize("folder", ("base", "gpu"))
-def test_the_settings_are_valid(folder: str) -> None:
+SETTINGS = sorted(ROOT.rglob("config.toml"))
+# The kubelet's default runtimeRequestTimeout.
+KUBELET_S = 120.0
+
+
+@pytest.mark.parametrize("path", SETTINGS, ids=lambda path: path.parent.name)
+def test_the_settings_are_valid(path: Path) -> None:
     """config.toml of each variant is valid and allows restores by name."""
-    assert config.load(ROOT / folder / "config.toml").pods.restore
+    assert config.load(path).pods.restore
+
+
+@pytest.mark.parametrize("path", SETTINGS, ids=lambda path: path.parent.name)
+def test_only_the_start_of_a_pod_is_bounded_by_the_kubelet(path: Path) -> None:
+    """A Start ends before the kubelet gives it up; a restore by the sidecar has its own deadline."""
+    settings = config.load(path)
+
+    assert settings.pods.start_timeout < KUBELET_S
+    assert settings.timeouts == config.Config().timeouts
