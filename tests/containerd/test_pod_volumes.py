@@ -18,7 +18,7 @@ from tests.builds import RunscBuild
 from tests.containerd.api import Api
 from tests.containerd.builds import find_containerd
 from tests.containerd.conftest import program
-from tests.containerd.cryo import FLAGS, Cryo
+from tests.containerd.cryo import COUNT, FLAGS, Cryo
 from tests.containerd.kubelet_pod import KubeletPod
 from tests.containerd.place import Place
 from tests.containerd.sidecar import write_rootfs
@@ -166,7 +166,6 @@ def test_how_containers_use_a_volume(node: Cryo, pods: Pods) -> None:
         pod.run("three", IDLE, {"/inside": inside / "sub"})
 
 
-@pytest.mark.every_combination
 def test_a_warm_pod_with_files_that_no_other_pod_has(node: Cryo, pods: Pods) -> None:
     """It is not saved, and the reason names the container and the files."""
     name, pod = node.fresh("warm"), pods()
@@ -193,6 +192,50 @@ def test_a_warm_pod_with_files_that_no_other_pod_has(node: Cryo, pods: Pods) -> 
     assert f"writer: /conf/..{OLD_TIME}/key (replaced since in volume conf)" in reason
     assert "writer: /host/log (in volume host, which is on the host)" in reason
     shutil.rmtree(use.parent)
+
+
+@pytest.mark.long
+def test_a_warm_pod_that_is_ready_before_its_init_container_has_ended(
+    node: Cryo, pods: Pods
+) -> None:
+    """It is saved again when the others run, and the next pod is restored from that image."""
+    name = node.fresh("warm")
+    notes = {
+        "io.kubernetes.cri.sandbox-namespace": "team",
+        "io.cryo.warm": name,
+        "io.cryo.warm-period": "0.1",
+    }
+    folder = node.folder / "images" / node.namespace / "team" / name
+
+    def saved() -> list[list[str]]:
+        texts = [path.read_text("utf-8") for path in folder.glob("*/[0-9]*/cryo.json")]
+        return [[one["name"] for one in json.loads(text)["members"]] for text in texts]
+
+    first = pods()
+    first.sandbox(annotations=notes)
+    first.run("side", IDLE, annotations=notes)
+    wait = "until test -e /end; do sleep 0.1; done"
+    init = first.run("init", ("sh", "-c", wait), annotations=notes)
+    wait_until(lambda: saved() == [["side", "init"]], "the first save", 60)
+    node.exec(init, "touch", "/end")
+    node.until_all_stopped([init])
+    first.end(init)
+    first.run("app", ("sh", "-c", COUNT), annotations=notes)
+    wait_until(lambda: saved() == [["side", "app"]], "the second save", 60)
+    first.remove()
+
+    second = pods()
+    second.sandbox(annotations=notes)
+    second.run("side", IDLE, annotations=notes)
+    init = second.run("init", ("sh", "-c", wait), annotations=notes)
+    node.until_all_stopped([init])
+    second.end(init)
+    again = second.run("app", ("sh", "-c", COUNT), annotations=notes)
+
+    node.until_counts(again)
+    use = json.loads((folder / ".use.json").read_text())
+    assert (use["hits"], use["saves"]) == (1, 2)
+    shutil.rmtree(folder)
 
 
 @pytest.mark.parametrize("runsc", ("new",), indirect=True)
