@@ -53,14 +53,19 @@ def netns() -> Iterator[str]:
 @pytest.fixture(params=["new-sandbox", "new-host", "old-host"])
 def rig(request: pytest.FixtureRequest, netns: str) -> Iterator[Rig]:
     """Give a sidecar whose sandboxes have a loopback, and which runs a server in a container."""
-    name, _, network = request.param.partition("-")
+    name, network, *down = request.param.split("-")
     build: RunscBuild = request.getfixturevalue(f"runsc_{name}")
     with Simulation(build.path) as sim:
         sim.flags["network"] = network
         sim.start_sidecar()
         made = Rig(sim, build)
         try:
-            bundle = made.bundle("job", [tools.interpreter(), "-ISc", SERVER])
+            if down:
+                subprocess.run(
+                    ["ip", "-n", Path(netns).name, "link", "set", "lo", "down"], check=True
+                )
+            server = SERVER.replace("127.0.0.1", "") if down else SERVER
+            bundle = made.bundle("job", [tools.interpreter(), "-ISc", server])
             with made.edited(bundle) as spec:
                 others = [one for one in spec["linux"]["namespaces"] if one["type"] != "network"]
                 spec["linux"]["namespaces"] = [*others, {"type": "network", "path": netns}]
@@ -126,3 +131,12 @@ def test_no_network(machine: Rig) -> None:
         failed(Unimplemented, control_of(machine))
     finally:
         machine.clear()
+
+
+@pytest.mark.parametrize("rig", ("new-sandbox-down",), indirect=True)
+async def test_a_namespace_whose_loopback_is_down(rig: Rig) -> None:
+    """The sandbox has none: the error says so, and how to set it up."""
+    with pytest.raises(Unavailable, match="no loopback interface") as caught:
+        async with open_stream(control_of(rig), "job+", PORT, timeout_s=WAIT_S):
+            pytest.fail("there is no stream")
+    assert "link set lo up" in caught.value.remedy
