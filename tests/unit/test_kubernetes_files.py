@@ -83,7 +83,7 @@ def test_the_settings_are_valid(path: Path) -> None:
 
 @pytest.mark.parametrize("path", SETTINGS, ids=lambda path: path.parent.name)
 def test_only_the_start_of_a_pod_is_bounded_by_the_kubelet(path: Path) -> None:
-    """A Start ends before the kubelet gives it up; a restore by the sidecar has its own deadline."""
+    """A Start ends before the kubelet gives it up; a sidecar's restore has its own deadline."""
     settings = config.load(path)
 
     assert settings.pods.start_timeout < KUBELET_S
