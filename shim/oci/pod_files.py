@@ -15,6 +15,9 @@ from shim.oci.document import Spec, SpecMount
 from shim.oci.kubelet import ATOMIC, EMPTY_DIR, PodFolder, VolumeUse, pod_folder
 from shim.oci.volumes import kept
 
+# What the sentry adds to the path of a file that has been removed.
+_DELETED = " (deleted)"
+
 
 class PodFiles:
     """The mounts of a container, and which of them are of volumes of its own pod on the host."""
@@ -51,6 +54,8 @@ class PodFiles:
         if mount is None or use is None or path == PurePosixPath(mount.destination):
             return ""
         if self._is_empty_dir(mount):
+            if path.name.endswith(_DELETED) and path.parent == PurePosixPath(mount.destination):
+                return ""  # an image has its contents, and a restore makes it anew
             return f"in volume {use.name}, which is on the host"
         first = path.relative_to(mount.destination).parts[0]
         current = self._current.get(mount.destination, first)

@@ -180,7 +180,7 @@ def test_a_warm_pod_with_files_that_no_other_pod_has(node: Cryo, pods: Pods) -> 
         "io.cryo.warm-timeout": "20",
     }
     pod.sandbox(annotations=notes)
-    script = "exec 5>/host/log 6</conf/key; sleep 100000"
+    script = "exec 4>/host/gone; rm /host/gone; exec 5>/host/log 6</conf/key; sleep 100000"
     pod.run("writer", ("sh", "-c", script), mounts, annotations=notes)
     wait_until((mounts["/host"] / "log").exists, "the open files", 30)
 
@@ -191,6 +191,7 @@ def test_a_warm_pod_with_files_that_no_other_pod_has(node: Cryo, pods: Pods) -> 
     reason = json.loads(use.read_text())["reasons"][0]["text"]
     assert f"writer: /conf/..{OLD_TIME}/key (replaced since in volume conf)" in reason
     assert "writer: /host/log (in volume host, which is on the host)" in reason
+    assert "gone" not in reason
     shutil.rmtree(use.parent)
 
 

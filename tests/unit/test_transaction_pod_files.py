@@ -65,7 +65,8 @@ def pod(scene: Scene, container: Spec, root: Spec | None = None) -> CheckpointTa
 async def test_files_in_use_on_the_host_are_named(scene: Scene, volumes: Path) -> None:
     """A file in an emptyDir on the host, or in an earlier folder of a config map, is named.
 
-    A volume in the sandbox, the current folder and the mount points themselves come back.
+    A volume in the sandbox, the current folder and the mount points themselves come back, and so
+    does a removed file, unless it was in a folder of the volume.
     """
     data, conf = volumes / "kubernetes.io~empty-dir" / "data", volumes / "kubernetes.io~configmap"
     container = spec(
@@ -75,8 +76,18 @@ async def test_files_in_use_on_the_host_are_named(scene: Scene, volumes: Path) -
         inside=("tmpfs", data),
         part=("bind", volumes.parent / "volume-subpaths" / "data" / "main" / "0"),
     )
-    kept = {"/data", "/inside/log", f"/conf/{TODAY}/key", "/conf", "/srv/log", "/data-too"}
-    scene.runsc.used = {7: frozenset({*kept, "/data/log", "/part/log", f"/conf/{OLD}/key"})}
+    kept = {
+        "/data",
+        "/inside/log",
+        f"/conf/{TODAY}/key",
+        "/conf",
+        "/srv/log",
+        "/data-too",
+        "/data/t (deleted)",
+    }
+    scene.runsc.used = {
+        7: frozenset({*kept, "/data/log", "/part/d/t (deleted)", f"/conf/{OLD}/key"})
+    }
     target = pod(scene, container)
 
     (warning,) = await pod_files.check_in_use(target, LISTED, for_copies=False)
@@ -85,7 +96,7 @@ async def test_files_in_use_on_the_host_are_named(scene: Scene, volumes: Path) -
         "files are in use that no other pod has: "
         f"main: /conf/{OLD}/key (replaced since in volume conf), "
         "main: /data/log (in volume data, which is on the host), "
-        "main: /part/log (in volume data, which is on the host)"
+        "main: /part/d/t (deleted) (in volume data, which is on the host)"
     )
     with pytest.raises(Refused, match="main: /data/log") as refused:
         await pod_files.check_in_use(target, LISTED, for_copies=True)
