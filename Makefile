@@ -20,12 +20,14 @@ step = begin=$$SECONDS; if $(2); then result=passed; else result=FAILED; fi; \
 	printf '%-6s %4d s  %s\n' $$result $$((SECONDS - begin)) '$(1)'; [ $$result = passed ]
 # The tools that make smoke needs.
 smoke_tools := runsc-new containerd-2.4 runc busybox
+# The tools that the tests with Kubernetes need; the last two are built in a quarter of an hour.
+kubernetes_tools := runsc-new containerd-2.1 containerd-2.4 runc busybox etcd cni kubelet kube-apiserver
 N ?= 1000
 SEED ?= 1
 CASE ?= new
 
 .PHONY: help demo check check-lint check-types check-bindings check-tests smoke test test-all lint format \
-	types native protos check-protos node-image bench runsc tools faults fuzz soak test-containerd test-faults lock clean
+	types native protos check-protos node-image bench runsc tools faults fuzz soak test-containerd test-kubernetes test-faults lock clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1|\2/p' Makefile | while IFS='|' read -r name text; do \
@@ -57,6 +59,7 @@ test: $(stamp) native ## every test with one combination of runsc, engine and co
 	@$(call step,test,$(pytest) --tools $(PYTEST_ARGS))
 
 test-all: $(stamp) native ## every test with every combination, then fuzz, faults and soak (many hours)
+	@$(bin)/python -m hack.tools $(kubernetes_tools)
 	@$(call step,test-all,$(pytest) --tools --all $(PYTEST_ARGS))
 	@$(call step,fuzz,$(MAKE) -s fuzz N=1000000)
 	@$(call step,faults,$(MAKE) -s faults CASE=new && $(MAKE) -s faults CASE=old)
@@ -111,6 +114,10 @@ soak: tools native ## 1000 cycles of one task, 200 tasks for half an hour, then 
 
 test-containerd: tools native ## tests of containerd, Docker, crictl and nerdctl with every combination
 	@$(pytest) --all tests/containerd $(PYTEST_ARGS)
+
+test-kubernetes: $(stamp) native ## tests of pods with a real kubelet and API server, with every combination
+	@$(bin)/python -m hack.tools $(if $(CRYO_REQUIRE_REAL),--require) $(kubernetes_tools)
+	@$(bin)/python -m pytest -n 0 --all tests/kubernetes $(PYTEST_ARGS)
 
 test-faults: tools native ## tests with injected faults, with every combination (an hour)
 	@$(pytest) --all tests/faults $(PYTEST_ARGS)

@@ -6,6 +6,8 @@ Needs only Python 3.11 and its standard library. For each tool the sources are t
 first that has it is printed, with the reasons why earlier ones failed, and written to `NAME.json`
 in the cache: `$CRYO_CACHE`, or `cryoshim` in `$XDG_CACHE_HOME` or `~/.cache`.
 
+Without names it obtains all but the programs of Kubernetes, whose build takes a quarter of an hour.
+
 An unavailable tool is reported on one line, and is an error only with --require. The failure is
 cached for ten minutes, so that without a network not every `make` target tries again; --retry and
 --require ignore cached failures.
@@ -18,7 +20,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import asdict
 
-from hack.tools import clients, cluster, containerd, runsc
+from hack.tools import clients, cluster, containerd, kubernetes, runsc
 from hack.tools.cache import cache_root, locked
 from hack.tools.tool import describe, obtain
 
@@ -31,8 +33,11 @@ _ALL = (
     clients.NERDCTL,
     cluster.ETCD,
     cluster.CNI,
+    *kubernetes.PROGRAMS,
 )
 TOOLS = {tool.name: tool for tool in _ALL}
+# Their build takes a quarter of an hour, and only the tests with Kubernetes need them.
+ON_REQUEST = frozenset(kubernetes.NAMES)
 
 
 def arguments(argv: Sequence[str]) -> argparse.Namespace:
@@ -50,13 +55,13 @@ def arguments(argv: Sequence[str]) -> argparse.Namespace:
 
 
 def main(argv: Sequence[str]) -> int:
-    """Obtain the tools that the command line names, or all."""
+    """Obtain the tools that the command line names, or all except those on request."""
     options = arguments(argv)
     cache = cache_root()
     with locked(cache):
         choices = [
             obtain(TOOLS[name], cache, ask_again=options.retry or options.require)
-            for name in options.tools or TOOLS
+            for name in options.tools or [name for name in TOOLS if name not in ON_REQUEST]
         ]
     if options.json:
         print(json.dumps({choice.name: asdict(choice) for choice in choices}, indent=2))

@@ -1,13 +1,14 @@
 from __future__ import annotations
 
 import json
+import re
 import time
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from hack.tools import cli, clients, containerd, runsc
+from hack.tools import cli, clients, containerd, kubernetes, runsc
 from hack.tools.cache import locked, scratch, try_lock
 from hack.tools.debian import add_libraries, collect
 from hack.tools.kept import from_cache, keep
@@ -300,3 +301,29 @@ def test_an_optional_tool_fails_nothing(
 def test_helpers_of_tests_are_left_out_of_nerdctl() -> None:
     """What is left of the file is a package without imports."""
     assert clients.without_tests('package helpers\n\nimport "testing"\n') == "package helpers\n"
+
+
+def test_the_programs_of_kubernetes_are_of_one_release() -> None:
+    """Their go.mod requires the version of the tool, and replaces modules by those of the same."""
+    text = (kubernetes.MODULE.pins / "go.mod").read_text("utf-8")
+    release = kubernetes.VERSION.removeprefix("v1.")
+
+    replaced = set(re.findall(r"=> k8s\.io/\S+ (\S+)", text))
+
+    assert f"k8s.io/kubernetes {kubernetes.VERSION}\n" in text
+    assert replaced == {f"v0.{release}"}
+
+
+def test_programs_that_take_long_are_obtained_on_request(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without names the command line leaves them out; by name it obtains them."""
+    tools = {name: Tool(name, "v1", (name,), (refuse,)) for name in ("runc", *kubernetes.NAMES)}
+    monkeypatch.setattr(cli, "TOOLS", tools)
+    monkeypatch.setenv("CRYO_CACHE", str(tmp_path))
+
+    cli.main([])
+    assert {path.stem for path in tmp_path.glob("*.json")} == {"runc"}
+
+    cli.main(["kubelet"])
+    assert (tmp_path / "kubelet.json").exists()
