@@ -22,6 +22,7 @@ _MACHINES = {
     "tests/real": re.compile(r"(?<![^-\[])(?:new|old)(?![^-\]])"),
     "tests/faults": re.compile(r"(?<![^-\[])(?:new|old)-(?:phased|builtin|steps)(?=-|\]$)"),
     "tests/containerd": re.compile(r"(?<![^-\[])[12]\.\d(?![^-\]])"),
+    "tests/kubernetes": re.compile(r"(?<![^-\[])[12]\.\d(?![^-\]])"),
 }
 # There the workers share no machine: the tests of one file, which may have its own, run on one.
 _ONE_PER_FILE = "tests/real"

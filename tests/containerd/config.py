@@ -67,7 +67,7 @@ def _cri_v2(folder: Path, cri: Cri) -> list[str]:
         "  restrict_oom_score_adj = true",
         "  disable_apparmor = true",
         "  tolerate_missing_hugetlb_controller = true",
-        *_cni(name, folder),
+        *_cni(name, folder, f'bin_dir = "{folder}/cni/bin"'),
         f"[{name}.containerd]",
         '  snapshotter = "native"',
         *_runtimes(f"{name}.containerd", cri),
@@ -86,19 +86,19 @@ def _cri_v3(folder: Path, cri: Cri) -> list[str]:
         "  restrict_oom_score_adj = true",
         "  disable_apparmor = true",
         "  tolerate_missing_hugetlb_controller = true",
-        *_cni(name, folder),
+        *_cni(name, folder, f'bin_dirs = ["{folder}/cni/bin"]'),
         *_runtimes(f"{name}.containerd", cri),
         '[plugins."io.containerd.grpc.v1.cri"]',
         "  disable_tcp_service = true",
     ]
 
 
-def _cni(name: str, folder: Path) -> list[str]:
-    # Pods of the tests use the host's network, so no CNI plugin is called.
+def _cni(name: str, folder: Path, plugins: str) -> list[str]:
+    # Only the pods of tests/kubernetes have a network; the others use the host's.
     return [
         f"[{name}.cni]",
         f'  conf_dir = "{folder}/cni/conf"',
-        f'  bin_dir = "{folder}/cni/bin"',
+        f"  {plugins}",
     ]
 
 
