@@ -11,6 +11,9 @@ import yaml
 from hack.kubernetes.node import bundle, containerd, image
 from hack.kubernetes.node.__main__ import parser
 from shim import config
+from shim.oci import document
+from shim.oci.annotations import read_annotations
+from shim.task.readiness import HttpCheck, parse
 
 ROOT = Path(__file__).parents[2] / "hack/kubernetes"
 
@@ -88,3 +91,64 @@ def test_only_the_start_of_a_pod_is_bounded_by_the_kubelet(path: Path) -> None:
 
     assert settings.pods.start_timeout < KUBELET_S
     assert settings.timeouts == config.Config().timeouts
+
+
+def example() -> dict[str, Any]:
+    """Return the template of the example's pods."""
+    template: dict[str, Any] = objects("example")["Deployment"]["spec"]["template"]
+    return template
+
+
+def test_the_example_names_all_of_its_files() -> None:
+    """Every file of each directory is in its kustomization."""
+    for path in ROOT.rglob("kustomization.yaml"):
+        named = yaml.safe_load(path.read_text("utf-8"))
+        files = {each.name for each in path.parent.glob("*.yaml")} - {path.name}
+
+        assert {each for each in named["resources"] if each.endswith(".yaml")} == files
+
+
+def test_the_pods_of_the_example_start_warm() -> None:
+    """The annotations are ours and valid, and the pods run in the runtime that is installed."""
+    pod = example()
+
+    data = {
+        "ociVersion": "1.1.0",
+        "process": {"args": ["x"]},
+        "root": {"path": "rootfs"},
+        "annotations": pod["metadata"]["annotations"],
+    }
+    found = read_annotations(document.parse(data, Path("/b")))
+
+    assert found.warm
+    assert pod["spec"]["runtimeClassName"] == objects("base")["RuntimeClass"]["metadata"]["name"]
+
+
+def test_the_example_is_saved_when_it_is_ready() -> None:
+    """The check for the save asks the same as the readiness probe, on a port that is served."""
+    (container,) = example()["spec"]["containers"]
+    annotations = example()["metadata"]["annotations"]
+    (port,) = container["ports"]
+    probe = container["readinessProbe"]["httpGet"]
+
+    check = parse(annotations["io.cryo.warm-when"])
+
+    assert check == HttpCheck(port=port["containerPort"], path=probe["path"])
+    assert probe["port"] == port["name"]
+    assert str(port["containerPort"]) in container["command"]
+
+
+def test_nothing_in_the_example_prevents_a_save() -> None:
+    """No terminal and no subPath, of which a save is refused."""
+    for container in example()["spec"]["containers"]:
+        assert not container.get("tty")
+        assert not [mount for mount in container.get("volumeMounts", ()) if "subPath" in mount]
+
+
+def test_labels_of_the_example_agree() -> None:
+    """The Deployment and the Service select the pods of the template."""
+    found = objects("example")
+    labels = example()["metadata"]["labels"]
+
+    assert found["Deployment"]["spec"]["selector"]["matchLabels"] == labels
+    assert found["Service"]["spec"]["selector"] == labels
