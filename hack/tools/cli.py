@@ -20,7 +20,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import asdict
 
-from hack.tools import clients, cluster, containerd, kubernetes, runsc
+from hack.tools import clients, cluster, containerd, kubernetes, runsc, servers
 from hack.tools.cache import cache_root, locked
 from hack.tools.tool import describe, obtain
 
@@ -34,6 +34,7 @@ _ALL = (
     cluster.ETCD,
     cluster.CNI,
     *kubernetes.PROGRAMS,
+    *servers.SERVERS,
 )
 TOOLS = {tool.name: tool for tool in _ALL}
 # Their build takes a quarter of an hour, and only the tests with Kubernetes need them.

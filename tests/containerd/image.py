@@ -61,7 +61,13 @@ def write(
     files: Mapping[str, bytes] | None = None,
 ) -> Path:
     """Write the archive of an image; `files` are added to it, executable."""
-    layer = Blob(_layer(busybox, files or {}), f"{_OCI}.layer.v1.tar")
+    layer = _layer(busybox, files or {})
+    return write_layer(path, layer, reference=reference, command=command)
+
+
+def write_layer(path: Path, tar: bytes, *, reference: str, command: Sequence[str]) -> Path:
+    """Write the archive of an image that has this layer, a tar archive."""
+    layer = Blob(tar, f"{_OCI}.layer.v1.tar")
     config = _json(_config(layer, command), f"{_OCI}.config.v1+json")
     manifest = _json(_manifest(config, layer), f"{_OCI}.manifest.v1+json")
     index = _json(_index(manifest, reference), f"{_OCI}.index.v1+json")

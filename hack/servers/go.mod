@@ -1,0 +1,3 @@
+module cryoshim.example/server
+
+go 1.26
