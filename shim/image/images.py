@@ -62,15 +62,10 @@ class Images:
     async def remove(self, requested: str) -> None:
         """Delete an image that lies below the configured folder."""
         await file_call(
-            lambda: self._remove(requested),
+            lambda: store.remove(requested, self._folder, VerifyCache(self._verified)),
             doing=f"remove the image {requested}",
             deadline_s=REMOVE_S,
         )
-
-    def _remove(self, requested: str) -> None:
-        manifest = store.remove(requested, self._folder)
-        if manifest is not None:
-            VerifyCache(self._verified).forget(manifest.digest)
 
     async def tidy(self, kept: Callable[[], set[str] | None], log: Callable[[str], None]) -> None:
         """Remove the remains of interrupted checkpoints, and cache entries of removed images.

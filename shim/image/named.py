@@ -23,6 +23,7 @@ from shim.host.oserror import typed
 from shim.image import manifest as manifests
 from shim.image import store
 from shim.image.named_use import USE
+from shim.image.verify_cache import VerifyCache
 from shim.model import Value, check_id
 from shim.oci import canonical
 
@@ -152,7 +153,7 @@ class NamedImages:
             return None
         return fd
 
-    def prune(self, keep: Path) -> list[str]:
+    def prune(self, keep: Path, cache: VerifyCache) -> list[str]:
         """Remove what an image replaces: older ones of its fingerprint, and old fingerprints.
 
         Returns what could not be removed, one line each.
@@ -160,19 +161,20 @@ class NamedImages:
         stale = [path for path in self.of(keep.parent.name) if path.name < keep.name]
         for key in self.fingerprints()[_KEPT_KEYS:]:
             stale += self.of(key)
-        return [line for path in stale if (line := self.remove(path))]
+        return [line for path in stale if (line := self.remove(path, cache))]
 
-    def drop(self) -> int:
+    def drop(self, cache: VerifyCache) -> int:
         """Remove everything that has this name; return how many images that were.
 
         Raises:
+            Busy: a container is being restored from one of them.
             CryoError: something could not be removed.
         """
         self._check(self.folder)
         number = 0
         for key in self.fingerprints():
             for path in self.of(key):
-                store.remove(str(path), self._images)
+                store.remove(str(path), self._images, cache)
                 number += 1
         for name in self._all_names():
             if _KEY.fullmatch(name) or name.startswith("."):
@@ -181,10 +183,10 @@ class NamedImages:
             self.folder.rmdir()
         return number
 
-    def remove(self, path: Path) -> str:
+    def remove(self, path: Path, cache: VerifyCache) -> str:
         """Remove an image; return why it could not be removed, empty if it was."""
         try:
-            store.remove(str(path), self._images)
+            store.remove(str(path), self._images, cache)
             if not self.of(path.parent.name):
                 files.remove_tree(path.parent)
         except CryoError as error:

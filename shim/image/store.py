@@ -22,10 +22,12 @@ from shim.errors import (
 )
 from shim.host import files, removal, trusted
 from shim.host.oserror import typed
+from shim.image import in_use
 from shim.image import manifest as manifests
 from shim.image.directory import ImageDir
 from shim.image.manifest import Manifest
 from shim.image.verify import read_manifest
+from shim.image.verify_cache import VerifyCache
 from shim.model import ImageView, TaskRef
 
 _log = logging.getLogger(__name__)
@@ -175,12 +177,13 @@ def stale_stagings(images: Path) -> list[Path]:
     return [path for path in _folders(images) if _is_staging(path) and _abandoned(path)]
 
 
-def remove(requested: str, images: Path) -> Manifest | None:
-    """Remove an image below the configured folder; return its manifest if it could be read.
+def remove(requested: str, images: Path, cache: VerifyCache) -> None:
+    """Remove an image below the configured folder, and its entry in the cache.
 
     It is renamed first, so that no partial image is visible.
 
     Raises:
+        Busy: a container is being restored from it, or it is being verified.
         InvalidArgument: it is not below the configured folder.
         NotFound: there is no image.
     """
@@ -188,13 +191,15 @@ def remove(requested: str, images: Path) -> Manifest | None:
     _check_removable(path, images)
     manifest = _readable(path)
     trash = path.with_name(f"{STAGING_PREFIX}{secrets.token_hex(8)}")
-    try:
-        path.rename(trash)
-    except OSError as error:
-        raise typed(error, f"remove image {path}") from error
+    with in_use.alone(path):
+        try:
+            path.rename(trash)
+        except OSError as error:
+            raise typed(error, f"remove image {path}") from error
+    if manifest is not None:
+        cache.forget(manifest.digest)
     files.remove_tree(trash)
     _remove_empty(path.parent, images)
-    return manifest
 
 
 def _checked(requested: str, images: Path) -> Path:

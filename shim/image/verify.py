@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 
 from shim.host.oserror import typed
+from shim.image import in_use
 from shim.image import manifest as manifests
 from shim.image.directory import Identity, ImageDir, begin_image_dir, identity, open_image_dir
 from shim.image.manifest import ImageFile, Manifest
@@ -27,7 +28,7 @@ def read_manifest(image: Path, *, strict: bool = False) -> Manifest:
 
 
 class HeldImage:
-    """An image that stays open from its verification until it is loaded.
+    """An image that stays open from its verification until it is loaded, and is not removed.
 
     With `strict` it is an error if another user than root or our own can change it.
     """
@@ -47,6 +48,8 @@ class HeldImage:
     def _open(self) -> ImageDir:
         if self._folder is None:
             self._folder = begin_image_dir(self.image, strict=self._strict)
+            if self._strict:  # in another user's folder that user could hold the lock
+                in_use.keep(self._folder)
         return self._folder
 
     def verify(self, mode: Verify, cache: VerifyCache, report: Report) -> Manifest:

@@ -81,12 +81,12 @@ class VerifyCache:
         for name in random.sample(names, min(most, len(names))):
             digest = name.removesuffix(_SUFFIX)
             if not any(map(_is_there, self._read(digest).copies)):
-                with contextlib.suppress(OSError):
-                    self.forget(digest)
+                self.forget(digest)
 
     def forget(self, digest: str) -> None:
-        """Drop the entry of an image."""
-        self._entry_path(digest).unlink(missing_ok=True)
+        """Drop the entry of an image; one that cannot be dropped is only checked again later."""
+        with contextlib.suppress(OSError):
+            self._entry_path(digest).unlink(missing_ok=True)
 
     def _load(self, manifest: Manifest) -> _Entry:
         return self._read(manifest.digest)

@@ -10,6 +10,7 @@ from shim.image import name_view
 from shim.image.images import LIST_S, REMOVE_S
 from shim.image.name_view import NameView
 from shim.image.named import ImageRef
+from shim.image.verify_cache import VerifyCache
 
 
 class NameService:
@@ -17,6 +18,7 @@ class NameService:
 
     def __init__(self, config: Config) -> None:
         self._folder = Path(config.paths.images)
+        self._cache = VerifyCache(Path(config.paths.verified))
 
     async def show(self, ref: ImageRef) -> NameView:
         """Describe a name.
@@ -37,7 +39,7 @@ class NameService:
             NotFound: nothing has that name.
         """
         return await file_call(
-            lambda: name_view.existing(self._folder, ref).drop(),
+            lambda: name_view.existing(self._folder, ref).drop(self._cache),
             doing=f"remove the images named {ref}",
             deadline_s=REMOVE_S,
         )

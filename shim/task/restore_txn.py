@@ -189,7 +189,6 @@ class Restore:
         for target in self._targets:
             await target.watch_restored()
         await file_call(self._held.check_unchanged, doing=f"look at {self._held.image}")
-        self._held.close()
         restored = await self._checkpoint_target()
         with self._transaction.step(Phase.THAW):
             await restore.thaw_restored(
@@ -199,6 +198,7 @@ class Restore:
                 device_map=self._options.device_map,
                 background=self._options.background,
             )
+        self._held.close()
         hooks = HookRunner(restored, self._transaction.report, self._transaction.step)
         await hooks.after_restore()
         for target in self._targets:

@@ -22,6 +22,7 @@ from shim.image.images import REMOVE_S
 from shim.image.named import Fingerprint, ImageRef, NamedImages, read_fingerprint
 from shim.image.named_use import Outcome
 from shim.image.verify import read_manifest
+from shim.image.verify_cache import VerifyCache
 from shim.model import CheckpointOptions, CheckpointResult, Report, TaskRef, utcnow
 from shim.oci import pod
 from shim.oci.annotations import TaskAnnotations, WarmFallback, read_annotations
@@ -60,6 +61,7 @@ class WarmStarts:
         checkpoint: Checkpoint,
     ) -> None:
         self._config = config
+        self._cache = VerifyCache(Path(config.paths.verified))
         self._tasks = tasks
         self._owner = owner
         self._checkpoint = checkpoint
@@ -105,7 +107,9 @@ class WarmStarts:
         if not ended:
             return
         images = self._images(ref)
-        if line := await file_call(lambda: images.remove(path), doing=f"remove {path}"):
+        if line := await file_call(
+            lambda: images.remove(path, self._cache), doing=f"remove {path}"
+        ):
             _log.warning("an image of %s was not removed: %s", ref, line)
         reason = f"it was saved before {', '.join(ended)} had ended, and is saved again"
         self._counters.count(ref, Outcome.FAILURE, reason)
@@ -211,7 +215,9 @@ class WarmStarts:
             options = CheckpointOptions(image_path=str(path), for_copies=True)
             made = await self._checkpoint(task.ref, options, report)
             left = await file_call(
-                lambda: images.prune(path), doing=f"tidy {images.folder}", deadline_s=REMOVE_S
+                lambda: images.prune(path, self._cache),
+                doing=f"tidy {images.folder}",
+                deadline_s=REMOVE_S,
             )
         finally:
             os.close(lock)

@@ -21,6 +21,7 @@ from shim.errors import (
 from shim.image import manifest as manifests
 from shim.image import seal, store
 from shim.image.verify import read_manifest
+from shim.image.verify_cache import VerifyCache
 from shim.model import TaskRef
 from tests.unit.image_helpers import put, sealed
 
@@ -33,6 +34,12 @@ def images(tmp_path: Path) -> Path:
     """Give an empty images folder."""
     (tmp_path / "images").mkdir()
     return tmp_path / "images"
+
+
+@pytest.fixture
+def cache(tmp_path: Path) -> VerifyCache:
+    """Give an empty verification cache."""
+    return VerifyCache(tmp_path / "verified")
 
 
 def test_the_default_is_named_by_task_and_time(images: Path) -> None:
@@ -89,7 +96,9 @@ def test_any_text_gives_a_path_or_a_typed_error(images: Path, text: str) -> None
         assert ".." not in path.parts
 
 
-def test_a_link_out_of_the_folder_is_refused(images: Path, tmp_path: Path) -> None:
+def test_a_link_out_of_the_folder_is_refused(
+    images: Path, tmp_path: Path, cache: VerifyCache
+) -> None:
     """A link inside the images folder leads nowhere else."""
     sealed(tmp_path / "outside" / "i")
     (images / "link").symlink_to(tmp_path / "outside")
@@ -97,7 +106,7 @@ def test_a_link_out_of_the_folder_is_refused(images: Path, tmp_path: Path) -> No
     for resolve in (
         lambda: store.resolve_new(f"{images}/link/new", images, REF, NOW),
         lambda: store.resolve_existing(f"{images}/link/i", images),
-        lambda: store.remove(f"{images}/link/i", images),
+        lambda: store.remove(f"{images}/link/i", images, cache),
     ):
         with pytest.raises(InvalidArgument, match="through a link"):
             resolve()
@@ -270,7 +279,7 @@ def test_images_are_listed_newest_first(images: Path) -> None:
     staging.discard()
 
 
-def test_a_damaged_image_is_listed_without_a_digest(images: Path) -> None:
+def test_a_damaged_image_is_listed_without_a_digest(images: Path, cache: VerifyCache) -> None:
     """What is broken is seen, and can be removed."""
     sealed(images / "x")
     (images / "x" / manifests.NAME).write_bytes(b"{}")
@@ -278,7 +287,7 @@ def test_a_damaged_image_is_listed_without_a_digest(images: Path) -> None:
     (view,) = store.list_images(images)
 
     assert view.digest == ""
-    assert store.remove(view.path, images) is None
+    store.remove(view.path, images, cache)
     assert store.list_images(images) == []
 
 
@@ -288,16 +297,24 @@ def test_no_folder_no_images(tmp_path: Path) -> None:
     assert store.stale_stagings(tmp_path / "none") == []
 
 
-def test_an_image_is_removed_with_its_empty_folders(images: Path) -> None:
-    """The manifest comes back, so that the cache can forget it."""
-    done = sealed(images / "ns" / "t1" / "a")
+def test_an_image_is_removed_with_its_empty_folders(
+    images: Path, tmp_path: Path, cache: VerifyCache
+) -> None:
+    """Its entry in the cache goes with it."""
+    path = images / "ns" / "t1" / "a"
+    cache.remember_image(path, sealed(path))
     sealed(images / "ns" / "t2" / "b")
+    assert list((tmp_path / "verified").iterdir())
 
-    assert store.remove(str(images / "ns" / "t1" / "a"), images) == done
+    store.remove(str(path), images, cache)
+
+    assert list((tmp_path / "verified").iterdir()) == []
     assert [path.name for path in (images / "ns").iterdir()] == ["t2"]
 
 
-def test_only_images_below_the_folder_are_removed(images: Path, tmp_path: Path) -> None:
+def test_only_images_below_the_folder_are_removed(
+    images: Path, tmp_path: Path, cache: VerifyCache
+) -> None:
     """Neither a folder elsewhere, nor one without a manifest, nor the folder itself."""
     sealed(tmp_path / "elsewhere")
     sealed(images / "ns" / "a")
@@ -309,12 +326,12 @@ def test_only_images_below_the_folder_are_removed(images: Path, tmp_path: Path) 
         (Path("/"), InvalidArgument),
     ):
         with pytest.raises(error):
-            store.remove(str(path), images)
+            store.remove(str(path), images, cache)
     assert (tmp_path / "elsewhere" / "pages.img").exists()
     assert (images / "ns" / "a" / "pages.img").exists()
 
 
-def test_the_whole_way_of_an_image(images: Path) -> None:
+def test_the_whole_way_of_an_image(images: Path, cache: VerifyCache) -> None:
     """Begun, sealed, named, listed, removed."""
     final = store.resolve_new("", images, REF, NOW)
     staging = store.begin(store.name_staging(final))
@@ -325,7 +342,7 @@ def test_the_whole_way_of_an_image(images: Path) -> None:
     assert store.resolve_existing(str(final), images) == final
     assert [view.path for view in store.list_images(images)] == [str(final)]
     assert store.stale_stagings(images) == []
-    store.remove(str(final), images)
+    store.remove(str(final), images, cache)
     assert list(images.iterdir()) == []
 
 

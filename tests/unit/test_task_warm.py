@@ -16,6 +16,7 @@ from shim.image import named_use
 from shim.image.manifest import Member
 from shim.image.named import Fingerprint, ImageRef, NamedImages
 from shim.image.verify import read_manifest
+from shim.image.verify_cache import VerifyCache
 from shim.model import CheckpointOptions, CheckpointResult, Report, TaskRef, utcnow
 from shim.oci import canonical
 from shim.oci.pod import SANDBOX_NAMESPACE
@@ -413,6 +414,6 @@ def test_names_are_dropped(owner: Owner) -> None:
     beside = named.folder / "20261129T000000.000000Z"
     sealed(beside)
 
-    assert named.drop() == 1
+    assert named.drop(VerifyCache(Path(owner.config.paths.verified))) == 1
 
     assert list(named.folder.iterdir()) == [beside]
