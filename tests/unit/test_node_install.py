@@ -8,11 +8,12 @@ import subprocess
 import sys
 import tomllib
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
-from hack.kubernetes.node import bundle, containerd
+from hack.kubernetes.node import bundle, containerd, daemon
 from hack.kubernetes.node.daemon import SystemdUnit
 from hack.kubernetes.node.install import MARK, Installer
 from hack.kubernetes.node.paths import Node
@@ -355,6 +356,13 @@ def test_run_removes_when_it_is_terminated(node: Node, one: Path, tmp_path: Path
     assert second.wait(30) == 0
 
     assert not node.at(node.prefix).exists()
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="entering a mount namespace needs root")
+def test_a_thread_beside_others_enters_a_mount_namespace() -> None:
+    """A fork handler may have started threads, with which the root directory is shared."""
+    with Path("/proc/self/ns/mnt").open("rb") as namespace, ThreadPoolExecutor(1) as thread:
+        thread.submit(daemon._enter, namespace.fileno()).result()
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="entering a mount namespace needs root")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import subprocess
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Protocol
 
@@ -11,6 +12,7 @@ from shim.errors import Unavailable
 
 _RESTART_S = 120.0
 _QUERY_S = 30.0
+_CLONE_FS = 0x200
 _CLONE_NEWNS = 0x20000
 _LIBC = ctypes.CDLL(None, use_errno=True)
 
@@ -53,20 +55,27 @@ class SystemdUnit:
         return done.stdout.strip() == "stopping"
 
     def _systemctl(self, *arguments: str, timeout_s: float) -> subprocess.CompletedProcess[str]:
-        """Run systemctl on the node, in whose pid namespace this process is."""
-        argv = ["systemctl", *arguments]
-        with Path(f"/proc/{self._init}/ns/mnt").open("rb") as namespace:
+        """Run systemctl on the node, in whose pid namespace this process is.
+
+        A thread enters the mount namespace. A forked child could not: fork handlers of libraries
+        may have started threads in it, and these share its root directory.
+        """
+
+        def run() -> subprocess.CompletedProcess[str]:
+            _enter(namespace.fileno())
+            argv = ["systemctl", *arguments]
             return subprocess.run(
-                argv,
-                capture_output=True,
-                text=True,
-                timeout=timeout_s,
-                check=False,
-                preexec_fn=lambda: _enter(namespace.fileno()),
+                argv, capture_output=True, text=True, timeout=timeout_s, check=False
             )
+
+        with (
+            Path(f"/proc/{self._init}/ns/mnt").open("rb") as namespace,
+            ThreadPoolExecutor(1) as pool,
+        ):
+            return pool.submit(run).result()
 
 
 def _enter(namespace: int) -> None:
-    """Enter a mount namespace; its root directory becomes this process's."""
-    if _LIBC.setns(namespace, _CLONE_NEWNS):
-        raise OSError(ctypes.get_errno(), "setns")
+    """Let this thread enter a mount namespace, with a root directory of its own."""
+    if _LIBC.unshare(_CLONE_FS) or _LIBC.setns(namespace, _CLONE_NEWNS):
+        raise OSError(ctypes.get_errno(), "enter a mount namespace")
