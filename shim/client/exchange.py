@@ -3,6 +3,9 @@
 Ctrl-C raises KeyboardInterrupt at any point of the main thread. Inside gRPC that can leave a lock
 held, so that the next call hangs. The main thread therefore waits on a queue, which handles
 interrupts, and takes no lock of gRPC while it waits.
+
+A signal that arrives just before the thread blocks is handled only when it runs again. Each wait on
+the queue is therefore short.
 """
 
 from __future__ import annotations
@@ -12,6 +15,8 @@ import threading
 from collections.abc import Callable, Generator
 from dataclasses import dataclass
 from typing import Any
+
+_SIGNALS_S = 0.5
 
 
 @dataclass(frozen=True)
@@ -34,12 +39,20 @@ class Exchange:
         """Yield each response; raise the call's error. Closing it early cancels the call."""
         try:
             threading.Thread(target=self._run, name="cryo-call", daemon=True).start()
-            while not isinstance(answer := self._inbox.get(), _End):
+            while not isinstance(answer := self._next(), _End):
                 yield answer
         finally:
             self.cancel()
         if answer.error is not None:
             raise answer.error
+
+    def _next(self) -> Any:
+        """Return what the call's thread puts next, and handle signals meanwhile."""
+        while True:
+            try:
+                return self._inbox.get(timeout=_SIGNALS_S)
+            except queue.Empty:
+                continue
 
     def cancel(self) -> None:
         """Cancel the call, now or as soon as it has started."""

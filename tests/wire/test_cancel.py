@@ -269,6 +269,27 @@ def test_ctrl_c_ends_a_blocking_wait(blocking: Client, sidecar: Sidecar) -> None
     sidecar.wait_for(sidecar.core.wait_cancelled)
 
 
+def test_ctrl_c_that_does_not_wake_the_main_thread(blocking: Client, sidecar: Sidecar) -> None:
+    """As one that arrives just before it blocks, or that another thread receives."""
+    blocking.create("a", "/b")
+
+    def interrupt() -> None:
+        sidecar.wait_for(sidecar.core.waiting)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    thread = threading.Thread(target=interrupt)
+    thread.start()
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            blocking.wait("a")
+    finally:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
+    thread.join()
+
+    sidecar.wait_for(sidecar.core.wait_cancelled)
+
+
 async def test_many_waits_do_not_hold_up_others(client: AsyncClient, core: FakeTasks) -> None:
     """State answers in time while hundreds of Waits are open."""
     await client.create("a", "/b")
