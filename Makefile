@@ -12,8 +12,9 @@ bin := $(venv)/bin
 stamp := $(venv)/.stamp
 
 PYTEST_ARGS ?=
-# The number of processes for the tests; 0 runs them sequentially. See tests/matrix.py.
-TEST_WORKERS ?= $(shell cores=$$(nproc); echo $$((cores < 8 ? cores : 8)))
+# The number of processes for the tests; 0 runs them sequentially. Tests often wait, so there are more
+# processes than cores. See tests/matrix.py.
+TEST_WORKERS ?= $(shell workers=$$(($$(nproc) * 3 / 2)); echo $$((workers < 8 ? workers : 8)))
 pytest := $(bin)/python -m pytest -n $(TEST_WORKERS)
 # Run a step, print its result and duration, and fail if it fails: $(call step,NAME,COMMAND)
 step = begin=$$SECONDS; if $(2); then result=passed; else result=FAILED; fi; \
