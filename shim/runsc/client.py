@@ -17,6 +17,7 @@ from shim.runsc.argv import CheckpointArgs, ExecArgs, Global, runsc_id
 from shim.runsc.container_flags import NO_FLAGS, ContainerFlags
 from shim.runsc.containers import Containers
 from shim.runsc.failure import error_line, failure
+from shim.runsc.open_streams import OpenStreams
 from shim.runsc.output import GuestProcess, parse_ps, parse_stats, parse_status
 from shim.runsc.probe import Capabilities
 from shim.runsc.run import Completed, Started, run
@@ -40,12 +41,18 @@ class Runsc:
     """The runsc of one namespace: binary, root directory, flags and deadlines."""
 
     def __init__(
-        self, config: Config, capabilities: Capabilities, root: Path, supervisor: ProcessSupervisor
+        self,
+        config: Config,
+        capabilities: Capabilities,
+        root: Path,
+        supervisor: ProcessSupervisor,
+        streams: OpenStreams,
     ) -> None:
+        """Take the streams that the process has open, whatever client opened them."""
         self.capabilities = capabilities
         self.flags = dict(config.runsc.flags)
         self.containers = Containers(root)
-        self.sentry = Sentry(self.containers, self.status, config.timeouts)
+        self.sentry = Sentry(self.containers, self.status, config.timeouts, streams)
         self._global = Global(binary=capabilities.binary, root=str(root), flags=self.flags)
         self.supervised = Supervised(
             self._global,
@@ -167,14 +174,15 @@ class Runsc:
         started: Started | None = None,
         answered: Callable[[], None] | None = None,
     ) -> None:
-        """Write an image and leave the container running.
+        """Write an image and leave the container running; close our streams to its ports first.
 
         Cancelling kills the command but not the save: the sentry finishes it (measured), and the
         next exec or checkpoint waits for that. `answered` is called when the sentry has reported
         the result, so that no save is left running.
         """
         with failpoints.around("runsc.checkpoint"):
-            done = await self._ask(args.id, "checkpoint", args.args(), timeout_s, started)
+            async with self.sentry.without_streams(args.id):
+                done = await self._ask(args.id, "checkpoint", args.args(), timeout_s, started)
             if answered is not None and (not done.status or _SAVE_FAILED in done.stderr):
                 answered()
             _check("checkpoint", done)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
-from collections.abc import Awaitable, Callable, Collection, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Sequence
 
 from shim import failpoints
 from shim.config import Timeouts
@@ -13,6 +13,7 @@ from shim.host.shielded import shielded
 from shim.runsc import fscat, kernel, open_files, trace, urpc
 from shim.runsc.argv import runsc_id
 from shim.runsc.containers import Containers
+from shim.runsc.open_streams import OpenStreams
 from shim.runsc.output import GuestProcess, parse_processes
 from shim.runsc.port_forward import Stream, open_stream
 
@@ -29,10 +30,12 @@ class Sentry:
         containers: Containers,
         status: Callable[[str], Awaitable[str]],
         timeouts: Timeouts,
+        streams: OpenStreams,
     ) -> None:
         self._containers = containers
         self._status = status
         self._timeouts = timeouts
+        self._streams = streams
 
     async def processes(self, task_id: str) -> list[GuestProcess]:
         """List the processes of the container.
@@ -62,16 +65,30 @@ class Sentry:
         """
         return await open_files.open_files(self._containers.control_socket(task_id))
 
-    def connect(
-        self, task_id: str, port: int, *, timeout_s: float
-    ) -> contextlib.AbstractAsyncContextManager[Stream]:
+    @contextlib.asynccontextmanager
+    async def connect(self, task_id: str, port: int, *, timeout_s: float) -> AsyncIterator[Stream]:
         """Connect to a TCP port of the loopback of the container's sandbox; see `open_stream`.
+
+        A save of the sandbox ends the stream: its user reads the end of the data.
+
+        Raises:
+            NotFound: there is no such container.
+            Busy: the sandbox is being saved.
+        """
+        socket = self._containers.control_socket(task_id)
+        name = runsc_id(task_id)
+        with self._streams.opening(socket) as use:
+            async with open_stream(socket, name, port, timeout_s=timeout_s) as stream:
+                use.connected(stream)
+                yield stream
+
+    def without_streams(self, task_id: str) -> contextlib.AbstractAsyncContextManager[None]:
+        """Let the sandbox have no stream of `connect` within the block.
 
         Raises:
             NotFound: there is no such container.
         """
-        socket = self._containers.control_socket(task_id)
-        return open_stream(socket, runsc_id(task_id), port, timeout_s=timeout_s)
+        return self._streams.closed(self._containers.control_socket(task_id))
 
     async def exec_descendants(self, task_id: str, wanted: Collection[int]) -> dict[int, bool]:
         """Return, by pid, whether processes of a running sandbox descend from an exec.

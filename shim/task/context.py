@@ -11,6 +11,7 @@ from shim.host.background import BackgroundTasks
 from shim.host.supervisor.protocol import ProcessSupervisor
 from shim.model import Event, TaskRef, utcnow
 from shim.runsc.client import Runsc
+from shim.runsc.open_streams import OpenStreams
 from shim.runsc.probe import Capabilities
 from shim.runsc.prober import Prober
 from shim.task.layout import Layout
@@ -28,6 +29,7 @@ class Context:
     prober: Prober
     publish: Publish
     background: BackgroundTasks = field(default_factory=BackgroundTasks)
+    streams: OpenStreams = field(default_factory=OpenStreams)
 
     async def capabilities(self) -> Capabilities:
         """Return what the configured runsc can do."""
@@ -36,7 +38,8 @@ class Context:
     async def runsc(self, namespace: str) -> Runsc:
         """Return the runsc of a namespace."""
         root = self.layout.runsc_root(namespace)
-        return Runsc(self.config, await self.capabilities(), root, self.supervisor)
+        able = await self.capabilities()
+        return Runsc(self.config, able, root, self.supervisor, self.streams)
 
     def publish_event(self, topic: str, ref: TaskRef, **fields: object) -> None:
         """Publish an event of a task."""

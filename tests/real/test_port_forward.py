@@ -25,14 +25,21 @@ pytestmark = pytest.mark.timeout(180)
 
 PORT = 8123
 SERVER = """
-import http.server
+import http.server, threading
+never, slow = threading.Event(), 0
 class Handler(http.server.BaseHTTPRequestHandler):
     def do_GET(self):
+        global slow
+        if self.path == "/slow":
+            slow += 1
+            never.wait()
         self.send_response(200)
         self.end_headers()
-        self.wfile.write(self.path.encode())
-http.server.HTTPServer(("127.0.0.1", 8123), Handler).serve_forever()
+        self.wfile.write(str(slow if self.path == "/asked" else self.path).encode())
+http.server.ThreadingHTTPServer(("127.0.0.1", 8123), Handler).serve_forever()
 """
+# A check of readiness that is not answered.
+SLOW_CHECK = {"io.cryo.warm": "slow", "io.cryo.warm-when": f"http://:{PORT}/slow"}
 
 
 @pytest.fixture
@@ -60,15 +67,16 @@ def rig(request: pytest.FixtureRequest, netns: str) -> Iterator[Rig]:
         sim.start_sidecar()
         made = Rig(sim, build)
         try:
-            if down:
+            if down == ["down"]:
                 subprocess.run(
                     ["ip", "-n", Path(netns).name, "link", "set", "lo", "down"], check=True
                 )
-            server = SERVER.replace("127.0.0.1", "") if down else SERVER
+            server = SERVER.replace("127.0.0.1", "") if down == ["down"] else SERVER
             bundle = made.bundle("job", [tools.interpreter(), "-ISc", server])
             with made.edited(bundle) as spec:
                 others = [one for one in spec["linux"]["namespaces"] if one["type"] != "network"]
                 spec["linux"]["namespaces"] = [*others, {"type": "network", "path": netns}]
+                spec["annotations"] = SLOW_CHECK if down == ["slow"] else {}
             made.client.create("job", str(bundle))
             made.client.start("job")
             yield made
@@ -82,10 +90,10 @@ def control_of(rig: Rig) -> Path:
     return control.control_socket(root, "job+", statefile.files_of(root, "job+"))
 
 
-async def get(socket: Path, port: int = PORT, name: str = "job+") -> Response:
+async def get(socket: Path, port: int = PORT, name: str = "job+", path: str = "/path") -> Response:
     """Make one request."""
     async with open_stream(socket, name, port, timeout_s=10.0) as (reader, writer):
-        return await http.request(reader, writer, "GET", "/path", host="localhost", timeout_s=10.0)
+        return await http.request(reader, writer, "GET", path, host="localhost", timeout_s=10.0)
 
 
 def failed(kind: type[CryoError], socket: Path, port: int = PORT, name: str = "job+") -> None:
@@ -140,3 +148,19 @@ async def test_a_namespace_whose_loopback_is_down(rig: Rig) -> None:
         async with open_stream(control_of(rig), "job+", PORT, timeout_s=WAIT_S):
             pytest.fail("there is no stream")
     assert "link set lo up" in caught.value.remedy
+
+
+@pytest.mark.parametrize("rig", ("new-sandbox-slow",), indirect=True)
+def test_a_save_while_a_check_waits_for_its_answer(rig: Rig) -> None:
+    """The save closes the check's stream, which it could not write down; then it is made again."""
+    socket = control_of(rig)
+
+    def asked(times: int) -> bool:
+        try:
+            return int(asyncio.run(get(socket, path="/asked")).body) >= times
+        except Unavailable:
+            return False
+
+    wait_until(lambda: asked(1), "the check", WAIT_S)
+    rig.checkpoint("job")
+    wait_until(lambda: asked(2), "the check after the save", WAIT_S)

@@ -15,6 +15,7 @@ from shim.host import procs
 from shim.host.process_id import ProcessId
 from shim.host.supervisor.exits import Exited
 from shim.runsc.client import Runsc
+from shim.runsc.open_streams import OpenStreams
 from shim.runsc.output import GuestProcess
 from shim.runsc.probe import Capabilities
 
@@ -156,7 +157,7 @@ def client(script: Script, *, new: bool = True, timeouts: Timeouts | None = None
     config = Config(timeouts=timeouts or Timeouts(command=10))
     root = script.folder / ROOT
     root.mkdir(exist_ok=True)
-    return Runsc(config, capabilities(script.path, new=new), root, FakeSupervisor())
+    return Runsc(config, capabilities(script.path, new=new), root, FakeSupervisor(), OpenStreams())
 
 
 def known(runsc: Runsc, task_id: str, sandbox: str = "") -> Path:

@@ -23,6 +23,7 @@ from shim.errors import (
 from shim.runsc import trace
 from shim.runsc.argv import CheckpointArgs, ExecArgs
 from shim.runsc.client import Runsc
+from shim.runsc.open_streams import OpenStreams
 from tests.unit.fakes_runsc import (
     PS_NEW,
     PS_OLD,
@@ -142,7 +143,7 @@ def test_only_the_exact_container_exists(script: Script) -> None:
 
 def test_nothing_exists_where_no_root_is(tmp_path: Path) -> None:
     """Before the first create there is no folder to look into."""
-    runsc = Runsc(Config(), capabilities(), tmp_path / "nowhere", FakeSupervisor())
+    runsc = Runsc(Config(), capabilities(), tmp_path / "nowhere", FakeSupervisor(), OpenStreams())
 
     assert not runsc.containers.exists("a")
 

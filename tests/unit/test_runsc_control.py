@@ -11,6 +11,7 @@ import pytest
 from shim.config import Config
 from shim.runsc.client import Runsc
 from shim.runsc.control import control_socket
+from shim.runsc.open_streams import OpenStreams
 from tests.unit.fakes_runsc import FakeSupervisor, capabilities
 
 
@@ -45,7 +46,7 @@ def test_a_socket_elsewhere(tmp_path: Path) -> None:
 
 async def test_what_a_killed_runsc_has_left(tmp_path: Path) -> None:
     """A delete removes a socket that is not served, but none that is, nor a file."""
-    runsc = Runsc(Config(), capabilities(), tmp_path, FakeSupervisor())
+    runsc = Runsc(Config(), capabilities(), tmp_path, FakeSupervisor(), OpenStreams())
     dead, alive, file = (tmp_path / f"runsc-{name}+.sock" for name in ("dead", "alive", "file"))
     with socket.socket(socket.AF_UNIX) as bound:
         bound.bind(str(dead))

@@ -14,6 +14,7 @@ from shim.host import procs
 from shim.runsc import supervised
 from shim.runsc.argv import CreateArgs, ExecArgs, RestoreArgs
 from shim.runsc.client import Runsc
+from shim.runsc.open_streams import OpenStreams
 from shim.runsc.supervised import Streams, Supervised
 from shim.simgpu.waiting import wait_until
 from tests.hung import hung_mount
@@ -27,7 +28,7 @@ def made(
 ) -> Supervised:
     """Make a runsc whose processes go through the supervisor."""
     config = Config(timeouts=timeouts or Timeouts(create=10))
-    return Runsc(config, capabilities(), tmp_path / "root", supervisor).supervised
+    return Runsc(config, capabilities(), tmp_path / "root", supervisor, OpenStreams()).supervised
 
 
 def create_args(tmp_path: Path) -> CreateArgs:
