@@ -23,6 +23,7 @@ from tests.containerd.builds import find_containerd
 from tests.containerd.conftest import program
 from tests.containerd.cryo import COUNT, COUNTS, RUNTIME, Cryo
 from tests.containerd.image import REFERENCE
+from tests.containerd.named import Named
 from tests.containerd.place import Place
 
 PLUGIN = """#!/bin/sh
@@ -167,3 +168,22 @@ def test_checkpoints(nerdctl: Nerdctl) -> None:
     assert int(nerdctl("exec", "job", "sh", "-c", COUNTS).out) >= before
     nerdctl("checkpoint", "rm", "job", "one")
     assert "one" not in nerdctl("checkpoint", "ls", "job").out
+
+
+def test_a_warm_start(nerdctl: Nerdctl) -> None:
+    """With one annotation a container starts cold and is saved; the next is a restore."""
+    node = nerdctl.node
+    images = Named(node.folder / "images" / node.namespace / "llama")
+    when = ("io.cryo.warm=llama", "io.cryo.warm-when=file:/ready", "io.cryo.warm-period=0.1")
+    flags = ("--net", "none", *(word for pair in when for word in ("--annotation", pair)))
+    nerdctl.begin("cold", "sh", "-c", COUNT, flags=flags)
+    before = int(nerdctl("exec", "cold", "sh", "-c", COUNTS).out)
+    nerdctl("exec", "cold", "touch", "/ready")
+    images.until_saved()
+    nerdctl("rm", "-f", "cold")
+
+    nerdctl.begin("warm", "sh", "-c", COUNT, flags=flags)
+
+    assert nerdctl("exec", "warm", "ls", "/ready").out == "/ready\n"
+    assert int(nerdctl("exec", "warm", "sh", "-c", COUNTS).out) >= before
+    images.until_hit()

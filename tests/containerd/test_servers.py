@@ -18,7 +18,7 @@ from tests.containerd.conftest import program
 from tests.containerd.cryo import Cryo
 from tests.containerd.network import Interface, Network
 from tests.containerd.place import Place
-from tests.containerd.test_warm import annotated, until_saved, use
+from tests.containerd.test_warm import annotated, named
 
 pytestmark = pytest.mark.parametrize("containerd_build", LINES[-1:], indirect=True)
 WAIT_S = 150
@@ -152,7 +152,7 @@ def check(rig: Rig, server: Server, folder: Path) -> None:
         load = rig.load(server, where, "--until", str(stop))
         wait_until(lambda: answers(load[1]) > 1, "answers", WAIT_S)
         cryo.exec(warm, "touch", "/tmp/ready")
-        until_saved(cryo, warm)
+        named(cryo, warm).until_saved()
         before = answers(load[1])
         wait_until(lambda: answers(load[1]) > before + 2, "answers after the save", WAIT_S)
         stop.touch()
@@ -164,7 +164,7 @@ def check(rig: Rig, server: Server, folder: Path) -> None:
         cryo.exec(again, "sh", "-c", server.has_data)
         assert rig.end(rig.load(server, elsewhere)) == token
         assert elsewhere.address != where.address
-    assert (use(cryo, warm)["hits"], use(cryo, warm)["misses"]) == (1, 1)
+    assert (named(cryo, warm).use()["hits"], named(cryo, warm).use()["misses"]) == (1, 1)
     cryo.expect_nothing_new()
 
 

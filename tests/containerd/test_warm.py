@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
-from typing import Any
 
 import pytest
 
 from shim.simgpu.waiting import wait_until
 from tests.containerd.cryo import COUNT, RUNTIME, Cryo
 from tests.containerd.image import REFERENCE
+from tests.containerd.named import WAIT_S, Named
 
 pytestmark = pytest.mark.usefixtures("nothing_left")
-WAIT_S = 90
 READY = "io.cryo.warm-when=file:/ready"
 
 
@@ -23,27 +21,9 @@ def annotated(*annotations: str) -> tuple[str, ...]:
     return tuple(word for pair in pairs for word in ("--annotation", pair))
 
 
-def images(cryo: Cryo, name: str) -> list[Path]:
-    """List the complete images of a name, oldest first."""
-    found = (cryo.folder / "images" / cryo.namespace / name).glob("*/[0-9]*/cryo.json")
-    return sorted((path.parent for path in found), key=lambda path: path.name)
-
-
-def use(cryo: Cryo, name: str) -> dict[str, Any]:
-    """Return the counters of a name."""
-    path = cryo.folder / "images" / cryo.namespace / name / ".use.json"
-    found: dict[str, Any] = json.loads(path.read_text("utf-8"))
-    return found
-
-
-def until_saved(cryo: Cryo, name: str, *besides: Path) -> Path:
-    """Wait for an image of a name; return it."""
-
-    def new() -> list[Path]:
-        return [path for path in images(cryo, name) if path not in besides]
-
-    wait_until(lambda: bool(new()), "the save", WAIT_S)
-    return new()[-1]
+def named(cryo: Cryo, name: str) -> Named:
+    """Return the images of a name."""
+    return Named(cryo.folder / "images" / cryo.namespace / name)
 
 
 @pytest.mark.every_combination
@@ -53,9 +33,9 @@ def test_one_annotation(cryo: Cryo) -> None:
     flags = annotated(f"io.cryo.warm={name}", READY)
     with cryo.container("sh", "-c", COUNT, flags=flags) as cold:
         first = cryo.until_counts(cold)
-        assert images(cryo, name) == []
+        assert named(cryo, name).images() == []
         cryo.exec(cold, "touch", "/ready")
-        image = until_saved(cryo, name)
+        image = named(cryo, name).until_saved()
         saved_at = cryo.until_counts(cold)
         with (
             cryo.container("sh", "-c", COUNT, flags=flags) as warm,
@@ -64,8 +44,8 @@ def test_one_annotation(cryo: Cryo) -> None:
             assert cryo.exec(warm, "ls", "/ready").out == "/ready\n"
             assert [cryo.until_counts(one) >= first for one in (warm, only)] == [True, True]
         assert saved_at > 0
-    wait_until(lambda: use(cryo, name)["hits"] == 2, "the hits", WAIT_S)
-    assert (use(cryo, name)["misses"], use(cryo, name)["saves"]) == (1, 1)
+    wait_until(lambda: named(cryo, name).use()["hits"] == 2, "the hits", WAIT_S)
+    assert (named(cryo, name).use()["misses"], named(cryo, name).use()["saves"]) == (1, 1)
 
     (image / "pages.img").write_bytes(b"damaged")
     with cryo.events() as events, cryo.container("sh", "-c", COUNT, flags=flags) as again:
@@ -75,9 +55,9 @@ def test_one_annotation(cryo: Cryo) -> None:
         exits = [json.loads(event.body)["id"] for event in events.of("/tasks/exit")]
         assert again not in exits
         cryo.exec(again, "touch", "/ready")
-        until_saved(cryo, name, image)
-        wait_until(lambda: image not in images(cryo, name), "the damaged image", WAIT_S)
-    assert "pages.img" in use(cryo, name)["reasons"][0]["text"]
+        named(cryo, name).until_saved(image)
+        wait_until(lambda: image not in named(cryo, name).images(), "the damaged image", WAIT_S)
+    assert "pages.img" in named(cryo, name).use()["reasons"][0]["text"]
 
 
 def test_output_of_a_cold_start_after_a_failed_restore(cryo: Cryo) -> None:
@@ -86,7 +66,7 @@ def test_output_of_a_cold_start_after_a_failed_restore(cryo: Cryo) -> None:
     script = "echo begun; while [ ! -e /end ]; do sleep 0.1; done; echo ended; exit 7"
     warm = annotated(f"io.cryo.warm={name}", "io.cryo.warm-when=exec true")
     with cryo.container("sh", "-c", script, flags=warm):
-        image = until_saved(cryo, name)
+        image = named(cryo, name).until_saved()
     state = bytearray((image / "checkpoint.img").read_bytes())
     state[len(state) // 2 :] = bytes(len(state) - len(state) // 2)
     (image / "checkpoint.img").write_bytes(state)
@@ -115,7 +95,7 @@ def test_output_of_a_cold_start_after_a_failed_restore(cryo: Cryo) -> None:
         assert cryo.place.remote.wait(pid, WAIT_S) == 7
     lines = path.read_text("utf-8").splitlines()
     assert [line for line in lines if line in ("begun", "ended")] == ["begun", "ended"]
-    reason = use(cryo, name)["reasons"][0]["text"]
+    reason = named(cryo, name).use()["reasons"][0]["text"]
     assert reason.startswith("runsc restore: the image cannot be read")
 
 

@@ -1,0 +1,47 @@
+"""The images of one name on disk, which a test waits for and counts."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from shim.simgpu.waiting import wait_until
+
+WAIT_S = 90
+
+
+@dataclass(frozen=True)
+class Named:
+    """A name of images in one containerd namespace; `folder` is its directory."""
+
+    folder: Path
+
+    def images(self) -> list[Path]:
+        """List the complete images, oldest first."""
+        found = (path.parent for path in self.folder.glob("*/[0-9]*/cryo.json"))
+        return sorted(found, key=lambda path: path.name)
+
+    def use(self) -> dict[str, Any]:
+        """Return the counters."""
+        found: dict[str, Any] = json.loads((self.folder / ".use.json").read_text("utf-8"))
+        return found
+
+    def until_saved(self, *besides: Path) -> Path:
+        """Wait for an image; return it."""
+
+        def new() -> list[Path]:
+            return [path for path in self.images() if path not in besides]
+
+        wait_until(lambda: bool(new()), "the save", WAIT_S)
+        return new()[-1]
+
+    def until_hit(self) -> None:
+        """Wait until one start is counted as a restore, after one that was cold and saved."""
+
+        def counted() -> tuple[int, int, int]:
+            use = self.use()
+            return use["misses"], use["saves"], use["hits"]
+
+        wait_until(lambda: counted() == (1, 1, 1), "the count of a restore", WAIT_S)
