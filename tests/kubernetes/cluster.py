@@ -9,7 +9,10 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import grpc
+
 from shim.simgpu.waiting import wait_until
+from tests.containerd.cri import cri_pb2 as pb
 from tests.containerd.cri.client import Kubelet
 from tests.kubernetes.control_plane import ControlPlane
 from tests.kubernetes.objects import Document
@@ -79,9 +82,24 @@ class Cluster:
         """Run a command in a container; return its output."""
         statuses = statuses_of(self.read(pod))
         (found,) = (one for one in statuses if one["name"] == container)
-        ran = self._runtime.exec(found["containerID"].removeprefix("containerd://"), *command)
+        ran = self._exec_when_saved(found["containerID"].removeprefix("containerd://"), command)
         assert ran.exit_code == 0, ran.stderr.decode("utf-8", "replace")
         return ran.stdout.decode()
+
+    def _exec_when_saved(self, container: str, command: Sequence[str]) -> pb.ExecSyncResponse:
+        """Run a command; a pod that is being saved refuses it until it is."""
+        answers: list[pb.ExecSyncResponse] = []
+
+        def accepted() -> bool:
+            try:
+                answers.append(self._runtime.exec(container, *command))
+            except grpc.RpcError as error:
+                if error.code() is not grpc.StatusCode.ABORTED:
+                    raise
+            return bool(answers)
+
+        wait_until(accepted, f"an exec in {container}", _SAVED_S)
+        return answers[0]
 
     def number(self, pod: Document, container: str, path: str) -> int:
         """Return the number in a file's last line; it may be being written."""

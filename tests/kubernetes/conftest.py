@@ -70,8 +70,8 @@ def containerd_build(request: pytest.FixtureRequest) -> ContainerdBuild:
 
 
 @pytest.fixture(scope="module")
-def network(place: Place) -> Iterator[Network]:
-    """Yield a network namespace."""
+def network(place: Place, containerd_build: ContainerdBuild) -> Iterator[Network]:
+    """Yield a network namespace; each containerd has its own cluster."""
     with own_network(place, program("busybox")) as made:
         yield made
 
