@@ -117,9 +117,9 @@ def node(
 
 
 @pytest.fixture(scope="module")
-def cluster(network: Network, plane: ControlPlane, root: Path, node: Node) -> Iterator[Cluster]:
-    """Yield a cluster of one node."""
-    kubelet = Kubelet(
+def kubelet(network: Network, plane: ControlPlane, root: Path, node: Node) -> Iterator[Kubelet]:
+    """Yield the kubelet of the node."""
+    made = Kubelet(
         network,
         program("kubelet"),
         plane,
@@ -127,5 +127,13 @@ def cluster(network: Network, plane: ControlPlane, root: Path, node: Node) -> It
         runtime=node.address,
         cgroup=node.cgroup,
     )
-    with kubelet, Client(node.address) as runtime:
+    with made:
+        yield made
+
+
+@pytest.fixture(scope="module")
+def cluster(plane: ControlPlane, node: Node, kubelet: Kubelet) -> Iterator[Cluster]:
+    """Yield a cluster of one node, whose kubelet runs."""
+    assert kubelet.pid
+    with Client(node.address) as runtime:
         yield Cluster(plane, NODE, node.folder / "images", runtime)
