@@ -27,8 +27,16 @@ from tests.containerd.cryo import RUNTIME, Cryo
 from tests.containerd.image import PAUSE, REFERENCE
 from tests.containerd.place import Place
 
-# containerd 1.6 mounts /dev/shm twice, which runsc does not restore under another id.
-pytestmark = pytest.mark.parametrize("containerd_build", LINES[1:], indirect=True)
+# containerd 1.6 mounts /dev/shm twice, which runsc does not restore under another id. The old runsc
+# needs no more than one containerd.
+pytestmark = pytest.mark.parametrize(
+    ("containerd_build", "runsc"),
+    (
+        *((line, "new") for line in LINES[1:]),
+        pytest.param(LINES[1], "old", marks=pytest.mark.long),
+    ),
+    indirect=True,
+)
 
 HANDLER, NAME = "cryo", "tmpl"
 _NAMESPACE = "team-a"
@@ -44,14 +52,14 @@ _UNTIL_S = 60.0
 def node(
     containerd_build: ContainerdBuild,
     place: Place,
-    runsc_new: RunscBuild,
+    runsc: RunscBuild,
     archive: Path,
     pause_archive: Path,
 ) -> Iterator[Cryo]:
     """Yield a containerd with the CRI plugin and our runtime, on which pods may be restored."""
     plugin = Cri(sandbox_image=PAUSE, runtimes={HANDLER: RUNTIME})
     settings: toml.Tables = {"pods": {"restore": True}}
-    with Cryo(containerd_build, place, runsc_new.path, cri=plugin, settings=settings) as made:
+    with Cryo(containerd_build, place, runsc.path, cri=plugin, settings=settings) as made:
         make_ready(made, archive, pause_archive, handler=HANDLER)
         yield made
 
