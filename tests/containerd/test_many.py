@@ -9,7 +9,7 @@ from tests.containerd.builds import LINES
 from tests.containerd.cryo import Cryo
 
 _MANY = 50
-_SOME = 10
+_SOME = 5
 
 
 def open_files(pid: int) -> list[str]:

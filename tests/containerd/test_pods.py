@@ -240,7 +240,7 @@ def gpu_node(simulation: Simulation, gpu_place: Place) -> Iterator[Cryo]:
         yield made
 
 
-@pytest.mark.parametrize("engine", ("builtin", "phased"))
+@pytest.mark.parametrize("engine", ("builtin", pytest.param("phased", marks=pytest.mark.long)))
 def test_containerd_brings_a_pod_with_a_gpu_back(
     gpu_node: Cryo, simulation: Simulation, engine: str
 ) -> None:

@@ -9,6 +9,7 @@ import pytest
 from hack.tools.running import NotHere
 from tests.builds import RunscBuild, excuse
 from tests.containerd.builds import LINES, find_containerd
+from tests.faults.cases import again
 from tests.faults.contained import Contained, ContainedTrial, contained
 from tests.faults.plan import Plan, Scene, What
 
@@ -40,8 +41,15 @@ def bench(runsc_new: RunscBuild) -> Iterator[Contained]:
 
 @pytest.mark.parametrize(
     ("scene", "what", "point", "outcome"),
-    FIXED,
-    ids=[f"{what}-at-{point}-{scene}".replace(" ", "-") for scene, what, point, _ in FIXED],
+    [
+        pytest.param(
+            *fixed,
+            id=f"{what}-at-{point}-{scene}".replace(" ", "-"),
+            marks=pytest.mark.long if repeats else (),
+        )
+        for fixed, repeats in again(FIXED, lambda fixed: fixed[1])
+        for scene, what, point, _ in [fixed]
+    ],
 )
 def test_what_must_hold(
     bench: Contained, scene: Scene, what: What, point: str, outcome: str

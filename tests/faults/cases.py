@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
+from typing import TypeVar
 
 import pytest
 
 from shim.model import EngineName
 from tests.faults.machine import Case
+
+T = TypeVar("T")
 
 NEW_PHASED = Case("new", EngineName.PHASED)
 NEW_BUILTIN = Case("new", EngineName.BUILTIN)
@@ -39,3 +42,11 @@ def spread(
     """Run a test with each value in each case."""
     chosen = tuple(cases)
     return pairs(argument, [(case, value) for value in values for case in chosen])
+
+
+def again(entries: Iterable[T], kind: Callable[[T], object]) -> Iterator[tuple[T, bool]]:
+    """Yield each entry, and whether one before it is of the same kind."""
+    met: set[object] = set()
+    for entry in entries:
+        yield entry, kind(entry) in met
+        met.add(kind(entry))

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.faults.cases import NEW_BUILTIN, NEW_PHASED, NEW_STEPS, OLD_PHASED, on
+from tests.faults.cases import NEW_BUILTIN, NEW_PHASED, NEW_STEPS, OLD_PHASED, again, on
 from tests.faults.parked import ParkTrial
 from tests.faults.plan import Plan, Scene, What, choose
 from tests.faults.rig import Rig
@@ -61,9 +61,9 @@ TRACES = {scene: Counter({"journal.note:before": 3, "runsc.exec:begun": 2}) for 
             id=f"{what}-at-{point}-{scene}-{case}".replace(" ", "-"),
             # One that is frozen times out after a minute and a half; test_crash.py has the kills of
             # the sidecar.
-            marks=pytest.mark.long if what in (What.FROZEN, What.KILL) else (),
+            marks=pytest.mark.long if what in (What.FROZEN, What.KILL) or repeats else (),
         )
-        for case, scene, what, point, nth in FIXED
+        for (case, scene, what, point, nth), repeats in again(FIXED, lambda fixed: fixed[2])
     ],
     indirect=("machine",),
     scope="session",
@@ -97,9 +97,9 @@ def parking(rig: Rig) -> Iterator[Rig]:
         pytest.param(
             Plan(scene=scene, what=what, point=point, nth=nth),
             id=f"{what}-at-{point}-{scene}".replace(" ", "-"),
-            marks=pytest.mark.long if (what, nth) == (What.ERROR, 1) else (),
+            marks=pytest.mark.long if (what, nth) == (What.ERROR, 1) or repeats else (),
         )
-        for scene, what, point, nth in PARKED
+        for (scene, what, point, nth), repeats in again(PARKED, lambda parked: parked[:2])
     ],
 )
 def test_what_must_hold_of_a_parked_task(parking: Rig, plan: Plan) -> None:

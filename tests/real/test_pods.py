@@ -261,7 +261,10 @@ def test_exit_ends_all(pod: Pod, engine: str) -> None:
     assert only(pod)
 
 
-@pytest.mark.parametrize(("engine", "action"), (("phased", "lock"), ("builtin", "checkpoint")))
+@pytest.mark.parametrize(
+    ("engine", "action"),
+    (pytest.param("phased", "lock", marks=pytest.mark.long), ("builtin", "checkpoint")),
+)
 def test_a_freeze_that_fails_in_the_second_container(two: Pod, engine: str, action: str) -> None:
     """Nothing is saved; every process of both containers runs as before."""
     pid = two.in_second
