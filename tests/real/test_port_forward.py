@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import secrets
-import shutil
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,12 +12,12 @@ import pytest
 from shim.errors import CryoError, IllegalState, Unavailable, Unimplemented
 from shim.host import http
 from shim.host.http import Response
-from shim.runsc import control, statefile
 from shim.runsc.port_forward import open_stream
 from shim.simgpu import tools
-from shim.simgpu.simulation import Simulation, wait_until
-from tests.builds import RunscBuild, excuse
+from shim.simgpu.simulation import wait_until
+from tests.builds import RunscBuild
 from tests.real.helpers_rig import WAIT_S, Rig
+from tests.real.helpers_served import control_of_task, served
 
 pytestmark = pytest.mark.timeout(180)
 
@@ -42,52 +40,27 @@ http.server.ThreadingHTTPServer(("127.0.0.1", 8123), Handler).serve_forever()
 SLOW_CHECK = {"io.cryo.warm": "slow", "io.cryo.warm-when": f"http://:{PORT}/slow"}
 
 
-@pytest.fixture
-def netns() -> Iterator[str]:
-    """Give the path of a network namespace with a loopback."""
-    if shutil.which("ip") is None:
-        excuse("there is no ip program to make network namespaces with")
-    name = f"cryo-{secrets.token_hex(3)}"
-    subprocess.run(["ip", "netns", "add", name], check=True)
-    try:
-        subprocess.run(["ip", "-n", name, "link", "set", "lo", "up"], check=True)
-        yield f"/run/netns/{name}"
-    finally:
-        subprocess.run(["ip", "netns", "del", name], check=True)
-
-
 # The old runsc cannot have a network of its own on a kernel of 2026.
 @pytest.fixture(params=["new-sandbox", "new-host", "old-host"])
-def rig(request: pytest.FixtureRequest, netns: str) -> Iterator[Rig]:
+def rig(request: pytest.FixtureRequest) -> Iterator[Rig]:
     """Give a sidecar whose sandboxes have a loopback, and which runs a server in a container."""
     name, network, *down = request.param.split("-")
     build: RunscBuild = request.getfixturevalue(f"runsc_{name}")
-    with Simulation(build.path) as sim:
-        sim.flags["network"] = network
-        sim.start_sidecar()
-        made = Rig(sim, build)
-        try:
-            if down == ["down"]:
-                subprocess.run(
-                    ["ip", "-n", Path(netns).name, "link", "set", "lo", "down"], check=True
-                )
-            server = SERVER.replace("127.0.0.1", "") if down == ["down"] else SERVER
-            bundle = made.bundle("job", [tools.interpreter(), "-ISc", server])
-            with made.edited(bundle) as spec:
-                others = [one for one in spec["linux"]["namespaces"] if one["type"] != "network"]
-                spec["linux"]["namespaces"] = [*others, {"type": "network", "path": netns}]
-                spec["annotations"] = SLOW_CHECK if down == ["slow"] else {}
-            made.client.create("job", str(bundle))
-            made.client.start("job")
-            yield made
-        finally:
-            made.clear()
+    with served(build, network) as made:
+        if down == ["down"]:
+            namespace = Path(made.netns).name
+            subprocess.run(["ip", "-n", namespace, "link", "set", "lo", "down"], check=True)
+        server = SERVER.replace("127.0.0.1", "") if down == ["down"] else SERVER
+        annotations = SLOW_CHECK if down == ["slow"] else {}
+        bundle = made.bundle("job", [tools.interpreter(), "-ISc", server], annotations)
+        made.rig.client.create("job", str(bundle))
+        made.rig.client.start("job")
+        yield made.rig
 
 
 def control_of(rig: Rig) -> Path:
     """Return the control socket of the container's sandbox."""
-    root = rig.sim.folder / "state" / "runsc" / "default"
-    return control.control_socket(root, "job+", statefile.files_of(root, "job+"))
+    return control_of_task(rig, "job")
 
 
 async def get(socket: Path, port: int = PORT, name: str = "job+", path: str = "/path") -> Response:
