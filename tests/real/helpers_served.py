@@ -60,6 +60,10 @@ class Served:
         """Start a server, and wait until it answers."""
         self.rig.client.create(name, str(self.bundle(name, argv, annotations)))
         self.rig.client.start(name)
+        self.until_answers(name, port)
+
+    def until_answers(self, name: str, port: int) -> None:
+        """Wait until the server of a container answers."""
         wait_until(lambda: self._answers(name, port), f"the server in {name}", WAIT_S)
 
     def _answers(self, name: str, port: int) -> bool:
