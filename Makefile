@@ -94,9 +94,10 @@ check-protos: $(stamp) ## check that the generated code is current
 node-image: $(stamp) native ## write the image that installs the runtime on Kubernetes nodes: docs/kubernetes.md
 	@$(bin)/python -m hack.kubernetes.node.image dist/cryoshim-node.tar
 
-bench: tools native ## compare our checkpoint and restore with plain runsc, and the shims
+bench: tools native ## compare our checkpoint and restore with plain runsc, the shims, and cold with warm starts
 	@$(bin)/python -m hack.bench
 	@$(bin)/python -m hack.bench_shims
+	@$(bin)/python -m hack.bench_warm
 
 runsc: $(stamp)
 	@$(bin)/python -m hack.tools runsc-new runsc-old

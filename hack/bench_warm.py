@@ -1,0 +1,218 @@
+"""Compares cold and warm starts of containers under containerd.
+
+    make bench                          # with the other benchmarks
+    python -m hack.bench_warm --rounds 3 --pairs 21 --mib 64 1024 --at-once 1 10
+    python -m hack.bench_warm --mib     # only what the annotation adds
+
+A container fills its memory with random bytes and is ready then. A start takes from `ctr run` until
+the check for that, an exec in the container, succeeds. The first table has what `io.cryo.warm` adds
+to a cold start. Everything is in a private mount namespace, with a real containerd 2.4.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import statistics
+import subprocess
+import time
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from hack.bench import timed
+from shim.simgpu.waiting import wait_until
+from tests.builds import find_program
+from tests.containerd import image
+from tests.containerd.builds import find_containerd
+from tests.containerd.cryo import RUNTIME, Cryo
+from tests.containerd.named import Named
+from tests.containerd.place import private_place
+
+LINE = "2.4"
+LIMIT_S = 1200.0
+STEP_S = 300.0
+SAVE_S = 120.0
+# The memory of a container, its copies in the page cache and in the image.
+SHARE_OF_MEMORY = 0.8
+READY = "until [ -e /ready ]; do sleep 0.02; done"
+
+
+def boot(mib: int) -> str:
+    """Return the script of a container that fills its memory and is ready then."""
+    return f"dd if=/dev/urandom of=/memory bs=1M count={mib} 2>/dev/null; touch /ready; sleep 10000"
+
+
+class Starts:
+    """Starts and ends containers with ctr; each call is a process of its own."""
+
+    def __init__(self, given: dict[str, Any]) -> None:
+        self._ctr: list[str] = given["ctr"]
+        self._images = Path(given["images"])
+        self._number = 0
+
+    def fresh(self, count: int) -> list[str]:
+        """Return unused names."""
+        self._number += count
+        return [f"job-{number}" for number in range(self._number - count, self._number)]
+
+    def begin(self, name: str, script: str, annotations: Sequence[str] = ()) -> None:
+        """Run a container that keeps running."""
+        how = ["-d", "--runtime", RUNTIME, "--snapshotter", "native"]
+        how += [word for one in annotations for word in ("--annotation", one)]
+        self._call("run", *how, image.REFERENCE, name, "sh", "-c", script)
+
+    def until_ready(self, name: str) -> None:
+        """Wait in the container until it is ready."""
+        self._call("tasks", "exec", "--exec-id", "ready", name, "sh", "-c", READY)
+
+    def end(self, names: Sequence[str]) -> None:
+        """Remove containers."""
+        for name in names:
+            self._call("tasks", "rm", "--force", name)
+            self._call("containers", "rm", name)
+
+    def save(self, name: str, script: str) -> None:
+        """Run a container until it is saved under a name."""
+        when = ("io.cryo.warm-when=file:/ready", "io.cryo.warm-period=0.1")
+        (first,) = self.fresh(1)
+        self.begin(first, script, (f"io.cryo.warm={name}", *when))
+        wait_until(lambda: bool(Named(self._images / name).images()), "the save", SAVE_S)
+        self.end([first])
+
+    def at_once(self, count: int, script: str, annotations: Sequence[str] = ()) -> float:
+        """Start containers at once; return how many seconds it takes until all are ready."""
+        names = self.fresh(count)
+
+        def start(name: str) -> None:
+            self.begin(name, script, annotations)
+            self.until_ready(name)
+
+        with ThreadPoolExecutor(count) as pool:
+            spent = timed(lambda: list(pool.map(start, names)))
+        self.end(names)
+        return spent
+
+    def begun(self, annotations: Sequence[str]) -> float:
+        """Start a container that is never ready; return how many seconds `ctr run` takes."""
+        (name,) = self.fresh(1)
+        spent = timed(partial(self.begin, name, "sleep 10000", annotations))
+        self.end([name])
+        return spent
+
+    def _call(self, *arguments: str) -> None:
+        ran = subprocess.run(
+            [*self._ctr, *arguments],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
+            check=False,
+            timeout=STEP_S,
+        )
+        if ran.returncode:
+            message = f"ctr {' '.join(arguments)}: status {ran.returncode}: {ran.stderr[-2000:]}"
+            raise RuntimeError(message)
+
+
+def print_starts(starts: Starts, given: dict[str, Any]) -> None:
+    """Print the table of cold and warm starts, which alternate."""
+    print("\nctr run until ready       cold ms    warm ms    warm / cold")
+    for mib in given["mib"]:
+        name, script = f"filled-{mib}", boot(mib)
+        starts.save(name, script)
+        for count in given["at_once"]:
+            label = f"{mib:5} MiB, {count:3} at once"
+            if mib * count > available_mib() * SHARE_OF_MEMORY:
+                print(f"{label}    skipped: {available_mib()} MiB of memory are available")
+                continue
+            cold, warm = [], []
+            for _ in range(given["rounds"]):
+                cold.append(starts.at_once(count, script))
+                warm.append(starts.at_once(count, script, (f"io.cryo.restore={name}",)))
+            usual, restored = statistics.median(cold), statistics.median(warm)
+            ratio = restored / usual
+            print(f"{label}    {usual * 1000:8.0f}   {restored * 1000:8.0f}   {ratio:12.2f}")
+
+
+def print_overhead(starts: Starts, pairs: int) -> None:
+    """Print what the annotation adds to a cold start: the median of the differences of pairs."""
+    warm = ("io.cryo.warm=never", "io.cryo.warm-when=file:/never")
+    without: list[float] = []
+    beside: list[float] = []
+    for number in range(pairs + 1):
+        # The first of two starts is not always the same one.
+        ways = ((without, ()), (beside, warm))
+        for found, how in ways if number % 2 else reversed(ways):
+            found.append(starts.begun(how))
+    del without[0], beside[0]
+    added = statistics.median(b - a for a, b in zip(without, beside, strict=True))
+    usual, annotated = statistics.median(without), statistics.median(beside)
+    print("\ncold start: ctr run    median ms")
+    print(f"without io.cryo.warm   {usual * 1000:9.1f}")
+    print(f"with it                {annotated * 1000:9.1f}")
+    print(f"added, median of pairs {added * 1000:9.1f}   {added / usual:.1%}")
+
+
+def available_mib() -> int:
+    """Return how much memory can be used without swapping."""
+    text = Path("/proc/meminfo").read_text("ascii")
+    (line,) = (line for line in text.splitlines() if line.startswith("MemAvailable:"))
+    return int(line.split()[1]) >> 10
+
+
+def inside(given: dict[str, Any]) -> None:
+    """Measure, in containerd's namespace, and print the tables."""
+    starts = Starts(given)
+    print_overhead(starts, given["pairs"])
+    if given["mib"]:
+        print_starts(starts, given)
+
+
+def outside(wanted: dict[str, Any]) -> int:
+    """Start containerd, and measure in its namespace."""
+    build = find_containerd(LINE)
+    with private_place() as place, Cryo(build, place, find_program("runsc-new")) as node:
+        archive = node.folder / "image.tar"
+        image.write(archive, find_program("busybox"))
+        node.import_image(archive)
+        node.run("first", "true")
+        images = node.folder / "images" / node.namespace
+        given = {"ctr": node.ctr_argv(), "images": str(images), **wanted}
+        began = time.monotonic()
+        print(
+            f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC, {os.cpu_count()} cores, "
+            f"{os.sysconf('SC_PAGE_SIZE') * os.sysconf('SC_PHYS_PAGES') >> 30} GiB, "
+            f"Linux {platform.release()}, Python {platform.python_version()}, "
+            f"containerd {build.line}, load {os.getloadavg()[0]:.1f}; medians of "
+            f"{wanted['rounds']} starts and {wanted['pairs']} pairs",
+            flush=True,
+        )
+        ran = place.python("hack.bench_warm", "--inside", json.dumps(given), timeout_s=LIMIT_S)
+        print(ran.out)
+        print(f"{time.monotonic() - began:.0f} s, load {os.getloadavg()[0]:.1f}")
+        return ran.status
+
+
+def main() -> int:
+    """Run the measurement."""
+    parser = argparse.ArgumentParser(description="Compare cold and warm starts.")
+    parser.add_argument("--rounds", default=3, type=int)
+    parser.add_argument("--pairs", default=21, type=int)
+    parser.add_argument("--mib", default=[64, 1024], type=int, nargs="*")
+    parser.add_argument("--at-once", default=[1, 10], type=int, nargs="+")
+    parser.add_argument("--inside", type=json.loads, help=argparse.SUPPRESS)
+    given = parser.parse_args()
+    if given.inside:
+        inside(given.inside)
+        return 0
+    return outside({key: value for key, value in vars(given).items() if key != "inside"})
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
