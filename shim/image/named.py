@@ -11,13 +11,14 @@ import contextlib
 import fcntl
 import os
 import re
+from collections.abc import Iterator
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
-from shim.errors import CryoError, InvalidArgument, PermissionDenied
+from shim.errors import Busy, CryoError, InvalidArgument, PermissionDenied
 from shim.host import files, trusted
 from shim.host.oserror import typed
 from shim.image import manifest as manifests
@@ -167,21 +168,38 @@ class NamedImages:
         """Remove everything that has this name; return how many images that were.
 
         Raises:
-            Busy: a container is being restored from one of them.
+            Busy: one is being saved, or a container is being restored from one.
             CryoError: something could not be removed.
         """
         self._check(self.folder)
         number = 0
-        for key in self.fingerprints():
-            for path in self.of(key):
-                store.remove(str(path), self._images, cache)
-                number += 1
-        for name in self._all_names():
-            if _KEY.fullmatch(name) or name.startswith("."):
-                files.remove_tree(self.folder / name)
+        with self._no_saves():
+            for key in self.fingerprints():
+                for path in self.of(key):
+                    store.remove(str(path), self._images, cache)
+                    number += 1
+            for name in self._all_names():
+                if _KEY.fullmatch(name) or name.startswith("."):
+                    files.remove_tree(self.folder / name)
         with contextlib.suppress(OSError):  # a task of that name has images too
             self.folder.rmdir()
         return number
+
+    @contextlib.contextmanager
+    def _no_saves(self) -> Iterator[None]:
+        """Hold the lock of every fingerprint within the block.
+
+        Raises:
+            Busy: an image is being saved.
+        """
+        with contextlib.ExitStack() as locks:
+            for key in filter(_KEY.fullmatch, self._all_names()):
+                fd = self.lock(key)
+                if fd is None:
+                    message = f"an image is being saved as {self.ref}"
+                    raise Busy(message, remedy="try again when it is saved")
+                locks.callback(os.close, fd)
+            yield
 
     def remove(self, path: Path, cache: VerifyCache) -> str:
         """Remove an image; return why it could not be removed, empty if it was."""

@@ -130,3 +130,19 @@ def test_others_may_use_an_image_too(held: HeldImage, cache: VerifyCache) -> Non
         assert second.verify(Verify.NONE, cache, lambda _: None) == read_manifest(held.image)
     finally:
         second.close()
+
+
+def test_a_name_is_not_dropped_while_an_image_is_saved(
+    named: NamedImages, cache: VerifyCache
+) -> None:
+    """Its unfinished image stays, and so do the others."""
+    fd = named.lock(FIT.key)
+    assert fd is not None
+    try:
+        with pytest.raises(Busy, match="being saved as llama"):
+            named.drop(cache)
+        assert len(named.of(FIT.key)) == 2
+    finally:
+        os.close(fd)
+
+    assert named.drop(cache) == 2
