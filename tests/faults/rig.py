@@ -59,6 +59,8 @@ class Rig(Judge):
         self._judged = False
         # Whether a pause of the task parks it.
         self.parks = False
+        # More annotations of new tasks.
+        self.annotations: dict[str, str] = {}
         # Whether a task that survived a fault is then saved and restored.
         self.thorough = False
 
@@ -151,8 +153,9 @@ class Rig(Judge):
     def bundle(self, name: str) -> Path:
         """Write the bundle of the workload."""
         settings = Settings(processes=PROCESSES, period_s=0.25)
-        parks = {"io.cryo.park": "true"} if self.parks else None
-        folder = self.sim.bundle(name, settings, inject_tool=False, annotations=parks)
+        parks = {"io.cryo.park": "true"} if self.parks else {}
+        annotations = {**self.annotations, **parks}
+        folder = self.sim.bundle(name, settings, inject_tool=False, annotations=annotations)
         spec = folder / "config.json"
         content = json.loads(spec.read_text("utf-8"))
         content["linux"]["cgroupsPath"] = f"/{self.cgroup(name)}"

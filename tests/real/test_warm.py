@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 
-from shim.errors import HostMismatch, ImageCorrupt
+from shim.client import Client
+from shim.errors import HostMismatch, ImageCorrupt, NotFound
 from shim.simgpu.simulation import wait_until
 from shim.state import TaskState
 from tests.real.helpers_rig import Rig, at_once, refused
@@ -174,3 +175,32 @@ def test_gpu_processes(warm: Warm) -> None:
 
     assert rig.fine("copy")
     assert rig.fine("gpu")
+    usual = rig.sim.driver
+    rig.sim.set_driver(580)
+    try:
+        only = {"io.cryo.restore": warm.name}
+        error = refused(HostMismatch, lambda: warm.start_bundle("refused", bundle, only))
+        assert f"NVIDIA driver (saved {usual}." in error.message
+        if_possible = {**only, "io.cryo.restore-policy": "if-possible"}
+        assert warm.start_bundle("other", bundle, if_possible) == ""
+        assert "NVIDIA driver" in warm.view("other").warning
+    finally:
+        rig.sim.set_driver(usual)
+
+
+def test_gone_and_of_another_namespace(warm: Warm) -> None:
+    """Neither is used: cold with the reason, or refused with a sentence, by policy."""
+    warm.start("first", warm.warm)
+    warm.be_ready("first")
+    image = warm.until_saved()
+    elsewhere = Client(warm.rig.sim.address, namespace="elsewhere")
+    bundle = annotated(warm, "other", warm.always)
+    error = refused(NotFound, lambda: elsewhere.create("other", str(bundle)))
+    assert f"there is no image named {warm.name}" in error.message
+    elsewhere.close()
+    warm.rig.client.remove(str(image))
+    error = refused(NotFound, lambda: warm.start("refused", warm.always))
+    assert f"there is no image named {warm.name}" in error.message
+    if_possible = {**warm.always, "io.cryo.restore-policy": "if-possible"}
+    assert warm.start("cold", if_possible) == ""
+    assert f"there is no image named {warm.name}" in warm.view("cold").warning
