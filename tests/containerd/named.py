@@ -29,12 +29,15 @@ class Named:
         return found
 
     def until_saved(self, *besides: Path) -> Path:
-        """Wait for an image; return it."""
+        """Wait for an image, and for the end of its checkpoint; return it.
+
+        Until then an exec is refused. Each of `besides` is an image that was saved before.
+        """
 
         def new() -> list[Path]:
             return [path for path in self.images() if path not in besides]
 
-        wait_until(lambda: bool(new()), "the save", WAIT_S)
+        wait_until(lambda: bool(new()) and self.use()["saves"] > len(besides), "the save", WAIT_S)
         return new()[-1]
 
     def until_hit(self) -> None:

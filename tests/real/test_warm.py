@@ -167,8 +167,10 @@ def test_gpu_processes(warm: Warm) -> None:
     """GPU memory comes back as well; another driver or model makes another fingerprint."""
     rig = warm.rig
     bundle = rig.sim.bundle("gpu", rig.settings(processes=2), inject_tool=False)
-    when = {"io.cryo.warm": warm.name, "io.cryo.warm-when": "exec /bin/true"}
+    when = {"io.cryo.warm": warm.name, "io.cryo.warm-when": "file:/tmp/ready"}
     assert warm.start_bundle("gpu", bundle, when) == ""
+    rig.sim.until_ready(rig.guest, "gpu")
+    warm.be_ready("gpu")
     warm.until_saved()
 
     assert warm.start_bundle("copy", bundle, when) != ""
