@@ -37,6 +37,7 @@ FIXED = (
     (NEW_PHASED, Scene.RUN_ON, What.FROZEN, "image.begin:after", 1),
     (NEW_PHASED, Scene.RESTORE, What.FROZEN, "runsc.restore:before", 1),
 )
+REPEATED = (What.FROZEN, What.KILL, What.STUCK)
 PARKED = (
     (Scene.PARK, What.KILL, "cuda.checkpoint:after", 1),
     (Scene.PARK, What.KILL, "runsc.pause:after", 1),
@@ -60,8 +61,8 @@ TRACES = {scene: Counter({"journal.note:before": 3, "runsc.exec:begun": 2}) for 
             Plan(scene=scene, what=what, point=point, nth=nth),
             id=f"{what}-at-{point}-{scene}-{case}".replace(" ", "-"),
             # One that is frozen times out after a minute and a half; test_crash.py has the kills of
-            # the sidecar.
-            marks=pytest.mark.long if what in (What.FROZEN, What.KILL) or repeats else (),
+            # the sidecar, and test_kill.py a runsc that hangs.
+            marks=pytest.mark.long if what in REPEATED or repeats else (),
         )
         for (case, scene, what, point, nth), repeats in again(FIXED, lambda fixed: fixed[2])
     ],

@@ -17,6 +17,7 @@ ROOT = Path(__file__).parents[2]
 pytestmark = pytest.mark.timeout(600)
 
 
+@pytest.mark.long
 def test_a_dry_run(runsc_new: RunscBuild, tmp_path: Path) -> None:
     """It installs from its own wheels alone, and names every step that a GPU is needed for."""
     kit, report = tmp_path / "kit", tmp_path / "report"
