@@ -26,7 +26,6 @@ from pathlib import Path
 from typing import Any
 
 from hack.bench import timed
-from shim.simgpu.waiting import wait_until
 from tests.builds import find_program
 from tests.containerd import image
 from tests.containerd.builds import find_containerd
@@ -37,7 +36,6 @@ from tests.containerd.place import private_place
 LINE = "2.4"
 LIMIT_S = 1200.0
 STEP_S = 300.0
-SAVE_S = 120.0
 # The memory of a container, its copies in the page cache and in the image.
 SHARE_OF_MEMORY = 0.8
 READY = "until [ -e /ready ]; do sleep 0.02; done"
@@ -82,7 +80,7 @@ class Starts:
         when = ("io.cryo.warm-when=file:/ready", "io.cryo.warm-period=0.1")
         (first,) = self.fresh(1)
         self.begin(first, script, (f"io.cryo.warm={name}", *when))
-        wait_until(lambda: bool(Named(self._images / name).images()), "the save", SAVE_S)
+        Named(self._images / name).until_saved()
         self.end([first])
 
     def at_once(self, count: int, script: str, annotations: Sequence[str] = ()) -> float:
