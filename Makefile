@@ -21,7 +21,7 @@ step = begin=$$SECONDS; if $(2); then result=passed; else result=FAILED; fi; \
 	printf '%-6s %4d s  %s\n' $$result $$((SECONDS - begin)) '$(1)'; [ $$result = passed ]
 # The tools that make smoke needs.
 smoke_tools := runsc-new containerd-2.4 runc busybox
-# The tools that the tests with Kubernetes need; the last two are built in a quarter of an hour.
+# The tools that the tests with Kubernetes need; the last two are built in ten minutes or more.
 kubernetes_tools := runsc-new containerd-2.1 containerd-2.4 runc busybox etcd cni kubelet kube-apiserver
 N ?= 1000
 SEED ?= 1
@@ -60,7 +60,6 @@ test: $(stamp) native ## every test with one combination of runsc, engine and co
 	@$(call step,test,$(pytest) --tools $(PYTEST_ARGS))
 
 test-all: $(stamp) native ## every test with every combination, then fuzz, faults and soak (many hours)
-	@$(bin)/python -m hack.tools $(kubernetes_tools)
 	@$(call step,test-all,$(pytest) --tools --all $(PYTEST_ARGS))
 	@$(call step,fuzz,$(MAKE) -s fuzz N=1000000)
 	@$(call step,faults,$(MAKE) -s faults CASE=new && $(MAKE) -s faults CASE=old)
@@ -114,8 +113,8 @@ fuzz: $(stamp) ## feed N mutated frames, requests, files and outputs to their pa
 soak: tools native ## 1000 cycles of one task, 200 tasks for half an hour, then execs for half an hour
 	@$(bin)/python -m hack.soak --docs docs
 
-test-containerd: tools native ## tests of containerd, Docker, crictl and nerdctl with every combination
-	@$(pytest) --all tests/containerd $(PYTEST_ARGS)
+test-containerd: $(stamp) native ## tests of containerd, Docker, crictl and nerdctl with every combination
+	@$(pytest) --tools --all tests/containerd $(PYTEST_ARGS)
 
 test-kubernetes: $(stamp) native ## tests of pods with a real kubelet and API server, with every combination
 	@$(bin)/python -m hack.tools $(if $(CRYO_REQUIRE_REAL),--require) $(kubernetes_tools)

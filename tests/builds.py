@@ -13,6 +13,7 @@ from typing import Any, NoReturn
 import pytest
 
 from hack.tools.cache import cache_root
+from hack.tools.cli import remedy
 from hack.tools.running import NotHere, run
 
 PROBE_S = 30.0
@@ -47,12 +48,12 @@ def find_program(tool: str, program: str = "") -> Path:
     """Return a program of a tool that `make tools` has chosen; the tool's first without a name.
 
     Raises:
-        NotHere: `make tools` has not run, or found none, or what it found is gone.
+        NotHere: the tool was not looked for, or there is none, or what was found is gone.
     """
     path = Path(_choice(tool)["path"])
     path = path.with_name(program) if program else path
     if not os.access(path, os.X_OK):
-        message = f"{path} is gone: run `make tools`"
+        message = f"{path} is gone: run `{remedy(tool)}`"
         raise NotHere(message)
     return path
 
@@ -71,7 +72,7 @@ def _choice(tool: str) -> dict[str, Any]:
     try:
         choice: dict[str, Any] = json.loads((cache_root() / f"{tool}.json").read_text("utf-8"))
     except (OSError, ValueError) as error:
-        message = f"{tool} was not looked for: run `make tools`"
+        message = f"{tool} was not looked for: run `{remedy(tool)}`"
         raise NotHere(message) from error
     if choice["reason"]:
         message = f"there is no {tool}: {choice['reason']}"

@@ -15,8 +15,8 @@ from xdist.workermanage import WorkerController
 from hack.tools.running import NotHere
 from tests import matrix
 from tests.builds import RunscBuild, can_run_runsc, excuse, find, real_is_required
+from tests.needs import tools_for
 
-_NEED_TOOLS = ("tests/real/", "tests/faults/", "tests/containerd/")
 _TOOLS_S = 3600.0
 
 
@@ -61,11 +61,13 @@ def pytest_xdist_node_collection_finished(node: WorkerController, ids: list[str]
 
 
 def obtain_tools(config: pytest.Config, ids: Iterable[str]) -> None:
-    """Do what `make tools` does, once, where asked to and where a test of these needs it."""
-    if not config.getoption("tools") or not any(each.startswith(_NEED_TOOLS) for each in ids):
+    """Obtain the tools that these tests need, once, where asked to."""
+    tools = tools_for(ids) if config.getoption("tools") else []
+    if not tools:
         return
     config.option.tools = False
-    argv = [sys.executable, "-m", "hack.tools", *(["--require"] if real_is_required() else [])]
+    required = ["--require"] if real_is_required() else []
+    argv = [sys.executable, "-m", "hack.tools", *required, *tools]
     capture = config.pluginmanager.getplugin("capturemanager")
     with capture.global_and_fixture_disabled():
         done = subprocess.run(argv, check=False, timeout=_TOOLS_S)

@@ -6,7 +6,8 @@ Needs only Python 3.11 and its standard library. For each tool the sources are t
 first that has it is printed, with the reasons why earlier ones failed, and written to `NAME.json`
 in the cache: `$CRYO_CACHE`, or `cryoshim` in `$XDG_CACHE_HOME` or `~/.cache`.
 
-Without names it obtains all but the programs of Kubernetes, whose build takes a quarter of an hour.
+Without names it obtains what `make test` needs: not the API server of Kubernetes with its database,
+nor the servers that are tested with every combination only. By name these are obtained too.
 
 An unavailable tool is reported on one line, and is an error only with --require. The failure is
 cached for ten minutes, so that without a network not every `make` target tries again; --retry and
@@ -33,12 +34,25 @@ _ALL = (
     clients.NERDCTL,
     cluster.ETCD,
     cluster.CNI,
-    *kubernetes.PROGRAMS,
+    kubernetes.KUBELET,
+    kubernetes.API_SERVER,
     *servers.SERVERS,
+    *servers.MORE,
 )
 TOOLS = {tool.name: tool for tool in _ALL}
-# Their build takes a quarter of an hour, and only the tests with Kubernetes need them.
-ON_REQUEST = frozenset(kubernetes.NAMES)
+# Few tests need these, and they take minutes.
+CLUSTER = (kubernetes.API_SERVER.name, cluster.ETCD.name)
+ON_REQUEST = frozenset((*CLUSTER, *(tool.name for tool in servers.MORE)))
+
+
+def usual() -> list[str]:
+    """Return the names of the tools that are obtained without being named."""
+    return [name for name in TOOLS if name not in ON_REQUEST]
+
+
+def remedy(name: str) -> str:
+    """Return the command that obtains a tool."""
+    return f"python -m hack.tools {name}" if name in ON_REQUEST else "make tools"
 
 
 def arguments(argv: Sequence[str]) -> argparse.Namespace:
@@ -62,7 +76,7 @@ def main(argv: Sequence[str]) -> int:
     with locked(cache):
         choices = [
             obtain(TOOLS[name], cache, ask_again=options.retry or options.require)
-            for name in options.tools or [name for name in TOOLS if name not in ON_REQUEST]
+            for name in options.tools or usual()
         ]
     if options.json:
         print(json.dumps({choice.name: asdict(choice) for choice in choices}, indent=2))

@@ -23,13 +23,15 @@ _VARIABLES = {
 }
 _PACKAGE = "k8s.io/component-base/version"
 _SET = " ".join(f"-X {_PACKAGE}.{name}={text}" for name, text in _VARIABLES.items())
-NAMES = ("kubelet", "kube-apiserver")
+_NAMES = ("kubelet", "kube-apiserver")
 MODULE = Module(
     path=_PATH,
     version=VERSION,
     pins=HERE / "kubernetes" / "programs",
-    packages={name: f"{_PATH}/cmd/{name}" for name in NAMES},
+    packages={name: f"{_PATH}/cmd/{name}" for name in _NAMES},
     ldflags=f"-s -w {_SET}",
-    minutes=15,
+    minutes=8,
 )
-PROGRAMS = tuple(Tool(name, VERSION, (name,), (from_cache, from_go(MODULE))) for name in NAMES)
+KUBELET, API_SERVER = (
+    Tool(name, VERSION, (name,), (from_cache, from_go(MODULE))) for name in _NAMES
+)

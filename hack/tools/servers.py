@@ -146,11 +146,14 @@ def kept(entry: tarfile.TarInfo) -> tarfile.TarInfo | None:
 
 
 SERVERS = (
+    packed("nginx", "1.22.", ("nginx",), "nginx.conf"),
+    Tool("server-go", f"1-{digest_of('server.go')}", (ARCHIVE,), (from_cache, from_source)),
+)
+# Only `make test-all` and `make test-containerd` run these.
+MORE = (
     packed("redis", "7.0.", ("redis-server",)),
     packed("postgres", "15.", ("postgresql-15",), "postgres.sh"),
-    packed("nginx", "1.22.", ("nginx",), "nginx.conf"),
     packed("python", "3.11.", ("python3.11",), "server.py"),
     packed("node", "18.", ("nodejs",), "server.js"),
     packed("java", "17.", ("openjdk-17-jdk-headless",), "Server.java"),
-    Tool("server-go", f"1-{digest_of('server.go')}", (ARCHIVE,), (from_cache, from_source)),
 )

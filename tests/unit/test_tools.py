@@ -14,6 +14,7 @@ from hack.tools.debian import add_libraries, collect
 from hack.tools.kept import from_cache, keep
 from hack.tools.running import NotHere, run
 from hack.tools.tool import Choice, Tool, choose, obtain
+from tests.builds import find_program
 
 
 def write_runsc(path: Path, *, version: str = "release-20260905.0", builtin: bool = False) -> Path:
@@ -318,12 +319,27 @@ def test_programs_that_take_long_are_obtained_on_request(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Without names the command line leaves them out; by name it obtains them."""
-    tools = {name: Tool(name, "v1", (name,), (refuse,)) for name in ("runc", *kubernetes.NAMES)}
+    names = ("runc", "kubelet", "kube-apiserver")
+    tools = {name: Tool(name, "v1", (name,), (refuse,)) for name in names}
     monkeypatch.setattr(cli, "TOOLS", tools)
     monkeypatch.setenv("CRYO_CACHE", str(tmp_path))
 
     cli.main([])
-    assert {path.stem for path in tmp_path.glob("*.json")} == {"runc"}
+    assert {path.stem for path in tmp_path.glob("*.json")} == {"runc", "kubelet"}
 
-    cli.main(["kubelet"])
-    assert (tmp_path / "kubelet.json").exists()
+    cli.main(["kube-apiserver"])
+    assert (tmp_path / "kube-apiserver.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "command"),
+    (("runc", "make tools"), ("kube-apiserver", "python -m hack.tools kube-apiserver")),
+)
+def test_a_missing_tool_names_the_command_that_obtains_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, command: str
+) -> None:
+    """One that `make tools` leaves out is obtained by name."""
+    monkeypatch.setenv("CRYO_CACHE", str(tmp_path))
+
+    with pytest.raises(NotHere, match=f"{name} was not looked for: run `{command}`"):
+        find_program(name)

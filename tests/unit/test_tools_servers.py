@@ -47,4 +47,4 @@ def test_another_version_of_a_package_is_refused(
     make = servers.from_packages("7.0.", ("redis-server",), "")
 
     with pytest.raises(NotHere, match=r"its redis-server is 8.0.1, not 7.0"):
-        make(servers.SERVERS[0], tmp_path)
+        make(servers.MORE[0], tmp_path)
