@@ -28,8 +28,14 @@ class Ran:
 class Remote:
     """A client of the agent; thread-safe, since each call opens its own connection."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *, launcher: Sequence[str] = ()) -> None:
+        """Take the agent's socket, and a command line that each program's is appended to."""
         self._path = path
+        self._launcher = tuple(launcher)
+
+    def through(self, *launcher: str) -> Remote:
+        """Return a client that starts programs through another, such as nsenter."""
+        return Remote(self._path, launcher=(*self._launcher, *launcher))
 
     def run(
         self,
@@ -45,7 +51,8 @@ class Remote:
             DeadlineExceeded: it took longer, and was killed.
             Unavailable: there is no such program, or the simulation has ended.
         """
-        request = {"op": "run", "argv": list(argv), "timeout_s": timeout_s, "cwd": cwd}
+        started = [*self._launcher, *argv]
+        request = {"op": "run", "argv": started, "timeout_s": timeout_s, "cwd": cwd}
         answer = self._ask({**request, "env": dict(env or {})}, timeout_s)
         if answer["timed_out"]:
             message = f"{Path(argv[0]).name} took longer than {timeout_s:g} s"
@@ -56,7 +63,8 @@ class Remote:
         self, argv: Sequence[str], *, output: Path, env: Mapping[str, str], cwd: str = "/"
     ) -> int:
         """Start a program in the background, append its output to a file, and return its pid."""
-        request = {"op": "spawn", "argv": list(argv), "output": str(output), "cwd": cwd}
+        started = [*self._launcher, *argv]
+        request = {"op": "spawn", "argv": started, "output": str(output), "cwd": cwd}
         return int(self._ask({**request, "env": dict(env)}, 0)["pid"])
 
     def kill(self, pid: int, number: signal.Signals = signal.SIGKILL) -> None:

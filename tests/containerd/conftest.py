@@ -12,7 +12,7 @@ from hack.tools.running import NotHere
 from shim.simgpu.simulation import Simulation
 from tests.builds import RunscBuild, excuse, find_program
 from tests.containerd import gpu, image
-from tests.containerd.builds import LINES, ContainerdBuild, find_containerd
+from tests.containerd.builds import LINES, ContainerdBuild
 from tests.containerd.cri.client import Kubelet
 from tests.containerd.cryo import Cryo, simulated
 from tests.containerd.harness import Containerd
@@ -35,13 +35,15 @@ def program(tool: str, name: str = "") -> Path:
         excuse(str(no))
 
 
+def build_of(line: str) -> ContainerdBuild:
+    """Return a containerd that the test needs; skip the test if it is missing, or fail it in CI."""
+    return ContainerdBuild(line, program(f"containerd-{line}").parent)
+
+
 @pytest.fixture(scope="session", params=LINES)
 def containerd_build(request: pytest.FixtureRequest) -> ContainerdBuild:
     """Return the containerd of each line in turn."""
-    try:
-        return find_containerd(request.param)
-    except NotHere as no:
-        excuse(str(no))
+    return build_of(request.param)
 
 
 @pytest.fixture(scope="session")
@@ -66,8 +68,7 @@ def archive(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def pause_archive(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return the archive of the image that pods are made of."""
     path = tmp_path_factory.mktemp("image") / "cryopause.tar"
-    busybox = program("busybox")
-    return image.write(path, busybox, reference=image.PAUSE, command=image.PAUSE_COMMAND)
+    return image.write_pause(path, program("busybox"))
 
 
 def make_ready(node: Containerd, *archives: Path, handler: str = "") -> None:

@@ -65,6 +65,11 @@ def write(
     return write_layer(path, layer, reference=reference, command=command)
 
 
+def write_pause(path: Path, busybox: Path) -> Path:
+    """Write the archive of the image that pods are made of."""
+    return write(path, busybox, reference=PAUSE, command=PAUSE_COMMAND)
+
+
 def write_layer(path: Path, tar: bytes, *, reference: str, command: Sequence[str]) -> Path:
     """Write the archive of an image that has this layer, a tar archive."""
     layer = Blob(tar, f"{_OCI}.layer.v1.tar")

@@ -12,26 +12,20 @@ import pytest
 from hack.kubernetes.node import bundle, image
 from hack.kubernetes.node.install import Installer
 from hack.kubernetes.node.paths import SHIM, Node
-from hack.tools.running import NotHere
 from shim.errors import FailedPrecondition
 from shim.simgpu.waiting import wait_until
-from tests.builds import RunscBuild, excuse
+from tests.builds import RunscBuild
 from tests.containerd import cryo
-from tests.containerd.builds import ContainerdBuild, find_containerd
+from tests.containerd.builds import ContainerdBuild
 from tests.containerd.config import Cri
+from tests.containerd.conftest import build_of
 from tests.containerd.cri.client import Kubelet, Pod, Wanted
 from tests.containerd.harness import Containerd
 from tests.containerd.image import PAUSE, REFERENCE
 from tests.containerd.place import Place
 
-
-@pytest.fixture(params=("1.7", pytest.param("2.1", marks=pytest.mark.long), "2.4"))
-def containerd_build(request: pytest.FixtureRequest) -> ContainerdBuild:
-    """Return the containerd of each line whose CRI plugin takes a path of the shim, unlike 1.6."""
-    try:
-        return find_containerd(request.param)
-    except NotHere as no:
-        excuse(str(no))
+# The CRI plugin of 1.6 takes no path of a shim.
+LINES = ("1.7", pytest.param("2.1", marks=pytest.mark.long), "2.4")
 
 
 @pytest.fixture(scope="session")
@@ -117,6 +111,7 @@ def answers(kubelet: Kubelet, container: str) -> bool:
     return kubelet.exec(container, "echo", "in").stdout == b"in\n"
 
 
+@pytest.mark.parametrize("containerd_build", LINES, indirect=True)
 def test_install_upgrade_and_remove(
     node: InstalledNode, first_bundle: Path, next_bundle: Path, runsc_new: RunscBuild
 ) -> None:
@@ -160,7 +155,7 @@ def builder(place: Place, runc: Path, first_bundle: Path, tmp_path: Path) -> Ite
     """Yield the newest containerd, with runc and the image of the installer."""
     archive = tmp_path / "node.tar"
     image.write(archive, first_bundle)
-    with Containerd(find_containerd("2.4"), place, programs={"runc": runc}) as made:
+    with Containerd(build_of("2.4"), place, programs={"runc": runc}) as made:
         made.import_image(archive)
         yield made
 

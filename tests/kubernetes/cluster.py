@@ -167,9 +167,9 @@ class Cluster:
         wait_until(counted, f"{hits} hits of {name}", _SAVED_S)
 
 
-def is_ready(pod: Document) -> bool:
-    """Return whether a pod has the condition Ready."""
-    conditions = pod.get("status", {}).get("conditions", [])
+def is_ready(document: Document) -> bool:
+    """Return whether a pod, or a node, has the condition Ready."""
+    conditions = document.get("status", {}).get("conditions", [])
     return any(one["type"] == "Ready" and one["status"] == "True" for one in conditions)
 
 

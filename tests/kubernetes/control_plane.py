@@ -151,6 +151,17 @@ class ControlPlane:
         self._create("ServiceAccount", "default", name)
         self._create("ConfigMap", "kube-root-ca.crt", name, data={"ca.crt": self._server.authority})
 
+    def add_runtime_class(self, name: str) -> None:
+        """Create a RuntimeClass whose handler has the same name."""
+        self.objects.create(
+            {
+                "apiVersion": "node.k8s.io/v1",
+                "kind": "RuntimeClass",
+                "metadata": {"name": name},
+                "handler": name,
+            }
+        )
+
     def _create(self, kind: str, name: str, namespace: str, **more: object) -> None:
         metadata = {"name": name, **({"namespace": namespace} if namespace else {})}
         self.objects.create({"apiVersion": "v1", "kind": kind, "metadata": metadata, **more})

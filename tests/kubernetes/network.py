@@ -8,12 +8,11 @@ from __future__ import annotations
 import ctypes
 import os
 import socket
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 
-from shim.simgpu.remote import Ran, Remote
 from shim.simgpu.waiting import wait_until
 from tests.containerd.place import Place
 
@@ -24,37 +23,12 @@ SUBNET, ADDRESS = "10.88.77.0/24", "10.88.77.1"
 _OWNER_S = "2147483647"
 
 
-class Inside(Remote):
-    """An agent that runs programs in a network namespace."""
-
-    def __init__(self, remote: Remote, network: Path) -> None:
-        super().__init__(remote._path)
-        self._enter = ["nsenter", f"--net={network}"]
-
-    def run(
-        self,
-        argv: Sequence[str],
-        *,
-        timeout_s: float = 60.0,
-        env: Mapping[str, str] | None = None,
-        cwd: str = "/",
-    ) -> Ran:
-        """Run a program until it exits."""
-        return super().run([*self._enter, *argv], timeout_s=timeout_s, env=env, cwd=cwd)
-
-    def spawn(
-        self, argv: Sequence[str], *, output: Path, env: Mapping[str, str], cwd: str = "/"
-    ) -> int:
-        """Start a program in the background, and return its pid."""
-        return super().spawn([*self._enter, *argv], output=output, env=env, cwd=cwd)
-
-
 class Network:
     """A network namespace, and the place whose programs run in it."""
 
     def __init__(self, place: Place, path: Path) -> None:
         self.path = path
-        self.place = Place(place.folder, Inside(place.remote, path))
+        self.place = Place(place.folder, place.remote.through("nsenter", f"--net={path}"))
 
     def connect(self, port: int, timeout_s: float) -> socket.socket:
         """Connect to a port of its loopback."""
