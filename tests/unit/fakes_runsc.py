@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-import asyncio
 import shlex
 import stat
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from pathlib import Path
 
 from shim.config import Config, Timeouts
-from shim.host import procs
 from shim.host.process_id import ProcessId
-from shim.host.supervisor.exits import Exited
 from shim.runsc.client import Runsc
 from shim.runsc.open_streams import OpenStreams
 from shim.runsc.output import GuestProcess
 from shim.runsc.probe import Capabilities
+from tests.unit.children import Children
 
 ROOT = "ns"
 PS_OLD = """\
@@ -111,14 +108,13 @@ class Script:
 
 
 @dataclass
-class FakeSupervisor:
+class FakeSupervisor(Children):
     """Starts `program` whatever it is asked to start, as a child of the test, and waits for it."""
 
     closed = False
 
     program: list[str] = field(default_factory=lambda: ["/bin/true"])
     spawned: list[list[str]] = field(default_factory=list)
-    children: dict[int, asyncio.subprocess.Process] = field(default_factory=dict)
 
     async def spawn(
         self,
@@ -131,13 +127,7 @@ class FakeSupervisor:
         pass_fds: Sequence[int] = (),
     ) -> ProcessId:
         self.spawned.append(list(argv))
-        child = await asyncio.create_subprocess_exec(*self.program)
-        self.children[child.pid] = child
-        return ProcessId(child.pid, procs.start_time(child.pid) or 0)
-
-    async def wait(self, pid: int, start: int) -> Exited:
-        status = await self.children[pid].wait()
-        return Exited(status if status >= 0 else 128 - status, datetime.now(UTC))
+        return await self._child(*self.program)
 
     async def hold(self, name: str, fd: int) -> None:
         raise NotImplementedError

@@ -21,6 +21,7 @@ from shim.host.supervisor.exits import Exited
 from shim.model import CreateRequest, Event, Stdio, TaskRef
 from shim.task.layout import Layout
 from shim.task.tasks import Tasks
+from tests.unit.children import Children
 from tests.unit.fakes_help import answering
 
 SPEC: dict[str, Any] = {
@@ -39,12 +40,11 @@ exit 0"""
 
 
 @dataclass
-class FakeSupervisor:
+class FakeSupervisor(Children):
     """Starts sandboxes for `create` and `restore`, and nothing else; it knows how each ended."""
 
     fails: dict[str, list[str]] = field(default_factory=dict)
     spawned: list[list[str]] = field(default_factory=list)
-    children: dict[int, asyncio.subprocess.Process] = field(default_factory=dict)
     stored_fds: set[str] = field(default_factory=set)
     closed: bool = False
     gate: asyncio.Event | None = None
@@ -98,11 +98,6 @@ class FakeSupervisor:
         (root / f"{name}_sandbox:{sandbox}.state").touch()
         Path(flags["pid-file"]).write_text(own.read_text())
 
-    async def _child(self, *argv: str) -> ProcessId:
-        child = await asyncio.create_subprocess_exec(*argv)
-        self.children[child.pid] = child
-        return ProcessId(child.pid, procs.start_time(child.pid) or 0)
-
     async def wait(self, pid: int, start: int) -> Exited:
         if self.closed:
             message = "the supervisor is gone"
@@ -110,8 +105,7 @@ class FakeSupervisor:
         if pid not in self.children:
             await procs.wait_pidfd(pid, start)
             return Exited(255, datetime.now(UTC), known=False)
-        status = await self.children[pid].wait()
-        return Exited(status if status >= 0 else 128 - status, datetime.now(UTC))
+        return await super().wait(pid, start)
 
     async def hold(self, name: str, fd: int) -> None:
         self.stored_fds.add(name)
@@ -123,15 +117,7 @@ class FakeSupervisor:
         self.stored_fds.discard(name)
 
     async def close(self) -> None:
-        """Let go; the sandboxes run on."""
-
-    async def end(self) -> None:
-        """End every process that a test has left."""
-        for child in self.children.values():
-            if child.returncode is None:
-                with contextlib.suppress(ProcessLookupError):
-                    child.kill()
-                await child.wait()
+        """Let go; the sandboxes keep running."""
 
 
 class FakeEnv:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from collections.abc import AsyncIterator, Callable, Sequence
 from pathlib import Path
 
 import pytest
@@ -21,6 +22,7 @@ from tests.hung import hung_mount
 from tests.unit.fakes_runsc import FakeSupervisor, capabilities
 
 STREAMS = Streams(stdin=0, stdout=1, stderr=2)
+Supervise = Callable[[Sequence[str]], FakeSupervisor]
 
 
 def made(
@@ -29,6 +31,20 @@ def made(
     """Make a runsc whose processes go through the supervisor."""
     config = Config(timeouts=timeouts or Timeouts(create=10))
     return Runsc(config, capabilities(), tmp_path / "root", supervisor, OpenStreams()).supervised
+
+
+@pytest.fixture
+async def supervised_by() -> AsyncIterator[Supervise]:
+    """Make supervisors that start a program; no child of theirs outlives the test."""
+    made: list[FakeSupervisor] = []
+
+    def make(program: Sequence[str]) -> FakeSupervisor:
+        made.append(FakeSupervisor(program=list(program)))
+        return made[-1]
+
+    yield make
+    for supervisor in made:
+        await supervisor.end()
 
 
 def create_args(tmp_path: Path) -> CreateArgs:
@@ -41,9 +57,9 @@ def writes_pid(tmp_path: Path) -> list[str]:
     return ["/bin/sh", "-c", f"printf 1 >{tmp_path}/pid"]
 
 
-async def test_create_reports_the_sandbox(tmp_path: Path) -> None:
+async def test_create_reports_the_sandbox(tmp_path: Path, supervised_by: Supervise) -> None:
     """The sandbox's pid comes from the pid file, with its start time; errors go to a log file."""
-    supervisor = FakeSupervisor(writes_pid(tmp_path))
+    supervisor = supervised_by(writes_pid(tmp_path))
     runsc = made(tmp_path, supervisor)
     received: list[tuple[int, int]] = []
 
@@ -72,9 +88,11 @@ async def test_create_reports_the_sandbox(tmp_path: Path) -> None:
     ]
 
 
-async def test_a_container_without_gpu_gets_no_nvproxy(tmp_path: Path) -> None:
+async def test_a_container_without_gpu_gets_no_nvproxy(
+    tmp_path: Path, supervised_by: Supervise
+) -> None:
     """The flag is for containers that have a GPU, and restore speaks the same way."""
-    supervisor = FakeSupervisor(writes_pid(tmp_path))
+    supervisor = supervised_by(writes_pid(tmp_path))
     runsc = made(tmp_path, supervisor)
     args = RestoreArgs(id="a", bundle="/b", pid_file=f"{tmp_path}/pid", image_path="/i")
 
@@ -85,11 +103,11 @@ async def test_a_container_without_gpu_gets_no_nvproxy(tmp_path: Path) -> None:
     assert supervisor.spawned[1][4:] == ["restore", *args.args()]
 
 
-async def test_a_failed_create_reads_the_log(tmp_path: Path) -> None:
+async def test_a_failed_create_reads_the_log(tmp_path: Path, supervised_by: Supervise) -> None:
     """The sentry keeps the streams, so the reason stands in the log; an old log is no reason."""
     entry = json.dumps({"level": "error", "msg": "no such bundle"})
     (tmp_path / "log").write_text(json.dumps({"level": "error", "msg": "of yesterday"}))
-    supervisor = FakeSupervisor(["/bin/sh", "-c", f"echo '{entry}' >{tmp_path}/log; exit 128"])
+    supervisor = supervised_by(["/bin/sh", "-c", f"echo '{entry}' >{tmp_path}/log; exit 128"])
 
     with pytest.raises(RunscError, match="runsc create failed: no such bundle"):
         await made(tmp_path, supervisor).create(
@@ -97,31 +115,33 @@ async def test_a_failed_create_reads_the_log(tmp_path: Path) -> None:
         )
 
 
-async def test_an_old_log_is_no_reason(tmp_path: Path) -> None:
+async def test_an_old_log_is_no_reason(tmp_path: Path, supervised_by: Supervise) -> None:
     """What an earlier run left in the log is not taken for this one's."""
     (tmp_path / "log").write_text(json.dumps({"level": "error", "msg": "of yesterday"}))
 
     with pytest.raises(RunscError, match="exit status 1 and no message"):
-        await made(tmp_path, FakeSupervisor(["/bin/false"])).create(
+        await made(tmp_path, supervised_by(["/bin/false"])).create(
             create_args(tmp_path), STREAMS, gpu=False, log=tmp_path / "log"
         )
 
 
 @pytest.mark.parametrize("content", (None, "", "x", "-"))
-async def test_no_pid_file_is_a_failure(tmp_path: Path, content: str | None) -> None:
+async def test_no_pid_file_is_a_failure(
+    tmp_path: Path, content: str | None, supervised_by: Supervise
+) -> None:
     """A runsc that succeeds without writing a pid has failed."""
     if content is not None:
         (tmp_path / "pid").write_text(content)
 
     with pytest.raises(RunscError, match="no pid file"):
-        await made(tmp_path, FakeSupervisor()).create(
+        await made(tmp_path, supervised_by(["/bin/true"])).create(
             create_args(tmp_path), STREAMS, gpu=False, log=tmp_path / "log"
         )
 
 
-async def test_a_create_that_hangs_is_ended(tmp_path: Path) -> None:
+async def test_a_create_that_hangs_is_ended(tmp_path: Path, supervised_by: Supervise) -> None:
     """The command is killed by its exact pid and waited for, and the message says how long."""
-    supervisor = FakeSupervisor(["/bin/sleep", "1000"])
+    supervisor = supervised_by(["/bin/sleep", "1000"])
     runsc = made(tmp_path, supervisor, Timeouts(create=0.1))
 
     with pytest.raises(DeadlineExceeded, match=r"runsc create did not end in 0\.1 s"):
@@ -130,11 +150,13 @@ async def test_a_create_that_hangs_is_ended(tmp_path: Path) -> None:
     assert [child.returncode for child in supervisor.children.values()] == [-9]
 
 
-async def test_a_sandbox_that_was_begun_ends_with_its_command(tmp_path: Path) -> None:
-    """Its pid is not written down yet when the command is given up: it would run on."""
+async def test_a_sandbox_that_was_begun_ends_with_its_command(
+    tmp_path: Path, supervised_by: Supervise
+) -> None:
+    """Its pid is not written down yet when the command is given up: it would keep running."""
     noted = tmp_path / "sandbox"
     begin = f"setsid sh -c 'echo $$ >{noted}.new; mv {noted}.new {noted}; exec sleep 1000' & wait"
-    supervisor = FakeSupervisor(["/bin/sh", "-c", begin])
+    supervisor = supervised_by(["/bin/sh", "-c", begin])
     runsc = made(tmp_path, supervisor, Timeouts(create=60))
     work = asyncio.create_task(
         runsc.create(create_args(tmp_path), STREAMS, gpu=False, log=tmp_path / "log")
@@ -152,9 +174,9 @@ async def test_a_sandbox_that_was_begun_ends_with_its_command(tmp_path: Path) ->
     assert not procs.is_alive(sandbox, start)
 
 
-async def test_a_cancelled_create_is_ended(tmp_path: Path) -> None:
+async def test_a_cancelled_create_is_ended(tmp_path: Path, supervised_by: Supervise) -> None:
     """A caller who leaves leaves no runsc behind."""
-    supervisor = FakeSupervisor(["/bin/sleep", "1000"])
+    supervisor = supervised_by(["/bin/sleep", "1000"])
     begun = asyncio.Event()
     work = asyncio.create_task(
         made(tmp_path, supervisor).create(
@@ -174,11 +196,13 @@ async def test_a_cancelled_create_is_ended(tmp_path: Path) -> None:
     assert [child.returncode for child in supervisor.children.values()] == [-9]
 
 
-async def test_a_create_that_does_not_die(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_create_that_does_not_die(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, supervised_by: Supervise
+) -> None:
     """One that hangs in the kernel is waited for a bounded time, and named with its state."""
     monkeypatch.setattr(supervised, "KILLED_S", 0.2)
     with hung_mount(tmp_path / "hung") as mount:
-        supervisor = FakeSupervisor(["/bin/cat", f"{mount.path}/file"])
+        supervisor = supervised_by(["/bin/cat", f"{mount.path}/file"])
         work = asyncio.ensure_future(
             made(tmp_path, supervisor).create(
                 create_args(tmp_path), STREAMS, gpu=False, log=tmp_path / "log"
@@ -192,9 +216,11 @@ async def test_a_create_that_does_not_die(tmp_path: Path, monkeypatch: pytest.Mo
         assert "unmounted by force" in caught.value.remedy
 
 
-async def test_a_create_that_cannot_be_noted_is_ended(tmp_path: Path) -> None:
+async def test_a_create_that_cannot_be_noted_is_ended(
+    tmp_path: Path, supervised_by: Supervise
+) -> None:
     """When the pid of runsc cannot be recorded, it is ended now: later it could not be found."""
-    supervisor = FakeSupervisor(["/bin/sleep", "1000"])
+    supervisor = supervised_by(["/bin/sleep", "1000"])
 
     def full(_pid: int, _start: int) -> None:
         raise OSError(28, "No space left on device")
@@ -207,9 +233,9 @@ async def test_a_create_that_cannot_be_noted_is_ended(tmp_path: Path) -> None:
     assert [child.returncode for child in supervisor.children.values()] == [-9]
 
 
-async def test_an_attached_exec_is_spawned(tmp_path: Path) -> None:
+async def test_an_attached_exec_is_spawned(tmp_path: Path, supervised_by: Supervise) -> None:
     """The runner's identity comes back; it is asked for only in a container that is there."""
-    supervisor = FakeSupervisor()
+    supervisor = supervised_by(["/bin/true"])
     runsc = made(tmp_path, supervisor)
     args = ExecArgs(id="a", process="/f", internal_pid_file="/p")
 
