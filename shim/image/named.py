@@ -8,7 +8,6 @@ images of a fingerprint lies what it was computed from, so that a refusal can sa
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import os
 import re
 from collections.abc import Iterator
@@ -20,6 +19,7 @@ import msgspec
 
 from shim.errors import Busy, CryoError, InvalidArgument, PermissionDenied
 from shim.host import files, trusted
+from shim.host.filelock import try_lock
 from shim.host.oserror import typed
 from shim.image import manifest as manifests
 from shim.image import store
@@ -146,13 +146,7 @@ class NamedImages:
         folder = self._fingerprint_folder(key)
         files.make_folders(folder, 0o700)
         self._check(folder)
-        fd = trusted.open_file(folder / _LOCK, os.O_RDWR | os.O_CREAT)
-        try:
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            os.close(fd)
-            return None
-        return fd
+        return try_lock(trusted.open_file(folder / _LOCK, os.O_RDWR | os.O_CREAT))
 
     def prune(self, keep: Path, cache: VerifyCache) -> list[str]:
         """Remove what an image replaces: older ones of its fingerprint, and old fingerprints.
@@ -243,5 +237,5 @@ class NamedImages:
         """
         trusted.check(folder)
         if folder.resolve() != self._images.resolve() / folder.relative_to(self._images):
-            message = f"{folder} leads through a link"
-            raise PermissionDenied(message, remedy="remove the link: names are looked up without")
+            message = f"{folder} is behind a symbolic link"
+            raise PermissionDenied(message, remedy="remove the link: it is not followed")

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import fcntl
 import grp
 import os
 import socket
@@ -19,6 +18,7 @@ from pathlib import Path
 
 from shim.errors import AlreadyExists, InvalidArgument
 from shim.host import files, trusted, unix_socket
+from shim.host.filelock import try_lock
 
 _SCHEME = "unix:"
 _PROBE_S = 1.0
@@ -106,12 +106,10 @@ class Endpoint:
         folder.chmod(0o710)
 
     def _take_lock(self) -> int:
-        lock = trusted.open_file(Path(f"{self.path}.lock"), os.O_RDWR | os.O_CREAT)
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            os.close(lock)
-            raise _taken(self.path) from error
+        path = Path(f"{self.path}.lock")
+        lock = try_lock(trusted.open_file(path, os.O_RDWR | os.O_CREAT))
+        if lock is None:
+            raise _taken(self.path)
         return lock
 
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
 from collections.abc import Iterator
 from pathlib import Path
 
 from shim.errors import AlreadyExists, InvalidArgument
 from shim.host import files, mounts
+from shim.host.filelock import try_lock
 from shim.model import TaskRef
 
 
@@ -31,14 +31,12 @@ class Layout:
         Raises:
             AlreadyExists: another process owns it, and with it the tasks.
         """
-        fd = os.open(self.state / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        try:
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            os.close(fd)
+        flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC
+        lock = try_lock(os.open(self.state / "lock", flags, 0o600))
+        if lock is None:
             message = f"another process owns the tasks in {self.state}"
-            raise AlreadyExists(message, remedy="use that process, or another --state") from error
-        return fd
+            raise AlreadyExists(message, remedy="use that process, or another --state")
+        return lock
 
     def runsc_root(self, namespace: str) -> Path:
         """Return runsc's root directory for a namespace."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import os
 import signal
 import socket
@@ -58,14 +57,3 @@ def _listen_in(folder: int, name: str) -> socket.socket:
 def reachable(folder: int, name: str) -> str:
     """Name a socket through its open folder: an address is limited to 108 bytes, a path is not."""
     return f"/proc/self/fd/{folder}/{name}"
-
-
-def try_lock(path: str) -> int | None:
-    """Take the starters' lock if it is free; return the descriptor that holds it."""
-    fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    try:
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        os.close(fd)
-        return None
-    return fd

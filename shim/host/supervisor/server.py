@@ -14,6 +14,7 @@ from typing import Any, NoReturn
 
 from shim.host import prctl, procstat
 from shim.host.environment import private_umask
+from shim.host.filelock import try_lock
 from shim.host.process_id import ProcessId
 from shim.host.supervisor import exits, process, spawn, wire
 from shim.host.supervisor.exits import Exited, Exits
@@ -268,7 +269,8 @@ class Server:
 
     def _retire(self) -> bool:
         """Remove the socket under the starters' lock; False if another process has the lock."""
-        lock = process.try_lock(f"{self._path[: -len('.sock')]}.lock")
+        path = f"{self._path[: -len('.sock')]}.lock"
+        lock = try_lock(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
         if lock is None:
             return False
         self._save_history()
@@ -289,7 +291,7 @@ class Server:
 
     def _load_history(self) -> None:
         try:
-            with open(self._history_path(), encoding="ascii") as file:  # noqa: PTH123
+            with open(self._history_path(), encoding="ascii") as file:  # noqa: PTH123 - no pathlib here
                 self._exits.load(json.loads(file.read(_HISTORY_LIMIT)))
         except FileNotFoundError:
             return
