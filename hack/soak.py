@@ -58,7 +58,7 @@ def cycles(sim: Simulation, count: int, said: list[str]) -> Gauge:
         client.remove(image)
         if number % each == 0:
             status = sim.verify(inside, _TASK)
-            if not status.whole or len(status.processes) != _PROCESSES:
+            if not status.intact or len(status.processes) != _PROCESSES:
                 said.append(f"cycle {number}: {status}")
             gauge.look()
             print(f"cycle {number}: {gauge.samples[-1]}", flush=True)

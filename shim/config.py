@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tomllib
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import msgspec
 
@@ -72,7 +72,10 @@ class Cuda(_Section, frozen=True, kw_only=True, forbid_unknown_fields=True):
     nvidia_smi: str = "nvidia-smi"
     cdi_dirs: tuple[str, ...] = ("/etc/cdi", "/var/run/cdi")
     # Host sockets of the GPU's own services: not counted as the workload's connections.
-    own_sockets: tuple[str, ...] = ("/run/nvidia-persistenced/", "/tmp/nvidia-mps/")  # noqa: S108
+    ignored_sockets: tuple[str, ...] = (
+        "/run/nvidia-persistenced/",
+        "/tmp/nvidia-mps/",  # noqa: S108 - the default of NVIDIA's MPS
+    )
 
 
 class Defaults(_Section, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -128,6 +131,8 @@ class Config(_Section, frozen=True, kw_only=True, forbid_unknown_fields=True):
     pods: Pods = Pods()
 
 
+# Keys of [cuda] that have been renamed; the old name is still read.
+_RENAMED = {"own_sockets": "ignored_sockets"}
 _UNREADABLE = (
     OSError,
     RecursionError,
@@ -144,6 +149,15 @@ def _reason(error: BaseException) -> str:
     return getattr(error, "strerror", None) or str(error)
 
 
+def _renamed(data: dict[str, Any]) -> dict[str, Any]:
+    """Replace the names that keys had in earlier versions."""
+    cuda = data.get("cuda")
+    if isinstance(cuda, dict):
+        for old in _RENAMED.keys() & cuda.keys():
+            cuda.setdefault(_RENAMED[old], cuda.pop(old))
+    return data
+
+
 def load(path: Path | None = None) -> Config:
     """Read config.toml; without a path, the default one when it exists.
 
@@ -154,7 +168,7 @@ def load(path: Path | None = None) -> Config:
     if path is None and not chosen.exists():
         return Config()
     try:
-        return msgspec.convert(tomllib.loads(chosen.read_text("utf-8")), Config)
+        return msgspec.convert(_renamed(tomllib.loads(chosen.read_text("utf-8"))), Config)
     except _UNREADABLE as error:
         message = f"config {chosen}: {_reason(error)}"
         raise InvalidArgument(message, remedy="correct or remove the file") from error

@@ -193,7 +193,7 @@ class Client(Transport):
     def save_name(
         self, task: str | TaskRef, name: str, on_progress: Report | None = None
     ) -> CheckpointResult:
-        """Save a task under a name, for restores of containers of its kind; it runs on.
+        """Save a task under a name, for restores of containers like it; it keeps running.
 
         If interrupted (Ctrl-C, an error in `on_progress`), it rolls back before it returns.
         """

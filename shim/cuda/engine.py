@@ -142,7 +142,7 @@ class Builtin:
             )
 
     async def thaw(self) -> None:
-        """Read every state back, for runsc has thawed them; thaw those that it has not."""
+        """Read every state back, because runsc has thawed them; thaw those that it has not."""
         await self._group.thaw()
 
     async def undo(self) -> None:

@@ -20,8 +20,8 @@ _PROC = Path("/proc")
 _LIMIT_BYTES = 1 << 20
 # Without a limit, version 1 shows the largest number of whole pages.
 _NO_LIMIT = 1 << 62
-_ROOM_V1 = ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_")
-_ROOM_V2 = ("memory.max", "memory.current", "")
+_FREE_V1 = ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_")
+_FREE_V2 = ("memory.max", "memory.current", "")
 _NS_PER_US = 1000
 _DEVICE_WORDS = 3
 _EMPTY_S = 2.0
@@ -202,7 +202,7 @@ def _measure_v2(folder: Path) -> Stats:
     )
 
 
-def room(cgroup: Cgroup) -> int | None:
+def free_bytes(cgroup: Cgroup) -> int | None:
     """Return how many more bytes it may use before an OOM kill; None if there is no limit.
 
     The limits of its ancestors, such as a pod's, apply too. File pages do not count, since the
@@ -211,12 +211,13 @@ def room(cgroup: Cgroup) -> int | None:
     folder = cgroup.file("memory", "")
     if folder is None:
         return None
-    names = _ROOM_V2 if cgroup.unified else _ROOM_V1
-    rooms = [_room(one, *names) for one in (folder, *folder.parents) if (one / names[0]).exists()]
-    return min((one for one in rooms if one is not None), default=None)
+    names = _FREE_V2 if cgroup.unified else _FREE_V1
+    limited = (one for one in (folder, *folder.parents) if (one / names[0]).exists())
+    free = (_free_bytes(one, *names) for one in limited)
+    return min((count for count in free if count is not None), default=None)
 
 
-def _room(folder: Path, limit: str, used: str, prefix: str) -> int | None:
+def _free_bytes(folder: Path, limit: str, used: str, prefix: str) -> int | None:
     most, memory = _limit(folder / limit), _table(folder / "memory.stat")
     dropped = sum(memory.get(f"{prefix}{kind}_file", 0) for kind in ("inactive", "active"))
     return max(0, most - _number(folder / used) + dropped) if most else None

@@ -50,12 +50,12 @@ class _Call(Generic[T]):
         # Before the answer: the caller may make its next call as soon as it has that.
         thread.offer()
 
-        def once() -> None:
+        def deliver() -> None:
             if not self._answer.done():
                 give()
 
         with contextlib.suppress(RuntimeError):  # the loop is closed, and the caller gone
-            self._answer.get_loop().call_soon_threadsafe(once)
+            self._answer.get_loop().call_soon_threadsafe(deliver)
 
 
 class _Thread(threading.Thread):

@@ -1,4 +1,4 @@
-"""One HTTP/1.1 request over a stream: small enough for a shim to import, and bounded in all."""
+"""One HTTP/1.1 request over a stream, with limits on time and size; cheap for a shim to import."""
 
 from __future__ import annotations
 

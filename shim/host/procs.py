@@ -93,12 +93,12 @@ async def readable(fd: int) -> None:
     loop = asyncio.get_running_loop()
     ready: asyncio.Future[None] = loop.create_future()
 
-    def wake() -> None:
+    def on_readable() -> None:
         loop.remove_reader(fd)
         if not ready.done():
             ready.set_result(None)
 
-    loop.add_reader(fd, wake)
+    loop.add_reader(fd, on_readable)
     try:
         await ready
     finally:

@@ -81,7 +81,7 @@ class Streams:
     def close(self) -> None:
         """Close this process's copies: right after the program started, and on failure."""
         for fd in {self.stdin, self.stdout, self.stderr, self.stdin_writer} - {-1, None}:
-            os.close(fd)  # type: ignore[arg-type]
+            os.close(fd)  # type: ignore[arg-type] # None has been taken out
         self.stdin = self.stdout = self.stderr = -1
         self.stdin_writer = None
 
@@ -97,7 +97,7 @@ async def open_streams(stdio: Stdio, ref: TaskRef, supervisor: ProcessSupervisor
         DeadlineExceeded: a logger did not report that it is ready.
     """
     streams = Streams()
-    stdin, stdout, stderr = _places(stdio)
+    stdin, stdout, stderr = _parsed(stdio)
     try:
         _open_stdin(streams, stdin)
         if stdout and stdout.scheme in _BINARY:
@@ -111,7 +111,7 @@ async def open_streams(stdio: Stdio, ref: TaskRef, supervisor: ProcessSupervisor
     return streams
 
 
-def _places(stdio: Stdio) -> tuple[Place | None, Place | None, Place | None]:
+def _parsed(stdio: Stdio) -> tuple[Place | None, Place | None, Place | None]:
     stdin, stdout, stderr = parse(stdio.stdin), parse(stdio.stdout), parse(stdio.stderr)
     if stdin and stdin.scheme in _BINARY | {"file"}:
         message = f"stdin cannot be {stdin.scheme}://"

@@ -17,7 +17,7 @@ from shim.oci.host_access import HostAccess
 
 def host_access(manifest: Manifest) -> tuple[HostAccess, ...]:
     """List what each container can access on the host, if restored with the specs of the image."""
-    return tuple(_of(one) for one in (manifest.own, *manifest.members))
+    return tuple(_of(one) for one in (manifest.root, *manifest.members))
 
 
 def described(manifest: Manifest) -> dict[str, Any]:

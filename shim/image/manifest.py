@@ -34,7 +34,7 @@ Size = Annotated[int, msgspec.Meta(ge=0, le=_MAX_BYTES)]
 Text = Annotated[str, msgspec.Meta(max_length=4096)]
 Texts = Annotated[tuple[Text, ...], msgspec.Meta(max_length=4096)]
 Moment = Annotated[datetime, msgspec.Meta(tz=True)]
-Processes = Annotated[tuple[CudaProcess, ...], msgspec.Meta(max_length=4096)]
+CudaProcesses = Annotated[tuple[CudaProcess, ...], msgspec.Meta(max_length=4096)]
 Seconds = Annotated[float, msgspec.Meta(ge=0, le=1e9)]
 
 
@@ -67,7 +67,7 @@ class Member(Value):
     rootfs: Text = ""
     guest_tool: Text = ""
     gpu: bool = False
-    processes: Processes = ()
+    processes: CudaProcesses = ()
     data_folders: Annotated[dict[Text, Text], msgspec.Meta(max_length=1024)] = {}
 
 
@@ -102,7 +102,7 @@ class Manifest(Value):
     guest_tool: Text = ""
     engine: Text = ""
     gpus: Annotated[tuple[Gpu, ...], msgspec.Meta(max_length=1024)] = ()
-    processes: Processes = ()
+    processes: CudaProcesses = ()
     members: Annotated[tuple[Member, ...], msgspec.Meta(max_length=MAX_MEMBERS)] = ()
     finished: Annotated[tuple[Text, ...], msgspec.Meta(max_length=MAX_MEMBERS)] = ()
     options: CheckpointOptions = CheckpointOptions()
@@ -148,7 +148,7 @@ class Manifest(Value):
         return any(not process.dropped for process in self.all_processes)
 
     @property
-    def own(self) -> Member:
+    def root(self) -> Member:
         """Return the sandbox's own container as a `Member`."""
         return Member(
             task=self.task,
@@ -171,7 +171,7 @@ class Manifest(Value):
         """
         return tuple(
             document.parse(one.spec, Path(one.bundle), restoring=True)
-            for one in (self.own, *self.members)
+            for one in (self.root, *self.members)
         )
 
     def member(self, name: str) -> Member:

@@ -4,7 +4,8 @@ The files are in a folder with the time of the last update in its name, such as
 `..2026_11_28_12_11_10.1234`, to which the link `..data` points. A file that was open in it is
 looked for under that name in a restore, while the folder of the new pod has another one. So an
 image records the name, and the volume of the new pod gets a second folder of it, with links to the
-files of today. The kubelet removes only its own folder at an update, and all with the volume.
+current files. At an update the kubelet removes only its own folder, and at the end both with the
+volume.
 
 Source: pkg/volume/util/atomic_writer.go of Kubernetes.
 """
@@ -19,7 +20,7 @@ import stat
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from shim.errors import CryoError, FailedPrecondition
+from shim.errors import FailedPrecondition, ResourceExhausted
 from shim.host import files
 from shim.host.oserror import typed
 from shim.model import Value
@@ -77,7 +78,7 @@ def _mounted(spec: Spec, kubelet: str) -> dict[str, str]:
 
 
 def provide(one: DataFolder) -> None:
-    """Give a volume the folder of an image, with its files of today; safe to repeat.
+    """Give a volume the folder of an image, with its current files; safe to repeat.
 
     Raises:
         CryoError: the volume has no files, or the folder cannot be made.
@@ -85,12 +86,12 @@ def provide(one: DataFolder) -> None:
     made = f"..cryo-{secrets.token_hex(8)}"
     try:
         with _opened(one.volume) as volume:
-            today = os.readlink(_DATA, dir_fd=volume)
-            if today == one.name:
+            current = os.readlink(_DATA, dir_fd=volume)
+            if current == one.name:
                 return
-            _check(today, one)
+            _check(current, one)
             try:
-                _Links().make(volume, today, volume, made)
+                _Links().make(volume, current, volume, made)
                 files.remove_tree(Path(one.volume, one.name))
                 os.rename(made, one.name, src_dir_fd=volume, dst_dir_fd=volume)
             except BaseException:
@@ -100,10 +101,10 @@ def provide(one: DataFolder) -> None:
         raise typed(error, f"make the folder {one.name} of an image in {one.volume}") from error
 
 
-def _check(today: str, one: DataFolder) -> None:
-    if not FOLDER.fullmatch(today):
-        message = f"{one.volume}/{_DATA} is a link to {today!r}, which the kubelet does not make"
-        raise FailedPrecondition(message)
+def _check(current: str, one: DataFolder) -> None:
+    if not FOLDER.fullmatch(current):
+        message = f"{one.volume}/{_DATA} is a link to {current!r}, which the kubelet does not make"
+        raise FailedPrecondition(message, remedy="create the pod again")
 
 
 class _Links:
@@ -126,8 +127,8 @@ class _Links:
     def _copy(self, source: int, entry: str, target: int, depth: int) -> None:
         self._left -= 1
         if self._left < 0 or depth > _MAX_DEPTH:
-            message = f"a volume has more than {_MAX_FILES} files, or too deep folders"
-            raise CryoError(message)
+            message = f"it has more than {_MAX_FILES} files, or {_MAX_DEPTH} nested folders"
+            raise ResourceExhausted(message, remedy="save the pod without open files in it")
         mode = os.stat(entry, dir_fd=source, follow_symlinks=False).st_mode
         if stat.S_ISDIR(mode):
             self.make(source, entry, target, entry, depth + 1)

@@ -2,7 +2,7 @@
 
 Such a mount has the type tmpfs: with `bind` runsc would make another file for the contents, and
 the release of 2024 would not restore that. runsc knows a kept volume by the exact text of a mount's
-source; a mount of the folder on the host is therefore written in another way. runsc cannot mount a
+source; a mount of the folder on the host is therefore spelled differently. runsc cannot mount a
 part of a kept volume (subPath): a volume that is first used in part is seen on the host by all
 containers of the pod.
 """
@@ -18,7 +18,7 @@ from shim.errors import FailedPrecondition
 from shim.oci import document, pod
 from shim.oci.document import Spec
 from shim.oci.kubelet import EMPTY_DIR, PodFolder
-from shim.oci.volumes import Kept, as_tmpfs, kept
+from shim.oci.volumes import SandboxVolume, as_tmpfs, sandbox_volumes
 
 
 class View(StrEnum):
@@ -29,7 +29,7 @@ class View(StrEnum):
 
 
 Decide = Callable[[str, View], View]
-"""Decides the view of a volume by its name: the first one wanted remains; returns that."""
+"""Decides where a volume, by its name, is seen: the first request wins. Returns the decision."""
 
 
 def share(
@@ -43,7 +43,7 @@ def share(
     Raises:
         FailedPrecondition: it mounts a part of a volume that others use in the sandbox.
     """
-    volumes = kept(root)
+    volumes = sandbox_volumes(root)
     views = {one.name: _view(spec, one, folder, decide, saved) for one in volumes}
     inside = {one.source for one in volumes if views[one.name] is View.SANDBOX}
     mounts = as_tmpfs([dict(one) for one in spec.data.get("mounts") or []], inside)
@@ -56,7 +56,9 @@ def share(
     return document.parse({**spec.data, "mounts": mounts}, spec.bundle, restoring=True)
 
 
-def _view(spec: Spec, one: Kept, folder: PodFolder, decide: Decide, saved: Spec | None) -> View:
+def _view(
+    spec: Spec, one: SandboxVolume, folder: PodFolder, decide: Decide, saved: Spec | None
+) -> View:
     uses = [use for mount in spec.mounts if (use := folder.use_of(mount.source))]
     own = [use for use in uses if use.name == one.name and use.kind in ("", EMPTY_DIR)]
     if one.is_shm or not own:

@@ -1,7 +1,7 @@
-"""What a container of a pod uses, and another pod of its template has not got.
+"""Files that a container of a pod uses and that another pod of its template does not have.
 
 A volume of the pod's own that is on the host is not in an image: an emptyDir is empty in the next
-pod, and a config map or the like has its files of today in a folder with another name
+pod, and a config map or the like has its current files in a folder with another name
 (`shim.oci.atomic_volumes`). A file that is open there fails the restore.
 """
 
@@ -13,7 +13,7 @@ from pathlib import PurePosixPath
 from shim.oci.atomic_volumes import FOLDER, data_folders
 from shim.oci.document import Spec, SpecMount
 from shim.oci.kubelet import ATOMIC, EMPTY_DIR, PodFolder, VolumeUse, pod_folder
-from shim.oci.volumes import kept
+from shim.oci.volumes import sandbox_volumes
 
 # What the sentry adds to the path of a file that has been removed.
 _DELETED = " (deleted)"
@@ -35,11 +35,11 @@ class PodFiles:
         return any(self._is_empty_dir(one) or self._is_atomic(one) for one in self._mounts)
 
     def parts(self, root: Spec) -> list[str]:
-        """Name the volumes that are on the host because they are mounted in part (subPath).
+        """List the names of volumes that are on the host because they are mounted with subPath.
 
         `root` is the spec of the sandbox's own container: its volumes are to be in an image.
         """
-        names = {one.name for one in kept(root)}
+        names = {one.name for one in sandbox_volumes(root)}
         uses = (use for one in self._mounts if (use := self._use(one)) and self._is_empty_dir(one))
         return sorted({use.name for use in uses if use.name in names})
 
@@ -55,12 +55,12 @@ class PodFiles:
             return ""
         if self._is_empty_dir(mount):
             if path.name.endswith(_DELETED) and path.parent == PurePosixPath(mount.destination):
-                return ""  # an image has its contents, and a restore makes it anew
+                return ""  # an image has its contents, and a restore creates it again
             return f"in volume {use.name}, which is on the host"
         first = path.relative_to(mount.destination).parts[0]
         current = self._current.get(mount.destination, first)
         if self._is_atomic(mount) and FOLDER.fullmatch(first) and first != current:
-            return f"replaced since in volume {use.name}"
+            return f"of an earlier version of volume {use.name}"
         return ""
 
     def _use(self, mount: SpecMount) -> VolumeUse | None:

@@ -36,7 +36,7 @@ def restorable(spec: Spec) -> Spec:
     """Return the spec without empty lists and repeated entries; the same object if it has none."""
     data = _without_empty_lists(spec.data)
     for path in _SETS:
-        _change(data, path, _once)
+        _change(data, path, _unique)
     for path in _MAPS:
         _change(data, path, lambda value: value or None)
     return spec if data == spec.data else document.parse(data, spec.bundle, restoring=True)
@@ -45,7 +45,7 @@ def restorable(spec: Spec) -> Spec:
 def fitted(spec: Spec, saved: Spec) -> Spec:
     """Return the spec with the saved values of what runsc only compares.
 
-    These are the OCI version, and what a node or the kubelet gives each pod anew: SELinux labels
+    These are the OCI version, and what a node or the kubelet gives each new pod: SELinux labels
     and the OOM score.
     """
     data = {**spec.data, "ociVersion": saved.view.oci_version}
@@ -88,7 +88,7 @@ def _change(data: dict[str, Any], path: tuple[str, ...], change: Callable[[Any],
         place[name] = value
 
 
-def _once(entries: Any) -> Any:
+def _unique(entries: Any) -> Any:
     if not isinstance(entries, list):
         return entries
     return list({json.dumps(one, sort_keys=True): one for one in entries}.values())

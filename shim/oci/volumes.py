@@ -37,7 +37,7 @@ _SHM_NAME = "cryo_dev_shm"
 _BIND = frozenset({"bind", "rbind"})
 
 
-class Kept(Value):
+class SandboxVolume(Value):
     """A volume that is kept in the sandbox; `options` are those of its tmpfs."""
 
     name: str
@@ -57,7 +57,7 @@ class Kept(Value):
         return {f"{HINT}{self.name}.{field}": text for field, text in fields.items()}
 
 
-def kept(root: Spec) -> tuple[Kept, ...]:
+def sandbox_volumes(root: Spec) -> tuple[SandboxVolume, ...]:
     """Return the volumes that a sandbox keeps, from the spec of its own container."""
     notes = root.annotations
     memory = {mount.source for mount in root.mounts if mount.type == "tmpfs"}
@@ -68,7 +68,7 @@ def kept(root: Spec) -> tuple[Kept, ...]:
     )
     sources = {name: text for (name, _, field), text in ends if field == "source"}
     return tuple(
-        Kept(
+        SandboxVolume(
             name=name,
             source=source,
             memory=source in memory,
@@ -79,7 +79,9 @@ def kept(root: Spec) -> tuple[Kept, ...]:
     )
 
 
-def keep(spec: Spec, folder: PodFolder, on_host: frozenset[str], saved: Spec | None = None) -> Spec:
+def add_hints(
+    spec: Spec, folder: PodFolder, on_host: frozenset[str], saved: Spec | None = None
+) -> Spec:
     """Return the spec of a sandbox's own container with hints for the volumes of its pod.
 
     Those named in `on_host` stay there. With `saved`, of the image that the sandbox is restored
@@ -102,8 +104,8 @@ def keep(spec: Spec, folder: PodFolder, on_host: frozenset[str], saved: Spec | N
     return document.parse(data, spec.bundle, restoring=True)
 
 
-def _as_saved(volumes: list[Kept], saved: Spec) -> list[Kept]:
-    before = {one.name: one for one in kept(saved)}
+def _as_saved(volumes: list[SandboxVolume], saved: Spec) -> list[SandboxVolume]:
+    before = {one.name: one for one in sandbox_volumes(saved)}
     return [
         msgspec.structs.replace(was, source=one.source)
         for one in volumes
@@ -111,7 +113,7 @@ def _as_saved(volumes: list[Kept], saved: Spec) -> list[Kept]:
     ]
 
 
-def _empty_dirs(folder: PodFolder) -> Iterator[Kept]:
+def _empty_dirs(folder: PodFolder) -> Iterator[SandboxVolume]:
     for path in folder.empty_dirs():
         kind = mountinfo.filesystem(path)
         # Not huge pages, which gVisor does not have.
@@ -119,7 +121,7 @@ def _empty_dirs(folder: PodFolder) -> Iterator[Kept]:
             yield _of_folder(path.name, path, memory=kind == "tmpfs")
 
 
-def _shared_memory(spec: Spec) -> list[Kept]:
+def _shared_memory(spec: Spec) -> list[SandboxVolume]:
     """Return /dev/shm, unless it is the host's (hostIPC)."""
     mounts = (one for one in spec.mounts if one.destination == SHM and one.type == "bind")
     return [
@@ -129,17 +131,17 @@ def _shared_memory(spec: Spec) -> list[Kept]:
     ][:1]
 
 
-def _of_folder(name: str, path: Path, *, memory: bool) -> Kept:
+def _of_folder(name: str, path: Path, *, memory: bool) -> SandboxVolume:
     """Describe a volume with the owner, mode and, if it is in memory, size of the host's folder."""
     found = path.stat()
     options = f"rw,mode={found.st_mode & 0o7777:04o},uid={found.st_uid},gid={found.st_gid}"
     if memory:
         total = os.statvfs(path)
         options += f",size={total.f_blocks * total.f_frsize}"
-    return Kept(name=name, source=str(path), memory=memory, options=options)
+    return SandboxVolume(name=name, source=str(path), memory=memory, options=options)
 
 
-def _in_root(one: Kept) -> dict[str, Any]:
+def _in_root(one: SandboxVolume) -> dict[str, Any]:
     destination, options = f"{MOUNTS}/{one.name}", ["rbind", "rw"]
     mount = {"destination": destination, "source": one.source, "type": "bind", "options": options}
     (found,) = as_tmpfs([mount], {one.source} if one.memory else set())

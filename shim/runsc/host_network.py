@@ -22,7 +22,7 @@ def flag(spec: Spec, saved: Mapping[str, str] | None = None) -> str:
     """Return the value of the flag for a sandbox, empty for the default.
 
     `saved` are the flags of the image that it is made from, if any: gVisor's network stack cannot
-    be exchanged for the host's, nor the reverse.
+    be exchanged for the host's, or the other way round.
     """
     fits = saved is None or saved.get(NETWORK) == HOST
     return HOST if fits and requested(spec) else ""

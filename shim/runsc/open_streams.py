@@ -1,6 +1,6 @@
 """The streams that a process has open to the ports of its sandboxes, so that a save can close them.
 
-A save fails while the sentry copies to or from one: it cannot write that down (measured).
+A save fails while the sentry copies to or from one: it cannot save that state (measured).
 """
 
 from __future__ import annotations
@@ -91,4 +91,4 @@ class OpenStreams:
                 for use in uses:
                     await use.over.wait()
         except TimeoutError:
-            _log.warning("%s: a stream to it did not end; the save may fail", control)
+            _log.warning("%s: a stream to the sandbox did not close; the save may fail", control)

@@ -146,6 +146,7 @@ class Document:
 
     def _step(self) -> bool:
         """Scan to the next mark; False when it has not arrived yet."""
+        # Both patterns match anywhere, if only nothing.
         if self._in_string:
             self._at = _REST_OF_STRING.match(self._data, self._at).end()  # type: ignore[union-attr]
         else:

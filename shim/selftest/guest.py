@@ -23,7 +23,7 @@ class TaskGuest:
 
     Example:
         guest = TaskGuest(client, sim.folder)
-        assert sim.verify(guest, "demo").whole
+        assert sim.verify(guest, "demo").intact
     """
 
     def __init__(self, client: Client, folder: Path) -> None:

@@ -266,7 +266,7 @@ async def SaveName(call: Incoming, request: cryo_pb2.SaveNameRequest) -> cryo_pb
 
 
 def save_name(ref: TaskRef, name: str) -> Stream[CheckpointResult]:
-    """Save a task under a name, for restores of containers of its kind; it runs on.
+    """Save a task under a name, for restores of containers like it; it keeps running.
 
     If interrupted (Ctrl-C, an error in `on_progress`), it rolls back before it returns.
     """

@@ -41,7 +41,7 @@ class Questions:
         return status.parse(self.ask(guest, name, "status"))
 
     def verify(self, guest: Guest, name: str, *, moving: bool = False) -> Status:
-        """Let the workload read back and compare all its memory: see `Status.whole`.
+        """Let the workload read back and compare all its memory: see `Status.intact`.
 
         With `moving` each process first makes another step; a process that does not is `stuck`.
         """
@@ -74,11 +74,11 @@ class Questions:
     def until_held(self, guest: Guest, name: str, timeout_s: float = START_S) -> Status:
         """Wait until every process has stopped as `stop_after` requested, and verify them."""
 
-        def held() -> bool:
+        def all_held() -> bool:
             now = self.status(guest, name)
             return bool(now.losses) or all(p.held for p in now.processes)
 
-        wait_until(held, f"the end of the steps of {name}", timeout_s)
+        wait_until(all_held, f"the end of the steps of {name}", timeout_s)
         return self.verify(guest, name)
 
     def until_ready(self, guest: Guest, name: str, timeout_s: float = START_S) -> Status:
@@ -96,7 +96,7 @@ class Questions:
 
     def fine(self, guest: Guest, name: str, timeout_s: float = 5.0) -> bool:
         """Whether every process makes steps, and after another one its memory is as expected."""
-        return self.works(guest, name, timeout_s) and self.verify(guest, name, moving=True).whole
+        return self.works(guest, name, timeout_s) and self.verify(guest, name, moving=True).intact
 
     def works(self, guest: Guest, name: str, timeout_s: float = 5.0) -> bool:
         """Whether every process makes steps without a loss."""

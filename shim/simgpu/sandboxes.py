@@ -49,7 +49,8 @@ def origin(peer: int) -> Origin:
     if "gofer" not in argv:
         return Origin(peer)
     wanted = _identity(argv)
-    later = sorted(int(e) for e in os.listdir("/proc") if e.isdigit() and int(e) > peer)  # noqa: PTH208
+    names = os.listdir("/proc")  # noqa: PTH208 - names only
+    later = sorted(int(name) for name in names if name.isdigit() and int(name) > peer)
     for pid in later:
         other = _argv(pid)
         if "boot" in other and _identity(other) == wanted:

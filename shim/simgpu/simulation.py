@@ -9,7 +9,7 @@ Example, by hand:
         pids = sim.until_ready(box, "demo").pids
         sim.faults(Fault(action="lock", kind=Kind.BUSY, pid=pids[1]))
         box.cuda("demo", "--action", "lock", "--pid", str(pids[1]), "--timeout", "500")
-        assert sim.verify(box, "demo").whole
+        assert sim.verify(box, "demo").intact
         print(sim.calls())
 
 Example, with the sidecar:
@@ -111,7 +111,7 @@ class Simulation(Machine):
             "helper": "auto" if self.with_helper else "never",
             "nvidia_smi": str(self.folder / "tools" / "nvidia-smi"),
             # Connections to the device: like device files, they are closed by a freeze.
-            "own_sockets": [f"{self.device_socket.parent}/"],
+            "ignored_sockets": [f"{self.device_socket.parent}/"],
         }
 
     def hardware(self, content: dict[str, Any], settings: Settings) -> None:

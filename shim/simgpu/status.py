@@ -29,7 +29,7 @@ class ProcessStatus:
     stop_at: int = 0
 
     @property
-    def whole(self) -> bool:
+    def intact(self) -> bool:
         """Whether nothing was lost, and all digests are those expected of the generation."""
         return not self.losses and not self.starting and all(self._as_expected())
 
@@ -55,9 +55,9 @@ class Status:
     resident_ok: bool
 
     @property
-    def whole(self) -> bool:
+    def intact(self) -> bool:
         """Whether no process lost data, is stuck, or has exited unexpectedly."""
-        fine = all(p.whole and not p.stuck for p in self.processes)
+        fine = all(p.intact and not p.stuck for p in self.processes)
         return fine and self.resident_ok and not self.ended
 
     @property

@@ -42,8 +42,8 @@ class Container:
         self.journal = Journal(folder)
         self.is_root = not record.sandbox_id
         self.guest = ContainerGuest(runsc, record.ref.id, folder, member=not self.is_root)
-        # Whether its Start was answered, and it waits for the restore of its pod.
-        self.is_waiting = False
+        # Whether its Start was answered although its pod is not restored yet.
+        self.start_answered = False
         self.execs = ExecSet(
             context, runsc, self.store, folder, lambda: self.state, lambda: self._is_waiting
         )
@@ -94,7 +94,7 @@ class Container:
     @property
     def _is_waiting(self) -> bool:
         waits = (TaskState.CREATED, TaskState.RESTORING)
-        return self.is_waiting and self.state in waits
+        return self.start_answered and self.state in waits
 
     @property
     def name(self) -> str:
@@ -253,7 +253,7 @@ class Container:
         await self.init.adopt(live=self.state in LIVE)
 
     def detach(self) -> None:
-        """Stop watching, so that nothing is recorded while the owner exits; the task runs on."""
+        """Stop watching: nothing is recorded while the owner exits, and the task keeps running."""
         self.init.detach()
         self.execs.detach()
 

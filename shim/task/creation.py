@@ -64,40 +64,19 @@ class Creation:
         Raises:
             CryoError: why it was not created.
         """
-        request, source = origin.request, origin.source
+        request = origin.request
         context, ref = self._owner.context(), request.ref
         planned = origin.plan
         if planned is None:
             planned = await asyncio.to_thread(
-                plan, self._config, request, context.layout.task, source
+                plan, self._config, request, context.layout.task, origin.source
             )
         warnings = (
             *planned.warnings,
             *filter(None, (origin.warning,)),
             *await asyncio.to_thread(_provide, planned.data_folders),
         )
-        record = TaskRecord(
-            ref=ref,
-            bundle=request.bundle,
-            stdio=request.stdio,
-            created_at=utcnow(),
-            rootfs=str(planned.spec.rootfs),
-            mounts=request.rootfs,
-            gpu=planned.gpu,
-            guest_tool=planned.guest_tool,
-            overlay2=planned.overlay2,
-            network=self._network(ref.namespace, planned),
-            notices=warnings,
-            image_path=request.checkpoint,
-            image_digest=source.manifest.digest if source else "",
-            from_image=source is not None and not source.own_bundle,
-            one_call=source is not None and source.one_call,
-            sandbox_id=planned.sandbox_id,
-            owner=self._owner.address,
-            exec_ran=False,
-            named=origin.named,
-            absent=origin.absent,
-        )
+        record = self._record(origin, planned, warnings)
         task = await self._create(context, record, planned, origin.fingerprint)
         self._tasks.add(task)
         context.publish_event(
@@ -113,6 +92,31 @@ class Creation:
             _log.warning("task %s: %s", ref, text)
             context.publish_event("/cryo/warning", ref, text=text)
         return task
+
+    def _record(self, origin: Origin, planned: Plan, warnings: tuple[str, ...]) -> TaskRecord:
+        request, source = origin.request, origin.source
+        return TaskRecord(
+            ref=request.ref,
+            bundle=request.bundle,
+            stdio=request.stdio,
+            created_at=utcnow(),
+            rootfs=str(planned.spec.rootfs),
+            mounts=request.rootfs,
+            gpu=planned.gpu,
+            guest_tool=planned.guest_tool,
+            overlay2=planned.overlay2,
+            network=self._network(request.ref.namespace, planned),
+            notices=warnings,
+            image_path=request.checkpoint,
+            image_digest=source.manifest.digest if source else "",
+            from_image=source is not None and not source.own_bundle,
+            one_call=source is not None and source.one_call,
+            sandbox_id=planned.sandbox_id,
+            owner=self._owner.address,
+            exec_ran=False,
+            named=origin.named,
+            absent=origin.absent,
+        )
 
     async def _create(
         self,

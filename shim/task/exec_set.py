@@ -174,7 +174,7 @@ class ExecSet:
             one.process.set_exited(exit_)
 
     def detach(self) -> None:
-        """Stop watching: the owner exits, the processes run on."""
+        """Stop watching: the owner exits, the processes keep running."""
         for one in self._by_id.values():
             one.detach()
 

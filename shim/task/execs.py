@@ -299,7 +299,7 @@ class Exec:
     def _kill_runner(self, signal: int) -> None:
         """Signal the `runsc exec` of a program whose pid an earlier owner did not record.
 
-        runsc forwards all signals to the program but KILL, after which that may run on.
+        runsc forwards all signals to the program but KILL, after which that may keep running.
         """
         _log.warning(
             "%s: its pid is unknown; sending signal %d to runsc", self.process.name, signal
@@ -330,7 +330,7 @@ class Exec:
             path.unlink(missing_ok=True)
 
     def detach(self) -> None:
-        """Stop watching: the owner exits, the process runs on."""
+        """Stop watching: the owner exits, the process keeps running."""
         self.process.detach()
 
     async def adopt(self, record: ExecRecord) -> None:

@@ -1,4 +1,4 @@
-"""Containers of a pod that the image lacks from which the pod is restored."""
+"""Containers of a pod that are not in the image from which the pod is restored."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ async def finish_at_once(task: Container) -> None:
 
 
 async def start_cold(root: Container, task: Container) -> None:
-    """Create and start a container in its sandbox, which runs by now.
+    """Create and start a container in its sandbox, which is running.
 
     Raises:
         CryoError: it cannot be started.
@@ -49,4 +49,4 @@ async def start_held_back(root: Container, task: Container) -> None:
         task.warnings.add_notice(f"it was not started after the restore of its pod: {error}")
         await task.init.end(Exit(status=_START_FAILED, at=utcnow()))
     finally:
-        task.is_waiting = False
+        task.start_answered = False

@@ -266,6 +266,6 @@ class InitProcess:
             await self._lifecycle.watch_adopted(self)
 
     def detach(self) -> None:
-        """Stop watching: the owner exits, the process runs on."""
+        """Stop watching: the owner exits, the process keeps running."""
         self.process.detach()
         self._oom.close()

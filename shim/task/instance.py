@@ -50,7 +50,7 @@ def with_instance(spec: Spec, task_folder: Path) -> Spec:
         if Path(found.destination).is_relative_to(FOLDER) and (
             found.options not in {_MOUNT_OPTIONS, _FILES_OPTIONS}
         ):
-            message = f"the spec has a mount at {found.destination}, where io.cryo.instance has its"
+            message = f"the spec has a mount at {found.destination}, which io.cryo.instance uses"
             raise InvalidArgument(message, remedy="mount it elsewhere, or leave out the annotation")
     return apply(spec, Edits(mounts=(requests, own)))
 

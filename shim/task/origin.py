@@ -104,7 +104,9 @@ class Origins:
             _check_allowed(planned.spec, self._config)
             choice.fingerprint = mine = await self.fingerprint(request, planned)
             choice.named = msgspec.structs.replace(choice.named, fingerprint=mine.key)
-            choice.image = await self._find(images, mine)
+            choice.image = await file_call(
+                lambda: _find(images, mine), doing=f"look for the image {images.ref}"
+            )
             await self._check_not_failed(choice)
             return await self._from_image(choice, choice.image)
         except CryoError as error:
@@ -113,17 +115,6 @@ class Origins:
             if choice.named.policy is RestorePolicy.ALWAYS:
                 raise
             return choice.cold(error)
-
-    async def _find(self, images: NamedImages, mine: Fingerprint) -> Path:
-        """Return the image of a name that fits a container.
-
-        Raises:
-            NotFound: nothing has that name here.
-            HostMismatch: only images that do not fit have it; the message says in what they differ.
-        """
-        return await file_call(
-            lambda: _find(images, mine), doing=f"look for the image {images.ref}"
-        )
 
     async def _from_image(self, choice: _Choice, image: Path) -> Origin:
         """Decide for an image, unless it does not fit after all.
@@ -240,6 +231,12 @@ def _check_allowed(spec: Spec, config: Config) -> None:
 
 
 def _find(images: NamedImages, mine: Fingerprint) -> Path:
+    """Return the image of a name that fits a container.
+
+    Raises:
+        NotFound: nothing has that name here.
+        HostMismatch: only images that do not fit have it; the message says in what they differ.
+    """
     found = images.find(mine.key)
     if found is not None:
         return found
@@ -249,4 +246,5 @@ def _find(images: NamedImages, mine: Fingerprint) -> Path:
         raise NotFound(message, remedy=f"save one: cryo warm save {images.ref} TASK")
     why = describe(images.parts(keys[0]), mine)
     message = f"no image named {images.ref} fits this container; the newest one differs: {why}"
-    raise HostMismatch(message, remedy="save another one for this container, or make these equal")
+    remedy = "save an image of this container under the name, or remove the difference"
+    raise HostMismatch(message, remedy=remedy)

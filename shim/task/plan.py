@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import msgspec
+
 from shim import bundle as bundle_files
 from shim.config import Config
 from shim.cuda.inject import find_helper, find_tool, helper_in, prepare
@@ -88,11 +90,7 @@ def plan(
         InvalidArgument: the bundle's path is relative, it does not match the image, a GPU
             request is malformed, or one of our annotations has an unknown value.
     """
-    saved = None
-    if source is None:
-        spec = _bundle_spec(request)
-    else:
-        spec, saved = _from_image(request, source)
+    spec, saved = _from_image(request, source) if source else (_bundle_spec(request), None)
     if not request.rootfs and not spec.rootfs.is_dir():
         message = f"the root filesystem {spec.rootfs} does not exist"
         raise InvalidBundle(message, remedy="mount it, or correct root.path in config.json")
@@ -112,22 +110,29 @@ def plan(
         recorded_helper=helper_in(was) if was else None,
         deadlines=config.timeouts,
     )
-    final = restorable(ready.spec)
-    warnings = ready.warnings
-    folders: tuple[DataFolder, ...] = ()
-    if was is not None and saved is not None and request.checkpoint:
-        folders = to_provide(final, config.pods.kubelet, saved.data_folders)
-        final = fitted(final, was)
-        warnings += _compare(was, final, config, one_call=source is not None and source.one_call)
-    return Plan(
-        spec=final,
+    planned = Plan(
+        spec=restorable(ready.spec),
         gpu=ready.gpu_wanted,
         guest_tool=ready.guest_tool,
         sandbox_id=pod.sandbox_of(spec),
         overlay2=_overlay2(config, request, source),
         network=_network(config, spec, source),
-        data_folders=folders,
-        warnings=warnings,
+        warnings=ready.warnings,
+    )
+    if source is None or saved is None or not request.checkpoint:
+        return planned
+    return _fitted(planned, saved, config, one_call=source.one_call)
+
+
+def _fitted(planned: Plan, saved: Member, config: Config, *, one_call: bool) -> Plan:
+    """Return a plan whose container can be restored from an image."""
+    was = _spec_of(saved)
+    spec = fitted(planned.spec, was)
+    return msgspec.structs.replace(
+        planned,
+        spec=spec,
+        data_folders=to_provide(planned.spec, config.pods.kubelet, saved.data_folders),
+        warnings=(*planned.warnings, *_compare(was, spec, config, one_call=one_call)),
     )
 
 
@@ -135,7 +140,7 @@ def _from_image(request: CreateRequest, source: ImageSource) -> tuple[Spec, Memb
     """Return the spec of a container of an image, and its entry in the manifest."""
     manifest, joining = source.manifest, source.joining
     if not source.own_bundle:
-        saved = manifest.member(joining.name) if joining else manifest.own
+        saved = manifest.member(joining.name) if joining else manifest.root
         _check_absolute(request)
         spec = document.parse(saved.spec, Path(request.bundle), restoring=True)
         if not source.image_hooks:
@@ -146,7 +151,7 @@ def _from_image(request: CreateRequest, source: ImageSource) -> tuple[Spec, Memb
             saved = manifest.member(joining.name)
         else:
             in_pod = pod.sandbox_of(spec)
-            saved = manifest.member(pod.name_of(spec)) if in_pod else manifest.own
+            saved = manifest.member(pod.name_of(spec)) if in_pod else manifest.root
     # The sandbox's name is the current one, not the saved one.
     if joining is not None:
         spec = pod.joined(spec, joining.name, joining.sandbox_id)

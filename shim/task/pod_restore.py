@@ -100,7 +100,7 @@ class PendingPodRestore:
                 one.machine.run()
         else:
             task.init.settle()
-            task.is_waiting = self.named is not None
+            task.start_answered = self.named is not None
             self._watch_sandbox()
             self._set_timer()
 
@@ -111,7 +111,7 @@ class PendingPodRestore:
                 return False
             async with task.machine.holding(TaskState.CREATED, verb="start"):
                 task.machine.move(TaskState.RESTORING)
-                task.is_waiting = True
+                task.start_answered = True
                 self._held_back.append(task)
             self._renew()
             self._set_timer()
@@ -138,7 +138,7 @@ class PendingPodRestore:
             self._watch = self._background.start(self._end_with_sandbox(), name=name)
 
     async def _end_with_sandbox(self) -> None:
-        """End the containers that are held back, of which the sandbox has nothing yet."""
+        """End the containers that are held back: the sandbox knows nothing of them yet."""
         await self._root.init.process.ended.get()
         message = f"sandbox {self._root.ref.id} exited before it was restored"
         try:
@@ -213,7 +213,7 @@ class PendingPodRestore:
             return late
         names = ", ".join(task.name or task.ref.id for task in self._held_back)
         message = f"{late.message}; {names}, which the image lacks, waits for the load"
-        remedy = "save the pod again if that is an init container: the others wait for its end"
+        remedy = "save the pod again if that is an init container, which the others wait for"
         return DeadlineExceeded(message, remedy=remedy)
 
     async def _close(self) -> None:
@@ -222,7 +222,7 @@ class PendingPodRestore:
         _cancel(self._watch)
         self._on_over()
         for task in self._tasks:
-            task.is_waiting = False
+            task.start_answered = False
             if task.state is TaskState.RESTORING:
                 task.leave_behind("its restore failed, and not all of it could be removed")
         for task in self._held_back:
@@ -237,7 +237,7 @@ class PendingPodRestore:
             work = start_held_back(self._root, task)
             self._background.start(work, name=f"start of {task.init.name}")
         else:
-            task.is_waiting = False
+            task.start_answered = False
             await task.init.end(Exit(status=UNKNOWN_STATUS, at=utcnow()))
 
     def _keep_warning(self, progress: Progress) -> None:

@@ -19,7 +19,7 @@ from shim.oci.annotations import host_volumes
 from shim.oci.document import Spec
 from shim.oci.kubelet import pod_folder
 from shim.oci.member_volumes import View, share
-from shim.oci.volumes import keep
+from shim.oci.volumes import add_hints
 
 _VIEWS = "volumes"
 
@@ -42,7 +42,7 @@ def with_volumes(
         return spec
     if pod.is_sandbox(spec):
         on_host = {path.name for path in folder.empty_dirs()} if pods.empty_dirs == "host" else ()
-        return keep(spec, folder, host_volumes(spec).union(on_host), saved)
+        return add_hints(spec, folder, host_volumes(spec).union(on_host), saved)
     root = folder_of(TaskRef(namespace=ref.namespace, id=pod.sandbox_of(spec)))
     root_spec = _spec_of(root)
     if root_spec is None:

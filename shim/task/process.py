@@ -166,7 +166,7 @@ class Process:
         return await self.exit.get()
 
     def detach(self) -> None:
-        """Stop watching: the owner exits, and the process runs on."""
+        """Stop watching: the owner exits, and the process keeps running."""
         for task in list(self._work):
             task.cancel()
 

@@ -53,7 +53,7 @@ class Checked(Protocol):
 
 
 class NotReady(CryoError):
-    """The check was made, and its answer is no."""
+    """The check ran, and the container is not ready."""
 
 
 class ExecCheck(Value):
@@ -125,7 +125,7 @@ def parse(text: str) -> Check:
     try:
         return _parsed(text)
     except ValueError as error:
-        message = f"{printable(text, 200)!r} is not a check of readiness"
+        message = f"{printable(text, 200)!r} is not a readiness check"
         raise InvalidArgument(message, remedy=_REMEDY) from error
 
 

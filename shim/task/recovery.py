@@ -49,10 +49,10 @@ class Recovery:
         A staging directory in an open journal is kept: it may hold what could not be thawed.
         """
 
-        def kept() -> set[str] | None:
+        def staging_in_use() -> set[str] | None:
             return None if is_closing() else {task.journal.staging() for task in self._tasks}
 
-        await images.tidy(kept, self._log_line)
+        await images.tidy(staging_in_use, self._log_line)
 
     def _log_line(self, text: str) -> None:
         _log.warning("%s", text)

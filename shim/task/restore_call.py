@@ -58,7 +58,7 @@ class RestoreCall:
         made: list[Container] = []
         try:
             own = MemberOptions(saved=manifest.task, bundle=options.bundle, stdio=options.stdio)
-            made.append(await self._create(ref, manifest.own, own, pinned, manifest))
+            made.append(await self._create(ref, manifest.root, own, pinned, manifest))
             for saved, member in zip(manifest.members, mapped, strict=True):
                 one = TaskRef(namespace=ref.namespace, id=member.id)
                 joining = Joining(name=saved.name, sandbox_id=ref.id)

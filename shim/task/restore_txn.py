@@ -20,9 +20,9 @@ from shim.image.verify import HeldImage
 from shim.model import CudaProcess, Phase, Report, RestoreOptions, RestoreResult
 from shim.runsc.probe import Capabilities
 from shim.transaction import restore
-from shim.transaction.app_hooks import HookRunner
+from shim.transaction.hook_runner import HookRunner
 from shim.transaction.journal import Journal, Operation
-from shim.transaction.target import CheckpointTarget, whole
+from shim.transaction.target import CheckpointTarget, combined
 from shim.transaction.transaction import Transaction
 
 T = TypeVar("T")
@@ -123,9 +123,9 @@ class Restore:
             CryoError: the restore failed.
             DeadlineExceeded: the restore timed out; the message names the phase.
         """
-        return await self.attempt(self._whole(capabilities, members or {}))
+        return await self.attempt(self._restore_all(capabilities, members or {}))
 
-    async def _whole(
+    async def _restore_all(
         self, capabilities: Capabilities, members: Mapping[str, RestoreTarget]
     ) -> RestoreResult:
         await self.begin(capabilities)
@@ -220,7 +220,7 @@ class Restore:
 
     async def _checkpoint_target(self) -> CheckpointTarget:
         members = [await member.target() for member in self._members.values()]
-        return whole(await self._root.target(), members)
+        return combined(await self._root.target(), members)
 
     async def _load(self, target: RestoreTarget) -> int:
         """Load the verified directory, even if its path now names another."""

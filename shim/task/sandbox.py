@@ -15,7 +15,7 @@ from shim.task.container import Container
 from shim.task.state_machine import LIVE
 from shim.transaction.checkpoint import Checkpoint
 from shim.transaction.park import Parking
-from shim.transaction.target import CheckpointTarget, whole
+from shim.transaction.target import CheckpointTarget, combined
 
 
 class Sandbox:
@@ -38,7 +38,7 @@ class Sandbox:
     async def target(self) -> CheckpointTarget:
         """Return the sandbox as a transaction sees it."""
         members = [await one.target() for one in self._members()]
-        return whole(await self.root.target(), members)
+        return combined(await self.root.target(), members)
 
     async def checkpoint(self, options: CheckpointOptions, report: Report) -> CheckpointResult:
         """Save all containers into one image; they run on unless `options.exit`.

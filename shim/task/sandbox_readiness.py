@@ -1,7 +1,7 @@
 """Whether a sandbox is ready to be saved.
 
 Alone in its sandbox, a container is ready when its check succeeds. A pod is when all containers of
-its sandbox run, none was added lately, and the check succeeds in one of them: a pod's annotations
+its sandbox run, none was added recently, and the check succeeds in one of them: a pod's annotations
 reach all of its containers, and do not say which of them the check is for.
 """
 
@@ -22,7 +22,7 @@ from shim.task.state_machine import LIVE
 
 # How long no container may have joined a pod: the kubelet starts one after the other.
 _QUIET_S = 2.0
-_GOES_ON = (TaskState.CREATED, *LIVE, TaskState.CHECKPOINTING)
+_MAY_BE_READY = (TaskState.CREATED, *LIVE, TaskState.CHECKPOINTING)
 _TEST = ("/bin/sh", "-c", 'test -e "$0"')
 
 
@@ -65,7 +65,7 @@ class SandboxReadiness:
         self.reason = ""
 
     async def wait(self, period_s: float) -> None:
-        """Wait until it is ready, has exited, or needs no save any more."""
+        """Wait until it is ready, has exited, or no longer needs a save."""
         await until_ready(self._attempt, period_s, self._note)
 
     def _note(self, error: CryoError) -> None:
@@ -74,7 +74,7 @@ class SandboxReadiness:
     async def _attempt(self) -> None:
         root = self._sandbox.root
         named = root.record.named
-        if root.state not in _GOES_ON or named is None or named.settled:
+        if root.state not in _MAY_BE_READY or named is None or named.settled:
             return
         _require_running(root)
         asked = self._members() if named.in_pod else [root]
@@ -111,7 +111,7 @@ async def _first(check: Check, containers: Sequence[Container]) -> None:
     Raises:
         CryoError: it succeeds in none; this is the last reason.
     """
-    failed: CryoError = NotReady("no container runs")
+    failed: CryoError = NotReady("no container is running")
     for one in containers:
         try:
             await check.check(CheckedContainer(one))

@@ -116,7 +116,7 @@ class Tasks:
         return self._recovery.lines
 
     async def close(self) -> None:
-        """Finish or roll back what is under way, and detach; the tasks run on."""
+        """Finish or roll back what is under way, and detach; the tasks keep running."""
         self._owner.is_closing = True
         await self._transactions.finish(self._timeouts.shutdown)
         self._pod_restores.detach()

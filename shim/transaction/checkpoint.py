@@ -27,10 +27,10 @@ from shim.model import (
 )
 from shim.transaction import connections, preflight
 from shim.transaction.alive import is_alive
-from shim.transaction.app_hooks import HookRunner
 from shim.transaction.draft import Content
 from shim.transaction.execs import ExecCheck
 from shim.transaction.freezing import Freezing
+from shim.transaction.hook_runner import HookRunner
 from shim.transaction.journal import Operation
 from shim.transaction.new_image import REMOVE_S, NewImage
 from shim.transaction.saving import Saving

@@ -25,7 +25,7 @@ _NOT_NETSTACK = frozenset({"none", "host"})
 class Connected(Value):
     """What a sandbox is connected to.
 
-    `host` are unix sockets of the host, which a save closes in the task that runs on too. `tcp`
+    `host` are unix sockets of the host, which a save closes in the saved task too. `tcp`
     connections stay open there, and only a restored copy loses them. `unseen` says what could not
     be examined.
     """
@@ -73,7 +73,7 @@ async def from_inside(target: CheckpointTarget, *, paused: bool) -> Connected:
 
 async def from_host(target: CheckpointTarget) -> Connected:
     """List the sandbox's connections to host sockets, as the host sees them."""
-    ignored = target.config.cuda.own_sockets
+    ignored = target.config.cuda.ignored_sockets
     try:
         found = await asyncio.to_thread(peers.connections, target.sandbox.pid)
     except DeadlineExceeded as error:

@@ -12,7 +12,7 @@ from shim.errors import Refused
 from shim.host.text import first_few
 from shim.model import CudaProcess, ExecProcesses
 from shim.runsc.output import GuestProcess
-from shim.transaction.origin import Origins, find
+from shim.transaction.exec_origin import ExecOrigins, find
 from shim.transaction.target import CheckpointTarget
 
 _FROM_OWN_COMMAND = "start it from the container's own command"
@@ -121,7 +121,7 @@ class ExecCheck:
     def _name(
         self,
         rows: list[GuestProcess],
-        found: Origins,
+        found: ExecOrigins,
         numbers: dict[int, int] | None,
         cuda: Sequence[CudaProcess],
     ) -> None:
@@ -154,7 +154,7 @@ async def cuda_execs(
     )
 
 
-def _origin(pid: int, numbers: dict[int, int] | None, found: Origins) -> bool | None:
+def _origin(pid: int, numbers: dict[int, int] | None, found: ExecOrigins) -> bool | None:
     """Whether a process descends from an exec; `pid` is the container's number; None: not known."""
     if numbers is None:
         return None
@@ -165,7 +165,7 @@ def _origin(pid: int, numbers: dict[int, int] | None, found: Origins) -> bool | 
 
 
 async def _numbers(
-    target: CheckpointTarget, rows: list[GuestProcess], found: Origins
+    target: CheckpointTarget, rows: list[GuestProcess], found: ExecOrigins
 ) -> dict[int, int] | None:
     """Map the pids of `ps` to the container's own; None if these cannot be found out."""
     if not (found.execs or found.unknown):

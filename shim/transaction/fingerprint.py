@@ -2,7 +2,7 @@
 
 It is computed from what is known before a container is created, without a command of runsc. A new
 build, flag, driver, GPU model or CPU, or a template with another command line, mounts or image
-makes another fingerprint, and thereby another image. The environment is no part of it, as runsc
+makes another fingerprint, and so another image. The environment is no part of it, as runsc
 does not compare it: it differs between the copies of one template.
 """
 

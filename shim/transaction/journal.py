@@ -79,7 +79,7 @@ class Entry(Value):
 
     @property
     def unfinished_image(self) -> Path | None:
-        """The staging folder of an image that has not got its final name: it is to be removed."""
+        """The staging folder of an image without its final name yet, which is to be removed."""
         return Path(self.staging) if self.staging and not self.committed else None
 
     def cuda_processes(self, container: str = "") -> list[CudaProcess]:

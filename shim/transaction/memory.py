@@ -11,7 +11,7 @@ from shim.runsc.run import run
 from shim.transaction.target import CheckpointTarget
 
 
-async def held(target: CheckpointTarget) -> dict[str, int]:
+async def bytes_in_use(target: CheckpointTarget) -> dict[str, int]:
     """Return how many bytes the processes of the sandbox hold together, by GPU UUID.
 
     Raises:
@@ -21,14 +21,14 @@ async def held(target: CheckpointTarget) -> dict[str, int]:
     return await inventory.bytes_by_gpu(cuda.nvidia_smi, _spawn(target), target.sandbox.pid)
 
 
-async def check_room(target: CheckpointTarget, needed: Mapping[str, int]) -> None:
+async def check_free(target: CheckpointTarget, needed: Mapping[str, int]) -> None:
     """Check that the sandbox can have this much GPU memory, including what it holds already.
 
     Raises:
         ResourceExhausted: a GPU has too little left.
         CryoError: nvidia-smi fails.
     """
-    now = await held(target)
+    now = await bytes_in_use(target)
     free = await inventory.free_bytes(target.config.cuda.nvidia_smi, _spawn(target))
     for gpu, count in needed.items():
         missing = count - now.get(gpu, 0)

@@ -18,8 +18,8 @@ from shim.host.shielded import shielded, succeeded
 from shim.model import EngineName, Phase, Progress, Report
 from shim.transaction import memory, preflight
 from shim.transaction.alive import if_alive, is_alive
-from shim.transaction.app_hooks import HookRunner
 from shim.transaction.execs import cuda_execs
+from shim.transaction.hook_runner import HookRunner
 from shim.transaction.journal import Operation
 from shim.transaction.save_idle import wait_for_save_idle
 from shim.transaction.steps import group_for, look
@@ -100,7 +100,7 @@ class Parking:
             CudaError: a process could neither be thawed nor be frozen again.
         """
         group = self._recorded()
-        await self._check_room()
+        await self._check_free_memory()
         # From here on the next owner thaws it.
         self.began = True
         self._journal.note(committed=False)
@@ -120,7 +120,7 @@ class Parking:
         """
         if self._journal.entry.tracing:
             await self._target.end_trace()
-        await self._check_room()
+        await self._check_free_memory()
         await self._bring_back_in_time(self._recorded(), self._timeouts.rollback)
 
     def _recorded(self) -> CudaGroup:
@@ -130,7 +130,7 @@ class Parking:
 
     async def _freeze(self, group: CudaGroup) -> None:
         rows = await self._target.guest.ps()
-        held = await self._or_warn(memory.held(self._target)) or {}
+        held = await self._or_warn(memory.bytes_in_use(self._target)) or {}
         exec_processes = tuple(row.pid for row in preflight.exec_processes(rows))
         self._journal.note(exec_processes=exec_processes, gpu_bytes=held)
         preflight.check_memory(self._target, sum(held.values()))
@@ -153,14 +153,14 @@ class Parking:
             self._report(Progress(phase=Phase.PREFLIGHT, message=message, warning=True))
             return None
 
-    async def _check_room(self) -> None:
+    async def _check_free_memory(self) -> None:
         """Check that there is enough GPU memory to thaw the task.
 
         A process that finds too little when it is thawed is lost: the driver gives it up
         (cuda-checkpoint issue 44).
         """
         if needed := self._journal.entry.gpu_bytes:
-            await self._or_warn(memory.check_room(self._target, needed))
+            await self._or_warn(memory.check_free(self._target, needed))
 
     async def _pause_parked(self) -> None:
         """Pause, and record it: a park that the next owner would not know of must fail."""

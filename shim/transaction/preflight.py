@@ -114,7 +114,7 @@ def check_memory(target: CheckpointTarget, device_bytes: int) -> None:
     if device_bytes == 0:
         return
     own = cgroup.find(target.sandbox.pid)
-    left = cgroup.room(own) if own else None
+    left = cgroup.free_bytes(own) if own else None
     if left is not None and device_bytes > left:
         message = (
             f"freezing copies {_mib(device_bytes)} of GPU memory into the sandbox, whose memory "

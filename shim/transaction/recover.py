@@ -13,7 +13,7 @@ from shim.host.background import BackgroundTasks
 from shim.host.filecalls import file_call
 from shim.image.verify import read_manifest
 from shim.model import Phase, Progress, Report
-from shim.transaction.app_hooks import HookRunner
+from shim.transaction.hook_runner import HookRunner
 from shim.transaction.journal import Entry
 from shim.transaction.new_image import REMOVE_S
 from shim.transaction.save_idle import wait_for_save_idle
@@ -98,7 +98,7 @@ async def _undo(target: CheckpointTarget, entry: Entry, steps: Steps | None) -> 
     if steps is not None:
         for paused in paused_ids:
             await target.runsc.sentry.reconcile_pause(paused)
-            with contextlib.suppress(CryoError):  # it is paused no more: the resume was done
+            with contextlib.suppress(CryoError):  # it is no longer paused: the resume was done
                 await target.runsc.resume(paused)
         await wait_for_save_idle(target, entry.staging, entry.exec_processes)
         await steps.engine.undo()
@@ -126,7 +126,7 @@ async def _remove_unfinished(entry: Entry) -> str:
 async def _wait_for_save(target: CheckpointTarget, entry: Entry, steps: Steps | None) -> None:
     """Wait for a save that outlived its owner: the sentry finishes it.
 
-    A tool that hangs in it is ended, for it would block the save indefinitely.
+    A tool that hangs in it is ended, because it would block the save indefinitely.
     """
     if not procs.is_alive(entry.save_pid, entry.save_start):
         return

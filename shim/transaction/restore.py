@@ -166,4 +166,4 @@ def _pairs(target: CheckpointTarget, manifest: Manifest) -> list[tuple[Checkpoin
     """Pair each restored container with what was saved of it; its id may have changed."""
     members = {one.name: one for one in target.members}
     pairs = [(members[saved.name], saved) for saved in manifest.members]
-    return [(target, manifest.own), *pairs]
+    return [(target, manifest.root), *pairs]

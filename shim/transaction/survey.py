@@ -17,7 +17,7 @@ from shim.host.filecalls import file_call
 from shim.model import CudaMode, EngineName
 from shim.oci.atomic_volumes import data_folders
 from shim.runsc.output import GuestProcess
-from shim.transaction import connections, memory, pod_files, preflight
+from shim.transaction import connections, memory, pod_file_checks, preflight
 from shim.transaction.connections import Connected
 from shim.transaction.execs import ExecCheck
 from shim.transaction.steps import Steps, choose, engine_for, group_for, look
@@ -73,7 +73,7 @@ class Survey:
         preflight.check_terminals(self._target)
         preflight.check_restorable(self._target.containers)
         preflight.check_network(self._target)
-        parts = await pod_files.check_parts(self._target, for_copies=self._for_copies)
+        parts = await pod_file_checks.check_parts(self._target, for_copies=self._for_copies)
         self._transaction.warn(*parts)
 
     async def run(self, folder: Path) -> Findings:
@@ -84,7 +84,7 @@ class Survey:
         """
         target = self._target
         listed, image_bytes = await self._measure(folder)
-        in_use = await pod_files.check_in_use(target, listed, for_copies=self._for_copies)
+        in_use = await pod_file_checks.check_in_use(target, listed, for_copies=self._for_copies)
         self._transaction.warn(*in_use)
         steps, gpus, inside = None, Inventory(), None
         paused = bool(target.paused_ids)
@@ -137,7 +137,7 @@ class Survey:
         if not self._target.with_gpu:
             return 0
         try:
-            return sum((await memory.held(self._target)).values())
+            return sum((await memory.bytes_in_use(self._target)).values())
         except CryoError as error:
             self._transaction.warn(
                 f"GPU memory is not included in the estimated image size: {error}"

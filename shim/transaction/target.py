@@ -80,6 +80,6 @@ class CheckpointTarget:
         await self.stop()
 
 
-def whole(own: CheckpointTarget, members: Iterable[CheckpointTarget]) -> CheckpointTarget:
+def combined(own: CheckpointTarget, members: Iterable[CheckpointTarget]) -> CheckpointTarget:
     """Combine the tasks of a sandbox; its journal is that of its own task."""
     return replace(own, members=tuple(replace(one, journal=own.journal) for one in members))

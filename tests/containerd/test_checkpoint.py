@@ -125,7 +125,7 @@ def test_an_image_at_a_path(cryo: Cryo) -> None:
 # ctr 1.x sends no options to runtimes other than runc.
 @pytest.mark.parametrize("containerd_build", LINES[2:], indirect=True)
 def test_a_path_that_is_taken(cryo: Cryo) -> None:
-    """A directory that is not empty is refused by name, and the task runs on."""
+    """A directory that is not empty is refused by name, and the task keeps running."""
     path = cryo.folder / "scratch" / cryo.fresh("taken")
     path.mkdir()
     (path / "mine").write_text("keep", "utf-8")

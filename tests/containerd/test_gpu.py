@@ -51,7 +51,7 @@ def test_a_task_is_saved_and_works_on(
     assert len([call for call in simulation.calls() if call.action == "checkpoint"]) == 2
     assert cryo.status(job) == "RUNNING"
     assert simulation.works(guest, job)
-    assert simulation.verify(guest, job).whole
+    assert simulation.verify(guest, job).intact
 
 
 def test_two_containers_come_back(
@@ -67,7 +67,7 @@ def test_two_containers_come_back(
             cryo.bring_back(reference, twin, "--rw")
         for twin in twins:
             assert simulation.works(guest, twin)
-            assert simulation.verify(guest, twin).whole
+            assert simulation.verify(guest, twin).intact
 
 
 # It does not depend on containerd's release.
@@ -81,7 +81,7 @@ def test_a_task_without_an_image(cryo: Cryo, simulation: Simulation, guest: gpu.
         simulation.until_ready(guest, name)
         cryo.ctr("tasks", "checkpoint", name)
         assert simulation.works(guest, name)
-        assert simulation.verify(guest, name).whole
+        assert simulation.verify(guest, name).intact
 
 
 def test_a_pause_gives_gpu_memory_back(
@@ -102,7 +102,7 @@ def test_a_pause_gives_gpu_memory_back(
         cryo.ctr("tasks", "resume", name)
         assert simulation.device()["used_bytes"] == before
         assert simulation.works(guest, name)
-        assert simulation.verify(guest, name).whole
+        assert simulation.verify(guest, name).intact
 
 
 def test_ctr_saves_a_container_that_parks(
@@ -122,7 +122,7 @@ def test_ctr_saves_a_container_that_parks(
         cryo.bring_back(reference, twin, "--rw")
         for one in (name, twin):
             assert simulation.works(guest, one)
-            assert simulation.verify(guest, one).whole
+            assert simulation.verify(guest, one).intact
 
 
 def test_a_freeze_that_fails(
@@ -137,7 +137,7 @@ def test_a_freeze_that_fails(
     assert "pid" in ran.err or "process" in ran.err
     assert cryo.status(job) == "RUNNING"
     assert simulation.works(guest, job)
-    assert simulation.verify(guest, job).whole
+    assert simulation.verify(guest, job).intact
 
 
 def test_a_kill_in_a_checkpoint(cryo: Cryo, simulation: Simulation, job: str) -> None:
@@ -177,5 +177,5 @@ def test_a_warm_start(cryo: Cryo, simulation: Simulation, guest: gpu.CtrGuest) -
                 cryo.remove(box)
         assert cryo.exec(boxes[1], "ls", "/tmp/ready").out == "/tmp/ready\n"
         assert simulation.works(guest, boxes[1])
-        assert simulation.verify(guest, boxes[1]).whole
+        assert simulation.verify(guest, boxes[1]).intact
     images.until_hit()

@@ -83,4 +83,4 @@ def test_a_gpu_container_comes_back(old: Cryo, simulation: Simulation) -> None:
         old.remove(job)
         old.bring_back(reference, again, "--rw")
         assert simulation.works(guest, again)
-        assert simulation.verify(guest, again).whole
+        assert simulation.verify(guest, again).intact

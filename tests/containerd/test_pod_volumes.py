@@ -189,7 +189,7 @@ def test_a_warm_pod_with_files_that_no_other_pod_has(node: Cryo, pods: Pods) -> 
     use = node.folder / "images" / node.namespace / "team" / name / ".use.json"
     wait_until(lambda: use.exists() and json.loads(use.read_text())["failures"] > 0, "it", 60)
     reason = json.loads(use.read_text())["reasons"][0]["text"]
-    assert f"writer: /conf/..{OLD_TIME}/key (replaced since in volume conf)" in reason
+    assert f"writer: /conf/..{OLD_TIME}/key (of an earlier version of volume conf)" in reason
     assert "writer: /host/log (in volume host, which is on the host)" in reason
     assert "gone" not in reason
     shutil.rmtree(use.parent)

@@ -83,7 +83,7 @@ def pod(node: Cryo, kubelet: Kubelet) -> Iterator[Pod]:
 # containerd has no CheckpointContainer before 2.0.
 @pytest.mark.parametrize("containerd_build", LINES[2:], indirect=True)
 def test_the_kubelet_saves_a_container(node: Cryo, kubelet: Kubelet, pod: Pod) -> None:
-    """CheckpointContainer writes an archive with the image of the whole pod, which runs on.
+    """CheckpointContainer writes an archive with the image of the whole pod, which keeps running.
 
     Its layer has nothing of runsc: the pod is paused for as long as that is read.
     """
@@ -257,7 +257,7 @@ def test_containerd_brings_a_pod_with_a_gpu_back(
             simulation.until_ready(guest, name)
         how = ("--engine", engine, "--image-path", str(path), "two")
         assert client.ask("tasks", "checkpoint", *how)["engine"] == engine
-        assert all(simulation.verify(guest, name).whole for name in ONES)
+        assert all(simulation.verify(guest, name).intact for name in ONES)
         for name in reversed(ONES):
             api.end(name)
 
@@ -267,5 +267,5 @@ def test_containerd_brings_a_pod_with_a_gpu_back(
             api.start(name)
 
         assert all(simulation.works(guest, name) for name in ONES)
-        assert all(simulation.verify(guest, name).whole for name in ONES)
+        assert all(simulation.verify(guest, name).intact for name in ONES)
     shutil.rmtree(path)

@@ -95,7 +95,7 @@ def test_logs_go_to_a_program(cryo: Cryo) -> None:
 
 
 def test_its_client_dies(cryo: Cryo) -> None:
-    """A container whose attached client is killed runs on, and its output is discarded."""
+    """A container whose attached client is killed keeps running, and its output is discarded."""
     name, said = cryo.fresh("left"), cryo.folder / "scratch" / cryo.fresh("said")
     script = f"(while true; do echo more; sleep 0.05; done) & {COUNT}"
     argv = ("run", *_HOW, REFERENCE, name, "sh", "-c", script)

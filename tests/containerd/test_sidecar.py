@@ -123,5 +123,5 @@ def test_a_checkpoint_that_is_broken_off(
             simulation.faults()
         cryo.until_status(name, "RUNNING")
         assert simulation.works(guest, name)
-        assert simulation.verify(guest, name).whole
+        assert simulation.verify(guest, name).intact
         assert not path.exists()

@@ -99,7 +99,7 @@ def test_ctr_sees_it(both: WithSidecar, story: Story) -> None:
 
 
 def test_a_checkpoint_that_leaves_it(both: WithSidecar, story: Story) -> None:
-    """A task that is saved without `--exit` runs on."""
+    """A task that is saved without `--exit` keeps running."""
     with story.running("stays", SLEEP):
         story.containerd.checkpoint("stays", str(story.scratch / "image"), leave=True)
         assert both.status("stays") == "RUNNING"
@@ -127,7 +127,7 @@ def test_the_sidecar_comes_back(both: WithSidecar, story: Story) -> None:
 
 @pytest.mark.parametrize("route", ROUTES[1:], indirect=True, ids="-".join)
 def test_containerd_loses_sight(both: WithSidecar, story: Story) -> None:
-    """Over ttrpc containerd takes a sidecar's death for the exit of its task, which runs on."""
+    """Over ttrpc containerd takes a sidecar's death for the exit of its task, which still runs."""
     story.containerd.create_container("lost", spec(SLEEP))
     story.containerd.create("lost", story.rootfs)
     story.containerd.start("lost")

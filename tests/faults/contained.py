@@ -242,7 +242,7 @@ class ContainedTrial:
         self._fail("runs")
         wait_until(self._works, "its work", _END_S)
         status = bench.sim.verify(bench.guest, self._name)
-        assert status.whole, status
+        assert status.intact, status
         assert [p.state for p in status.processes] == ["running"] * PROCESSES
 
     def _works(self) -> bool:
@@ -275,7 +275,7 @@ class ContainedTrial:
         bench.verify(self._image)
         bench.restore(self._image)
         assert bench.sim.works(bench.guest, COPY, _SETTLE_S)
-        assert bench.sim.verify(bench.guest, COPY).whole
+        assert bench.sim.verify(bench.guest, COPY).intact
         bench.clear()
         bench.remove(self._image)
 

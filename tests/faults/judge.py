@@ -39,7 +39,7 @@ class Judge:
     def assert_thawed(self, name: str = TASK) -> None:
         """Check that each process is running, makes progress, and has the right memory."""
         status = self.sim.verify(self.inside, name, moving=True)
-        assert status.whole, status
+        assert status.intact, status
         assert [p.state for p in status.processes] == ["running"] * PROCESSES
         assert not [p.misuse for p in status.processes if p.misuse], status
 

@@ -136,7 +136,7 @@ class Rig(Judge):
         except CryoError:
             return False
         misused = any(process.misuse for process in status.processes)
-        return status.whole and len(status.processes) == PROCESSES and not misused
+        return status.intact and len(status.processes) == PROCESSES and not misused
 
     def repair(self) -> None:
         """Clean up after a test: nothing is halted or armed, and a sidecar runs."""

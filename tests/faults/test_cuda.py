@@ -241,7 +241,7 @@ def test_a_process_that_ends_meanwhile(rig: Rig) -> None:
 
     rig.sim.faults()
     assert len(result.processes) == 2
-    assert len([p for p in rig.sim.verify(rig.inside, TASK).processes if p.whole]) == 2
+    assert len([p for p in rig.sim.verify(rig.inside, TASK).processes if p.intact]) == 2
     rig.remove(TASK)
 
 

@@ -42,7 +42,7 @@ def test_two_at_once(rig: Rig) -> None:
         assert ran.status == 0 or "another process owns the tasks" in ran.err, ran
     assert recover(rig).out == "nothing to recover\n"
     status = rig.sim.verify(rig.inside, TASK)
-    assert status.whole
+    assert status.intact
     assert {process.state for process in status.processes} == {"running"}
     assert rig.journals() == rig.stagings() == []
     rig.serve_again()

@@ -44,7 +44,7 @@ def test_all_that_a_pod_uses_comes_back(cluster: Cluster) -> None:
     """Cold, saved when it is ready, deleted, and restored by the next pod of the template.
 
     Contents and open files of its volumes come back; those of the config map, the secret, the
-    token and the downward API are those of today and of the new pod.
+    token and the downward API are the current ones, of the new pod.
     """
     cluster.configure("one")
     first = pod("full-1", node=cluster.node, annotations=warm("full"))

@@ -123,10 +123,10 @@ class Rig:
         def moved() -> bool:
             after[0] = self.sim.verify(self.guest, name)
             now = after[0].generations
-            return not after[0].whole or all(now[p] > g for p, g in before.generations.items())
+            return not after[0].intact or all(now[p] > g for p, g in before.generations.items())
 
         wait_until(moved, f"progress of {name}", WAIT_S)
-        return before.whole and after[0].whole
+        return before.intact and after[0].intact
 
     def end(self, name: str, number: int = signal.SIGKILL) -> Exit:
         """Kill a task, wait for its end, and delete it."""

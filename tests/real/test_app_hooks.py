@@ -74,7 +74,7 @@ def test_hooks_of_a_container(rig: Rig) -> None:
     assert log(rig, "copy") == ["pre 1234 /usr own", "restored 1234 /usr own"]
 
     rig.client.pause("job")
-    assert rig.checkpoint("job").warnings == ("the task is paused: its hooks do not run",)
+    assert rig.checkpoint("job").warnings == ("the task is paused, so its hooks are not run",)
     assert rig.client.state("job").state is TaskState.PAUSED
 
 

@@ -21,7 +21,7 @@ pytestmark = pytest.mark.timeout(120)
 
 @pytest.fixture(scope="module")
 def other(runsc: RunscBuild) -> Iterator[Rig]:
-    """Give a second machine, whose sidecar is started anew with the flags of each case."""
+    """Give a second machine, whose sidecar is started again with the flags of each case."""
     with machine_with(runsc) as rig:
         yield rig
 
@@ -38,7 +38,7 @@ def flagged(other: Rig) -> Iterator[Rig]:
 
 
 def with_flags(rig: Rig, **flags: str) -> None:
-    """Start the sidecar anew with other flags of runsc."""
+    """Restart the sidecar with other flags of runsc."""
     rig.sim.stop_sidecar()
     rig.sim.start_sidecar(runsc__flags=flags)
     wait_until(lambda: rig.client.list() is not None, "the sidecar", WAIT_S)

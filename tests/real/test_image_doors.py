@@ -174,7 +174,7 @@ def test_an_image_is_saved_into_no_folder_of_anothers(rig: Rig, tmp_path: Path) 
 
 
 def test_another_image_than_the_one_meant_is_refused(rig: Rig, saved: Path) -> None:
-    """With --digest an image that was sealed anew is another one."""
+    """With --digest an image that was sealed again is another one."""
     digest = rig.client.inspect(str(saved))["digest"]
     rig.restore("two", saved, digest=digest)
     rig.end("two")

@@ -153,7 +153,7 @@ def test_while_an_exec_starts(rig: Rig) -> None:
 
 @pytest.mark.parametrize("phase", (Phase.FREEZE, Phase.SAVE))
 def test_a_container_of_a_pod(rig: Rig, phase: Phase) -> None:
-    """Its pod's checkpoint is cancelled; the other containers run on."""
+    """Its pod's checkpoint is cancelled; the other containers keep running."""
     pod = Pod(rig)
     pod.begin()
     if phase is Phase.FREEZE:

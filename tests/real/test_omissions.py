@@ -45,12 +45,12 @@ def test_omitted_thaw_leaves_the_workload_stuck(rig: Rig) -> None:
     try:
         assert not rig.sim.works(box, "plain", timeout_s=1.0)
         found = rig.sim.verify(box, "plain")
-        assert not found.whole
+        assert not found.intact
         assert [(p.state, p.stuck) for p in found.processes] == [("checkpointed", True)] * 2
 
         box.act("plain", "restore", pids)
         box.act("plain", "unlock", pids)
         assert rig.sim.works(box, "plain")
-        assert rig.sim.verify(box, "plain").whole
+        assert rig.sim.verify(box, "plain").intact
     finally:
         box.delete("plain")

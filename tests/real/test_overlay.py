@@ -19,7 +19,7 @@ FILESTORE = ".gvisor.filestore*"
 
 @pytest.fixture(scope="module")
 def other(runsc: RunscBuild) -> Iterator[Rig]:
-    """Give a second machine: its sidecar is started anew with the flags of each case."""
+    """Give a second machine: its sidecar is started again with the flags of each case."""
     with machine_with(runsc) as rig:
         yield rig
 

@@ -189,7 +189,7 @@ def test_tasks_are_saved_side_by_side(rig: Rig) -> None:
         rig.restore(f"copy-{name}", result.image_path)
     for name in names:
         status = rig.sim.verify(rig.guest, f"copy-{name}")
-        assert status.whole
+        assert status.intact
         assert status.node == name
         assert rig.fine(name)
 

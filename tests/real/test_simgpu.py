@@ -60,7 +60,7 @@ class Box:
     def fine(self, name: str = "") -> bool:
         """Whether the workload goes on and has lost nothing."""
         works = self.sim.works(self.box, name or self.name)
-        return works and self.sim.verify(self.box, name or self.name).whole
+        return works and self.sim.verify(self.box, name or self.name).intact
 
     def close(self) -> None:
         """Delete everything."""
@@ -153,7 +153,7 @@ def test_omitted_freeze_is_caught(runsc: RunscBuild, sim: Simulation, box: Box) 
     for name in (box.name, clone):
         assert not sim.works(box.box, name)
         status = sim.verify(box.box, name)
-        assert not status.whole
+        assert not status.intact
         assert len(status.losses) >= 2
 
 
@@ -186,7 +186,7 @@ def test_omitted_thaw_is_seen_as_stuck(sim: Simulation, box: Box) -> None:
 
     assert not sim.works(box.box, box.name, timeout_s=1.0)
     status = sim.verify(box.box, box.name)
-    assert not status.whole
+    assert not status.intact
     assert {p.pid: (p.state, p.stuck) for p in status.processes} == {
         box.pids[0]: ("running", False),
         box.pids[1]: ("locked", True),

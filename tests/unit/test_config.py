@@ -56,6 +56,16 @@ def test_a_wrong_file_is_named_with_the_place(tmp_path: Path, text: bytes, said:
     assert str(path) in caught.value.message
 
 
+def test_a_renamed_key_may_have_its_old_name(tmp_path: Path) -> None:
+    """A config.toml of an earlier version is read; the new name counts where both are set."""
+    path = tmp_path / "config.toml"
+    path.write_text('[cuda]\nown_sockets = ["/old/"]\n', "utf-8")
+    assert config.load(path).cuda.ignored_sockets == ("/old/",)
+
+    path.write_text('[cuda]\nown_sockets = ["/old/"]\nignored_sockets = ["/new/"]\n', "utf-8")
+    assert config.load(path).cuda.ignored_sockets == ("/new/",)
+
+
 def test_a_named_file_must_be_there(tmp_path: Path) -> None:
     """The path stands in the message once."""
     path = tmp_path / "none.toml"

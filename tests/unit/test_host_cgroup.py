@@ -227,7 +227,7 @@ def test_room_is_what_the_limit_leaves(tree: Tree) -> None:
     """File pages are dropped before anybody is killed."""
     tree.write("/a")
 
-    assert cgroup.room(tree.cgroup("/a")) == 4096 - 1000 + 200 + 28
+    assert cgroup.free_bytes(tree.cgroup("/a")) == 4096 - 1000 + 200 + 28
 
 
 @pytest.mark.parametrize(("own", "pod", "wanted"), ((9999, 2000, 1228), (2000, 9999, 1228)))
@@ -237,14 +237,14 @@ def test_room_is_the_least_of_all_above(tree: Tree, own: int, pod: int, wanted: 
         tree.write(path)
         limit(tree, path, str(most))
 
-    assert cgroup.room(tree.cgroup("/kubepods/pod/a")) == wanted
+    assert cgroup.free_bytes(tree.cgroup("/kubepods/pod/a")) == wanted
 
 
 def test_no_limit_leaves_room_for_all(tree: Tree) -> None:
     """Neither version's way to say so is taken for a number; nor is a full one below nothing."""
     tree.write("/a")
     limit(tree, "/a", "max" if tree.cgroup("/a").unified else "9223372036854771712")
-    assert cgroup.room(tree.cgroup("/a")) is None
+    assert cgroup.free_bytes(tree.cgroup("/a")) is None
 
     limit(tree, "/a", "1")
-    assert cgroup.room(tree.cgroup("/a")) == 0
+    assert cgroup.free_bytes(tree.cgroup("/a")) == 0

@@ -69,7 +69,7 @@ def test_members_come_back() -> None:
 
     assert found == pod
     assert found.member("n") == member
-    assert found.own.spec == pod.spec
+    assert found.root.spec == pod.spec
     assert [(p.container, p.pid) for p in found.all_processes] == [("", 1), ("b", 1)]
     with pytest.raises(InvalidArgument, match="has no container x; it has n"):
         found.member("x")

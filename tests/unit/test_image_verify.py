@@ -292,7 +292,7 @@ def test_it_stops_when_the_report_raises(image: Path, cache: VerifyCache) -> Non
 def test_what_is_known_of_images_that_are_gone_is_dropped(
     tmp_path: Path, cache: VerifyCache
 ) -> None:
-    """Images removed by others, or made anew at the same path, leave nothing behind."""
+    """Images removed by others, or made again at the same path, leave nothing behind."""
     folder = tmp_path / "verified"
     for name in ("kept", "removed", "changed"):
         done = sealed(tmp_path / name, task=name)

@@ -58,7 +58,7 @@ def test_the_folders_of_a_container(tmp_path: Path, volume: Path) -> None:
 
 
 def test_a_volume_gets_the_folder_of_an_image(volume: Path) -> None:
-    """It has the files of today with their owner and mode, and today's folder stays as it is."""
+    """It has the current files with their owner and mode, and the current folder stays as it is."""
     (volume / TODAY / "link").symlink_to("/etc/passwd")
 
     for _ in range(2):  # safe to repeat

@@ -14,7 +14,7 @@ from shim.oci import document
 from shim.oci.document import Spec
 from shim.oci.kubelet import PodFolder, VolumeUse, pod_folder
 from shim.oci.member_volumes import View, share
-from shim.oci.volumes import HINT, keep, kept
+from shim.oci.volumes import HINT, add_hints, sandbox_volumes
 
 UID = "0a1b"
 CRI = "io.kubernetes.cri"
@@ -62,7 +62,7 @@ def sandbox(tmp_path: Path, *on_host: str, saved: Spec | None = None) -> Spec:
         {"destination": "/dev/shm", "type": "tmpfs", "source": "shm"},
         bind(tmp_path / "shm", "/dev/shm", "ro"),
     )
-    return keep(made, folder_of(tmp_path), frozenset(on_host), saved)
+    return add_hints(made, folder_of(tmp_path), frozenset(on_host), saved)
 
 
 class Views:
@@ -114,7 +114,7 @@ def test_a_volume_in_memory_is_memory_of_the_sandbox(
 
     ready = sandbox(tmp_path)
 
-    (data, shm) = kept(ready)
+    (data, shm) = sandbox_volumes(ready)
     assert (data.name, data.memory, shm.is_shm) == ("data", True, True)
     total = os.statvfs(volumes / "data")
     assert data.options.endswith(f",size={total.f_blocks * total.f_frsize}")
@@ -126,21 +126,24 @@ def test_volumes_that_stay_on_the_host(tmp_path: Path, volumes: Path) -> None:
     """These have no hint; neither has a link, nor the host's own /dev/shm (hostIPC)."""
     (volumes / "link").symlink_to(volumes / "data")
 
-    assert [one.name for one in kept(sandbox(tmp_path, "data"))] == ["cache", "cryo_dev_shm"]
-    own = keep(spec(bind("/dev/shm", "/dev/shm")), folder_of(tmp_path), frozenset({"data"}))
-    assert [one.name for one in kept(own)] == ["cache"]
+    assert [one.name for one in sandbox_volumes(sandbox(tmp_path, "data"))] == [
+        "cache",
+        "cryo_dev_shm",
+    ]
+    own = add_hints(spec(bind("/dev/shm", "/dev/shm")), folder_of(tmp_path), frozenset({"data"}))
+    assert [one.name for one in sandbox_volumes(own)] == ["cache"]
 
 
 def test_a_restored_sandbox_keeps_what_was_kept(tmp_path: Path, volumes: Path) -> None:
-    """The image decides which, and with which options; the sources are those of today."""
+    """The image decides which, and with which options; the sources are the current ones."""
     saved = sandbox(tmp_path, "cache")
     (volumes / "data").chmod(0o755)
 
     ready = sandbox(tmp_path, "data", saved=saved)
 
-    assert [one.name for one in kept(ready)] == ["data", "cryo_dev_shm"]
-    assert "mode=2770" in kept(ready)[0].options
-    assert kept(sandbox(tmp_path, saved=spec())) == ()
+    assert [one.name for one in sandbox_volumes(ready)] == ["data", "cryo_dev_shm"]
+    assert "mode=2770" in sandbox_volumes(ready)[0].options
+    assert sandbox_volumes(sandbox(tmp_path, saved=spec())) == ()
 
 
 def test_containers_mount_what_the_sandbox_keeps(tmp_path: Path, volumes: Path) -> None:

@@ -75,7 +75,7 @@ async def test_what_another_version_of_ours_understood_is_not_believed(tmp_path:
 
 @pytest.mark.parametrize("data", (b"", b"{", b"[]", b"\xff", b"[" * 5000, b"x" * 100_000))
 async def test_a_broken_file_is_as_good_as_none(tmp_path: Path, data: bytes) -> None:
-    """Whatever the file holds, runsc is asked and the file is made anew."""
+    """Whatever the file holds, runsc is asked and the file is made again."""
     runsc, kept = answering(tmp_path, new=True), tmp_path / "runsc.json"
     kept.write_bytes(data)
 

@@ -24,7 +24,7 @@ PACKAGE = Path(__file__).parents[2] / "shim"
 
 
 def test_a_change_of_a_loaded_file_is_seen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A module that was written anew or removed since it was loaded is seen."""
+    """A module that was written again or removed since it was loaded is seen."""
     file = tmp_path / "a_module_of_the_test.py"
     file.write_text("x = 1\n")
     monkeypatch.syspath_prepend(tmp_path)

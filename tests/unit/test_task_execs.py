@@ -268,7 +268,7 @@ async def test_a_signal_to_one_whose_number_was_not_noted(owner: Owner) -> None:
 
 
 async def test_one_that_is_being_started_is_not_deleted(owner: Owner) -> None:
-    """Or its program would run on, unknown to any record."""
+    """Or its program would keep running, unknown to any record."""
     work = await starting(owner)
 
     with pytest.raises(IllegalState, match="is being started") as caught:

@@ -72,7 +72,7 @@ def written(folder: Path, data: dict[str, Any]) -> Path:
 
 
 def test_a_member_of_the_image(tmp_path: Path, image: Manifest) -> None:
-    """Without a bundle of its own it is the image's, in the sandbox of today."""
+    """Without a bundle of its own it is the image's, in the current sandbox."""
     ready = planned(
         tmp_path, image, own_bundle=False, joining=Joining(name="two", sandbox_id="new-s")
     )

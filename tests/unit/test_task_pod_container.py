@@ -119,7 +119,7 @@ async def pod(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[
 
 
 async def test_its_own_exit_status(pod: Pod) -> None:
-    """It is what `runsc wait` prints, while the sandbox runs on."""
+    """It is what `runsc wait` prints, while the sandbox keeps running."""
     folder = pod.owner.record_folder("m")
     (folder / "wait.json").write_text('{"id": "m+", "exitStatus": 3}')
     pod.supervisor.kill_waiter()
@@ -129,7 +129,7 @@ async def test_its_own_exit_status(pod: Pod) -> None:
 
 
 async def test_a_runsc_wait_that_is_killed_is_no_exit(pod: Pod) -> None:
-    """The container runs on, and its exit is learnt from the next one."""
+    """The container keeps running, and its exit is learnt from the next one."""
     pod.supervisor.kill_waiter()
     await asyncio.wait_for(pod.supervisor.waiting.wait(), WAIT_S)
     assert await pod.state() is TaskState.RUNNING

@@ -97,11 +97,11 @@ async def test_a_container_that_the_image_lacks_starts_after_the_load(pod: Pod) 
 
     assert pod.states["more"] == "running"
     assert (calls(pod, "create"), calls(pod, "start")) == (["more"], ["more"])
-    assert not pod.owner.tasks._task(pod.owner.ref("more")).is_waiting
+    assert not pod.owner.tasks._task(pod.owner.ref("more")).start_answered
 
 
 async def test_a_held_back_container_that_cannot_start_has_exited(pod: Pod) -> None:
-    """The others run on, and its exit is published with a warning."""
+    """The others keep running, and its exit is published with a warning."""
     pod.owner.supervisor.fails["create"] = ["no such file or directory"]
     await pod.run("pod", "more", "one", "two")
 

@@ -63,7 +63,7 @@ def test_what_is_written(text: str, check: Check) -> None:
 )
 def test_what_is_no_check(text: str) -> None:
     """The error says what can be written; nothing in it reaches a header or a shell."""
-    with pytest.raises(InvalidArgument, match="not a check of readiness") as caught:
+    with pytest.raises(InvalidArgument, match="not a readiness check") as caught:
         parse(text)
     assert "tcp://:PORT" in caught.value.remedy
 

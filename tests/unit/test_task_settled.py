@@ -50,7 +50,7 @@ async def state(owner: Owner) -> TaskState:
 async def test_a_pause_that_cannot_be_noted_is_none(
     owner: Owner, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """On a full disk the task runs on, and is not paused behind everybody's back."""
+    """On a full disk the task keeps running, and is not paused behind everybody's back."""
     await owner.running()
     fill(monkeypatch)
 

@@ -248,7 +248,7 @@ async def test_it_is_not_ready_in_time(
 
 
 async def test_a_save_that_fails(owner: Owner, saver: Saver) -> None:
-    """The container runs on, a warning has the reason, and the next start is cold and saved."""
+    """The container keeps running, a warning says why, and the next start is cold and saved."""
     saver.fails = [InvalidArgument("the image is too large")]
 
     task = await start(owner)
@@ -363,7 +363,7 @@ async def test_a_check_with_a_mistake(owner: Owner) -> None:
     """It is reported at Create."""
     annotate(owner, WARM | {"io.cryo.warm-when": "https://:443/"})
 
-    with pytest.raises(InvalidArgument, match="not a check of readiness"):
+    with pytest.raises(InvalidArgument, match="not a readiness check"):
         await owner.tasks.create(owner.request())
 
 

@@ -11,9 +11,9 @@ import pytest
 from shim.errors import Refused, Unavailable
 from shim.model import CudaProcess, CudaState, EngineName, ExecProcesses
 from shim.runsc.output import GuestProcess
+from shim.transaction.exec_origin import ExecOrigins, by_parents
 from shim.transaction.execs import ExecCheck, cuda_execs
 from shim.transaction.journal import Operation
-from shim.transaction.origin import Origins, by_parents
 from tests.unit.fakes_guest import Cuda, FakeGuest
 from tests.unit.fakes_target import Scene, sleeping
 
@@ -55,19 +55,19 @@ def test_what_parents_and_groups_show() -> None:
         ]
     )
 
-    assert found == Origins(execs=frozenset({8, 9}), unknown=frozenset({4, 5}))
+    assert found == ExecOrigins(execs=frozenset({8, 9}), unknown=frozenset({4, 5}))
 
 
 def test_without_groups_adopted_children_are_not_known() -> None:
     """An older runsc does not report them: then only a live session shows."""
     found = by_parents([row(1, 0, 0), row(2, 1, 0), row(8, 0, 0)])
 
-    assert found == Origins(execs=frozenset({8}), unknown=frozenset({2}))
+    assert found == ExecOrigins(execs=frozenset({8}), unknown=frozenset({2}))
 
 
 def test_no_processes() -> None:
     """A container that has just ended has none."""
-    assert by_parents([]) == Origins()
+    assert by_parents([]) == ExecOrigins()
 
 
 # -- the check -------------------------------------------------------------------------------------
@@ -238,7 +238,7 @@ async def test_a_gpu_process_of_an_exec_in_another_container_is_refused(pod: Sce
 
 
 async def test_it_is_dropped_in_its_own_container(pod: Scene) -> None:
-    """The image marks that process alone, and both run on."""
+    """The image marks that process alone, and both keep running."""
     made = await pod.checkpoint(exec_processes=ExecProcesses.DROP)
 
     assert [(one.container, one.pid, one.dropped) for one in made.processes] == [

@@ -82,7 +82,7 @@ def test_a_simulated_driver_is_not_compared() -> None:
 
 
 def test_builds_of_one_release_fit_each_other() -> None:
-    """A distribution may build a release anew: its version counts."""
+    """A distribution may build a release again: its version counts."""
     assert found(runsc=Build(version=IMAGE.runsc.version, digest="00")) == []
 
 

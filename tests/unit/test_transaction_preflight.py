@@ -105,7 +105,7 @@ def test_gpu_memory_becomes_memory_of_the_sandbox(
     """A freeze that its limit does not leave room for is refused, for it would be killed."""
     own = Cgroup(unified=True, folders={})
     monkeypatch.setattr(cgroup, "find", lambda _pid: own)
-    monkeypatch.setattr(cgroup, "room", lambda found: (1 << 20) if found is own else None)
+    monkeypatch.setattr(cgroup, "free_bytes", lambda found: (1 << 20) if found is own else None)
 
     preflight.check_memory(scene.target, 1 << 20)
     with pytest.raises(ResourceExhausted, match="limit leaves 1 MiB"):

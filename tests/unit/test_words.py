@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import ast
 import re
+import sys
 from collections.abc import Iterator
 from pathlib import Path
+
+import pytest
 
 from tests.source import parsed
 
@@ -34,10 +37,14 @@ NAMES = {
     "Batched": "BatchMover",
     "Born": "ProcessId",
     "Drain": "WaitGate",
+    "Edge": "ErrorInterceptor",
     "Fleet": "CudaGroup",
     "Folder": "ImageDir",
     "Holds": "Invariant",
+    "Once": "SetOnce",
     "KeeperPort": "ProcessSupervisor",
+    "Processes": "StepMover",
+    "Say": "log",
     "Solo": "CudaGroup",
     "Strays": "ToolProcesses",
     "Subject": "CheckpointTarget",
@@ -50,15 +57,57 @@ NAMES = {
     "born": "process",
     "claim": "lock",
     "forgive": "allow_write_errors",
+    "grave": "trash",
     "hear": "on_event",
     "go_on": "_resume_sandbox",
     "let_go": "detach",
+    "maker": "creator",
     "maker_pid": "creator_pid",
+    "members_wanted": "member_mapping",
+    "mend": "repair",
     "metered": "throttled",
     "news": "progress",
+    "own_sockets": "ignored_sockets",
     "tell": "publish, report or log",
     "to_its_end": "shielded",
     "told": "published, reported or logged",
+    "until_quiet": "wait_for_save_idle",
+}
+
+# Ordinary words that say too little as the name of a module, class or function of shim/.
+DEFINITIONS = {
+    "exact": "process_id",
+    "given": "bootstrap_params",
+    "halt": "_pause_sandbox",
+    "held": "fd_store, or what is held",
+    "kept": "_run_tracked, or what is kept",
+    "once": "SetOnce",
+    "own": "root",
+    "places": "paths",
+    "points": "failpoints",
+    "quiet": "save_idle",
+    "refuse": "corrupt",
+    "room": "layer",
+    "settled": "shielded",
+    "spans": "timeline",
+    "tick": "on_bytes",
+    "trial": "runner",
+    "wake": "thaw_restored",
+    "wanted": "member_mapping",
+    "whole": "combined, intact",
+}
+# Names of modules alone: a TCP port, say, is called so elsewhere.
+MODULES = {
+    "batched": "batch_mover",
+    "drain": "wait_gate",
+    "edge": "error_interceptor",
+    "fleet": "group",
+    "folder": "directory",
+    "member": "pod_container",
+    "metered": "throttled",
+    "port": "service",
+    "subject": "target",
+    "tell": "report",
 }
 
 # What is written in plain English instead, in comments, strings and documents.
@@ -74,6 +123,11 @@ PROSE = {
     r"tell whether\b": "return whether",
     r"hears? of\b": "is notified of",
     r"restoreing\b": "restoring",
+    r"anew\b": "again",
+    r"lately\b": "recently",
+    r"thereby\b": "so",
+    r"(?:has|have) (?:not )?got\b": "has, does not have",
+    r"(?:of today\b|today's)": "current",
 }
 
 # Files of the sources and documents. CHANGELOG quotes what was, shim/api is generated.
@@ -93,6 +147,8 @@ ALLOWED = (
     ("tests/unit/test_docs.py", r"house", "the check of the documents quotes them"),
     ("*", r"\"nobody\"|'nobody'|as nobody|-u nobody|\bnobody:", "the Unix user of that name"),
     ("*", r"\b\w+\.tell\(\)", "the position in a file"),
+    ("*", r"containerManager\.Processes", "a method of the sentry"),
+    ("shim/config.py", r"\"own_sockets\"", "a key of config.toml: the old name is still read"),
 )
 
 _PART = re.compile(rf"(?i:{'|'.join(PARTS)})(?:s|es|S)?(?![a-z])")
@@ -109,6 +165,13 @@ _WORDS = (
         " told",
         " tell",
         "hears",
+        "anew",
+        "lately",
+        "thereby",
+        "s got",
+        "ve got",
+        "not got",
+        "today",
         "hear of",
     ),
 )
@@ -167,6 +230,48 @@ def test_old_words_are_gone() -> None:
     """Each is printed with its place; the tables above have what is written instead."""
     lines = [line for path in sources() for line in found(path)]
     assert not lines, "\n".join(lines)
+
+
+def definitions(path: Path) -> Iterator[str]:
+    """Give each module, class and function that has the name of one that was replaced."""
+    where = path.relative_to(ROOT)
+    if path.stem in DEFINITIONS | MODULES:
+        yield f"{where}: the module {path.stem}"
+    for node in ast.walk(parsed(path.read_text("utf-8"))):
+        match node:
+            case ast.ClassDef(name=name) | ast.FunctionDef(name=name):
+                pass
+            case ast.AsyncFunctionDef(name=name):
+                pass
+            case _:
+                continue
+        if name.lstrip("_") in DEFINITIONS:
+            yield f"{where}:{node.lineno}: {name!r}"
+
+
+def test_no_definition_has_an_old_name() -> None:
+    """Each is printed with its place; the tables above have what to write instead."""
+    paths = (one for one in (ROOT / "shim").rglob("*.py") if "api" not in one.parts)
+    lines = [line for path in paths for line in definitions(path)]
+    assert not lines, "\n".join(lines)
+
+
+def test_documents_have_layers() -> None:
+    """The parts of shim/ are called layers there, not rooms."""
+    documents = [path for path in sources() if path.suffix == ".md"]
+    assert documents
+    assert not [path for path in documents if re.search(r"(?i)\brooms?\b", path.read_text("utf-8"))]
+
+
+def test_the_check_of_definitions_finds_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In a module's name, and in methods and nested functions with or without an underscore."""
+    path = tmp_path / "port.py"
+    path.write_text("class A:\n  async def _held(self): ...\n  def x(self):\n    def wake(): ...\n")
+    monkeypatch.setattr(sys.modules[__name__], "ROOT", tmp_path)
+    found = ["port.py: the module port", "port.py:2: '_held'", "port.py:4: 'wake'"]
+    assert sorted(definitions(path)) == sorted(found)
 
 
 def test_the_check_finds_them() -> None:

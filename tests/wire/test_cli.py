@@ -387,7 +387,7 @@ def test_run_without_rm_leaves_the_task(sidecar: Sidecar, spawn: Spawn) -> None:
 
 
 def test_run_detached(cryo: Cryo, sidecar: Sidecar) -> None:
-    """With -d the task has no streams and runs on."""
+    """With -d the task has no streams and keeps running."""
     assert cryo("run", "-d", "--bundle", "/b", "a") == (0, "", "")
     assert sidecar.core.tasks[A].request.stdio == Stdio()
     assert not any(call[0] == "wait" for call in sidecar.core.calls)

@@ -56,7 +56,7 @@ ACTING = frozenset({"Cc", "Cf", "Cs", "Co", "Zl", "Zp"})
 HOSTILE = st.lists(
     st.sampled_from(CORPUS) | st.text(min_size=1, max_size=8), min_size=1, max_size=6
 ).map("x".join)
-Edge = Callable[[str], str]
+Output = Callable[[str], str]
 
 
 def progress(text: str, *, warning: bool = False) -> Progress:
@@ -165,7 +165,7 @@ def fifo_line(text: str) -> str:
     return _cut(logged(logs.Pairs(), text, raised=True).encode("utf-8", "replace")).decode()
 
 
-EDGES: dict[str, Edge] = {
+EDGES: dict[str, Output] = {
     "error of the command line": complaint,
     "summary of the command line": summary,
     "cell of a table": lambda text: table(("A", "B"), [(text, 1), (2, text)]),
@@ -196,7 +196,7 @@ EDGES: dict[str, Edge] = {
 @pytest.mark.parametrize("edge", EDGES.values(), ids=EDGES.keys())
 @given(text=HOSTILE)
 @settings(max_examples=60, suppress_health_check=[HealthCheck.too_slow], deadline=None)
-def test_no_text_acts_on_a_terminal_or_forges_a_line(edge: Edge, text: str) -> None:
+def test_no_text_acts_on_a_terminal_or_forges_a_line(edge: Output, text: str) -> None:
     """Hostile text comes out with as many lines as harmless text, and none of its codes acts."""
     shown = edge(text).replace("\r\x1b[K", "\n")
     harmless = edge("x").replace("\r\x1b[K", "\n")

@@ -65,7 +65,7 @@ async def test_a_core_that_rolls_back_is_reported(address: str) -> None:
 
 
 async def test_waits_are_ended(address: str) -> None:
-    """A Wait ends as unavailable: the task runs on, only the sidecar stops."""
+    """A Wait ends as unavailable: the task keeps running, only the sidecar stops."""
     server, core = await start(address)
     async with AsyncClient(address) as client:
         await client.create("a", "/b")

@@ -283,7 +283,7 @@ async def test_a_busy_listener_is_no_connection(path: Path) -> None:
 
 
 async def test_stream_numbers_end(client: Client) -> None:
-    """A connection that has used up its stream numbers says that it must be made anew."""
+    """A connection that has used up its stream numbers says that it must be made again."""
     client._stream = frame.STREAM_MAX - 2
 
     assert await ask(client, "echo", "last") == "last"

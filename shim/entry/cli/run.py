@@ -25,20 +25,20 @@ from shim.oci.annotation_names import WARM, WARM_WHEN
     "--warm",
     default="",
     metavar="NAME",
-    help="restore the image of this name, or start cold and save it once it is ready",
+    help="restore the image of this name; without one start cold, and save it when it is ready",
 )
 @click.option(
     "--warm-when",
     default="",
     metavar="CHECK",
-    help="when it is ready: exec CMD, http://:PORT/PATH, tcp://:PORT, file:PATH or self",
+    help="readiness check: exec CMD, http://:PORT/PATH, tcp://:PORT, file:PATH or self",
 )
 @click.option(
     "--annotation",
     "annotations",
     type=ANNOTATION,
     multiple=True,
-    help="add an annotation to those of the bundle",
+    help="annotation to add to those of the bundle",
 )
 @click.argument("task")
 @pass_settings

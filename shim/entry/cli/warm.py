@@ -23,7 +23,7 @@ _kubernetes = click.option(
     "-k",
     "--kubernetes-namespace",
     default=None,
-    help="namespace of the pods that use the name [default: none]",
+    help="Kubernetes namespace of the pods that use the name [default: none]",
 )
 
 
@@ -103,7 +103,7 @@ def drop(settings: Settings, name: str, kubernetes_namespace: str | None) -> Non
 @click.argument("task")
 @pass_settings
 def save(settings: Settings, name: str, task: str) -> None:
-    """Save the task TASK under a name, in its own namespace; it runs on.
+    """Save the task TASK under a name, in its own namespace; it keeps running.
 
     Containers of the same kind that name it are then restored from it.
     """

@@ -64,7 +64,7 @@ def _connect_or_launch(env: dict[str, str]) -> _socket.socket:
     found = _connect(path)
     if found is not None:
         return found
-    os.makedirs(paths.FORKSERVER_FOLDER, mode=0o700, exist_ok=True)  # noqa: PTH103
+    os.makedirs(paths.FORKSERVER_FOLDER, mode=0o700, exist_ok=True)  # noqa: PTH103 - as `start`
     lock = os.open(f"{path}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
         fcntl.flock(lock, fcntl.LOCK_EX)

@@ -66,7 +66,7 @@ def _group(container: str) -> str:
 
 
 def _start_shim(path: str, config: str) -> None:
-    os.makedirs(os.path.dirname(path), mode=0o711, exist_ok=True)  # noqa: PTH103, PTH120
+    os.makedirs(os.path.dirname(path), mode=0o711, exist_ok=True)  # noqa: PTH103, PTH120 - see above
     if os.path.lexists(path):
         os.unlink(path)  # noqa: PTH108 - pathlib loads too much
     listener = _socket.socket(_socket.AF_UNIX)

@@ -1075,7 +1075,7 @@ class CancelResponse(_message.Message):
         it was not.
         """
         OUTCOME_UNKNOWN: CancelResponse._Outcome.ValueType  # 4
-        """No such operation is under way, or has ended lately."""
+        """No such operation is under way, or has ended recently."""
 
     class Outcome(_Outcome, metaclass=_OutcomeEnumTypeWrapper): ...
     OUTCOME_UNSPECIFIED: CancelResponse.Outcome.ValueType  # 0
@@ -1088,7 +1088,7 @@ class CancelResponse(_message.Message):
     it was not.
     """
     OUTCOME_UNKNOWN: CancelResponse.Outcome.ValueType  # 4
-    """No such operation is under way, or has ended lately."""
+    """No such operation is under way, or has ended recently."""
 
     OUTCOME_FIELD_NUMBER: _builtins.int
     MESSAGE_FIELD_NUMBER: _builtins.int

@@ -15,7 +15,7 @@ from shim.errors import CryoError, CudaError, DeadlineExceeded, HookFailed, Unav
 from shim.model import CudaState, EngineName, Phase
 from shim.oci.pod import CONTAINER_TYPE
 from shim.runsc.port_forward import Stream
-from shim.transaction.app_hooks import HookRunner
+from shim.transaction.hook_runner import HookRunner
 from shim.transaction.journal import Operation
 from shim.transaction.recover import recover
 from tests.unit.fakes_guest import HOOK, Cuda, FakeGuest, Fault, failed
@@ -95,7 +95,7 @@ async def test_a_paused_task(make: Make) -> None:
 
     result = await scene.checkpoint(engine=EngineName.PHASED)
 
-    assert result.warnings == ("the task is paused: its hooks do not run",)
+    assert result.warnings == ("the task is paused, so its hooks are not run",)
     assert "pre-freeze" not in scene.guest.verbs()
     assert scene.guest.paused
 

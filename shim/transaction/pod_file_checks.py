@@ -1,4 +1,4 @@
-"""What of a pod's volumes no other pod gets back: found before the save, and named.
+"""Checks before a save that another pod of the template has the files of a pod's volumes in use.
 
 Only a restore in the same pod has these files. A checkpoint warns of them, and one that is made
 for other pods is refused.
@@ -35,7 +35,7 @@ async def check_parts(target: CheckpointTarget, *, for_copies: bool) -> list[str
     if not found:
         return []
     message = (
-        "volumes of which a part is mounted (subPath) are on the host, and not in the image: "
+        "volumes that are mounted with subPath are on the host, and not in the image: "
         f"{first_few(found)}"
     )
     remedy = (
@@ -48,7 +48,7 @@ async def check_parts(target: CheckpointTarget, *, for_copies: bool) -> list[str
 async def check_in_use(
     target: CheckpointTarget, listed: Sequence[list[GuestProcess]], *, for_copies: bool
 ) -> list[str]:
-    """Return a warning that names the files in use that other pods have not got.
+    """Return a warning that names the files in use that other pods do not have.
 
     `listed` has what `ps` has listed in each container.
 
@@ -63,7 +63,7 @@ async def check_in_use(
     try:
         used = await target.runsc.sentry.open_files(target.ref.id)
     except Unavailable as error:
-        return [f"whether files are open that a restored pod lacks is not known: {error}"]
+        return [f"open files that another pod does not have cannot be determined: {error}"]
     found = [
         f"{one.name}: {text}"
         for (one, rows), pod_files in zip(members, volumes, strict=True)
@@ -71,9 +71,9 @@ async def check_in_use(
     ]
     if not found:
         return []
-    message = f"files are in use that no other pod has: {first_few(found)}"
+    message = f"files are in use that another pod does not have: {first_few(found)}"
     remedy = (
-        "let the application close them, by an io.cryo.hook.pre-freeze if need be, or keep the "
+        "close them before the checkpoint, for example in an io.cryo.hook.pre-freeze, or keep the "
         "volume in the sandbox"
     )
     return _warn(message, remedy, refuse=for_copies)

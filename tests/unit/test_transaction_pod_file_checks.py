@@ -1,4 +1,4 @@
-"""What other pods of a template have not got: named by a checkpoint, refused by a warm start."""
+"""What other pods of a template do not have: named by a checkpoint, refused by a warm start."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from shim.oci.document import Spec
 from shim.oci.volumes import HINT
 from shim.runsc.open_files import parse
 from shim.runsc.output import GuestProcess
-from shim.transaction import pod_files
+from shim.transaction import pod_file_checks
 from shim.transaction.target import CheckpointTarget
 from tests.unit.fakes_guest import FakeGuest
 from tests.unit.fakes_target import SPEC, Scene, sleeping
@@ -90,16 +90,16 @@ async def test_files_in_use_on_the_host_are_named(scene: Scene, volumes: Path) -
     }
     target = pod(scene, container)
 
-    (warning,) = await pod_files.check_in_use(target, LISTED, for_copies=False)
+    (warning,) = await pod_file_checks.check_in_use(target, LISTED, for_copies=False)
 
     assert warning == (
-        "files are in use that no other pod has: "
-        f"main: /conf/{OLD}/key (replaced since in volume conf), "
+        "files are in use that another pod does not have: "
+        f"main: /conf/{OLD}/key (of an earlier version of volume conf), "
         "main: /data/log (in volume data, which is on the host), "
         "main: /part/d/t (deleted) (in volume data, which is on the host)"
     )
     with pytest.raises(Refused, match="main: /data/log") as refused:
-        await pod_files.check_in_use(target, LISTED, for_copies=True)
+        await pod_file_checks.check_in_use(target, LISTED, for_copies=True)
     assert "io.cryo.hook.pre-freeze" in refused.value.remedy
 
 
@@ -109,11 +109,11 @@ async def test_nothing_is_said_where_all_comes_back(scene: Scene, volumes: Path)
     scene.runsc.used = Unavailable("no answer")
     inside, outside = (pod(scene, spec({}, data=(kind, data))) for kind in ("tmpfs", "bind"))
 
-    assert await pod_files.check_in_use(inside, LISTED, for_copies=True) == []
-    (warning,) = await pod_files.check_in_use(outside, LISTED, for_copies=True)
-    assert warning.endswith("is not known: no answer")
+    assert await pod_file_checks.check_in_use(inside, LISTED, for_copies=True) == []
+    (warning,) = await pod_file_checks.check_in_use(outside, LISTED, for_copies=True)
+    assert warning.endswith("cannot be determined: no answer")
     scene.runsc.used = {8: frozenset({"/data/log"}), 7: frozenset({"/etc/hosts"})}
-    assert await pod_files.check_in_use(outside, LISTED, for_copies=True) == []
+    assert await pod_file_checks.check_in_use(outside, LISTED, for_copies=True) == []
 
 
 async def test_a_volume_that_is_mounted_in_part_is_named(scene: Scene, volumes: Path) -> None:
@@ -123,13 +123,13 @@ async def test_a_volume_that_is_mounted_in_part_is_named(scene: Scene, volumes: 
     source = {f"{HINT}data.source": str(volumes / "kubernetes.io~empty-dir" / "data")}
     target = pod(scene, container, root=spec(source))
 
-    (warning,) = await pod_files.check_parts(target, for_copies=False)
+    (warning,) = await pod_file_checks.check_parts(target, for_copies=False)
 
     assert warning.endswith("not in the image: data (of container main)")
     with pytest.raises(Refused, match=r"data \(of container main\)") as refused:
-        await pod_files.check_parts(target, for_copies=True)
+        await pod_file_checks.check_parts(target, for_copies=True)
     assert "io.cryo.host-volumes" in refused.value.remedy
-    assert await pod_files.check_parts(pod(scene, container), for_copies=True) == []
+    assert await pod_file_checks.check_parts(pod(scene, container), for_copies=True) == []
 
 
 async def test_a_checkpoint_makes_both_checks(scene: Scene, volumes: Path) -> None:

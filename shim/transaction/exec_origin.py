@@ -16,19 +16,19 @@ from shim.runsc.output import GuestProcess
 from shim.transaction.target import CheckpointTarget
 
 
-class Origins(Value):
+class ExecOrigins(Value):
     """The processes of a container that descend from an exec, and those that may; pids of `ps`."""
 
     execs: frozenset[int] = frozenset()
     unknown: frozenset[int] = frozenset()
 
-    def of(self, pids: Iterable[int]) -> Origins:
+    def of(self, pids: Iterable[int]) -> ExecOrigins:
         """Return the same for some of the processes."""
         chosen = frozenset(pids)
-        return Origins(execs=self.execs & chosen, unknown=self.unknown & chosen)
+        return ExecOrigins(execs=self.execs & chosen, unknown=self.unknown & chosen)
 
 
-def by_parents(rows: Sequence[GuestProcess]) -> Origins:
+def by_parents(rows: Sequence[GuestProcess]) -> ExecOrigins:
     """Return what parents and process groups show. Pure.
 
     An exec begins a session, and a process group never leaves its session: a process in the group
@@ -37,7 +37,7 @@ def by_parents(rows: Sequence[GuestProcess]) -> Origins:
     known = {row.pid: row for row in rows}
     init = known.get(init_of(list(rows)))
     if init is None:
-        return Origins()
+        return ExecOrigins()
     execs: set[int] = set()
     unknown: set[int] = set()
     for row in rows:
@@ -49,7 +49,7 @@ def by_parents(rows: Sequence[GuestProcess]) -> Origins:
             execs.add(row.pid)
         elif row is not init:
             unknown.add(row.pid)
-    return Origins(execs=frozenset(execs), unknown=frozenset(unknown))
+    return ExecOrigins(execs=frozenset(execs), unknown=frozenset(unknown))
 
 
 def _ancestry(row: GuestProcess, known: dict[int, GuestProcess]) -> list[GuestProcess]:
@@ -62,17 +62,17 @@ def _ancestry(row: GuestProcess, known: dict[int, GuestProcess]) -> list[GuestPr
 
 async def find(
     target: CheckpointTarget, listed: Sequence[list[GuestProcess]], *, paused: bool
-) -> tuple[Origins, ...]:
+) -> tuple[ExecOrigins, ...]:
     """Find the origins of the processes that are `listed` for each container.
 
     The sentry cannot be asked while the sandbox is `paused`.
     """
     found = tuple(by_parents(rows) for rows in listed)
     if not target.runsc.capabilities.ends_execs:
-        return tuple(Origins() for _ in found)
+        return tuple(ExecOrigins() for _ in found)
     if not any(one.exec_ran for one in target.containers):
         # A process that was started without us has no parent in the container.
-        return tuple(Origins(execs=one.execs) for one in found)
+        return tuple(ExecOrigins(execs=one.execs) for one in found)
     unclear = frozenset(pid for one in found for pid in one.unknown)
     if not unclear or paused:
         return found
@@ -80,9 +80,9 @@ async def find(
     return tuple(_with_answers(one, answers) for one in found)
 
 
-def _with_answers(one: Origins, answers: dict[int, bool]) -> Origins:
+def _with_answers(one: ExecOrigins, answers: dict[int, bool]) -> ExecOrigins:
     execs = frozenset(pid for pid in one.unknown if answers.get(pid))
-    return Origins(execs=one.execs | execs, unknown=one.unknown - answers.keys())
+    return ExecOrigins(execs=one.execs | execs, unknown=one.unknown - answers.keys())
 
 
 async def _ask_sentry(target: CheckpointTarget, pids: frozenset[int]) -> dict[int, bool]:
