@@ -97,6 +97,7 @@ bench: tools native ## compare our checkpoint and restore with plain runsc, the 
 	@$(bin)/python -m hack.bench
 	@$(bin)/python -m hack.bench_shims
 	@$(bin)/python -m hack.bench_warm
+	@$(bin)/python -m hack.bench_warm_pods
 
 runsc: $(stamp)
 	@$(bin)/python -m hack.tools runsc-new runsc-old

@@ -14,18 +14,17 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import platform
 import statistics
 import subprocess
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from hack.bench import timed
+from hack.bench_starts import conditions, fill, parser_for, print_starts
 from tests.builds import find_program
 from tests.containerd import image
 from tests.containerd.builds import find_containerd
@@ -36,17 +35,15 @@ from tests.containerd.place import private_place
 LINE = "2.4"
 LIMIT_S = 1200.0
 STEP_S = 300.0
-# The memory of a container, its copies in the page cache and in the image.
-SHARE_OF_MEMORY = 0.8
 READY = "until [ -e /ready ]; do sleep 0.02; done"
 
 
 def boot(mib: int) -> str:
     """Return the script of a container that fills its memory and is ready then."""
-    return f"dd if=/dev/urandom of=/memory bs=1M count={mib} 2>/dev/null; touch /ready; sleep 10000"
+    return f"{fill(mib)}; touch /ready; sleep 10000"
 
 
-class Starts:
+class Containers:
     """Starts and ends containers with ctr; each call is a process of its own."""
 
     def __init__(self, given: dict[str, Any]) -> None:
@@ -75,21 +72,22 @@ class Starts:
             self._call("tasks", "rm", "--force", name)
             self._call("containers", "rm", name)
 
-    def save(self, name: str, script: str) -> None:
+    def save(self, name: str, mib: int) -> None:
         """Run a container until it is saved under a name."""
         when = ("io.cryo.warm-when=file:/ready", "io.cryo.warm-period=0.1")
         (first,) = self.fresh(1)
-        self.begin(first, script, (f"io.cryo.warm={name}", *when))
+        self.begin(first, boot(mib), (f"io.cryo.warm={name}", *when))
         Named(self._images / name).until_saved()
         self.end([first])
 
-    def at_once(self, count: int, script: str, annotations: Sequence[str] = ()) -> float:
+    def at_once(self, count: int, mib: int, name: str = "") -> float:
         """Start containers at once; return how many seconds it takes until all are ready."""
         names = self.fresh(count)
+        annotations = (f"io.cryo.restore={name}",) if name else ()
 
-        def start(name: str) -> None:
-            self.begin(name, script, annotations)
-            self.until_ready(name)
+        def start(job: str) -> None:
+            self.begin(job, boot(mib), annotations)
+            self.until_ready(job)
 
         with ThreadPoolExecutor(count) as pool:
             spent = timed(lambda: list(pool.map(start, names)))
@@ -118,27 +116,7 @@ class Starts:
             raise RuntimeError(message)
 
 
-def print_starts(starts: Starts, given: dict[str, Any]) -> None:
-    """Print the table of cold and warm starts, which alternate."""
-    print("\nctr run until ready       cold ms    warm ms    warm / cold")
-    for mib in given["mib"]:
-        name, script = f"filled-{mib}", boot(mib)
-        starts.save(name, script)
-        for count in given["at_once"]:
-            label = f"{mib:5} MiB, {count:3} at once"
-            if mib * count > available_mib() * SHARE_OF_MEMORY:
-                print(f"{label}    skipped: {available_mib()} MiB of memory are available")
-                continue
-            cold, warm = [], []
-            for _ in range(given["rounds"]):
-                cold.append(starts.at_once(count, script))
-                warm.append(starts.at_once(count, script, (f"io.cryo.restore={name}",)))
-            usual, restored = statistics.median(cold), statistics.median(warm)
-            ratio = restored / usual
-            print(f"{label}    {usual * 1000:8.0f}   {restored * 1000:8.0f}   {ratio:12.2f}")
-
-
-def print_overhead(starts: Starts, pairs: int) -> None:
+def print_overhead(starts: Containers, pairs: int) -> None:
     """Print what the annotation adds to a cold start: the median of the differences of pairs."""
     warm = ("io.cryo.warm=never", "io.cryo.warm-when=file:/never")
     without: list[float] = []
@@ -157,19 +135,12 @@ def print_overhead(starts: Starts, pairs: int) -> None:
     print(f"added, median of pairs {added * 1000:9.1f}   {added / usual:.1%}")
 
 
-def available_mib() -> int:
-    """Return how much memory can be used without swapping."""
-    text = Path("/proc/meminfo").read_text("ascii")
-    (line,) = (line for line in text.splitlines() if line.startswith("MemAvailable:"))
-    return int(line.split()[1]) >> 10
-
-
 def inside(given: dict[str, Any]) -> None:
     """Measure, in containerd's namespace, and print the tables."""
-    starts = Starts(given)
+    starts = Containers(given)
     print_overhead(starts, given["pairs"])
     if given["mib"]:
-        print_starts(starts, given)
+        print_starts("ctr run until ready", starts, given)
 
 
 def outside(wanted: dict[str, Any]) -> int:
@@ -184,10 +155,7 @@ def outside(wanted: dict[str, Any]) -> int:
         given = {"ctr": node.ctr_argv(), "images": str(images), **wanted}
         began = time.monotonic()
         print(
-            f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC, {os.cpu_count()} cores, "
-            f"{os.sysconf('SC_PAGE_SIZE') * os.sysconf('SC_PHYS_PAGES') >> 30} GiB, "
-            f"Linux {platform.release()}, Python {platform.python_version()}, "
-            f"containerd {build.line}, load {os.getloadavg()[0]:.1f}; medians of "
+            f"{conditions(build.line)}; medians of "
             f"{wanted['rounds']} starts and {wanted['pairs']} pairs",
             flush=True,
         )
@@ -199,11 +167,8 @@ def outside(wanted: dict[str, Any]) -> int:
 
 def main() -> int:
     """Run the measurement."""
-    parser = argparse.ArgumentParser(description="Compare cold and warm starts.")
-    parser.add_argument("--rounds", default=3, type=int)
+    parser = parser_for("Compare cold and warm starts of containers.")
     parser.add_argument("--pairs", default=21, type=int)
-    parser.add_argument("--mib", default=[64, 1024], type=int, nargs="*")
-    parser.add_argument("--at-once", default=[1, 10], type=int, nargs="+")
     parser.add_argument("--inside", type=json.loads, help=argparse.SUPPRESS)
     given = parser.parse_args()
     if given.inside:

@@ -35,19 +35,19 @@ class Cluster:
 
     # Pods.
 
-    def start(self, *pods: Document) -> float:
+    def start(self, *pods: Document, timeout_s: float = _READY_S) -> float:
         """Create pods at once; return the seconds until the last one is ready."""
         begun = time.monotonic()
         with ThreadPoolExecutor(len(pods)) as calls:
             list(calls.map(self.objects.create, pods))
         for one in pods:
-            self.until_ready(one)
+            self.until_ready(one, timeout_s)
         return time.monotonic() - begun
 
-    def until_ready(self, pod: Document) -> None:
+    def until_ready(self, pod: Document, timeout_s: float = _READY_S) -> None:
         """Wait until a pod is ready."""
         what = f"pod {pod['metadata']['name']} to be ready"
-        wait_until(lambda: is_ready(self.read(pod)), what, _READY_S)
+        wait_until(lambda: is_ready(self.read(pod)), what, timeout_s)
 
     def read(self, pod: Document) -> Document:
         """Return a pod as it is now.
