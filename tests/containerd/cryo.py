@@ -98,6 +98,15 @@ class Cryo(Containerd):
         self.use({LAUNCHER: write_launcher(self.folder)})
         write_config(self.folder, self._runsc, self._flags, self._settings)
 
+    @contextlib.contextmanager
+    def using(self, runsc: Path) -> Iterator[None]:
+        """Let the shims that are started in the context use another runsc."""
+        write_config(self.folder, runsc, self._flags, self._settings)
+        try:
+            yield
+        finally:
+            write_config(self.folder, self._runsc, self._flags, self._settings)
+
     def end(self) -> None:
         """Stop it and remove what its shims shared, which other tests would find as leftovers."""
         super().end()

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from shim.simgpu.waiting import wait_until
+from tests.containerd.cryo import Cryo
 
 WAIT_S = 90
 
@@ -48,3 +51,25 @@ class Named:
             return use["misses"], use["saves"], use["hits"]
 
         wait_until(lambda: counted() == (1, 1, 1), "the count of a restore", WAIT_S)
+
+
+def named(cryo: Cryo, name: str) -> Named:
+    """Return the images of a name in a containerd's namespace."""
+    return Named(cryo.folder / "images" / cryo.namespace / name)
+
+
+def annotated(*annotations: str) -> tuple[str, ...]:
+    """Return the flags of ctr for annotations."""
+    pairs = ("io.cryo.warm-period=0.1", *annotations)
+    return tuple(word for pair in pairs for word in ("--annotation", pair))
+
+
+@contextlib.contextmanager
+def damaged(path: Path) -> Iterator[None]:
+    """Change one byte of a file for the duration of the context."""
+    good = path.read_bytes()
+    path.write_bytes(bytes([good[0] ^ 1]) + good[1:])
+    try:
+        yield
+    finally:
+        path.write_bytes(good)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import signal
@@ -25,6 +24,7 @@ from tests.containerd.conftest import make_ready
 from tests.containerd.cri.client import Kubelet, Pod, Wanted, log_lines
 from tests.containerd.cryo import RUNTIME, Cryo
 from tests.containerd.image import PAUSE, REFERENCE
+from tests.containerd.named import damaged
 from tests.containerd.place import Place
 
 # containerd 1.6 mounts /dev/shm twice, which runsc does not restore under another id. The old runsc
@@ -203,17 +203,6 @@ def test_a_container_that_differs_ends_the_attempt(cluster: Cluster, policy: str
     cluster.run_init(pod)
     assert log_lines(pod, INIT) == ["prepared"]
     assert count(kubelet, kubelet.run(pod, OTHER)) > 0
-
-
-@contextlib.contextmanager
-def damaged(path: Path) -> Iterator[None]:
-    """Change one byte of a file for the duration of the context."""
-    good = path.read_bytes()
-    path.write_bytes(bytes([good[0] ^ 1]) + good[1:])
-    try:
-        yield
-    finally:
-        path.write_bytes(good)
 
 
 def test_a_damaged_image(cluster: Cluster) -> None:

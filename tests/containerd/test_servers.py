@@ -16,9 +16,9 @@ from tests.containerd import image
 from tests.containerd.builds import LINES, ContainerdBuild
 from tests.containerd.conftest import program
 from tests.containerd.cryo import Cryo
+from tests.containerd.named import annotated, named
 from tests.containerd.network import Interface, Network
 from tests.containerd.place import Place
-from tests.containerd.test_warm import annotated, named
 
 pytestmark = pytest.mark.parametrize("containerd_build", LINES[-1:], indirect=True)
 WAIT_S = 150

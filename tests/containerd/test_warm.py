@@ -9,21 +9,20 @@ import pytest
 from shim.simgpu.waiting import wait_until
 from tests.containerd.cryo import COUNT, RUNTIME, Cryo
 from tests.containerd.image import REFERENCE
-from tests.containerd.named import WAIT_S, Named
+from tests.containerd.named import WAIT_S, annotated, named
 
 pytestmark = pytest.mark.usefixtures("nothing_left")
 READY = "io.cryo.warm-when=file:/ready"
-
-
-def annotated(*annotations: str) -> tuple[str, ...]:
-    """Return the flags of ctr for annotations."""
-    pairs = ("io.cryo.warm-period=0.1", *annotations)
-    return tuple(word for pair in pairs for word in ("--annotation", pair))
-
-
-def named(cryo: Cryo, name: str) -> Named:
-    """Return the images of a name."""
-    return Named(cryo.folder / "images" / cryo.namespace / name)
+INSTANCE = "/run/cryo/instance"
+# Asks for its save, and keeps what it finds then.
+ASKS = f"""
+: > /run/cryo/checkpoint
+until [ -s {INSTANCE}/result ]; do sleep 0.05; done
+mkdir /found
+cp {INSTANCE}/* /found
+touch /found/all
+exec sleep 1000
+"""
 
 
 @pytest.mark.every_combination
@@ -109,3 +108,28 @@ def test_a_name_that_nothing_has(cryo: Cryo) -> None:
     assert ran.status != 0
     assert f"there is no image named {name}" in ran.err
     assert f"cryo warm save {name} TASK" in ran.err
+
+
+def found(cryo: Cryo, box: str) -> dict[str, str]:
+    """Return what a container has found about itself, once it has."""
+    wait_until(lambda: cryo.exec(box, "ls", "/found/all", check=False).status == 0, box, WAIT_S)
+    names = ("result", "id", "environ")
+    return {name: cryo.exec(box, "cat", f"/found/{name}").out for name in names}
+
+
+def test_a_container_that_asks_for_its_save(cryo: Cryo) -> None:
+    """It learns whether it goes on or was restored, with the id and environment of each."""
+    name = cryo.fresh("asks")
+    flags = annotated(f"io.cryo.warm={name}", "io.cryo.warm-when=self")
+    command = ("sh", "-c", ASKS)
+    with cryo.container(*command, flags=(*flags, "--env", "MINE=one")) as first:
+        named(cryo, name).until_saved()
+        with cryo.container(*command, flags=(*flags, "--env", "MINE=two")) as second:
+            one, two = found(cryo, first), found(cryo, second)
+            assert cryo.exec(second, "cat", f"{INSTANCE}/id").out == two["id"]
+            denied = cryo.exec(second, "sh", "-c", f"echo x > {INSTANCE}/id", check=False)
+            assert denied.status != 0
+    assert (one["result"].strip(), two["result"].strip()) == ("resume", "restore")
+    assert one["id"] != two["id"]
+    assert "MINE=one" in one["environ"].split("\0")
+    assert "MINE=two" in two["environ"].split("\0")

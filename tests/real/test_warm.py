@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,9 @@ from shim.client import Client
 from shim.errors import HostMismatch, ImageCorrupt, NotFound
 from shim.simgpu.simulation import wait_until
 from shim.state import TaskState
+from tests.builds import RunscBuild
 from tests.real.helpers_rig import Rig, at_once, refused
+from tests.real.machines import Machines
 
 pytestmark = pytest.mark.timeout(240)
 WAIT_S = 60.0
@@ -206,3 +209,23 @@ def test_gone_and_of_another_namespace(warm: Warm) -> None:
     if_possible = {**warm.always, "io.cryo.restore-policy": "if-possible"}
     assert warm.start("cold", if_possible) == ""
     assert f"there is no image named {warm.name}" in warm.view("cold").warning
+
+
+def test_an_image_of_another_runsc(
+    warm: Warm, machines: Machines, runsc_new: RunscBuild, runsc_old: RunscBuild
+) -> None:
+    """It is not used on a node with another one: cold with both versions, or refused."""
+    warm.start("first", warm.warm)
+    warm.be_ready("first")
+    warm.until_saved()
+    other_build = runsc_old if warm.rig.build == runsc_new else runsc_new
+    other = Warm(machines.get(other_build), warm.name)
+    shutil.copytree(warm.folder, other.folder)
+    try:
+        error = refused(HostMismatch, lambda: other.start("refused", other.always))
+        assert "the newest one differs: runsc (saved " in error.message
+        if_possible = {**other.always, "io.cryo.restore-policy": "if-possible"}
+        assert other.start("cold", if_possible) == ""
+        assert error.message in other.view("cold").warning
+    finally:
+        other.rig.clear()
