@@ -8,6 +8,7 @@ CryoError
 ├── FailedPrecondition      a valid request in the wrong state
 │   ├── IllegalState        the task is in a state that does not allow it
 │   ├── Refused             preflight found that it cannot succeed; nothing was changed
+│   │   └── Impossible      nor can it later, with these containers on this host
 │   ├── HostMismatch        the image does not fit this host
 │   └── HookFailed          a hook of the container failed; has its output
 ├── Busy                    another operation holds the task
@@ -69,6 +70,10 @@ class IllegalState(FailedPrecondition):
 
 class Refused(FailedPrecondition):
     """Preflight found that the operation cannot succeed; nothing was changed."""
+
+
+class Impossible(Refused):
+    """Nor can it succeed later: it is due to how the containers were made, or to this host."""
 
 
 class HostMismatch(FailedPrecondition):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from shim.errors import Refused
+from shim.errors import Impossible
 from shim.model import Value
 
 OLDEST = 550
@@ -39,7 +39,7 @@ def capabilities(version: str) -> DriverFacts:
     """Return what the driver of this version can do.
 
     Raises:
-        Refused: it is older than 550, or its version cannot be parsed.
+        Impossible: it is older than 550, or its version cannot be parsed.
     """
     major = _major(version)
     if major < OLDEST:
@@ -47,7 +47,7 @@ def capabilities(version: str) -> DriverFacts:
             f"NVIDIA driver {version} does not support CUDA checkpointing "
             f"({OLDEST} or newer required)"
         )
-        raise Refused(message, remedy=_REMEDY)
+        raise Impossible(message, remedy=_REMEDY)
     return DriverFacts(
         version=version,
         get_state=major >= _GET_STATE,
@@ -62,11 +62,11 @@ def capabilities(version: str) -> DriverFacts:
 def _major(version: str) -> int:
     if not version:
         message = "no NVIDIA driver is loaded on this host"
-        raise Refused(message, remedy=_REMEDY)
+        raise Impossible(message, remedy=_REMEDY)
     found = _VERSION.fullmatch(version)
     if found is None:
         message = f"the NVIDIA driver's version {version[:40]!r} is not understood"
-        raise Refused(message, remedy="look into /proc/driver/nvidia/version")
+        raise Impossible(message, remedy="look into /proc/driver/nvidia/version")
     return int(found.group(1))
 
 

@@ -6,7 +6,7 @@ import contextlib
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 
-from shim.errors import CryoError, Refused
+from shim.errors import CryoError, Impossible, Refused
 from shim.model import CheckpointOptions, CheckpointResult, Report
 from shim.oci.annotations import fill_checkpoint_options, read_annotations
 from shim.oci.pod import CONTAINER_NAME
@@ -170,10 +170,10 @@ def _check_names(target: CheckpointTarget) -> None:
     """Check that runsc can distinguish the containers of the image.
 
     Raises:
-        Refused: one has no name, or the same as another.
+        Impossible: one has no name, or the same as another.
     """
     counts = Counter(one.name for one in target.members)
     unclear = [one.ref.id for one in target.members if not one.name or counts[one.name] > 1]
     if unclear:
         message = f"{', '.join(unclear)} cannot be distinguished in an image of their sandbox"
-        raise Refused(message, remedy=f"give each a unique name in {CONTAINER_NAME}")
+        raise Impossible(message, remedy=f"give each a unique name in {CONTAINER_NAME}")

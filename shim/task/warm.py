@@ -16,7 +16,7 @@ from pathlib import Path
 import msgspec
 
 from shim.config import Config
-from shim.errors import Busy, CryoError, DeadlineExceeded, FailedPrecondition
+from shim.errors import Busy, CryoError, DeadlineExceeded, FailedPrecondition, Impossible
 from shim.host.filecalls import file_call
 from shim.image.images import REMOVE_S
 from shim.image.named import Fingerprint, ImageRef, NamedImages, read_fingerprint
@@ -129,7 +129,7 @@ class WarmStarts:
         _settle(task)
 
     async def _attempts(self, task: Container, named: NamedOrigin) -> None:
-        """Wait until the task is ready, and save it; again if something else holds it.
+        """Wait until the task is ready, and save it; again if that may succeed later.
 
         Raises:
             CryoError: it was not ready in time, or could not be saved.
@@ -140,6 +140,8 @@ class WarmStarts:
         while await self._is_due(task, wanted, until_s):
             try:
                 await self._save_once(task, named)
+            except Impossible:
+                raise
             except (Busy, FailedPrecondition):
                 if _now_s() + retry_s > until_s:
                     raise

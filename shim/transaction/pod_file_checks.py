@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 
-from shim.errors import Refused, Unavailable
+from shim.errors import Impossible, Refused, Unavailable
 from shim.host.text import first_few
 from shim.oci.pod_files import PodFiles
 from shim.runsc.output import GuestProcess
@@ -20,7 +20,7 @@ async def check_parts(target: CheckpointTarget, *, for_copies: bool) -> list[str
     """Return a warning that names the emptyDir volumes whose contents will not be in the image.
 
     Raises:
-        Refused: the image is `for_copies`.
+        Impossible: the image is `for_copies`.
     """
 
     def look() -> list[str]:
@@ -42,7 +42,9 @@ async def check_parts(target: CheckpointTarget, *, for_copies: bool) -> list[str
         "mount the whole volume; or, if a restored pod may have it empty, name it in the pod's "
         "annotation io.cryo.host-volumes"
     )
-    return _warn(message, remedy, refuse=for_copies)
+    if for_copies:
+        raise Impossible(message, remedy=remedy)
+    return [message]
 
 
 async def check_in_use(
@@ -76,10 +78,6 @@ async def check_in_use(
         "close them before the checkpoint, for example in an io.cryo.hook.pre-freeze, or keep the "
         "volume in the sandbox"
     )
-    return _warn(message, remedy, refuse=for_copies)
-
-
-def _warn(message: str, remedy: str, *, refuse: bool) -> list[str]:
-    if refuse:
+    if for_copies:
         raise Refused(message, remedy=remedy)
     return [message]

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from shim.cuda.detect import Holder
-from shim.errors import IllegalState, Refused, ResourceExhausted
+from shim.errors import IllegalState, Impossible, Refused, ResourceExhausted
 from shim.host import cgroup, files, procs
 from shim.host.text import first_few
 from shim.image import manifest as manifests
@@ -66,12 +66,12 @@ def check_network(target: CheckpointTarget) -> None:
     """Check that runsc can save a sandbox on this kind of network.
 
     Raises:
-        Refused: it is on the host's, which this runsc rejects only during the save.
+        Impossible: it is on the host's, which this runsc rejects only during the save.
     """
     host = target.flags.get("network") == "host"
     if host and not target.runsc.capabilities.saves_host_network:
         message = "the sandbox uses the host's network, which this runsc cannot save"
-        raise Refused(
+        raise Impossible(
             message,
             remedy="create it with a network of its own (in Kubernetes without hostNetwork, and "
             'without network = "host" under [runsc.flags]), or use runsc from 20260905 on',
@@ -82,7 +82,7 @@ def check_manifest(target: CheckpointTarget) -> None:
     """Check that the manifest of the image will be within the limits of a reader.
 
     Raises:
-        Refused: there are too many containers, or their specs are too large together.
+        Impossible: there are too many containers, or their specs are too large together.
     """
     containers = target.containers
     if len(target.members) > manifests.MAX_MEMBERS:
@@ -90,12 +90,12 @@ def check_manifest(target: CheckpointTarget) -> None:
             f"{target.ref} shares its sandbox with {len(target.members)} containers, "
             f"and an image holds {manifests.MAX_MEMBERS} besides its own"
         )
-        raise Refused(message, remedy="save pods with fewer containers")
+        raise Impossible(message, remedy="save pods with fewer containers")
     count = sum(len(canonical.encode_pretty(one.spec.data)) for one in containers)
     if count > manifests.MAX_MANIFEST_BYTES - _MANIFEST_SLACK_BYTES:
         message = f"the config.json files of its containers have {_mib(count)} together"
         limit = _mib(manifests.MAX_MANIFEST_BYTES - _MANIFEST_SLACK_BYTES)
-        raise Refused(message, remedy=f"make them smaller: an image holds {limit} of them")
+        raise Impossible(message, remedy=f"make them smaller: an image holds {limit} of them")
 
 
 def _existing(path: Path) -> Path:
@@ -194,40 +194,40 @@ def check_namespaces(targets: Sequence[CheckpointTarget]) -> None:
     """Check that each container with a GPU has its own pid namespace.
 
     Raises:
-        Refused: with a shared one each container would find the processes of all.
+        Impossible: with a shared one each container would find the processes of all.
     """
     sharing = [one.ref.id for one in targets if one.spec.shares_pids]
     if len(targets) > 1 and sharing:
         message = f"{', '.join(sharing)} shares its pid namespace with others that have a GPU"
-        raise Refused(message, remedy="run the pod without shareProcessNamespace")
+        raise Impossible(message, remedy="run the pod without shareProcessNamespace")
 
 
 def check_restorable(targets: Sequence[CheckpointTarget]) -> None:
     """Check that runsc would restore the containers with their own specs.
 
     Raises:
-        Refused: its validation rejects one, as with two mounts at one path.
+        Impossible: its validation rejects one, as with two mounts at one path.
     """
     for one in targets:
         enforced = settings.validation(one.runsc.flags) == "enforce"
         validates = enforced and one.runsc.capabilities.validates_restores
         if validates and (found := compare.conflicts(one.spec)):
             message = f"runsc would not restore task {one.ref.id}: {compare.describe(found)}"
-            raise Refused(message, remedy="create the container without it, then checkpoint it")
+            raise Impossible(message, remedy="create the container without it, then checkpoint it")
 
 
 def check_terminals(target: CheckpointTarget) -> None:
     """Check that no container besides the sandbox's own has a terminal.
 
     Raises:
-        Refused: one has, and runsc passes a terminal only to the sandbox's own container
+        Impossible: one has, and runsc passes a terminal only to the sandbox's own container
             (measured on both versions): the image could not be restored.
     """
     found = [one.name or one.ref.id for one in target.members if one.spec.terminal]
     if found:
         message = f"runsc cannot restore the terminal of {', '.join(found)}"
         remedy = "run these containers without a terminal (tty: false in a pod's spec)"
-        raise Refused(message, remedy=remedy)
+        raise Impossible(message, remedy=remedy)
 
 
 def _mib(count: int) -> str:

@@ -16,11 +16,7 @@ from shim.cuda.step_mover import StepMover
 from shim.cuda.table import ProcessTable
 from shim.cuda.toggle import ToggleTool
 from shim.cuda.tool import CudaTool, Tool
-from shim.errors import (
-    NotFound,
-    Refused,
-    Unimplemented,
-)
+from shim.errors import Impossible, NotFound, Unimplemented
 from shim.model import CudaProcess, EngineName, Report
 from shim.transaction.target import CheckpointTarget
 
@@ -98,14 +94,14 @@ async def look(group: CudaGroup, *, otherwise: str) -> None:
     """Find the CUDA processes; `otherwise` is the remedy without cuda-checkpoint.
 
     Raises:
-        Refused: the container has a GPU and no cuda-checkpoint.
+        Impossible: the container has a GPU and no cuda-checkpoint.
         CryoError: the search failed.
     """
     try:
         await group.find()
     except NotFound as error:
         message = f"cuda-checkpoint is not in the container: {error.message}"
-        raise Refused(
+        raise Impossible(
             message,
             remedy="install it on the host (cuda.tool in config.toml) and create the task "
             f"again, or put it into the image; {otherwise}",

@@ -12,7 +12,7 @@ from shim.cuda import driver, inventory
 from shim.cuda.engine import Parked
 from shim.cuda.group import CudaGroup
 from shim.cuda.inventory import Inventory
-from shim.errors import CryoError, Refused
+from shim.errors import CryoError, Impossible, Refused
 from shim.host.filecalls import file_call
 from shim.model import CudaMode, EngineName
 from shim.oci.atomic_volumes import data_folders
@@ -152,7 +152,7 @@ class Survey:
             return False
         if mode is CudaMode.REQUIRE and not gpu:
             message = f"task {self._target.ref} has no GPU, and --cuda require needs one"
-            raise Refused(message, remedy="leave out --cuda require")
+            raise Impossible(message, remedy="leave out --cuda require")
         return gpu
 
     def _parked(self) -> tuple[Steps | None, Inventory]:

@@ -22,6 +22,7 @@ from tests.containerd.cryo import COUNT, FLAGS, Cryo
 from tests.containerd.kubelet_pod import KubeletPod
 from tests.containerd.place import Place
 from tests.containerd.sidecar import write_rootfs
+from tests.containerd.warned import warnings_of
 
 # Keeps files open in all volumes, and its working directory in one.
 WRITER = """
@@ -193,6 +194,32 @@ def test_a_warm_pod_with_files_that_no_other_pod_has(node: Cryo, pods: Pods) -> 
     assert "writer: /host/log (in volume host, which is on the host)" in reason
     assert "gone" not in reason
     shutil.rmtree(use.parent)
+
+
+def test_a_warm_pod_with_a_part_of_a_volume(node: Cryo, pods: Pods) -> None:
+    """It can never be saved: it is tried once, and one event has the reason."""
+    name, pod = node.fresh("warm"), pods()
+    part = pod.empty_dir("part") / "sub"
+    part.mkdir()
+    notes = {
+        "io.kubernetes.cri.sandbox-namespace": "team",
+        "io.cryo.warm": name,
+        "io.cryo.warm-when": "exec true",
+        "io.cryo.warm-timeout": "3600",
+    }
+    with warnings_of(node) as warned:
+        sandbox = pod.sandbox(annotations=notes)
+        pod.run("web", IDLE, {"/part": part}, annotations=notes)
+
+        text = warned.until(sandbox)
+
+    assert text.startswith(f"not saved as the image {name}: volumes of which a part is mounted")
+    assert "part (of container web)" in text
+    folder = node.folder / "images" / node.namespace / "team" / name
+    wait_until((folder / ".use.json").exists, "the count", 30)
+    use = json.loads((folder / ".use.json").read_text("utf-8"))
+    assert (use["failures"], use["saves"]) == (1, 0)
+    shutil.rmtree(folder)
 
 
 @pytest.mark.long

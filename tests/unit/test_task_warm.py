@@ -11,7 +11,7 @@ import msgspec
 import pytest
 
 from shim.config import Pods
-from shim.errors import Busy, InvalidArgument, Refused
+from shim.errors import Busy, Impossible, InvalidArgument, Refused
 from shim.image import named_use
 from shim.image.manifest import Member
 from shim.image.named import Fingerprint, ImageRef, NamedImages
@@ -276,6 +276,24 @@ async def test_a_busy_container_is_tried_again(
 
     assert saver.saved == [owner.ref()]
     assert task.warnings.text == ""
+
+
+async def test_a_container_that_can_never_be_saved(owner: Owner, saver: Saver) -> None:
+    """It is tried once, and one warning has the reason; the next owner does not try again."""
+    saver.fails = [Impossible("runsc cannot restore the terminal of shell")] * 2
+
+    task = await start(owner)
+    await background(owner)
+
+    assert len(saver.fails) == 1
+    reason = "not saved as the image llama: runsc cannot restore the terminal of shell"
+    assert (task.state, task.warnings.text) == (TaskState.RUNNING, reason)
+    assert owner.topics.count("/cryo/warning") == 1
+    assert use(owner).failures == 1
+    await owner.again()
+    owner.tasks.warm._checkpoint = saver
+    await background(owner)
+    assert (len(saver.fails), use(owner).failures) == (1, 1)
 
 
 @pytest.fixture

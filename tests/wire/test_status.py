@@ -37,6 +37,7 @@ EXPECTED = {
     "Unimplemented": "UNIMPLEMENTED",
     "Unavailable": "UNAVAILABLE",
     "HookFailed": "FAILED_PRECONDITION",
+    "Impossible": "FAILED_PRECONDITION",
     "RunscError": "INTERNAL",
     "CudaError": "INTERNAL",
 }
