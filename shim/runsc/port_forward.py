@@ -79,7 +79,8 @@ def _explained(error: urpc.CallFailed, port: int) -> CryoError:
         return IllegalState(message, remedy="start it first")
     if "unsupported network" in said:
         message = "runsc does not connect to ports of a sandbox with this network"
-        return Unimplemented(message, remedy='use network = "sandbox" under [runsc.flags]')
+        remedy = 'use network = "sandbox" under [runsc.flags], or a hook or check by exec'
+        return Unimplemented(message, remedy=remedy)
     if "refused" in said:
         message = f"nothing listens on port {port} of the sandbox's loopback"
         return Unavailable(message, remedy="listen on 127.0.0.1 or on all addresses")

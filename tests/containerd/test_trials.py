@@ -26,6 +26,18 @@ FIXED = (
     (Scene.RUN_ON, What.SHIM_HANGS, "runsc.checkpoint:begun", "runs, and an image"),
     (Scene.RUN_ON, What.SANDBOX, "journal.close:before", "stopped, and an image"),
 )
+# The shim is killed before and after each hook, and its container with it.
+HOOKS = {
+    f"io.cryo.hook.{kind}": "exec /bin/true" for kind in ("pre-freeze", "post-thaw", "post-restore")
+}
+AT_HOOKS = (
+    (Scene.RUN_ON, "hook.pre-freeze:before"),
+    (Scene.RUN_ON, "hook.pre-freeze:after"),
+    (Scene.RUN_ON, "hook.post-thaw:before"),
+    (Scene.RUN_ON, "hook.post-thaw:after"),
+    (Scene.RESTORE, "hook.post-restore:before"),
+    (Scene.RESTORE, "hook.post-restore:after"),
+)
 
 
 @pytest.fixture(scope="module")
@@ -60,3 +72,29 @@ def test_what_must_hold(
     trial.run()
 
     assert trial.outcome == outcome
+
+
+@pytest.fixture
+def hooked(bench: Contained) -> Iterator[Contained]:
+    """Yield it with containers that have hooks."""
+    bench.annotations = HOOKS
+    try:
+        yield bench
+    finally:
+        bench.annotations = {}
+
+
+@pytest.mark.parametrize(
+    ("scene", "point"),
+    [
+        pytest.param(scene, point, id=point, marks=pytest.mark.long if repeats else ())
+        for (scene, point), repeats in again(AT_HOOKS, lambda at: at[0])
+    ],
+)
+def test_a_shim_that_is_killed_at_a_hook(hooked: Contained, scene: Scene, point: str) -> None:
+    """Its container is gone, with its processes, its journal and the image that was being made."""
+    trial = ContainedTrial(hooked, Plan(scene=scene, what=What.SHIM, point=point, nth=1))
+
+    trial.run()
+
+    assert trial.outcome == "gone"

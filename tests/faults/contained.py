@@ -56,6 +56,8 @@ class Contained:
         self.images = cryo.folder / "images"
         self.trap_file = trap_file(sim)
         self.base = self.images / "base"
+        # More annotations of its containers.
+        self.annotations: dict[str, str] = {}
         self._beside = beside
         self._pool = ThreadPoolExecutor(1)
         self.have_task()
@@ -67,7 +69,7 @@ class Contained:
 
     def have_task(self, *, exit_: bool = False) -> None:
         """Create and start the task; with `exit_` its annotation makes a checkpoint stop it."""
-        wanted = {"io.cryo.exit": "true"} if exit_ else {}
+        wanted = self.annotations | ({"io.cryo.exit": "true"} if exit_ else {})
         spec = gpu.write_spec(
             self.sim, self.cryo, TASK, Settings(processes=PROCESSES, period_s=0.25), wanted
         )
@@ -78,14 +80,17 @@ class Contained:
         self.sim.until_ready(self.guest, TASK)
 
     def checkpoint(self, image: Path) -> None:
-        """Checkpoint the task through containerd."""
-        self.cryo.ctr("tasks", "checkpoint", "--image-path", str(image), TASK)
+        """Checkpoint the task through containerd, or with hooks by `cryo` in its shim.
+
+        ctr pauses a task before, and the hooks of a paused task do not run.
+        """
+        run = self._beside if self.annotations else self.cryo.ctr
+        run("tasks", "checkpoint", "--image-path", str(image), TASK)
 
     def restore(self, image: Path) -> None:
         """Restore a task from an image through containerd, in a new shim."""
-        spec = gpu.write_spec(
-            self.sim, self.cryo, COPY, Settings(processes=PROCESSES, period_s=0.25)
-        )
+        settings = Settings(processes=PROCESSES, period_s=0.25)
+        spec = gpu.write_spec(self.sim, self.cryo, COPY, settings, self.annotations)
         with Api(self.cryo) as api:
             api.container(COPY, json.loads(spec.read_text("utf-8")))
             api.create(COPY, image_path=str(image))

@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 
 from hack.examples import cache_server
-from shim.errors import CryoError, DeadlineExceeded, HookFailed
+from shim.errors import CryoError, DeadlineExceeded, HookFailed, Impossible
 from shim.simgpu import tools
 from shim.state import TaskState
 from tests.builds import RunscBuild
-from tests.real.helpers_rig import refused
+from tests.real.helpers_rig import Rig, refused
 from tests.real.helpers_served import Served, served
 
 pytestmark = pytest.mark.timeout(240)
@@ -55,10 +55,10 @@ http.server.ThreadingHTTPServer(("127.0.0.1", 8124), Handler).serve_forever()
 """
 
 
-@pytest.fixture
-def server(runsc_new: RunscBuild) -> Iterator[Served]:
-    """Give a sidecar whose sandboxes have a network of their own."""
-    with served(runsc_new, "sandbox") as made:
+@pytest.fixture(params=("sandbox",))
+def server(request: pytest.FixtureRequest, runsc_new: RunscBuild) -> Iterator[Served]:
+    """Give a sidecar whose sandboxes have a network of their own, or the host's."""
+    with served(runsc_new, request.param) as made:
         yield made
 
 
@@ -92,6 +92,55 @@ def test_a_cache_that_a_hook_drops(server: Served) -> None:
     assert cache_of(server, "copy") == [CACHE_MIB * MIB, 2]
 
 
+@pytest.mark.parametrize("server", ("host",), indirect=True)
+def test_a_server_on_the_hosts_network(server: Served) -> None:
+    """Its hooks reach it there, also in a copy that takes the port of the ended container."""
+    source = Path(cache_server.__file__).read_text("utf-8")
+    server.start("job", [tools.interpreter(), "-ISc", source, str(PORT), "1"], HOOKS, PORT)
+
+    made = server.rig.checkpoint("job")
+
+    assert {"pre-freeze", "post-thaw"} < set(made.timings_s)
+    assert cache_of(server, "job") == [MIB, 2]
+    server.rig.end("job")
+    result = server.rig.restore("copy", made.image_path)
+    assert "post-restore" in result.timings_s
+    assert cache_of(server, "copy") == [MIB, 2]
+
+
+def test_the_old_runsc_on_the_hosts_network(runsc_old: RunscBuild) -> None:
+    """It cannot save such a sandbox: that is refused before a hook runs."""
+    with served(runsc_old, "host") as server:
+        server.start("job", [tools.interpreter(), "-ISc", MOODY], HOOKS, PORT)
+
+        error = refused(Impossible, lambda: server.rig.checkpoint("job"))
+
+        assert "the host's network" in error.message
+        assert server.get("job", PORT).body == b""
+        assert server.rig.client.state("job").state is TaskState.RUNNING
+        assert server.rig.client.images() == []
+
+
+@pytest.mark.every_combination
+def test_a_sandbox_without_a_network(rig: Rig) -> None:
+    """The checkpoint fails before anything is frozen, and names what can be used instead."""
+    bundle = rig.bundle("job", ["/bin/sleep", "1000"])
+    with rig.edited(bundle) as spec:
+        spec["annotations"] = HOOKS
+    rig.client.create("job", str(bundle))
+    rig.client.start("job")
+
+    error = refused(HookFailed, lambda: rig.checkpoint("job"))
+
+    assert error.message.startswith("the hook pre-freeze of job failed: runsc does not connect")
+    assert "exec" in error.remedy
+    assert rig.client.state("job").state is TaskState.RUNNING
+    assert rig.client.images() == []
+
+
+@pytest.mark.parametrize(
+    "server", ("sandbox", pytest.param("host", marks=pytest.mark.long)), indirect=True
+)
 def test_a_server_that_does_not_do_as_asked(server: Served) -> None:
     """The checkpoint fails with what it answered, cut and escaped; it runs on and is undone."""
     wrong = {**HOOKS, PRE: f"http://:{PORT}/sleep", "io.cryo.hook.timeout": "2"}
