@@ -1,8 +1,8 @@
 """Whether the image of a pod was made too early: while an init container still ran.
 
 No annotation tells an init container from another one. But the kubelet starts the others when it
-has ended: then a container joins that the image lacks, and one that the image has is finished. No
-pod could be restored from such an image, since its init container would wait for the others.
+has ended: then a container joins that the image lacks, and one that the image has is finished. A
+pod that is restored from such an image runs its init container on, and starts all others cold.
 """
 
 from __future__ import annotations

@@ -50,7 +50,8 @@ class NamedOrigin(Value):
     `reason` is why the container was started cold; empty if it was restored; `failed_image` is the
     image that could not be restored then, if there was one, and `fell_back` whether that was in
     Start. With `warm` it is saved under the name once it is ready, unless that is `settled`: it was
-    saved, as `saved_image`, or left to another container.
+    saved, as `saved_image`, or left to another container. It is `early` if its image was made
+    before an init container of the pod had ended, and another one is to replace that.
     """
 
     name: str
@@ -63,6 +64,7 @@ class NamedOrigin(Value):
     fell_back: bool = False
     settled: bool = False
     saved_image: str = ""
+    early: bool = False
 
     @property
     def falls_back(self) -> bool:

@@ -81,24 +81,30 @@ class WarmStarts:
         self.resume(task)
 
     def resume(self, task: Container) -> None:
-        """Save a task in the background once it is ready, if it is the cold one of a warm start."""
+        """Save a task in the background once it is ready, if its warm start is to be saved."""
         named = task.record.named
-        if named is None or not named.warm or named.settled or task.record.image_path:
+        if named is None or not named.warm or named.settled:
+            return
+        if task.record.image_path and not named.early:
             return
         work = self._save_when_ready(task, named)
         self._owner.context().background.start(work, name=f"warm start of {task.ref}")
 
     def _joined(self, task: Container) -> None:
-        """Check the image of a pod that a container has joined after the save."""
+        """Check the image of a pod that a container has joined after the save, or the restore."""
         root = self._tasks.root(task.ref.namespace, task.record.sandbox_id)
         named = root.record.named if root is not None else None
-        if root is not None and named is not None and named.saved_image:
-            work = self._replace_early(root, task, named)
+        if root is None or named is None or not named.warm or task.record.image_path:
+            return
+        if image := named.saved_image or root.record.image_path:
+            work = self._replace_early(root, task, named, Path(image))
             self._owner.context().background.start(work, name=f"warm start of {root.ref}")
 
-    async def _replace_early(self, root: Container, joined: Container, named: NamedOrigin) -> None:
+    async def _replace_early(
+        self, root: Container, joined: Container, named: NamedOrigin, path: Path
+    ) -> None:
         """Save a pod again, and remove its image, if that was made too early."""
-        path, ref = Path(named.saved_image), named.ref(root.ref.namespace)
+        ref = named.ref(root.ref.namespace)
         try:
             ended = await ended_since(path, self._tasks.sandbox_of(root), joined)
         except CryoError as error:  # it was replaced or dropped since
@@ -113,7 +119,9 @@ class WarmStarts:
             _log.warning("an image of %s was not removed: %s", ref, line)
         reason = f"it was saved before {', '.join(ended)} had ended, and is saved again"
         self._counters.count(ref, Outcome.FAILURE, reason)
-        again = msgspec.structs.replace(named, saved_image="", settled=False)
+        again = msgspec.structs.replace(
+            named, saved_image="", failed_image=str(path), settled=False, early=True
+        )
         root.store.try_update(named=again)
         self.resume(root)
 

@@ -236,8 +236,7 @@ def test_a_warm_pod_that_is_ready_before_its_init_container_has_ended(
     folder = node.folder / "images" / node.namespace / "team" / name
 
     def saved() -> list[list[str]]:
-        texts = [path.read_text("utf-8") for path in folder.glob("*/[0-9]*/cryo.json")]
-        return [[one["name"] for one in json.loads(text)["members"]] for text in texts]
+        return members(folder)
 
     first = pods()
     first.sandbox(annotations=notes)
@@ -263,6 +262,54 @@ def test_a_warm_pod_that_is_ready_before_its_init_container_has_ended(
     node.until_counts(again)
     use = json.loads((folder / ".use.json").read_text())
     assert (use["hits"], use["saves"]) == (1, 2)
+    shutil.rmtree(folder)
+
+
+def members(folder: Path) -> list[list[str]]:
+    """Return the names of the containers in each image of a name."""
+    texts = [path.read_text("utf-8") for path in folder.glob("*/[0-9]*/cryo.json")]
+    return [[one["name"] for one in json.loads(text)["members"]] for text in texts]
+
+
+@pytest.mark.long
+def test_a_warm_pod_that_ends_before_its_init_container_has_ended(node: Cryo, pods: Pods) -> None:
+    """Its image has the init container; the next pod is restored from it, and replaces it."""
+    name = node.fresh("warm")
+    notes = {
+        "io.kubernetes.cri.sandbox-namespace": "team",
+        "io.cryo.warm": name,
+        "io.cryo.warm-period": "0.1",
+    }
+    folder = node.folder / "images" / node.namespace / "team" / name
+    wait = ("sh", "-c", "until test -e /end; do sleep 0.1; done")
+
+    def begin() -> tuple[KubeletPod, str]:
+        pod = pods()
+        pod.sandbox(annotations=notes)
+        pod.run("side", IDLE, annotations=notes)
+        return pod, pod.run("init", wait, annotations=notes)
+
+    first, _ = begin()
+    wait_until(lambda: members(folder) == [["side", "init"]], "the first save", 60)
+    first.remove()
+
+    second, init = begin()
+    node.exec(init, "touch", "/end")
+    node.until_all_stopped([init])
+    second.end(init)
+    second.run("app", ("sh", "-c", COUNT), annotations=notes)
+
+    wait_until(lambda: members(folder) == [["side", "app"]], "the second save", 60)
+    wait_until(lambda: json.loads((folder / ".use.json").read_text())["saves"] == 2, "it", 30)
+    second.remove()
+    third = pods()
+    third.sandbox(annotations=notes)
+    third.run("side", IDLE, annotations=notes)
+    init = third.run("init", wait, annotations=notes)
+    node.until_all_stopped([init])
+    third.end(init)
+    node.until_counts(third.run("app", ("sh", "-c", COUNT), annotations=notes))
+    assert json.loads((folder / ".use.json").read_text())["hits"] == 2
     shutil.rmtree(folder)
 
 

@@ -321,7 +321,7 @@ async def finish(pod: Pod, name: str) -> None:
     assert isinstance(supervisor, WaitSupervisor)
     answer = {"id": f"{name}+", "exitStatus": 0}
     (owner.record_folder(name) / "wait.json").write_text(json.dumps(answer))
-    waiter = supervisor.waiters[("init", "side").index(name)]
+    waiter = supervisor.waiters[("init", "side").index(name) - 2]
     supervisor.children[waiter.pid].kill()
     await asyncio.wait_for(owner.tasks.wait(owner.ref(name)), WAIT_S)
     await owner.tasks.delete(owner.ref(name))
@@ -358,6 +358,30 @@ async def test_an_init_container_that_was_saved(pod: Pod, joins: str) -> None:
     image, names = saved_of(root)
     assert names == (["side", "app"] if joins == "app" else ["init", "side"])
     assert (image == early, early.exists()) == (joins != "app", joins != "app")
+
+
+async def test_a_pod_that_is_restored_from_an_early_image(pod: Pod) -> None:
+    """It is saved again when the next container starts, in place of that image."""
+    owner, saver = pod.owner, Saver(pod.owner)
+    owner.tasks.warm._checkpoint = saver
+    await pod.run("pod", "init", "side")
+    await background(owner)
+    early, _ = saved_of(owner.tasks._task(owner.ref("pod")))
+    owner.kill_sandbox(owner.tasks._task(owner.ref("pod")).record.pid)
+    await pod.remove("init", "side", "pod")
+    await pod.run("pod", "init", "side")
+    await background(owner)
+    root = owner.tasks._task(owner.ref("pod"))
+    assert root.record.image_path == str(early)
+    assert len(saver.saved) == 1
+
+    await finish(pod, "init")
+    await pod.run("app")
+    await background(owner)
+
+    image, names = saved_of(root)
+    assert names == ["side", "app"]
+    assert (image.exists(), early.exists()) == (True, False)
 
 
 async def test_a_container_that_has_exited(
