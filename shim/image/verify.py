@@ -42,7 +42,12 @@ class HeldImage:
     @property
     def path(self) -> str:
         """Return a path to the verified folder, also if another one has its name now."""
-        return f"/proc/{os.getpid()}/fd/{self._open.fd}"
+        return f"/proc/{os.getpid()}/fd/{self.fd}"
+
+    @property
+    def fd(self) -> int:
+        """Return the descriptor that keeps it from being removed: as does each copy of it."""
+        return self._open.fd
 
     @property
     def _open(self) -> ImageDir:

@@ -98,6 +98,11 @@ class Supervised:
         self._containers.check(task_id)
         return await self._spawn(self._runsc.argv("wait", runsc_id(task_id)), streams)
 
+    async def wait_restored(self, task_id: str, streams: Streams) -> ProcessId:
+        """Begin a `runsc wait` that exits when the sandbox has read all of its image, or ends."""
+        self._containers.check(task_id)
+        return await self._spawn(self._runsc.argv("wait", *argv.wait_restore(task_id)), streams)
+
     async def exec(self, args: ExecArgs, streams: Streams, log: Path) -> ProcessId:
         """Begin an attached exec; the runsc process exits with it, with the same exit status."""
         self._containers.check(args.id)

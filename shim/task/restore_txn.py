@@ -41,6 +41,9 @@ class RestoreTarget(Protocol):
     async def load_image(self, options: RestoreOptions) -> int:
         """Run `runsc restore` with its bundle and streams; return the sandbox's pid."""
 
+    async def hold_until_loaded(self, fd: int) -> None:
+        """Have a descriptor held until runsc has read all of the image in the background."""
+
     async def watch_restored(self) -> None:
         """Watch for its exit, now that it runs."""
 
@@ -198,6 +201,8 @@ class Restore:
                 device_map=self._options.device_map,
                 background=self._options.background,
             )
+        if self._options.background:
+            await self._root.hold_until_loaded(self._held.fd)
         self._held.close()
         hooks = HookRunner(restored, self._transaction.report, self._transaction.step)
         await hooks.after_restore()

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 
+import msgspec
+
 from shim.host.exit_status import UNKNOWN_STATUS
 from shim.model import Exit, RestoreOptions, utcnow
 from shim.state import TaskState
@@ -29,6 +31,20 @@ class RestoredContainer:
     async def load_image(self, options: RestoreOptions) -> int:
         """Run `runsc restore`; return the sandbox's pid."""
         return await self._container.init.restore(options, tentative=self._is_tentative)
+
+    async def hold_until_loaded(self, fd: int) -> None:
+        """Have a descriptor held until runsc has read all of the image in the background.
+
+        A `runsc wait` holds it, which outlives this process. Builds without that hold nothing.
+        """
+        container = self._container
+        if not container.runsc.capabilities.wait_restore:
+            return
+        async with container.init.streams.nothing() as nothing:
+            streams = msgspec.structs.replace(nothing, stdin=fd)
+            held = await container.runsc.supervised.wait_restored(container.ref.id, streams)
+        work = container.context.supervisor.wait(held.pid, held.start)
+        container.context.background.start(work, name=f"load of {container.init.name}")
 
     def settle(self) -> None:
         """Publish its exit from now on: its restore is complete."""

@@ -233,6 +233,21 @@ async def test_a_create_that_cannot_be_noted_is_ended(
     assert [child.returncode for child in supervisor.children.values()] == [-9]
 
 
+async def test_the_end_of_a_load_is_waited_for(tmp_path: Path, supervised_by: Supervise) -> None:
+    """By a process that gets the streams, for a container that is there."""
+    supervisor = supervised_by(["/bin/true"])
+    runsc = made(tmp_path, supervisor)
+
+    with pytest.raises(NotFound):
+        await runsc.wait_restored("a", STREAMS)
+
+    (tmp_path / "root").mkdir()
+    (tmp_path / "root" / "a+_sandbox:a+.state").touch()
+    process = await runsc.wait_restored("a", STREAMS)
+    await supervisor.wait(process.pid, process.start)
+    assert [argv[2:] for argv in supervisor.spawned] == [["wait", "--restore", "a+"]]
+
+
 async def test_an_attached_exec_is_spawned(tmp_path: Path, supervised_by: Supervise) -> None:
     """The runner's identity comes back; it is asked for only in a container that is there."""
     supervisor = supervised_by(["/bin/true"])

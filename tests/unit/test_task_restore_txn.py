@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ from typing import Any
 import pytest
 
 from shim.errors import (
+    Busy,
     CudaError,
     DeadlineExceeded,
     HostMismatch,
@@ -18,7 +20,9 @@ from shim.errors import (
     RunscError,
     Unimplemented,
 )
+from shim.image import store
 from shim.image.manifest import Build, Manifest
+from shim.image.verify_cache import VerifyCache
 from shim.model import CudaProcess, CudaState, Phase, Progress, RestoreOptions, RestoreResult
 from shim.task.restore_txn import Restore
 from shim.transaction import hostfacts
@@ -44,6 +48,7 @@ class Reviving:
         self.removal: BaseException | None = None
         self.loaded: list[int] = []
         self.failing = False
+        self.held = -1
         self.lacks: tuple[str, ...] = ()
 
     async def network_warnings(self) -> tuple[str, ...]:
@@ -60,6 +65,10 @@ class Reviving:
         if self.gate is not None:
             await self.gate.wait()
         return 4711
+
+    async def hold_until_loaded(self, fd: int) -> None:
+        """Stand for a process that holds a descriptor."""
+        self.held = os.dup(fd)
 
     async def watch_restored(self) -> None:
         """Stand for the wait for the end."""
@@ -188,6 +197,27 @@ async def test_an_option_that_this_runsc_has_not(restoring: Restoring) -> None:
         await restoring.run(new=False, background=True)
     assert "load" not in restoring.task.did
     assert restoring.clean
+
+
+async def test_an_image_stays_in_use_until_it_is_loaded(restoring: Restoring) -> None:
+    """A restore in the background leaves its lock to a process that lasts until then."""
+    cache = VerifyCache(Path(restoring.scene.config.paths.verified))
+
+    await restoring.run(background=True)
+
+    with pytest.raises(Busy, match="is in use"):
+        store.remove(str(restoring.image), restoring.scene.images, cache)
+    os.close(restoring.task.held)
+    store.remove(str(restoring.image), restoring.scene.images, cache)
+
+
+async def test_an_image_that_was_loaded_is_not_in_use(restoring: Restoring) -> None:
+    """Without --background everything is loaded when the restore ends."""
+    await restoring.run()
+
+    assert restoring.task.held == -1
+    cache = VerifyCache(Path(restoring.scene.config.paths.verified))
+    store.remove(str(restoring.image), restoring.scene.images, cache)
 
 
 async def test_an_image_that_went_away(restoring: Restoring) -> None:
