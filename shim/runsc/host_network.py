@@ -7,7 +7,7 @@ kind an empty network, and refuses the second.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from shim.oci.document import Spec
@@ -18,14 +18,18 @@ HOST = "host"
 _OWN = Path("/proc/self/ns/net")
 
 
-def flag(spec: Spec, saved: Mapping[str, str] | None = None) -> str:
-    """Return the value of the flag for a sandbox, empty for the default.
+def flag(spec: Spec) -> str:
+    """Return the value of the flag for a new sandbox, empty for the default."""
+    return HOST if requested(spec) else ""
 
-    `saved` are the flags of the image that it is made from, if any: gVisor's network stack cannot
-    be exchanged for the host's, or the other way round.
+
+def restored_flag(saved: Mapping[str, str], spec: Callable[[], Spec]) -> str:
+    """Return it for a sandbox made from an image that was saved with these flags.
+
+    gVisor's network stack cannot be exchanged for the host's, or the other way round: only where
+    the image has the host's network is the spec looked at.
     """
-    fits = saved is None or saved.get(NETWORK) == HOST
-    return HOST if fits and requested(spec) else ""
+    return flag(spec()) if saved.get(NETWORK) == HOST else ""
 
 
 def requested(spec: Spec) -> bool:

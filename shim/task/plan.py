@@ -176,7 +176,9 @@ def _network(config: Config, spec: Spec, source: ImageSource | None) -> str:
     """Choose the network of the sandbox; that of an image remains as it was saved."""
     if NETWORK in config.runsc.flags:
         return ""
-    return host_network.flag(spec, source.manifest.runsc_flags if source else None)
+    if source is None:
+        return host_network.flag(spec)
+    return host_network.restored_flag(source.manifest.runsc_flags, lambda: spec)
 
 
 def _work(request: CreateRequest) -> str:

@@ -18,7 +18,6 @@ from shim.image.verify_cache import VerifyCache
 from shim.model import CudaProcess, EngineName, Report, RestoreOptions, Verify
 from shim.runsc import host_network, overlay
 from shim.runsc.container_flags import ContainerFlags
-from shim.runsc.host_network import HOST, NETWORK
 from shim.runsc.probe import Capabilities
 from shim.transaction import hostfacts, preflight
 from shim.transaction.builds import runsc_build
@@ -56,8 +55,8 @@ async def check_host(manifest: Manifest, config: Config, capabilities: Capabilit
 
 def _own_flags(manifest: Manifest) -> ContainerFlags:
     saved = manifest.runsc_flags
-    on_host = saved.get(NETWORK) == HOST and host_network.requested(manifest.specs[0])
-    return ContainerFlags(overlay2=saved.get(overlay.FLAG, ""), network=HOST if on_host else "")
+    network = host_network.restored_flag(saved, lambda: manifest.specs[0])
+    return ContainerFlags(overlay2=saved.get(overlay.FLAG, ""), network=network)
 
 
 def check_options(manifest: Manifest, options: RestoreOptions, capabilities: Capabilities) -> None:

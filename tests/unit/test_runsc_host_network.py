@@ -44,8 +44,13 @@ def test_a_spec_asks_for_the_hosts_network(
 )
 def test_a_restored_sandbox_has_the_stack_that_was_saved(saved: dict[str, str], found: str) -> None:
     """An image saved with gVisor's own stack, such as an older one, is restored with that."""
-    assert host_network.flag(spec(), saved) == found
-    assert host_network.flag(spec({"type": "network"}), saved) == ""
+    assert host_network.restored_flag(saved, spec) == found
+    assert host_network.restored_flag(saved, lambda: spec({"type": "network"})) == ""
+
+
+def test_the_spec_of_an_image_with_gvisors_stack_is_not_looked_at() -> None:
+    """It need not even be complete."""
+    assert host_network.restored_flag({}, lambda: pytest.fail("the spec was parsed")) == ""
 
 
 def test_flags_of_a_container_come_after_the_operators() -> None:
