@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 _CUT = "..."
+# An excerpt shows one part in so many before the difference.
+_BEFORE = 3
 # White space, apart from the space itself, that becomes a space.
 _BLANKS = frozenset("\t\n\r\v\f")
 
@@ -32,6 +34,28 @@ def first_few(names: Sequence[str], most: int = 5) -> str:
     """Join the first names with commas, and count the others."""
     more = f" and {len(names) - most} more" if len(names) > most else ""
     return ", ".join(names[:most]) + more
+
+
+def excerpts(one: str, other: str, limit: int) -> tuple[str, str]:
+    """Cut two texts to `limit` characters each, so that where they first differ is shown.
+
+    What is left out is marked by `...`, which adds to the limit.
+    """
+    if max(len(one), len(other)) <= limit:
+        return one, other
+    differ = _first_difference(one, other)
+    begin = differ - limit // _BEFORE if differ > limit // 2 and one != other else 0
+    return _excerpt(one, begin, limit), _excerpt(other, begin, limit)
+
+
+def _first_difference(one: str, other: str) -> int:
+    pairs = enumerate(zip(one, other, strict=False))
+    return next((at for at, (a, b) in pairs if a != b), min(len(one), len(other)))
+
+
+def _excerpt(text: str, begin: int, limit: int) -> str:
+    end = begin + limit
+    return (_CUT if begin else "") + text[begin:end] + (_CUT if len(text) > end else "")
 
 
 def _shown(character: str) -> str:

@@ -10,16 +10,14 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import PurePosixPath
 from typing import Any
 
 from shim.errors import InvalidArgument
-from shim.model import Value
+from shim.oci.difference import Difference, changes, describe, shown
 from shim.oci.document import Spec
 
-_SHOWN_VALUE = 60
-_SHOWN_DIFFERENCES = 12
 _SECCOMP = "dev.gvisor.internal.seccomp."
 _NAME = "io.kubernetes.cri.container-name"
 # Prefixes of gVisor's annotations that may differ.
@@ -67,16 +65,6 @@ _LINUX_REST = (
 _SPEC_REST = ("freebsd", "solaris", "vm", "windows", "zos")
 
 
-class Difference(Value):
-    """A field of the spec that a restore cannot change, and how the two differ."""
-
-    field: str
-    detail: str
-
-    def __str__(self) -> str:
-        return f"{self.field} ({self.detail})"
-
-
 def check_same(saved: Spec, given: Spec, *, remedy: str) -> None:
     """Check that runsc can restore a container saved with the spec `saved` using `given`.
 
@@ -89,28 +77,12 @@ def check_same(saved: Spec, given: Spec, *, remedy: str) -> None:
         raise InvalidArgument(message, remedy=remedy)
 
 
-def describe(found: tuple[Difference, ...]) -> str:
-    """List differences in one line, up to a limit."""
-    shown = "; ".join(map(str, found[:_SHOWN_DIFFERENCES]))
-    more = len(found) - _SHOWN_DIFFERENCES
-    return f"{shown}; and {more} more" if more > 0 else shown
-
-
 def differences(saved: Spec, given: Spec) -> tuple[Difference, ...]:
     """List every field that prevents `given` from replacing `saved`."""
     old, new = compared(saved), compared(given)
     changed = changes(old, new)
     known = conflicts(saved)
     return (*changed, *(one for one in conflicts(given) if one not in known))
-
-
-def changes(old: Mapping[str, Any], new: Mapping[str, Any]) -> tuple[Difference, ...]:
-    """List the fields whose values differ."""
-    return tuple(
-        Difference(field=name, detail=_detail(old.get(name), new.get(name)))
-        for name in dict.fromkeys((*old, *new))
-        if old.get(name) != new.get(name)
-    )
 
 
 def conflicts(spec: Spec) -> tuple[Difference, ...]:
@@ -248,35 +220,7 @@ def _repeated(spec: Spec) -> Iterator[Difference]:
     for name, entries in lists.items():
         texts = [_text(one) for one in entries]
         if again := sorted({text for text in texts if texts.count(text) > 1}):
-            yield Difference(field=name, detail=f"names {_short(again[0])} twice")
-
-
-def _detail(old: Any, new: Any) -> str:
-    if isinstance(old, list) and isinstance(new, list):
-        lacks = [one for one in old if one not in new]
-        adds = [one for one in new if one not in old]
-        parts = [("lacks", lacks), ("adds", adds)]
-        if said := [f"{verb} {_shown(ones)}" for verb, ones in parts if ones]:
-            return ", ".join(said)
-    if isinstance(old, dict) and isinstance(new, dict):
-        names = [name for name in dict.fromkeys((*old, *new)) if old.get(name) != new.get(name)]
-        return ", ".join(f"{name}: {_detail(old.get(name), new.get(name))}" for name in names[:3])
-    return f"saved {_shown(old)}, given {_shown(new)}"
-
-
-def _shown(value: Any) -> str:
-    if value is None or value == []:
-        return "nothing"
-    if isinstance(value, str):
-        return _short(value or "nothing")
-    if isinstance(value, list) and all(isinstance(one, str) for one in value):
-        return _short(", ".join(value))
-    return _short(_text(value))
-
-
-def _short(text: str) -> str:
-    plain = "".join(letter if letter.isprintable() else "?" for letter in text)
-    return plain if len(plain) <= _SHOWN_VALUE else plain[:_SHOWN_VALUE] + "..."
+            yield Difference(field=name, detail=f"names {shown(again[0])} twice")
 
 
 def _meaning(value: Any) -> Any:

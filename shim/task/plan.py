@@ -15,7 +15,8 @@ from shim.model import CreateRequest, Value
 from shim.oci import document, host_access, pod
 from shim.oci.annotations import read_annotations
 from shim.oci.atomic_volumes import DataFolder, to_provide
-from shim.oci.compare import check_same, describe, differences
+from shim.oci.compare import check_same, differences
+from shim.oci.difference import describe
 from shim.oci.document import Spec
 from shim.oci.gpu import gpu_request
 from shim.oci.restorable import fitted, restorable

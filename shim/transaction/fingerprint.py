@@ -16,7 +16,7 @@ from shim.config import Config
 from shim.cuda import inventory
 from shim.image.named import Fingerprint
 from shim.model import Mount
-from shim.oci import compare, pod
+from shim.oci import compare, difference, pod
 from shim.oci.document import Spec
 from shim.oci.restorable import FITTED
 from shim.runsc import settings
@@ -59,7 +59,7 @@ def describe(image: Fingerprint | None, container: Fingerprint) -> str:
     """List how an image's fingerprint differs from a container's."""
     if image is None:
         return "it is not recorded what the image was made from"
-    return compare.describe(compare.changes(image.parts, container.parts))
+    return difference.describe(difference.changes(image.parts, container.parts))
 
 
 def _image(spec: Spec, mounts: Sequence[Mount]) -> str:

@@ -11,7 +11,7 @@ from shim.errors import IllegalState, Impossible, Refused, ResourceExhausted
 from shim.host import cgroup, files, procs
 from shim.host.text import first_few
 from shim.image import manifest as manifests
-from shim.oci import canonical, compare
+from shim.oci import canonical, compare, difference
 from shim.runsc import settings
 from shim.runsc.output import GuestProcess
 from shim.transaction.target import CheckpointTarget
@@ -212,7 +212,7 @@ def check_restorable(targets: Sequence[CheckpointTarget]) -> None:
         enforced = settings.validation(one.runsc.flags) == "enforce"
         validates = enforced and one.runsc.capabilities.validates_restores
         if validates and (found := compare.conflicts(one.spec)):
-            message = f"runsc would not restore task {one.ref.id}: {compare.describe(found)}"
+            message = f"runsc would not restore task {one.ref.id}: {difference.describe(found)}"
             raise Impossible(message, remedy="create the container without it, then checkpoint it")
 
 

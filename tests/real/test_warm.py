@@ -130,7 +130,9 @@ def test_what_is_not_used_and_what_takes_its_place(warm: Warm) -> None:
     other = COUNTS.replace("0.1", "0.2")
     bundle = annotated(warm, "third", warm.always, other)
     error = refused(HostMismatch, lambda: warm.rig.client.create("third", str(bundle)))
-    assert "the newest one differs: spec process.args (lacks i=0" in error.message
+    assert "the newest one differs: spec process.args (lacks ..." in error.message
+    assert "sleep 0.1; done, adds ..." in error.message
+    assert "sleep 0.2; done)" in error.message
     assert warm.start("third", warm.warm, other) == ""
     assert warm.view("third").warning
     warm.be_ready("third")

@@ -10,7 +10,7 @@ import pytest
 
 from shim.simgpu.simulation import wait_until
 from tests.real.helpers_rig import Rig
-from tests.real.test_warm import WAIT_S, Warm
+from tests.real.test_warm import COUNTS, WAIT_S, Warm
 
 pytestmark = pytest.mark.timeout(240)
 
@@ -43,7 +43,7 @@ class Typed:
         """Return what `cryo warm ls` says of the name, without the size."""
         rows = [line.split() for line in self.good("warm", "ls").splitlines()]
         found = next((row for row in rows if row[0] == self.warm.name), [])
-        return found[1:2] + found[-5:]
+        return found[1:2] + found[-6:]
 
     def until_row(self, *wanted: str) -> None:
         """Wait until `cryo warm ls` says this."""
@@ -62,13 +62,14 @@ def test_a_name_from_its_first_save_to_its_end(rig: Rig) -> None:
     assert typed.run("warm", bundle) == str(image)
     assert rig.fine("warm")
     assert typed.run("other", other, "file:/never") == ""
-    # Images, hits, misses, refusals, saves, failures.
-    typed.until_row("1", "1", "1", "1", "1", "0")
-    shown = typed.good("warm", "show", name)
-    assert "1 hits, 1 misses, 1 refusals, 1 saves" in shown
-    (refusal,) = [line for line in shown.splitlines() if line.startswith("  refusals: 1 x")]
+    # Images, hits, misses, refusals, saves, skips, failures.
+    typed.until_row("1", "1", "1", "1", "1", "0", "0")
+    shown = typed.good("warm", "show", name).splitlines()
+    assert shown[1].split() == [name, "1", "1", "1", "1", "0", "0"]
+    (refusal,) = [line for line in shown if " refusal    1 " in line]
     assert "the newest one differs: spec process.args" in refusal
     assert str(image) in shown
+    assert not [line for line in shown if line.startswith("  image")]
 
     typed.good("warm", "drop", name)
     assert typed.row() == []
@@ -79,4 +80,17 @@ def test_a_name_from_its_first_save_to_its_end(rig: Rig) -> None:
     assert typed.good("warm", "save", name, "warm").strip() in map(str, typed.warm.images())
     assert typed.run("again", bundle) != ""
     assert rig.fine("again")
-    typed.until_row("1", "1", "0", "0", "1", "0")
+    typed.until_row("1", "1", "0", "0", "1", "0", "0")
+
+
+def test_a_run_without_a_gpu(rig: Rig) -> None:
+    """The second run of a plain container goes on where the first was saved."""
+    typed = Typed(rig, "typed-plain")
+    bundle = rig.bundle("plain", ("/bin/sh", "-c", COUNTS))
+    assert typed.run("cold", bundle, "exec test -s /tmp/count") == ""
+    image = typed.warm.until_saved()
+
+    assert typed.run("warm", bundle) == str(image)
+
+    saved = typed.warm.counts("warm")
+    wait_until(lambda: typed.warm.counts("warm") > saved > 0, "progress", WAIT_S)

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shim.host.text import printable, printable_lines
+from shim.host.text import excerpts, printable, printable_lines
 
 # Control characters, those that turn or hide writing, line and paragraph ends, half a pair.
 ACTING = frozenset({"Cc", "Cf", "Cs", "Co", "Zl", "Zp"})
@@ -54,3 +54,28 @@ def test_a_cut_is_marked() -> None:
 def test_lines_stay_lines() -> None:
     """A table stays a table: only its line feeds divide."""
     assert printable_lines("A   B\n1\x1b   2\r") == "A   B\n1\\x1b   2 "
+
+
+@given(st.text("ab", max_size=60), st.text("ab", max_size=60), st.integers(4, 30))
+def test_excerpts_show_where_texts_differ(one: str, other: str, limit: int) -> None:
+    """Both are bounded, and differ if the texts do; short ones are whole."""
+    shown = excerpts(one, other, limit)
+
+    assert all(len(text) <= limit + 6 for text in shown)
+    assert (shown[0] == shown[1]) == (one == other)
+    if max(len(one), len(other)) <= limit:
+        assert shown == (one, other)
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "shown"),
+    (
+        ("abcdefghijkl", "abcdefghijkm", ("...ijkl", "...ijkm")),
+        ("abcdefghijkl", "abXdefghijkl", ("abcdefghi...", "abXdefghi...")),
+        ("abcdefghijkl", "abcdefgh", ("...fghijkl", "...fgh")),
+        ("abcdefghijkl", "abcdefghijkl", ("abcdefghi...", "abcdefghi...")),
+    ),
+)
+def test_excerpts(one: str, other: str, shown: tuple[str, str]) -> None:
+    """They begin a third before a late difference, and say what is left out."""
+    assert excerpts(one, other, 9) == shown

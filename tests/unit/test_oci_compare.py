@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from shim.errors import InvalidArgument
-from shim.oci import document
+from shim.oci import difference, document
 from shim.oci.compare import check_same, conflicts, differences
 from shim.oci.document import Spec
 from shim.oci.restorable import fitted, restorable
@@ -243,6 +243,15 @@ def test_the_line_is_bounded_and_printable() -> None:
     assert len(caught.value.message) < 3000
     assert caught.value.message.isprintable()
     assert "more" in caught.value.message
+
+
+def test_a_late_difference_is_shown() -> None:
+    """Of two long values that begin alike, the parts that differ are in the line."""
+    saved, given = ({"args": ["sh", "-c", "x" * 500 + end]} for end in ("; one", "; two"))
+
+    [found] = difference.changes(saved, given)
+
+    assert found.detail == f"lacks ...{'x' * 18}; one, adds ...{'x' * 18}; two"
 
 
 def test_a_spec_that_no_runsc_would_restore() -> None:

@@ -86,7 +86,17 @@ NAME = NameView(
             created_at=datetime(2026, 11, 29, tzinfo=UTC),
             size_bytes=1 << 30,
             digest="ab",
-            parts={"runsc": "release-1", "spec process.args": ["serve"]},
+            parts={
+                "runsc": "release-1",
+                "image": "",
+                "spec process.args": ["sh", "-c", "exec serve"],
+                "spec process.user": {"uid": 0},
+                "spec mounts /tmp": {
+                    "type": "tmpfs",
+                    "options": ["nosuid", "ro"],
+                    "uidMappings": [],
+                },
+            },
         ),
     ),
     use=NamedUse(

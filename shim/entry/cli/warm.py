@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING
+import shlex
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -14,10 +15,14 @@ from shim.host.text import printable
 
 if TYPE_CHECKING:
     from shim.image.name_view import NamedImageView, NameView
+    from shim.image.named_use import Reason
 
-_HEAD = ("NAME", "IMAGES", "SIZE", "HITS", "MISSES", "REFUSALS", "SAVES", "FAILURES")
+_COUNTERS = ("HITS", "MISSES", "REFUSALS", "SAVES", "SKIPS", "FAILURES")
+_HEAD = ("NAME", "IMAGES", "SIZE", *_COUNTERS)
+_USE_HEAD = ("NAME", *_COUNTERS)
+_REASON_HEAD = ("LAST", "OUTCOME", "COUNT", "REASON")
 _TIME = "%Y-%m-%d %H:%M:%S"
-_SHOWN_VALUE = 100
+_SHOWN = 100
 
 _kubernetes = click.option(
     "-k",
@@ -37,9 +42,7 @@ def ls(settings: Settings, *, quiet: bool) -> None:
     """
     with settings.client() as client:
         found = client.names()
-    rows = [
-        (_full(view), len(view.images), size(view.size_bytes), *_counts(view)) for view in found
-    ]
+    rows = [(_full(view), len(view.images), size(view.size_bytes), *_use(view)) for view in found]
     text = "\n".join(_full(view) for view in found) if quiet else table(_HEAD, rows)
     settings.show(found, text)
 
@@ -50,11 +53,6 @@ def _full(view: NameView) -> str:
     return f"{view.kubernetes_namespace}/{view.name}"
 
 
-def _counts(view: NameView) -> tuple[int, ...]:
-    use = view.use
-    return (use.hits, use.misses, use.refusals, use.saves, use.failures)
-
-
 @click.command("show")
 @_kubernetes
 @click.argument("name")
@@ -63,28 +61,48 @@ def show(settings: Settings, name: str, kubernetes_namespace: str | None) -> Non
     """Print the images of a name, what each was made from, and how the name was used."""
     with settings.client() as client:
         view = client.show_name(name, kubernetes_namespace=kubernetes_namespace)
-    lines = [f"{_full(view)}: {_use(view)}"]
-    for reason in view.use.reasons:
-        when = reason.last.strftime(_TIME)
-        lines.append(f"  {reason.outcome.value}: {reason.count} x, last {when}: {reason.text}")
-    for image in view.images:
-        lines += _image(image)
-    settings.show(view, "\n".join(printable(line) for line in lines))
+    blocks = [table(_USE_HEAD, [(_full(view), *_use(view))])]
+    if view.use.reasons:
+        blocks.append(table(_REASON_HEAD, map(_reason, view.use.reasons)))
+    blocks += map(_image, view.images)
+    settings.show(view, "\n\n".join(blocks))
 
 
-def _use(view: NameView) -> str:
-    names = ("hits", "misses", "refusals", "saves", "skips", "failures")
-    return ", ".join(f"{getattr(view.use, name)} {name}" for name in names)
+def _use(view: NameView) -> tuple[int, ...]:
+    use = view.use
+    return (use.hits, use.misses, use.refusals, use.saves, use.skips, use.failures)
 
 
-def _image(image: NamedImageView) -> list[str]:
-    state = "" if image.digest else ", damaged"
-    lines = [f"{image.path}: {size(image.size_bytes)}, {image.created_at.strftime(_TIME)}{state}"]
-    for name, value in sorted(image.parts.items()):
-        text = value if isinstance(value, str) else json.dumps(value)
-        shown = text if len(text) <= _SHOWN_VALUE else text[:_SHOWN_VALUE] + "..."
-        lines.append(f"  {name}: {shown}")
-    return lines
+def _reason(reason: Reason) -> tuple[object, ...]:
+    what = reason.outcome.name.lower()
+    return (reason.last.strftime(_TIME), what, reason.count, reason.text)
+
+
+def _image(image: NamedImageView) -> str:
+    """List what is known of an image and what it was made from, below its path."""
+    facts = {
+        "size": size(image.size_bytes),
+        "created": image.created_at.strftime(_TIME),
+        "digest": image.digest or "none: the image is damaged",
+        **{name: printable(_words(part), _SHOWN) for name, part in sorted(image.parts.items())},
+    }
+    width = max(map(len, facts))
+    lines = [f"  {name.ljust(width)}  {text}" for name, text in facts.items() if text]
+    return "\n".join(printable(line) for line in (image.path, *lines))
+
+
+def _words(part: Any) -> str:
+    """Return a part of a fingerprint as a user writes it: without quotes and empty fields."""
+    if part in (None, [], {}):
+        return ""
+    if isinstance(part, str):
+        return part
+    if isinstance(part, list) and all(isinstance(one, str) for one in part):
+        return shlex.join(part)
+    if isinstance(part, dict):
+        fields = ((name, _words(value)) for name, value in part.items())
+        return ", ".join(f"{name} {text}" for name, text in fields if text)
+    return json.dumps(part)
 
 
 @click.command("drop")
