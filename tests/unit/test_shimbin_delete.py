@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import signal
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -12,6 +14,8 @@ from shim import bundle as bundle_files
 from shim.api.containerd.task.v3 import shim_pb2
 from shim.entry.shimbin import delete, paths
 from shim.entry.shimbin import flags as command_line
+from shim.host import procs
+from shim.transaction.journal import Journal, Operation
 
 
 def test_a_task_of_the_sidecar_stays(
@@ -103,3 +107,32 @@ def test_no_task_is_not_all_tasks(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     delete.run(command_line.parse(argv))
 
     assert folder.exists()
+
+
+def test_the_end_of_an_interrupted_save(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The runsc that saves the task is killed before the unfinished image is removed.
+
+    It would make the folder of the image again.
+    """
+    monkeypatch.setenv("CRYO_CONFIG", str(tmp_path / "config.toml"))
+    (tmp_path / "config.toml").write_text(f'[paths]\nstate = "{tmp_path}/state"\n', "utf-8")
+    folder = Path(paths.of_containerd(f"{tmp_path}/state", "/a")) / "tasks/n/one"
+    bundle, staging = tmp_path / "bundle", tmp_path / "images/.cryo-staging-1"
+    for path in (folder, bundle, staging):
+        path.mkdir(parents=True)
+    (folder / "task.json").write_text(json.dumps({"pid": 0, "owner": f"{tmp_path}/s"}), "utf-8")
+    argv = ["-namespace", "n", "-id", "one", "-address", "/a", "-bundle", str(bundle), "delete"]
+    with subprocess.Popen(["sleep", "60"]) as saving:
+        journal = Journal(folder)
+        journal.open(Operation.CHECKPOINT, str(tmp_path / "images/a"))
+        start = procs.start_time(saving.pid)
+        assert start
+        journal.note(staging=str(staging), save_pid=saving.pid, save_start=start)
+
+        delete.run(command_line.parse(argv))
+
+        try:
+            assert saving.poll() == -signal.SIGKILL
+        finally:
+            saving.kill()
+    assert not staging.exists()

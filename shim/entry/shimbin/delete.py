@@ -31,7 +31,7 @@ from shim.runsc import statefile
 from shim.runsc.argv import Global, delete, runsc_id
 from shim.task import record as records
 from shim.task.record import CleanupRecord
-from shim.transaction.journal import Journal
+from shim.transaction.journal import Entry, Journal
 
 _RUNSC_TIMEOUT_S = 3.0
 _KILL_TIMEOUT_S = 1.0
@@ -56,8 +56,9 @@ def run(flags: Flags) -> None:
         _print_response(record, UNKNOWN_STATUS)
         return
     if record is not None:
-        _kill(record)
-        _remove(record, folder, settings, flags)
+        entry = _journal(folder)
+        _kill(record, entry)
+        _remove(record, entry, folder, settings, flags)
     elif flags.id and not (folder / records.NAME).exists():
         # A shim that was killed before it wrote its record.
         with contextlib.suppress(CryoError):
@@ -93,9 +94,21 @@ def _record(folder: Path) -> CleanupRecord | None:
     return None
 
 
-def _kill(record: CleanupRecord) -> None:
-    """Kill the sandbox, and the runsc that is creating it, and wait until they exit."""
-    for pid, start in ((record.creator_pid, record.creator_start), (record.pid, record.start)):
+def _journal(folder: Path) -> Entry | None:
+    with contextlib.suppress(CryoError):
+        return Journal(folder).load()
+    return None
+
+
+def _kill(record: CleanupRecord, entry: Entry | None) -> None:
+    """Kill the sandbox, and the runsc that creates or saves it, and wait until they exit.
+
+    One that saves it makes the folder of the image again if that is removed before.
+    """
+    known = [(record.creator_pid, record.creator_start), (record.pid, record.start)]
+    if entry is not None:
+        known.insert(0, (entry.save_pid, entry.save_start))
+    for pid, start in known:
         fd = pid_identity.open_pidfd(pid, start) if pid else None
         if fd is None:
             continue
@@ -108,7 +121,9 @@ def _kill(record: CleanupRecord) -> None:
             os.close(fd)
 
 
-def _remove(record: CleanupRecord, folder: Path, settings: _Settings, flags: Flags) -> None:
+def _remove(
+    record: CleanupRecord, entry: Entry | None, folder: Path, settings: _Settings, flags: Flags
+) -> None:
     runsc = Global(
         binary=shutil.which(settings.runsc) or "runsc",
         root=str(folder.parents[2] / "runsc" / flags.namespace),
@@ -129,7 +144,6 @@ def _remove(record: CleanupRecord, folder: Path, settings: _Settings, flags: Fla
         if record.mounts:
             mounts.unmount(Path(record.rootfs), lazy=True)
     with contextlib.suppress(CryoError):
-        entry = Journal(folder).load()
         if entry is not None and (staging := entry.unfinished_image) is not None:
             files.remove_tree(staging)
     if bundle_files.is_unpacked(record.bundle, record.image_path):
