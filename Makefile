@@ -22,7 +22,7 @@ step = begin=$$SECONDS; if $(2); then result=passed; else result=FAILED; fi; \
 # The tools that make smoke needs.
 smoke_tools := runsc-new containerd-2.4 runc busybox
 # The tools that the tests with Kubernetes need; the last two are built in ten minutes or more.
-kubernetes_tools := runsc-new containerd-2.1 containerd-2.4 runc busybox etcd cni kubelet kube-apiserver
+kubernetes_tools := runsc-new containerd-2.1 containerd-2.4 runc busybox etcd cni kubelet kube-apiserver server-python
 N ?= 1000
 SEED ?= 1
 CASE ?= new

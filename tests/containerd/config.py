@@ -18,11 +18,13 @@ _CRI_OFF = {
 class Cri:
     """Settings of containerd's CRI plugin: the pause image, and runtimes by name.
 
-    `runtimes` maps the handler's name to the runtime's type.
+    `runtimes` maps the handler's name to the runtime's type. Their containers begin with
+    `base_spec`, or with containerd's default.
     """
 
     sandbox_image: str
     runtimes: Mapping[str, str] = field(default_factory=dict)
+    base_spec: Path | None = None
 
 
 def write_config(
@@ -111,4 +113,6 @@ def _runtimes(name: str, cri: Cri) -> list[str]:
                 '  pod_annotations = ["io.cryo.*"]',
                 '  container_annotations = ["io.cryo.*"]',
             ]
+            if cri.base_spec is not None:
+                lines.append(f'  base_runtime_spec = "{cri.base_spec}"')
     return lines

@@ -18,16 +18,14 @@ import grpc
 
 from shim.errors import CryoError, Unavailable
 from shim.simgpu.simulation import Settings, Simulation, wait_until
-from shim.simgpu.waiting import PACKAGE_ROOT
 from tests.builds import RunscBuild
 from tests.containerd import gpu
 from tests.containerd.api import Api
 from tests.containerd.beside import Beside, serving
 from tests.containerd.builds import LINES, find_containerd
-from tests.containerd.cryo import GPU_FLAGS, Cryo, comm
-from tests.faults import trap
+from tests.containerd.cryo import GPU_FLAGS, Cryo
+from tests.faults import arming, trap
 from tests.faults.judge import COPY, PROCESSES, TASK
-from tests.faults.machine import state_of
 from tests.faults.plan import Plan, Scene, What
 from tests.faults.trap import Deed, Trap
 
@@ -35,15 +33,6 @@ _END_S = 120.0
 _SETTLE_S = 20.0
 SCENES = (Scene.RUN_ON, Scene.EXIT, Scene.RESTORE)
 WHATS = (What.SHIM, What.SHIM_HANGS, What.CONTAINERD, What.SANDBOX)
-# A sitecustomize module, which Python imports at its start.
-_ARMING = """
-import sys
-
-if "shim.entry.shimbin.forkserver" in sys.orig_argv:
-    from tests.faults import trap
-
-    trap.arm()
-"""
 
 
 class Contained:
@@ -120,15 +109,6 @@ class Contained:
         """Whether this path exists in the place."""
         return self.cryo.place.remote.run(["test", "-e", str(path)]).status == 0
 
-    def shims(self) -> list[int]:
-        """List the shims."""
-        forks = self.cryo.processes(r"shim\.entry\.shimbin\.forkserver")
-        return [pid for pid in forks if comm_or_none(pid) == "cryo-shim"]
-
-    def halted(self) -> list[int]:
-        """List the shims that have halted."""
-        return [pid for pid in self.shims() if state_of(pid) == "T"]
-
     def sandboxes(self) -> list[int]:
         """List the sandboxes."""
         return self.cryo.processes(r"^runsc-sandbox ")
@@ -199,8 +179,8 @@ class ContainedTrial:
 
     def _strike(self, future: Future[None]) -> None:
         bench = self._bench
-        wait_until(lambda: bool(bench.halted()) or future.done(), "the halt", _END_S)
-        halted = bench.halted()
+        wait_until(lambda: bool(arming.halted(bench.cryo)) or future.done(), "the halt", _END_S)
+        halted = arming.halted(bench.cryo)
         if self._plan.what is What.SANDBOX and halted:
             for pid in bench.sandboxes():
                 _send(pid, signal.SIGKILL)
@@ -310,13 +290,7 @@ def traces(bench: Contained) -> dict[Scene, Counter[str]]:
 def contained(build: RunscBuild) -> Iterator[Contained]:
     """Yield the newest containerd on a machine with a simulated GPU, whose shims read traps."""
     with Simulation(build.path) as sim:
-        arming = sim.folder / "arming"
-        arming.mkdir()
-        (arming / "sitecustomize.py").write_text(_ARMING, "utf-8")
-        env = {
-            trap.ENV: str(trap_file(sim)),
-            "PYTHONPATH": os.pathsep.join((str(arming), str(PACKAGE_ROOT))),
-        }
+        env = arming.env_of(sim.folder / "arming", trap_file(sim))
         settings = {"cuda": sim.settings_of_cuda()}
         place = gpu.place_of(sim)
         with (
@@ -331,13 +305,6 @@ def contained(build: RunscBuild) -> Iterator[Contained]:
             serving(cryo) as beside,
         ):
             yield Contained(sim, cryo, beside)
-
-
-def comm_or_none(pid: int) -> str:
-    """Return the name of a process; empty if it has exited."""
-    with contextlib.suppress(OSError):
-        return comm(pid)
-    return ""
 
 
 def _send(pid: int, number: signal.Signals) -> None:

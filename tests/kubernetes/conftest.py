@@ -23,8 +23,9 @@ from tests.containerd.place import Place
 from tests.kubernetes.cluster import Cluster
 from tests.kubernetes.control_plane import ControlPlane, control_plane
 from tests.kubernetes.kubelet import NODE
+from tests.kubernetes.machine import Machine, clean_machine
 from tests.kubernetes.network import Network, own_network
-from tests.kubernetes.node import Node
+from tests.kubernetes.node import Extras, Node
 from tests.kubernetes.registered import Kubelet
 from tests.kubernetes.template import RUNTIME_CLASS
 
@@ -59,6 +60,12 @@ def root(place: Place) -> Path:
 
 
 @pytest.fixture(scope="module")
+def extras() -> Extras:
+    """Return nothing; a file of tests may override this."""
+    return Extras()
+
+
+@pytest.fixture(scope="module")
 def node(
     containerd_build: ContainerdBuild,
     network: Network,
@@ -66,10 +73,14 @@ def node(
     runsc_new: RunscBuild,
     archive: Path,
     pause_archive: Path,
+    extras: Extras,
 ) -> Iterator[Node]:
     """Yield a containerd with our runtime, on which pods may be restored."""
     plugins = program("cni").parent
-    with Node(containerd_build, network, runsc_new.path, kubelet=root, plugins=plugins) as made:
+    runsc = runsc_new.path
+    with Node(
+        containerd_build, network, runsc, kubelet=root, plugins=plugins, extras=extras
+    ) as made:
         make_ready(made, archive, pause_archive, handler=RUNTIME_CLASS)
         yield made
 
@@ -87,3 +98,18 @@ def cluster(plane: ControlPlane, node: Node, kubelet: Kubelet) -> Iterator[Clust
     assert kubelet.pid
     with Client(node.address) as runtime:
         yield Cluster(plane, NODE, node.images, runtime)
+
+
+@pytest.fixture(scope="module")
+def trap_file(place: Place) -> Path:
+    """Return the path of the trap file that the shims read, where `extras` arms them."""
+    return place.folder_for("trap") / "trap.json"
+
+
+@pytest.fixture(scope="module")
+def machine(
+    cluster: Cluster, node: Node, kubelet: Kubelet, root: Path, trap_file: Path
+) -> Iterator[Machine]:
+    """Yield the node; at the end check that its pods have left nothing behind."""
+    with clean_machine(Machine(cluster, node, kubelet, trap_file), root) as made:
+        yield made

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from shim.simgpu import toml
@@ -22,6 +24,19 @@ _DEFAULT = f"""
 """
 
 
+@dataclass(frozen=True)
+class Extras:
+    """What a node has in addition; its containers may begin with a spec of their own."""
+
+    env: Mapping[str, str] = field(default_factory=dict)
+    flags: Mapping[str, str] = field(default_factory=dict)
+    settings: toml.Tables = field(default_factory=dict)
+    base_spec: Path | None = None
+
+
+_NO_EXTRAS = Extras()
+
+
 class Node(Cryo):
     """A containerd that may restore pods; their addresses are in the network of a test."""
 
@@ -33,12 +48,21 @@ class Node(Cryo):
         *,
         kubelet: Path,
         plugins: Path,
+        extras: Extras = _NO_EXTRAS,
     ) -> None:
         """Take the root directory of the kubelet, and the directory of CNI's plugins."""
-        cri = Cri(sandbox_image=PAUSE, runtimes={RUNTIME_CLASS: RUNTIME})
+        runtimes = {RUNTIME_CLASS: RUNTIME}
+        cri = Cri(sandbox_image=PAUSE, runtimes=runtimes, base_spec=extras.base_spec)
         settings: toml.Tables = {"pods": {"restore": True, "kubelet": str(kubelet)}}
         super().__init__(
-            build, network.place, runsc, flags={}, settings=settings, cri=cri, config=_DEFAULT
+            build,
+            network.place,
+            runsc,
+            flags=extras.flags,
+            settings=toml.merge(settings, extras.settings),
+            cri=cri,
+            config=_DEFAULT,
+            env=extras.env,
         )
         self.network = network
         self.kubelet = kubelet

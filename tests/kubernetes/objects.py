@@ -16,15 +16,17 @@ Connect = Callable[[float], socket.socket]
 _CALL_S = 60.0
 _PLURALS = {
     "ConfigMap": "configmaps",
+    "Deployment": "deployments",
     "Event": "events",
     "Namespace": "namespaces",
     "Node": "nodes",
     "Pod": "pods",
     "RuntimeClass": "runtimeclasses",
     "Secret": "secrets",
+    "Service": "services",
     "ServiceAccount": "serviceaccounts",
 }
-_GROUPS = {"RuntimeClass": "apis/node.k8s.io/v1"}
+_GROUPS = {"Deployment": "apis/apps/v1", "RuntimeClass": "apis/node.k8s.io/v1"}
 _IN_NO_NAMESPACE = frozenset({"Namespace", "Node", "RuntimeClass"})
 
 

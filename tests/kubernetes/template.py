@@ -26,13 +26,13 @@ BOOTED = "/tmp/booted"
 BIRTH = "/tmp/birth"
 
 _LOOP = "while true; do i=$((i+1)); {each}; sleep 0.2; done"
-_BIRTH = f"head -c 16 /dev/urandom | busybox md5sum > {BIRTH}"
+WRITE_BIRTH = f"head -c 16 /dev/urandom | busybox md5sum > {BIRTH}"
 _INIT = "echo prepared > /scratch/init"
 _SIDE = f"i=0; {_LOOP.format(each='echo $i > /scratch/side')}"
 _IDLE = "while true; do sleep 1; done"
 _TCP = f"while true; do echo hello | nc -l -p {TCP_PORT}; done"
 _WEB = f"""
-{_BIRTH}
+{WRITE_BIRTH}
 for folder in {" ".join(KEPT)}; do cp {BIRTH} $folder/birth; done
 sleep {BOOT_S}
 mkdir -p /www; echo up > /www/index.html
@@ -89,14 +89,14 @@ def _web(volumes: tuple[str, ...]) -> Document:
             {"name": "POD_IP", "valueFrom": {"fieldRef": {"fieldPath": "status.podIP"}}},
         ],
         lifecycle={"postStart": {"exec": {"command": ["touch", "/tmp/post-start"]}}},
-        readinessProbe=_probe(httpGet={"path": "/", "port": HTTP_PORT}),
-        livenessProbe=_probe(exec={"command": ["test", "-e", "/scratch/init"]}),
+        readinessProbe=probe(httpGet={"path": "/", "port": HTTP_PORT}),
+        livenessProbe=probe(exec={"command": ["test", "-e", "/scratch/init"]}),
         resources={"limits": {"memory": "128Mi"}, "requests": {"cpu": "10m", "memory": "16Mi"}},
     )
 
 
 def _tcp() -> Document:
-    return container("tcp", _TCP, readinessProbe=_probe(tcpSocket={"port": TCP_PORT}))
+    return container("tcp", _TCP, readinessProbe=probe(tcpSocket={"port": TCP_PORT}))
 
 
 def small(
@@ -108,9 +108,9 @@ def small(
     boot_s: int = BOOT_S,
 ) -> Document:
     """Return a pod with one container, which is ready after a while."""
-    boot = f"{_BIRTH}; sleep {boot_s}; touch {BOOTED}; {_IDLE}"
-    probe = _probe(exec={"command": ["test", "-e", BOOTED]})
-    spec = {"containers": [container("app", boot, readinessProbe=probe)]}
+    boot = f"{WRITE_BIRTH}; sleep {boot_s}; touch {BOOTED}; {_IDLE}"
+    ready = probe(exec={"command": ["test", "-e", BOOTED]})
+    spec = {"containers": [container("app", boot, readinessProbe=ready)]}
     return document(name, spec, node=node, namespace=namespace, notes=annotations)
 
 
@@ -159,5 +159,6 @@ def _about(path: str, field: str) -> Document:
     return {"path": path, "fieldRef": {"fieldPath": field}}
 
 
-def _probe(**how: Any) -> Document:
+def probe(**how: Any) -> Document:
+    """Return a probe that is made each second."""
     return {"periodSeconds": 1, "timeoutSeconds": 5, "failureThreshold": 60, **how}

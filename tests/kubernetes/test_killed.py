@@ -2,151 +2,147 @@
 
 from __future__ import annotations
 
-import os
-import signal
-from collections.abc import Callable, Iterator, Mapping
+import logging
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
 
-from shim.simgpu.waiting import wait_until
-from tests.containerd import leftovers, look
-from tests.containerd.cri.client import Kubelet as Client
-from tests.containerd.cryo import Cryo
-from tests.kubernetes.cluster import Cluster
+from tests.containerd.place import Place
+from tests.faults import arming
+from tests.kubernetes.machine import KILLS, Machine
+from tests.kubernetes.node import Extras
 from tests.kubernetes.objects import Document
-from tests.kubernetes.registered import Kubelet
-from tests.kubernetes.template import BIRTH, BOOTED, small
+from tests.kubernetes.template import BOOTED, small
 
+_log = logging.getLogger(__name__)
+pytestmark = [pytest.mark.long, pytest.mark.timeout(600)]
 BOOT_S = 5
-_STEP_S = 60.0
-# The kubelet removes ended sandboxes once a minute.
-_SETTLE_S = 180.0
-_CGROUPS = Path("/sys/fs/cgroup")
+_HOOKS = {f"io.cryo.hook.{one}": "exec true" for one in ("pre-freeze", "post-thaw", "post-restore")}
 
-
-class Machine:
-    """The node, with what can be killed on it."""
-
-    def __init__(self, cluster: Cluster, node: Cryo, kubelet: Kubelet) -> None:
-        self.cluster = cluster
-        self.node = node
-        self.kubelet = kubelet
-
-    def begin(self, pod: Document) -> int:
-        """Create a pod; return the pid of its sandbox as soon as there is one."""
-        before = set(self.node.tasks())
-        self.cluster.objects.create(pod)
-        pids: list[int] = []
-
-        def begun() -> bool:
-            pids[:] = [pid for name, (pid, _) in self.node.tasks().items() if name not in before]
-            return bool(pids) and pids[0] > 0
-
-        wait_until(begun, "the sandbox", _STEP_S)
-        return pids[0]
-
-    def birth(self, pod: Document) -> str:
-        """Return what a pod wrote at its cold start."""
-        return self.cluster.exec(pod, "app", "cat", BIRTH)
-
-
-def kill_kubelet(machine: Machine, _sandbox: int) -> None:
-    """Kill the kubelet, and start the next one."""
-    machine.kubelet.kill()
-    machine.kubelet.start()
-
-
-def kill_containerd(machine: Machine, _sandbox: int) -> None:
-    """Kill containerd, and start the next one."""
-    machine.node.kill()
-    machine.node.start()
-    with Client(machine.node.address) as runtime:
-        runtime.until_ready()
-
-
-def kill_shim(_machine: Machine, sandbox: int) -> None:
-    """Kill the shim of the pod, and with it the sandbox."""
-    os.kill(look.parent_of(sandbox), signal.SIGKILL)
-
-
-KILLS: Mapping[str, Callable[[Machine, int], None]] = {
-    "kubelet": kill_kubelet,
-    "containerd": kill_containerd,
-    "shim": kill_shim,
+# The steps of a save and of a restore: the failpoint, and how often it is reached until then.
+SAVING: Mapping[str, tuple[str, int]] = {
+    "hook before the freeze": ("hook.pre-freeze:after", 1),
+    "image begun": ("image.begin:after", 1),
+    "freeze and save begun": ("runsc.checkpoint:begun", 1),
+    "saved": ("runsc.checkpoint:after", 1),
+    "hook after the thaw": ("hook.post-thaw:after", 1),
+    "sealed": ("image.manifest:after", 1),
+    "image has its name": ("image.name:after", 1),
+    "journal closed": ("journal.close:after", 1),
+}
+LOADING: Mapping[str, tuple[str, int]] = {
+    "image pinned": ("event.create:before", 1),
+    "sandbox begun": ("runsc.restore:begun", 1),
+    "sandbox made": ("runsc.restore:after", 1),
+    "load begun": ("runsc.restore:begun", 2),
+    "loaded": ("runsc.restore:after", 2),
+    "hook after the restore": ("hook.post-restore:after", 1),
+    "journal closed": ("journal.close:after", 1),
 }
 
 
 @pytest.fixture(scope="module")
-def machine(cluster: Cluster, node: Cryo, kubelet: Kubelet, root: Path) -> Iterator[Machine]:
-    """Yield the node; at the end check that its pods have left nothing behind."""
-    # The first pod creates these, and all later ones share them.
-    parents = [f"{one}/kubepods/besteffort" for one in _CGROUPS.glob(f"*/{node.cgroup}")]
-    node.place.do("mkdir", "-p", "/run/netns", *parents)
-    before = node.look()
-    yield Machine(cluster, node, kubelet)
-    # The next daemons are other processes, and the fork server of a node goes on.
-    ours = (
-        f"{kubelet.folder}/bin/kubelet",
-        "shim.entry.shimbin.forkserver",
-        f"{node.state}/runsc/",
-        "/cold-pods",
-    )
-    left = leftovers.left_behind(
-        node.place, str(node.folder), node.cgroup, before, ours, timeout_s=_SETTLE_S
-    )
-    assert not left, "\n".join(left)
-    assert list((root / "pods").iterdir()) == []
+def extras(place: Place, trap_file: Path) -> Extras:
+    """Let the shims read it."""
+    return Extras(env=arming.env_of(place.folder / "arming", trap_file))
 
 
-def warm(name: str) -> dict[str, str]:
-    """Return the annotations of a warm start."""
-    return {
+@pytest.fixture(scope="module")
+def saved(machine: Machine) -> tuple[str, str]:
+    """Save a pod; return the name of its image, and what is in it."""
+    (pod,) = pods(machine, "loading", 1)
+    machine.cluster.start(pod)
+    machine.cluster.until_saved("loading")
+    birth = machine.birth(pod)
+    machine.cluster.remove(pod)
+    return "loading", birth
+
+
+def pods(machine: Machine, name: str, number: int, kind: str = "") -> list[Document]:
+    """Return pods of a template that is warm by a name."""
+    notes = {
         "io.cryo.warm": name,
         "io.cryo.warm-when": f"file:{BOOTED}",
         "io.cryo.warm-period": "0.5",
+        **_HOOKS,
     }
+    node = machine.cluster.node
+    return [
+        small(f"{name}{kind}-{one + 1}", node=node, annotations=notes, boot_s=BOOT_S)
+        for one in range(number)
+    ]
 
 
-@pytest.mark.long
-@pytest.mark.timeout(480)
+def called(step: str, killed: str) -> str:
+    """Return a part of the name of a case's pods."""
+    return f"-{step.replace(' ', '-')}-{killed}"
+
+
 @pytest.mark.parametrize("killed", KILLS)
 def test_killed_in_a_cold_start(machine: Machine, killed: str) -> None:
     """The pod starts all the same, and is saved; the next one is restored."""
     cluster, name = machine.cluster, f"cold-{killed}"
-    notes = warm(name)
-    first, second = (
-        small(f"{name}-{number}", node=cluster.node, annotations=notes, boot_s=BOOT_S)
-        for number in (1, 2)
-    )
+    first, second = pods(machine, name, 2)
 
     KILLS[killed](machine, machine.begin(first))
 
-    cluster.until_ready(first)
+    machine.until_runs(first)
     cluster.until_saved(name)
     cluster.start(second)
     assert machine.birth(second) == machine.birth(first)
+    machine.assert_at_rest()
     cluster.remove(first, second)
 
 
-@pytest.mark.long
-@pytest.mark.timeout(480)
 @pytest.mark.parametrize("killed", KILLS)
-def test_killed_in_a_warm_start(machine: Machine, killed: str) -> None:
+def test_killed_in_a_warm_start(machine: Machine, killed: str, saved: tuple[str, str]) -> None:
     """The pod starts, warm or cold, and the image serves the next one."""
-    cluster, name = machine.cluster, f"warm-{killed}"
-    notes = warm(name)
-    saved, second, third = (
-        small(f"{name}-{number}", node=cluster.node, annotations=notes, boot_s=BOOT_S)
-        for number in (1, 2, 3)
-    )
-    cluster.start(saved)
-    cluster.until_saved(name)
+    name, birth = saved
+    second, third = pods(machine, name, 2, f"-{killed}")
 
     KILLS[killed](machine, machine.begin(second))
 
-    cluster.until_ready(second)
-    cluster.start(third)
-    births = {machine.birth(saved), machine.birth(second)}
-    assert machine.birth(third) in births
-    cluster.remove(saved, second, third)
+    until_the_next(machine, second, third, birth)
+
+
+@pytest.mark.parametrize("killed", KILLS)
+@pytest.mark.parametrize("step", SAVING)
+def test_killed_at_a_step_of_the_save(machine: Machine, step: str, killed: str) -> None:
+    """The pod runs in the end and there is one complete image; the next pod is restored from it."""
+    cluster, name = machine.cluster, f"saving{called(step, killed)}"
+    first, second = pods(machine, name, 2)
+
+    KILLS[killed](machine, machine.halt(first, *SAVING[step]))
+
+    machine.until_runs(first)
+    cluster.until_saved(name)
+    cluster.start(second)
+    assert machine.birth(second) == machine.birth(first)
+    machine.assert_at_rest()
+    cluster.remove(first, second)
+
+
+@pytest.mark.parametrize("killed", KILLS)
+@pytest.mark.parametrize("step", LOADING)
+def test_killed_at_a_step_of_the_load(
+    machine: Machine, step: str, killed: str, saved: tuple[str, str]
+) -> None:
+    """The pod runs in the end, warm or cold, and so does the next one."""
+    name, birth = saved
+    second, third = pods(machine, name, 2, called(step, killed))
+
+    KILLS[killed](machine, machine.halt(second, *LOADING[step]))
+
+    until_the_next(machine, second, third, birth)
+
+
+def until_the_next(machine: Machine, second: Document, third: Document, birth: str) -> None:
+    """Wait for a pod that was struck and for the next one, which an image serves."""
+    machine.until_runs(second)
+    own = machine.birth(second)
+    _log.info("pod %s: %s", second["metadata"]["name"], "warm" if own == birth else "cold")
+    machine.cluster.start(third)
+    assert machine.birth(third) in {birth, own}
+    machine.assert_at_rest()
+    machine.cluster.remove(second, third)
