@@ -29,6 +29,10 @@ class StaticKubelet(KubeletDaemon):
         more = {"staticPodPath": str(self._manifests), "readOnlyPort": _READ_ONLY_PORT}
         return {**super().settings(), **more, "fileCheckFrequency": "1s"}
 
+    def answers(self) -> bool:
+        """Return whether it serves, its pods included."""
+        return super().answers() and self.network.listens(_READ_ONLY_PORT)
+
     @property
     def _manifests(self) -> Path:
         return self.folder / "root/manifests"
