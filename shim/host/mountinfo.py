@@ -32,16 +32,16 @@ def parse(table: str) -> Iterator[Entry]:
             yield Entry(_plain(fields[_ROOT]), _plain(fields[_POINT]), kind, options)
 
 
-def filesystem(path: Path, table: Path = _TABLE) -> str:
-    """Return the type of the filesystem that is mounted at a path; empty if none is.
+def filesystem(path: Path, table: Path = _TABLE) -> str | None:
+    """Return the type of the filesystem that is mounted at a path; None if none is.
 
     The table is read only if the path and its parent are on two devices.
     """
     if path.lstat().st_dev == path.parent.lstat().st_dev:
-        return ""
+        return None
     mounts = parse(os.fsdecode(table.read_bytes()))
     kinds = [one.kind for one in mounts if one.point == str(path)]
-    return kinds[-1] if kinds else ""  # the last one covers others
+    return kinds[-1] if kinds else None  # the last one covers others
 
 
 def _plain(text: str) -> str:

@@ -195,15 +195,15 @@ class NamedImages:
                 locks.callback(os.close, fd)
             yield
 
-    def remove(self, path: Path, cache: VerifyCache) -> str:
-        """Remove an image; return why it could not be removed, empty if it was."""
+    def remove(self, path: Path, cache: VerifyCache) -> str | None:
+        """Remove an image; return why it could not be removed, None if it was."""
         try:
             store.remove(str(path), self._images, cache)
             if not self.of(path.parent.name):
                 files.remove_tree(path.parent)
         except CryoError as error:
             return f"{path}: {error}"
-        return ""
+        return None
 
     def _all_names(self) -> list[str]:
         try:

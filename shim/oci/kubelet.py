@@ -25,11 +25,11 @@ _VOLUMES, _SUBPATHS = "volumes", "volume-subpaths"
 class VolumeUse(Value):
     """The volume that a mount is of; `part` is whether the mount is of a part of it (subPath).
 
-    The kind of a volume is not known from a mount with subPath, and then empty.
+    The kind is None for a mount with subPath, which does not show it.
     """
 
     name: str
-    kind: str = ""
+    kind: str | None = None
     part: bool = False
 
 

@@ -60,7 +60,7 @@ def _view(
     spec: Spec, one: SandboxVolume, folder: PodFolder, decide: Decide, saved: Spec | None
 ) -> View:
     uses = [use for mount in spec.mounts if (use := folder.use_of(mount.source))]
-    own = [use for use in uses if use.name == one.name and use.kind in ("", EMPTY_DIR)]
+    own = [use for use in uses if use.name == one.name and use.kind in (None, EMPTY_DIR)]
     if one.is_shm or not own:
         return View.SANDBOX
     part = any(use.part for use in own)

@@ -71,7 +71,7 @@ class PodFiles:
         use = self._use(mount)
         if use is None or mount.type != "bind":
             return False
-        return use.kind == EMPTY_DIR or (not use.kind and use.name in self._empty_dirs)
+        return use.kind == EMPTY_DIR or (use.kind is None and use.name in self._empty_dirs)
 
     def _is_atomic(self, mount: SpecMount) -> bool:
         use = self._use(mount)

@@ -117,7 +117,7 @@ def _empty_dirs(folder: PodFolder) -> Iterator[SandboxVolume]:
     for path in folder.empty_dirs():
         kind = mountinfo.filesystem(path)
         # Not huge pages, which gVisor does not have.
-        if kind in ("", "tmpfs"):
+        if kind in (None, "tmpfs"):
             yield _of_folder(path.name, path, memory=kind == "tmpfs")
 
 

@@ -50,7 +50,7 @@ class Origin(Value):
     named: NamedOrigin | None = None
     plan: Plan | None = None
     fingerprint: Fingerprint | None = None
-    warning: str = ""
+    warning: str | None = None
     absent: Absent | None = None
 
 
@@ -204,7 +204,7 @@ class _Choice:
             named=named,
             plan=self.plan,
             fingerprint=self.fingerprint,
-            warning="" if expected else cold_because(named.name, error),
+            warning=None if expected else cold_because(named.name, error),
         )
 
 

@@ -29,8 +29,8 @@ from shim.runsc.probe import Capabilities
 from shim.state import TaskState
 from shim.task.container import Container
 from shim.task.held_back import start_held_back
-from shim.task.restore_txn import Restore
 from shim.task.restored_container import RestoredContainer
+from shim.transaction.restore_txn import Restore
 
 _log = logging.getLogger(__name__)
 

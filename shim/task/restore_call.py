@@ -27,8 +27,8 @@ from shim.task.creation import Creation
 from shim.task.member_mapping import resolve_members
 from shim.task.owner import Owner
 from shim.task.plan import ImageSource, Joining
-from shim.task.restore_txn import Restore
 from shim.task.restored_container import RestoredContainer
+from shim.transaction.restore_txn import Restore
 
 
 class RestoreCall:

@@ -18,11 +18,6 @@ class HookCall:
     action: Action
     timeout_s: float
 
-    @property
-    def where(self) -> str:
-        """Return the name of the container."""
-        return _name(self.container)
-
 
 class HookCalls:
     """The hooks of one sandbox: of its root container, then of the others by name."""
@@ -31,7 +26,7 @@ class HookCalls:
         self._target = target
         self._root = read_app_hooks(target.spec)
         self._members = [(one, read_app_hooks(one.spec)) for one in target.members]
-        self._members.sort(key=lambda pair: _name(pair[0]))
+        self._members.sort(key=lambda pair: pair[0].shown_name)
 
     def has(self, *kinds: AppHookKind) -> bool:
         """Whether there is a hook of one of these kinds."""
@@ -69,13 +64,9 @@ class HookCalls:
         """Return the hooks that name a member, and those that only a member's annotations have."""
         found = []
         for one, hooks in self._members:
-            named, own = self._root.named.get((kind, _name(one))), hooks.own.get(kind)
+            named, own = self._root.named.get((kind, one.shown_name)), hooks.own.get(kind)
             if named is not None:
                 found.append(HookCall(one, named, self._root.timeout_s))
             elif own is not None and own != self._root.own.get(kind):
                 found.append(HookCall(one, own, hooks.timeout_s))
         return found
-
-
-def _name(one: CheckpointTarget) -> str:
-    return one.name or one.ref.id

@@ -108,13 +108,13 @@ class HookRunner:
                 failpoints.around(f"hook.{kind}"),
             ):
                 await self._run_one(call)
-            message = f"{call.where} in {time.monotonic() - began:.2f} s"
+            message = f"{call.container.shown_name} in {time.monotonic() - began:.2f} s"
             self._report(Progress(phase=Phase(kind), message=message))
 
     @contextlib.contextmanager
     def _named(self, kind: AppHookKind, call: HookCall) -> Iterator[None]:
         """Name the hook in its error."""
-        what = f"the hook {kind} of {call.where}"
+        what = f"the hook {kind} of {call.container.shown_name}"
         try:
             yield
         except DeadlineExceeded as error:

@@ -223,7 +223,7 @@ def check_terminals(target: CheckpointTarget) -> None:
         Impossible: one has, and runsc passes a terminal only to the sandbox's own container
             (measured on both versions): the image could not be restored.
     """
-    found = [one.name or one.ref.id for one in target.members if one.spec.terminal]
+    found = [one.shown_name for one in target.members if one.spec.terminal]
     if found:
         message = f"runsc cannot restore the terminal of {', '.join(found)}"
         remedy = "run these containers without a terminal (tty: false in a pod's spec)"

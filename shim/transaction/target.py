@@ -58,6 +58,11 @@ class CheckpointTarget:
         return tuple(one for one in self.containers if one.gpu)
 
     @property
+    def shown_name(self) -> str:
+        """Return the name of the container in its pod; outside one, the id of its task."""
+        return self.name or self.ref.id
+
+    @property
     def flags(self) -> dict[str, str]:
         """Return the top-level flags with which runsc created the container."""
         return self.own_flags.added_to(self.runsc.flags)

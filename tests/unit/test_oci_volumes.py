@@ -228,5 +228,5 @@ def test_the_filesystem_at_a_path(tmp_path: Path) -> None:
 
     assert mountinfo.filesystem(Path("/proc"), table) == "tmpfs"
     assert mountinfo.filesystem(Path("/proc")) == "proc"
-    assert mountinfo.filesystem(tmp_path, table) == ""
+    assert mountinfo.filesystem(tmp_path, table) is None
     assert mountinfo._plain("/sys\\040fs") == "/sys fs"

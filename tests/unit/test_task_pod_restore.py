@@ -17,7 +17,7 @@ from shim.model import Phase, Progress, TaskRef
 from shim.state import TaskState
 from shim.task.container import Container
 from shim.task.pod_restore import PendingPodRestore
-from shim.task.restore_txn import Restore
+from shim.transaction.restore_txn import Restore
 from tests.unit.fakes_pods import Pod
 from tests.unit.fakes_runsc import capabilities
 from tests.unit.fakes_tasks import Owner, owning

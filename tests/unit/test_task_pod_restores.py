@@ -16,7 +16,7 @@ from shim.model import Exit, Stdio, utcnow
 from shim.oci.pod import IMAGE_NAME
 from shim.state import TaskState
 from shim.task.cold_pods import ColdPods
-from shim.task.restore_txn import Restore
+from shim.transaction.restore_txn import Restore
 from tests.unit.fakes_pods import Pod
 from tests.unit.fakes_tasks import owning
 

@@ -24,9 +24,9 @@ from shim.image import store
 from shim.image.manifest import Build, Manifest
 from shim.image.verify_cache import VerifyCache
 from shim.model import CudaProcess, CudaState, Phase, Progress, RestoreOptions, RestoreResult
-from shim.task.restore_txn import Restore
 from shim.transaction import hostfacts
 from shim.transaction.journal import Journal
+from shim.transaction.restore_txn import Restore
 from shim.transaction.target import CheckpointTarget
 from tests.unit.fakes_guest import Cuda, FakeGuest, Fault, failed
 from tests.unit.fakes_runsc import capabilities
