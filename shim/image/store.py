@@ -1,18 +1,13 @@
-"""The image store: which paths are allowed, and how images are begun, listed and removed."""
+"""The image store: which paths are allowed, and how images are listed and removed."""
 
 from __future__ import annotations
 
-import contextlib
-import fcntl
 import logging
 import os
-import secrets
-import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 
-from shim import failpoints
 from shim.errors import (
     AlreadyExists,
     CryoError,
@@ -20,71 +15,20 @@ from shim.errors import (
     NotFound,
     PermissionDenied,
 )
-from shim.host import files, removal, trusted
+from shim.host import files, trusted
 from shim.host.oserror import typed
 from shim.image import in_use
 from shim.image import manifest as manifests
-from shim.image.directory import ImageDir
 from shim.image.manifest import Manifest
+from shim.image.staging import is_abandoned, is_staging, name_staging
 from shim.image.verify import read_manifest
 from shim.image.verify_cache import VerifyCache
 from shim.model import ImageView, TaskRef
 
 _log = logging.getLogger(__name__)
-STAGING_PREFIX = ".cryo-staging-"
-_UNLOCKED_PREFIX = ".cryo-begin-"
-# A folder has this prefix for microseconds; one that has it for longer was left behind.
-_BEGIN_S = 60.0
 # <images>/<namespace>/<task>/<time>; the paths in `shim.image.named` are longer by up to two.
 _DEPTH = 5
 _MAX_PATH_BYTES = 4000
-_DIR = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC | os.O_NOFOLLOW
-
-
-class Staging:
-    """The folder of an image that is being written; others see by its lock that it is in use."""
-
-    def __init__(self, path: Path, made: tuple[Path, ...], fd: int) -> None:
-        self.path = path
-        self._made = made
-        self._fd = fd
-
-    def close(self) -> None:
-        """Release the lock; call this after the image was committed."""
-        if self._fd >= 0:
-            os.close(self._fd)
-            self._fd = -1
-
-    @property
-    def folder(self) -> ImageDir:
-        """Return the folder itself, also if another one has its name now."""
-        return ImageDir(self.path, self._fd, strict=True)
-
-    def check(self) -> None:
-        """Check that its name still refers to it: runsc opens it by name.
-
-        Raises:
-            PermissionDenied: it was replaced by another folder or a link.
-        """
-        try:
-            found = self.path.lstat()
-        except OSError as error:
-            raise typed(error, f"look at {self.path}") from error
-        own = os.fstat(self._fd)
-        if (found.st_dev, found.st_ino) != (own.st_dev, own.st_ino):
-            message = f"{self.path} was replaced while the image was written"
-            raise PermissionDenied(message, remedy=trusted.REMEDY)
-
-    def empty(self) -> None:
-        """Remove the files of a failed save: runsc does not overwrite any."""
-        removal.empty_folder(self.path, self._fd)
-
-    def discard(self) -> None:
-        """Remove it, and the parent folders that were created for it."""
-        with failpoints.around("image.discard"):
-            files.remove_tree(self.path)
-        self.close()
-        _unmake(self._made)
 
 
 def default_path(images: Path, ref: TaskRef, now: datetime) -> Path:
@@ -110,7 +54,7 @@ def resolve_new(
         PermissionDenied: it cannot be written there, or another user could replace it.
     """
     path = _checked(requested, images) if requested else default_path(images, ref, now)
-    if _is_staging(path):
+    if is_staging(path):
         message = f"image path {path} has a name that is reserved"
         raise InvalidArgument(message, remedy="choose another name")
     if os.path.lexists(path) and not (fill and _is_empty(path)):
@@ -138,43 +82,16 @@ def resolve_existing(requested: str, images: Path) -> Path:
     return path
 
 
-def name_staging(final: Path) -> Path:
-    """Return an unused name for a staging folder next to `final`, on the same filesystem."""
-    return final.with_name(f"{STAGING_PREFIX}{secrets.token_hex(8)}")
-
-
-def begin(path: Path) -> Staging:
-    """Create and lock a staging folder of this name, with its parents.
-
-    Raises:
-        PermissionDenied: it cannot be written there, or another user could replace it.
-        ResourceExhausted: the disk is full.
-    """
-    made: list[Path] = []
-    try:
-        with failpoints.around("image.begin"):
-            _make_parents(path.parent, made)
-            trusted.check(path.parent)
-            fd = _make_locked(path)
-    except OSError as error:
-        _unmake(made)
-        raise typed(error, f"begin an image in {path.parent}") from error
-    except CryoError:
-        _unmake(made)
-        raise
-    return Staging(path, tuple(made), fd)
-
-
 def list_images(images: Path) -> list[ImageView]:
     """List the images below the configured folder, newest first; a damaged one has no digest."""
-    views = [view(path) for path in _folders(images) if not _is_staging(path)]
+    views = [view(path) for path in _folders(images) if not is_staging(path)]
     found = [one for one in views if one is not None]
     return sorted(found, key=lambda one: one.created_at, reverse=True)
 
 
 def stale_stagings(images: Path) -> list[Path]:
     """List the staging folders below the configured one that are not in use."""
-    return [path for path in _folders(images) if _is_staging(path) and _abandoned(path)]
+    return [path for path in _folders(images) if is_staging(path) and is_abandoned(path)]
 
 
 def remove(requested: str, images: Path, cache: VerifyCache) -> None:
@@ -190,7 +107,7 @@ def remove(requested: str, images: Path, cache: VerifyCache) -> None:
     path = resolve_existing(requested, images)
     _check_removable(path, images)
     manifest = _readable(path)
-    trash = path.with_name(f"{STAGING_PREFIX}{secrets.token_hex(8)}")
+    trash = name_staging(path)
     with in_use.alone(path):
         try:
             path.rename(trash)
@@ -250,37 +167,8 @@ def _check_writable(folder: Path) -> None:
         return
 
 
-def _make_parents(folder: Path, made: list[Path]) -> None:
-    missing = [place for place in (folder, *folder.parents) if not place.exists()]
-    for place in reversed(missing):
-        with contextlib.suppress(FileExistsError):  # created concurrently: not ours to remove
-            place.mkdir(mode=0o700)
-            made.append(place)
-
-
-def _make_locked(path: Path) -> int:
-    """Create a folder that gets its final name once it is locked, so it never looks stale."""
-    unlocked = path.with_name(path.name.replace(STAGING_PREFIX, _UNLOCKED_PREFIX))
-    unlocked.mkdir(mode=0o700)
-    fd = os.open(unlocked, _DIR)
-    try:
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        unlocked.rename(path)
-    except OSError:
-        os.close(fd)
-        unlocked.rmdir()
-        raise
-    return fd
-
-
 def _is_empty(path: Path) -> bool:
     return path.is_dir() and not path.is_symlink() and not any(path.iterdir())
-
-
-def _unmake(made: Iterable[Path]) -> None:
-    for folder in reversed(list(made)):
-        with contextlib.suppress(OSError):  # in use by another process
-            folder.rmdir()
 
 
 def _folders(images: Path, depth: int = _DEPTH) -> Iterator[Path]:
@@ -292,41 +180,14 @@ def _folders(images: Path, depth: int = _DEPTH) -> Iterator[Path]:
         return
     for name in names:
         path = images / name
-        if _is_staging(path) or _is_image(path):
+        if is_staging(path) or _is_image(path):
             yield path
         elif depth > 1:
             yield from _folders(path, depth - 1)
 
 
-def _is_staging(path: Path) -> bool:
-    return path.name.startswith((STAGING_PREFIX, _UNLOCKED_PREFIX))
-
-
 def _is_image(path: Path) -> bool:
     return os.path.lexists(path / manifests.NAME)
-
-
-def _abandoned(path: Path) -> bool:
-    if not path.name.startswith(_UNLOCKED_PREFIX):
-        return not _locked(path)
-    try:
-        return time.time() - path.stat().st_mtime > _BEGIN_S
-    except OSError:
-        return False
-
-
-def _locked(path: Path) -> bool:
-    try:
-        fd = os.open(path, _DIR)
-    except OSError:
-        return True  # removed, or not accessible
-    try:
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        return True
-    finally:
-        os.close(fd)
-    return False
 
 
 def view(path: Path) -> ImageView | None:

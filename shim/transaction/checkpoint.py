@@ -15,7 +15,7 @@ from shim.errors import DeadlineExceeded, IllegalState, RunscError
 from shim.host.filecalls import file_call
 from shim.image import store
 from shim.image.manifest import Manifest
-from shim.image.store import Staging
+from shim.image.staging import Staging
 from shim.model import (
     CheckpointOptions,
     CheckpointResult,

@@ -7,9 +7,9 @@ from pathlib import Path
 from shim.errors import CryoError, CudaError, ResourceExhausted
 from shim.host.filecalls import file_call
 from shim.host.shielded import shielded
-from shim.image import seal, store
+from shim.image import seal, staging
 from shim.image.manifest import Manifest
-from shim.image.store import Staging
+from shim.image.staging import Staging
 from shim.image.verify_cache import VerifyCache
 from shim.model import CheckpointOptions, Phase, Report
 from shim.transaction.draft import Content, draft
@@ -43,17 +43,17 @@ class NewImage:
 
     async def begin(self) -> Staging:
         """Make the staging folder that runsc will write to."""
-        path = store.name_staging(self.path)
+        path = staging.name_staging(self.path)
         # Before it is made: the process that finds this journal knows of it then.
         self._target.journal.note(staging=str(path))
 
-        def begin() -> Staging:
-            self._staging = store.begin(path)
+        def make() -> Staging:
+            self._staging = staging.begin(path)
             return self._staging
 
         # To its end, so that a rollback knows what to remove.
         return await shielded(
-            file_call(begin, doing=f"begin an image in {path.parent}"), deadline_s=None
+            file_call(make, doing=f"begin an image in {path.parent}"), deadline_s=None
         )
 
     async def finish(self, staging: Staging) -> Manifest:

@@ -12,7 +12,7 @@ from shim.host import files
 from shim.host.background import BackgroundTasks
 from shim.host.filecalls import file_call
 from shim.host.shielded import shielded, succeeded
-from shim.image.store import Staging
+from shim.image.staging import Staging
 from shim.model import CheckpointOptions, Phase, Progress
 from shim.runsc.argv import CheckpointArgs
 from shim.runsc.failure import failure

@@ -23,6 +23,7 @@ from shim.errors import (
 )
 from shim.host import files
 from shim.image import store
+from shim.image.staging import STAGING_PREFIX
 from shim.image.verify import verify
 from shim.image.verify_cache import VerifyCache
 from shim.model import Connections, CudaMode, CudaProcess, CudaState, EngineName, Phase, Verify
@@ -496,7 +497,7 @@ async def test_the_staging_folder_is_known_before_it_is_made(make: Make) -> None
     finally:
         failpoints.arm(None)
 
-    assert [Path(path).name.startswith(store.STAGING_PREFIX) for path in reported] == [True]
+    assert [Path(path).name.startswith(STAGING_PREFIX) for path in reported] == [True]
 
 
 async def test_a_save_that_meets_a_newcomer(make: Make) -> None:

@@ -20,6 +20,7 @@ from shim.errors import (
 )
 from shim.image import manifest as manifests
 from shim.image import seal, store
+from shim.image.staging import STAGING_PREFIX, begin, name_staging
 from shim.image.verify import read_manifest
 from shim.image.verify_cache import VerifyCache
 from shim.model import TaskRef
@@ -151,7 +152,7 @@ def test_the_folder_itself_is_no_image(images: Path) -> None:
 def test_reserved_names_are_refused(images: Path) -> None:
     """A name that is cleaned up as a leftover cannot be chosen."""
     with pytest.raises(InvalidArgument, match="reserved"):
-        store.resolve_new(f"{images}/{store.STAGING_PREFIX}x", images, REF, NOW)
+        store.resolve_new(f"{images}/{STAGING_PREFIX}x", images, REF, NOW)
 
 
 def test_a_file_in_the_way_is_refused(tmp_path: Path, images: Path) -> None:
@@ -195,17 +196,17 @@ def test_an_unnamed_image_is_refused(images: Path) -> None:
 def test_a_staging_folder_lies_beside_the_image_and_is_private(images: Path) -> None:
     """Same filesystem, so that a rename is enough; no other user has access."""
     final = images / "ns" / "t1" / "x"
-    staging = store.begin(store.name_staging(final))
+    staging = begin(name_staging(final))
 
     assert staging.path.parent == final.parent
-    assert staging.path.name.startswith(store.STAGING_PREFIX)
+    assert staging.path.name.startswith(STAGING_PREFIX)
     assert stat.S_IMODE(staging.path.stat().st_mode) == 0o700
     staging.discard()
 
 
 def test_a_discarded_image_leaves_no_trace(images: Path) -> None:
     """The folders made on the way go too, and discarding twice is fine."""
-    staging = store.begin(store.name_staging(images / "ns" / "t1" / "x"))
+    staging = begin(name_staging(images / "ns" / "t1" / "x"))
     (staging.path / "pages.img").touch()
 
     staging.discard()
@@ -217,8 +218,8 @@ def test_a_discarded_image_leaves_no_trace(images: Path) -> None:
 def test_folders_of_others_stay(images: Path) -> None:
     """What was there before, or is used by now, is not removed."""
     (images / "ns").mkdir()
-    first = store.begin(store.name_staging(images / "ns" / "t1" / "x"))
-    second = store.begin(store.name_staging(images / "ns" / "t1" / "y"))
+    first = begin(name_staging(images / "ns" / "t1" / "x"))
+    second = begin(name_staging(images / "ns" / "t1" / "y"))
 
     first.discard()
     second.discard()
@@ -234,16 +235,16 @@ def test_a_failed_beginning_leaves_no_folders(
     def locked(_folder: Path) -> tuple[Path, int]:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(store, "_make_locked", locked)
+    monkeypatch.setattr("shim.image.staging._make_locked", locked)
 
     with pytest.raises(CryoError, match="No space"):
-        store.begin(store.name_staging(images / "ns" / "t1" / "x"))
+        begin(name_staging(images / "ns" / "t1" / "x"))
     assert list(images.iterdir()) == []
 
 
 def test_a_staging_folder_is_stale_once_no_process_holds_it(images: Path) -> None:
     """While its creator lives it is not listed as a leftover."""
-    staging = store.begin(store.name_staging(images / "ns" / "t1" / "x"))
+    staging = begin(name_staging(images / "ns" / "t1" / "x"))
 
     assert store.stale_stagings(images) == []
     staging.close()
@@ -267,7 +268,7 @@ def test_images_are_listed_newest_first(images: Path) -> None:
     sealed(images / "top", created_at=NOW - timedelta(days=1))
     (images / "ns" / "link").symlink_to("t1")
     (images / "ns" / "t1" / "file").touch()
-    staging = store.begin(store.name_staging(images / "ns" / "t1" / "x"))
+    staging = begin(name_staging(images / "ns" / "t1" / "x"))
     sealed(staging.path / "sub")
 
     found = store.list_images(images)
@@ -334,7 +335,7 @@ def test_only_images_below_the_folder_are_removed(
 def test_the_whole_way_of_an_image(images: Path, cache: VerifyCache) -> None:
     """Begun, sealed, named, listed, removed."""
     final = store.resolve_new("", images, REF, NOW)
-    staging = store.begin(store.name_staging(final))
+    staging = begin(name_staging(final))
     sealed(staging.path)
     seal.commit(staging.path, final)
     staging.close()
@@ -388,7 +389,7 @@ def test_an_image_goes_into_no_folder_of_anothers(images: Path, tmp_path: Path) 
     with pytest.raises(PermissionDenied, match="his belongs to user 65534"):
         store.resolve_new(str(tmp_path / "his" / "new" / "img"), images, REF, NOW)
     with pytest.raises(PermissionDenied):
-        store.begin(store.name_staging(tmp_path / "his" / "new" / "img"))
+        begin(name_staging(tmp_path / "his" / "new" / "img"))
 
     assert list((tmp_path / "his").iterdir()) == []
 
@@ -397,7 +398,7 @@ def test_a_staging_folder_is_used_by_its_descriptor(tmp_path: Path) -> None:
     """A link in its place leads nowhere: not for emptying, not for counting, and it is reported."""
     (tmp_path / "victim" / "sub").mkdir(parents=True)
     (tmp_path / "victim" / "precious").write_bytes(b"x" * 10)
-    staging = store.begin(tmp_path / ".cryo-staging-00")
+    staging = begin(tmp_path / ".cryo-staging-00")
     staging.check()
     (staging.path / "half").write_bytes(b"abc")
     staging.path.rename(tmp_path / "aside")

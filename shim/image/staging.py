@@ -1,0 +1,154 @@
+"""Folders in which images are written, until they are complete and get their names."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import secrets
+import time
+from collections.abc import Iterable
+from pathlib import Path
+
+from shim import failpoints
+from shim.errors import CryoError, PermissionDenied
+from shim.host import files, removal, trusted
+from shim.host.oserror import typed
+from shim.image.directory import ImageDir
+
+STAGING_PREFIX = ".cryo-staging-"
+_UNLOCKED_PREFIX = ".cryo-begin-"
+# A folder has this prefix for microseconds; one that has it for longer was left behind.
+_BEGIN_S = 60.0
+_DIR = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC | os.O_NOFOLLOW
+
+
+class Staging:
+    """The folder of an image that is being written; others see by its lock that it is in use."""
+
+    def __init__(self, path: Path, made: tuple[Path, ...], fd: int) -> None:
+        self.path = path
+        self._made = made
+        self._fd = fd
+
+    def close(self) -> None:
+        """Release the lock; call this after the image was committed."""
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1
+
+    @property
+    def folder(self) -> ImageDir:
+        """Return the folder itself, also if another one has its name now."""
+        return ImageDir(self.path, self._fd, strict=True)
+
+    def check(self) -> None:
+        """Check that its name still refers to it: runsc opens it by name.
+
+        Raises:
+            PermissionDenied: it was replaced by another folder or a link.
+        """
+        try:
+            found = self.path.lstat()
+        except OSError as error:
+            raise typed(error, f"look at {self.path}") from error
+        own = os.fstat(self._fd)
+        if (found.st_dev, found.st_ino) != (own.st_dev, own.st_ino):
+            message = f"{self.path} was replaced while the image was written"
+            raise PermissionDenied(message, remedy=trusted.REMEDY)
+
+    def empty(self) -> None:
+        """Remove the files of a failed save: runsc does not overwrite any."""
+        removal.empty_folder(self.path, self._fd)
+
+    def discard(self) -> None:
+        """Remove it, and the parent folders that were created for it."""
+        with failpoints.around("image.discard"):
+            files.remove_tree(self.path)
+        self.close()
+        _unmake(self._made)
+
+
+def name_staging(final: Path) -> Path:
+    """Return an unused name for a staging folder next to `final`, on the same filesystem."""
+    return final.with_name(f"{STAGING_PREFIX}{secrets.token_hex(8)}")
+
+
+def begin(path: Path) -> Staging:
+    """Create and lock a staging folder of this name, with its parents.
+
+    Raises:
+        PermissionDenied: it cannot be written there, or another user could replace it.
+        ResourceExhausted: the disk is full.
+    """
+    made: list[Path] = []
+    try:
+        with failpoints.around("image.begin"):
+            _make_parents(path.parent, made)
+            trusted.check(path.parent)
+            fd = _make_locked(path)
+    except OSError as error:
+        _unmake(made)
+        raise typed(error, f"begin an image in {path.parent}") from error
+    except CryoError:
+        _unmake(made)
+        raise
+    return Staging(path, tuple(made), fd)
+
+
+def is_staging(path: Path) -> bool:
+    """Whether a folder is one in which an image is, or was, written."""
+    return path.name.startswith((STAGING_PREFIX, _UNLOCKED_PREFIX))
+
+
+def is_abandoned(path: Path) -> bool:
+    """Whether no process writes an image in a staging folder."""
+    if not path.name.startswith(_UNLOCKED_PREFIX):
+        return not _locked(path)
+    try:
+        return time.time() - path.stat().st_mtime > _BEGIN_S
+    except OSError:
+        return False
+
+
+def _make_parents(folder: Path, made: list[Path]) -> None:
+    missing = [place for place in (folder, *folder.parents) if not place.exists()]
+    for place in reversed(missing):
+        with contextlib.suppress(FileExistsError):  # created concurrently: not ours to remove
+            place.mkdir(mode=0o700)
+            made.append(place)
+
+
+def _make_locked(path: Path) -> int:
+    """Create a folder that gets its final name once it is locked, so it never looks stale."""
+    unlocked = path.with_name(path.name.replace(STAGING_PREFIX, _UNLOCKED_PREFIX))
+    unlocked.mkdir(mode=0o700)
+    fd = os.open(unlocked, _DIR)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        unlocked.rename(path)
+    except OSError:
+        os.close(fd)
+        unlocked.rmdir()
+        raise
+    return fd
+
+
+def _unmake(made: Iterable[Path]) -> None:
+    for folder in reversed(list(made)):
+        with contextlib.suppress(OSError):  # in use by another process
+            folder.rmdir()
+
+
+def _locked(path: Path) -> bool:
+    try:
+        fd = os.open(path, _DIR)
+    except OSError:
+        return True  # removed, or not accessible
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return True
+    finally:
+        os.close(fd)
+    return False
