@@ -213,7 +213,7 @@ def test_a_warm_pod_with_a_part_of_a_volume(node: Cryo, pods: Pods) -> None:
 
         text = warned.until(sandbox)
 
-    assert text.startswith(f"not saved as the image {name}: volumes of which a part is mounted")
+    assert text.startswith(f"not saved as the image {name}: volumes that are mounted with subPath")
     assert "part (of container web)" in text
     folder = node.folder / "images" / node.namespace / "team" / name
     wait_until((folder / ".use.json").exists, "the count", 30)

@@ -28,7 +28,7 @@ WORKLOAD = Settings(processes=1, period_s=0.25)
 MISSING = "there is no image named {name}"
 SAVE_ONE = "cryo warm save {name} TASK"
 DIFFERS = "no image named {name} fits this container; the newest one differs: "
-MAKE_EQUAL = "save another one for this container, or make these equal"
+MAKE_EQUAL = "save an image of this container under the name, or remove the difference"
 
 
 class Template:
