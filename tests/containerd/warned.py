@@ -41,6 +41,10 @@ class Warned:
             if error.code() is not grpc.StatusCode.CANCELLED:
                 raise
 
+    def everything(self) -> list[str]:
+        """Return the warnings about all containers."""
+        return [one.text for one in self._all]
+
     def of(self, name: str) -> list[str]:
         """Return the warnings about a container."""
         return [one.text for one in self._all if one.container_id == name]

@@ -9,12 +9,20 @@ from typing import Any
 
 import pytest
 
+from shim.simgpu.waiting import wait_until
+from tests.containerd.beside import serving
+from tests.containerd.named import WAIT_S
+from tests.containerd.warned import warnings_of
 from tests.kubernetes.cluster import Cluster, is_ready, restarts
+from tests.kubernetes.node import Node
 from tests.kubernetes.template import BIRTH, BOOTED, KEPT, READ, pod, small
 
 _log = logging.getLogger(__name__)
 OTHER = "other"
 TEN = 10
+# How the reasons begin for which a pod was not restored.
+COLD = "started cold instead of from the image {}"
+DIFFERS = "the bundle differs from the one in the image: process.args"
 
 
 def warm(name: str) -> dict[str, str]:
@@ -104,6 +112,36 @@ def test_ten_pods_at_once(cluster: Cluster) -> None:
     addresses = {cluster.read(one)["status"]["podIP"] for one in restored}
     assert len(addresses) == TEN
     cluster.remove(*restored)
+
+
+@pytest.mark.long
+def test_a_changed_template(cluster: Cluster, node: Node) -> None:
+    """A pod with another command under the same name starts cold, and its image replaces the old.
+
+    The reason is an event of the pod, a warning in containerd's events, and in `cryo warm show`.
+    """
+    name, notes = "changed", warm_small("changed")
+    old, new, third = (
+        small(f"{name}-{number}", node=cluster.node, annotations=notes, boot_s=boot_s)
+        for number, boot_s in enumerate((1, 2, 2))
+    )
+    cluster.start(old)
+    first = cluster.until_saved(name)
+
+    with warnings_of(node) as warned:
+        cluster.start(new)
+        wait_until(lambda: COLD.format(name) in "".join(warned.everything()), "why", WAIT_S)
+
+    cluster.event(new, "Failed", DIFFERS)
+    (why,) = [text for text in warned.everything() if text.startswith(COLD.format(name))]
+    assert DIFFERS in why
+    assert len({cluster.exec(one, "app", "cat", BIRTH) for one in (old, new)}) == 2
+    with serving(node) as cryo:
+        assert DIFFERS in cryo("warm", "show", "-k", "default", name).out
+    wait_until(lambda: first not in cluster.images(name), "the next image", WAIT_S)
+    cluster.start(third)
+    assert cluster.exec(third, "app", "cat", BIRTH) == cluster.exec(new, "app", "cat", BIRTH)
+    cluster.remove(old, new, third)
 
 
 @pytest.mark.long
