@@ -216,9 +216,13 @@ def test_a_warm_pod_with_a_part_of_a_volume(node: Cryo, pods: Pods) -> None:
     assert text.startswith(f"not saved as the image {name}: volumes that are mounted with subPath")
     assert "part (of container web)" in text
     folder = node.folder / "images" / node.namespace / "team" / name
-    wait_until((folder / ".use.json").exists, "the count", 30)
-    use = json.loads((folder / ".use.json").read_text("utf-8"))
-    assert (use["failures"], use["saves"]) == (1, 0)
+
+    def counted() -> tuple[int, int]:
+        use = json.loads((folder / ".use.json").read_text("utf-8"))
+        return use["failures"], use["saves"]
+
+    wait_until(lambda: counted() == (1, 0), "the count", 30)
+    assert members(folder) == []
     shutil.rmtree(folder)
 
 
