@@ -8,7 +8,7 @@ CryoError
 ├── FailedPrecondition      a valid request in the wrong state
 │   ├── IllegalState        the task is in a state that does not allow it
 │   ├── Refused             preflight found that it cannot succeed; nothing was changed
-│   │   └── Impossible      nor can it later, with these containers on this host
+│   │   └── Impossible      the same later: it is due to the containers or this host
 │   ├── HostMismatch        the image does not fit this host
 │   └── HookFailed          a hook of the container failed; has its output
 ├── Busy                    another operation holds the task
@@ -73,7 +73,7 @@ class Refused(FailedPrecondition):
 
 
 class Impossible(Refused):
-    """Nor can it succeed later: it is due to how the containers were made, or to this host."""
+    """It cannot succeed later either: the cause is how the containers were made, or this host."""
 
 
 class HostMismatch(FailedPrecondition):

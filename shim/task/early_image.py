@@ -2,7 +2,7 @@
 
 No annotation tells an init container from another one. But the kubelet starts the others when it
 has ended: then a container joins that the image lacks, and one that the image has is finished. A
-pod that is restored from such an image runs its init container on, and starts all others cold.
+pod that is restored from such an image continues its init container, and starts all others cold.
 """
 
 from __future__ import annotations

@@ -33,9 +33,9 @@ class RestoredContainer:
         return await self._container.init.restore(options, tentative=self._is_tentative)
 
     async def hold_until_loaded(self, fd: int) -> None:
-        """Have a descriptor held until runsc has read all of the image in the background.
+        """Keep a descriptor open until runsc has read all of the image in the background.
 
-        A `runsc wait` holds it, which outlives this process. Builds without that hold nothing.
+        A `runsc wait`, which outlives this process, inherits it. A runsc without that keeps none.
         """
         container = self._container
         if not container.runsc.capabilities.wait_restore:

@@ -1,6 +1,6 @@
 """Warm starts: a container that was started cold is saved under its name once it is ready.
 
-The save goes on in the background, and never harms the container: a checkpoint that fails is
+The save runs in the background, and never harms the container: a checkpoint that fails is
 rolled back. Of containers that are started at once, the first that is ready is saved, and the
 others find its lock or its image. The next owner continues to wait for the containers of the last.
 """
@@ -9,33 +9,27 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import os
-from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 import msgspec
 
 from shim.config import Config
 from shim.errors import Busy, CryoError, DeadlineExceeded, FailedPrecondition, Impossible
-from shim.host.filecalls import file_call
-from shim.image.images import REMOVE_S
-from shim.image.named import Fingerprint, ImageRef, NamedImages, read_fingerprint
+from shim.image.named import ImageRef
 from shim.image.named_use import Outcome
-from shim.image.verify import read_manifest
-from shim.image.verify_cache import VerifyCache
-from shim.model import CheckpointOptions, CheckpointResult, Report, TaskRef, utcnow
+from shim.model import CheckpointResult, Report, TaskRef
 from shim.oci import pod
 from shim.oci.annotations import TaskAnnotations, WarmFallback, read_annotations
 from shim.task.container import Container
 from shim.task.early_image import ended_since
 from shim.task.name_counters import NameCounters
+from shim.task.named_save import Checkpoint, NamedSaves
 from shim.task.owner import Owner
 from shim.task.record import NamedOrigin
 from shim.task.recovery import log_progress
 from shim.task.sandbox_readiness import SandboxReadiness
 from shim.task.state_machine import LIVE
 from shim.task.task_map import TaskMap
-from shim.transaction.fingerprint import fingerprint
 
 _log = logging.getLogger(__name__)
 # Without a check: how long after its start a container is saved.
@@ -45,12 +39,9 @@ PERIOD_S = 1.0
 # Between two attempts to save a container that is busy.
 _RETRY_S = 5.0
 
-Checkpoint = Callable[[TaskRef, CheckpointOptions, Report], Awaitable[CheckpointResult]]
-"""Makes a checkpoint of a task, as a client's call does."""
-
 
 class WarmStarts:
-    """Saves the containers of one owner under their names."""
+    """Has the containers of one owner saved under their names once they are ready."""
 
     def __init__(
         self,
@@ -60,15 +51,13 @@ class WarmStarts:
         counters: NameCounters,
         checkpoint: Checkpoint,
     ) -> None:
-        self._config = config
-        self._cache = VerifyCache(Path(config.paths.verified))
         self._tasks = tasks
         self._owner = owner
-        self._checkpoint = checkpoint
         self._counters = counters
+        self._saves = NamedSaves(config, owner, checkpoint)
 
     def started(self, task: Container) -> None:
-        """Count how a task was started, and see to the save of one that was started cold."""
+        """Count how a task was started, and arrange the save of one that was started cold."""
         named = task.record.named
         if named is None:
             self._joined(task)
@@ -112,11 +101,7 @@ class WarmStarts:
             return
         if not ended:
             return
-        images = self._images(ref)
-        if line := await file_call(
-            lambda: images.remove(path, self._cache), doing=f"remove {path}"
-        ):
-            _log.warning("an image of %s was not removed: %s", ref, line)
+        await self._saves.remove(ref, path)
         reason = f"it was saved before {', '.join(ended)} had ended, and is saved again"
         self._counters.count(ref, Outcome.FAILURE, reason)
         again = msgspec.structs.replace(
@@ -177,10 +162,9 @@ class WarmStarts:
 
     async def _save_once(self, task: Container, named: NamedOrigin) -> None:
         """Save the task under its name, unless another one was or is being saved."""
-        images = self._images(named.ref(task.ref.namespace))
-        made = await self._save(task, images, log_progress, besides=named.failed_image)
-        outcome = Outcome.SKIP if made is None else Outcome.SAVE
-        self._counters.count(images.ref, outcome)
+        ref = named.ref(task.ref.namespace)
+        made = await self._saves.save(task, ref, log_progress, besides=named.failed_image)
+        self._counters.count(ref, Outcome.SKIP if made is None else Outcome.SAVE)
         if made is not None:
             task.store.try_update(named=msgspec.structs.replace(named, saved_image=made.image_path))
 
@@ -193,83 +177,13 @@ class WarmStarts:
         """
         task = self._tasks.root_of(self._tasks.get(ref))
         group = await asyncio.to_thread(lambda: pod.kubernetes_namespace(task.files.spec))
-        images = self._images(
-            ImageRef(namespace=ref.namespace, name=name, kubernetes_namespace=group)
-        )
-        made = await self._save(task, images, report)
+        full = ImageRef(namespace=ref.namespace, name=name, kubernetes_namespace=group)
+        made = await self._saves.save(task, full, report)
         if made is None:
             message = f"another container is being saved as {name}"
             raise Busy(message, remedy="try again when it is saved")
-        self._counters.count(images.ref, Outcome.SAVE)
+        self._counters.count(full, Outcome.SAVE)
         return made
-
-    async def _save(
-        self, task: Container, images: NamedImages, report: Report, *, besides: str | None = None
-    ) -> CheckpointResult | None:
-        """Save a task under the lock of its fingerprint; None if that is left to another.
-
-        With `besides` nothing is saved where there is an image that can be read, and that is
-        another one than this.
-        """
-        fingerprint = await self._fingerprint(task)
-        key = fingerprint.key
-        lock = await file_call(lambda: images.lock(key), doing=f"lock the image {images.ref}")
-        if lock is None:
-            return None
-        try:
-            if besides is not None and await _is_there(images, key, besides):
-                return None
-            path = await file_call(
-                lambda: images.new_image(fingerprint, utcnow()), doing=f"make {images.folder}"
-            )
-            options = CheckpointOptions(image_path=str(path), for_copies=True)
-            made = await self._checkpoint(task.ref, options, report)
-            left = await file_call(
-                lambda: images.prune(path, self._cache),
-                doing=f"tidy {images.folder}",
-                deadline_s=REMOVE_S,
-            )
-        finally:
-            os.close(lock)
-        for line in left:
-            _log.warning("an image of %s was not removed: %s", images.ref, line)
-        return made
-
-    def _images(self, ref: ImageRef) -> NamedImages:
-        return NamedImages(Path(self._config.paths.images), ref)
-
-    async def _fingerprint(self, task: Container) -> Fingerprint:
-        """Return the fingerprint that the task was created with; for older tasks, one of now."""
-        kept = await asyncio.to_thread(read_fingerprint, task.files.folder)
-        if kept is not None:
-            return kept
-        able, record = await self._owner.capabilities(), task.record
-        return await asyncio.to_thread(
-            lambda: fingerprint(
-                task.files.spec,
-                record.mounts,
-                self._config,
-                able,
-                gpu=record.gpu,
-                own_flags=record.own_flags,
-            )
-        )
-
-
-async def _is_there(images: NamedImages, key: str, besides: str) -> bool:
-    """Whether there is an image of a fingerprint that can be read, other than `besides`."""
-
-    def look() -> bool:
-        path = images.find(key)
-        if path is None or str(path) == besides:
-            return False
-        try:
-            read_manifest(path, strict=True)
-        except CryoError:
-            return False
-        return True
-
-    return await file_call(look, doing=f"look for the image {images.ref}")
 
 
 def is_settled(task: Container) -> bool:

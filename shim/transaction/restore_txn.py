@@ -42,7 +42,7 @@ class RestoreTarget(Protocol):
         """Run `runsc restore` with its bundle and streams; return the sandbox's pid."""
 
     async def hold_until_loaded(self, fd: int) -> None:
-        """Have a descriptor held until runsc has read all of the image in the background."""
+        """Keep a descriptor open until runsc has read all of the image in the background."""
 
     async def watch_restored(self) -> None:
         """Watch for its exit, now that it runs."""

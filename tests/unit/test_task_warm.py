@@ -92,7 +92,7 @@ async def owner(tmp_path: Path) -> AsyncIterator[Owner]:
 def saver(owner: Owner) -> Saver:
     """Give what its warm starts save with."""
     made = Saver(owner)
-    owner.tasks.warm._checkpoint = made
+    owner.tasks.warm._saves._checkpoint = made
     return made
 
 
@@ -216,7 +216,7 @@ async def test_a_check_is_waited_for(
     assert saver.saved == []
 
     await owner.again()
-    owner.tasks.warm._checkpoint = saver
+    owner.tasks.warm._saves._checkpoint = saver
     ready = True
     await background(owner)
 
@@ -291,7 +291,7 @@ async def test_a_container_that_can_never_be_saved(owner: Owner, saver: Saver) -
     assert owner.topics.count("/cryo/warning") == 1
     assert use(owner).failures == 1
     await owner.again()
-    owner.tasks.warm._checkpoint = saver
+    owner.tasks.warm._saves._checkpoint = saver
     await background(owner)
     assert (len(saver.fails), use(owner).failures) == (1, 1)
 
@@ -342,7 +342,7 @@ async def test_an_init_container_that_was_saved(pod: Pod, joins: str) -> None:
     image run, or that runs again, changes nothing.
     """
     owner, saver = pod.owner, Saver(pod.owner)
-    owner.tasks.warm._checkpoint = saver
+    owner.tasks.warm._saves._checkpoint = saver
     await pod.run("pod", "init", "side")
     await background(owner)
     root = owner.tasks._task(owner.ref("pod"))
@@ -363,7 +363,7 @@ async def test_an_init_container_that_was_saved(pod: Pod, joins: str) -> None:
 async def test_a_pod_that_is_restored_from_an_early_image(pod: Pod) -> None:
     """It is saved again when the next container starts, in place of that image."""
     owner, saver = pod.owner, Saver(pod.owner)
-    owner.tasks.warm._checkpoint = saver
+    owner.tasks.warm._saves._checkpoint = saver
     await pod.run("pod", "init", "side")
     await background(owner)
     early, _ = saved_of(owner.tasks._task(owner.ref("pod")))
