@@ -23,7 +23,7 @@ class Dockerd(Daemon):
     """A dockerd without networks: no bridge, no iptables. `runtimes` maps names to types."""
 
     # Docker removes network namespaces minutes later.
-    ignored = ("/docker/state/netns/",)
+    ignored = ("/state/netns/",)
 
     def __init__(
         self,

@@ -21,6 +21,8 @@ from tests.containerd.image import REFERENCE
 from tests.containerd.place import Place, settle
 from tests.containerd.records.client import edit_spec
 
+CDI_ENV = "NVIDIA_VISIBLE_DEVICES=nvidia.com/gpu=0"
+
 
 def place_of(sim: Simulation) -> Place:
     """Prepare a simulation's namespace for containerd; once for each simulation."""
@@ -64,21 +66,40 @@ def image_flags(sim: Machine) -> tuple[str, ...]:
     """Return the flags of `ctr run` for a workload in a container of the small image.
 
     For commands that need an image and a snapshot, such as `ctr containers checkpoint --image`.
-    The host's Python is bind-mounted; the command is `workload(settings)`.
+    The command is `workload(settings)`.
     """
-    wanted = ["/usr", "/lib", "/lib64", sys.base_prefix, sys.base_exec_prefix]
-    wanted.append(str(Path(tools.interpreter()).parent.parent))
-    binds = [(point, "ro") for point in wanted if Path(point).exists()]
-    mounts = [f"type=bind,src={point},dst={point},options=rbind:{how}" for point, how in binds]
-    for folder, target, how in (
-        ("code", names.CODE_DIR, "ro"),
-        ("device", names.DEVICE_DIR, "rw"),
-    ):
-        mounts.append(f"type=bind,src={sim.folder / folder},dst={target},options=rbind:{how}")
+    mounts = [f"type=bind,src={src},dst={dst},options=rbind:{how}" for src, dst, how in binds(sim)]
     # Sockets on the guest's own tmpfs survive a save.
     mounts.append("type=tmpfs,src=tmpfs,dst=/tmp,options=mode=1777")
-    flags = [word for mount in dict.fromkeys(mounts) for word in ("--mount", mount)]
-    return tuple(flags)
+    return tuple(word for mount in mounts for word in ("--mount", mount))
+
+
+def volume_flags(sim: Machine) -> tuple[str, ...]:
+    """Return the flags of `docker run` and `nerdctl run` for such a workload."""
+    volumes = [word for bind in binds(sim) for word in ("--volume", ":".join(map(str, bind)))]
+    return (*volumes, "--tmpfs", "/tmp:rw,exec,mode=1777")
+
+
+def binds(sim: Machine) -> list[tuple[Path, str, str]]:
+    """List what is bind-mounted for a workload, with the host's Python: source, target, `ro`."""
+    wanted = ["/usr", "/lib", "/lib64", sys.base_prefix, sys.base_exec_prefix]
+    wanted.append(str(Path(tools.interpreter()).parent.parent))
+    found = [(Path(point), point, "ro") for point in wanted if Path(point).exists()]
+    found.append((sim.folder / "code", names.CODE_DIR, "ro"))
+    found.append((sim.folder / "device", names.DEVICE_DIR, "rw"))
+    return list(dict.fromkeys(found))
+
+
+def cdi_settings(sim: Simulation, folder: Path) -> dict[str, Any]:
+    """Write a CDI file with the simulated GPU; return the settings of cuda with its directory.
+
+    A container gets the GPU by the variable in `CDI_ENV`, whichever client starts it.
+    """
+    folder.mkdir()
+    device = {"name": "0", "containerEdits": {"deviceNodes": [dict(bundle.CONTROL)]}}
+    content = {"cdiVersion": "0.6.0", "kind": "nvidia.com/gpu", "devices": [device]}
+    (folder / "nvidia.json").write_text(json.dumps(content), "utf-8")
+    return {**sim.settings_of_cuda(), "cdi_dirs": [str(folder)]}
 
 
 def start_on_image(

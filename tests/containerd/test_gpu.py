@@ -11,7 +11,6 @@ from shim.simgpu.simulation import Fault, Kind, Settings, Simulation, wait_until
 from tests.containerd import gpu
 from tests.containerd.builds import LINES
 from tests.containerd.cryo import RUNTIME, Cryo
-from tests.containerd.named import Named
 
 _TWO = Settings(processes=2)
 
@@ -157,25 +156,3 @@ def test_a_kill_in_a_checkpoint(cryo: Cryo, simulation: Simulation, job: str) ->
 
 def _froze(simulation: Simulation) -> bool:
     return any(call.action == "checkpoint" for call in simulation.calls())
-
-
-def test_a_warm_start(cryo: Cryo, simulation: Simulation, guest: gpu.CtrGuest) -> None:
-    """With one annotation the second container has the GPU memory of the first, and works on."""
-    name = cryo.fresh("llama")
-    images = Named(cryo.folder / "images" / cryo.namespace / name)
-    when = {"io.cryo.warm": name, "io.cryo.warm-when": "file:/tmp/ready"}
-    boxes = (cryo.fresh("cold"), cryo.fresh("warm"))
-    with cryo.removing(*boxes):
-        for box in boxes:
-            gpu.start_on_image(
-                simulation, cryo, box, runtime=RUNTIME, settings=_TWO, annotations=when
-            )
-            simulation.until_ready(guest, box)
-            if box == boxes[0]:
-                cryo.exec(box, "touch", "/tmp/ready")
-                images.until_saved()
-                cryo.remove(box)
-        assert cryo.exec(boxes[1], "ls", "/tmp/ready").out == "/tmp/ready\n"
-        assert simulation.works(guest, boxes[1])
-        assert simulation.verify(guest, boxes[1]).intact
-    images.until_hit()

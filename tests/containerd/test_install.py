@@ -7,7 +7,6 @@ import json
 import os
 import shutil
 import signal
-import tomllib
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -26,7 +25,6 @@ from tests.containerd.cri.client import Kubelet, Pod, Wanted, log_lines
 from tests.containerd.cryo import Cryo
 from tests.containerd.docker import Dockerd
 from tests.containerd.image import PAUSE, REFERENCE
-from tests.containerd.named import Named
 from tests.containerd.place import Place
 
 INSTALL = Path(__file__).resolve().parents[2] / "hack/containerd/install"
@@ -245,25 +243,3 @@ def test_systemd_takes_the_unit(tmp_path: Path) -> None:
     unit.write_text(text.replace("/usr/local/bin/cryo", "/bin/true"), "utf-8")
 
     run(["systemd-analyze", "verify", unit], timeout_s=15)
-
-
-def test_a_warm_start_of_docker(docker: Dockerd) -> None:
-    """With one annotation a container starts cold and is saved; the next is a restore."""
-    config = tomllib.loads(Path(docker.env["CRYO_CONFIG"]).read_text("utf-8"))
-    images = Named(Path(config["paths"]["images"]) / "moby" / "llama")
-    when = ("io.cryo.warm=llama", "io.cryo.warm-when=file:/ready", "io.cryo.warm-period=0.1")
-    flags = tuple(word for pair in when for word in ("--annotation", pair))
-    run_in(docker, "--detach", "--name", "cold", *flags, IMAGE, "sh", "-c", cryo.COUNT)
-    try:
-        before = int(docker.docker("exec", "cold", "sh", "-c", cryo.COUNTS).out)
-        docker.docker("exec", "cold", "touch", "/ready")
-        images.until_saved()
-        docker.docker("rm", "--force", "cold")
-
-        run_in(docker, "--detach", "--name", "warm", *flags, IMAGE, "sh", "-c", cryo.COUNT)
-
-        assert docker.docker("exec", "warm", "ls", "/ready").out == "/ready\n"
-        assert int(docker.docker("exec", "warm", "sh", "-c", cryo.COUNTS).out) >= before
-        images.until_hit()
-    finally:
-        docker.docker("rm", "--force", "cold", "warm", check=False)
