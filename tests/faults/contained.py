@@ -18,6 +18,7 @@ import grpc
 
 from shim.errors import CryoError, Unavailable
 from shim.simgpu.simulation import Settings, Simulation, wait_until
+from shim.transaction import journal
 from tests.builds import RunscBuild
 from tests.containerd import gpu
 from tests.containerd.api import Api
@@ -109,6 +110,11 @@ class Contained:
         """Whether this path exists in the place."""
         return self.cryo.place.remote.run(["test", "-e", str(path)]).status == 0
 
+    def has_journal(self, name: str) -> bool:
+        """Whether the journal of an operation of this task is open."""
+        argv = ["find", str(self.cryo.state), "-path", f"*/{name}/{journal.NAME}"]
+        return bool(self.cryo.place.remote.run(argv).out)
+
     def sandboxes(self) -> list[int]:
         """List the sandboxes."""
         return self.cryo.processes(r"^runsc-sandbox ")
@@ -199,8 +205,7 @@ class ContainedTrial:
         bench, killed = self._bench, hit and self._plan.what not in harmless
         if killed:
             wait_until(self._is_over, f"the end of {self._name}", _END_S)
-        under_way = ("UNKNOWN", "PAUSING")
-        wait_until(lambda: bench.cryo.status(self._name) not in under_way, "a status", _END_S)
+        wait_until(self._is_settled, "a status", _END_S)
         status = bench.cryo.status(self._name)
         if status in ("RUNNING", "PAUSED"):
             self._judge_running()
@@ -213,6 +218,12 @@ class ContainedTrial:
         bench.assert_clean()
         if image:
             self._judge_image()
+
+    def _is_settled(self) -> bool:
+        """Whether no operation is under way; a task is created until the end of a restore."""
+        status = self._bench.cryo.status(self._name)
+        restored = status == "CREATED" and self._bench.has_journal(self._name)
+        return status not in ("UNKNOWN", "PAUSING") and not restored
 
     def _is_over(self) -> bool:
         """Whether the task has exited, or the trap was hit before its sandbox existed."""

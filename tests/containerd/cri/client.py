@@ -84,7 +84,8 @@ class Kubelet(Connection):
             try:
                 return self.conditions()["RuntimeReady"]
             except grpc.RpcError as error:
-                if error.code() is not grpc.StatusCode.UNAVAILABLE:
+                starts = error.details() == "server is not initialized yet"
+                if error.code() is not grpc.StatusCode.UNAVAILABLE and not starts:
                     raise
                 return False
 
