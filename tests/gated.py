@@ -14,8 +14,10 @@ import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Protocol
 
-from shim.simgpu.simulation import Simulation, environment, wait_until
+from shim.simgpu.remote import Remote
+from shim.simgpu.waiting import environment, wait_until
 from tests.fuse import FuseMount, Request
 
 _WAIT_S = 30.0
@@ -85,15 +87,27 @@ class GatedFile:
         os.close(self._below)
 
 
-class Gate:
-    """The gate of a file on a simulated machine, in a process of its own."""
+class Namespace(Protocol):
+    """A mount namespace that a test made: of a simulated machine, or of a containerd."""
 
-    def __init__(self, sim: Simulation, path: Path, begin: int) -> None:
-        self._sim = sim
-        self._log = sim.folder / "gated.log"
+    @property
+    def folder(self) -> Path:
+        """Return its directory, which has the same path outside."""
+
+    @property
+    def remote(self) -> Remote:
+        """Return what runs programs in it."""
+
+
+class Gate:
+    """The gate of a file in a namespace, in a process of its own."""
+
+    def __init__(self, where: Namespace, path: Path, begin: int) -> None:
+        self._remote = where.remote
+        self._log = where.folder / "gated.log"
         self._log.unlink(missing_ok=True)
         argv = [sys.executable, "-m", "tests.gated", str(path), str(begin)]
-        self._pid = sim.remote.spawn(argv, output=self._log, env=environment())
+        self._pid = self._remote.spawn(argv, output=self._log, env=environment())
         self._until(_MOUNTED, "the mount of a gated file")
 
     def until_asked(self) -> None:
@@ -107,18 +121,18 @@ class Gate:
 
     def open(self) -> None:
         """Let all read."""
-        self._sim.remote.kill(self._pid, signal.SIGUSR1)
+        self._remote.kill(self._pid, signal.SIGUSR1)
 
     def close(self) -> None:
         """Unmount the file."""
-        self._sim.remote.kill(self._pid, signal.SIGTERM)
-        assert self._sim.remote.wait(self._pid, _WAIT_S) == 0, self._log.read_text("utf-8")
+        self._remote.kill(self._pid, signal.SIGTERM)
+        assert self._remote.wait(self._pid, _WAIT_S) == 0, self._log.read_text("utf-8")
 
 
 @contextlib.contextmanager
-def gated(sim: Simulation, path: Path, begin: int = 0) -> Iterator[Gate]:
-    """Let no one on the machine read a file from `begin` on before its gate is opened."""
-    gate = Gate(sim, path, begin)
+def gated(where: Namespace, path: Path, begin: int = 0) -> Iterator[Gate]:
+    """Let no one in a namespace read a file from `begin` on before its gate is opened."""
+    gate = Gate(where, path, begin)
     try:
         yield gate
     finally:

@@ -10,6 +10,8 @@ from shim.simgpu.waiting import wait_until
 from tests.containerd.cryo import COUNT, RUNTIME, Cryo
 from tests.containerd.image import REFERENCE
 from tests.containerd.named import WAIT_S, annotated, named
+from tests.gated import gated
+from tests.half_loaded import FILL, FILL_BYTES, HELD_BACK, is_in_use
 
 pytestmark = pytest.mark.usefixtures("nothing_left")
 READY = "io.cryo.warm-when=file:/ready"
@@ -133,3 +135,24 @@ def test_a_container_that_asks_for_its_save(cryo: Cryo) -> None:
     assert one["id"] != two["id"]
     assert "MINE=one" in one["environ"].split("\0")
     assert "MINE=two" in two["environ"].split("\0")
+
+
+def test_an_image_that_is_loaded_in_the_background(cryo: Cryo) -> None:
+    """With `io.cryo.background` it is in use after the start, until the sandbox has all of it."""
+    name = cryo.fresh("background")
+    command = ("sh", "-c", FILL)
+    warm = annotated(f"io.cryo.warm={name}", "io.cryo.warm-when=file:/tmp/ready")
+    with cryo.container(*command, flags=warm):
+        image = named(cryo, name).until_saved()
+    only = annotated(f"io.cryo.restore={name}", "io.cryo.background=true", "io.cryo.verify=none")
+    with (
+        gated(cryo.place, image / "pages.img", HELD_BACK) as gate,
+        cryo.container(*command, flags=only) as box,
+    ):
+        gate.until_asked()
+        assert (cryo.status(box), is_in_use(image)) == ("RUNNING", True)
+
+        gate.open()
+        wait_until(lambda: not is_in_use(image), "the end of the load", WAIT_S)
+
+        assert cryo.exec(box, "sh", "-c", "cat /tmp/data | wc -c").out == f"{FILL_BYTES}\n"

@@ -9,21 +9,16 @@ from pathlib import Path
 import pytest
 
 from shim.errors import Busy, ImageCorrupt
-from shim.image import in_use
 from shim.model import Verify
 from shim.simgpu.simulation import wait_until
 from shim.state import TaskState
 from tests.gated import gated
+from tests.half_loaded import FILL, FILL_BYTES, HELD_BACK, is_in_use
 from tests.real.helpers_rig import WAIT_S, Background, Rig, refused
 from tests.real.test_warm_commands import Typed
 
 pytestmark = pytest.mark.timeout(120)
 _names = itertools.count()
-
-
-# runsc needs some pages to begin with; the last ones are of the container's file.
-FILL = "head -c 32M /dev/urandom > /tmp/data; touch /tmp/ready; exec sleep 1000"
-HELD_BACK = 16 << 20
 
 
 @pytest.fixture
@@ -43,15 +38,6 @@ def image(typed: Typed) -> Path:
     """Give its image."""
     (found,) = typed.warm.images()
     return found
-
-
-def is_in_use(image: Path) -> bool:
-    """Whether a removal would be refused."""
-    try:
-        with in_use.alone(image):
-            return False
-    except Busy:
-        return True
 
 
 def test_commands_refuse_while_an_image_is_loaded(rig: Rig, typed: Typed, image: Path) -> None:
@@ -119,5 +105,5 @@ def test_an_image_that_is_removed_while_it_is_loaded_in_the_background(
         gate.open()
 
         counted = rig.behind.exec("copy", ["/bin/sh", "-c", "cat /tmp/data | wc -c"]).out
-        assert int(counted) == 32 << 20
+        assert int(counted) == FILL_BYTES
     assert rig.end("copy").status == 137
