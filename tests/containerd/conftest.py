@@ -2,22 +2,28 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from hack.tools.running import NotHere
+from shim.simgpu import toml
 from shim.simgpu.simulation import Simulation
 from tests.builds import RunscBuild, excuse, find_program
 from tests.containerd import gpu, image
+from tests.containerd.api import Api
 from tests.containerd.builds import LINES, ContainerdBuild
 from tests.containerd.cri.client import Kubelet
-from tests.containerd.cryo import Cryo, simulated
+from tests.containerd.cryo import FLAGS, Cryo, simulated
 from tests.containerd.harness import Containerd
 from tests.containerd.image import REFERENCE
+from tests.containerd.kubelet_pod import KubeletPod, Pods
 from tests.containerd.place import Place, private_place
+from tests.containerd.sidecar import write_rootfs
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -129,3 +135,44 @@ def nothing_left(cryo: Cryo) -> Iterator[None]:
     """Check that the test has left nothing behind."""
     yield
     cryo.expect_nothing_new()
+
+
+@pytest.fixture(scope="module")
+def kubelet_root(place: Place) -> Path:
+    """Return the root directory of a kubelet."""
+    return place.folder_for("kubelet")
+
+
+@pytest.fixture(scope="module")
+def pod_node(place: Place, kubelet_root: Path, runsc: RunscBuild, archive: Path) -> Iterator[Cryo]:
+    """Yield the newest containerd with each runsc, for pods with volumes of a kubelet."""
+    settings: toml.Tables = {"pods": {"kubelet": str(kubelet_root), "restore": True}}
+    build = build_of("2.4")
+    # The older one sets up no network on newer kernels.
+    flags = {} if runsc.has_builtin else FLAGS
+    with Cryo(build, place, runsc.path, flags=flags, settings=settings) as made:
+        # The first container starts the fork server and creates shared directories; so does umount.
+        made.import_image(archive)
+        made.run("first", "true")
+        place.do("mkdir", "-p", "/run/mount")
+        yield made
+
+
+@pytest.fixture
+def pods(pod_node: Cryo, kubelet_root: Path) -> Iterator[Pods]:
+    """Yield what makes a pod; afterwards all are removed, with nothing left of them."""
+    rootfs = write_rootfs(
+        pod_node.folder / "scratch" / pod_node.fresh("rootfs"), program("busybox")
+    )
+    before = pod_node.look()
+    with Api(pod_node) as api, contextlib.ExitStack() as stack:
+
+        def make() -> KubeletPod:
+            pod = KubeletPod(pod_node, api, rootfs, kubelet_root)
+            stack.callback(pod.remove)
+            return pod
+
+        yield make
+    shutil.rmtree(rootfs)
+    left = pod_node.left_behind(before)
+    assert not left, "\n".join(left)

@@ -6,7 +6,7 @@ They are created by containerd's Task service, since the CRI plugin has no resto
 from __future__ import annotations
 
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,8 @@ from tests.containerd.api import Api
 from tests.containerd.cryo import Cryo
 
 _CRI = "io.kubernetes.cri"
+# The command of a container that does nothing.
+IDLE = ("sleep", "100000")
 
 
 class KubeletPod:
@@ -88,7 +90,7 @@ class KubeletPod:
 
     def sandbox(self, **how: Any) -> str:
         """Start the pod's sandbox."""
-        return self.run("", ("sleep", "100000"), **how)
+        return self.run("", IDLE, **how)
 
     def _spec(
         self,
@@ -128,3 +130,6 @@ class KubeletPod:
         if self.folder.exists():
             shutil.rmtree(self.folder)
         self._shm.rmdir()
+
+
+Pods = Callable[[], KubeletPod]

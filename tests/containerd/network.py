@@ -1,9 +1,10 @@
-"""Network namespaces of a place: one for clients, and one with an address for each container."""
+"""Network namespaces of a place, for clients and for each container; free ports of the host."""
 
 from __future__ import annotations
 
 import contextlib
 import shutil
+import socket
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -79,3 +80,10 @@ class Network:
 def _program() -> str:
     """Return the path of `ip`."""
     return shutil.which("ip") or "/sbin/ip"
+
+
+def free_port() -> int:
+    """Return a port of the host on which nothing listens."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port: int = server.getsockname()[1]
+        return port
