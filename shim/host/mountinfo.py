@@ -13,7 +13,7 @@ _ESCAPED = re.compile(r"\\([0-7]{3})")
 _ROOT, _POINT = 3, 4
 
 
-class Entry(NamedTuple):
+class Mounted(NamedTuple):
     """A mount: which folder of the filesystem is mounted where, its type and its own options."""
 
     root: str
@@ -22,14 +22,14 @@ class Entry(NamedTuple):
     options: str
 
 
-def parse(table: str) -> Iterator[Entry]:
+def parse(table: str) -> Iterator[Mounted]:
     """Yield the mounts of a table, in their order."""
     for line in table.split("\n"):
         if line:
             before, _, after = line.partition(" - ")
             fields = before.split(" ")
             kind, _, options = after.split(" ", 2)
-            yield Entry(_plain(fields[_ROOT]), _plain(fields[_POINT]), kind, options)
+            yield Mounted(_plain(fields[_ROOT]), _plain(fields[_POINT]), kind, options)
 
 
 def filesystem(path: Path, table: Path = _TABLE) -> str | None:

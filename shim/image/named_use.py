@@ -31,7 +31,7 @@ _REASON_CHARS = 1000
 Count = Annotated[int, msgspec.Meta(ge=0, le=1 << 62)]
 
 
-class Outcome(enum.StrEnum):
+class NameOutcome(enum.StrEnum):
     """What became of a start by name, or of saving it."""
 
     HIT = "hits"
@@ -45,7 +45,7 @@ class Outcome(enum.StrEnum):
 class Reason(Value):
     """Why starts were refused an image, or were not saved: how often, and when last."""
 
-    outcome: Outcome
+    outcome: NameOutcome
     text: Annotated[str, msgspec.Meta(max_length=4096)]
     count: Count
     last: datetime
@@ -66,7 +66,7 @@ class NamedUse(Value):
     failures: Count = 0
     reasons: Annotated[tuple[Reason, ...], msgspec.Meta(max_length=64)] = ()
 
-    def counted(self, outcome: Outcome, text: str, now: datetime) -> NamedUse:
+    def counted(self, outcome: NameOutcome, text: str, now: datetime) -> NamedUse:
         """Return the counters with one more of an outcome, for this reason."""
         number = getattr(self, outcome.value) + 1
         reasons = self.reasons
@@ -89,7 +89,7 @@ def read(folder: Path) -> NamedUse:
         return NamedUse()
 
 
-def count(folder: Path, outcome: Outcome, text: str = "", *, make: bool = False) -> None:
+def count(folder: Path, outcome: NameOutcome, text: str = "", *, make: bool = False) -> None:
     """Count an outcome in a name's folder; nothing if there is no such folder, unless `make`.
 
     Raises:

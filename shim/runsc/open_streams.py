@@ -14,7 +14,7 @@ from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 from shim.errors import Busy
-from shim.runsc.port_forward import Stream
+from shim.runsc.port_forward import PortStream
 
 _log = logging.getLogger(__name__)
 # A connection that is being made has its own, shorter deadline; then its end is waited for.
@@ -26,10 +26,10 @@ class _Use:
 
     def __init__(self) -> None:
         self.over = asyncio.Event()
-        self._stream: Stream | None = None
+        self._stream: PortStream | None = None
         self._ended = False
 
-    def connected(self, stream: Stream) -> None:
+    def connected(self, stream: PortStream) -> None:
         self._stream = stream
         if self._ended:
             self.end()

@@ -25,7 +25,7 @@ _CLOSE_S = 2.0
 _CHUNK_BYTES = 64 << 10
 
 
-class Stream(NamedTuple):
+class PortStream(NamedTuple):
     """Both directions of a connection."""
 
     reader: asyncio.StreamReader
@@ -35,7 +35,7 @@ class Stream(NamedTuple):
 @contextlib.asynccontextmanager
 async def open_stream(
     control: Path, container: str, port: int, *, timeout_s: float
-) -> AsyncIterator[Stream]:
+) -> AsyncIterator[PortStream]:
     """Connect to a port of the loopback of a container's sandbox; close the stream at the end.
 
     `timeout_s` is for the connection; what is read and written needs its own deadline.
@@ -58,7 +58,7 @@ async def open_stream(
         ours.close()
         raise
     try:
-        yield Stream(reader, writer)
+        yield PortStream(reader, writer)
     finally:
         await _close(reader, writer)
 

@@ -15,7 +15,7 @@ from shim.runsc.argv import runsc_id
 from shim.runsc.containers import Containers
 from shim.runsc.open_streams import OpenStreams
 from shim.runsc.output import GuestProcess, parse_processes
-from shim.runsc.port_forward import Stream, open_stream
+from shim.runsc.port_forward import PortStream, open_stream
 
 _log = logging.getLogger(__name__)
 # How long it may take to check and repair the pause state after an interrupted command.
@@ -66,7 +66,9 @@ class Sentry:
         return await open_files.open_files(self._containers.control_socket(task_id))
 
     @contextlib.asynccontextmanager
-    async def connect(self, task_id: str, port: int, *, timeout_s: float) -> AsyncIterator[Stream]:
+    async def connect(
+        self, task_id: str, port: int, *, timeout_s: float
+    ) -> AsyncIterator[PortStream]:
         """Connect to a TCP port of the loopback of the container's sandbox; see `open_stream`.
 
         A save of the sandbox ends the stream: its user reads the end of the data.

@@ -8,11 +8,11 @@ from shim.api.cryo.v1 import cryo_pb2
 from shim.host.text import printable
 from shim.image.name_view import NamedImageView, NameView
 from shim.image.named import ImageRef
-from shim.image.named_use import NamedUse, Outcome, Reason
+from shim.image.named_use import NamedUse, NameOutcome, Reason
 from shim.service.convert import from_time, named, to_time
 
 _TEXT_MAX = 4096
-_OUTCOMES = {one: cryo_pb2.NameOutcome.Value(f"NAME_OUTCOME_{one.name}") for one in Outcome}
+_OUTCOMES = {one: cryo_pb2.NameOutcome.Value(f"NAME_OUTCOME_{one.name}") for one in NameOutcome}
 
 
 def to_name(view: NameView) -> cryo_pb2.NameInfo:

@@ -10,7 +10,7 @@ from shim.errors import CryoError
 from shim.host.filecalls import file_call
 from shim.image import named_use
 from shim.image.named import ImageRef
-from shim.image.named_use import Outcome
+from shim.image.named_use import NameOutcome
 from shim.task.owner import Owner
 
 _log = logging.getLogger(__name__)
@@ -24,14 +24,14 @@ class NameCounters:
         self._owner = owner
 
     def count(
-        self, ref: ImageRef, outcome: Outcome, reason: str = "", *, make: bool = False
+        self, ref: ImageRef, outcome: NameOutcome, reason: str = "", *, make: bool = False
     ) -> None:
         """Count an outcome; of a name that has no folder only with `make`."""
         if not self._owner.is_closing:
             work = self._count(ref, outcome, reason, make=make)
             self._owner.context().background.start(work, name=f"count {outcome} of {ref}")
 
-    async def _count(self, ref: ImageRef, outcome: Outcome, reason: str, *, make: bool) -> None:
+    async def _count(self, ref: ImageRef, outcome: NameOutcome, reason: str, *, make: bool) -> None:
         folder = ref.folder(self._images)
         try:
             await file_call(

@@ -17,7 +17,7 @@ from shim.errors import CryoError, FailedPrecondition, HostMismatch, NotFound, P
 from shim.host.filecalls import file_call
 from shim.image.images import Images
 from shim.image.named import Fingerprint, NamedImages
-from shim.image.named_use import Outcome
+from shim.image.named_use import NameOutcome
 from shim.model import CreateRequest, RestorePolicy, TaskRef, Value
 from shim.oci import document, pod
 from shim.oci.annotation_names import RESTORE, WARM
@@ -110,7 +110,7 @@ class Origins:
             await self._check_not_failed(choice)
             return await self._from_image(choice, choice.image)
         except CryoError as error:
-            outcome = Outcome.MISS if isinstance(error, NotFound) else Outcome.REFUSAL
+            outcome = NameOutcome.MISS if isinstance(error, NotFound) else NameOutcome.REFUSAL
             self._counters.count(images.ref, outcome, str(error), make=choice.named.warm)
             if choice.named.policy is RestorePolicy.ALWAYS:
                 raise

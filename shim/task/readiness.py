@@ -20,7 +20,7 @@ from shim.host import http
 from shim.host.text import printable
 from shim.model import Value
 from shim.oci.app_hooks import Command, parse_action, parse_port
-from shim.runsc.port_forward import Stream
+from shim.runsc.port_forward import PortStream
 from shim.runsc.run import Completed
 from shim.task.instance import REQUEST
 
@@ -45,7 +45,7 @@ class Checked(Protocol):
     async def run(self, argv: Sequence[str], *, timeout_s: float) -> Completed:
         """Run a program in the container."""
 
-    def connect(self, port: int, *, timeout_s: float) -> AbstractAsyncContextManager[Stream]:
+    def connect(self, port: int, *, timeout_s: float) -> AbstractAsyncContextManager[PortStream]:
         """Connect to a port of the sandbox's loopback."""
 
     async def has_file(self, path: str) -> bool:
@@ -56,7 +56,7 @@ class NotReady(CryoError):
     """The check ran, and the container is not ready."""
 
 
-class ExecCheck(Value):
+class CommandCheck(Value):
     """A command that exits with 0."""
 
     argv: tuple[str, ...]
@@ -113,7 +113,7 @@ class FileCheck(Value):
             raise NotReady(message)
 
 
-Check: TypeAlias = ExecCheck | HttpCheck | TcpCheck | FileCheck
+Check: TypeAlias = CommandCheck | HttpCheck | TcpCheck | FileCheck
 
 
 def parse(text: str) -> Check:
@@ -135,7 +135,7 @@ def _parsed(text: str) -> Check:
     if text.startswith(_AS_HOOKS):
         action = parse_action(text)
         if isinstance(action, Command):
-            return ExecCheck(argv=action.argv)
+            return CommandCheck(argv=action.argv)
         return HttpCheck(port=action.port, path=action.target)
     if text == "self":
         return FileCheck(path=REQUEST)

@@ -12,7 +12,7 @@ from contextlib import AbstractAsyncContextManager
 
 from shim.errors import CryoError, DeadlineExceeded, NotFound, Unavailable
 from shim.model import utcnow
-from shim.runsc.port_forward import Stream
+from shim.runsc.port_forward import PortStream
 from shim.runsc.run import Completed
 from shim.state import TaskState
 from shim.task.container import Container
@@ -36,7 +36,7 @@ class CheckedContainer:
         """Run a program in it."""
         return await self._container.guest.run(argv, timeout_s=timeout_s)
 
-    def connect(self, port: int, *, timeout_s: float) -> AbstractAsyncContextManager[Stream]:
+    def connect(self, port: int, *, timeout_s: float) -> AbstractAsyncContextManager[PortStream]:
         """Connect to a port of the sandbox's loopback."""
         sentry = self._container.runsc.sentry
         return sentry.connect(self._container.ref.id, port, timeout_s=timeout_s)

@@ -16,7 +16,7 @@ import msgspec
 from shim.config import Config
 from shim.errors import Busy, CryoError, DeadlineExceeded, FailedPrecondition, Impossible
 from shim.image.named import ImageRef
-from shim.image.named_use import Outcome
+from shim.image.named_use import NameOutcome
 from shim.model import CheckpointResult, Report, TaskRef
 from shim.oci import pod
 from shim.oci.annotations import TaskAnnotations, WarmFallback, read_annotations
@@ -64,9 +64,9 @@ class WarmStarts:
             return
         ref = named.ref(task.ref.namespace)
         if task.record.image_path:
-            self._counters.count(ref, Outcome.HIT)
+            self._counters.count(ref, NameOutcome.HIT)
         elif named.fell_back:
-            self._counters.count(ref, Outcome.REFUSAL, named.reason)
+            self._counters.count(ref, NameOutcome.REFUSAL, named.reason)
         self.resume(task)
 
     def resume(self, task: Container) -> None:
@@ -103,7 +103,7 @@ class WarmStarts:
             return
         await self._saves.remove(ref, path)
         reason = f"it was saved before {', '.join(ended)} had ended, and is saved again"
-        self._counters.count(ref, Outcome.FAILURE, reason)
+        self._counters.count(ref, NameOutcome.FAILURE, reason)
         again = msgspec.structs.replace(
             named, saved_image="", failed_image=str(path), settled=False, early=True
         )
@@ -118,7 +118,7 @@ class WarmStarts:
                 text = f"not saved as the image {named.name}: {error}"
                 task.warnings.add_notice(text)
                 ref = named.ref(task.ref.namespace)
-                self._counters.count(ref, Outcome.FAILURE, str(error))
+                self._counters.count(ref, NameOutcome.FAILURE, str(error))
         _settle(task)
 
     async def _attempts(self, task: Container, named: NamedOrigin) -> None:
@@ -164,7 +164,7 @@ class WarmStarts:
         """Save the task under its name, unless another one was or is being saved."""
         ref = named.ref(task.ref.namespace)
         made = await self._saves.save(task, ref, log_progress, besides=named.failed_image)
-        self._counters.count(ref, Outcome.SKIP if made is None else Outcome.SAVE)
+        self._counters.count(ref, NameOutcome.SKIP if made is None else NameOutcome.SAVE)
         if made is not None:
             task.store.try_update(named=msgspec.structs.replace(named, saved_image=made.image_path))
 
@@ -182,7 +182,7 @@ class WarmStarts:
         if made is None:
             message = f"another container is being saved as {name}"
             raise Busy(message, remedy="try again when it is saved")
-        self._counters.count(full, Outcome.SAVE)
+        self._counters.count(full, NameOutcome.SAVE)
         return made
 
 

@@ -39,7 +39,7 @@ class HostFacts(Value):
     cpu_features: tuple[str, ...]
 
 
-class Difference(Value):
+class HostDifference(Value):
     """One property in which a host differs from what an image needs."""
 
     what: str
@@ -90,7 +90,7 @@ def check_host(
 
 def differences(
     manifest: Manifest, host: HostFacts, inventory: Inventory, runsc: Build
-) -> tuple[Difference, ...]:
+) -> tuple[HostDifference, ...]:
     """List the differences between this host and what the image needs."""
     return (
         *_runsc(manifest.runsc, runsc),
@@ -99,21 +99,21 @@ def differences(
     )
 
 
-def _runsc(image: Build, host: Build) -> Iterator[Difference]:
+def _runsc(image: Build, host: Build) -> Iterator[HostDifference]:
     unversioned = image.version == UNVERSIONED
     if image.version == host.version and not (unversioned and image.digest != host.digest):
         return
     # Builds without a version all have the same name; only the binary itself differs.
     names = (_build(image), _build(host)) if unversioned else (image.version, host.version)
     remedy = f"use runsc {names[0]}: an image can only be read by the runsc that wrote it"
-    yield Difference(what="runsc", image=names[0], host=names[1], remedy=remedy)
+    yield HostDifference(what="runsc", image=names[0], host=names[1], remedy=remedy)
 
 
-def _flags(manifest: Manifest, flags: Mapping[str, str]) -> Iterator[Difference]:
+def _flags(manifest: Manifest, flags: Mapping[str, str]) -> Iterator[HostDifference]:
     if not manifest.runsc_flags:
         return
     for one in settings.mismatches(manifest.runsc_flags, flags, manifest.specs):
-        yield Difference(
+        yield HostDifference(
             what=f"runsc flag {one.flag} ({one.why})",
             image=one.saved,
             host=one.given,
@@ -127,20 +127,22 @@ def _build(build: Build) -> str:
     return f"{build.version} (BLAKE3 {build.digest[:12]})"
 
 
-def _cpu(manifest: Manifest, host: HostFacts) -> Iterator[Difference]:
+def _cpu(manifest: Manifest, host: HostFacts) -> Iterator[HostDifference]:
     if manifest.arch != host.arch:
         remedy = f"restore on a machine with an {manifest.arch} CPU"
-        yield Difference(what="architecture", image=manifest.arch, host=host.arch, remedy=remedy)
+        yield HostDifference(
+            what="architecture", image=manifest.arch, host=host.arch, remedy=remedy
+        )
         return
     if lacking := sorted(set(manifest.cpu_features) - set(host.cpu_features)):
         shown = ", ".join(lacking[:12]) + (", ..." if len(lacking) > len(lacking[:12]) else "")
         remedy = "restore on a machine whose CPU has all features of the one that made the image"
-        yield Difference(what="CPU", image=shown, host="none of these", remedy=remedy)
+        yield HostDifference(what="CPU", image=shown, host="none of these", remedy=remedy)
 
 
-def _gpus(manifest: Manifest, inventory: Inventory) -> Iterator[Difference]:
+def _gpus(manifest: Manifest, inventory: Inventory) -> Iterator[HostDifference]:
     if manifest.driver and manifest.driver != inventory.driver:
-        yield Difference(
+        yield HostDifference(
             what="NVIDIA driver",
             image=manifest.driver,
             host=inventory.driver or "none",
@@ -149,7 +151,7 @@ def _gpus(manifest: Manifest, inventory: Inventory) -> Iterator[Difference]:
     have = Counter(gpu.model for gpu in inventory.gpus)
     for model, count in sorted(Counter(gpu.model for gpu in manifest.gpus).items()):
         if have[model] < count:
-            yield Difference(
+            yield HostDifference(
                 what="GPUs",
                 image=f"{count} x {model}",
                 host=f"{have[model]} of them",

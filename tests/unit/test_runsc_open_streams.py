@@ -13,24 +13,24 @@ import pytest
 from shim.errors import Busy
 from shim.runsc import open_streams
 from shim.runsc.open_streams import OpenStreams
-from shim.runsc.port_forward import Stream
+from shim.runsc.port_forward import PortStream
 
 CONTROL, OTHER = Path("/run/a.sock"), Path("/run/b.sock")
 WAIT_S = 10.0
 
 
 @contextlib.asynccontextmanager
-async def connection() -> AsyncIterator[tuple[Stream, Stream]]:
+async def connection() -> AsyncIterator[tuple[PortStream, PortStream]]:
     """Give both ends of a stream: ours, and the sentry's."""
     ends = [await asyncio.open_unix_connection(sock=one) for one in socket.socketpair()]
     try:
-        yield Stream(*ends[0]), Stream(*ends[1])
+        yield PortStream(*ends[0]), PortStream(*ends[1])
     finally:
         for _, writer in ends:
             writer.transport.abort()
 
 
-async def echo_end(theirs: Stream) -> None:
+async def echo_end(theirs: PortStream) -> None:
     """Do as the sentry does: read to the end of the data, and close."""
     await theirs.reader.read()
     theirs.writer.close()

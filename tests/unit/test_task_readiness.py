@@ -9,11 +9,11 @@ from collections.abc import AsyncIterator, Sequence
 import pytest
 
 from shim.errors import CryoError, DeadlineExceeded, InvalidArgument, NotFound, Unavailable
-from shim.runsc.port_forward import Stream
+from shim.runsc.port_forward import PortStream
 from shim.runsc.run import Completed
 from shim.task.readiness import (
     Check,
-    ExecCheck,
+    CommandCheck,
     FileCheck,
     HttpCheck,
     NotReady,
@@ -26,8 +26,8 @@ from shim.task.readiness import (
 @pytest.mark.parametrize(
     ("text", "check"),
     (
-        ("exec test -e /run/ready", ExecCheck(argv=("test", "-e", "/run/ready"))),
-        ("exec sh -c 'a && b'", ExecCheck(argv=("sh", "-c", "a && b"))),
+        ("exec test -e /run/ready", CommandCheck(argv=("test", "-e", "/run/ready"))),
+        ("exec sh -c 'a && b'", CommandCheck(argv=("sh", "-c", "a && b"))),
         ("http://:8000/health?full=1", HttpCheck(port=8000, path="/health?full=1")),
         ("http://:80", HttpCheck(port=80, path="/")),
         ("tcp://:6379", TcpCheck(port=6379)),
@@ -85,7 +85,7 @@ class Container:
         return Completed(status=self.status, stdout=b"", stderr=b"first\nnot yet\x1b\n")
 
     @contextlib.asynccontextmanager
-    async def connect(self, port: int, *, timeout_s: float) -> AsyncIterator[Stream]:
+    async def connect(self, port: int, *, timeout_s: float) -> AsyncIterator[PortStream]:
         """Connect to a server that gives its answer to one request."""
         if not self.answer:
             message = f"nothing listens on port {port}"
@@ -100,7 +100,7 @@ class Container:
         async with server:
             reader, writer = await asyncio.open_connection(*server.sockets[0].getsockname())
             try:
-                yield Stream(reader, writer)
+                yield PortStream(reader, writer)
             finally:
                 writer.close()
                 await writer.wait_closed()
@@ -194,10 +194,10 @@ async def test_a_request_without_an_answer_is_not_repeated() -> None:
 
     class Silent(Container):
         @contextlib.asynccontextmanager
-        async def connect(self, port: int, *, timeout_s: float) -> AsyncIterator[Stream]:
+        async def connect(self, port: int, *, timeout_s: float) -> AsyncIterator[PortStream]:
             reader, writer = await asyncio.open_connection(*server.sockets[0].getsockname())
             try:
-                yield Stream(reader, writer)
+                yield PortStream(reader, writer)
             finally:
                 writer.close()
                 await writer.wait_closed()

@@ -452,7 +452,7 @@ def test_names_are_dropped(owner: Owner) -> None:
     named = images(owner)
     mine = Fingerprint(parts={"a": 1})
     sealed(named.new_image(mine, utcnow()))
-    named_use.count(named.folder, named_use.Outcome.HIT)
+    named_use.count(named.folder, named_use.NameOutcome.HIT)
     beside = named.folder / "20261129T000000.000000Z"
     sealed(beside)
 

@@ -14,7 +14,7 @@ from shim import failpoints
 from shim.errors import CryoError, CudaError, DeadlineExceeded, HookFailed, Unavailable
 from shim.model import CudaState, EngineName, Phase
 from shim.oci.pod import CONTAINER_TYPE
-from shim.runsc.port_forward import Stream
+from shim.runsc.port_forward import PortStream
 from shim.transaction.hook_runner import HookRunner
 from shim.transaction.journal import Operation
 from shim.transaction.recover import recover
@@ -356,7 +356,9 @@ class Answers:
         monkeypatch.setattr(scene.runsc.sentry, "connect", self.connect)
 
     @contextlib.asynccontextmanager
-    async def connect(self, task_id: str, port: int, *, timeout_s: float) -> AsyncIterator[Stream]:
+    async def connect(
+        self, task_id: str, port: int, *, timeout_s: float
+    ) -> AsyncIterator[PortStream]:
         """Give a stream to a server that has answered already."""
         self.asked.append((task_id, port))
         if port not in self._ports:
@@ -365,7 +367,7 @@ class Answers:
         reader = asyncio.StreamReader()
         reader.feed_data(self._ports[port])
         reader.feed_eof()
-        yield Stream(reader, Deaf())
+        yield PortStream(reader, Deaf())
 
 
 class Deaf(asyncio.StreamWriter):

@@ -12,7 +12,7 @@ from typing import Any, cast
 from shim.errors import AlreadyExists, CryoError, IllegalState, NotFound
 from shim.image.name_view import NamedImageView, NameView
 from shim.image.named import ImageRef
-from shim.image.named_use import NamedUse, Outcome, Reason
+from shim.image.named_use import NamedUse, NameOutcome, Reason
 from shim.model import (
     CheckpointOptions,
     CheckpointResult,
@@ -108,7 +108,7 @@ NAME = NameView(
         failures=5,
         reasons=(
             Reason(
-                outcome=Outcome.REFUSAL,
+                outcome=NameOutcome.REFUSAL,
                 text="it differs",
                 count=2,
                 last=datetime(2026, 11, 29, 1, tzinfo=UTC),
