@@ -171,9 +171,9 @@ KILLS: Mapping[str, Callable[[Machine, int], None]] = {
 def clean_machine(machine: Machine, root: Path) -> Iterator[Machine]:
     """Yield the node; at the end check that its pods have left nothing behind."""
     node, kubelet = machine.node, machine.kubelet
-    # The first pod creates these, and all later ones share them.
+    # The first pod or exec creates these, and all later ones share them.
     parents = [f"{one}/kubepods/besteffort" for one in _CGROUPS.glob(f"*/{node.cgroup}")]
-    node.place.do("mkdir", "-p", "/run/netns", *parents)
+    node.place.do("mkdir", "-p", "/run/netns", "/run/containerd/fifo", *parents)
     before = node.look()
     yield machine
     # The next daemons are other processes, and the fork server of a node goes on.
