@@ -12,7 +12,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from enum import StrEnum
 from pathlib import PurePosixPath
-from typing import Any
 
 from shim.errors import FailedPrecondition
 from shim.oci import document, pod
@@ -64,10 +63,8 @@ def _view(
     if one.is_shm or not own:
         return View.SANDBOX
     part = any(use.part for use in own)
-    on_host = saved is not None and any(
-        mount.source == respelled(mount.source) for mount in _of(saved, one.name)
-    )
-    found = decide(one.name, View.HOST if part or on_host else View.SANDBOX)
+    on_host = part or (saved is not None and _was_on_host(saved, one.name))
+    found = decide(one.name, View.HOST if on_host else View.SANDBOX)
     if part and found is View.SANDBOX:
         message = (
             f"container {pod.name_of(spec)} mounts a part (subPath) of volume {one.name}, which "
@@ -84,5 +81,9 @@ def respelled(source: str) -> str:
     return f"{path.parent}/./{path.name}"
 
 
-def _of(saved: Spec, name: str) -> list[Any]:
-    return [mount for mount in saved.mounts if PurePosixPath(mount.source).name == name]
+def _was_on_host(saved: Spec, name: str) -> bool:
+    """Whether the saved container saw a volume in its folder on the host."""
+    sources = (mount.source for mount in saved.mounts)
+    return any(
+        PurePosixPath(source).name == name and source == respelled(source) for source in sources
+    )

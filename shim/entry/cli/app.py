@@ -62,7 +62,7 @@ def checkpoints_group() -> None:
 
 @cryo.group("warm", cls=Group)
 def warm_group() -> None:
-    """Manage images with names, from which containers are started warm."""
+    """Manage the named images of warm starts."""
 
 
 for _command in (*tasks.COMMANDS, *processes.COMMANDS, *checkpoint.COMMANDS):

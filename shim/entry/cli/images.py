@@ -63,7 +63,7 @@ def inspect(settings: Settings, path: str) -> None:
 @click.argument("path", type=PATH)
 @pass_settings
 def verify(settings: Settings, mode: str, path: str, *, untrusted_folder: bool) -> None:
-    """Verify the integrity of an image, and that it can be restored on this host.
+    """Verify that an image is intact and can be restored on this host.
 
     Lists the containers of the image, with the hooks, mounts and devices of the host that a
     restore without --bundle would give them (hooks only with --image-hooks).

@@ -36,7 +36,7 @@ _kubernetes = click.option(
 @click.option("-q", "--quiet", is_flag=True, help="print names only")
 @pass_settings
 def ls(settings: Settings, *, quiet: bool) -> None:
-    """List the names of images in a namespace, and how often they were used.
+    """List the names in a namespace, and how often they were used.
 
     A name of pods is shown below their Kubernetes namespace: NAMESPACE/NAME.
     """
@@ -58,7 +58,7 @@ def _full(view: NameView) -> str:
 @click.argument("name")
 @pass_settings
 def show(settings: Settings, name: str, kubernetes_namespace: str | None) -> None:
-    """Print the images of a name, what each was made from, and how the name was used."""
+    """Print how a name was used, and what its images were made from."""
     with settings.client() as client:
         view = client.show_name(name, kubernetes_namespace=kubernetes_namespace)
     blocks = [table(_USE_HEAD, [(_full(view), *_use(view))])]
@@ -121,9 +121,9 @@ def drop(settings: Settings, name: str, kubernetes_namespace: str | None) -> Non
 @click.argument("task")
 @pass_settings
 def save(settings: Settings, name: str, task: str) -> None:
-    """Save the task TASK under a name, in its own namespace; it keeps running.
+    """Save a task, which keeps running, under a name of its namespace.
 
-    Containers of the same kind that name it are then restored from it.
+    Containers of the same template that have the name in an annotation are then restored from it.
     """
     with settings.client() as client, Renderer() as renderer:
         made = client.save_name(task, name, renderer.report)
