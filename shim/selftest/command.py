@@ -207,7 +207,7 @@ def command(
     keep_image: Path | None,
     runsc: Path | None,
 ) -> None:
-    """Checkpoint, kill and restore a GPU container, and compare all its data.
+    """Checkpoint, kill, restore and compare a GPU container.
 
     Exits 0 if all data was restored intact, 1 if not, and 77 if runsc cannot run here, with the
     reason in one line on stderr. Needs no sidecar, and leaves nothing behind.

@@ -156,6 +156,19 @@ def option_of(command: click.Command, word: str) -> click.Option | None:
     return next((o for o in options if name in (*o.opts, *o.secondary_opts)), None)
 
 
+def test_no_help_of_a_command_is_cut() -> None:
+    """The first sentence of each fits into the list of its group, in 80 columns."""
+    context = click.Context(cryo)
+    found = (cryo.get_command(context, name) for name in cryo.list_commands(context))
+    groups = [cryo, *(command for command in found if isinstance(command, click.Group))]
+    assert len(groups) > 3
+    for group in groups:
+        shown = click.Context(group, info_name="cryo", terminal_width=80)
+        _, _, commands = group.get_help(shown).partition("\nCommands:\n")
+        assert commands
+        assert not [line for line in commands.splitlines() if line.endswith("...")]
+
+
 def test_commands_that_are_shown_exist() -> None:
     """Each command line in a document has a command and options that the program has."""
     found = [f"{said.where}: {said.words}: {wrong(said.words)}" for said in command_lines()]
