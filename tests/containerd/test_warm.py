@@ -137,6 +137,7 @@ def test_a_container_that_asks_for_its_save(cryo: Cryo) -> None:
     assert "MINE=two" in two["environ"].split("\0")
 
 
+@pytest.mark.long
 def test_an_image_that_is_loaded_in_the_background(cryo: Cryo) -> None:
     """With `io.cryo.background` it is in use after the start, until the sandbox has all of it."""
     name = cryo.fresh("background")

@@ -60,6 +60,7 @@ def test_commands_refuse_while_an_image_is_loaded(rig: Rig, typed: Typed, image:
     assert rig.end("copy").status == 137
 
 
+@pytest.mark.long
 def test_an_image_that_is_removed_by_hand(rig: Rig, image: Path) -> None:
     """The restore fails, names the file that is missing, and leaves nothing."""
     with gated(rig.sim, image / "pages.img") as gate:
