@@ -6,6 +6,8 @@ SHELL := /bin/bash
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 MAKEFLAGS += --no-builtin-rules --no-print-directory
+# Without byte code each process that a test starts compiles the shim again, which doubles its start.
+unexport PYTHONDONTWRITEBYTECODE
 
 venv := .venv
 bin := $(venv)/bin

@@ -51,8 +51,15 @@ def _happens(case: Case, name: str, *, exit_: bool) -> bool:
 
 def _moments() -> list[Any]:
     ways = [(case, name, exit_) for case in ALL for name in FAILPOINTS for exit_ in (False, True)]
+    # Without a complete image the task runs on, whichever of the two was asked for.
     return [
-        pytest.param(case, name, exit_, id=f"{name}-{'exit' if exit_ else 'run-on'}-{case}")
+        pytest.param(
+            case,
+            name,
+            exit_,
+            id=f"{name}-{'exit' if exit_ else 'run-on'}-{case}",
+            marks=pytest.mark.long if exit_ and not FAILPOINTS[name][1] else (),
+        )
         for case, name, exit_ in ways
         if _happens(case, name, exit_=exit_)
     ]

@@ -102,7 +102,9 @@ def test_a_tool_that_lies(rig: Rig, action: str) -> None:
     rig.assert_unharmed()
 
 
-@pytest.mark.parametrize("kind", (Kind.FAIL_AFTER, Kind.HANG_AFTER))
+@pytest.mark.parametrize(
+    "kind", (Kind.FAIL_AFTER, pytest.param(Kind.HANG_AFTER, marks=pytest.mark.long))
+)
 @spread("action", ("lock", "checkpoint"), PHASED)
 def test_a_tool_that_does_it_and_fails(rig: Rig, action: str, kind: Kind) -> None:
     """A step that took effect but failed is rolled back as well, because the states are read."""

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from shim.errors import FailedPrecondition, HostMismatch, InvalidArgument, Refused, Unavailable
+from shim.errors import FailedPrecondition, HostMismatch, Impossible, InvalidArgument, Unavailable
 from shim.model import Progress, RestoreOptions
 from shim.simgpu.waiting import wait_until
 from tests.builds import RunscBuild
@@ -115,7 +115,7 @@ def test_a_spec_that_runsc_would_never_restore(rig: Rig, tmp_path: Path) -> None
     rig.client.start("job")
 
     if rig.build.has_builtin:
-        assert "/dev/host" in refused(Refused, lambda: rig.checkpoint("job")).message
+        assert "/dev/host" in refused(Impossible, lambda: rig.checkpoint("job")).message
     else:
         assert rig.restore("copy", rig.checkpoint("job").image_path).pid
 
@@ -187,8 +187,13 @@ def test_the_flags_that_the_sandbox_runs_with_are_recorded(flagged: Rig, tmp_pat
     ("flags", "line"),
     (
         ({"no-such-flag": "1"}, "flag provided but not defined: -no-such-flag"),
-        ({"overlay2": "bogus"}, 'invalid value "bogus" for flag -overlay2'),
-        ({"file-access": "shared"}, "overlay flag is incompatible with shared file access"),
+        *(
+            pytest.param(*each, marks=pytest.mark.long)
+            for each in (
+                ({"overlay2": "bogus"}, 'invalid value "bogus" for flag -overlay2'),
+                ({"file-access": "shared"}, "overlay flag is incompatible with shared file access"),
+            )
+        ),
     ),
 )
 def test_flags_that_runsc_does_not_take(flagged: Rig, flags: dict[str, str], line: str) -> None:

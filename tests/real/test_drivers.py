@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import pytest
 
 from shim.cuda import native
-from shim.errors import HostMismatch, Refused
+from shim.errors import HostMismatch, Impossible
 from tests.real.helpers_rig import Rig, refused
 
 pytestmark = pytest.mark.timeout(120)
@@ -54,7 +54,7 @@ def test_driver_without_checkpoints_is_refused(on_driver: Rig) -> None:
     rig.sim.set_driver(535)
     rig.workload("job")
 
-    error = refused(Refused, lambda: rig.checkpoint("job"))
+    error = refused(Impossible, lambda: rig.checkpoint("job"))
 
     assert "535" in error.message
     assert "570" in error.remedy

@@ -57,7 +57,7 @@ def error_of(work: Background) -> str:
     return caught.value.message
 
 
-@pytest.mark.parametrize("phase", (Phase.FREEZE, Phase.SAVE))
+@pytest.mark.parametrize("phase", (Phase.FREEZE, pytest.param(Phase.SAVE, marks=pytest.mark.long)))
 def test_during_a_checkpoint(rig: Rig, engine: str, phase: Phase) -> None:
     """The task ends, no image is left, and the caller of the checkpoint gets the reason."""
     rig.workload("job", processes=2, resident_mib=256)
@@ -76,7 +76,7 @@ def test_during_a_checkpoint(rig: Rig, engine: str, phase: Phase) -> None:
     rig.client.delete("job")
 
 
-@pytest.mark.parametrize("phase", (Phase.LOAD, Phase.THAW))
+@pytest.mark.parametrize("phase", (Phase.LOAD, pytest.param(Phase.THAW, marks=pytest.mark.long)))
 def test_during_a_restore(rig: Rig, engine: str, phase: Phase) -> None:
     """Nothing of the new task is left, and the image is as it was."""
     rig.workload("job", processes=2, resident_mib=256)

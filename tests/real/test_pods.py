@@ -21,8 +21,8 @@ from shim.errors import (
     FailedPrecondition,
     IllegalState,
     ImageCorrupt,
+    Impossible,
     InvalidArgument,
-    Refused,
     ResourceExhausted,
 )
 from shim.model import CheckpointResult, MemberOptions
@@ -231,6 +231,7 @@ def test_a_pod_with_two_goes_step_by_step(two: Pod) -> None:
     assert two.fine
 
 
+@pytest.mark.long
 def test_two_without_nvidias_tool(runsc_new: RunscBuild) -> None:
     """Ours has its command line too, for the steps of single processes and for runsc's engine."""
     if not native.path():
@@ -280,6 +281,7 @@ def test_a_freeze_that_fails_in_the_second_container(two: Pod, engine: str, acti
     assert other.fine
 
 
+@pytest.mark.long
 def test_a_tool_that_hangs_in_the_second_container(two: Pod, engine: str) -> None:
     """It is ended at its deadline, where it is, and all go on."""
     rig = two.rig
@@ -307,7 +309,12 @@ def short_deadlines(rig: Rig) -> Iterator[None]:
 
 
 @pytest.mark.parametrize(
-    ("engine", "action"), (("phased", "lock"), ("builtin", "checkpoint"), ("phased", "restore"))
+    ("engine", "action"),
+    (
+        ("phased", "lock"),
+        pytest.param("builtin", "checkpoint", marks=pytest.mark.long),
+        ("phased", "restore"),
+    ),
 )
 def test_the_sidecar_dies(two: Pod, engine: str, action: str) -> None:
     """Before a freeze, in it or in the thaw: the next one has every process of all run again."""
@@ -379,7 +386,7 @@ def test_a_member_without_a_name_is_named(pod: Pod) -> None:
         rig.client.create(name, str(bundle))
         rig.client.start(name)
 
-    error = refused(Refused, lambda: rig.checkpoint("pod"))
+    error = refused(Impossible, lambda: rig.checkpoint("pod"))
 
     assert error.message.startswith("train, nameless, second cannot be distinguished")
     assert pod.states == RUNNING
