@@ -20,8 +20,13 @@ pytestmark = [pytest.mark.long, pytest.mark.timeout(600)]
 BOOT_S = 5
 _HOOKS = {f"io.cryo.hook.{one}": "exec true" for one in ("pre-freeze", "post-thaw", "post-restore")}
 
-# The steps of a save and of a restore: the failpoint, and how often it is reached until then.
-SAVING: Mapping[str, tuple[str, int]] = {
+# The steps of a cold start with its save, and of a restore: the failpoint, and how often it is
+# reached until then.
+COLD: Mapping[str, tuple[str, int]] = {
+    "sandbox begun": ("runsc.create:begun", 1),
+    "sandbox started": ("event.start:before", 1),
+    "container begun": ("runsc.create:begun", 2),
+    "container started": ("event.start:before", 2),
     "hook before the freeze": ("hook.pre-freeze:after", 1),
     "image begun": ("image.begin:after", 1),
     "freeze and save begun": ("runsc.checkpoint:begun", 1),
@@ -31,7 +36,7 @@ SAVING: Mapping[str, tuple[str, int]] = {
     "image has its name": ("image.name:after", 1),
     "journal closed": ("journal.close:after", 1),
 }
-LOADING: Mapping[str, tuple[str, int]] = {
+WARM: Mapping[str, tuple[str, int]] = {
     "image pinned": ("event.create:before", 1),
     "sandbox begun": ("runsc.restore:begun", 1),
     "sandbox made": ("runsc.restore:after", 1),
@@ -107,13 +112,13 @@ def test_killed_in_a_warm_start(machine: Machine, killed: str, saved: tuple[str,
 
 
 @pytest.mark.parametrize("killed", KILLS)
-@pytest.mark.parametrize("step", SAVING)
-def test_killed_at_a_step_of_the_save(machine: Machine, step: str, killed: str) -> None:
+@pytest.mark.parametrize("step", COLD)
+def test_killed_at_a_step_of_a_cold_start(machine: Machine, step: str, killed: str) -> None:
     """The pod runs in the end and there is one complete image; the next pod is restored from it."""
-    cluster, name = machine.cluster, f"saving{called(step, killed)}"
+    cluster, name = machine.cluster, f"cold{called(step, killed)}"
     first, second = pods(machine, name, 2)
 
-    KILLS[killed](machine, machine.halt(first, *SAVING[step]))
+    KILLS[killed](machine, machine.halt(first, *COLD[step]))
 
     machine.until_runs(first)
     cluster.until_saved(name)
@@ -124,15 +129,15 @@ def test_killed_at_a_step_of_the_save(machine: Machine, step: str, killed: str) 
 
 
 @pytest.mark.parametrize("killed", KILLS)
-@pytest.mark.parametrize("step", LOADING)
-def test_killed_at_a_step_of_the_load(
+@pytest.mark.parametrize("step", WARM)
+def test_killed_at_a_step_of_a_warm_start(
     machine: Machine, step: str, killed: str, saved: tuple[str, str]
 ) -> None:
     """The pod runs in the end, warm or cold, and so does the next one."""
     name, birth = saved
     second, third = pods(machine, name, 2, called(step, killed))
 
-    KILLS[killed](machine, machine.halt(second, *LOADING[step]))
+    KILLS[killed](machine, machine.halt(second, *WARM[step]))
 
     until_the_next(machine, second, third, birth)
 
