@@ -14,6 +14,7 @@ from types import TracebackType
 from typing import Any, ClassVar, Self
 
 from shim.errors import DeadlineExceeded, Unavailable
+from shim.host.unix_socket import peer_credentials
 from shim.simgpu import bundle, toml, tools
 from shim.simgpu.agent import remove
 from shim.simgpu.bundle import Settings
@@ -195,6 +196,7 @@ class Machine(Questions):
             wait_until(self._sidecar_listens, "the sidecar", START_S)
         except DeadlineExceeded as error:
             error.remedy = self._last_words()
+            error.add_note(error.remedy)
             raise
         return self._sidecar
 
@@ -202,7 +204,7 @@ class Machine(Questions):
         if self.remote.wait(self._sidecar, 0) is not None:
             message = f"the sidecar exited: {self._last_words()}"
             raise Unavailable(message)
-        return _accepts(self.folder / "run" / "cryo.sock")
+        return _listens(self._sidecar, self.folder / "run" / "cryo.sock")
 
     def _last_words(self) -> str:
         return self.sidecar_log.read_text("utf-8", "replace")[-_TAIL:].strip()
@@ -222,14 +224,18 @@ class Machine(Questions):
         self.stop_sidecar(signal.SIGKILL)
 
 
-def _accepts(path: Path) -> bool:
+def _listens(pid: int, path: Path) -> bool:
+    """Return whether this process listens at a socket.
+
+    A child of a killed sidecar holds the socket of that one until it executes its program.
+    """
     with socket.socket(socket.AF_UNIX) as probe:
         probe.settimeout(1.0)
         try:
             probe.connect(str(path))
         except OSError:
             return False
-    return True
+        return peer_credentials(probe).pid == pid
 
 
 def can_run(runsc: Path | None) -> str:
