@@ -71,13 +71,14 @@ class Binary:
         """Run it in a directory; its stdin ends, and its outputs must be closed when it exits."""
         (self.folder / "in").write_bytes(given)
         # containerd reads the pipes to their end.
-        script = f'"$@" < {self.folder}/in 2> >(cat > {self.folder}/err) | cat > {self.folder}/out'
-        argv = ["bash", "-c", f"set -o pipefail; {script}; s=$?; wait; exit $s", "-"]
+        given_in, out, err = (self.folder / name for name in ("in", "out", "err"))
+        errors = f'"$@" < {given_in} 2>&1 1>&3 3>&- | cat > {err} 3>&-'
+        script = f"set -o pipefail; {{ {errors}; }} 3>&1 | cat > {out}"
+        argv = ["bash", "-c", script, "-"]
         env = {**environment(), "CRYO_CONFIG": str(self.config), _MARK: str(self.folder)}
         argv += [*self.program, *words]
         ran = self.place.remote.run(argv, cwd=str(cwd), env=env, timeout_s=_LIMIT_S)
-        out, err = ((self.folder / name).read_bytes() for name in ("out", "err"))
-        return Answer(ran.status, out, err.decode(), ran.elapsed_s)
+        return Answer(ran.status, out.read_bytes(), err.read_text("utf-8"), ran.elapsed_s)
 
     def start(self, bundle: Path, namespace: str = "ns", given: bytes = b"") -> Answer:
         """Call `start` as containerd does for a new container."""
@@ -95,11 +96,18 @@ class Binary:
 
     def shims(self) -> list[int]:
         """Return the running shims; a child before its exec still has the shim's name."""
-        rows = [
-            line.split() for line in self.place.do("ps", "-eo", "pid=,ppid=,comm=").splitlines()
-        ]
-        ours = {int(pid): int(parent) for pid, parent, name, *_ in rows if name == "cryo-shim"}
-        return [pid for pid in ours if ours[pid] not in ours and self.has(pid)]
+        # `start` may answer before the fork of the fork server has taken its name.
+        wait_until(lambda: not self._forks("cryo-forkserver")[1], "the name of a shim", 60)
+        shims, _ = self._forks("cryo-shim")
+        return [pid for pid in shims if self.has(pid)]
+
+    def _forks(self, comm: str) -> tuple[list[int], list[int]]:
+        """Return the processes of this name without and with a parent of the same name."""
+        listed = self.place.do("ps", "-eo", "pid=,ppid=,comm=").splitlines()
+        rows = [line.split() for line in listed]
+        named = {int(pid): int(parent) for pid, parent, name, *_ in rows if name == comm}
+        forks = [pid for pid, parent in named.items() if parent in named]
+        return [pid for pid in named if pid not in forks], forks
 
     def has(self, pid: int) -> bool:
         """Return whether a process belongs to this directory."""
