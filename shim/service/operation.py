@@ -68,7 +68,8 @@ class Operation(Generic[_Request, _Response]):
 
     `timeout_s`: None for the client's default, `ENDLESS` for no timeout. With `streams` the server
     sends any number of progress updates and one result, each a `response`. With `in_shims` shims
-    serve it over ttrpc, without the progress.
+    serve it over ttrpc, without the progress. With `completes` the end of a ttrpc connection does
+    not cancel it.
     """
 
     service: str
@@ -80,6 +81,7 @@ class Operation(Generic[_Request, _Response]):
     timeout_s: float | None = None
     streams: bool = False
     in_shims: bool = False
+    completes: bool = False
 
     @property
     def path(self) -> str:
@@ -163,6 +165,7 @@ class Table:
         *,
         streams: bool = False,
         in_shims: bool = False,
+        completes: bool = False,
     ) -> Callable[[Handler[_Request, _Response]], Operation[_Request, _Response]]:
         """Decorate a handler: add it to the table as the operation of its name."""
 
@@ -177,6 +180,7 @@ class Table:
                 timeout_s=timeout_s,
                 streams=streams,
                 in_shims=in_shims,
+                completes=completes,
             )
             self.operations[operation.name] = operation
             return operation

@@ -150,7 +150,8 @@ def exec_(
     return Exec.call(request, _nothing, ref.namespace)
 
 
-@TASK.add(shim_pb2.DeleteRequest, shim_pb2.DeleteResponse, timeout_s=OWNER_S)
+# containerd drops a shim whose Delete took longer than 5 s, and nothing else removes the task.
+@TASK.add(shim_pb2.DeleteRequest, shim_pb2.DeleteResponse, timeout_s=OWNER_S, completes=True)
 async def Delete(call: Incoming, request: shim_pb2.DeleteRequest) -> shim_pb2.DeleteResponse:
     """Delete a process that has exited."""
     return task_messages.to_delete(await call.service.core.delete(call.ref, request.exec_id))

@@ -32,6 +32,11 @@ class _Served:
     service: Service
     namespace: str
 
+    @property
+    def completes(self) -> bool:
+        """Whether a call runs to its end although its peer has disconnected."""
+        return self.operation.completes
+
     async def run(self, payload: bytes, call: Call) -> bytes:
         """Answer one encoded request."""
         beside = Beside(namespace=call.metadata.get(NAMESPACE_KEY, self.namespace))

@@ -23,6 +23,7 @@ class TaskMap:
         self._unreadable: set[TaskRef] = set()
         # Set when the creation is over, successful or not.
         self._creating: dict[TaskRef, asyncio.Event] = {}
+        self._used = False
 
     def __iter__(self) -> Iterator[Container]:
         """Iterate over a copy: tasks may be added and removed meanwhile."""
@@ -33,12 +34,18 @@ class TaskMap:
         """Whether no name is taken."""
         return not self._tasks and not self._unreadable and not self._creating
 
+    @property
+    def spent(self) -> bool:
+        """Whether names were taken, and none is any more."""
+        return self._used and self.empty
+
     def has(self, ref: TaskRef) -> bool:
         """Whether the name is taken."""
         return ref in self._tasks or ref in self._unreadable or ref in self._creating
 
     def add(self, task: Container) -> None:
         """Add a task."""
+        self._used = True
         self._tasks[task.ref] = task
 
     def remove(self, task: Container) -> None:
@@ -59,6 +66,7 @@ class TaskMap:
         if self.has(ref):
             message = f"task {ref.id} exists in namespace {ref.namespace}"
             raise AlreadyExists(message, remedy="choose another id, or delete that task")
+        self._used = True
         over = self._creating[ref] = asyncio.Event()
         try:
             yield

@@ -134,6 +134,11 @@ class Tasks:
         """Whether there is no task, nor one being created."""
         return self._map.empty
 
+    @property
+    def spent(self) -> bool:
+        """Whether there were tasks, and all are gone."""
+        return self._map.spent
+
     def has(self, ref: TaskRef) -> bool:
         """Whether the task is this owner's, or being created here."""
         return self._map.has(ref)

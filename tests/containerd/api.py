@@ -23,9 +23,9 @@ _CALL_S = 60.0
 class Api(Connection):
     """A client for one namespace of containerd, whose containers run in our shim."""
 
-    def __init__(self, cryo: Cryo) -> None:
+    def __init__(self, cryo: Cryo, timeout_s: float = _CALL_S) -> None:
         namespace = ("containerd-namespace", cryo.namespace)
-        super().__init__(cryo.address, timeout_s=_CALL_S, metadata=(namespace,))
+        super().__init__(cryo.address, timeout_s=timeout_s, metadata=(namespace,))
 
     def container(self, name: str, spec: dict[str, Any], runtime: str = RUNTIME) -> None:
         """Create the record of a container."""

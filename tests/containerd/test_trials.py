@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+import os
+import signal
 from collections.abc import Iterator
 
+import grpc
 import pytest
 
 from hack.tools.running import NotHere
+from shim.simgpu.waiting import wait_until
 from tests.builds import RunscBuild, excuse
+from tests.containerd.api import Api
 from tests.containerd.builds import LINES, find_containerd
+from tests.faults import arming, trap
 from tests.faults.cases import again
 from tests.faults.contained import Contained, ContainedTrial, contained
 from tests.faults.plan import Plan, Scene, What
+from tests.faults.trap import Deed, Trap
 
 pytestmark = pytest.mark.timeout(300)
 
@@ -98,3 +105,22 @@ def test_a_shim_that_is_killed_at_a_hook(hooked: Contained, scene: Scene, point:
     trial.run()
 
     assert trial.outcome == "gone"
+
+
+@pytest.mark.long
+def test_a_create_that_containerd_gives_up(bench: Contained) -> None:
+    """A shim that hangs until containerd has dropped it removes its task then, and exits."""
+    log = bench.cryo.log_path
+    start = log.stat().st_size
+    trap.put(bench.trap_file, Trap(deed=Deed.HALT, point="runsc.create:after", nth=1))
+    with Api(bench.cryo, timeout_s=15.0) as api, pytest.raises(grpc.RpcError):
+        bench.create(api)
+    wait_until(lambda: b"failed to delete task" in log.read_bytes()[start:], "containerd", 60)
+    trap.remove(bench.trap_file)
+
+    (halted,) = arming.halted(bench.cryo)
+    os.kill(halted, signal.SIGCONT)
+
+    wait_until(lambda: not arming.shims(bench.cryo), "the end of the shim", 60)
+    bench.clear()
+    bench.assert_clean()

@@ -59,15 +59,19 @@ class Contained:
 
     def have_task(self, *, exit_: bool = False) -> None:
         """Create and start the task; with `exit_` its annotation makes a checkpoint stop it."""
+        with Api(self.cryo) as api:
+            self.create(api, exit_=exit_)
+            api.start(TASK)
+        self.sim.until_ready(self.guest, TASK)
+
+    def create(self, api: Api, *, exit_: bool = False) -> None:
+        """Create the container and its task."""
         wanted = self.annotations | ({"io.cryo.exit": "true"} if exit_ else {})
         spec = gpu.write_spec(
             self.sim, self.cryo, TASK, Settings(processes=PROCESSES, period_s=0.25), wanted
         )
-        with Api(self.cryo) as api:
-            api.container(TASK, json.loads(spec.read_text("utf-8")))
-            api.create(TASK)
-            api.start(TASK)
-        self.sim.until_ready(self.guest, TASK)
+        api.container(TASK, json.loads(spec.read_text("utf-8")))
+        api.create(TASK)
 
     def checkpoint(self, image: Path) -> None:
         """Checkpoint the task through containerd, or with hooks by `cryo` in its shim.

@@ -39,6 +39,7 @@ class Unary(Generic[_Request]):
 
     request: type[_Request]
     answer: Callable[[_Request, Call], Awaitable[Message]]
+    completes: bool = False
 
     async def run(self, payload: bytes, call: Call) -> bytes:
         try:
@@ -51,7 +52,7 @@ class Unary(Generic[_Request]):
 
 @dataclass
 class Echo:
-    """Answers with what it is asked; `hold` waits for `release`, and records how it ended."""
+    """Answers with what it is asked; `hold` and `finish` wait for `release`, and are counted."""
 
     release: asyncio.Event = field(default_factory=asyncio.Event)
     held: int = 0
@@ -85,7 +86,8 @@ class Echo:
 
     def services(self) -> Services:
         names = ("echo", "space", "fail", "long", "hold")
-        return {SERVICE: {name: Unary(StringValue, getattr(self, name)) for name in names}}
+        methods = {name: Unary(StringValue, getattr(self, name)) for name in names}
+        return {SERVICE: {**methods, "finish": Unary(StringValue, self.hold, completes=True)}}
 
 
 _LIMITS = Limits()

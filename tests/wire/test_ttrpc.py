@@ -219,6 +219,26 @@ async def test_calls_end_with_their_peer(server: Server, echo: Echo, path: Path)
     await stays.leave()
 
 
+async def test_a_call_that_completes_without_its_peer(echo: Echo, path: Path) -> None:
+    """It is not cancelled, also if it has not begun; the connection counts until its end."""
+    idle = asyncio.Event()
+    server = Server(echo.services(), on_idle=idle.set)
+    server.serve(bind(path))
+    peer = await Peer.connect(path)
+    peer.send(1, request("hold"))
+    peer.send(3, request("finish"))
+    await peer.leave()
+    await until(lambda: echo.held)
+    await until(lambda: echo.held - echo.ended == 1)
+    assert not idle.is_set()
+
+    echo.release.set()
+
+    await idle.wait()
+    assert echo.held == echo.ended
+    await server.close()
+
+
 async def test_a_lost_connection_fails_its_calls(echo: Echo, path: Path) -> None:
     """Calls under way fail as unavailable when the server goes, and so do later ones."""
     async with serving(echo.services(), path):

@@ -76,7 +76,8 @@ class Shim:
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._on_signal)
         await self._tasks.recover()
-        server = Server(shim_services(self._service, self._namespace))
+        services = shim_services(self._service, self._namespace)
+        server = Server(services, on_idle=self._on_idle)
         server.serve(self._listener)
         _log.info("serving")
         await self._done.wait()
@@ -90,14 +91,22 @@ class Shim:
         """Shut down if there are no tasks: containerd calls this after every Delete."""
         if self._tasks.empty:
             # Before the response, after which a container with the same id may start.
-            self._socket_file.remove()
-            self._done.set()
+            self._end()
+
+    def _on_idle(self) -> None:
+        """Shut down if the tasks are gone: a containerd that has left sends no Shutdown."""
+        if self._tasks.spent:
+            _log.info("shutting down: the tasks and the last connection are gone")
+            self._end()
+
+    def _end(self) -> None:
+        self._socket_file.remove()
+        self._done.set()
 
     def _on_signal(self) -> None:
         """Shut down if there are no tasks: `delete` would kill them."""
         if self._tasks.empty:
-            self._socket_file.remove()
-            self._done.set()
+            self._end()
         else:
             _log.warning("ignored a termination signal: tasks are running")
 

@@ -1,4 +1,4 @@
-"""One connection of a server: its requests run concurrently, and are cancelled when it ends."""
+"""One connection of a server: its requests run concurrently, and most are cancelled at its end."""
 
 from __future__ import annotations
 
@@ -35,11 +35,16 @@ class Connection:
         self._calls_max = calls_max
         self._background = BackgroundTasks()
         self._calls: dict[int, asyncio.Task[None]] = {}
+        # The streams of the calls that the end of the connection does not cancel.
+        self._completing: set[int] = set()
         self._last = 0
         self._refusal: CryoError | None = None
 
     async def run(self) -> None:
-        """Serve until the peer disconnects; then cancel its calls and wait for each."""
+        """Serve until the peer disconnects; then cancel its calls, and wait for the end of each.
+
+        Calls of methods that complete are not cancelled.
+        """
         try:
             while (received := await self._channel.receive()) is not None:
                 await self._take(received)
@@ -56,10 +61,10 @@ class Connection:
 
     async def _abandon(self) -> None:
         # A second cancellation would interrupt the rollback that the first one started.
-        calls = set(self._calls.values())
-        for call in calls:
-            call.cancel()
-        for call in calls:
+        calls = dict(self._calls)
+        for stream in calls.keys() - self._completing:
+            calls[stream].cancel()
+        for call in calls.values():
             # Also if this task is cancelled meanwhile: the calls must end first.
             await ended(call)
         await self._channel.close()
@@ -127,7 +132,17 @@ class Connection:
             on_crash=self._hang_up,
         )
         self._calls[stream] = call
-        call.add_done_callback(lambda _: self._calls.pop(stream))
+        if self._completes(request):
+            self._completing.add(stream)
+        call.add_done_callback(lambda _: self._forget(stream))
+
+    def _completes(self, request: request_pb2.Request) -> bool:
+        method = self._services.get(request.service, {}).get(request.method)
+        return method is not None and method.completes
+
+    def _forget(self, stream: int) -> None:
+        del self._calls[stream]
+        self._completing.discard(stream)
 
     def _hang_up(self, _error: BaseException) -> None:
         # The caller gets no response, and would otherwise wait without end.

@@ -17,6 +17,10 @@ class Call:
 class Method(Protocol):
     """A method as a server runs it."""
 
+    @property
+    def completes(self) -> bool:
+        """Whether a call runs to its end although its peer has disconnected."""
+
     async def run(self, payload: bytes, call: Call) -> bytes:
         """Answer one encoded request; a CryoError becomes the status of the call."""
 

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import logging
 import socket
+from collections.abc import Callable
 
 from shim.errors import CryoError, Unavailable
 from shim.host.background import BackgroundTasks
@@ -26,9 +27,16 @@ _STOPPING = Unavailable("the server is stopping")
 class Server:
     """Serves unary methods on any number of listening sockets."""
 
-    def __init__(self, services: Services, limits: Limits = _USUAL) -> None:
+    def __init__(
+        self,
+        services: Services,
+        limits: Limits = _USUAL,
+        on_idle: Callable[[], None] = lambda: None,
+    ) -> None:
+        """Take the methods, and what to call whenever the last connection has ended."""
         self._services = services
         self._limits = limits
+        self._on_idle = on_idle
         self._background = BackgroundTasks()
         self._listeners: set[socket.socket] = set()
         self._serving: dict[asyncio.Task[None], Connection | None] = {}
@@ -106,7 +114,12 @@ class Server:
     def _begin(self, connected: socket.socket) -> None:
         serving = self._background.start(self._serve(connected), name="a ttrpc connection")
         self._serving[serving] = None
-        serving.add_done_callback(self._serving.pop)
+        serving.add_done_callback(self._end)
+
+    def _end(self, serving: asyncio.Task[None]) -> None:
+        del self._serving[serving]
+        if not self._serving:
+            self._on_idle()
 
     async def _serve(self, connected: socket.socket) -> None:
         try:
