@@ -13,6 +13,7 @@ from pathlib import Path
 from shim import failpoints
 from shim.errors import CryoError, PermissionDenied
 from shim.host import files, removal, trusted
+from shim.host.filelock import try_lock
 from shim.host.oserror import typed
 from shim.image.directory import ImageDir
 
@@ -142,13 +143,10 @@ def _unmake(made: Iterable[Path]) -> None:
 
 def _locked(path: Path) -> bool:
     try:
-        fd = os.open(path, _DIR)
+        lock = try_lock(os.open(path, _DIR))
     except OSError:
-        return True  # removed, or not accessible
-    try:
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
+        return True  # removed, not accessible, or on a filesystem without locks
+    if lock is None:
         return True
-    finally:
-        os.close(fd)
+    os.close(lock)
     return False

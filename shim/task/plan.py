@@ -120,14 +120,13 @@ def plan(
         network=_network(config, spec, source),
         warnings=ready.warnings,
     )
-    if source is None or saved is None or not request.checkpoint:
+    if source is None or saved is None or was is None or not request.checkpoint:
         return planned
-    return _fitted(planned, saved, config, one_call=source.one_call)
+    return _fitted(planned, saved, was, config, one_call=source.one_call)
 
 
-def _fitted(planned: Plan, saved: Member, config: Config, *, one_call: bool) -> Plan:
-    """Return a plan whose container can be restored from an image."""
-    was = _spec_of(saved)
+def _fitted(planned: Plan, saved: Member, was: Spec, config: Config, *, one_call: bool) -> Plan:
+    """Return a plan whose container can be restored from an image; `was` is its saved spec."""
     spec = fitted(planned.spec, was)
     return msgspec.structs.replace(
         planned,

@@ -7,13 +7,14 @@ at that step.
 from __future__ import annotations
 
 import contextlib
-import fcntl
+import logging
 import os
 import signal
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 from shim.errors import DeadlineExceeded
+from shim.host.filelock import try_lock
 from shim.simgpu.waiting import wait_until
 from shim.transaction import journal
 from tests.containerd import leftovers, look
@@ -27,6 +28,7 @@ from tests.kubernetes.objects import Document
 from tests.kubernetes.registered import Kubelet
 from tests.kubernetes.template import BIRTH
 
+_log = logging.getLogger(__name__)
 _STEP_S = 120.0
 # A pod whose sandbox was lost is started again, after a back-off.
 _AGAIN_S = 240.0
@@ -88,6 +90,34 @@ class Machine:
 
         wait_until(runs, f"pod {pod['metadata']['name']} to run", _AGAIN_S)
 
+    def save(self, pod: Document, name: str) -> str:
+        """Start a pod and remove it when it is saved; return what is in the image."""
+        self.cluster.start(pod)
+        self.cluster.until_saved(name)
+        birth = self.birth(pod)
+        self.cluster.remove(pod)
+        return birth
+
+    def until_saved(self, first: Document, second: Document, name: str) -> None:
+        """Wait until a pod that was struck runs and is saved; restore the next one from that."""
+        self.until_runs(first)
+        self.cluster.until_saved(name)
+        self.cluster.start(second)
+        assert self.birth(second) == self.birth(first)
+
+    def until_served(self, second: Document, third: Document, birth: str) -> None:
+        """Wait for a pod that was struck and for the next one, which an image serves."""
+        self.until_runs(second)
+        own = self.birth(second)
+        _log.info("pod %s: %s", second["metadata"]["name"], "warm" if own == birth else "cold")
+        self.cluster.start(third)
+        assert self.birth(third) in {birth, own}
+
+    def end(self, *pods: Document) -> None:
+        """Check that all is at rest, and remove the pods."""
+        self.assert_at_rest()
+        self.cluster.remove(*pods)
+
     def birth(self, pod: Document) -> str:
         """Return what a pod wrote at its cold start."""
         return self.cluster.exec(pod, "app", "cat", BIRTH)
@@ -123,11 +153,10 @@ class Machine:
 
 
 def _is_locked(path: Path) -> bool:
-    with path.open("rb") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return True
+    lock = try_lock(os.open(path, os.O_RDONLY | os.O_CLOEXEC))
+    if lock is None:
+        return True
+    os.close(lock)
     return False
 
 

@@ -162,3 +162,17 @@ def _about(path: str, field: str) -> Document:
 def probe(**how: Any) -> Document:
     """Return a probe that is made each second."""
     return {"periodSeconds": 1, "timeoutSeconds": 5, "failureThreshold": 60, **how}
+
+
+def warm(name: str) -> dict[str, str]:
+    """Return the annotations of a warm start of the template."""
+    return {
+        "io.cryo.warm": name,
+        "io.cryo.warm-when": "http://:8080/",
+        "io.cryo.warm-period": "0.5",
+    }
+
+
+def warm_small(name: str) -> dict[str, str]:
+    """Return the annotations of a warm start of the small pod."""
+    return {**warm(name), "io.cryo.warm-when": f"file:{BOOTED}"}

@@ -15,7 +15,7 @@ from tests.containerd.named import WAIT_S
 from tests.containerd.warned import warnings_of
 from tests.kubernetes.cluster import Cluster, is_ready, restarts
 from tests.kubernetes.node import Node
-from tests.kubernetes.template import BIRTH, BOOTED, KEPT, READ, pod, small
+from tests.kubernetes.template import BIRTH, KEPT, READ, pod, small, warm, warm_small
 
 _log = logging.getLogger(__name__)
 OTHER = "other"
@@ -23,20 +23,6 @@ TEN = 10
 # How the reasons begin for which a pod was not restored.
 COLD = "started cold instead of from the image {}"
 DIFFERS = "the bundle differs from the one in the image: process.args"
-
-
-def warm(name: str) -> dict[str, str]:
-    """Return the annotations of a warm start of the template."""
-    return {
-        "io.cryo.warm": name,
-        "io.cryo.warm-when": "http://:8080/",
-        "io.cryo.warm-period": "0.5",
-    }
-
-
-def warm_small(name: str) -> dict[str, str]:
-    """Return the annotations of a warm start of the small pod."""
-    return {**warm(name), "io.cryo.warm-when": f"file:{BOOTED}"}
 
 
 def owner_of(token: str) -> dict[str, Any]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -13,9 +12,8 @@ from tests.faults import arming
 from tests.kubernetes.machine import KILLS, Machine
 from tests.kubernetes.node import Extras
 from tests.kubernetes.objects import Document
-from tests.kubernetes.template import BOOTED, small
+from tests.kubernetes.template import small, warm_small
 
-_log = logging.getLogger(__name__)
 pytestmark = [pytest.mark.long, pytest.mark.timeout(600)]
 BOOT_S = 5
 _HOOKS = {f"io.cryo.hook.{one}": "exec true" for one in ("pre-freeze", "post-thaw", "post-restore")}
@@ -57,21 +55,12 @@ def extras(place: Place, trap_file: Path) -> Extras:
 def saved(machine: Machine) -> tuple[str, str]:
     """Save a pod; return the name of its image, and what is in it."""
     (pod,) = pods(machine, "loading", 1)
-    machine.cluster.start(pod)
-    machine.cluster.until_saved("loading")
-    birth = machine.birth(pod)
-    machine.cluster.remove(pod)
-    return "loading", birth
+    return "loading", machine.save(pod, "loading")
 
 
 def pods(machine: Machine, name: str, number: int, kind: str = "") -> list[Document]:
     """Return pods of a template that is warm by a name."""
-    notes = {
-        "io.cryo.warm": name,
-        "io.cryo.warm-when": f"file:{BOOTED}",
-        "io.cryo.warm-period": "0.5",
-        **_HOOKS,
-    }
+    notes = {**warm_small(name), **_HOOKS}
     node = machine.cluster.node
     return [
         small(f"{name}{kind}-{one + 1}", node=node, annotations=notes, boot_s=BOOT_S)
@@ -87,17 +76,13 @@ def called(step: str, killed: str) -> str:
 @pytest.mark.parametrize("killed", KILLS)
 def test_killed_in_a_cold_start(machine: Machine, killed: str) -> None:
     """The pod starts all the same, and is saved; the next one is restored."""
-    cluster, name = machine.cluster, f"cold-{killed}"
+    name = f"cold-{killed}"
     first, second = pods(machine, name, 2)
 
     KILLS[killed](machine, machine.begin(first))
 
-    machine.until_runs(first)
-    cluster.until_saved(name)
-    cluster.start(second)
-    assert machine.birth(second) == machine.birth(first)
-    machine.assert_at_rest()
-    cluster.remove(first, second)
+    machine.until_saved(first, second, name)
+    machine.end(first, second)
 
 
 @pytest.mark.parametrize("killed", KILLS)
@@ -108,24 +93,21 @@ def test_killed_in_a_warm_start(machine: Machine, killed: str, saved: tuple[str,
 
     KILLS[killed](machine, machine.begin(second))
 
-    until_the_next(machine, second, third, birth)
+    machine.until_served(second, third, birth)
+    machine.end(second, third)
 
 
 @pytest.mark.parametrize("killed", KILLS)
 @pytest.mark.parametrize("step", COLD)
 def test_killed_at_a_step_of_a_cold_start(machine: Machine, step: str, killed: str) -> None:
     """The pod runs in the end and there is one complete image; the next pod is restored from it."""
-    cluster, name = machine.cluster, f"cold{called(step, killed)}"
+    name = f"cold{called(step, killed)}"
     first, second = pods(machine, name, 2)
 
     KILLS[killed](machine, machine.halt(first, *COLD[step]))
 
-    machine.until_runs(first)
-    cluster.until_saved(name)
-    cluster.start(second)
-    assert machine.birth(second) == machine.birth(first)
-    machine.assert_at_rest()
-    cluster.remove(first, second)
+    machine.until_saved(first, second, name)
+    machine.end(first, second)
 
 
 @pytest.mark.parametrize("killed", KILLS)
@@ -139,15 +121,5 @@ def test_killed_at_a_step_of_a_warm_start(
 
     KILLS[killed](machine, machine.halt(second, *WARM[step]))
 
-    until_the_next(machine, second, third, birth)
-
-
-def until_the_next(machine: Machine, second: Document, third: Document, birth: str) -> None:
-    """Wait for a pod that was struck and for the next one, which an image serves."""
-    machine.until_runs(second)
-    own = machine.birth(second)
-    _log.info("pod %s: %s", second["metadata"]["name"], "warm" if own == birth else "cold")
-    machine.cluster.start(third)
-    assert machine.birth(third) in {birth, own}
-    machine.assert_at_rest()
-    machine.cluster.remove(second, third)
+    machine.until_served(second, third, birth)
+    machine.end(second, third)

@@ -70,11 +70,7 @@ def extras(
 def saved(machine: Machine, sim: Simulation) -> tuple[str, str]:
     """Save a pod; return the name of its image, and what is in it."""
     (pod,) = pods(machine, sim, "loading", 1)
-    machine.cluster.start(pod)
-    machine.cluster.until_saved("loading")
-    birth = machine.birth(pod)
-    machine.cluster.remove(pod)
-    return "loading", birth
+    return "loading", machine.save(pod, "loading")
 
 
 def pods(
@@ -98,18 +94,14 @@ def test_killed_at_a_step_of_the_save(
     machine: Machine, sim: Simulation, step: str, killed: str
 ) -> None:
     """The pod runs in the end and is saved; the next one is restored, with its GPU memory."""
-    cluster, name = machine.cluster, f"saving-{step}-{killed}"
+    name = f"saving-{step}-{killed}"
     first, second = pods(machine, sim, name, 2)
 
     KILLS[killed](machine, machine.halt(first, *SAVING[step]))
 
-    machine.until_runs(first)
-    cluster.until_saved(name)
-    cluster.start(second)
-    assert machine.birth(second) == machine.birth(first)
+    machine.until_saved(first, second, name)
     assert [works(machine, sim, one) for one in (first, second)] == [True, True]
-    machine.assert_at_rest()
-    cluster.remove(first, second)
+    machine.end(first, second)
 
 
 @pytest.mark.parametrize("killed", KILLS)
@@ -123,9 +115,6 @@ def test_killed_at_a_step_of_the_load(
 
     KILLS[killed](machine, machine.halt(second, *LOADING[step]))
 
-    machine.until_runs(second)
-    machine.cluster.start(third)
-    assert machine.birth(third) in {birth, machine.birth(second)}
+    machine.until_served(second, third, birth)
     assert [works(machine, sim, one) for one in (second, third)] == [True, True]
-    machine.assert_at_rest()
-    machine.cluster.remove(second, third)
+    machine.end(second, third)

@@ -15,8 +15,7 @@ from tests.kubernetes.kubelet import NODE
 from tests.kubernetes.node import Node
 from tests.kubernetes.objects import Document
 from tests.kubernetes.standalone import StaticKubelet
-from tests.kubernetes.template import BIRTH, small
-from tests.kubernetes.test_control_plane import warm_small
+from tests.kubernetes.template import BIRTH, small, warm_small
 
 pytestmark = pytest.mark.parametrize("containerd_build", LINES[-1:], indirect=True)
 END_S = 60.0
