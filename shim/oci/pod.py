@@ -13,6 +13,7 @@ from shim.oci.document import Spec
 CONTAINER_TYPE = "io.kubernetes.cri.container-type"
 CONTAINER_NAME = "io.kubernetes.cri.container-name"
 SANDBOX_ID = "io.kubernetes.cri.sandbox-id"
+SANDBOX_NAME = "io.kubernetes.cri.sandbox-name"
 SANDBOX_UID = "io.kubernetes.cri.sandbox-uid"
 SANDBOX_NAMESPACE = "io.kubernetes.cri.sandbox-namespace"
 IMAGE_NAME = "io.kubernetes.cri.image-name"

@@ -23,6 +23,7 @@ ORDER = (
     "runsc",
     "cuda",
     "image",
+    "distribution",
     "transaction",
     "task",
     "service",
@@ -46,6 +47,8 @@ def below(layer: str, *more: str) -> tuple[str, ...]:
     return (*ORDER[: ORDER.index(layer) + 1], *more)
 
 
+# Loaded when an image is pushed, pulled or signed, and not before.
+DISTRIBUTION = ("cryptography", "obstore", "pyrage", "urllib3", "zstandard")
 GRPC = ("google", "grpc", "grpc_health", "grpc_reflection")
 
 RULES = {
@@ -55,6 +58,7 @@ RULES = {
     "runsc": Layer(below("runsc"), ("msgspec",)),
     "cuda": Layer(below("cuda"), ("msgspec", "yaml")),
     "image": Layer(below("image"), ("blake3", "msgspec")),
+    "distribution": Layer(below("distribution"), ("msgspec", *DISTRIBUTION)),
     "transaction": Layer(below("transaction"), ("msgspec",)),
     "task": Layer(below("task"), ("msgspec",)),
     "service": Layer(below("service", "api"), ("msgspec", *GRPC)),

@@ -1,0 +1,82 @@
+"""Blobs: content with a digest, and descriptors of it, as OCI has them."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import os
+import re
+from typing import Annotated
+
+import msgspec
+
+from shim.model import Value
+
+_DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
+MAX_BLOB_BYTES = 1 << 40
+
+Size = Annotated[int, msgspec.Meta(ge=0, le=MAX_BLOB_BYTES)]
+Texts = Annotated[
+    dict[
+        Annotated[str, msgspec.Meta(max_length=256)], Annotated[str, msgspec.Meta(max_length=4096)]
+    ],
+    msgspec.Meta(max_length=64),
+]
+
+
+class Descriptor(Value, rename={"media_type": "mediaType", "artifact_type": "artifactType"}):
+    """A reference to a blob by its digest, with its size in bytes."""
+
+    media_type: Annotated[str, msgspec.Meta(max_length=255)]
+    digest: Annotated[str, msgspec.Meta(pattern=f"^{_DIGEST.pattern}$")]
+    size: Size
+    annotations: Texts = {}
+    artifact_type: Annotated[str, msgspec.Meta(max_length=255)] | None = None
+
+
+def digest_of(data: bytes | memoryview) -> str:
+    """Return the digest of a blob in memory."""
+    return f"sha256:{hashlib.sha256(data).hexdigest()}"
+
+
+def is_digest(text: str) -> bool:
+    """Whether a text is a SHA-256 digest in OCI's form."""
+    return _DIGEST.fullmatch(text) is not None
+
+
+class FileSlice(io.RawIOBase):
+    """A part of an open file as a stream of its own; reading it does not move the file's offset."""
+
+    def __init__(self, fd: int, offset: int, size_bytes: int) -> None:
+        super().__init__()
+        self._fd = fd
+        self._offset = offset
+        self._size_bytes = size_bytes
+        self._at = 0
+
+    def readable(self) -> bool:
+        """Return that it can be read."""
+        return True
+
+    def seekable(self) -> bool:
+        """Return that it can be read again."""
+        return True
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET, /) -> int:
+        """Move the position; return it."""
+        start = {os.SEEK_SET: 0, os.SEEK_CUR: self._at, os.SEEK_END: self._size_bytes}[whence]
+        self._at = max(0, min(self._size_bytes, start + offset))
+        return self._at
+
+    def readinto(self, buffer: memoryview, /) -> int:  # type: ignore[override]  # Buffer of typeshed
+        """Read up to the end of the part; fewer bytes than it has if the file was truncated."""
+        left = min(len(buffer), self._size_bytes - self._at)
+        if left <= 0:
+            return 0
+        count = os.preadv(self._fd, [memoryview(buffer)[:left]], self._offset + self._at)
+        self._at += count
+        return count
+
+    def __len__(self) -> int:
+        """Return the number of bytes of the part, for a Content-Length."""
+        return self._size_bytes
