@@ -15,6 +15,7 @@ from shim.host import trusted
 from shim.host.oserror import typed
 from shim.image import hashing
 from shim.image.hashing import OnBytes, ignore_bytes
+from shim.image.side_files import is_side_file
 from shim.model import Value
 
 UNTRUSTED_REMEDY = (
@@ -49,14 +50,15 @@ class ImageDir:
     def size_bytes(self) -> int:
         """Return the total size of its files; files may appear and disappear meanwhile."""
         with os.scandir(self.fd) as entries:
-            return sum(_size(entry) for entry in entries)
+            return sum(_size(entry) for entry in entries if not is_side_file(entry.name))
 
     def names(self) -> list[str]:
-        """List the names in it."""
+        """List the names in it, without those of side files."""
         try:
-            return sorted(os.listdir(self.fd))  # noqa: PTH208 - a descriptor, not a path
+            names = os.listdir(self.fd)  # noqa: PTH208 - a descriptor, not a path
         except OSError as error:
             raise typed(error, f"list {self.path}") from error
+        return sorted(name for name in names if not is_side_file(name))
 
     @contextlib.contextmanager
     def opened(self, name: str) -> Iterator[int]:

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from shim.errors import CryoError, ImageCorrupt, NotFound, PermissionDenied
 from shim.image import manifest as manifests
 from shim.image import seal
+from shim.image.side_files import LABELS, SIGNATURES
 from shim.image.verify import HeldImage, read_manifest, verify
 from shim.image.verify_cache import VerifyCache
 from shim.model import Progress, Verify
@@ -408,3 +409,26 @@ def test_what_is_no_file_is_not_opened(
 
     assert opened
     assert all(opened)
+
+
+@pytest.mark.parametrize("name", [LABELS, SIGNATURES, f".{SIGNATURES}.0a1b2c3d.tmp"])
+def test_side_files_are_no_part_of_an_image(
+    image: Path, cache: VerifyCache, tmp_path: Path, name: str
+) -> None:
+    """Labels and signatures change without the image: it stays intact, and they are not sealed."""
+    (image / name).write_bytes(b"{}")
+    shutil.copytree(image, tmp_path / "again", ignore=shutil.ignore_patterns(manifests.NAME))
+
+    verify(image, Verify.FULL, cache, quiet)
+    again = seal_at(tmp_path / "again", manifest())
+
+    assert {file.name for file in again.files} == set(FILES)
+
+
+@pytest.mark.parametrize("name", [f"{LABELS}x", ".cryo-other.json", f".{LABELS}.tmp2", ".tmp"])
+def test_no_other_name_is_that_of_a_side_file(image: Path, cache: VerifyCache, name: str) -> None:
+    """A name that only resembles one is something that was added."""
+    (image / name).write_bytes(b"{}")
+
+    with pytest.raises(ImageCorrupt, match="is not part of it"):
+        verify(image, Verify.NONE, cache, quiet)
