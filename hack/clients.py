@@ -15,7 +15,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-SOURCES = ("shim/service/task_operations.py", "shim/service/cryo_operations.py")
+SOURCES = (
+    "shim/service/task_operations.py",
+    "shim/service/cryo_operations.py",
+    "shim/service/image_operations.py",
+)
 _HEAD = '''\
 """{about}.
 

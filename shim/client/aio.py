@@ -26,7 +26,7 @@ from shim.model import (
     TaskView,
     Verify,
 )
-from shim.service import cryo_operations, task_operations
+from shim.service import cryo_operations, image_operations, task_operations
 
 
 class AsyncClient(AsyncTransport):
@@ -140,13 +140,26 @@ class AsyncClient(AsyncTransport):
         """
         return await self._stream(cryo_operations.restore(self._ref(task), options), on_progress)
 
+    async def save_name(
+        self, task: str | TaskRef, name: str, on_progress: Report | None = None
+    ) -> CheckpointResult:
+        """Save a task under a name, for restores of containers like it; it keeps running.
+
+        If interrupted (Ctrl-C, an error in `on_progress`), it rolls back before it returns.
+        """
+        return await self._stream(cryo_operations.save_name(self._ref(task), name), on_progress)
+
+    async def info(self) -> dict[str, str]:
+        """Describe the host: runsc, engines, driver, tool and versions."""
+        return await self._call(cryo_operations.info())
+
     async def images(self) -> list[ImageView]:
         """List the images below the sidecar's image directory, newest first."""
-        return await self._call(cryo_operations.images())
+        return await self._call(image_operations.images())
 
     async def inspect(self, image_path: str) -> dict[str, Any]:
         """Return the manifest of an image."""
-        return await self._call(cryo_operations.inspect(image_path))
+        return await self._call(image_operations.inspect(image_path))
 
     async def verify(
         self,
@@ -161,23 +174,24 @@ class AsyncClient(AsyncTransport):
         `untrusted_folder` accepts an image in a directory that another user can change.
         """
         return await self._stream(
-            cryo_operations.verify(image_path, mode, untrusted_folder=untrusted_folder), on_progress
+            image_operations.verify(image_path, mode, untrusted_folder=untrusted_folder),
+            on_progress,
         )
 
     async def remove(self, image_path: str) -> None:
         """Delete an image below the sidecar's image directory."""
-        await self._call(cryo_operations.remove(image_path))
+        await self._call(image_operations.remove(image_path))
 
     async def names(self, namespace: str = "") -> list[NameView]:
         """List the names of images in a namespace; the default is the client's namespace."""
-        return await self._call(cryo_operations.names(namespace or self.namespace))
+        return await self._call(image_operations.names(namespace or self.namespace))
 
     async def show_name(
         self, name: str, namespace: str = "", *, kubernetes_namespace: str | None = None
     ) -> NameView:
         """Describe a name: its images, what their fingerprints were computed from, and its use."""
         return await self._call(
-            cryo_operations.show_name(
+            image_operations.show_name(
                 name, namespace or self.namespace, kubernetes_namespace=kubernetes_namespace
             )
         )
@@ -187,23 +201,10 @@ class AsyncClient(AsyncTransport):
     ) -> int:
         """Delete the images and the counters of a name; return how many images there were."""
         return await self._call(
-            cryo_operations.drop_name(
+            image_operations.drop_name(
                 name, namespace or self.namespace, kubernetes_namespace=kubernetes_namespace
             )
         )
-
-    async def save_name(
-        self, task: str | TaskRef, name: str, on_progress: Report | None = None
-    ) -> CheckpointResult:
-        """Save a task under a name, for restores of containers like it; it keeps running.
-
-        If interrupted (Ctrl-C, an error in `on_progress`), it rolls back before it returns.
-        """
-        return await self._stream(cryo_operations.save_name(self._ref(task), name), on_progress)
-
-    async def info(self) -> dict[str, str]:
-        """Describe the host: runsc, engines, driver, tool and versions."""
-        return await self._call(cryo_operations.info())
 
     async def list(self, namespace: str = "") -> list[TaskView]:
         """List the tasks of a namespace, by id; the default is the client's namespace."""

@@ -26,7 +26,7 @@ from shim.model import (
     TaskView,
     Verify,
 )
-from shim.service import cryo_operations, task_operations
+from shim.service import cryo_operations, image_operations, task_operations
 
 
 class Client(Transport):
@@ -138,13 +138,26 @@ class Client(Transport):
         """
         return self._stream(cryo_operations.restore(self._ref(task), options), on_progress)
 
+    def save_name(
+        self, task: str | TaskRef, name: str, on_progress: Report | None = None
+    ) -> CheckpointResult:
+        """Save a task under a name, for restores of containers like it; it keeps running.
+
+        If interrupted (Ctrl-C, an error in `on_progress`), it rolls back before it returns.
+        """
+        return self._stream(cryo_operations.save_name(self._ref(task), name), on_progress)
+
+    def info(self) -> dict[str, str]:
+        """Describe the host: runsc, engines, driver, tool and versions."""
+        return self._call(cryo_operations.info())
+
     def images(self) -> list[ImageView]:
         """List the images below the sidecar's image directory, newest first."""
-        return self._call(cryo_operations.images())
+        return self._call(image_operations.images())
 
     def inspect(self, image_path: str) -> dict[str, Any]:
         """Return the manifest of an image."""
-        return self._call(cryo_operations.inspect(image_path))
+        return self._call(image_operations.inspect(image_path))
 
     def verify(
         self,
@@ -159,23 +172,24 @@ class Client(Transport):
         `untrusted_folder` accepts an image in a directory that another user can change.
         """
         return self._stream(
-            cryo_operations.verify(image_path, mode, untrusted_folder=untrusted_folder), on_progress
+            image_operations.verify(image_path, mode, untrusted_folder=untrusted_folder),
+            on_progress,
         )
 
     def remove(self, image_path: str) -> None:
         """Delete an image below the sidecar's image directory."""
-        self._call(cryo_operations.remove(image_path))
+        self._call(image_operations.remove(image_path))
 
     def names(self, namespace: str = "") -> list[NameView]:
         """List the names of images in a namespace; the default is the client's namespace."""
-        return self._call(cryo_operations.names(namespace or self.namespace))
+        return self._call(image_operations.names(namespace or self.namespace))
 
     def show_name(
         self, name: str, namespace: str = "", *, kubernetes_namespace: str | None = None
     ) -> NameView:
         """Describe a name: its images, what their fingerprints were computed from, and its use."""
         return self._call(
-            cryo_operations.show_name(
+            image_operations.show_name(
                 name, namespace or self.namespace, kubernetes_namespace=kubernetes_namespace
             )
         )
@@ -185,23 +199,10 @@ class Client(Transport):
     ) -> int:
         """Delete the images and the counters of a name; return how many images there were."""
         return self._call(
-            cryo_operations.drop_name(
+            image_operations.drop_name(
                 name, namespace or self.namespace, kubernetes_namespace=kubernetes_namespace
             )
         )
-
-    def save_name(
-        self, task: str | TaskRef, name: str, on_progress: Report | None = None
-    ) -> CheckpointResult:
-        """Save a task under a name, for restores of containers like it; it keeps running.
-
-        If interrupted (Ctrl-C, an error in `on_progress`), it rolls back before it returns.
-        """
-        return self._stream(cryo_operations.save_name(self._ref(task), name), on_progress)
-
-    def info(self) -> dict[str, str]:
-        """Describe the host: runsc, engines, driver, tool and versions."""
-        return self._call(cryo_operations.info())
 
     def list(self, namespace: str = "") -> list[TaskView]:
         """List the tasks of a namespace, by id; the default is the client's namespace."""

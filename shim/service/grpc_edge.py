@@ -14,10 +14,9 @@ import grpc.aio
 
 from shim.model import Progress
 from shim.service import failure, status
-from shim.service.cryo_operations import CRYO
 from shim.service.operation import DEFAULT_NAMESPACE, Operation, Table
 from shim.service.service import Beside, Service
-from shim.service.task_operations import TASK
+from shim.service.tables import CRYO, TASK
 
 _log = logging.getLogger(__name__)
 

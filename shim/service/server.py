@@ -11,10 +11,9 @@ from grpc_reflection.v1alpha import reflection
 
 from shim.errors import Unavailable
 from shim.service import grpc_edge
-from shim.service.cryo_operations import CRYO
 from shim.service.endpoint import Endpoint
 from shim.service.service import Service
-from shim.service.task_operations import TASK
+from shim.service.tables import CRYO, TASK
 
 MESSAGE_MAX = 4 << 20
 

@@ -12,12 +12,11 @@ from typing import Any
 
 from shim.errors import Unavailable
 from shim.model import Progress
-from shim.service.cryo_operations import CRYO
 from shim.service.endpoint import Endpoint
 from shim.service.operation import DEFAULT_NAMESPACE, Operation
 from shim.service.running import log_progress
 from shim.service.service import Beside, Service
-from shim.service.task_operations import TASK
+from shim.service.tables import CRYO, TASK
 from shim.service.ttrpc import NAMESPACE_KEY, Call, Server, Services
 
 V2 = "containerd.task.v2.Task"

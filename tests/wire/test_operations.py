@@ -16,11 +16,10 @@ from hack import clients
 from shim.api.containerd.task.v3 import shim_pb2
 from shim.api.cryo.v1 import cryo_pb2
 from shim.model import CreateRequest, TaskRef
-from shim.service.cryo_operations import CRYO
 from shim.service.server import Server
 from shim.service.service import Beside, Service
 from shim.service.shims import Shims
-from shim.service.task_operations import TASK
+from shim.service.tables import CRYO, TASK
 from shim.service.ttrpc import Client as TtrpcClient
 from shim.service.ttrpc_edge import shim_services
 from shim.task.host_info import HostInfo

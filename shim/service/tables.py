@@ -1,0 +1,11 @@
+"""The complete tables of operations: that of containerd's tasks, and that of cryo.v1."""
+
+from __future__ import annotations
+
+# A module adds its operations to a table when it is imported.
+from shim.service import cryo_operations, image_operations, task_operations
+from shim.service.cryo_table import CRYO
+
+TASK = task_operations.TASK
+
+__all__ = ["CRYO", "TASK", "cryo_operations", "image_operations"]
