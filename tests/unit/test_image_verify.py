@@ -411,7 +411,7 @@ def test_what_is_no_file_is_not_opened(
     assert all(opened)
 
 
-@pytest.mark.parametrize("name", [LABELS, SIGNATURES, f".{SIGNATURES}.0a1b2c3d.tmp"])
+@pytest.mark.parametrize("name", (LABELS, SIGNATURES, f".{SIGNATURES}.0a1b2c3d.tmp"))
 def test_side_files_are_no_part_of_an_image(
     image: Path, cache: VerifyCache, tmp_path: Path, name: str
 ) -> None:
@@ -425,7 +425,7 @@ def test_side_files_are_no_part_of_an_image(
     assert {file.name for file in again.files} == set(FILES)
 
 
-@pytest.mark.parametrize("name", [f"{LABELS}x", ".cryo-other.json", f".{LABELS}.tmp2", ".tmp"])
+@pytest.mark.parametrize("name", (f"{LABELS}x", ".cryo-other.json", f".{LABELS}.tmp2", ".tmp"))
 def test_no_other_name_is_that_of_a_side_file(image: Path, cache: VerifyCache, name: str) -> None:
     """A name that only resembles one is something that was added."""
     (image / name).write_bytes(b"{}")
