@@ -19,6 +19,7 @@ SOURCES = (
     "shim/service/task_operations.py",
     "shim/service/cryo_operations.py",
     "shim/service/image_operations.py",
+    "shim/service/store_operations.py",
 )
 _HEAD = '''\
 """{about}.
@@ -138,7 +139,7 @@ def _arguments(function: ast.FunctionDef) -> str:
     """Return the arguments to pass on, with the client's defaults for task and namespace."""
     special = {"ref": "self._ref(task)", "namespace": "namespace or self.namespace"}
     given = [special.get(one.arg, one.arg) for one in function.args.args]
-    given += [f"{one.arg}={one.arg}" for one in function.args.kwonlyargs]
+    given += [f"{one.arg}={special.get(one.arg, one.arg)}" for one in function.args.kwonlyargs]
     return ", ".join(given)
 
 

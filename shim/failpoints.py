@@ -24,10 +24,12 @@ class Invariant(enum.StrEnum):
     RUNS = "the task runs as before; no image"
     SAVED = "the task runs as before, or has stopped with a complete image; any image is complete"
     GONE = "the new task runs completely, or is gone; the image is unchanged"
+    NAMED = "a name refers to one complete image or to none; an image is complete or removed"
     KNOWN = "the outcome can be read by a call, if not from the event"
 
 
-# Every failpoint of a checkpoint, a restore and the task lifecycle. `*` matches anything.
+# Every failpoint of a checkpoint, a restore, the task lifecycle and the image store.
+# `*` matches anything.
 FAILPOINTS: dict[str, Invariant] = {
     "journal.open": Invariant.RUNS,
     "journal.note": Invariant.SAVED,
@@ -40,6 +42,10 @@ FAILPOINTS: dict[str, Invariant] = {
     "image.sync": Invariant.SAVED,
     "image.verify-cache": Invariant.SAVED,
     "image.discard": Invariant.RUNS,
+    "image.label": Invariant.NAMED,
+    "image.index": Invariant.NAMED,
+    "image.remove": Invariant.NAMED,
+    "image.erase": Invariant.NAMED,
     "runsc.ps": Invariant.SAVED,
     "runsc.trace": Invariant.RUNS,
     "runsc.state": Invariant.KNOWN,

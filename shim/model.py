@@ -13,6 +13,8 @@ import msgspec
 from shim.errors import InvalidArgument
 from shim.state import TaskState
 
+# The namespace of a call that names none.
+DEFAULT_NAMESPACE = "default"
 # containerd's identifier rule, so that an id that works there works here.
 _ID = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9_.-]*[A-Za-z0-9])?")
 _ID_MAX = 76
@@ -388,7 +390,7 @@ class Event(Value):
 
 
 class ImageView(Value):
-    """One image in a listing."""
+    """One image in a listing; `names` are those in each namespace, `source` where it was pulled."""
 
     path: str
     task: str
@@ -397,3 +399,8 @@ class ImageView(Value):
     engine: str
     processes: int
     digest: str
+    names: dict[str, tuple[str, ...]] = {}
+    pinned: bool = False
+    expires_at: datetime | None = None
+    last_used_at: datetime | None = None
+    source: str | None = None

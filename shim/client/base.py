@@ -6,9 +6,8 @@ from abc import ABC, abstractmethod
 
 from shim.client import channel
 from shim.config import DEFAULT_ADDRESS
-from shim.model import TaskRef
+from shim.model import DEFAULT_NAMESPACE, TaskRef
 from shim.service import endpoint
-from shim.service.operation import DEFAULT_NAMESPACE
 
 
 class BaseTransport(ABC):

@@ -26,7 +26,7 @@ from shim.model import (
     TaskView,
     Verify,
 )
-from shim.service import cryo_operations, image_operations, task_operations
+from shim.service import cryo_operations, image_operations, store_operations, task_operations
 
 
 class Client(Transport):
@@ -155,30 +155,40 @@ class Client(Transport):
         """List the images below the sidecar's image directory, newest first."""
         return self._call(image_operations.images())
 
-    def inspect(self, image_path: str) -> dict[str, Any]:
-        """Return the manifest of an image."""
-        return self._call(image_operations.inspect(image_path))
+    def inspect(self, image: str, namespace: str = "") -> dict[str, Any]:
+        """Return the manifest of an image, given its absolute path or its name."""
+        return self._call(image_operations.inspect(image, namespace or self.namespace))
 
     def verify(
         self,
-        image_path: str,
+        image: str,
         mode: Verify = Verify.FULL,
         on_progress: Report | None = None,
         *,
+        namespace: str = "",
         untrusted_folder: bool = False,
     ) -> dict[str, Any]:
-        """Check an image against its seal and this host; return its manifest.
+        """Check an image, given its absolute path or its name; return its manifest.
 
-        `untrusted_folder` accepts an image in a directory that another user can change.
+        It is compared with its seal and with this host. `untrusted_folder` accepts an image in a
+        directory that another user can change.
         """
         return self._stream(
-            image_operations.verify(image_path, mode, untrusted_folder=untrusted_folder),
+            image_operations.verify(
+                image,
+                mode,
+                namespace=namespace or self.namespace,
+                untrusted_folder=untrusted_folder,
+            ),
             on_progress,
         )
 
-    def remove(self, image_path: str) -> None:
-        """Delete an image below the sidecar's image directory."""
-        self._call(image_operations.remove(image_path))
+    def remove(self, image: str, namespace: str = "") -> bool:
+        """Delete an image below the sidecar's image directory, given its path or its name.
+
+        Returns whether the image was deleted: one that has other names loses only the given name.
+        """
+        return self._call(image_operations.remove(image, namespace or self.namespace))
 
     def names(self, namespace: str = "") -> list[NameView]:
         """List the names of images in a namespace; the default is the client's namespace."""
@@ -203,6 +213,28 @@ class Client(Transport):
                 name, namespace or self.namespace, kubernetes_namespace=kubernetes_namespace
             )
         )
+
+    def tag(self, image: str, name: str, namespace: str = "", *, ttl_s: float = 0.0) -> str:
+        """Give an image a name, NAME or NAME:TAG, which any other image loses; return its path.
+
+        The image is given by its absolute path or another name. If `ttl_s` is not 0, the image
+        may be removed that long from now.
+        """
+        return self._call(
+            store_operations.tag(image, name, namespace or self.namespace, ttl_s=ttl_s)
+        )
+
+    def untag(self, image: str, name: str, namespace: str = "") -> str:
+        """Take a name from an image, which stays; return its path."""
+        return self._call(store_operations.untag(image, name, namespace or self.namespace))
+
+    def pin(self, image: str, namespace: str = "") -> str:
+        """Keep an image, given by its path or its name, from being removed; return its path."""
+        return self._call(store_operations.pin(image, namespace or self.namespace))
+
+    def unpin(self, image: str, namespace: str = "") -> str:
+        """Let an image be removed again; return its path."""
+        return self._call(store_operations.unpin(image, namespace or self.namespace))
 
     def list(self, namespace: str = "") -> list[TaskView]:
         """List the tasks of a namespace, by id; the default is the client's namespace."""

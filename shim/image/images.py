@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from datetime import datetime
 from pathlib import Path
 
 from shim.config import Config
 from shim.errors import CryoError
 from shim.host import files
 from shim.host.filecalls import file_call
-from shim.image import store
+from shim.image import deletion, listing, store, tagging
 from shim.image.manifest import Manifest
+from shim.image.name import ImageName
 from shim.image.verify import read_manifest
 from shim.image.verify_cache import VerifyCache
-from shim.model import ImageView
+from shim.model import DEFAULT_NAMESPACE, ImageView, utcnow
 
 # A list reads every manifest, and has to time out before a client with the default timeout does. A
 # removal frees the blocks of possibly hundreds of GiB.
@@ -28,15 +30,15 @@ class Images:
         self._folder = Path(config.paths.images)
         self._verified = Path(config.paths.verified)
 
-    async def find(self, requested: str) -> Path:
-        """Return the folder of an image.
+    async def find(self, requested: str, namespace: str = DEFAULT_NAMESPACE) -> Path:
+        """Return the folder of an image, given its path or its name in a namespace.
 
         Raises:
             InvalidArgument, NotFound: as `store.resolve_existing`.
             DeadlineExceeded: its filesystem does not answer.
         """
         return await file_call(
-            lambda: store.resolve_existing(requested, self._folder),
+            lambda: store.resolve_existing(requested, self._folder, namespace),
             doing=f"look for the image {requested}",
         )
 
@@ -54,18 +56,66 @@ class Images:
     async def list(self) -> list[ImageView]:
         """List the images below the configured folder, newest first."""
         return await file_call(
-            lambda: store.list_images(self._folder),
+            lambda: listing.list_images(self._folder),
             doing=f"list the images in {self._folder}",
             deadline_s=LIST_S,
         )
 
-    async def remove(self, requested: str) -> None:
-        """Delete an image that lies below the configured folder."""
-        await file_call(
-            lambda: store.remove(requested, self._folder, VerifyCache(self._verified)),
+    async def remove(self, requested: str, namespace: str = DEFAULT_NAMESPACE) -> bool:
+        """Delete an image below the configured folder, or one of several names of it.
+
+        Returns whether the image was deleted.
+        """
+        cache = VerifyCache(self._verified)
+        return await file_call(
+            lambda: deletion.remove_ref(requested, self._folder, cache, namespace),
             doing=f"remove the image {requested}",
             deadline_s=REMOVE_S,
         )
+
+    async def tag(
+        self, requested: str, name: ImageName, *, expires_at: datetime | None = None
+    ) -> Path:
+        """Give an image a name, which any other image loses; return its path.
+
+        `requested` is a path or another name in the same namespace.
+
+        Raises:
+            InvalidArgument: it is not below the configured folder.
+            NotFound: there is no such image.
+        """
+
+        def work() -> Path:
+            path = store.resolve_existing(requested, self._folder, name.namespace)
+            tagging.tag(self._folder, path, name, utcnow(), expires_at=expires_at)
+            return path
+
+        return await file_call(work, doing=f"give the image {requested} the name {name}")
+
+    async def untag(self, requested: str, name: ImageName) -> Path:
+        """Take a name from an image; return its path.
+
+        Raises:
+            NotFound: there is no such image, or it does not have that name.
+        """
+
+        def work() -> Path:
+            path = store.resolve_existing(requested, self._folder, name.namespace)
+            tagging.untag(self._folder, path, name)
+            return path
+
+        return await file_call(work, doing=f"take the name {name} from the image {requested}")
+
+    async def pin(self, requested: str, namespace: str, *, pinned: bool) -> Path:
+        """Keep an image from being removed, or no longer; return its path."""
+
+        def work() -> Path:
+            path = store.resolve_existing(requested, self._folder, namespace)
+            tagging.pin(self._folder, path, pinned=pinned)
+            return path
+
+        verb = "pin" if pinned else "unpin"
+        return await file_call(work, doing=f"{verb} the image {requested}")
 
     async def tidy(self, kept: Callable[[], set[str] | None], log: Callable[[str], None]) -> None:
         """Remove the remains of interrupted checkpoints, and cache entries of removed images.

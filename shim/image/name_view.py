@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from shim.errors import InvalidArgument, NotFound
-from shim.image import named_use, store
+from shim.image import listing, named_use
 from shim.image.named import ImageRef, NamedImages, is_name_folder
 from shim.image.named_use import NamedUse
 from shim.model import Value
@@ -109,7 +109,7 @@ def _view(named: NamedImages, *, with_parts: bool) -> NameView:
         )
         for key in named.fingerprints()
         for path in named.of(key)
-        if (view := store.view(path)) is not None
+        if (view := listing.view(path)) is not None
     ]
     return NameView(
         namespace=ref.namespace,

@@ -21,8 +21,8 @@ from shim.errors import Busy, CryoError, InvalidArgument, PermissionDenied
 from shim.host import files, trusted
 from shim.host.filelock import try_lock
 from shim.host.oserror import typed
+from shim.image import deletion, labels, store
 from shim.image import manifest as manifests
-from shim.image import store
 from shim.image.named_use import USE
 from shim.image.verify_cache import VerifyCache
 from shim.model import Value, check_id
@@ -151,12 +151,13 @@ class NamedImages:
     def prune(self, keep: Path, cache: VerifyCache) -> list[str]:
         """Remove what an image replaces: older ones of its fingerprint, and old fingerprints.
 
-        Returns what could not be removed, one line each.
+        Pinned images stay. Returns what could not be removed, one line each.
         """
         stale = [path for path in self.of(keep.parent.name) if path.name < keep.name]
         for key in self.fingerprints()[_KEPT_KEYS:]:
             stale += self.of(key)
-        return [line for path in stale if (line := self.remove(path, cache))]
+        left = [path for path in stale if not labels.read(path).pinned]
+        return [line for path in left if (line := self.remove(path, cache))]
 
     def drop(self, cache: VerifyCache) -> int:
         """Remove everything that has this name; return how many images that were.
@@ -170,7 +171,7 @@ class NamedImages:
         with self._no_saves():
             for key in self.fingerprints():
                 for path in self.of(key):
-                    store.remove(str(path), self._images, cache)
+                    deletion.remove(path, self._images, cache)
                     number += 1
             for name in self._all_names():
                 if _KEY.fullmatch(name) or name.startswith("."):
@@ -198,7 +199,7 @@ class NamedImages:
     def remove(self, path: Path, cache: VerifyCache) -> str | None:
         """Remove an image; return why it could not be removed, None if it was."""
         try:
-            store.remove(str(path), self._images, cache)
+            deletion.remove(path, self._images, cache)
             if not self.of(path.parent.name):
                 files.remove_tree(path.parent)
         except CryoError as error:

@@ -1,33 +1,19 @@
-"""The image store: which paths are allowed, and how images are listed and removed."""
+"""The image store: which paths are allowed, and which image a path or a name refers to."""
 
 from __future__ import annotations
 
-import logging
 import os
-from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 
-from shim.errors import (
-    AlreadyExists,
-    CryoError,
-    InvalidArgument,
-    NotFound,
-    PermissionDenied,
-)
-from shim.host import files, trusted
-from shim.host.oserror import typed
-from shim.image import in_use
-from shim.image import manifest as manifests
-from shim.image.manifest import Manifest
-from shim.image.staging import is_abandoned, is_staging, name_staging
-from shim.image.verify import read_manifest
-from shim.image.verify_cache import VerifyCache
-from shim.model import ImageView, TaskRef
+from shim.errors import AlreadyExists, InvalidArgument, NotFound, PermissionDenied
+from shim.host import trusted
+from shim.image import walk
+from shim.image.index import NameIndex
+from shim.image.name import ImageName, is_path, parse
+from shim.image.staging import is_abandoned, is_staging
+from shim.model import DEFAULT_NAMESPACE, TaskRef
 
-_log = logging.getLogger(__name__)
-# <images>/<namespace>/<task>/<time>; the paths in `shim.image.named` are longer by up to two.
-_DEPTH = 5
 _MAX_PATH_BYTES = 4000
 
 
@@ -65,16 +51,19 @@ def resolve_new(
     return path
 
 
-def resolve_existing(requested: str, images: Path) -> Path:
-    """Return the path of an existing image.
+def resolve_existing(requested: str, images: Path, namespace: str = DEFAULT_NAMESPACE) -> Path:
+    """Return the path of an existing image, given its path or its name in a namespace.
 
     Raises:
-        InvalidArgument: it is relative, has a `..`, or leaves the configured folder by a link.
-        NotFound: there is not a folder.
+        InvalidArgument: it is not a name and not an absolute path, has a `..`, or leaves the
+            configured folder by a link.
+        NotFound: there is not a folder, or no image has that name.
     """
     if not requested:
         message = "no image was named"
-        raise InvalidArgument(message, remedy="give the image's absolute path")
+        raise InvalidArgument(message, remedy="give the image's name or absolute path")
+    if not is_path(requested):
+        return _named(parse(requested, namespace), images)
     path = _checked(requested, images)
     if path.is_symlink() or not path.is_dir():
         message = f"no image at {path}"
@@ -82,41 +71,17 @@ def resolve_existing(requested: str, images: Path) -> Path:
     return path
 
 
-def list_images(images: Path) -> list[ImageView]:
-    """List the images below the configured folder, newest first; a damaged one has no digest."""
-    views = [view(path) for path in _folders(images) if not is_staging(path)]
-    found = [one for one in views if one is not None]
-    return sorted(found, key=lambda one: one.created_at, reverse=True)
+def _named(name: ImageName, images: Path) -> Path:
+    path = NameIndex(images).find(name)
+    if path is None:
+        message = f"no image is named {name} in namespace {name.namespace}"
+        raise NotFound(message, remedy="`cryo checkpoints ls` lists the names")
+    return path
 
 
 def stale_stagings(images: Path) -> list[Path]:
     """List the staging folders below the configured one that are not in use."""
-    return [path for path in _folders(images) if is_staging(path) and is_abandoned(path)]
-
-
-def remove(requested: str, images: Path, cache: VerifyCache) -> None:
-    """Remove an image below the configured folder, and its entry in the cache.
-
-    It is renamed first, so that no partial image is visible.
-
-    Raises:
-        Busy: a container is being restored from it, or it is being verified.
-        InvalidArgument: it is not below the configured folder.
-        NotFound: there is no image.
-    """
-    path = resolve_existing(requested, images)
-    _check_removable(path, images)
-    manifest = _readable(path)
-    trash = name_staging(path)
-    with in_use.alone(path):
-        try:
-            path.rename(trash)
-        except OSError as error:
-            raise typed(error, f"remove image {path}") from error
-    if manifest is not None:
-        cache.forget(manifest.digest)
-    files.remove_tree(trash)
-    _remove_empty(path.parent, images)
+    return [path for path in walk.stagings(images) if is_abandoned(path)]
 
 
 def _checked(requested: str, images: Path) -> Path:
@@ -169,93 +134,3 @@ def _check_writable(folder: Path) -> None:
 
 def _is_empty(path: Path) -> bool:
     return path.is_dir() and not path.is_symlink() and not any(path.iterdir())
-
-
-def _folders(images: Path, depth: int = _DEPTH) -> Iterator[Path]:
-    """Yield images and staging folders; links are not followed."""
-    try:
-        with os.scandir(images) as entries:
-            names = sorted(each.name for each in entries if each.is_dir(follow_symlinks=False))
-    except OSError:
-        return
-    for name in names:
-        path = images / name
-        if is_staging(path) or _is_image(path):
-            yield path
-        elif depth > 1:
-            yield from _folders(path, depth - 1)
-
-
-def _is_image(path: Path) -> bool:
-    return os.path.lexists(path / manifests.NAME)
-
-
-def view(path: Path) -> ImageView | None:
-    """Describe an image, also a damaged one, so that one image cannot break a list.
-
-    None if it was removed meanwhile.
-    """
-    try:
-        manifest = read_manifest(path)
-    except NotFound:
-        return None  # removed meanwhile
-    except CryoError:
-        return _damaged(path)
-    except Exception:  # noqa: BLE001 - a file may have any content
-        _log.exception("image %s cannot be read", _text(path))
-        return _damaged(path)
-    return ImageView(
-        path=_text(path),
-        task=manifest.task,
-        created_at=manifest.created_at,
-        size_bytes=manifest.size_bytes,
-        engine=manifest.engine,
-        processes=len(manifest.all_processes),
-        digest=manifest.digest,
-    )
-
-
-def _damaged(path: Path) -> ImageView | None:
-    try:
-        changed = datetime.fromtimestamp(path.stat().st_mtime, UTC)
-    except OSError:
-        return None
-    return ImageView(
-        path=_text(path),
-        task="",
-        created_at=changed,
-        size_bytes=0,
-        engine="",
-        processes=0,
-        digest="",
-    )
-
-
-def _text(path: Path) -> str:
-    """Return a path as text that every protocol can carry, even if it is not UTF-8."""
-    return os.fsencode(path).decode("utf-8", "backslashreplace")
-
-
-def _check_removable(path: Path, images: Path) -> None:
-    if not path.is_relative_to(images):
-        message = f"image {path} is not below {images}"
-        raise InvalidArgument(message, remedy="remove it by hand, or set paths.images")
-    if not _is_image(path):
-        message = f"{path} is not an image: it has no {manifests.NAME}"
-        raise NotFound(message, remedy="name the image's own folder")
-
-
-def _readable(path: Path) -> Manifest | None:
-    try:
-        return read_manifest(path)
-    except CryoError:
-        return None
-
-
-def _remove_empty(folder: Path, images: Path) -> None:
-    while folder != images and folder.is_relative_to(images):
-        try:
-            folder.rmdir()
-        except OSError:
-            return  # it has other images
-        folder = folder.parent

@@ -315,11 +315,23 @@ def to_image(view: ImageView) -> cryo_pb2.ImageInfo:
         engine=view.engine,
         processes=view.processes,
         digest=view.digest,
+        names=[
+            cryo_pb2.ImageName(namespace=namespace, name=printable(name, _TEXT_MAX))
+            for namespace, names in view.names.items()
+            for name in names
+        ],
+        pinned=view.pinned,
+        expires_at=None if view.expires_at is None else to_time(view.expires_at),
+        last_used_at=None if view.last_used_at is None else to_time(view.last_used_at),
+        source=view.source,
     )
 
 
 def from_image(message: cryo_pb2.ImageInfo) -> ImageView:
     """Decode an image of a listing."""
+    names: dict[str, tuple[str, ...]] = {}
+    for one in message.names:
+        names[one.namespace] = (*names.get(one.namespace, ()), one.name)
     return ImageView(
         path=message.path,
         task=message.task,
@@ -328,4 +340,9 @@ def from_image(message: cryo_pb2.ImageInfo) -> ImageView:
         engine=message.engine,
         processes=message.processes,
         digest=message.digest,
+        names=names,
+        pinned=message.pinned,
+        expires_at=from_time(message.expires_at) if message.HasField("expires_at") else None,
+        last_used_at=from_time(message.last_used_at) if message.HasField("last_used_at") else None,
+        source=message.source if message.HasField("source") else None,
     )

@@ -12,9 +12,9 @@ from typing import Any, NoReturn, TypeAlias
 import grpc
 import grpc.aio
 
-from shim.model import Progress
+from shim.model import DEFAULT_NAMESPACE, Progress
 from shim.service import failure, status
-from shim.service.operation import DEFAULT_NAMESPACE, Operation, Table
+from shim.service.operation import Operation, Table
 from shim.service.service import Beside, Service
 from shim.service.tables import CRYO, TASK
 

@@ -35,13 +35,13 @@ async def InspectImage(
     call: Incoming, request: cryo_pb2.InspectImageRequest
 ) -> cryo_pb2.InspectImageResponse:
     """Return the manifest of an image."""
-    manifest = await call.service.core.images.inspect(request.image_path)
+    manifest = await call.service.core.images.inspect(request.image_path, call.namespace)
     return cryo_pb2.InspectImageResponse(manifest_json=json.dumps(manifest))
 
 
-def inspect(image_path: str) -> Call[dict[str, Any]]:
-    """Return the manifest of an image."""
-    request = cryo_pb2.InspectImageRequest(image_path=image_path)
+def inspect(image: str, namespace: str = "") -> Call[dict[str, Any]]:
+    """Return the manifest of an image, given its absolute path or its name."""
+    request = cryo_pb2.InspectImageRequest(image_path=image, namespace=namespace)
     return InspectImage.call(request, lambda answer: _object(answer.manifest_json))
 
 
@@ -60,23 +60,28 @@ async def VerifyImage(
         request.image_path,
         cryo_messages.from_verify(request.mode),
         call.report,
+        call.namespace,
         untrusted_folder=request.untrusted_folder,
     )
     return cryo_pb2.VerifyImageUpdate(manifest_json=json.dumps(manifest))
 
 
 def verify(
-    image_path: str, mode: Verify = Verify.FULL, *, untrusted_folder: bool = False
+    image: str, mode: Verify = Verify.FULL, *, namespace: str = "", untrusted_folder: bool = False
 ) -> Stream[dict[str, Any]]:
-    """Check an image against its seal and this host; return its manifest.
+    """Check an image, given its absolute path or its name; return its manifest.
 
-    `untrusted_folder` accepts an image in a directory that another user can change.
+    It is compared with its seal and with this host. `untrusted_folder` accepts an image in a
+    directory that another user can change.
     """
     request = cryo_pb2.VerifyImageRequest(
-        image_path=image_path, mode=cryo_messages.to_verify(mode), untrusted_folder=untrusted_folder
+        image_path=image,
+        mode=cryo_messages.to_verify(mode),
+        untrusted_folder=untrusted_folder,
+        namespace=namespace,
     )
     return VerifyImage.stream(
-        request, lambda update: _object(update.manifest_json), f"verification of {image_path}"
+        request, lambda update: _object(update.manifest_json), f"verification of {image}"
     )
 
 
@@ -85,14 +90,17 @@ async def RemoveImage(
     call: Incoming, request: cryo_pb2.RemoveImageRequest
 ) -> cryo_pb2.RemoveImageResponse:
     """Delete an image."""
-    await call.service.core.images.remove(request.image_path)
-    return cryo_pb2.RemoveImageResponse()
+    removed = await call.service.core.images.remove(request.image_path, call.namespace)
+    return cryo_pb2.RemoveImageResponse(name_only=not removed)
 
 
-def remove(image_path: str) -> Call[None]:
-    """Delete an image below the sidecar's image directory."""
-    request = cryo_pb2.RemoveImageRequest(image_path=image_path)
-    return RemoveImage.call(request, lambda _answer: None)
+def remove(image: str, namespace: str = "") -> Call[bool]:
+    """Delete an image below the sidecar's image directory, given its path or its name.
+
+    Returns whether the image was deleted: one that has other names loses only the given name.
+    """
+    request = cryo_pb2.RemoveImageRequest(image_path=image, namespace=namespace)
+    return RemoveImage.call(request, lambda answer: not answer.name_only)
 
 
 @CRYO.add(cryo_pb2.ListNamesRequest, cryo_pb2.ListNamesResponse, Owner.SERVER)

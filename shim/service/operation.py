@@ -27,7 +27,6 @@ _Value = TypeVar("_Value")
 # wait for the one before it. This timeout is for an owner that hangs.
 OWNER_S = 3600.0
 ENDLESS = math.inf
-DEFAULT_NAMESPACE = "default"
 SENT = ""
 """The namespace of a call whose request has a field for it."""
 

@@ -11,10 +11,10 @@ from google.protobuf.message import Message
 
 from shim.api.containerd.task.v3 import shim_pb2
 from shim.errors import AlreadyExists
-from shim.model import Progress, Report, TaskRef, TaskView
+from shim.model import DEFAULT_NAMESPACE, Progress, Report, TaskRef, TaskView
 from shim.service import convert
 from shim.service.calls_under_way import CallsUnderWay
-from shim.service.operation import DEFAULT_NAMESPACE, ENDLESS, Incoming, Operation, Owner
+from shim.service.operation import ENDLESS, Incoming, Operation, Owner
 from shim.service.running import RunningOperations
 from shim.service.wait_gate import WaitGate
 

@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from shim.errors import Unavailable
-from shim.model import Progress
+from shim.model import DEFAULT_NAMESPACE, Progress
 from shim.service.endpoint import Endpoint
-from shim.service.operation import DEFAULT_NAMESPACE, Operation
+from shim.service.operation import Operation
 from shim.service.running import log_progress
 from shim.service.service import Beside, Service
 from shim.service.tables import CRYO, TASK

@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
+from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 from shim.config import Config
 from shim.image.contents import described
 from shim.image.images import Images
+from shim.image.name import ImageName
 from shim.image.verify import HeldImage
-from shim.model import ImageView, Report, Verify
+from shim.model import ImageView, Report, Verify, utcnow
 from shim.runsc.probe import Capabilities
 from shim.transaction import restore
 
 
 class ImageService:
-    """Lists, inspects, verifies and removes images."""
+    """Lists, inspects, verifies, names, pins and removes images."""
 
     def __init__(
         self, config: Config, images: Images, capabilities: Callable[[], Awaitable[Capabilities]]
@@ -25,15 +28,21 @@ class ImageService:
         self._images = images
         self._capabilities = capabilities
 
-    async def inspect(self, image_path: str) -> dict[str, Any]:
-        """Return an image's manifest as plain data."""
-        return described(await self._images.manifest(await self._images.find(image_path)))
+    async def inspect(self, image: str, namespace: str) -> dict[str, Any]:
+        """Return the manifest of an image, given its path or its name in a namespace."""
+        return described(await self._images.manifest(await self._images.find(image, namespace)))
 
     async def verify(
-        self, image_path: str, mode: Verify, report: Report, *, untrusted_folder: bool = False
+        self,
+        image: str,
+        mode: Verify,
+        report: Report,
+        namespace: str,
+        *,
+        untrusted_folder: bool = False,
     ) -> dict[str, Any]:
         """Check a whole image, and whether this host can run it; return the manifest."""
-        held = HeldImage(await self._images.find(image_path), strict=not untrusted_folder)
+        held = HeldImage(await self._images.find(image, namespace), strict=not untrusted_folder)
         try:
             manifest = await restore.check_image(held, mode, self._config, report)
         finally:
@@ -41,9 +50,22 @@ class ImageService:
         await restore.check_host(manifest, self._config, await self._capabilities())
         return described(manifest)
 
-    async def remove(self, image_path: str) -> None:
-        """Delete an image below the configured folder."""
-        await self._images.remove(image_path)
+    async def remove(self, image: str, namespace: str) -> bool:
+        """Delete an image, or one of several names of it; return whether it was the image."""
+        return await self._images.remove(image, namespace)
+
+    async def tag(self, image: str, name: ImageName, ttl_s: float) -> Path:
+        """Give an image a name, and an expiry if `ttl_s` is not 0; return its path."""
+        expires_at = utcnow() + timedelta(seconds=ttl_s) if ttl_s else None
+        return await self._images.tag(image, name, expires_at=expires_at)
+
+    async def untag(self, image: str, name: ImageName) -> Path:
+        """Take a name from an image; return its path."""
+        return await self._images.untag(image, name)
+
+    async def pin(self, image: str, namespace: str, *, pinned: bool) -> Path:
+        """Keep an image from being removed, or no longer; return its path."""
+        return await self._images.pin(image, namespace, pinned=pinned)
 
     # Last: below it, `list` in an annotation would mean this method.
     async def list(self) -> list[ImageView]:

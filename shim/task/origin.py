@@ -72,7 +72,7 @@ class Origins:
             CryoError: the image cannot be used, and the policy is `always`.
         """
         if request.checkpoint:
-            image = await self._images.find(request.checkpoint)
+            image = await self._images.find(request.checkpoint, request.ref.namespace)
             manifest = await self._images.manifest(image, strict=True)
             return Origin(request=request, source=ImageSource(manifest=manifest))
         if not await asyncio.to_thread(_is_named, request):

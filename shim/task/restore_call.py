@@ -46,7 +46,7 @@ class RestoreCall:
         Raises:
             CryoError: it failed; none of the tasks is left.
         """
-        image = await self._images.find(options.image_path)
+        image = await self._images.find(options.image_path, ref.namespace)
         manifest = await self._images.manifest(image, strict=not options.untrusted_folder)
         mapped = resolve_members(manifest, ref, options)
         # The image that is verified and loaded later must be the one whose manifest was read now.

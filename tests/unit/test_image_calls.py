@@ -13,7 +13,7 @@ import pytest
 
 from shim.errors import CryoError, DeadlineExceeded, RunscError
 from shim.host.filecalls import file_call
-from shim.image import store
+from shim.image import listing
 from shim.model import CudaState, EngineName, Phase, RestoreOptions, TaskRef, Verify
 from shim.transaction import checkpoint
 from shim.transaction.journal import Operation
@@ -46,10 +46,10 @@ def test_the_guard_sees_a_call(tmp_path: Path) -> None:
     """A call of ours in the folder is noted with its place, one of a test is not."""
     with watched(tmp_path) as found:
         (tmp_path / "image").exists()
-        store.list_images(tmp_path)
+        listing.list_images(tmp_path)
 
     assert len(found) == 1
-    assert found[0].startswith("shim/image/store.py:")
+    assert found[0].startswith("shim/image/walk.py:")
 
 
 @pytest.mark.parametrize("exit_", (False, True))
@@ -108,14 +108,14 @@ async def test_what_tasks_do_with_images(owner: Owner) -> None:
     with watched(images, owner.folder / "verified") as found:
         await owner.again()
         await owner.tasks.images.list()
-        await owner.tasks.images.inspect(image)
+        await owner.tasks.images.inspect(image, "ns")
         with contextlib.suppress(CryoError):  # the host does not fit it
-            await owner.tasks.images.verify(image, Verify.FULL, ProgressLog())
+            await owner.tasks.images.verify(image, Verify.FULL, ProgressLog(), "ns")
         with contextlib.suppress(CryoError):
             await owner.tasks.create(owner.request(checkpoint=image))
         with contextlib.suppress(CryoError):
             await owner.tasks.restore(ref, RestoreOptions(image_path=image), ProgressLog())
-        await owner.tasks.images.remove(image)
+        await owner.tasks.images.remove(image, "ns")
 
     assert found == []
     assert not (images / ".cryo-staging-1").exists()

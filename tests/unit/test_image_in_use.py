@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from shim.errors import Busy, NotFound
-from shim.image import in_use, store
+from shim.image import deletion, in_use
 from shim.image.directory import begin_image_dir
 from shim.image.named import Fingerprint, ImageRef, NamedImages
 from shim.image.verify import HeldImage, read_manifest
@@ -53,12 +53,12 @@ def test_an_image_in_use_is_not_removed(
 ) -> None:
     """The error says so; afterwards the image can be removed."""
     with pytest.raises(Busy, match="is in use") as caught:
-        store.remove(str(held.image), tmp_path / "images", cache)
+        deletion.remove(held.image, tmp_path / "images", cache)
     assert caught.value.remedy
     assert held.image in named.of(FIT.key)
 
     held.close()
-    store.remove(str(held.image), tmp_path / "images", cache)
+    deletion.remove(held.image, tmp_path / "images", cache)
     assert held.image not in named.of(FIT.key)
 
 
@@ -98,7 +98,7 @@ def test_an_image_that_was_removed_meanwhile(
     path = named.of(FIT.key)[1]
     folder = begin_image_dir(path, strict=True)
     try:
-        store.remove(str(path), tmp_path / "images", cache)
+        deletion.remove(path, tmp_path / "images", cache)
         if replaced:
             sealed(path)
         with pytest.raises(NotFound, match="removed or replaced"):

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from shim.errors import InvalidArgument, PermissionDenied
-from shim.image import store
+from shim.image import listing
 from shim.image.named import PARTS, Fingerprint, ImageRef, NamedImages
 from tests.unit.image_helpers import sealed
 
@@ -61,7 +61,7 @@ def test_the_newest_complete_image_is_found(images: NamedImages) -> None:
     assert images.find(OTHER.key) is None
     sealed(images.new_image(OTHER, at(3)))
     assert images.fingerprints() == [OTHER.key, ONE.key]
-    assert {view.path for view in store.list_images(images.folder.parents[1])} == {
+    assert {view.path for view in listing.list_images(images.folder.parents[1])} == {
         str(older),
         str(newer),
         str(images.find(OTHER.key)),

@@ -20,7 +20,7 @@ from shim.errors import (
     RunscError,
     Unimplemented,
 )
-from shim.image import store
+from shim.image import deletion
 from shim.image.manifest import Build, Manifest
 from shim.image.verify_cache import VerifyCache
 from shim.model import CudaProcess, CudaState, Phase, Progress, RestoreOptions, RestoreResult
@@ -206,9 +206,9 @@ async def test_an_image_stays_in_use_until_it_is_loaded(restoring: Restoring) ->
     await restoring.run(background=True)
 
     with pytest.raises(Busy, match="is in use"):
-        store.remove(str(restoring.image), restoring.scene.images, cache)
+        deletion.remove(restoring.image, restoring.scene.images, cache)
     os.close(restoring.task.held)
-    store.remove(str(restoring.image), restoring.scene.images, cache)
+    deletion.remove(restoring.image, restoring.scene.images, cache)
 
 
 async def test_an_image_that_was_loaded_is_not_in_use(restoring: Restoring) -> None:
@@ -217,7 +217,7 @@ async def test_an_image_that_was_loaded_is_not_in_use(restoring: Restoring) -> N
 
     assert restoring.task.held == -1
     cache = VerifyCache(Path(restoring.scene.config.paths.verified))
-    store.remove(str(restoring.image), restoring.scene.images, cache)
+    deletion.remove(restoring.image, restoring.scene.images, cache)
 
 
 async def test_an_image_that_went_away(restoring: Restoring) -> None:

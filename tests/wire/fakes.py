@@ -7,9 +7,11 @@ import contextlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any, cast
 
 from shim.errors import AlreadyExists, CryoError, IllegalState, NotFound
+from shim.image.name import ImageName
 from shim.image.name_view import NamedImageView, NameView
 from shim.image.named import ImageRef
 from shim.image.named_use import NamedUse, NameOutcome, Reason
@@ -72,6 +74,11 @@ IMAGE = ImageView(
     engine="phased",
     processes=2,
     digest="blake3:00ff",
+    names={"default": ("llama:warm",), "k8s.io": ("llama:a", "llama:b")},
+    pinned=True,
+    expires_at=AT,
+    last_used_at=AT,
+    source="registry.example.com/llama:warm",
 )
 
 
@@ -356,19 +363,39 @@ class FakeImages:
         self._core.begin("images")
         return [IMAGE]
 
-    async def inspect(self, image_path: str) -> dict[str, Any]:
-        self._core.begin("inspect", image_path)
+    async def inspect(self, image: str, namespace: str) -> dict[str, Any]:
+        self._core.begin("inspect", image, namespace)
         return MANIFEST
 
     async def verify(
-        self, image_path: str, mode: Verify, report: Report, *, untrusted_folder: bool = False
+        self,
+        image: str,
+        mode: Verify,
+        report: Report,
+        namespace: str,
+        *,
+        untrusted_folder: bool = False,
     ) -> dict[str, Any]:
-        self._core.begin("verify", image_path, mode, *(["untrusted folder"] * untrusted_folder))
+        more = ["untrusted folder"] * untrusted_folder
+        self._core.begin("verify", image, mode, namespace, *more)
         await self._core.work(report)
         return MANIFEST
 
-    async def remove(self, image_path: str) -> None:
-        self._core.begin("remove", image_path)
+    async def remove(self, image: str, namespace: str) -> bool:
+        self._core.begin("remove", image, namespace)
+        return image.startswith("/")
+
+    async def tag(self, image: str, name: ImageName, ttl_s: float) -> Path:
+        self._core.begin("tag", image, name, ttl_s)
+        return Path(IMAGE.path)
+
+    async def untag(self, image: str, name: ImageName) -> Path:
+        self._core.begin("untag", image, name)
+        return Path(IMAGE.path)
+
+    async def pin(self, image: str, namespace: str, *, pinned: bool) -> Path:
+        self._core.begin("pin", image, namespace, pinned)
+        return Path(IMAGE.path)
 
 
 class FakeNames:

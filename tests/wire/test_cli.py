@@ -23,6 +23,7 @@ from shim.entry.cli import exits
 from shim.entry.cli.app import cryo as cryo_command
 from shim.entry.cli.app import main
 from shim.errors import CryoError
+from shim.image.name import ImageName
 from shim.image.named import ImageRef
 from shim.model import (
     CheckpointOptions,
@@ -219,17 +220,77 @@ def test_restore_options(cryo: Cryo, sidecar: Sidecar) -> None:
 def test_checkpoints(cryo: Cryo, sidecar: Sidecar) -> None:
     """Images are listed, inspected, verified and deleted."""
     head, line = cryo("checkpoints", "ls")[1].splitlines()
-    assert head.split() == ["IMAGE", "TASK", "CREATED", "SIZE", "ENGINE", "PROCESSES"]
+    columns = "IMAGE TASK CREATED SIZE ENGINE PROCESSES NAMES PIN EXPIRES"
+    assert head.split() == columns.split()
     assert line.split()[:2] == ["/images/a", "a"]
+    assert "llama:warm, llama:a (in k8s.io), llama:b (in k8s.io)" in line
+    assert line.split()[-3:] == ["pinned", "2026-11-23", "12:00:00"]
     assert "1.0 TiB" in line
     assert json.loads(cryo("checkpoints", "inspect", "/i")[1]) == MANIFEST
     assert cryo("checkpoints", "verify", "/i")[:2] == (0, "/i: good\n")
     assert cryo("checkpoints", "rm", "/i", "/j")[0] == 0
     assert sidecar.core.calls[-3:] == [
-        ("verify", "/i", Verify.FULL),
-        ("remove", "/i"),
-        ("remove", "/j"),
+        ("verify", "/i", Verify.FULL, "default"),
+        ("remove", "/i", "default"),
+        ("remove", "/j", "default"),
     ]
+
+
+def test_names_of_images(cryo: Cryo, sidecar: Sidecar) -> None:
+    """Tag, pin and remove by name; the client's namespace is that of the names."""
+    assert cryo("checkpoints", "tag", "/i", "llama:warm", "--ttl", "1h")[:2] == (0, "/images/a\n")
+    assert cryo("-n", "ns", "checkpoints", "tag", "--remove", "llama:warm", "llama:a")[0] == 0
+    assert cryo("checkpoints", "pin", "llama")[:2] == (0, "/images/a\n")
+    assert cryo("checkpoints", "unpin", "/i")[:2] == (0, "/images/a\n")
+    status, out, _ = cryo("--output", "json", "checkpoints", "rm", "llama", "/i")
+    assert (status, json.loads(out)) == (0, {"deleted": ["/i"], "untagged": ["llama"]})
+    assert sidecar.core.calls == [
+        ("tag", "/i", ImageName(namespace="default", repository="llama", tag="warm"), 3600.0),
+        ("untag", "llama:warm", ImageName(namespace="ns", repository="llama", tag="a")),
+        ("pin", "llama", "default", True),
+        ("pin", "/i", "default", False),
+        ("remove", "llama", "default"),
+        ("remove", "/i", "default"),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("typed", "sent"),
+    (
+        ("llama:warm", "llama:warm"),
+        ("/x/y", "/x/y"),
+        ("./x", "{here}/./x"),
+        ("../x", "{here}/../x"),
+        ("image", "{here}/image"),
+        ("other", "other"),
+    ),
+)
+def test_a_path_or_a_name(
+    cryo: Cryo,
+    sidecar: Sidecar,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    typed: str,
+    sent: str,
+) -> None:
+    """Only what begins like a path, or is an image in the working directory, is made absolute."""
+    (tmp_path / "other").mkdir()
+    (tmp_path / "image").mkdir()
+    (tmp_path / "image" / "cryo.json").touch()
+    monkeypatch.chdir(tmp_path)
+
+    assert cryo("tasks", "restore", "--image", typed, "job")[0] == 0
+
+    assert sidecar.core.calls[-1][2].image_path == sent.format(here=tmp_path)
+
+
+def test_a_name_that_is_none(cryo: Cryo) -> None:
+    """A text that is neither a path nor a name is an error that says what a name is."""
+    status, _, err = cryo("checkpoints", "tag", "/i", "Llama")
+    assert status != 0
+    assert "'Llama' is neither an absolute path nor the name of an image" in err
+    assert "lower-case" in err
+    assert cryo("checkpoints", "tag", "/i", "a", "--remove", "--ttl", "1h")[0] == 2
 
 
 SHOWN = """\

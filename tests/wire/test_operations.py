@@ -125,7 +125,7 @@ ADDED = '''
 from shim.api.containerd.task.v3 import shim_pb2
 from shim.model import TaskRef
 from shim.service.operation import Call, Incoming
-from shim.service.task_operations import TASK
+from shim.service.tables import CRYO, TASK
 
 
 @TASK.add(shim_pb2.ConnectRequest, shim_pb2.ConnectResponse)

@@ -197,7 +197,10 @@ async def test_images(client: AsyncClient, core: FakeTasks) -> None:
     assert await client.verify("/images/a", Verify.AUTO, updates.append) == MANIFEST
     assert tuple(updates) == UPDATES
     await client.remove("/images/a")
-    assert core.calls[-2:] == [("verify", "/images/a", Verify.AUTO), ("remove", "/images/a")]
+    assert core.calls[-2:] == [
+        ("verify", "/images/a", Verify.AUTO, "default"),
+        ("remove", "/images/a", "default"),
+    ]
     assert (await client.info())["runsc"] == "release-1"
 
 

@@ -6,7 +6,7 @@ import sys
 
 import click
 
-from shim.entry.cli.params import DEVICE_MAP, DURATION, PATH, PLACE, RENAME
+from shim.entry.cli.params import DEVICE_MAP, DURATION, PATH, PLACE, REF, RENAME
 from shim.entry.cli.progress import Renderer
 from shim.entry.cli.settings import Settings, pass_settings
 from shim.entry.cli.table import size
@@ -101,7 +101,14 @@ def checkpoint(
 
 
 @click.command("restore")
-@click.option("--image-path", type=PATH, required=True, help="path of the image")
+@click.option(
+    "--image",
+    "--image-path",
+    "image_path",
+    type=REF,
+    required=True,
+    help="name or path of the image",
+)
 @click.option(
     "--bundle", type=PATH, default="", help="OCI bundle [default: the config.json in the image]"
 )

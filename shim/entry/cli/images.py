@@ -7,14 +7,15 @@ from typing import Any
 
 import click
 
-from shim.entry.cli.params import PATH
+from shim.entry.cli.params import REF
 from shim.entry.cli.progress import Renderer
 from shim.entry.cli.settings import Settings, pass_settings
 from shim.entry.cli.table import size, table
 from shim.host.text import printable
-from shim.model import Verify
+from shim.model import ImageView, Verify
 
-_HEAD = ("IMAGE", "TASK", "CREATED", "SIZE", "ENGINE", "PROCESSES")
+_HEAD = ("IMAGE", "TASK", "CREATED", "SIZE", "ENGINE", "PROCESSES", "NAMES", "PIN", "EXPIRES")
+_TIME = "%Y-%m-%d %H:%M:%S"
 
 
 @click.command("ls")
@@ -28,10 +29,13 @@ def ls(settings: Settings, *, quiet: bool) -> None:
         (
             image.path,
             image.task,
-            image.created_at.strftime("%Y-%m-%d %H:%M:%S"),
+            image.created_at.strftime(_TIME),
             size(image.size_bytes),
             image.engine,
             image.processes,
+            ", ".join(_names(image, settings.namespace)),
+            "pinned" if image.pinned else "",
+            image.expires_at.strftime(_TIME) if image.expires_at is not None else "",
         )
         for image in found
     ]
@@ -39,13 +43,24 @@ def ls(settings: Settings, *, quiet: bool) -> None:
     settings.show(found, text)
 
 
+def _names(image: ImageView, namespace: str) -> list[str]:
+    """List the names of an image, those of the own namespace first and as they are used."""
+    others = [
+        f"{name} (in {inside})"
+        for inside, names in sorted(image.names.items())
+        for name in names
+        if inside != namespace
+    ]
+    return [*image.names.get(namespace, ()), *others]
+
+
 @click.command("inspect")
-@click.argument("path", type=PATH)
+@click.argument("image", type=REF)
 @pass_settings
-def inspect(settings: Settings, path: str) -> None:
-    """Print an image's manifest."""
+def inspect(settings: Settings, image: str) -> None:
+    """Print the manifest of an image, given its path or its name."""
     with settings.client() as client:
-        manifest = client.inspect(path)
+        manifest = client.inspect(image)
     settings.show(manifest, json.dumps(manifest, indent=2))
 
 
@@ -60,9 +75,9 @@ def inspect(settings: Settings, path: str) -> None:
 @click.option(
     "--untrusted-folder", is_flag=True, help="accept an image that users other than root can modify"
 )
-@click.argument("path", type=PATH)
+@click.argument("image", type=REF)
 @pass_settings
-def verify(settings: Settings, mode: str, path: str, *, untrusted_folder: bool) -> None:
+def verify(settings: Settings, mode: str, image: str, *, untrusted_folder: bool) -> None:
     """Verify that an image is intact and can be restored on this host.
 
     Lists the containers of the image, with the hooks, mounts and devices of the host that a
@@ -70,10 +85,10 @@ def verify(settings: Settings, mode: str, path: str, *, untrusted_folder: bool) 
     """
     with settings.client() as client, Renderer() as renderer:
         manifest = client.verify(
-            path, Verify(mode), renderer.report, untrusted_folder=untrusted_folder
+            image, Verify(mode), renderer.report, untrusted_folder=untrusted_folder
         )
     settings.show(
-        manifest, "\n".join((f"{printable(path)}: {_judged(manifest)}", *_access(manifest)))
+        manifest, "\n".join((f"{printable(image)}: {_judged(manifest)}", *_access(manifest)))
     )
 
 
@@ -104,14 +119,19 @@ def _access(manifest: dict[str, Any]) -> list[str]:
 
 
 @click.command("delete")
-@click.argument("paths", type=PATH, nargs=-1, required=True, metavar="PATH...")
+@click.argument("images", type=REF, nargs=-1, required=True, metavar="IMAGE...")
 @pass_settings
-def delete(settings: Settings, paths: tuple[str, ...]) -> None:
-    """Delete images in the sidecar's image directory."""
+def delete(settings: Settings, images: tuple[str, ...]) -> None:
+    """Delete images in the sidecar's image directory, by path or by name.
+
+    An image with several names loses the given one, and is deleted with its last name. A pinned
+    image is not deleted.
+    """
     with settings.client() as client:
-        for path in paths:
-            client.remove(path)
-    settings.show({"deleted": paths}, "")
+        removed = {image: client.remove(image) for image in images}
+    deleted = [image for image in images if removed[image]]
+    untagged = [image for image in images if not removed[image]]
+    settings.show({"deleted": deleted, "untagged": untagged}, "")
 
 
 COMMANDS = (ls, inspect, verify, delete)

@@ -1,4 +1,4 @@
-"""Types of option values: durations, signals, device maps, paths."""
+"""Types of option values: durations, signals, device maps, paths, images."""
 
 from __future__ import annotations
 
@@ -11,6 +11,8 @@ import click
 _PART = re.compile(r"(\d+(?:\.\d*)?|\.\d+)(ms|s|m|h|)")
 _SECONDS = {"ms": 0.001, "s": 1.0, "": 1.0, "m": 60.0, "h": 3600.0}
 _SIGNAL_MAX = 64
+# The file that makes a folder an image; its module is not loaded for this.
+_MANIFEST = "cryo.json"
 
 
 class Duration(click.ParamType[float]):
@@ -66,6 +68,23 @@ class AbsolutePath(click.ParamType[str]):
         return text if not text or text.startswith("/") else f"{os.getcwd()}/{text}"  # noqa: PTH109  # Path normalizes
 
 
+class ImageReference(click.ParamType[str]):
+    """A path or a name of an image.
+
+    It is a path if it begins with `/` or `.`, or is an image in the working directory.
+    """
+
+    name = "image"
+
+    def convert(
+        self, value: object, param: click.Parameter | None, ctx: click.Context | None
+    ) -> str:
+        """Return a path absolute, and a name as it is; the sidecar checks both."""
+        text = str(value)
+        is_path = text.startswith((".", "/")) or os.path.lexists(f"{text}/{_MANIFEST}")
+        return PATH.convert(text, param, ctx) if is_path else text
+
+
 class Pair(click.ParamType[tuple[str, str]]):
     """Two values separated by `=`; the second may be a path."""
 
@@ -104,6 +123,7 @@ class DeviceMap(click.ParamType[dict[str, str]]):
 DURATION = Duration()
 SIGNAL = Signal()
 PATH = AbsolutePath()
+REF = ImageReference()
 DEVICE_MAP = DeviceMap()
 RENAME = Pair("old=new", click.STRING)
 ANNOTATION = Pair("key=value", click.STRING)

@@ -1122,6 +1122,11 @@ class ImageInfo(_message.Message):
     ENGINE_FIELD_NUMBER: _builtins.int
     PROCESSES_FIELD_NUMBER: _builtins.int
     DIGEST_FIELD_NUMBER: _builtins.int
+    NAMES_FIELD_NUMBER: _builtins.int
+    PINNED_FIELD_NUMBER: _builtins.int
+    EXPIRES_AT_FIELD_NUMBER: _builtins.int
+    LAST_USED_AT_FIELD_NUMBER: _builtins.int
+    SOURCE_FIELD_NUMBER: _builtins.int
     path: _builtins.str
     task: _builtins.str
     """The task that it was made of."""
@@ -1131,8 +1136,22 @@ class ImageInfo(_message.Message):
     """How many hold CUDA state."""
     digest: _builtins.str
     """Of the manifest."""
+    pinned: _builtins.bool
+    """It cannot be removed."""
+    source: _builtins.str
+    """The reference that it was pulled from."""
     @_builtins.property
     def created_at(self) -> _timestamp_pb2.Timestamp: ...
+    @_builtins.property
+    def names(self) -> _containers.RepeatedCompositeFieldContainer[Global___ImageName]: ...
+    @_builtins.property
+    def expires_at(self) -> _timestamp_pb2.Timestamp:
+        """When it may be removed; absent if never."""
+
+    @_builtins.property
+    def last_used_at(self) -> _timestamp_pb2.Timestamp:
+        """Of a restore, or a change of its names or pin; absent if there was none."""
+
     def __init__(
         self,
         *,
@@ -1143,14 +1162,45 @@ class ImageInfo(_message.Message):
         engine: _builtins.str = ...,
         processes: _builtins.int = ...,
         digest: _builtins.str = ...,
+        names: _abc.Iterable[Global___ImageName] | None = ...,
+        pinned: _builtins.bool = ...,
+        expires_at: _timestamp_pb2.Timestamp | None = ...,
+        last_used_at: _timestamp_pb2.Timestamp | None = ...,
+        source: _builtins.str | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["created_at", b"created_at"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_source", b"_source", "created_at", b"created_at", "expires_at", b"expires_at", "last_used_at", b"last_used_at", "source", b"source"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["created_at", b"created_at", "digest", b"digest", "engine", b"engine", "path", b"path", "processes", b"processes", "size_bytes", b"size_bytes", "task", b"task"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_source", b"_source", "created_at", b"created_at", "digest", b"digest", "engine", b"engine", "expires_at", b"expires_at", "last_used_at", b"last_used_at", "names", b"names", "path", b"path", "pinned", b"pinned", "processes", b"processes", "size_bytes", b"size_bytes", "source", b"source", "task", b"task"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__source: _TypeAlias = _typing.Literal["source"]  # noqa: Y015
+    _WhichOneofArgType__source: _TypeAlias = _typing.Literal["_source", b"_source"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__source) -> _WhichOneofReturnType__source | None: ...
+
+Global___ImageInfo: _TypeAlias = ImageInfo  # noqa: Y015
+
+@_typing.final
+class ImageName(_message.Message):
+    """A name of an image in a namespace, with its tag."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAMESPACE_FIELD_NUMBER: _builtins.int
+    NAME_FIELD_NUMBER: _builtins.int
+    namespace: _builtins.str
+    name: _builtins.str
+    def __init__(
+        self,
+        *,
+        namespace: _builtins.str = ...,
+        name: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name", "namespace", b"namespace"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
-Global___ImageInfo: _TypeAlias = ImageInfo  # noqa: Y015
+Global___ImageName: _TypeAlias = ImageName  # noqa: Y015
 
 @_typing.final
 class ListImagesRequest(_message.Message):
@@ -1192,16 +1242,20 @@ class InspectImageRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     IMAGE_PATH_FIELD_NUMBER: _builtins.int
+    NAMESPACE_FIELD_NUMBER: _builtins.int
     image_path: _builtins.str
-    """Absolute."""
+    """An absolute path, or a name."""
+    namespace: _builtins.str
+    """Of the name; empty is "default"."""
     def __init__(
         self,
         *,
         image_path: _builtins.str = ...,
+        namespace: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["image_path", b"image_path"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["image_path", b"image_path", "namespace", b"namespace"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1236,21 +1290,25 @@ class VerifyImageRequest(_message.Message):
     IMAGE_PATH_FIELD_NUMBER: _builtins.int
     MODE_FIELD_NUMBER: _builtins.int
     UNTRUSTED_FOLDER_FIELD_NUMBER: _builtins.int
+    NAMESPACE_FIELD_NUMBER: _builtins.int
     image_path: _builtins.str
-    """Absolute."""
+    """An absolute path, or a name."""
     mode: Global___Verify.ValueType
     untrusted_folder: _builtins.bool
     """Check an image that somebody else than root can change."""
+    namespace: _builtins.str
+    """Of the name; empty is "default"."""
     def __init__(
         self,
         *,
         image_path: _builtins.str = ...,
         mode: Global___Verify.ValueType = ...,
         untrusted_folder: _builtins.bool = ...,
+        namespace: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["image_path", b"image_path", "mode", b"mode", "untrusted_folder", b"untrusted_folder"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["image_path", b"image_path", "mode", b"mode", "namespace", b"namespace", "untrusted_folder", b"untrusted_folder"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1287,8 +1345,90 @@ class RemoveImageRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     IMAGE_PATH_FIELD_NUMBER: _builtins.int
+    NAMESPACE_FIELD_NUMBER: _builtins.int
     image_path: _builtins.str
-    """Absolute."""
+    """An absolute path, or a name."""
+    namespace: _builtins.str
+    """Of the name; empty is "default"."""
+    def __init__(
+        self,
+        *,
+        image_path: _builtins.str = ...,
+        namespace: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["image_path", b"image_path", "namespace", b"namespace"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RemoveImageRequest: _TypeAlias = RemoveImageRequest  # noqa: Y015
+
+@_typing.final
+class RemoveImageResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_ONLY_FIELD_NUMBER: _builtins.int
+    name_only: _builtins.bool
+    """The image has other names: only this one was removed."""
+    def __init__(
+        self,
+        *,
+        name_only: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["name_only", b"name_only"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RemoveImageResponse: _TypeAlias = RemoveImageResponse  # noqa: Y015
+
+@_typing.final
+class TagImageRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAMESPACE_FIELD_NUMBER: _builtins.int
+    IMAGE_FIELD_NUMBER: _builtins.int
+    NAME_FIELD_NUMBER: _builtins.int
+    REMOVE_FIELD_NUMBER: _builtins.int
+    TTL_FIELD_NUMBER: _builtins.int
+    namespace: _builtins.str
+    """Of both names; empty is "default"."""
+    image: _builtins.str
+    """An absolute path, or a name."""
+    name: _builtins.str
+    """As NAME or NAME:TAG. Another image that has it loses it."""
+    remove: _builtins.bool
+    """Take the name from the image instead."""
+    @_builtins.property
+    def ttl(self) -> _duration_pb2.Duration:
+        """The image may be removed after this time; absent changes nothing."""
+
+    def __init__(
+        self,
+        *,
+        namespace: _builtins.str = ...,
+        image: _builtins.str = ...,
+        name: _builtins.str = ...,
+        remove: _builtins.bool = ...,
+        ttl: _duration_pb2.Duration | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["ttl", b"ttl"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["image", b"image", "name", b"name", "namespace", b"namespace", "remove", b"remove", "ttl", b"ttl"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___TagImageRequest: _TypeAlias = TagImageRequest  # noqa: Y015
+
+@_typing.final
+class TagImageResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    IMAGE_PATH_FIELD_NUMBER: _builtins.int
+    image_path: _builtins.str
+    """The path of the image."""
     def __init__(
         self,
         *,
@@ -1300,22 +1440,54 @@ class RemoveImageRequest(_message.Message):
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
-Global___RemoveImageRequest: _TypeAlias = RemoveImageRequest  # noqa: Y015
+Global___TagImageResponse: _TypeAlias = TagImageResponse  # noqa: Y015
 
 @_typing.final
-class RemoveImageResponse(_message.Message):
+class PinImageRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
+    NAMESPACE_FIELD_NUMBER: _builtins.int
+    IMAGE_FIELD_NUMBER: _builtins.int
+    PINNED_FIELD_NUMBER: _builtins.int
+    namespace: _builtins.str
+    """Of the name; empty is "default"."""
+    image: _builtins.str
+    """An absolute path, or a name."""
+    pinned: _builtins.bool
     def __init__(
         self,
+        *,
+        namespace: _builtins.str = ...,
+        image: _builtins.str = ...,
+        pinned: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["image", b"image", "namespace", b"namespace", "pinned", b"pinned"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
-Global___RemoveImageResponse: _TypeAlias = RemoveImageResponse  # noqa: Y015
+Global___PinImageRequest: _TypeAlias = PinImageRequest  # noqa: Y015
+
+@_typing.final
+class PinImageResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    IMAGE_PATH_FIELD_NUMBER: _builtins.int
+    image_path: _builtins.str
+    """The path of the image."""
+    def __init__(
+        self,
+        *,
+        image_path: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["image_path", b"image_path"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PinImageResponse: _TypeAlias = PinImageResponse  # noqa: Y015
 
 @_typing.final
 class NameReason(_message.Message):

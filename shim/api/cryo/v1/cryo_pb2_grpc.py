@@ -78,6 +78,16 @@ class CryoStub:
                 request_serializer=shim_dot_api_dot_cryo_dot_v1_dot_cryo__pb2.RemoveImageRequest.SerializeToString,
                 response_deserializer=shim_dot_api_dot_cryo_dot_v1_dot_cryo__pb2.RemoveImageResponse.FromString,
                 _registered_method=True)
+        self.TagImage = channel.unary_unary(
+                '/cryo.v1.Cryo/TagImage',
+                request_serializer=shim_dot_api_dot_cryo_dot_v1_dot_cryo__pb2.TagImageRequest.SerializeToString,
+                response_deserializer=shim_dot_api_dot_cryo_dot_v1_dot_cryo__pb2.TagImageResponse.FromString,
+                _registered_method=True)
+        self.PinImage = channel.unary_unary(
+                '/cryo.v1.Cryo/PinImage',
+                request_serializer=shim_dot_api_dot_cryo_dot_v1_dot_cryo__pb2.PinImageRequest.SerializeToString,
+                response_deserializer=shim_dot_api_dot_cryo_dot_v1_dot_cryo__pb2.PinImageResponse.FromString,
+                _registered_method=True)
         self.ListNames = channel.unary_unary(
                 '/cryo.v1.Cryo/ListNames',
                 request_serializer=shim_dot_api_dot_cryo_dot_v1_dot_cryo__pb2.ListNamesRequest.SerializeToString,
@@ -167,7 +177,21 @@ class CryoServicer:
         raise NotImplementedError('Method not implemented!')
 
     def RemoveImage(self, request, context):
-        """Deletes an image below the configured folder.
+        """Deletes an image below the configured folder, or one of several names of it.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def TagImage(self, request, context):
+        """Gives an image below the configured folder a name, or takes one from it.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def PinImage(self, request, context):
+        """Keeps an image from being removed, or no longer.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -250,6 +274,16 @@ def add_CryoServicer_to_server(servicer, server):
                     servicer.RemoveImage,
                     request_deserializer=shim_dot_api_dot_cryo_dot_v1_dot_cryo__pb2.RemoveImageRequest.FromString,
                     response_serializer=shim_dot_api_dot_cryo_dot_v1_dot_cryo__pb2.RemoveImageResponse.SerializeToString,
+            ),
+            'TagImage': grpc.unary_unary_rpc_method_handler(
+                    servicer.TagImage,
+                    request_deserializer=shim_dot_api_dot_cryo_dot_v1_dot_cryo__pb2.TagImageRequest.FromString,
+                    response_serializer=shim_dot_api_dot_cryo_dot_v1_dot_cryo__pb2.TagImageResponse.SerializeToString,
+            ),
+            'PinImage': grpc.unary_unary_rpc_method_handler(
+                    servicer.PinImage,
+                    request_deserializer=shim_dot_api_dot_cryo_dot_v1_dot_cryo__pb2.PinImageRequest.FromString,
+                    response_serializer=shim_dot_api_dot_cryo_dot_v1_dot_cryo__pb2.PinImageResponse.SerializeToString,
             ),
             'ListNames': grpc.unary_unary_rpc_method_handler(
                     servicer.ListNames,
@@ -497,6 +531,60 @@ class Cryo:
             '/cryo.v1.Cryo/RemoveImage',
             shim_dot_api_dot_cryo_dot_v1_dot_cryo__pb2.RemoveImageRequest.SerializeToString,
             shim_dot_api_dot_cryo_dot_v1_dot_cryo__pb2.RemoveImageResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def TagImage(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/cryo.v1.Cryo/TagImage',
+            shim_dot_api_dot_cryo_dot_v1_dot_cryo__pb2.TagImageRequest.SerializeToString,
+            shim_dot_api_dot_cryo_dot_v1_dot_cryo__pb2.TagImageResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def PinImage(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/cryo.v1.Cryo/PinImage',
+            shim_dot_api_dot_cryo_dot_v1_dot_cryo__pb2.PinImageRequest.SerializeToString,
+            shim_dot_api_dot_cryo_dot_v1_dot_cryo__pb2.PinImageResponse.FromString,
             options,
             channel_credentials,
             insecure,

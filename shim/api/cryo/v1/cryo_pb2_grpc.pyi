@@ -60,7 +60,11 @@ class CryoStub:
     VerifyImage: _grpc.UnaryStreamMultiCallable[_cryo_pb2.VerifyImageRequest, _cryo_pb2.VerifyImageUpdate]
     """Reads an image against its seal and against this host."""
     RemoveImage: _grpc.UnaryUnaryMultiCallable[_cryo_pb2.RemoveImageRequest, _cryo_pb2.RemoveImageResponse]
-    """Deletes an image below the configured folder."""
+    """Deletes an image below the configured folder, or one of several names of it."""
+    TagImage: _grpc.UnaryUnaryMultiCallable[_cryo_pb2.TagImageRequest, _cryo_pb2.TagImageResponse]
+    """Gives an image below the configured folder a name, or takes one from it."""
+    PinImage: _grpc.UnaryUnaryMultiCallable[_cryo_pb2.PinImageRequest, _cryo_pb2.PinImageResponse]
+    """Keeps an image from being removed, or no longer."""
     ListNames: _grpc.UnaryUnaryMultiCallable[_cryo_pb2.ListNamesRequest, _cryo_pb2.ListNamesResponse]
     """Lists the names of images in a namespace, with their images and their use."""
     ShowName: _grpc.UnaryUnaryMultiCallable[_cryo_pb2.ShowNameRequest, _cryo_pb2.ShowNameResponse]
@@ -104,7 +108,11 @@ class CryoAsyncStub(CryoStub):
     VerifyImage: _aio.UnaryStreamMultiCallable[_cryo_pb2.VerifyImageRequest, _cryo_pb2.VerifyImageUpdate]  # type: ignore[assignment]
     """Reads an image against its seal and against this host."""
     RemoveImage: _aio.UnaryUnaryMultiCallable[_cryo_pb2.RemoveImageRequest, _cryo_pb2.RemoveImageResponse]  # type: ignore[assignment]
-    """Deletes an image below the configured folder."""
+    """Deletes an image below the configured folder, or one of several names of it."""
+    TagImage: _aio.UnaryUnaryMultiCallable[_cryo_pb2.TagImageRequest, _cryo_pb2.TagImageResponse]  # type: ignore[assignment]
+    """Gives an image below the configured folder a name, or takes one from it."""
+    PinImage: _aio.UnaryUnaryMultiCallable[_cryo_pb2.PinImageRequest, _cryo_pb2.PinImageResponse]  # type: ignore[assignment]
+    """Keeps an image from being removed, or no longer."""
     ListNames: _aio.UnaryUnaryMultiCallable[_cryo_pb2.ListNamesRequest, _cryo_pb2.ListNamesResponse]  # type: ignore[assignment]
     """Lists the names of images in a namespace, with their images and their use."""
     ShowName: _aio.UnaryUnaryMultiCallable[_cryo_pb2.ShowNameRequest, _cryo_pb2.ShowNameResponse]  # type: ignore[assignment]
@@ -193,7 +201,23 @@ class CryoServicer(metaclass=_abc_1.ABCMeta):
         request: _cryo_pb2.RemoveImageRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_cryo_pb2.RemoveImageResponse, _abc.Awaitable[_cryo_pb2.RemoveImageResponse]]:
-        """Deletes an image below the configured folder."""
+        """Deletes an image below the configured folder, or one of several names of it."""
+
+    @_abc_1.abstractmethod
+    def TagImage(
+        self,
+        request: _cryo_pb2.TagImageRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_cryo_pb2.TagImageResponse, _abc.Awaitable[_cryo_pb2.TagImageResponse]]:
+        """Gives an image below the configured folder a name, or takes one from it."""
+
+    @_abc_1.abstractmethod
+    def PinImage(
+        self,
+        request: _cryo_pb2.PinImageRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_cryo_pb2.PinImageResponse, _abc.Awaitable[_cryo_pb2.PinImageResponse]]:
+        """Keeps an image from being removed, or no longer."""
 
     @_abc_1.abstractmethod
     def ListNames(
