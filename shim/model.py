@@ -212,6 +212,8 @@ class Phase(enum.StrEnum):
     PRE_FREEZE = "pre-freeze"
     POST_THAW = "post-thaw"
     POST_RESTORE = "post-restore"
+    PUSH = "push"
+    PULL = "pull"
 
 
 class CudaState(enum.StrEnum):

@@ -170,6 +170,10 @@ class _PhaseEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Phase.ValueType
     """The hooks that run after a thaw, also that of a rollback."""
     PHASE_POST_RESTORE: _Phase.ValueType  # 15
     """The hooks that run after a restore."""
+    PHASE_PUSH: _Phase.ValueType  # 16
+    """Copying an image elsewhere."""
+    PHASE_PULL: _Phase.ValueType  # 17
+    """Copying an image from elsewhere."""
 
 class Phase(_Phase, metaclass=_PhaseEnumTypeWrapper):
     """The steps of a checkpoint or restore."""
@@ -205,6 +209,10 @@ PHASE_POST_THAW: Phase.ValueType  # 14
 """The hooks that run after a thaw, also that of a rollback."""
 PHASE_POST_RESTORE: Phase.ValueType  # 15
 """The hooks that run after a restore."""
+PHASE_PUSH: Phase.ValueType  # 16
+"""Copying an image elsewhere."""
+PHASE_PULL: Phase.ValueType  # 17
+"""Copying an image from elsewhere."""
 Global___Phase: _TypeAlias = Phase  # noqa: Y015
 
 class _TaskState:
@@ -234,6 +242,26 @@ TASK_STATE_RESTORING: TaskState.ValueType  # 5
 TASK_STATE_STOPPED: TaskState.ValueType  # 6
 TASK_STATE_DELETED: TaskState.ValueType  # 7
 Global___TaskState: _TypeAlias = TaskState  # noqa: Y015
+
+class _Compression:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _CompressionEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Compression.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    COMPRESSION_AUTO: _Compression.ValueType  # 0
+    """Those for which it is faster than to send them as they are."""
+    COMPRESSION_ALWAYS: _Compression.ValueType  # 1
+    COMPRESSION_NEVER: _Compression.ValueType  # 2
+
+class Compression(_Compression, metaclass=_CompressionEnumTypeWrapper):
+    """Which chunks of an image are compressed for its way."""
+
+COMPRESSION_AUTO: Compression.ValueType  # 0
+"""Those for which it is faster than to send them as they are."""
+COMPRESSION_ALWAYS: Compression.ValueType  # 1
+COMPRESSION_NEVER: Compression.ValueType  # 2
+Global___Compression: _TypeAlias = Compression  # noqa: Y015
 
 class _NameOutcome:
     ValueType = _typing.NewType("ValueType", _builtins.int)
@@ -880,6 +908,7 @@ class RestoreRequest(_message.Message):
     IMAGE_HOOKS_FIELD_NUMBER: _builtins.int
     UNTRUSTED_FOLDER_FIELD_NUMBER: _builtins.int
     DIGEST_FIELD_NUMBER: _builtins.int
+    TRANSFER_FIELD_NUMBER: _builtins.int
     namespace: _builtins.str
     """Empty is "default"."""
     id: _builtins.str
@@ -917,6 +946,10 @@ class RestoreRequest(_message.Message):
     def members(self) -> _containers.RepeatedCompositeFieldContainer[Global___RestoreMember]:
         """Those that are not to be as the image says."""
 
+    @_builtins.property
+    def transfer(self) -> Global___TransferSettings:
+        """How to fetch an image that is elsewhere, where image_path is a reference to one."""
+
     def __init__(
         self,
         *,
@@ -935,10 +968,11 @@ class RestoreRequest(_message.Message):
         image_hooks: _builtins.bool = ...,
         untrusted_folder: _builtins.bool = ...,
         digest: _builtins.str = ...,
+        transfer: Global___TransferSettings | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["stdio", b"stdio", "timeout", b"timeout"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["stdio", b"stdio", "timeout", b"timeout", "transfer", b"transfer"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["background", b"background", "bundle", b"bundle", "device_map", b"device_map", "digest", b"digest", "direct", b"direct", "id", b"id", "image_hooks", b"image_hooks", "image_path", b"image_path", "members", b"members", "namespace", b"namespace", "operation", b"operation", "stdio", b"stdio", "timeout", b"timeout", "untrusted_folder", b"untrusted_folder", "verify", b"verify"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["background", b"background", "bundle", b"bundle", "device_map", b"device_map", "digest", b"digest", "direct", b"direct", "id", b"id", "image_hooks", b"image_hooks", "image_path", b"image_path", "members", b"members", "namespace", b"namespace", "operation", b"operation", "stdio", b"stdio", "timeout", b"timeout", "transfer", b"transfer", "untrusted_folder", b"untrusted_folder", "verify", b"verify"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1035,6 +1069,249 @@ class RestoreResult(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___RestoreResult: _TypeAlias = RestoreResult  # noqa: Y015
+
+@_typing.final
+class TransferSettings(_message.Message):
+    """How to reach a registry, bucket, layout or archive, and how to read what is there. Paths are
+    absolute, and read by the server.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    @_typing.final
+    class ObjectStoreEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.str
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.str = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    PLAIN_HTTP_FIELD_NUMBER: _builtins.int
+    CA_FILE_FIELD_NUMBER: _builtins.int
+    DOCKER_CONFIG_FIELD_NUMBER: _builtins.int
+    OBJECT_STORE_FIELD_NUMBER: _builtins.int
+    JOBS_FIELD_NUMBER: _builtins.int
+    COMPRESSION_FIELD_NUMBER: _builtins.int
+    KEY_FILE_FIELD_NUMBER: _builtins.int
+    RECIPIENTS_FIELD_NUMBER: _builtins.int
+    IDENTITIES_FIELD_NUMBER: _builtins.int
+    plain_http: _builtins.bool
+    """Connect to a registry or an object store without TLS."""
+    ca_file: _builtins.str
+    """Certificates of authorities, in PEM, instead of the system's."""
+    docker_config: _builtins.str
+    """Docker's config.json with the credentials; empty is that of the server's user."""
+    jobs: _builtins.int
+    """How many blobs are copied at once; 0 is the default."""
+    compression: Global___Compression.ValueType
+    key_file: _builtins.str
+    """Encrypts with the key in this file, or decrypts."""
+    @_builtins.property
+    def object_store(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
+        """The variables AWS_* for an object store; those of the server's environment are not used if
+        there is any.
+        """
+
+    @_builtins.property
+    def recipients(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Encrypts for these recipients of age."""
+
+    @_builtins.property
+    def identities(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Decrypts with these files with identities of age."""
+
+    def __init__(
+        self,
+        *,
+        plain_http: _builtins.bool = ...,
+        ca_file: _builtins.str = ...,
+        docker_config: _builtins.str = ...,
+        object_store: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
+        jobs: _builtins.int = ...,
+        compression: Global___Compression.ValueType = ...,
+        key_file: _builtins.str = ...,
+        recipients: _abc.Iterable[_builtins.str] | None = ...,
+        identities: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["ca_file", b"ca_file", "compression", b"compression", "docker_config", b"docker_config", "identities", b"identities", "jobs", b"jobs", "key_file", b"key_file", "object_store", b"object_store", "plain_http", b"plain_http", "recipients", b"recipients"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___TransferSettings: _TypeAlias = TransferSettings  # noqa: Y015
+
+@_typing.final
+class PushImageRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAMESPACE_FIELD_NUMBER: _builtins.int
+    IMAGE_FIELD_NUMBER: _builtins.int
+    REFERENCE_FIELD_NUMBER: _builtins.int
+    SETTINGS_FIELD_NUMBER: _builtins.int
+    OPERATION_FIELD_NUMBER: _builtins.int
+    namespace: _builtins.str
+    """Of a name; empty is "default"."""
+    image: _builtins.str
+    """A path or a name."""
+    reference: _builtins.str
+    """Where it goes."""
+    operation: _builtins.str
+    """A token of the caller's choice for Cancel; empty when it will not be needed."""
+    @_builtins.property
+    def settings(self) -> Global___TransferSettings: ...
+    def __init__(
+        self,
+        *,
+        namespace: _builtins.str = ...,
+        image: _builtins.str = ...,
+        reference: _builtins.str = ...,
+        settings: Global___TransferSettings | None = ...,
+        operation: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["settings", b"settings"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["image", b"image", "namespace", b"namespace", "operation", b"operation", "reference", b"reference", "settings", b"settings"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PushImageRequest: _TypeAlias = PushImageRequest  # noqa: Y015
+
+@_typing.final
+class PullImageRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAMESPACE_FIELD_NUMBER: _builtins.int
+    REFERENCE_FIELD_NUMBER: _builtins.int
+    NAME_FIELD_NUMBER: _builtins.int
+    WARM_FIELD_NUMBER: _builtins.int
+    SETTINGS_FIELD_NUMBER: _builtins.int
+    OPERATION_FIELD_NUMBER: _builtins.int
+    namespace: _builtins.str
+    """Of the image's name; empty is "default"."""
+    reference: _builtins.str
+    """Where it comes from."""
+    name: _builtins.str
+    """The name that the image gets; empty is the last part of the reference with its tag."""
+    warm: _builtins.str
+    """The name of a warm start that the image is for; empty is none."""
+    operation: _builtins.str
+    """A token of the caller's choice for Cancel; empty when it will not be needed."""
+    @_builtins.property
+    def settings(self) -> Global___TransferSettings: ...
+    def __init__(
+        self,
+        *,
+        namespace: _builtins.str = ...,
+        reference: _builtins.str = ...,
+        name: _builtins.str = ...,
+        warm: _builtins.str = ...,
+        settings: Global___TransferSettings | None = ...,
+        operation: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["settings", b"settings"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name", "namespace", b"namespace", "operation", b"operation", "reference", b"reference", "settings", b"settings", "warm", b"warm"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PullImageRequest: _TypeAlias = PullImageRequest  # noqa: Y015
+
+@_typing.final
+class TransferUpdate(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PROGRESS_FIELD_NUMBER: _builtins.int
+    RESULT_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def progress(self) -> Global___Progress: ...
+    @_builtins.property
+    def result(self) -> Global___TransferResult:
+        """Comes last."""
+
+    def __init__(
+        self,
+        *,
+        progress: Global___Progress | None = ...,
+        result: Global___TransferResult | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["progress", b"progress", "result", b"result", "update", b"update"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["progress", b"progress", "result", b"result", "update", b"update"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_update: _TypeAlias = _typing.Literal["progress", "result"]  # noqa: Y015
+    _WhichOneofArgType_update: _TypeAlias = _typing.Literal["update", b"update"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_update) -> _WhichOneofReturnType_update | None: ...
+
+Global___TransferUpdate: _TypeAlias = TransferUpdate  # noqa: Y015
+
+@_typing.final
+class TransferResult(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    IMAGE_PATH_FIELD_NUMBER: _builtins.int
+    REFERENCE_FIELD_NUMBER: _builtins.int
+    DIGEST_FIELD_NUMBER: _builtins.int
+    BYTES_TOTAL_FIELD_NUMBER: _builtins.int
+    BYTES_MOVED_FIELD_NUMBER: _builtins.int
+    BYTES_REUSED_FIELD_NUMBER: _builtins.int
+    BLOBS_MOVED_FIELD_NUMBER: _builtins.int
+    BLOBS_REUSED_FIELD_NUMBER: _builtins.int
+    SECONDS_FIELD_NUMBER: _builtins.int
+    WARNINGS_FIELD_NUMBER: _builtins.int
+    NAME_FIELD_NUMBER: _builtins.int
+    image_path: _builtins.str
+    """On this host."""
+    reference: _builtins.str
+    """Elsewhere; empty for an archive or layout that was only read."""
+    digest: _builtins.str
+    """Of the index, in OCI's form."""
+    bytes_total: _builtins.int
+    """Of the files of the image."""
+    bytes_moved: _builtins.int
+    """Of blobs that were sent or fetched, and of those that were there already."""
+    bytes_reused: _builtins.int
+    blobs_moved: _builtins.int
+    blobs_reused: _builtins.int
+    seconds: _builtins.float
+    name: _builtins.str
+    """The name that a pulled image got."""
+    @_builtins.property
+    def warnings(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
+    def __init__(
+        self,
+        *,
+        image_path: _builtins.str = ...,
+        reference: _builtins.str = ...,
+        digest: _builtins.str = ...,
+        bytes_total: _builtins.int = ...,
+        bytes_moved: _builtins.int = ...,
+        bytes_reused: _builtins.int = ...,
+        blobs_moved: _builtins.int = ...,
+        blobs_reused: _builtins.int = ...,
+        seconds: _builtins.float = ...,
+        warnings: _abc.Iterable[_builtins.str] | None = ...,
+        name: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["blobs_moved", b"blobs_moved", "blobs_reused", b"blobs_reused", "bytes_moved", b"bytes_moved", "bytes_reused", b"bytes_reused", "bytes_total", b"bytes_total", "digest", b"digest", "image_path", b"image_path", "name", b"name", "reference", b"reference", "seconds", b"seconds", "warnings", b"warnings"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___TransferResult: _TypeAlias = TransferResult  # noqa: Y015
 
 @_typing.final
 class CancelRequest(_message.Message):
