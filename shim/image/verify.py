@@ -24,7 +24,7 @@ def read_manifest(image: Path, *, strict: bool = False) -> Manifest:
         PermissionDenied: with `strict`, another user can change it.
     """
     with open_image_dir(image, strict=strict) as folder:
-        return _manifest(folder)
+        return decode_manifest(folder)[0]
 
 
 class HeldImage:
@@ -70,7 +70,7 @@ class HeldImage:
             PermissionDenied: another user can change it.
         """
         folder = self._open
-        manifest = _manifest(folder)
+        manifest = decode_manifest(folder)[0]
         _check_names(folder, manifest)
         try:
             self._found = _Reading(folder, manifest, cache, report).run(mode)
@@ -176,20 +176,29 @@ class _Reading:
         self._report(Progress(phase=Phase.VERIFY, message=text, warning=True))
 
 
-def _manifest(folder: ImageDir) -> Manifest:
-    with folder.opened(manifests.NAME) as fd:
-        data = _read_bounded(folder, fd)
-    return manifests.decode(data, str(folder.path))
+def decode_manifest(folder: ImageDir) -> tuple[Manifest, bytes]:
+    """Read cryo.json of an open folder; return it decoded, and its bytes.
+
+    Raises:
+        ImageCorrupt, HostMismatch: as `read_manifest`.
+    """
+    data = read_file(folder, manifests.NAME, manifests.MAX_MANIFEST_BYTES)
+    return manifests.decode(data, str(folder.path)), data
 
 
-def _read_bounded(folder: ImageDir, fd: int) -> bytes:
+def read_file(folder: ImageDir, name: str, most_bytes: int) -> bytes:
+    """Read a small file of an open folder.
+
+    Raises:
+        ImageCorrupt: it is missing, not a regular file, or larger.
+    """
     try:
-        with open(fd, "rb", closefd=False) as file:
-            data = file.read(manifests.MAX_MANIFEST_BYTES + 1)
+        with folder.opened(name) as fd, open(fd, "rb", closefd=False) as file:
+            data = file.read(most_bytes + 1)
     except OSError as error:
-        raise typed(error, f"read {folder.path / manifests.NAME}") from error
-    if len(data) > manifests.MAX_MANIFEST_BYTES:
-        folder.corrupt(f"{manifests.NAME} is too large for a manifest")
+        raise typed(error, f"read {folder.path / name}") from error
+    if len(data) > most_bytes:
+        folder.corrupt(f"{name} is too large: more than {most_bytes} bytes")
     return data
 
 

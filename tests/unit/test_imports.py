@@ -57,7 +57,7 @@ RULES = {
     "oci": Layer(below("oci"), ("blake3", "msgspec", "yaml")),
     "runsc": Layer(below("runsc"), ("msgspec",)),
     "cuda": Layer(below("cuda"), ("msgspec", "yaml")),
-    "image": Layer(below("image"), ("blake3", "msgspec")),
+    "image": Layer(below("image"), ("blake3", "cryptography", "msgspec")),
     "distribution": Layer(below("distribution"), ("msgspec", *DISTRIBUTION)),
     "transaction": Layer(below("transaction"), ("msgspec",)),
     "task": Layer(below("task"), ("msgspec",)),

@@ -11,7 +11,18 @@ from click.core import ParameterSource
 
 from shim import __version__
 from shim.config import DEFAULT_ADDRESS
-from shim.entry.cli import checkpoint, exits, host, images, processes, run, store, tasks, warm
+from shim.entry.cli import (
+    checkpoint,
+    exits,
+    host,
+    images,
+    processes,
+    run,
+    signatures,
+    store,
+    tasks,
+    warm,
+)
 from shim.entry.cli.groups import Group, Root
 from shim.entry.cli.settings import Settings
 from shim.errors import CryoError
@@ -67,7 +78,7 @@ def warm_group() -> None:
 
 for _command in (*tasks.COMMANDS, *processes.COMMANDS, *checkpoint.COMMANDS):
     tasks_group.add_command(_command)
-for _command in (*images.COMMANDS, *store.COMMANDS):
+for _command in (*images.COMMANDS, *signatures.COMMANDS, *store.COMMANDS):
     checkpoints_group.add_command(_command)
 for _command in warm.COMMANDS:
     warm_group.add_command(_command)
