@@ -10,9 +10,26 @@ import msgspec
 from shim.errors import CryoError
 from shim.image import manifest as manifests
 from shim.image.manifest import Manifest, Member
-from shim.oci import document
+from shim.model import Value
+from shim.oci import document, secret_variables
 from shim.oci import host_access as accesses
 from shim.oci.host_access import HostAccess
+
+
+class Secrets(Value):
+    """The environment variables of a container that look like secrets, by name."""
+
+    task: str
+    variables: tuple[str, ...]
+
+
+def secrets(manifest: Manifest) -> tuple[Secrets, ...]:
+    """List the containers that have such variables."""
+    found = (
+        Secrets(task=one.task, variables=secret_variables.names_in(one.spec))
+        for one in (manifest.root, *manifest.members)
+    )
+    return tuple(one for one in found if one.variables)
 
 
 def host_access(manifest: Manifest) -> tuple[HostAccess, ...]:
@@ -21,10 +38,17 @@ def host_access(manifest: Manifest) -> tuple[HostAccess, ...]:
 
 
 def described(manifest: Manifest) -> dict[str, Any]:
-    """Return the manifest as plain values, with `host_access` added."""
+    """Return the manifest as plain values, with `host_access` and `secrets` added.
+
+    The values of environment variables that look like secrets are masked.
+    """
+    plain = manifests.to_plain(manifest)
+    for one in (plain, *plain["members"]):
+        one["spec"] = secret_variables.masked(one["spec"])
     return {
-        **manifests.to_plain(manifest),
+        **plain,
         "host_access": msgspec.to_builtins(host_access(manifest)),
+        "secrets": msgspec.to_builtins(secrets(manifest)),
     }
 
 
