@@ -18,6 +18,7 @@ ROOT = Path(__file__).resolve().parent.parent
 SOURCES = (
     "shim/service/task_operations.py",
     "shim/service/cryo_operations.py",
+    "shim/service/clone_operations.py",
     "shim/service/image_operations.py",
     "shim/service/store_operations.py",
 )

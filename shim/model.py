@@ -294,6 +294,8 @@ class RestoreOptions(Value):
 
     With `image_hooks` the hooks in the image's specs run. With `untrusted_folder` the image may
     be in a folder that another user can change. `digest`, if set, must be that of the manifest.
+    `hostname`, `netns` (the path of a network namespace) and `env` (lines NAME=value) replace those
+    of the spec.
     """
 
     image_path: str
@@ -308,6 +310,9 @@ class RestoreOptions(Value):
     image_hooks: bool = False
     untrusted_folder: bool = False
     digest: str = ""
+    hostname: str = ""
+    netns: str = ""
+    env: tuple[str, ...] = ()
 
 
 class CheckpointResult(Value):
@@ -332,6 +337,25 @@ class RestoreResult(Value):
     members: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
     timings_s: dict[str, float] = {}
+
+
+class Clone(Value):
+    """One of several tasks that an image is restored as."""
+
+    ref: TaskRef
+    options: RestoreOptions
+
+
+class CloneResult(Value):
+    """What became of one clone: `restored`, or the class, message and remedy of its error."""
+
+    id: str
+    took_s: float
+    device_map: dict[str, str] = {}
+    restored: RestoreResult | None = None
+    kind: str = ""
+    error: str = ""
+    remedy: str = ""
 
 
 class DeviceUse(Value):

@@ -14,6 +14,7 @@ from shim.image.name_view import NameView
 from shim.model import (
     CheckpointOptions,
     CheckpointResult,
+    CloneResult,
     Exit,
     ImageView,
     Mount,
@@ -26,7 +27,13 @@ from shim.model import (
     TaskView,
     Verify,
 )
-from shim.service import cryo_operations, image_operations, store_operations, task_operations
+from shim.service import (
+    clone_operations,
+    cryo_operations,
+    image_operations,
+    store_operations,
+    task_operations,
+)
 
 
 class AsyncClient(AsyncTransport):
@@ -152,6 +159,25 @@ class AsyncClient(AsyncTransport):
     async def info(self) -> dict[str, str]:
         """Describe the host: runsc, engines, driver, tool and versions."""
         return await self._call(cryo_operations.info())
+
+    async def clone(
+        self,
+        clones: Mapping[str, RestoreOptions],
+        namespace: str = "",
+        on_progress: Report | None = None,
+        *,
+        at_once: int = 0,
+    ) -> list[CloneResult]:
+        """Restore one image as several tasks, given by their ids, at most `at_once` at a time.
+
+        The image is verified once. Each clone is complete or rolled back by itself, and its error
+        is in its result. If interrupted (Ctrl-C, an error in `on_progress`), those that are not
+        complete are rolled back before it returns.
+        """
+        return await self._stream(
+            clone_operations.clone(clones, namespace or self.namespace, at_once=at_once),
+            on_progress,
+        )
 
     async def images(self) -> list[ImageView]:
         """List the images below the sidecar's image directory, newest first."""

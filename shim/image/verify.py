@@ -38,6 +38,19 @@ class HeldImage:
         self._strict = strict
         self._folder: ImageDir | None = None
         self._found: dict[str, Identity] = {}
+        self._manifest: Manifest | None = None
+
+    def copy(self) -> HeldImage:
+        """Return the same verified image with a descriptor of its own, to be closed by itself."""
+        other = HeldImage(self.image, strict=self._strict)
+        other._folder = ImageDir(self.image, os.dup(self.fd), strict=self._strict)
+        other._found, other._manifest = self._found, self._manifest
+        return other
+
+    @property
+    def manifest(self) -> Manifest | None:
+        """Return the manifest, once the image is verified."""
+        return self._manifest
 
     @property
     def path(self) -> str:
@@ -76,6 +89,7 @@ class HeldImage:
             self._found = _Reading(folder, manifest, cache, report).run(mode)
         except OSError as error:
             raise typed(error, f"read image {self.image}") from error
+        self._manifest = manifest
         return manifest
 
     def check_unchanged(self) -> None:

@@ -88,6 +88,15 @@ class Capabilities(Value):
         return self.builtin_cuda
 
     @property
+    def restores_hostname(self) -> bool:
+        """Whether a restored sandbox gets the hostname of its spec rather than the saved one.
+
+        20240729 keeps the saved one; builds between that and the built-in CUDA steps, which are
+        used to detect it, were not examined.
+        """
+        return self.builtin_cuda
+
+    @property
     def update(self) -> bool:
         """Whether there is `runsc update` (since 2026-01)."""
         return "update" in self.commands

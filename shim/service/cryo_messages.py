@@ -176,6 +176,9 @@ def to_restore(
         image_hooks=options.image_hooks,
         untrusted_folder=options.untrusted_folder,
         digest=options.digest,
+        hostname=options.hostname,
+        netns=options.netns,
+        env=options.env,
     )
 
 
@@ -218,6 +221,9 @@ def from_restore(message: cryo_pb2.RestoreRequest) -> RestoreOptions:
         image_hooks=message.image_hooks,
         untrusted_folder=message.untrusted_folder,
         digest=message.digest,
+        hostname=message.hostname,
+        netns=message.netns,
+        env=tuple(message.env),
     )
 
 

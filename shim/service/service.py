@@ -128,11 +128,20 @@ class Service:
         """
         if self._shims is None or self.core.has(ref):
             return None
-        shim = self._shims.owner(ref)
-        if shim is not None and operation.owner is Owner.NEW_TASK:
+        if operation.owner is Owner.NEW_TASK:
+            self.admit(ref)
+            return None
+        return self._shims.owner(ref)
+
+    def admit(self, ref: TaskRef) -> None:
+        """Check that no shim has a task of that name.
+
+        Raises:
+            AlreadyExists: one has.
+        """
+        if self._shims is not None and self._shims.owner(ref) is not None:
             message = f"task {ref} exists in namespace {ref.namespace}, owned by a shim"
             raise AlreadyExists(message, remedy="choose another id, or delete that task")
-        return shim
 
 
 async def _answered(operation: Operation[Any, Any], call: Incoming, request: Message) -> bytes:

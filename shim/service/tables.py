@@ -3,9 +3,22 @@
 from __future__ import annotations
 
 # A module adds its operations to a table when it is imported.
-from shim.service import cryo_operations, image_operations, store_operations, task_operations
+from shim.service import (
+    clone_operations,
+    cryo_operations,
+    image_operations,
+    store_operations,
+    task_operations,
+)
 from shim.service.cryo_table import CRYO
 
 TASK = task_operations.TASK
 
-__all__ = ["CRYO", "TASK", "cryo_operations", "image_operations", "store_operations"]
+__all__ = [
+    "CRYO",
+    "TASK",
+    "clone_operations",
+    "cryo_operations",
+    "image_operations",
+    "store_operations",
+]

@@ -16,6 +16,7 @@ from shim.oci import document, host_access, pod
 from shim.oci.annotations import read_annotations
 from shim.oci.atomic_volumes import DataFolder, to_provide
 from shim.oci.compare import check_same, differences
+from shim.oci.copy_identity import CopyIdentity
 from shim.oci.difference import describe
 from shim.oci.document import Spec
 from shim.oci.gpu import gpu_request
@@ -65,13 +66,14 @@ class ImageSource(Value):
 
     Without `own_bundle` the spec is the image's, and its hooks are left out unless `image_hooks`
     asks for them. Without `joining` the spec's annotations select the container of the image that
-    the task becomes. `one_call` is whether the caller requested a restore, rather than a container
-    created from an image.
+    the task becomes. `identity` replaces what the spec has of it. `one_call` is whether the caller
+    requested a restore, rather than a container created from an image.
     """
 
     manifest: Manifest
     own_bundle: bool = True
     joining: Joining | None = None
+    identity: CopyIdentity = CopyIdentity()
     one_call: bool = False
     image_hooks: bool = False
 
@@ -157,7 +159,7 @@ def _from_image(request: CreateRequest, source: ImageSource) -> tuple[Spec, Memb
         spec = pod.joined(spec, joining.name, joining.sandbox_id)
     elif not pod.sandbox_of(spec):
         spec = pod.leading(spec, request.ref.id)
-    return spec, saved
+    return source.identity.given_to(spec), saved
 
 
 def _overlay2(config: Config, request: CreateRequest, source: ImageSource | None) -> str:

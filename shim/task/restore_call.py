@@ -7,10 +7,12 @@ import contextlib
 import msgspec
 
 from shim.config import Config
+from shim.errors import IllegalState
 from shim.host.shielded import shielded
 from shim.image.contents import host_access
 from shim.image.images import Images
 from shim.image.manifest import Manifest, Member
+from shim.image.verify import HeldImage
 from shim.model import (
     CreateRequest,
     MemberOptions,
@@ -21,6 +23,7 @@ from shim.model import (
     RestoreResult,
     TaskRef,
 )
+from shim.oci.copy_identity import CopyIdentity
 from shim.state import TaskState
 from shim.task.container import Container
 from shim.task.creation import Creation
@@ -48,23 +51,47 @@ class RestoreCall:
         """
         image = await self._images.find(options.image_path, ref.namespace)
         manifest = await self._images.manifest(image, strict=not options.untrusted_folder)
-        mapped = resolve_members(manifest, ref, options)
         # The image that is verified and loaded later must be the one whose manifest was read now.
         digest = options.digest or manifest.digest
         pinned = msgspec.structs.replace(options, image_path=str(image), digest=digest)
+        return await self._run(ref, pinned, report, manifest)
+
+    async def run_verified(
+        self, ref: TaskRef, options: RestoreOptions, report: Report, held: HeldImage
+    ) -> RestoreResult:
+        """Restore an image that the caller has verified, and holds until this returns.
+
+        Raises:
+            CryoError: it failed; none of the tasks is left.
+        """
+        if held.manifest is None:
+            message = f"image {held.image} was not verified"
+            raise IllegalState(message)
+        known = msgspec.structs.replace(options, image_path=str(held.image))
+        return await self._run(ref, known, report, held.manifest, held)
+
+    async def _run(
+        self,
+        ref: TaskRef,
+        options: RestoreOptions,
+        report: Report,
+        manifest: Manifest,
+        held: HeldImage | None = None,
+    ) -> RestoreResult:
+        mapped = resolve_members(manifest, ref, options)
         warnings = _hook_warnings(manifest, options)
         for text in warnings:
             report(Progress(phase=Phase.VERIFY, message=text, warning=True))
         made: list[Container] = []
         try:
             own = MemberOptions(saved=manifest.task, bundle=options.bundle, stdio=options.stdio)
-            made.append(await self._create(ref, manifest.root, own, pinned, manifest))
+            made.append(await self._create(ref, manifest.root, own, options, manifest))
             for saved, member in zip(manifest.members, mapped, strict=True):
                 one = TaskRef(namespace=ref.namespace, id=member.id)
                 joining = Joining(name=saved.name, sandbox_id=ref.id)
-                made.append(await self._create(one, saved, member, pinned, manifest, joining))
+                made.append(await self._create(one, saved, member, options, manifest, joining))
             names = [saved.name for saved in manifest.members]
-            result = await self._fill(made, names, pinned, report)
+            result = await self._fill(made, names, options, report, held)
             return msgspec.structs.replace(result, warnings=(*warnings, *result.warnings))
         except BaseException:  # also on a bug or a cancellation
             await shielded(self._creation.remove(made, "its restore"), deadline_s=None)
@@ -90,20 +117,26 @@ class RestoreCall:
             manifest=manifest,
             own_bundle=bool(mapped.bundle),
             joining=joining,
+            identity=CopyIdentity(hostname=options.hostname, netns=options.netns, env=options.env),
             image_hooks=options.image_hooks,
             one_call=True,
         )
         return await self._creation.create(request, source)
 
     async def _fill(
-        self, made: list[Container], names: list[str], options: RestoreOptions, report: Report
+        self,
+        made: list[Container],
+        names: list[str],
+        options: RestoreOptions,
+        report: Report,
+        held: HeldImage | None,
     ) -> RestoreResult:
         """Load the image into the created tasks, the root task first."""
-        restore = Restore(RestoredContainer(made[0]), self._config, options, report)
+        restore = Restore(RestoredContainer(made[0]), self._config, options, report, held)
         async with contextlib.AsyncExitStack() as stack:
             for task in made:
-                held = task.machine.holding(TaskState.CREATED, verb="restore")
-                await stack.enter_async_context(held)
+                alone = task.machine.holding(TaskState.CREATED, verb="restore")
+                await stack.enter_async_context(alone)
                 task.machine.move(TaskState.RESTORING)
             members = dict(zip(names, map(RestoredContainer, made[1:]), strict=True))
             result = await restore.run(await self._owner.capabilities(), members)

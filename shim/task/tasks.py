@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Coroutine, Mapping
+from collections.abc import Coroutine, Mapping, Sequence
 from pathlib import Path
 from signal import SIGKILL
 from typing import Any, TypeVar
@@ -16,6 +16,8 @@ from shim.image.images import Images
 from shim.model import (
     CheckpointOptions,
     CheckpointResult,
+    Clone,
+    CloneResult,
     CreateRequest,
     Event,
     Exit,
@@ -30,6 +32,7 @@ from shim.model import (
     TaskView,
 )
 from shim.task import usage
+from shim.task.clones import Admit, Clones
 from shim.task.cold_fallback import restored_or_cold
 from shim.task.container import Container
 from shim.task.context import Publish
@@ -78,6 +81,7 @@ class Tasks:
         self._pod_restores = PodRestores(
             config, self._image_store, self._map, self._creation, self._owner
         )
+        self._clones = Clones(config, self._image_store, self._restores, self._transactions)
         self.warm = WarmStarts(config, self._map, self._owner, counters, self.checkpoint)
         self.images = ImageService(config, self._image_store, self._owner.capabilities)
         self.names = NameService(config)
@@ -287,6 +291,13 @@ class Tasks:
         """Restore an image as a new running task, with those that shared its sandbox."""
         work = self._restores.run(ref, options, report)
         return await self._transactions.run(work, "restore", sandbox=ref)
+
+    async def clone(
+        self, clones: Sequence[Clone], at_once: int, admit: Admit, report: Report
+    ) -> tuple[CloneResult, ...]:
+        """Restore an image as several tasks; `admit` rejects names of other owners' tasks."""
+        work = self._clones.run(clones, at_once, admit, report)
+        return await self._transactions.run(work, "restore of clones")
 
     # Last: below it, `list` in an annotation would mean this method.
     async def list(self, namespace: str) -> list[TaskView]:

@@ -68,7 +68,7 @@ def check_options(manifest: Manifest, options: RestoreOptions, capabilities: Cap
         Unimplemented: one is not supported.
         InvalidArgument: a device map without GPU state.
     """
-    preflight.check_room(_loaded_bytes(manifest))
+    preflight.check_room(loaded_bytes(manifest))
     if options.digest and options.digest != manifest.digest:
         message = f"image {options.image_path} has digest {manifest.digest}, not {options.digest}"
         raise ImageCorrupt(message, remedy="it was replaced: use the image that has your digest")
@@ -88,7 +88,16 @@ def check_options(manifest: Manifest, options: RestoreOptions, capabilities: Cap
         raise InvalidArgument(message, remedy="leave out --device-map")
 
 
-def _loaded_bytes(manifest: Manifest) -> int:
+def option_warnings(options: RestoreOptions, capabilities: Capabilities) -> tuple[str, ...]:
+    """Return a warning for each option without which this runsc restores the task."""
+    if options.hostname and not capabilities.restores_hostname:
+        return (
+            f"the task may keep its saved hostname: this runsc does not set {options.hostname}",
+        )
+    return ()
+
+
+def loaded_bytes(manifest: Manifest) -> int:
     """Return how much memory the image needs: that of its pages, or what was recorded."""
     pages = sum(file.size_bytes for file in manifest.files if file.name == _PAGES)
     return manifest.memory_bytes if manifest.options.compress else pages

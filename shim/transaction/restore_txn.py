@@ -65,9 +65,14 @@ class Restore:
     """
 
     def __init__(
-        self, root: RestoreTarget, config: Config, options: RestoreOptions, report: Report
+        self,
+        root: RestoreTarget,
+        config: Config,
+        options: RestoreOptions,
+        report: Report,
+        verified: HeldImage | None = None,
     ) -> None:
-        """Take the root container."""
+        """Take the root container, and the image if the caller has verified and holds it."""
         self._root = root
         self._members: dict[str, RestoreTarget] = {}
         self._config = config
@@ -84,6 +89,7 @@ class Restore:
         self._transaction.undo_with(
             "remove what was made", self._remove, deadline_s=config.timeouts.rollback
         )
+        self._verified = verified
         self._held = HeldImage(Path(options.image_path), strict=not options.untrusted_folder)
         self._manifest: Manifest | None = None
         self._pid = 0
@@ -170,7 +176,10 @@ class Restore:
         self._root.journal.open(Operation.RESTORE, self._options.image_path)
         with self._transaction.step(Phase.VERIFY):
             self._manifest = await self._check(capabilities)
-            self._transaction.warn(*await self._root.network_warnings())
+            self._transaction.warn(
+                *restore.option_warnings(self._options, capabilities),
+                *await self._root.network_warnings(),
+            )
         with self._transaction.step(Phase.LOAD):
             self._pid = await self._load(self._root)
 
@@ -237,11 +246,18 @@ class Restore:
             raise
 
     async def _check(self, capabilities: Capabilities) -> Manifest:
-        mode, report = self._options.verify, self._transaction.report
-        manifest = await restore.check_image(self._held, mode, self._config, report)
+        manifest = await self._verify()
         restore.check_options(manifest, self._options, capabilities)
         await restore.check_host(manifest, self._config, capabilities)
         return manifest
+
+    async def _verify(self) -> Manifest:
+        verified = self._verified
+        if verified is not None and verified.manifest is not None:
+            self._held = verified.copy()
+            return verified.manifest
+        mode, report = self._options.verify, self._transaction.report
+        return await restore.check_image(self._held, mode, self._config, report)
 
     async def roll_back(self, cause: BaseException) -> None:
         """Remove what was made, even if the caller is cancelled meanwhile.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -18,6 +18,8 @@ from shim.image.named_use import NamedUse, NameOutcome, Reason
 from shim.model import (
     CheckpointOptions,
     CheckpointResult,
+    Clone,
+    CloneResult,
     CreateRequest,
     CudaProcess,
     Exit,
@@ -37,6 +39,7 @@ from shim.model import (
 )
 from shim.service.service import Service
 from shim.state import TaskState
+from shim.task.clones import Admit
 from shim.task.tasks import Tasks
 from tests.wire.programs import Cat
 
@@ -316,6 +319,15 @@ class FakeTasks:
         await self.work(report)
         return RESTORED
 
+    async def clone(
+        self, clones: Sequence[Clone], at_once: int, admit: Admit, report: Report
+    ) -> tuple[CloneResult, ...]:
+        self.begin("clone", tuple(clones), at_once)
+        for one in clones:
+            admit(one.ref)
+        await self.work(report)
+        return tuple(_cloned(one) for one in clones)
+
     async def work(self, report: Report) -> None:
         for progress in UPDATES:
             report(progress)
@@ -351,6 +363,16 @@ class FakeTasks:
             for ref, task in sorted(self.tasks.items(), key=lambda item: item[0].id)
             if ref.namespace == namespace
         ]
+
+
+def _cloned(one: Clone) -> CloneResult:
+    """Fail to restore a clone whose id begins with `taken`, and restore every other."""
+    if one.ref.id.startswith("taken"):
+        return CloneResult(
+            id=one.ref.id, took_s=0.0, kind="AlreadyExists", error="it exists", remedy="delete it"
+        )
+    devices = one.options.device_map
+    return CloneResult(id=one.ref.id, took_s=0.5, device_map=devices, restored=RESTORED)
 
 
 class FakeImages:

@@ -6,6 +6,8 @@ import sys
 
 import click
 
+from shim.entry.cli.clones import clone
+from shim.entry.cli.copies import Copies, copy_options
 from shim.entry.cli.params import DEVICE_MAP, DURATION, PATH, PLACE, REF, RENAME
 from shim.entry.cli.progress import Renderer
 from shim.entry.cli.settings import Settings, pass_settings
@@ -146,11 +148,12 @@ def checkpoint(
 @click.option("--stdout", type=PATH, default="", help="path of a file or FIFO")
 @click.option("--stderr", type=PATH, default="", help="path of a file or FIFO")
 @click.option("--timeout", "timeout_s", type=DURATION, default=0.0, help="overall timeout")
-@click.argument("task")
+@copy_options
+@click.argument("task", required=False)
 @pass_settings
 def restore(
     settings: Settings,
-    task: str,
+    task: str | None,
     image_path: str,
     bundle: str,
     verify: str,
@@ -162,6 +165,7 @@ def restore(
     stderr: str,
     timeout_s: float,
     digest: str,
+    copies: Copies,
     *,
     background: bool,
     direct: bool,
@@ -173,6 +177,9 @@ def restore(
     The image of a pod restores all of its containers: the sandbox as TASK, the others with their
     original ids or those given by --member. With --bundle each container needs a bundle; without
     it every config.json is taken from the image, without its hooks.
+
+    With --count it is restored as several tasks, TASK-1, TASK-2 and so on, or as --name-template
+    says. {i} and {id} in paths, names and ids stand for the number and the id of each.
 
     On failure, or Ctrl-C, nothing is left behind, and the image is unchanged.
     """
@@ -190,8 +197,12 @@ def restore(
         untrusted_folder=untrusted_folder,
         digest=digest,
     )
+    if copies.count is not None:
+        clone(settings, copies.each(task, options), copies.at_once)
+        return
+    name = copies.only(task)
     with settings.client() as client, Renderer() as renderer:
-        result = client.restore(task, options, renderer.report)
+        result = client.restore(name, copies.one(options), renderer.report)
     settings.show(result, "")
     _summary(result, f"restore of {task}: pid {result.pid}")
     renderer.print_others(result.warnings)

@@ -909,6 +909,9 @@ class RestoreRequest(_message.Message):
     UNTRUSTED_FOLDER_FIELD_NUMBER: _builtins.int
     DIGEST_FIELD_NUMBER: _builtins.int
     TRANSFER_FIELD_NUMBER: _builtins.int
+    HOSTNAME_FIELD_NUMBER: _builtins.int
+    NETNS_FIELD_NUMBER: _builtins.int
+    ENV_FIELD_NUMBER: _builtins.int
     namespace: _builtins.str
     """Empty is "default"."""
     id: _builtins.str
@@ -932,6 +935,10 @@ class RestoreRequest(_message.Message):
     """Take an image that somebody else than root can change."""
     digest: _builtins.str
     """Of the manifest; another one is refused. Empty takes any."""
+    hostname: _builtins.str
+    """The next three replace those of the config.json of each container; empty leaves them."""
+    netns: _builtins.str
+    """Path of a network namespace."""
     @_builtins.property
     def stdio(self) -> Global___Stdio: ...
     @_builtins.property
@@ -949,6 +956,12 @@ class RestoreRequest(_message.Message):
     @_builtins.property
     def transfer(self) -> Global___TransferSettings:
         """How to fetch an image that is elsewhere, where image_path is a reference to one."""
+
+    @_builtins.property
+    def env(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Lines NAME=value, for containers with io.cryo.instance: a restored process keeps the
+        environment that it had.
+        """
 
     def __init__(
         self,
@@ -969,10 +982,13 @@ class RestoreRequest(_message.Message):
         untrusted_folder: _builtins.bool = ...,
         digest: _builtins.str = ...,
         transfer: Global___TransferSettings | None = ...,
+        hostname: _builtins.str = ...,
+        netns: _builtins.str = ...,
+        env: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["stdio", b"stdio", "timeout", b"timeout", "transfer", b"transfer"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["background", b"background", "bundle", b"bundle", "device_map", b"device_map", "digest", b"digest", "direct", b"direct", "id", b"id", "image_hooks", b"image_hooks", "image_path", b"image_path", "members", b"members", "namespace", b"namespace", "operation", b"operation", "stdio", b"stdio", "timeout", b"timeout", "transfer", b"transfer", "untrusted_folder", b"untrusted_folder", "verify", b"verify"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["background", b"background", "bundle", b"bundle", "device_map", b"device_map", "digest", b"digest", "direct", b"direct", "env", b"env", "hostname", b"hostname", "id", b"id", "image_hooks", b"image_hooks", "image_path", b"image_path", "members", b"members", "namespace", b"namespace", "netns", b"netns", "operation", b"operation", "stdio", b"stdio", "timeout", b"timeout", "transfer", b"transfer", "untrusted_folder", b"untrusted_folder", "verify", b"verify"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1312,6 +1328,149 @@ class TransferResult(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___TransferResult: _TypeAlias = TransferResult  # noqa: Y015
+
+@_typing.final
+class CloneImageRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CLONES_FIELD_NUMBER: _builtins.int
+    AT_ONCE_FIELD_NUMBER: _builtins.int
+    OPERATION_FIELD_NUMBER: _builtins.int
+    at_once: _builtins.int
+    """How many are loaded at the same time; 0 is the sidecar's choice."""
+    operation: _builtins.str
+    """A token of the caller's choice for Cancel; empty when it will not be needed."""
+    @_builtins.property
+    def clones(self) -> _containers.RepeatedCompositeFieldContainer[Global___RestoreRequest]:
+        """Of one image, with one namespace, `verify` and `untrusted_folder`; `operation` is ignored."""
+
+    def __init__(
+        self,
+        *,
+        clones: _abc.Iterable[Global___RestoreRequest] | None = ...,
+        at_once: _builtins.int = ...,
+        operation: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["at_once", b"at_once", "clones", b"clones", "operation", b"operation"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CloneImageRequest: _TypeAlias = CloneImageRequest  # noqa: Y015
+
+@_typing.final
+class CloneImageUpdate(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PROGRESS_FIELD_NUMBER: _builtins.int
+    RESULT_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def progress(self) -> Global___Progress: ...
+    @_builtins.property
+    def result(self) -> Global___CloneResults:
+        """Comes last."""
+
+    def __init__(
+        self,
+        *,
+        progress: Global___Progress | None = ...,
+        result: Global___CloneResults | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["progress", b"progress", "result", b"result", "update", b"update"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["progress", b"progress", "result", b"result", "update", b"update"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_update: _TypeAlias = _typing.Literal["progress", "result"]  # noqa: Y015
+    _WhichOneofArgType_update: _TypeAlias = _typing.Literal["update", b"update"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_update) -> _WhichOneofReturnType_update | None: ...
+
+Global___CloneImageUpdate: _TypeAlias = CloneImageUpdate  # noqa: Y015
+
+@_typing.final
+class CloneResults(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CLONES_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def clones(self) -> _containers.RepeatedCompositeFieldContainer[Global___CloneResult]:
+        """In the order of the request."""
+
+    def __init__(
+        self,
+        *,
+        clones: _abc.Iterable[Global___CloneResult] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["clones", b"clones"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CloneResults: _TypeAlias = CloneResults  # noqa: Y015
+
+@_typing.final
+class CloneResult(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    @_typing.final
+    class DeviceMapEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.str
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.str = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    ID_FIELD_NUMBER: _builtins.int
+    RESTORED_FIELD_NUMBER: _builtins.int
+    ERROR_FIELD_NUMBER: _builtins.int
+    TOOK_FIELD_NUMBER: _builtins.int
+    DEVICE_MAP_FIELD_NUMBER: _builtins.int
+    id: _builtins.str
+    @_builtins.property
+    def restored(self) -> Global___RestoreResult: ...
+    @_builtins.property
+    def error(self) -> Global___ErrorInfo:
+        """Nothing of it is left."""
+
+    @_builtins.property
+    def took(self) -> _duration_pb2.Duration:
+        """Without the wait for others."""
+
+    @_builtins.property
+    def device_map(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
+        """The one that was used."""
+
+    def __init__(
+        self,
+        *,
+        id: _builtins.str = ...,
+        restored: Global___RestoreResult | None = ...,
+        error: Global___ErrorInfo | None = ...,
+        took: _duration_pb2.Duration | None = ...,
+        device_map: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["error", b"error", "outcome", b"outcome", "restored", b"restored", "took", b"took"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["device_map", b"device_map", "error", b"error", "id", b"id", "outcome", b"outcome", "restored", b"restored", "took", b"took"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_outcome: _TypeAlias = _typing.Literal["restored", "error"]  # noqa: Y015
+    _WhichOneofArgType_outcome: _TypeAlias = _typing.Literal["outcome", b"outcome"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_outcome) -> _WhichOneofReturnType_outcome | None: ...
+
+Global___CloneResult: _TypeAlias = CloneResult  # noqa: Y015
 
 @_typing.final
 class CancelRequest(_message.Message):

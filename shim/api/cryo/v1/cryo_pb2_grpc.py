@@ -53,6 +53,11 @@ class CryoStub:
                 request_serializer=shim_dot_api_dot_cryo_dot_v1_dot_cryo__pb2.RestoreRequest.SerializeToString,
                 response_deserializer=shim_dot_api_dot_cryo_dot_v1_dot_cryo__pb2.RestoreUpdate.FromString,
                 _registered_method=True)
+        self.CloneImage = channel.unary_stream(
+                '/cryo.v1.Cryo/CloneImage',
+                request_serializer=shim_dot_api_dot_cryo_dot_v1_dot_cryo__pb2.CloneImageRequest.SerializeToString,
+                response_deserializer=shim_dot_api_dot_cryo_dot_v1_dot_cryo__pb2.CloneImageUpdate.FromString,
+                _registered_method=True)
         self.Cancel = channel.unary_unary(
                 '/cryo.v1.Cryo/Cancel',
                 request_serializer=shim_dot_api_dot_cryo_dot_v1_dot_cryo__pb2.CancelRequest.SerializeToString,
@@ -142,6 +147,15 @@ class CryoServicer:
         """Brings an image back as a new running task, and with it all that shared its sandbox. All
         or nothing: when the stream ends without a result, nothing new is left. Ending the call
         rolls back.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def CloneImage(self, request, context):
+        """Restores one image as several tasks at the same time; it is verified once. Each is complete or
+        rolled back by itself, and the result has one line for each. Ending the call rolls back those
+        that are not complete.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -249,6 +263,11 @@ def add_CryoServicer_to_server(servicer, server):
                     servicer.Restore,
                     request_deserializer=shim_dot_api_dot_cryo_dot_v1_dot_cryo__pb2.RestoreRequest.FromString,
                     response_serializer=shim_dot_api_dot_cryo_dot_v1_dot_cryo__pb2.RestoreUpdate.SerializeToString,
+            ),
+            'CloneImage': grpc.unary_stream_rpc_method_handler(
+                    servicer.CloneImage,
+                    request_deserializer=shim_dot_api_dot_cryo_dot_v1_dot_cryo__pb2.CloneImageRequest.FromString,
+                    response_serializer=shim_dot_api_dot_cryo_dot_v1_dot_cryo__pb2.CloneImageUpdate.SerializeToString,
             ),
             'Cancel': grpc.unary_unary_rpc_method_handler(
                     servicer.Cancel,
@@ -396,6 +415,33 @@ class Cryo:
             '/cryo.v1.Cryo/Restore',
             shim_dot_api_dot_cryo_dot_v1_dot_cryo__pb2.RestoreRequest.SerializeToString,
             shim_dot_api_dot_cryo_dot_v1_dot_cryo__pb2.RestoreUpdate.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def CloneImage(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/cryo.v1.Cryo/CloneImage',
+            shim_dot_api_dot_cryo_dot_v1_dot_cryo__pb2.CloneImageRequest.SerializeToString,
+            shim_dot_api_dot_cryo_dot_v1_dot_cryo__pb2.CloneImageUpdate.FromString,
             options,
             channel_credentials,
             insecure,

@@ -49,6 +49,11 @@ class CryoStub:
     or nothing: when the stream ends without a result, nothing new is left. Ending the call
     rolls back.
     """
+    CloneImage: _grpc.UnaryStreamMultiCallable[_cryo_pb2.CloneImageRequest, _cryo_pb2.CloneImageUpdate]
+    """Restores one image as several tasks at the same time; it is verified once. Each is complete or
+    rolled back by itself, and the result has one line for each. Ending the call rolls back those
+    that are not complete.
+    """
     Cancel: _grpc.UnaryUnaryMultiCallable[_cryo_pb2.CancelRequest, _cryo_pb2.CancelResponse]
     """Rolls back the checkpoint or restore that was begun with the given operation token,
     and answers when that is done. Its own stream goes on to its end.
@@ -96,6 +101,11 @@ class CryoAsyncStub(CryoStub):
     """Brings an image back as a new running task, and with it all that shared its sandbox. All
     or nothing: when the stream ends without a result, nothing new is left. Ending the call
     rolls back.
+    """
+    CloneImage: _aio.UnaryStreamMultiCallable[_cryo_pb2.CloneImageRequest, _cryo_pb2.CloneImageUpdate]  # type: ignore[assignment]
+    """Restores one image as several tasks at the same time; it is verified once. Each is complete or
+    rolled back by itself, and the result has one line for each. Ending the call rolls back those
+    that are not complete.
     """
     Cancel: _aio.UnaryUnaryMultiCallable[_cryo_pb2.CancelRequest, _cryo_pb2.CancelResponse]  # type: ignore[assignment]
     """Rolls back the checkpoint or restore that was begun with the given operation token,
@@ -159,6 +169,17 @@ class CryoServicer(metaclass=_abc_1.ABCMeta):
         """Brings an image back as a new running task, and with it all that shared its sandbox. All
         or nothing: when the stream ends without a result, nothing new is left. Ending the call
         rolls back.
+        """
+
+    @_abc_1.abstractmethod
+    def CloneImage(
+        self,
+        request: _cryo_pb2.CloneImageRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_cryo_pb2.CloneImageUpdate], _abc.AsyncIterator[_cryo_pb2.CloneImageUpdate]]:
+        """Restores one image as several tasks at the same time; it is verified once. Each is complete or
+        rolled back by itself, and the result has one line for each. Ending the call rolls back those
+        that are not complete.
         """
 
     @_abc_1.abstractmethod

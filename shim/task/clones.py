@@ -1,0 +1,189 @@
+"""One image restored as several tasks at the same time, each complete or rolled back by itself."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import time
+from collections import Counter
+from collections.abc import Callable, Sequence
+
+import msgspec
+
+from shim.config import Config
+from shim.errors import Cancelled, CryoError, InvalidArgument
+from shim.image.images import Images
+from shim.image.verify import HeldImage
+from shim.model import (
+    Clone,
+    CloneResult,
+    Phase,
+    Progress,
+    Report,
+    RestoreResult,
+    TaskRef,
+)
+from shim.task.restore_call import RestoreCall
+from shim.task.transactions import Transactions
+from shim.transaction import restore
+from shim.transaction.memory_room import MemoryRoom
+
+_log = logging.getLogger(__name__)
+# Measured: a restore often waits, for its sandbox and gofer to start, so that more than one for
+# each core are faster, and 16 at once on 2 cores no slower than any smaller number.
+_FOR_EACH_CORE = 8
+_MAX = 1024
+
+Admit = Callable[[TaskRef], None]
+"""Raises if another process has a task of that name."""
+
+
+class Clones:
+    """Restores an image as several tasks."""
+
+    def __init__(
+        self, config: Config, images: Images, restores: RestoreCall, transactions: Transactions
+    ) -> None:
+        self._config = config
+        self._images = images
+        self._restores = restores
+        self._transactions = transactions
+
+    async def run(
+        self, clones: Sequence[Clone], at_once: int, admit: Admit, report: Report
+    ) -> tuple[CloneResult, ...]:
+        """Verify the image once, and restore it as each of the tasks; return what became of each.
+
+        When it is cancelled, those that are not complete are rolled back.
+
+        Raises:
+            InvalidArgument: the clones are not of one image, or two have the same name.
+            CryoError: the image cannot be used; there is no new task.
+        """
+        _check(clones)
+        options = clones[0].options
+        image = await self._images.find(options.image_path, clones[0].ref.namespace)
+        held = HeldImage(image, strict=not options.untrusted_folder)
+        try:
+            manifest = await restore.check_image(held, options.verify, self._config, report)
+            batch = _Batch(self._restores, self._transactions, held, admit, report)
+            batch.needed_bytes = restore.loaded_bytes(manifest)
+            gate = asyncio.Semaphore(at_once or _FOR_EACH_CORE * (os.cpu_count() or 1))
+
+            async def one(clone: Clone) -> CloneResult:
+                async with gate:
+                    return await batch.restored(clone)
+
+            async with asyncio.TaskGroup() as group:
+                made = [group.create_task(one(clone)) for clone in clones]
+            return tuple(task.result() for task in made)
+        finally:
+            held.close()
+
+
+class _Batch:
+    """The restores of one image that is held for all of them."""
+
+    def __init__(
+        self,
+        restores: RestoreCall,
+        transactions: Transactions,
+        held: HeldImage,
+        admit: Admit,
+        report: Report,
+    ) -> None:
+        self.needed_bytes = 0
+        self._restores = restores
+        self._transactions = transactions
+        self._held = held
+        self._admit = admit
+        self._take = report
+        self._began = time.monotonic()
+        self._room = MemoryRoom()
+
+    def _report(self, progress: Progress) -> None:
+        elapsed_s = time.monotonic() - self._began
+        self._take(msgspec.structs.replace(progress, elapsed_s=elapsed_s))
+
+    async def restored(self, clone: Clone) -> CloneResult:
+        """Restore one clone; its error is in its result."""
+        ref = clone.ref
+        async with self._room.taken(self.needed_bytes):
+            began = time.monotonic()
+            try:
+                result = await self._run(clone)
+            except CryoError as error:
+                return self._failed(clone, error, time.monotonic() - began)
+            took_s = time.monotonic() - began
+        self._report(
+            Progress(
+                phase=Phase.LOAD,
+                pid=result.pid,
+                pid_state="running",
+                container=ref.id,
+                took_s=took_s,
+            )
+        )
+        options = clone.options
+        return CloneResult(id=ref.id, took_s=took_s, device_map=options.device_map, restored=result)
+
+    async def _run(self, clone: Clone) -> RestoreResult:
+        ref = clone.ref
+
+        def warn(progress: Progress) -> None:
+            if progress.warning:
+                text = f"{ref}: {progress.message}"
+                self._report(msgspec.structs.replace(progress, message=text))
+
+        try:
+            self._admit(ref)
+            work = self._restores.run_verified(ref, clone.options, warn, self._held)
+            return await self._transactions.run(work, "restore", sandbox=ref)
+        except asyncio.CancelledError as error:
+            task = asyncio.current_task()
+            if task is not None and task.cancelling():
+                raise
+            message = "its restore was cancelled, and rolled back"
+            raise Cancelled(message, remedy="restore it again") from error
+        except CryoError:
+            raise
+        except Exception as error:  # a bug in one must not roll back the others
+            _log.exception("the restore of %s failed unexpectedly", ref)
+            message = f"internal error: {type(error).__name__}"
+            raise CryoError(message, remedy="see the server's log") from error
+
+    def _failed(self, clone: Clone, error: CryoError, took_s: float) -> CloneResult:
+        text = f"{clone.ref}: {error.message}"
+        self._report(Progress(phase=Phase.ROLLBACK, message=text, warning=True))
+        return CloneResult(
+            id=clone.ref.id,
+            took_s=took_s,
+            device_map=clone.options.device_map,
+            kind=type(error).__name__,
+            error=error.message,
+            remedy=error.remedy,
+        )
+
+
+def _check(clones: Sequence[Clone]) -> None:
+    """Check that the clones are of one image, and have different names.
+
+    Raises:
+        InvalidArgument: they are not, or there are none, or too many.
+    """
+    if not 0 < len(clones) <= _MAX:
+        message = f"{len(clones)} clones cannot be made"
+        raise InvalidArgument(message, remedy=f"ask for 1 to {_MAX}")
+    shared = {
+        (one.ref.namespace, options.image_path, options.verify, options.untrusted_folder)
+        for one in clones
+        for options in (one.options,)
+    }
+    if len(shared) > 1:
+        message = "the clones differ in namespace, image, or how it is verified"
+        raise InvalidArgument(message, remedy="clone one image at a time")
+    counts = Counter(one.ref for one in clones)
+    if repeated := sorted(str(ref) for ref, count in counts.items() if count > 1):
+        message = f"several clones would become task {repeated[0]}"
+        raise InvalidArgument(message, remedy="give each an id of its own")
