@@ -25,6 +25,8 @@ class Invariant(enum.StrEnum):
     SAVED = "the task runs as before, or has stopped with a complete image; any image is complete"
     GONE = "the new task runs completely, or is gone; the image is unchanged"
     NAMED = "a name refers to one complete image or to none; an image is complete or removed"
+    SENT = "the place has the old or the new image under its tag; the next push completes it"
+    FETCHED = "there is a complete image or none; the next pull does not fetch again what is there"
     KNOWN = "the outcome can be read by a call, if not from the event"
 
 
@@ -42,6 +44,13 @@ FAILPOINTS: dict[str, Invariant] = {
     "image.sync": Invariant.SAVED,
     "image.verify-cache": Invariant.SAVED,
     "image.discard": Invariant.RUNS,
+    "push.blob": Invariant.SENT,
+    "push.document": Invariant.SENT,
+    "pull.begin": Invariant.FETCHED,
+    "pull.chunk": Invariant.FETCHED,
+    "pull.journal": Invariant.FETCHED,
+    "pull.manifest": Invariant.FETCHED,
+    "pull.commit": Invariant.FETCHED,
     "image.label": Invariant.NAMED,
     "image.index": Invariant.NAMED,
     "image.remove": Invariant.NAMED,

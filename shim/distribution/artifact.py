@@ -14,7 +14,7 @@ import msgspec
 
 from shim import __version__
 from shim.distribution import media
-from shim.distribution.blob import Descriptor, Texts, digest_of
+from shim.distribution.blob import Descriptor, Texts, digest_of, is_digest
 from shim.distribution.place import Document
 from shim.errors import ImageCorrupt, NotFound
 from shim.image.manifest import MAX_MANIFEST_BYTES, Manifest
@@ -33,17 +33,26 @@ _Kind = TypeVar("_Kind", bound=Value)
 
 
 class Chunk(Value):
-    """A part of a file of the image: `length` bytes at `offset`, and the blob that has them."""
+    """A part of a file of the image: `length` bytes at `offset`, and the blob that has them.
+
+    `content` is their digest, if it is known and not that of the blob.
+    """
 
     file: str
     offset: int
     length: int
     blob: Descriptor
+    content: str | None = None
 
     @property
     def end(self) -> int:
         """Return the offset of the first byte after it."""
         return self.offset + self.length
+
+    @property
+    def digest(self) -> str | None:
+        """Return the digest of the bytes in the file; None if they are encrypted."""
+        return self.blob.digest if self.blob.media_type == media.CHUNK else self.content
 
 
 class Artifact(Value):
@@ -223,6 +232,8 @@ def _layer(chunk: Chunk) -> Descriptor:
         media.OFFSET: str(chunk.offset),
         media.LENGTH: str(chunk.length),
     }
+    if chunk.content is not None:
+        annotations[media.CONTENT] = chunk.content
     return msgspec.structs.replace(chunk.blob, annotations=annotations)
 
 
@@ -254,7 +265,10 @@ def _chunk(layer: Descriptor, where: str) -> Chunk:
         raise corrupt(where, f"it has the file {file[:100]!r}, which is not one of runsc's")
     if offset < 0 or length <= 0 or offset + length >= 1 << 63:
         raise corrupt(where, "a layer has an impossible place in its file")
-    return Chunk(file=file, offset=offset, length=length, blob=layer)
+    content = layer.annotations.get(media.CONTENT)
+    if content is not None and not is_digest(content):
+        raise corrupt(where, "a layer has an impossible digest of its content")
+    return Chunk(file=file, offset=offset, length=length, blob=layer, content=content)
 
 
 def _check_order(chunks: Iterable[Chunk], where: str) -> None:

@@ -6,14 +6,17 @@ import hashlib
 import io
 import os
 import re
-from typing import Annotated
+from collections.abc import Iterable, Iterator
+from typing import Annotated, Protocol
 
 import msgspec
 
+from shim.errors import ImageCorrupt
 from shim.model import Value
 
 _DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
 MAX_BLOB_BYTES = 1 << 40
+PIECE_BYTES = 1 << 20
 
 Size = Annotated[int, msgspec.Meta(ge=0, le=MAX_BLOB_BYTES)]
 Texts = Annotated[
@@ -80,3 +83,36 @@ class FileSlice(io.RawIOBase):
     def __len__(self) -> int:
         """Return the number of bytes of the part, for a Content-Length."""
         return self._size_bytes
+
+
+class Readable(Protocol):
+    """An open stream."""
+
+    def read(self, size: int, /) -> bytes | None:
+        """Return up to a number of bytes; nothing at the end."""
+
+
+def pieces(content: Readable, limit_bytes: int = MAX_BLOB_BYTES) -> Iterator[bytes]:
+    """Yield what an open stream has, from where it is, up to a number of bytes."""
+    while limit_bytes and (piece := content.read(min(PIECE_BYTES, limit_bytes))):
+        limit_bytes -= len(piece)
+        yield piece
+
+
+def verified(pieces: Iterable[bytes], descriptor: Descriptor, where: str) -> Iterator[bytes]:
+    """Yield the pieces of a blob; `where` is what they are read from, for messages.
+
+    Raises:
+        ImageCorrupt: after the last piece, they have another size or digest than the descriptor.
+    """
+    hasher = hashlib.sha256()
+    size_bytes = 0
+    for piece in pieces:
+        size_bytes += len(piece)
+        if size_bytes > descriptor.size:
+            break
+        hasher.update(piece)
+        yield piece
+    if size_bytes != descriptor.size or f"sha256:{hasher.hexdigest()}" != descriptor.digest:
+        message = f"{where}: the blob {descriptor.digest} was changed or is not complete"
+        raise ImageCorrupt(message, remedy="push the image again, or use another one")

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import os
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from shim.model import Value
 
@@ -48,14 +48,18 @@ def average_for(size_bytes: int) -> int:
     return average
 
 
-def cuts(fd: int, size_bytes: int, average: int) -> Iterator[Cut]:
+def cuts(
+    fd: int, size_bytes: int, average: int, on_piece: Callable[[bytes], object] | None = None
+) -> Iterator[Cut]:
     """Cut an open file of this size; the parts are in order and cover it.
+
+    `on_piece` is called with all that is read, in order.
 
     A part has a quarter to twice the average size, except at the end and beside holes. A file that
     is truncated meanwhile ends earlier.
     """
     start, in_hole = 0, False
-    for offset, block in _blocks(fd, size_bytes):
+    for offset, block in _blocks(fd, size_bytes, on_piece or len):
         if (block == _ZEROS) != in_hole:
             if offset > start:
                 yield Cut(offset=start, length=offset - start, hole=in_hole)
@@ -86,8 +90,11 @@ def _ends(block: bytes, offset: int, start: int, average: int) -> list[int]:
     return found
 
 
-def _blocks(fd: int, size_bytes: int) -> Iterator[tuple[int, bytes]]:
+def _blocks(
+    fd: int, size_bytes: int, on_piece: Callable[[bytes], object]
+) -> Iterator[tuple[int, bytes]]:
     for at in range(0, size_bytes, _PIECE_BYTES):
         piece = os.pread(fd, min(_PIECE_BYTES, size_bytes - at), at)
+        on_piece(piece)
         for within in range(0, len(piece), _BLOCK_BYTES):
             yield at + within, piece[within : within + _BLOCK_BYTES]

@@ -19,6 +19,8 @@ INDEX = "application/vnd.oci.image.index.v1+json"
 FILE = "io.cryo.file"
 OFFSET = "io.cryo.offset"
 LENGTH = "io.cryo.length"
+# Of a compressed layer: the digest of what it has when it is not compressed.
+CONTENT = "io.cryo.content"
 # Of the manifest: how the data key is wrapped.
 KEY = "io.cryo.key"
 # Of a tag in an OCI layout.

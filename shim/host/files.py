@@ -15,6 +15,7 @@ from shim.host.removal import remove_tree
 
 __all__ = (
     "GROUP_SEARCH",
+    "check_regular",
     "free_bytes",
     "fsync_dir",
     "make_folders",
@@ -82,10 +83,19 @@ def read_bounded(path: Path, limit_bytes: int, *, nofollow: bool = True) -> byte
         raise typed(error, f"read {path}") from error
 
 
-def _read_regular(fd: int, path: Path, limit_bytes: int) -> bytes:
+def check_regular(fd: int, path: Path) -> None:
+    """Check that an open file is a regular one.
+
+    Raises:
+        InvalidArgument: it is not.
+    """
     if not stat.S_ISREG(os.fstat(fd).st_mode):
         message = f"cannot read {path}: not a regular file"
         raise InvalidArgument(message)
+
+
+def _read_regular(fd: int, path: Path, limit_bytes: int) -> bytes:
+    check_regular(fd, path)
     chunks: list[bytes] = []
     left = limit_bytes + 1
     while left and (chunk := os.read(fd, min(left, 1 << 20))):

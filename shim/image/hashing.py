@@ -30,7 +30,7 @@ def digest(fd: int, expected_bytes: int, on_bytes: OnBytes) -> tuple[str, int]:
     Returns the hash in hexadecimal, and the number of bytes hashed. While one batch is hashed, the
     next is read, in concurrent pieces.
     """
-    hasher = blake3.blake3(max_threads=blake3.blake3.AUTO)
+    hasher = new_hasher()
     batch_bytes = min(PIECE_BYTES * READERS, expected_bytes + 1)
     # Not from the heap, which would keep it for each thread that has hashed.
     halves = [memoryview(mmap.mmap(-1, batch_bytes)) for _ in range(2)]
@@ -66,3 +66,8 @@ def _fill(fd: int, at: int, into: memoryview) -> int:
     while done < len(into) and (count := os.preadv(fd, [into[done:]], at + done)):
         done += count
     return done
+
+
+def new_hasher() -> blake3.blake3:
+    """Return a hasher for a large file that is given piece by piece; it uses all cores."""
+    return blake3.blake3(max_threads=blake3.blake3.AUTO)

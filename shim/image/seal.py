@@ -44,7 +44,7 @@ def seal(
         whole = msgspec.structs.replace(manifest, files=entries, sealed=sealed)
         done, data = manifests.encode(whole)
         with failpoints.around("image.manifest"):
-            _write(folder.fd, data, durable=sealed)
+            write_manifest(folder.fd, data, durable=sealed)
     except OSError as error:
         raise typed(error, f"seal {folder.path}") from error
     return done
@@ -101,7 +101,8 @@ class _Syncing:
             self._error = error
 
 
-def _write(folder: int, data: bytes, *, durable: bool) -> None:
+def write_manifest(folder: int, data: bytes, *, durable: bool) -> None:
+    """Write cryo.json into an open folder that has none; its errors are OSErrors."""
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW
     fd = os.open(manifests.NAME, flags, 0o600, dir_fd=folder)
     with open(fd, "wb") as file:  # noqa: PTH123 - a descriptor, not a path

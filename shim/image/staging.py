@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from shim import failpoints
-from shim.errors import CryoError, PermissionDenied
+from shim.errors import Busy, CryoError, PermissionDenied
 from shim.host import files, removal, trusted
 from shim.host.filelock import try_lock
 from shim.host.oserror import typed
@@ -19,6 +19,9 @@ from shim.image.directory import ImageDir
 
 STAGING_PREFIX = ".cryo-staging-"
 _UNLOCKED_PREFIX = ".cryo-begin-"
+# A pull of the same image continues in the folder of an interrupted one, for a day.
+PULL_PREFIX = ".cryo-pull-"
+_RESUMABLE_S = 24 * 3600.0
 # A folder has this prefix for microseconds; one that has it for longer was left behind.
 _BEGIN_S = 60.0
 _DIR = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC | os.O_NOFOLLOW
@@ -97,19 +100,61 @@ def begin(path: Path) -> Staging:
     return Staging(path, tuple(made), fd)
 
 
+def resume(final: Path, digest: str) -> Staging:
+    """Lock the staging folder of a pull next to `final`, and create it if no earlier one left it.
+
+    Raises:
+        Busy: another process pulls the same image there.
+        PermissionDenied: it cannot be written there, or another user could replace it.
+        ResourceExhausted: the disk is full.
+    """
+    path = final.with_name(f"{PULL_PREFIX}{digest}")
+    made: list[Path] = []
+    try:
+        with failpoints.around("pull.begin"):
+            _make_parents(path.parent, made)
+            trusted.check(path.parent)
+            return Staging(path, tuple(made), _open_resumed(path))
+    except OSError as error:
+        _unmake(made)
+        raise typed(error, f"begin an image in {path.parent}") from error
+    except CryoError:
+        _unmake(made)
+        raise
+
+
 def is_staging(path: Path) -> bool:
     """Whether a folder is one in which an image is, or was, written."""
-    return path.name.startswith((STAGING_PREFIX, _UNLOCKED_PREFIX))
+    return path.name.startswith((STAGING_PREFIX, _UNLOCKED_PREFIX, PULL_PREFIX))
 
 
 def is_abandoned(path: Path) -> bool:
-    """Whether no process writes an image in a staging folder."""
-    if not path.name.startswith(_UNLOCKED_PREFIX):
-        return not _locked(path)
-    try:
-        return time.time() - path.stat().st_mtime > _BEGIN_S
-    except OSError:
+    """Whether no process writes an image in a staging folder, and none will continue in it."""
+    if path.name.startswith(_UNLOCKED_PREFIX):
+        return _age_s(path) > _BEGIN_S
+    if path.name.startswith(PULL_PREFIX) and _age_s(path) <= _RESUMABLE_S:
         return False
+    return not _locked(path)
+
+
+def _age_s(path: Path) -> float:
+    """Return for how long a folder has been as it is; 0 if it is gone."""
+    try:
+        return time.time() - path.stat().st_mtime
+    except OSError:
+        return 0.0
+
+
+def _open_resumed(path: Path) -> int:
+    with contextlib.suppress(FileExistsError):
+        path.mkdir(mode=0o700)
+    fd = os.open(path, _DIR)
+    lock = try_lock(fd)
+    if lock is None:
+        message = f"the same image is being pulled to {path.parent} already"
+        raise Busy(message, remedy="wait for that to end")
+    os.utime(fd)
+    return lock
 
 
 def _make_parents(folder: Path, made: list[Path]) -> None:

@@ -60,15 +60,29 @@ class HeldImage:
     @property
     def fd(self) -> int:
         """Return the descriptor that keeps it from being removed: as does each copy of it."""
-        return self._open.fd
+        return self.folder.fd
 
     @property
-    def _open(self) -> ImageDir:
+    def folder(self) -> ImageDir:
+        """Return the open folder."""
         if self._folder is None:
             self._folder = begin_image_dir(self.image, strict=self._strict)
             if self._strict:  # in another user's folder that user could hold the lock
                 in_use.keep(self._folder)
         return self._folder
+
+    def check(self) -> tuple[Manifest, bytes]:
+        """Check presence, kinds and sizes of its files, as `verify` always does.
+
+        Returns the manifest, and the bytes of cryo.json.
+        """
+        manifest, data = decode_manifest(self.folder)
+        _check_names(self.folder, manifest)
+        try:
+            self._found = {file.name: _measure(self.folder, file) for file in manifest.files}
+        except OSError as error:
+            raise typed(error, f"read image {self.image}") from error
+        return manifest, data
 
     def verify(self, mode: Verify, cache: VerifyCache, report: Report) -> Manifest:
         """Check that it is complete and unchanged; `mode` is how much is read again.
@@ -82,13 +96,12 @@ class HeldImage:
             HostMismatch: the image has a newer format.
             PermissionDenied: another user can change it.
         """
-        folder = self._open
-        manifest = decode_manifest(folder)[0]
-        _check_names(folder, manifest)
-        try:
-            self._found = _Reading(folder, manifest, cache, report).run(mode)
-        except OSError as error:
-            raise typed(error, f"read image {self.image}") from error
+        manifest, _ = self.check()
+        if mode is not Verify.NONE:
+            try:
+                _Reading(self.folder, manifest, cache, report).run(self._found, mode)
+            except OSError as error:
+                raise typed(error, f"read image {self.image}") from error
         self._manifest = manifest
         return manifest
 
@@ -99,9 +112,9 @@ class HeldImage:
             ImageCorrupt: one was written to or replaced.
         """
         for name, before in self._found.items():
-            with self._open.opened(name) as fd:
+            with self.folder.opened(name) as fd:
                 if identity(fd) != before:
-                    self._open.corrupt(f"{name} was changed while it was loaded")
+                    self.folder.corrupt(f"{name} was changed while it was loaded")
 
     def close(self) -> None:
         """Close it. Idempotent."""
@@ -134,14 +147,8 @@ class _Reading:
         self._done_bytes = 0
         self._total_bytes = 0
 
-    def run(self, mode: Verify) -> dict[str, Identity]:
-        """Check every file as `mode` requires, cache the result, and return the identities."""
-        found = {file.name: self._measure(file) for file in self._manifest.files}
-        if mode is not Verify.NONE:
-            self._read(found, mode)
-        return found
-
-    def _read(self, found: dict[str, Identity], mode: Verify) -> None:
+    def run(self, found: dict[str, Identity], mode: Verify) -> None:
+        """Read every file that `mode` requires, and cache the result."""
         if not self._manifest.sealed:
             self._warn("the image was not sealed: its content cannot be checked")
             return
@@ -161,15 +168,6 @@ class _Reading:
     def _stale(self, file: ImageFile, found: dict[str, Identity], mode: Verify) -> bool:
         known = self._cache.knows
         return mode is Verify.FULL or not known(self._manifest, file.name, found[file.name])
-
-    def _measure(self, file: ImageFile) -> Identity:
-        with self._folder.opened(file.name) as fd:
-            found = identity(fd)
-        if found.size_bytes != file.size_bytes:
-            how = "was truncated" if found.size_bytes < file.size_bytes else "has grown"
-            why = f"{file.name} {how}: {found.size_bytes} bytes, not {file.size_bytes}"
-            self._folder.corrupt(why)
-        return found
 
     def _compare(self, file: ImageFile, measured: Identity) -> None:
         with self._folder.opened(file.name) as fd:
@@ -214,6 +212,15 @@ def read_file(folder: ImageDir, name: str, most_bytes: int) -> bytes:
     if len(data) > most_bytes:
         folder.corrupt(f"{name} is too large: more than {most_bytes} bytes")
     return data
+
+
+def _measure(folder: ImageDir, file: ImageFile) -> Identity:
+    with folder.opened(file.name) as fd:
+        found = identity(fd)
+    if found.size_bytes != file.size_bytes:
+        how = "was truncated" if found.size_bytes < file.size_bytes else "has grown"
+        folder.corrupt(f"{file.name} {how}: {found.size_bytes} bytes, not {file.size_bytes}")
+    return found
 
 
 def _check_names(folder: ImageDir, manifest: Manifest) -> None:
