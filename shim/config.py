@@ -16,6 +16,8 @@ DEFAULT_ADDRESS = "unix:///run/cryo/cryo.sock"
 # At most a year: more is a mistake, and `inf` or `nan` would break the timers.
 Seconds = Annotated[float, msgspec.Meta(gt=0, le=365 * 86400)]
 
+Accepted = Literal["any", "signed", "auto"]
+
 
 class _Section(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """A table of config.toml; an unknown key is an error."""
@@ -119,6 +121,23 @@ class Pods(_Section, frozen=True, kw_only=True, forbid_unknown_fields=True):
     start_timeout: Seconds = 110.0
 
 
+class Trust(_Section, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Which images are accepted, and what one from elsewhere may use of this host.
+
+    `keys` are files with public keys. Each of `restore`, `pull` and `import` is `signed` for images
+    that one of them has signed, or `any`; `auto` is `signed` if there are keys. `rootfs` are
+    folders: below them are the root filesystems that an image from elsewhere may name.
+    `max_image_bytes` bounds what is pulled or imported.
+    """
+
+    keys: tuple[str, ...] = ()
+    restore: Accepted = "any"
+    pull: Accepted = "auto"
+    import_: Accepted = msgspec.field(name="import", default="auto")
+    rootfs: tuple[str, ...] = ()
+    max_image_bytes: Annotated[int, msgspec.Meta(gt=0)] = 1 << 42
+
+
 class Config(_Section, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """All of config.toml."""
 
@@ -129,6 +148,7 @@ class Config(_Section, frozen=True, kw_only=True, forbid_unknown_fields=True):
     defaults: Defaults = Defaults()
     timeouts: Timeouts = Timeouts()
     pods: Pods = Pods()
+    trust: Trust = Trust()
 
 
 # Keys of [cuda] that have been renamed; the old name is still read.

@@ -296,6 +296,7 @@ class RestoreOptions(Value):
     be in a folder that another user can change. `digest`, if set, must be that of the manifest.
     `hostname`, `netns` (the path of a network namespace) and `env` (lines NAME=value) replace those
     of the spec.
+    With `trust_spec` the specs in an image from elsewhere may use the host like those of a bundle.
     """
 
     image_path: str
@@ -313,6 +314,7 @@ class RestoreOptions(Value):
     hostname: str = ""
     netns: str = ""
     env: tuple[str, ...] = ()
+    trust_spec: bool = False
 
 
 class CheckpointResult(Value):

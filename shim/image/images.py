@@ -10,10 +10,12 @@ from shim.config import Config
 from shim.errors import CryoError
 from shim.host import files
 from shim.host.filecalls import file_call
-from shim.image import deletion, listing, store, tagging
+from shim.image import deletion, labels, listing, store, tagging, trust
+from shim.image.directory import open_image_dir
 from shim.image.manifest import Manifest
 from shim.image.name import ImageName
-from shim.image.verify import read_manifest
+from shim.image.trust import Action
+from shim.image.verify import decode_manifest, read_manifest
 from shim.image.verify_cache import VerifyCache
 from shim.model import DEFAULT_NAMESPACE, ImageView, utcnow
 
@@ -29,6 +31,7 @@ class Images:
     def __init__(self, config: Config) -> None:
         self._folder = Path(config.paths.images)
         self._verified = Path(config.paths.verified)
+        self._trust = config.trust
 
     async def find(self, requested: str, namespace: str = DEFAULT_NAMESPACE) -> Path:
         """Return the folder of an image, given its path or its name in a namespace.
@@ -52,6 +55,38 @@ class Images:
         return await file_call(
             lambda: read_manifest(image, strict=strict), doing=f"read the image {image}"
         )
+
+    async def manifest_to_restore(self, image: Path, *, strict: bool = True) -> Manifest:
+        """Read the manifest of an image that is to be restored, if this host accepts it.
+
+        Raises:
+            PermissionDenied: [trust] does not accept it, or another user can change it.
+            NotFound, ImageCorrupt: as `verify.read_manifest`.
+            DeadlineExceeded: its filesystem does not answer.
+        """
+
+        def work() -> Manifest:
+            with open_image_dir(image, strict=strict) as folder:
+                manifest, _ = decode_manifest(folder)
+                trust.check_folder(self._trust, Action.RESTORE, folder)
+            return manifest
+
+        return await file_call(work, doing=f"read the image {image}")
+
+    async def check_specs(self, image: Path, manifest: Manifest) -> None:
+        """Check that an image may be restored with its own specs.
+
+        Raises:
+            PermissionDenied: it is from elsewhere, and a spec of it uses something of this host.
+            DeadlineExceeded: its filesystem does not answer.
+        """
+
+        def work() -> None:
+            source = labels.read(image).source
+            if source is not None:
+                trust.check_foreign(manifest, source, self._trust.rootfs, str(image))
+
+        await file_call(work, doing=f"look at the specs of the image {image}")
 
     async def list(self) -> list[ImageView]:
         """List the images below the configured folder, newest first."""

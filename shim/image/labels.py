@@ -73,8 +73,9 @@ class Labels(Value, omit_defaults=True):
         return msgspec.structs.replace(self, names=left)
 
 
-# A file that cannot be read may have held a pin, so nothing removes the image by itself.
-_DAMAGED = Labels(pinned=True)
+# A file that cannot be read may have held a pin, so nothing removes the image by itself; and a
+# source, so it counts as one from elsewhere.
+_DAMAGED = Labels(pinned=True, source="an unknown place: its labels are damaged")
 
 
 def read(image: Path) -> Labels:

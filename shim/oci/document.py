@@ -12,7 +12,7 @@ import msgspec
 from shim.errors import CryoError, InvalidBundle
 from shim.host import files
 from shim.model import Value
-from shim.oci import canonical
+from shim.oci import canonical, field_names
 
 CONFIG = "config.json"
 MAX_SPEC_BYTES = 8 << 20
@@ -216,6 +216,9 @@ def parse(data: Any, bundle: Path, *, restoring: bool = False) -> Spec:
     if _NUL.search(encoded):
         message = f"{where} has a NUL character, which no path, argument or variable can contain"
         raise InvalidBundle(message, remedy="remove \\u0000 from the file")
+    if name := field_names.misspelt(data):
+        message = f"{where} has {name!r}, which runsc takes for {field_names.correct(name)!r}"
+        raise InvalidBundle(message, remedy="write the names of fields as the OCI spec does")
     if missing := _missing(spec, restoring=restoring):
         message = f"{where} has no {missing}"
         raise InvalidBundle(message, remedy=f"set {missing} in the spec")

@@ -10,8 +10,8 @@ from shim.oci.document import Spec
 
 VISIBLE = "NVIDIA_VISIBLE_DEVICES"
 GPU_KIND = "nvidia.com/gpu"
-_CDI_PREFIX = "cdi.k8s.io/"
-_NONE = frozenset({"", "none", "void"})
+CDI_PREFIX = "cdi.k8s.io/"
+NO_GPUS = frozenset({"", "none", "void"})
 _INDEX = re.compile(r"[0-9]{1,4}")
 _UUID = re.compile(r"GPU-[0-9A-Fa-f-]{4,64}")
 _MIG = re.compile(r"MIG-.*|[0-9]+:[0-9]+")
@@ -67,12 +67,12 @@ def _accepted(spec: Spec, from_environment: FromEnvironment) -> bool:
 
 
 def _annotated(spec: Spec) -> tuple[str, ...]:
-    values = [v for k, v in sorted(spec.annotations.items()) if k.startswith(_CDI_PREFIX)]
+    values = [v for k, v in sorted(spec.annotations.items()) if k.startswith(CDI_PREFIX)]
     return tuple(name for name in _unique(",".join(values)) if is_nvidia(name))
 
 
 def _visible(text: str) -> GpuRequest:
-    if text.strip() in _NONE:
+    if text.strip() in NO_GPUS:
         return GpuRequest()
     names = _unique(text)
     if names and all("=" in name for name in names):
@@ -89,7 +89,7 @@ def _check_kind(names: tuple[str, ...]) -> None:
     others = [name for name in names if name.partition("=")[0] != GPU_KIND]
     if others:
         message = f"{VISIBLE} names the CDI device {others[0][:80]!r}, which is not {GPU_KIND}"
-        remedy = f"name {GPU_KIND}=... there, and other devices in a {_CDI_PREFIX} annotation"
+        remedy = f"name {GPU_KIND}=... there, and other devices in a {CDI_PREFIX} annotation"
         raise InvalidArgument(message, remedy=remedy)
 
 

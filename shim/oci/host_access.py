@@ -52,7 +52,7 @@ def of(task: str, spec: Spec) -> HostAccess:
         task=task,
         rootfs=str(spec.rootfs),
         hooks=hooks(spec),
-        mounts=tuple(_mount(spec, mount) for mount in spec.mounts if _is_bind(mount)),
+        mounts=tuple(_mount(spec, mount) for mount in spec.mounts if is_bind(mount)),
         devices=tuple(device.path for device in spec.devices),
         namespaces=spec.joined_namespaces,
         host_network=not spec.has_network_namespace,
@@ -87,7 +87,8 @@ def _hook(when: str, found: dict[str, Any]) -> Hook:
     return Hook(when=when, path=str(found.get("path", "")), args=words)
 
 
-def _is_bind(mount: SpecMount) -> bool:
+def is_bind(mount: SpecMount) -> bool:
+    """Whether a mount is a file or folder of the host."""
     return mount.type == "bind" or bool(_BIND & set(mount.options or ()))
 
 

@@ -67,6 +67,7 @@ class Clones:
         held = HeldImage(image, strict=not options.untrusted_folder)
         try:
             manifest = await restore.check_image(held, options.verify, self._config, report)
+            await restore.check_accepted(held, options.verify, self._config)
             batch = _Batch(self._restores, self._transactions, held, admit, report)
             batch.needed_bytes = restore.loaded_bytes(manifest)
             gate = asyncio.Semaphore(at_once or _FOR_EACH_CORE * (os.cpu_count() or 1))

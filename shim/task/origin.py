@@ -73,7 +73,7 @@ class Origins:
         """
         if request.checkpoint:
             image = await self._images.find(request.checkpoint, request.ref.namespace)
-            manifest = await self._images.manifest(image, strict=True)
+            manifest = await self._images.manifest_to_restore(image)
             return Origin(request=request, source=ImageSource(manifest=manifest))
         if not await asyncio.to_thread(_is_named, request):
             return Origin(request=request)
@@ -123,7 +123,7 @@ class Origins:
             CryoError: it cannot be used.
         """
         path = await self._images.find(str(image))
-        manifest = await self._images.manifest(path, strict=True)
+        manifest = await self._images.manifest_to_restore(path)
         await restore.check_host(manifest, self._config, await self._owner.capabilities())
         request = msgspec.structs.replace(choice.request, checkpoint=str(path))
         source = ImageSource(manifest=manifest)

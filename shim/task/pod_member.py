@@ -31,7 +31,7 @@ async def member_origin(
         InvalidArgument: the container differs from that of its name in the image.
     """
     image = await images.find(root.record.image_path)
-    manifest = await images.manifest(image, strict=True)
+    manifest = await images.manifest_to_restore(image)
     if manifest.digest != root.record.image_digest:
         message = f"image {image} was replaced since sandbox {root.ref.id} was created"
         raise ImageCorrupt(message, remedy="create the pod again")

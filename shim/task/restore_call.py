@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from pathlib import Path
 
 import msgspec
 
@@ -50,7 +51,8 @@ class RestoreCall:
             CryoError: it failed; none of the tasks is left.
         """
         image = await self._images.find(options.image_path, ref.namespace)
-        manifest = await self._images.manifest(image, strict=not options.untrusted_folder)
+        strict = not options.untrusted_folder
+        manifest = await self._images.manifest_to_restore(image, strict=strict)
         # The image that is verified and loaded later must be the one whose manifest was read now.
         digest = options.digest or manifest.digest
         pinned = msgspec.structs.replace(options, image_path=str(image), digest=digest)
@@ -78,6 +80,8 @@ class RestoreCall:
         manifest: Manifest,
         held: HeldImage | None = None,
     ) -> RestoreResult:
+        if not (options.bundle or options.trust_spec):
+            await self._images.check_specs(Path(options.image_path), manifest)
         mapped = resolve_members(manifest, ref, options)
         warnings = _hook_warnings(manifest, options)
         for text in warnings:

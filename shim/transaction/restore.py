@@ -12,7 +12,10 @@ from shim.cuda import driver, inventory
 from shim.cuda.engine import explain
 from shim.cuda.table import label
 from shim.errors import CryoError, CudaError, ImageCorrupt, InvalidArgument, Unimplemented
+from shim.host.filecalls import file_call
+from shim.image import trust
 from shim.image.manifest import Manifest, Member
+from shim.image.trust import Action
 from shim.image.verify import HeldImage
 from shim.image.verify_cache import VerifyCache
 from shim.model import CudaProcess, EngineName, Report, RestoreOptions, Verify
@@ -38,6 +41,27 @@ async def check_image(held: HeldImage, mode: Verify, config: Config, report: Rep
     """
     cache = VerifyCache(Path(config.paths.verified))
     return await in_thread(lambda progress: held.verify(mode, cache, progress), report)
+
+
+async def check_accepted(held: HeldImage, mode: Verify, config: Config) -> None:
+    """Check that an image that was verified is signed, where [trust] requires that of a restore.
+
+    Raises:
+        PermissionDenied: no configured key has signed it.
+        ImageCorrupt: its signatures are damaged, or of another image.
+        InvalidArgument: its files were not read, so the signature would not cover them.
+    """
+    if not trust.requires_signature(config.trust, Action.RESTORE):
+        return
+    if mode is Verify.NONE:
+        message = (
+            "[trust] requires a signature, which --verify none does not compare with the files"
+        )
+        raise InvalidArgument(message, remedy="use --verify auto or full")
+    await file_call(
+        lambda: trust.check_folder(config.trust, Action.RESTORE, held.folder),
+        doing=f"read the signatures of {held.image}",
+    )
 
 
 async def check_host(manifest: Manifest, config: Config, capabilities: Capabilities) -> None:

@@ -247,6 +247,7 @@ class Restore:
 
     async def _check(self, capabilities: Capabilities) -> Manifest:
         manifest = await self._verify()
+        await restore.check_accepted(self._held, self._options.verify, self._config)
         restore.check_options(manifest, self._options, capabilities)
         await restore.check_host(manifest, self._config, capabilities)
         return manifest

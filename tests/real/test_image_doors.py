@@ -11,7 +11,9 @@ from typing import Any
 import blake3
 import pytest
 
-from shim.errors import ImageCorrupt, InvalidArgument, PermissionDenied
+from shim.errors import ImageCorrupt, InvalidArgument, InvalidBundle, PermissionDenied
+from shim.image import labels
+from shim.image.labels import Labels
 from shim.image.manifest import NAME
 from shim.model import MemberOptions, Progress, RestoreOptions
 from shim.oci import canonical
@@ -183,3 +185,65 @@ def test_another_image_than_the_one_meant_is_refused(rig: Rig, saved: Path) -> N
     with pytest.raises(ImageCorrupt, match=f"not {digest}"):
         rig.restore("two", saved, digest=digest)
     assert rig.client.list() == []
+
+
+def test_hooks_are_found_in_any_case(rig: Rig, saved: Path, tmp_path: Path) -> None:
+    """To runsc `Hooks` are hooks: such a spec is refused, also without --image-hooks."""
+    mark = tmp_path / "mark"
+    forge(saved, lambda plain: plain["spec"].update(Hooks=hook(mark)))
+
+    with pytest.raises(InvalidBundle, match="'Hooks', which runsc takes for 'hooks'"):
+        rig.restore("two", saved)
+
+    assert not mark.exists()
+    assert rig.client.list() == []
+
+
+def from_elsewhere(saved: Path) -> Path:
+    """Label an image as one that was pulled."""
+    labels.write(saved, Labels(source="registry.example.com/x:1"))
+    return saved
+
+
+def test_an_image_from_elsewhere_uses_nothing_of_the_host(
+    rig: Rig, saved: Path, tmp_path: Path
+) -> None:
+    """All that it names is in one error; no sandbox was made, and it was not read."""
+    secret, mark = tmp_path / "secret", tmp_path / "mark"
+    secret.touch()
+    mount = {"destination": "/x", "type": "bind", "source": str(secret), "options": ["bind"]}
+
+    def change(plain: dict[str, Any]) -> None:
+        plain["spec"]["hooks"] = hook(mark)
+        plain["spec"]["mounts"].append(mount)
+        plain["spec"]["root"]["path"] = "/"
+
+    forge(from_elsewhere(saved), change)
+
+    with pytest.raises(PermissionDenied) as caught:
+        rig.restore("two", saved, image_hooks=True)
+
+    for text in (
+        "from registry.example.com/x:1",
+        "one: root filesystem /",
+        "one: hook createRuntime /bin/touch",
+        f"one: bind mount of {secret} at /x",
+    ):
+        assert text in caught.value.message
+    assert not mark.exists()
+    assert rig.client.list() == []
+
+
+def test_an_image_from_elsewhere_is_restored_when_its_spec_is_accepted(
+    rig: Rig, saved: Path
+) -> None:
+    """With the caller's own bundle, or by --trust-spec."""
+    from_elsewhere(saved)
+    bundle = str(rig.bundle("one", ("/bin/sleep", "1000")))
+
+    rig.restore("two", saved, bundle=bundle)
+    rig.end("two")
+    rig.restore("three", saved, trust_spec=True)
+    rig.end("three")
+    with pytest.raises(PermissionDenied, match="root filesystem"):
+        rig.restore("four", saved)

@@ -89,7 +89,7 @@ def settings_read() -> set[tuple[str, str]]:
                 if isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Load):
                     of = node.value
                     name = str(getattr(of, "attr", "") or getattr(of, "id", ""))
-                    found.add((name.lstrip("_"), node.attr))
+                    found.add((name.lstrip("_"), node.attr.rstrip("_")))
     return found
 
 

@@ -143,6 +143,11 @@ def checkpoint(
 @click.option(
     "--untrusted-folder", is_flag=True, help="accept an image that users other than root can modify"
 )
+@click.option(
+    "--trust-spec",
+    is_flag=True,
+    help="let the config.json in an image from elsewhere use the host as a bundle may",
+)
 @click.option("--digest", default="", help="required digest of the manifest")
 @click.option("--stdin", type=PATH, default="", help="path of a file or FIFO")
 @click.option("--stdout", type=PATH, default="", help="path of a file or FIFO")
@@ -171,6 +176,7 @@ def restore(
     direct: bool,
     image_hooks: bool,
     untrusted_folder: bool,
+    trust_spec: bool,
 ) -> None:
     """Restore an image as the new task TASK.
 
@@ -180,6 +186,9 @@ def restore(
 
     With --count it is restored as several tasks, TASK-1, TASK-2 and so on, or as --name-template
     says. {i} and {id} in paths, names and ids stand for the number and the id of each.
+
+    An image that was pulled or imported is refused without --bundle if its config.json uses
+    anything of the host; the error lists it. --trust-spec accepts all of it.
 
     On failure, or Ctrl-C, nothing is left behind, and the image is unchanged.
     """
@@ -195,6 +204,7 @@ def restore(
         members=_members(dict(members), dict(member_bundles)),
         image_hooks=image_hooks,
         untrusted_folder=untrusted_folder,
+        trust_spec=trust_spec,
         digest=digest,
     )
     if copies.count is not None:

@@ -912,6 +912,7 @@ class RestoreRequest(_message.Message):
     HOSTNAME_FIELD_NUMBER: _builtins.int
     NETNS_FIELD_NUMBER: _builtins.int
     ENV_FIELD_NUMBER: _builtins.int
+    TRUST_SPEC_FIELD_NUMBER: _builtins.int
     namespace: _builtins.str
     """Empty is "default"."""
     id: _builtins.str
@@ -939,6 +940,10 @@ class RestoreRequest(_message.Message):
     """The next three replace those of the config.json of each container; empty leaves them."""
     netns: _builtins.str
     """Path of a network namespace."""
+    trust_spec: _builtins.bool
+    """Let config.json files that come from an image from elsewhere use the host, as a bundle's may:
+    otherwise such an image is refused.
+    """
     @_builtins.property
     def stdio(self) -> Global___Stdio: ...
     @_builtins.property
@@ -985,10 +990,11 @@ class RestoreRequest(_message.Message):
         hostname: _builtins.str = ...,
         netns: _builtins.str = ...,
         env: _abc.Iterable[_builtins.str] | None = ...,
+        trust_spec: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["stdio", b"stdio", "timeout", b"timeout", "transfer", b"transfer"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["background", b"background", "bundle", b"bundle", "device_map", b"device_map", "digest", b"digest", "direct", b"direct", "env", b"env", "hostname", b"hostname", "id", b"id", "image_hooks", b"image_hooks", "image_path", b"image_path", "members", b"members", "namespace", b"namespace", "netns", b"netns", "operation", b"operation", "stdio", b"stdio", "timeout", b"timeout", "transfer", b"transfer", "untrusted_folder", b"untrusted_folder", "verify", b"verify"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["background", b"background", "bundle", b"bundle", "device_map", b"device_map", "digest", b"digest", "direct", b"direct", "env", b"env", "hostname", b"hostname", "id", b"id", "image_hooks", b"image_hooks", "image_path", b"image_path", "members", b"members", "namespace", b"namespace", "netns", b"netns", "operation", b"operation", "stdio", b"stdio", "timeout", b"timeout", "transfer", b"transfer", "trust_spec", b"trust_spec", "untrusted_folder", b"untrusted_folder", "verify", b"verify"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
