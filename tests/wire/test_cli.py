@@ -187,7 +187,7 @@ def test_restore_options(cryo: Cryo, sidecar: Sidecar) -> None:
         *("--background", "--direct", "--device-map", "GPU-1=GPU-2,GPU-3=GPU-4"),
         *("--member", "w=w2", "--member", "x=x2"),
         *("--member-bundle", "w=/w", "--member-bundle", "y=/y=1"),
-        *("--image-hooks", "--untrusted-folder", "--digest", "00ff"),
+        *("--image-hooks", "--untrusted-folder", "--trust-spec", "--digest", "00ff"),
         *("--stdin", "/0", "--stdout", "/1", "--stderr", "/2", "--timeout", "500ms", "a"),
     )
     cryo("tasks", "restore", "--image-path", "/i", "b")
@@ -211,6 +211,7 @@ def test_restore_options(cryo: Cryo, sidecar: Sidecar) -> None:
             ),
             image_hooks=True,
             untrusted_folder=True,
+            trust_spec=True,
             digest="00ff",
         ),
         RestoreOptions(image_path="/i"),

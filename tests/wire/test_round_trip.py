@@ -158,6 +158,7 @@ async def test_restore_streams_progress(client: AsyncClient, core: FakeTasks) ->
         members=(MemberOptions(saved="w", id="x", bundle="/c", stdio=STDIO),),
         image_hooks=True,
         untrusted_folder=True,
+        trust_spec=True,
         digest="00ff",
     )
     updates: list[Progress] = []
