@@ -37,19 +37,18 @@ class ContainerFiles:
         self._config = config
         self._store = store
         self._new_cgroups: list[Path] = []
+        self._spec: Spec | None = None
 
     # -- spec ----------------------------------------------------------------------------------
 
     @property
     def spec(self) -> Spec:
-        """Read the prepared spec: the caller's, with the edits for its GPUs."""
-        whole = (self.folder / document.CONFIG).exists()  # an earlier release wrote only runsc's
-        return document.load(self.folder if whole else self.bundle, restoring=True)
-
-    @property
-    def runsc_spec(self) -> Spec:
-        """Read the copy of the spec that runsc reads."""
-        return document.load(self.bundle, restoring=True)
+        """Return the prepared spec: the caller's, with the edits for its GPUs. It is read once."""
+        if self._spec is None:
+            # An earlier release wrote only the copy for runsc.
+            whole = (self.folder / document.CONFIG).exists()
+            self._spec = document.load(self.folder if whole else self.bundle, restoring=True)
+        return self._spec
 
     async def prepare(self, spec: Spec) -> None:
         """Write the spec and the files of the instance, and mount the rootfs."""
@@ -65,6 +64,7 @@ class ContainerFiles:
 
     def _write_specs(self, spec: Spec) -> None:
         """Write the prepared spec, and the copy of it that runsc reads."""
+        self._spec = None
         record = self._store.record
         data = {**spec.data, "root": {**spec.data["root"], "path": str(spec.rootfs)}}
         _write(self.folder / document.CONFIG, data)

@@ -24,7 +24,7 @@ class RestoredContainer:
 
     async def network_warnings(self) -> tuple[str, ...]:
         """Return what the network of the restored container will lack, one warning each."""
-        spec = self._container.files.runsc_spec
+        spec = self._container.files.spec
         flags = (await self.target()).flags
         return await asyncio.to_thread(network.warnings, spec, flags)
 
