@@ -250,18 +250,23 @@ def outside(runsc: Path, rounds: int) -> int:
         for count in PROCESSES:
             sim.bundle(f"gpu-{count}", Settings(processes=count, period_s=0.2), inject_tool=False)
         sim.start_sidecar()
-        given = {
-            "folder": str(sim.folder),
-            "runsc": str(runsc),
-            "address": sim.address,
-            "rounds": str(rounds),
-            "flags": json.dumps([f"--{name}={value}" for name, value in sim.flags.items()]),
-        }
-        output = sim.folder / "bench.out"
-        argv = [sys.executable, "-m", "hack.bench", "--inside", json.dumps(given)]
-        pid = sim.remote.spawn(argv, output=output, env=environment(), cwd=str(sim.folder))
-        follow(output, lambda: sim.remote.wait(pid, 0) is not None)
-        return sim.remote.wait(pid, 1.0) or 0
+        return measure_inside(sim, "hack.bench", rounds=str(rounds))
+
+
+def measure_inside(sim: Simulation, module: str, **more: str) -> int:
+    """Run a benchmark in the machine's namespace, print its output, and return its status."""
+    given = {
+        "folder": str(sim.folder),
+        "runsc": str(sim.runsc),
+        "address": sim.address,
+        "flags": json.dumps([f"--{name}={value}" for name, value in sim.flags.items()]),
+        **more,
+    }
+    output = sim.folder / "bench.out"
+    argv = [sys.executable, "-m", module, "--inside", json.dumps(given)]
+    pid = sim.remote.spawn(argv, output=output, env=environment(), cwd=str(sim.folder))
+    follow(output, lambda: sim.remote.wait(pid, 0) is not None)
+    return sim.remote.wait(pid, 1.0) or 0
 
 
 def follow(path: Path, ended: Callable[[], bool]) -> None:
