@@ -21,7 +21,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import asdict
 
-from hack.tools import clients, cluster, containerd, kubernetes, runsc, servers
+from hack.tools import buckets, clients, cluster, containerd, kubernetes, runsc, servers
 from hack.tools.cache import cache_root, locked
 from hack.tools.tool import describe, obtain
 
@@ -36,6 +36,7 @@ _ALL = (
     cluster.CNI,
     kubernetes.KUBELET,
     kubernetes.API_SERVER,
+    buckets.VERSITYGW,
     *servers.SERVERS,
     *servers.MORE,
 )
