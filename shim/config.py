@@ -17,6 +17,10 @@ DEFAULT_ADDRESS = "unix:///run/cryo/cryo.sock"
 Seconds = Annotated[float, msgspec.Meta(gt=0, le=365 * 86400)]
 
 Accepted = Literal["any", "signed", "auto"]
+# Read by `shim.host.sizes`.
+SizeText = Annotated[
+    str, msgspec.Meta(pattern=r"^([0-9]{1,18}(\.[0-9]{1,9})? *([KMGTP](iB)?|B)?)?$", max_length=40)
+]
 
 
 class _Section(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -138,6 +142,20 @@ class Trust(_Section, frozen=True, kw_only=True, forbid_unknown_fields=True):
     max_image_bytes: Annotated[int, msgspec.Meta(gt=0)] = 1 << 42
 
 
+class Store(_Section, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What the store of images keeps; an empty text and 0 are no limit.
+
+    `quota` and `min_free` are sizes such as 200GiB: of all images, and of the disk's free space.
+    `keep_last` is the number of images kept of each name, or of each task. `ttl` is the time after
+    the last use of an image, in seconds. Pinned images and images in use are not removed.
+    """
+
+    quota: SizeText = ""
+    min_free: SizeText = ""
+    keep_last: Annotated[int, msgspec.Meta(ge=0, le=1_000_000)] = 0
+    ttl: Annotated[float, msgspec.Meta(ge=0, le=10 * 365 * 86400)] = 0.0
+
+
 class Config(_Section, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """All of config.toml."""
 
@@ -149,6 +167,7 @@ class Config(_Section, frozen=True, kw_only=True, forbid_unknown_fields=True):
     timeouts: Timeouts = Timeouts()
     pods: Pods = Pods()
     trust: Trust = Trust()
+    store: Store = Store()
 
 
 # Keys of [cuda] that have been renamed; the old name is still read.

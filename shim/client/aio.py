@@ -10,6 +10,7 @@ from typing import Any
 
 from shim import model
 from shim.client.async_transport import AsyncTransport
+from shim.image.eviction import Pruned
 from shim.image.name_view import NameView
 from shim.model import (
     CheckpointOptions,
@@ -263,6 +264,27 @@ class AsyncClient(AsyncTransport):
     async def unpin(self, image: str, namespace: str = "") -> str:
         """Let an image be removed again; return its path."""
         return await self._call(store_operations.unpin(image, namespace or self.namespace))
+
+    async def prune(
+        self,
+        *,
+        dry_run: bool = False,
+        keep_last: int | None = None,
+        older_than_s: float | None = None,
+        quota_bytes: int | None = None,
+    ) -> Pruned:
+        """Remove the images that the sidecar's configuration, with these changes, does not keep.
+
+        With `dry_run` nothing is removed, and the result has what would be.
+        """
+        return await self._call(
+            store_operations.prune(
+                dry_run=dry_run,
+                keep_last=keep_last,
+                older_than_s=older_than_s,
+                quota_bytes=quota_bytes,
+            )
+        )
 
     async def list(self, namespace: str = "") -> list[TaskView]:
         """List the tasks of a namespace, by id; the default is the client's namespace."""

@@ -8,7 +8,7 @@ import logging
 import os
 import signal
 import socket
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,7 +17,8 @@ import msgspec
 from shim import config as configs
 from shim.config import Config
 from shim.entry import logs
-from shim.errors import DeadlineExceeded
+from shim.errors import CryoError, DeadlineExceeded
+from shim.host.background import BackgroundTasks
 from shim.host.environment import private_umask
 from shim.model import Event
 from shim.service.endpoint import Endpoint
@@ -30,6 +31,7 @@ from shim.task.tasks import Tasks, log_event
 
 _log = logging.getLogger("cryo")
 _GOODBYE_S = 3.0
+_HOUR_S = 3600.0
 _SIGNALED = 128
 
 
@@ -88,6 +90,7 @@ class Sidecar:
         self._server = Server(service, endpoint)
         ttrpc = config.server.ttrpc
         self._ttrpc = TtrpcEdge(service, Endpoint(ttrpc)) if ttrpc else None
+        self._hourly = BackgroundTasks()
         self._stop = asyncio.Event()
 
     async def serve(self) -> None:
@@ -100,20 +103,22 @@ class Sidecar:
             await self._tasks.recover()
             await self._listen()
             notify("READY=1")
-            tidying = asyncio.create_task(self._tidy(), name="tidy")
+            self._start_hourly()
             await self._stop.wait()
             notify("STOPPING=1")
-            tidying.cancel()
+            await self._hourly.aclose()
             await self._leave()
-            await asyncio.wait([tidying])
             _log.info("stopped; tasks continue to run")
 
-    async def _tidy(self) -> None:
-        """Clean up in the background; a failure is logged, and has no other effect."""
-        try:
-            await self._tasks.tidy()
-        except Exception:  # noqa: BLE001 - the sidecar must not fail with it
-            _log.exception("the clean-up failed")
+    def _start_hourly(self) -> None:
+        """Clean up now and every hour; a filesystem that hangs holds up only what looks at it."""
+        tasks = self._tasks
+        for name, work in (
+            ("tidy", tasks.tidy),
+            ("prune", tasks.images.prune),
+            ("prune of the verification cache", tasks.images.prune_cache),
+        ):
+            self._hourly.start(_every_hour(name, work), name=name)
 
     def _publish(self, event: Event) -> None:
         """Log an event, and forward it to containerd if one is configured."""
@@ -168,6 +173,18 @@ class Sidecar:
             os._exit(_SIGNALED + number)
         _log.info("%s: stopping", number.name)
         self._stop.set()
+
+
+async def _every_hour(name: str, work: Callable[[], Awaitable[object]]) -> None:
+    """Work now and every hour; a failure is logged, and has no other effect."""
+    while True:
+        try:
+            await work()
+        except CryoError as error:
+            _log.warning("%s: %s", name, error)
+        except Exception:  # noqa: BLE001 - the sidecar must not fail with it
+            _log.exception("the clean-up failed: %s", name)
+        await asyncio.sleep(_HOUR_S)
 
 
 def notify(state: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 from datetime import datetime
 from pathlib import Path
@@ -10,10 +11,12 @@ from shim.config import Config
 from shim.errors import CryoError
 from shim.host import files
 from shim.host.filecalls import file_call
-from shim.image import deletion, labels, listing, store, tagging, trust
+from shim.image import deletion, labels, listing, retention, store, tagging, trust
 from shim.image.directory import open_image_dir
+from shim.image.eviction import Eviction, Pruned
 from shim.image.manifest import Manifest
 from shim.image.name import ImageName
+from shim.image.retention import AS_CONFIGURED, Policy, PruneOptions
 from shim.image.trust import Action
 from shim.image.verify import decode_manifest, read_manifest
 from shim.image.verify_cache import VerifyCache
@@ -23,6 +26,8 @@ from shim.model import DEFAULT_NAMESPACE, ImageView, utcnow
 # removal frees the blocks of possibly hundreds of GiB.
 LIST_S = 50.0
 REMOVE_S = 600.0
+# A change of labels may have to wait for another one, and to read the labels of all images.
+LABEL_S = 50.0
 
 
 class Images:
@@ -30,6 +35,7 @@ class Images:
 
     def __init__(self, config: Config) -> None:
         self._folder = Path(config.paths.images)
+        self._policy = retention.policy_of(config.store)
         self._verified = Path(config.paths.verified)
         self._trust = config.trust
 
@@ -125,7 +131,9 @@ class Images:
             tagging.tag(self._folder, path, name, utcnow(), expires_at=expires_at)
             return path
 
-        return await file_call(work, doing=f"give the image {requested} the name {name}")
+        return await file_call(
+            work, doing=f"give the image {requested} the name {name}", deadline_s=LABEL_S
+        )
 
     async def untag(self, requested: str, name: ImageName) -> Path:
         """Take a name from an image; return its path.
@@ -139,7 +147,9 @@ class Images:
             tagging.untag(self._folder, path, name)
             return path
 
-        return await file_call(work, doing=f"take the name {name} from the image {requested}")
+        return await file_call(
+            work, doing=f"take the name {name} from the image {requested}", deadline_s=LABEL_S
+        )
 
     async def pin(self, requested: str, namespace: str, *, pinned: bool) -> Path:
         """Keep an image from being removed, or no longer; return its path."""
@@ -150,10 +160,59 @@ class Images:
             return path
 
         verb = "pin" if pinned else "unpin"
-        return await file_call(work, doing=f"{verb} the image {requested}")
+        return await file_call(work, doing=f"{verb} the image {requested}", deadline_s=LABEL_S)
+
+    async def make_room(self, needed_bytes: int = 0, folder: Path | None = None) -> bool:
+        """Remove images by the configured policy until there is room; return whether any was.
+
+        Call this before an image is written below the configured folder: with its expected size,
+        or without it once it has a staging folder that is named with that. `folder` is where it
+        will be, if that may be elsewhere, where there is no policy.
+
+        Raises:
+            ResourceExhausted: the images that may not be removed leave no room; none was removed.
+            DeadlineExceeded: the filesystem does not answer.
+        """
+        inside = folder is None or folder.is_relative_to(self._folder)
+        if not (inside and self._policy.limits_space):
+            return False
+        stop = threading.Event()
+        eviction = self._eviction(self._policy, stop)
+        try:
+            removed = await file_call(
+                lambda: eviction.make_room(needed_bytes).removed,
+                doing=f"make room in {self._folder}",
+                deadline_s=REMOVE_S,
+            )
+        finally:
+            stop.set()  # the call continues in its thread if it is cancelled
+        return bool(removed)
+
+    async def prune(self, options: PruneOptions = AS_CONFIGURED) -> Pruned:
+        """Remove what the policy does not keep: the configured one, with what `options` change."""
+        policy = retention.changed(self._policy, options)
+        stop = threading.Event()
+        eviction = self._eviction(policy, stop)
+        try:
+            # Without a deadline: a filesystem that hangs is then waited for by one call, not many.
+            return await file_call(
+                lambda: eviction.prune(dry_run=options.dry_run),
+                doing=f"prune the images in {self._folder}",
+                deadline_s=None,
+            )
+        finally:
+            stop.set()
+
+    def _eviction(self, policy: Policy, stop: threading.Event) -> Eviction:
+        return Eviction(self._folder, VerifyCache(self._verified), policy, stop.is_set)
+
+    async def prune_cache(self) -> None:
+        """Remove the cache entries of removed images, by whatever program they were removed."""
+        cache = VerifyCache(self._verified)
+        await file_call(cache.prune, doing=f"prune {self._verified}", deadline_s=None)
 
     async def tidy(self, kept: Callable[[], set[str] | None], log: Callable[[str], None]) -> None:
-        """Remove the remains of interrupted checkpoints, and cache entries of removed images.
+        """Remove the remains of interrupted checkpoints and removals.
 
         `kept` is called before each removal: it returns the staging folders to keep, or None to
         stop. `log` logs a removal.
@@ -161,11 +220,10 @@ class Images:
         await file_call(
             lambda: self._tidy(kept, log),
             doing=f"tidy up {self._folder}",
-            deadline_s=REMOVE_S,
+            deadline_s=None,
         )
 
     def _tidy(self, kept: Callable[[], set[str] | None], log: Callable[[str], None]) -> None:
-        VerifyCache(self._verified).prune()
         for path in store.stale_stagings(self._folder):
             stay = kept()
             if stay is None:

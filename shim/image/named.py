@@ -21,7 +21,7 @@ from shim.errors import Busy, CryoError, InvalidArgument, PermissionDenied
 from shim.host import files, trusted
 from shim.host.filelock import try_lock
 from shim.host.oserror import typed
-from shim.image import deletion, labels, store
+from shim.image import deletion, labels, store, walk
 from shim.image import manifest as manifests
 from shim.image.named_use import USE
 from shim.image.verify_cache import VerifyCache
@@ -90,6 +90,36 @@ def is_name_folder(folder: Path) -> bool:
     except OSError:
         return False
     return any(name == USE or _KEY.fullmatch(name) for name in names)
+
+
+def is_of_name(path: Path) -> bool:
+    """Whether an image is one of a name."""
+    return bool(_KEY.fullmatch(path.parent.name)) and os.path.lexists(path.parent / PARTS)
+
+
+@contextlib.contextmanager
+def not_saving(path: Path) -> Iterator[None]:
+    """Let no save of the fingerprint of an image begin within the block, which may remove it.
+
+    Raises:
+        Busy: an image of the fingerprint is being saved.
+    """
+    if not is_of_name(path):
+        yield
+        return
+    folder = path.parent
+    fd = try_lock(trusted.open_file(folder / _LOCK, os.O_RDWR | os.O_CREAT))
+    if fd is None:
+        message = f"an image is being saved in {folder}"
+        raise Busy(message, remedy="try again when it is saved")
+    try:
+        yield
+        if not any(map(walk.is_image, folder.iterdir())):
+            files.remove_tree(folder)
+    except OSError as error:
+        raise typed(error, f"tidy {folder}") from error
+    finally:
+        os.close(fd)
 
 
 class NamedImages:

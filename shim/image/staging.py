@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
+import re
 import secrets
 import time
 from collections.abc import Iterable
@@ -18,6 +19,7 @@ from shim.host.oserror import typed
 from shim.image.directory import ImageDir
 
 STAGING_PREFIX = ".cryo-staging-"
+_EXPECTED = re.compile(r"[0-9a-f]{16}-(\d{1,19})$")
 _UNLOCKED_PREFIX = ".cryo-begin-"
 # A pull of the same image continues in the folder of an interrupted one, for a day.
 PULL_PREFIX = ".cryo-pull-"
@@ -73,9 +75,19 @@ class Staging:
         _unmake(self._made)
 
 
-def name_staging(final: Path) -> Path:
-    """Return an unused name for a staging folder next to `final`, on the same filesystem."""
-    return final.with_name(f"{STAGING_PREFIX}{secrets.token_hex(8)}")
+def name_staging(final: Path, expected_bytes: int = 0) -> Path:
+    """Return an unused name for a staging folder next to `final`, on the same filesystem.
+
+    The name has the expected size of the image, which others must not use meanwhile.
+    """
+    expected = f"-{expected_bytes}" if expected_bytes else ""
+    return final.with_name(f"{STAGING_PREFIX}{secrets.token_hex(8)}{expected}")
+
+
+def expected_bytes(path: Path) -> int:
+    """Return the size that the image in a staging folder is expected to have; 0 if unknown."""
+    found = _EXPECTED.search(path.name)
+    return int(found[1]) if found else 0
 
 
 def begin(path: Path) -> Staging:

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from shim.api.cryo.v1 import cryo_pb2
 from shim.image import name as names
+from shim.image.eviction import Pruned
+from shim.image.retention import PruneOptions
+from shim.service import store_messages
 from shim.service.convert import from_duration, to_duration
 from shim.service.cryo_table import CRYO
-from shim.service.operation import Call, Incoming, Owner
+from shim.service.operation import OWNER_S, Call, Incoming, Owner
 
 
 @CRYO.add(cryo_pb2.TagImageRequest, cryo_pb2.TagImageResponse, Owner.SERVER)
@@ -56,3 +59,37 @@ def unpin(image: str, namespace: str = "") -> Call[str]:
     """Let an image be removed again; return its path."""
     request = cryo_pb2.PinImageRequest(namespace=namespace, image=image, pinned=False)
     return PinImage.call(request, lambda answer: answer.image_path)
+
+
+@CRYO.add(cryo_pb2.PruneImagesRequest, cryo_pb2.PruneImagesResponse, Owner.SERVER, OWNER_S)
+async def PruneImages(
+    call: Incoming, request: cryo_pb2.PruneImagesRequest
+) -> cryo_pb2.PruneImagesResponse:
+    """Remove the images that are not to be kept."""
+    options = PruneOptions(
+        dry_run=request.dry_run,
+        keep_last=request.keep_last or None,
+        older_than_s=from_duration(request.older_than) or None,
+        quota_bytes=request.quota_bytes if request.HasField("quota_bytes") else None,
+    )
+    return store_messages.to_pruned(await call.service.core.images.prune(options))
+
+
+def prune(
+    *,
+    dry_run: bool = False,
+    keep_last: int | None = None,
+    older_than_s: float | None = None,
+    quota_bytes: int | None = None,
+) -> Call[Pruned]:
+    """Remove the images that the sidecar's configuration, with these changes, does not keep.
+
+    With `dry_run` nothing is removed, and the result has what would be.
+    """
+    request = cryo_pb2.PruneImagesRequest(
+        dry_run=dry_run,
+        keep_last=keep_last or 0,
+        older_than=to_duration(older_than_s) if older_than_s else None,
+        quota_bytes=quota_bytes,
+    )
+    return PruneImages.call(request, store_messages.from_pruned)

@@ -9,8 +9,10 @@ from typing import Any
 
 from shim.config import Config
 from shim.image.contents import described
+from shim.image.eviction import Pruned
 from shim.image.images import Images
 from shim.image.name import ImageName
+from shim.image.retention import AS_CONFIGURED, PruneOptions
 from shim.image.verify import HeldImage
 from shim.model import ImageView, Report, Verify, utcnow
 from shim.runsc.probe import Capabilities
@@ -66,6 +68,14 @@ class ImageService:
     async def pin(self, image: str, namespace: str, *, pinned: bool) -> Path:
         """Keep an image from being removed, or no longer; return its path."""
         return await self._images.pin(image, namespace, pinned=pinned)
+
+    async def prune(self, options: PruneOptions = AS_CONFIGURED) -> Pruned:
+        """Remove images that are not to be kept, by the configuration and these options."""
+        return await self._images.prune(options)
+
+    async def prune_cache(self) -> None:
+        """Remove the entries of removed images from the verification cache."""
+        await self._images.prune_cache()
 
     # Last: below it, `list` in an annotation would mean this method.
     async def list(self) -> list[ImageView]:

@@ -93,7 +93,7 @@ class Checkpoint:
 
     async def _forward(self, image: NewImage) -> CheckpointResult:
         found = await self._survey(image)
-        staging = await image.begin()
+        staging = await image.begin(found.image_bytes)
         await self._freeze_and_save(image, staging, found)
         preflight.check_none_ended(self._target)
         if not self._options.exit:

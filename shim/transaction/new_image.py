@@ -8,6 +8,7 @@ from shim.errors import CryoError, CudaError, ResourceExhausted
 from shim.host.filecalls import file_call
 from shim.host.shielded import shielded
 from shim.image import seal, staging
+from shim.image.images import Images
 from shim.image.manifest import Manifest
 from shim.image.staging import Staging
 from shim.image.verify_cache import VerifyCache
@@ -41,9 +42,13 @@ class NewImage:
         self._saving = saving
         self._staging: Staging | None = None
 
-    async def begin(self) -> Staging:
-        """Make the staging folder that runsc will write to."""
-        path = staging.name_staging(self.path)
+    async def begin(self, expected_bytes: int) -> Staging:
+        """Make the staging folder that runsc will write to, and room for this much in it.
+
+        Raises:
+            ResourceExhausted: others have begun images meanwhile, and there is no room for all.
+        """
+        path = staging.name_staging(self.path, expected_bytes)
         # Before it is made: the process that finds this journal knows of it then.
         self._target.journal.note(staging=str(path))
 
@@ -52,9 +57,12 @@ class NewImage:
             return self._staging
 
         # To its end, so that a rollback knows what to remove.
-        return await shielded(
+        made = await shielded(
             file_call(make, doing=f"begin an image in {path.parent}"), deadline_s=None
         )
+        # Now that others see its expected size: of two that found room for one, not both go on.
+        await Images(self._target.config).make_room(folder=path)
+        return made
 
     async def finish(self, staging: Staging) -> Manifest:
         """Hash the files, write the manifest and give the image its name: after that it stays."""

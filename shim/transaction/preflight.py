@@ -36,18 +36,21 @@ def measure_disk(target: CheckpointTarget, folder: Path) -> Disk:
     return Disk(folder, resident, files.free_bytes(_existing(folder)))
 
 
-def check_disk(disk: Disk, device_bytes: int) -> int:
-    """Return the largest possible size of the image, with this much GPU memory in it.
+def expected_bytes(disk: Disk, device_bytes: int) -> int:
+    """Return the largest possible size of the image, with this much GPU memory in it."""
+    return disk.resident_bytes + device_bytes + _SLACK_BYTES
+
+
+def check_disk(disk: Disk, need: int) -> None:
+    """Check that there is space for an image of this size.
 
     Raises:
         ResourceExhausted: its filesystem has less free space.
     """
-    need = disk.resident_bytes + device_bytes + _SLACK_BYTES
     if disk.free_bytes < need:
         free = _mib(disk.free_bytes)
         message = f"the image may need {_mib(need)}, and {disk.folder} has {free} free"
         raise ResourceExhausted(message, remedy="free space, or choose another image path")
-    return need
 
 
 def check_none_ended(target: CheckpointTarget) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -13,12 +14,12 @@ from shim.cuda.engine import explain
 from shim.cuda.table import label
 from shim.errors import CryoError, CudaError, ImageCorrupt, InvalidArgument, Unimplemented
 from shim.host.filecalls import file_call
-from shim.image import trust
+from shim.image import labels, trust
 from shim.image.manifest import Manifest, Member
 from shim.image.trust import Action
 from shim.image.verify import HeldImage
 from shim.image.verify_cache import VerifyCache
-from shim.model import CudaProcess, EngineName, Report, RestoreOptions, Verify
+from shim.model import CudaProcess, EngineName, Report, RestoreOptions, Verify, utcnow
 from shim.runsc import host_network, overlay
 from shim.runsc.container_flags import ContainerFlags
 from shim.runsc.probe import Capabilities
@@ -29,6 +30,9 @@ from shim.transaction.target import CheckpointTarget
 from shim.transaction.worker import in_thread
 
 _PAGES = "pages.img"
+# A record that is late must not hold the restore up.
+_NOTE_S = 5.0
+_log = logging.getLogger(__name__)
 
 
 async def check_image(held: HeldImage, mode: Verify, config: Config, report: Report) -> Manifest:
@@ -81,6 +85,20 @@ def _own_flags(manifest: Manifest) -> ContainerFlags:
     saved = manifest.runsc_flags
     network = host_network.restored_flag(saved, lambda: manifest.specs[0])
     return ContainerFlags(overlay2=saved.get(overlay.FLAG, ""), network=network)
+
+
+async def note_use(held: HeldImage, config: Config) -> None:
+    """Record that an image of the store is used; that it cannot be recorded is only logged."""
+    if not held.image.is_relative_to(config.paths.images):
+        return
+    try:
+        await file_call(
+            lambda: labels.note_use(Path(held.path), utcnow()),
+            doing=f"record the use of {held.image}",
+            deadline_s=_NOTE_S,
+        )
+    except CryoError as error:
+        _log.warning("the use of image %s was not recorded: %s", held.image, error)
 
 
 def check_options(manifest: Manifest, options: RestoreOptions, capabilities: Capabilities) -> None:

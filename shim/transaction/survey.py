@@ -14,12 +14,14 @@ from shim.cuda.group import CudaGroup
 from shim.cuda.inventory import Inventory
 from shim.errors import CryoError, Impossible, Refused
 from shim.host.filecalls import file_call
+from shim.image.images import Images
 from shim.model import CudaMode, EngineName
 from shim.oci.atomic_volumes import data_folders
 from shim.runsc.output import GuestProcess
 from shim.transaction import connections, memory, pod_file_checks, preflight
 from shim.transaction.connections import Connected
 from shim.transaction.execs import ExecCheck
+from shim.transaction.preflight import Disk
 from shim.transaction.steps import Steps, choose, engine_for, group_for, look
 from shim.transaction.target import CheckpointTarget
 from shim.transaction.transaction import Transaction
@@ -120,18 +122,24 @@ class Survey:
         device_bytes, listed, disk = await asyncio.gather(
             self._device_bytes(),
             asyncio.gather(*(one.guest.ps() for one in target.containers)),
-            file_call(
-                lambda: preflight.measure_disk(target, folder),
-                doing=f"measure the disk of {folder}",
-            ),
+            self._disk(folder),
         )
         for rows in listed:
             self._transaction.warn(*preflight.check_execs(target, rows))
         exec_pids = tuple(row.pid for rows in listed for row in preflight.exec_processes(rows))
         target.journal.note(exec_processes=exec_pids)
-        image_bytes = preflight.check_disk(disk, device_bytes)
+        image_bytes = preflight.expected_bytes(disk, device_bytes)
+        if await Images(target.config).make_room(image_bytes, folder):
+            disk = await self._disk(folder)
+        preflight.check_disk(disk, image_bytes)
         preflight.check_memory(target, device_bytes)
         return listed, image_bytes
+
+    async def _disk(self, folder: Path) -> Disk:
+        return await file_call(
+            lambda: preflight.measure_disk(self._target, folder),
+            doing=f"measure the disk of {folder}",
+        )
 
     async def _device_bytes(self) -> int:
         if not self._target.with_gpu:

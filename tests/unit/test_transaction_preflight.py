@@ -68,8 +68,8 @@ def test_room_on_the_disk(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.setattr(procs, "resident_bytes", lambda _pid: 1 << 30)
 
     disk = preflight.measure_disk(scene.target, scene.images / "not" / "there")
-    plain = preflight.check_disk(disk, 0)
-    more = preflight.check_disk(disk, 5 << 30)
+    plain = preflight.expected_bytes(disk, 0)
+    more = preflight.expected_bytes(disk, 5 << 30)
 
     assert plain == (1 << 30) + (16 << 20)
     assert more == plain + (5 << 30)

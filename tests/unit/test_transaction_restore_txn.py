@@ -22,6 +22,7 @@ from shim.errors import (
 )
 from shim.image import deletion
 from shim.image.manifest import Build, Manifest
+from shim.image.side_files import LABELS
 from shim.image.verify_cache import VerifyCache
 from shim.model import CudaProcess, CudaState, Phase, Progress, RestoreOptions, RestoreResult
 from shim.transaction import hostfacts
@@ -121,8 +122,9 @@ class Restoring:
 
     @property
     def clean(self) -> bool:
-        """Whether nothing is left but the image, which is as it was."""
-        now = {path.name: path.read_bytes() for path in self.image.iterdir()}
+        """Whether nothing is left but the image, which is as it was; its use may be recorded."""
+        found = (path for path in self.image.iterdir() if path.name != LABELS)
+        now = {path.name: path.read_bytes() for path in found}
         return self.scene.on_disk() is None and now == self.bytes
 
 

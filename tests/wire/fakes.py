@@ -11,10 +11,12 @@ from pathlib import Path
 from typing import Any, cast
 
 from shim.errors import AlreadyExists, CryoError, IllegalState, NotFound
+from shim.image.eviction import Kept, Pruned
 from shim.image.name import ImageName
 from shim.image.name_view import NamedImageView, NameView
 from shim.image.named import ImageRef
 from shim.image.named_use import NamedUse, NameOutcome, Reason
+from shim.image.retention import AS_CONFIGURED, PruneOptions, Removal
 from shim.model import (
     CheckpointOptions,
     CheckpointResult,
@@ -125,6 +127,15 @@ NAME = NameView(
             ),
         ),
     ),
+)
+
+PRUNED = Pruned(
+    removed=(
+        Removal(path=Path("/images/a"), size_bytes=3 << 30, reason="expired"),
+        Removal(path=Path("/images/b"), size_bytes=0, reason="not among the last 2 of ns/t"),
+    ),
+    kept=(Kept(path=Path("/images/c"), reason="in use"),),
+    missing_bytes=1 << 20,
 )
 
 
@@ -414,6 +425,13 @@ class FakeImages:
     async def untag(self, image: str, name: ImageName) -> Path:
         self._core.begin("untag", image, name)
         return Path(IMAGE.path)
+
+    async def prune(self, options: PruneOptions = AS_CONFIGURED) -> Pruned:
+        self._core.begin("prune", options)
+        return PRUNED
+
+    async def prune_cache(self) -> None:
+        self._core.begin("prune_cache")
 
     async def pin(self, image: str, namespace: str, *, pinned: bool) -> Path:
         self._core.begin("pin", image, namespace, pinned)

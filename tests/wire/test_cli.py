@@ -25,6 +25,7 @@ from shim.entry.cli.app import main
 from shim.errors import CryoError
 from shim.image.name import ImageName
 from shim.image.named import ImageRef
+from shim.image.retention import PruneOptions
 from shim.model import (
     CheckpointOptions,
     Connections,
@@ -253,6 +254,41 @@ def test_names_of_images(cryo: Cryo, sidecar: Sidecar) -> None:
         ("remove", "llama", "default"),
         ("remove", "/i", "default"),
     ]
+
+
+def test_prune(cryo: Cryo, sidecar: Sidecar) -> None:
+    """What was removed and why on stdout, what was not and what is missing on stderr."""
+    status, out, err = cryo(
+        *("checkpoints", "prune", "--dry-run", "--keep-last", "2", "--older-than", "7d"),
+        *("--quota", "200GiB"),
+    )
+
+    assert status == 0
+    assert [line.split(maxsplit=3) for line in out.splitlines()] == [
+        ["IMAGE", "SIZE", "REASON"],
+        ["/images/a", "3.0", "GiB", "expired"],
+        ["/images/b", "0", "B", "not among the last 2 of ns/t"],
+    ]
+    assert err.splitlines() == [
+        "kept /images/c: in use",
+        "2 images would be removed, 3.0 GiB",
+        "warning: 1.0 MiB too much is left: what can be removed is not enough",
+    ]
+    options = PruneOptions(
+        dry_run=True, keep_last=2, older_than_s=7 * 86400.0, quota_bytes=200 << 30
+    )
+    assert sidecar.core.calls == [("prune", options)]
+    assert json.loads(cryo("--output", "json", "checkpoints", "prune")[1]) == {
+        "removed": [
+            {"path": "/images/a", "size_bytes": 3 << 30, "reason": "expired"},
+            {"path": "/images/b", "size_bytes": 0, "reason": "not among the last 2 of ns/t"},
+        ],
+        "kept": [{"path": "/images/c", "reason": "in use"}],
+        "missing_bytes": 1 << 20,
+    }
+    assert sidecar.core.calls[-1] == ("prune", PruneOptions())
+    assert cryo("checkpoints", "prune", "--quota", "much")[0] == 2
+    assert cryo("checkpoints", "prune", "--keep-last", "0")[0] == 2
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,8 @@ import pytest
 
 from shim.entry.cli.params import DURATION, SIGNAL
 from shim.entry.cli.progress import Bar, Lines
-from shim.entry.cli.table import size, table
+from shim.entry.cli.table import table
+from shim.host.sizes import size
 from shim.model import Phase, Progress
 
 SAVE = Progress(phase=Phase.SAVE, bytes_done=3 << 30, bytes_total=4 << 30, elapsed_s=1.0)

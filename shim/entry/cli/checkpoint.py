@@ -11,7 +11,7 @@ from shim.entry.cli.copies import Copies, copy_options
 from shim.entry.cli.params import DEVICE_MAP, DURATION, PATH, PLACE, REF, RENAME
 from shim.entry.cli.progress import Renderer
 from shim.entry.cli.settings import Settings, pass_settings
-from shim.entry.cli.table import size
+from shim.host.sizes import size
 from shim.host.text import printable
 from shim.model import (
     CheckpointOptions,

@@ -8,15 +8,18 @@ import signal
 
 import click
 
-_PART = re.compile(r"(\d+(?:\.\d*)?|\.\d+)(ms|s|m|h|)")
-_SECONDS = {"ms": 0.001, "s": 1.0, "": 1.0, "m": 60.0, "h": 3600.0}
+from shim.errors import CryoError
+from shim.host.sizes import parse_size
+
+_PART = re.compile(r"(\d+(?:\.\d*)?|\.\d+)(ms|s|m|h|d|)")
+_SECONDS = {"ms": 0.001, "s": 1.0, "": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 _SIGNAL_MAX = 64
 # The file that makes a folder an image; its module is not loaded for this.
 _MANIFEST = "cryo.json"
 
 
 class Duration(click.ParamType[float]):
-    """A time such as 30s, 1m30s, 500ms or 2.5; plain numbers are seconds."""
+    """A time such as 30s, 1m30s, 500ms, 7d or 2.5; plain numbers are seconds."""
 
     name = "duration"
 
@@ -32,6 +35,21 @@ class Duration(click.ParamType[float]):
             self.fail(f"{text!r} is not a duration: write 30s, 1m30s or 500ms", param, ctx)
         seconds = sum(float(number) * _SECONDS[unit] for number, unit in parts)
         return seconds or self.fail("a duration must be greater than 0", param, ctx)
+
+
+class Size(click.ParamType[int]):
+    """A number of bytes such as 200GiB."""
+
+    name = "size"
+
+    def convert(
+        self, value: object, param: click.Parameter | None, ctx: click.Context | None
+    ) -> int:
+        """Return bytes."""
+        try:
+            return parse_size(str(value))
+        except CryoError as error:
+            self.fail(f"{error.message}: {error.remedy}", param, ctx)
 
 
 class Signal(click.ParamType[int]):
@@ -123,6 +141,7 @@ class DeviceMap(click.ParamType[dict[str, str]]):
 DURATION = Duration()
 SIGNAL = Signal()
 PATH = AbsolutePath()
+SIZE = Size()
 REF = ImageReference()
 DEVICE_MAP = DeviceMap()
 RENAME = Pair("old=new", click.STRING)

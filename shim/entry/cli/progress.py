@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from types import TracebackType
 from typing import Self, TextIO
 
-from shim.entry.cli.table import size
+from shim.host.sizes import size
 from shim.host.text import printable
 from shim.model import Phase, Progress
 

@@ -7,8 +7,6 @@ from collections.abc import Iterable, Sequence
 from shim.host.text import printable
 
 _GAP = "    "
-_UNITS = ("B", "KiB", "MiB", "GiB", "TiB")
-_STEP = 1024
 
 
 def table(head: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
@@ -26,12 +24,3 @@ def _line(row: Sequence[str], widths: Sequence[int]) -> str:
 def _cell(value: object) -> str:
     """Return a value on one line; `-` if empty, so that columns can be counted."""
     return printable(" ".join(str(value).split())) or "-"
-
-
-def size(count: float) -> str:
-    """Format a number of bytes, in the largest unit in which it is at least 1."""
-    for unit in _UNITS:
-        if count < _STEP or unit == _UNITS[-1]:
-            break
-        count /= _STEP
-    return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"

@@ -10,8 +10,9 @@ import click
 
 from shim.entry.cli.params import PATH, SIGNAL
 from shim.entry.cli.settings import Settings, pass_settings
-from shim.entry.cli.table import size, table
+from shim.entry.cli.table import table
 from shim.errors import NotFound
+from shim.host.sizes import size
 from shim.model import Stats, Stdio, TaskView
 
 if TYPE_CHECKING:

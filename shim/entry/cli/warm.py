@@ -10,7 +10,8 @@ import click
 
 from shim.entry.cli.progress import Renderer
 from shim.entry.cli.settings import Settings, pass_settings
-from shim.entry.cli.table import size, table
+from shim.entry.cli.table import table
+from shim.host.sizes import size
 from shim.host.text import printable
 
 if TYPE_CHECKING:

@@ -93,6 +93,11 @@ class CryoStub:
                 request_serializer=shim_dot_api_dot_cryo_dot_v1_dot_cryo__pb2.PinImageRequest.SerializeToString,
                 response_deserializer=shim_dot_api_dot_cryo_dot_v1_dot_cryo__pb2.PinImageResponse.FromString,
                 _registered_method=True)
+        self.PruneImages = channel.unary_unary(
+                '/cryo.v1.Cryo/PruneImages',
+                request_serializer=shim_dot_api_dot_cryo_dot_v1_dot_cryo__pb2.PruneImagesRequest.SerializeToString,
+                response_deserializer=shim_dot_api_dot_cryo_dot_v1_dot_cryo__pb2.PruneImagesResponse.FromString,
+                _registered_method=True)
         self.ListNames = channel.unary_unary(
                 '/cryo.v1.Cryo/ListNames',
                 request_serializer=shim_dot_api_dot_cryo_dot_v1_dot_cryo__pb2.ListNamesRequest.SerializeToString,
@@ -211,6 +216,13 @@ class CryoServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def PruneImages(self, request, context):
+        """Removes the images below the configured folder that [store] in config.toml does not keep.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def ListNames(self, request, context):
         """Lists the names of images in a namespace, with their images and their use.
         """
@@ -303,6 +315,11 @@ def add_CryoServicer_to_server(servicer, server):
                     servicer.PinImage,
                     request_deserializer=shim_dot_api_dot_cryo_dot_v1_dot_cryo__pb2.PinImageRequest.FromString,
                     response_serializer=shim_dot_api_dot_cryo_dot_v1_dot_cryo__pb2.PinImageResponse.SerializeToString,
+            ),
+            'PruneImages': grpc.unary_unary_rpc_method_handler(
+                    servicer.PruneImages,
+                    request_deserializer=shim_dot_api_dot_cryo_dot_v1_dot_cryo__pb2.PruneImagesRequest.FromString,
+                    response_serializer=shim_dot_api_dot_cryo_dot_v1_dot_cryo__pb2.PruneImagesResponse.SerializeToString,
             ),
             'ListNames': grpc.unary_unary_rpc_method_handler(
                     servicer.ListNames,
@@ -631,6 +648,33 @@ class Cryo:
             '/cryo.v1.Cryo/PinImage',
             shim_dot_api_dot_cryo_dot_v1_dot_cryo__pb2.PinImageRequest.SerializeToString,
             shim_dot_api_dot_cryo_dot_v1_dot_cryo__pb2.PinImageResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def PruneImages(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/cryo.v1.Cryo/PruneImages',
+            shim_dot_api_dot_cryo_dot_v1_dot_cryo__pb2.PruneImagesRequest.SerializeToString,
+            shim_dot_api_dot_cryo_dot_v1_dot_cryo__pb2.PruneImagesResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -70,6 +70,8 @@ class CryoStub:
     """Gives an image below the configured folder a name, or takes one from it."""
     PinImage: _grpc.UnaryUnaryMultiCallable[_cryo_pb2.PinImageRequest, _cryo_pb2.PinImageResponse]
     """Keeps an image from being removed, or no longer."""
+    PruneImages: _grpc.UnaryUnaryMultiCallable[_cryo_pb2.PruneImagesRequest, _cryo_pb2.PruneImagesResponse]
+    """Removes the images below the configured folder that [store] in config.toml does not keep."""
     ListNames: _grpc.UnaryUnaryMultiCallable[_cryo_pb2.ListNamesRequest, _cryo_pb2.ListNamesResponse]
     """Lists the names of images in a namespace, with their images and their use."""
     ShowName: _grpc.UnaryUnaryMultiCallable[_cryo_pb2.ShowNameRequest, _cryo_pb2.ShowNameResponse]
@@ -123,6 +125,8 @@ class CryoAsyncStub(CryoStub):
     """Gives an image below the configured folder a name, or takes one from it."""
     PinImage: _aio.UnaryUnaryMultiCallable[_cryo_pb2.PinImageRequest, _cryo_pb2.PinImageResponse]  # type: ignore[assignment]
     """Keeps an image from being removed, or no longer."""
+    PruneImages: _aio.UnaryUnaryMultiCallable[_cryo_pb2.PruneImagesRequest, _cryo_pb2.PruneImagesResponse]  # type: ignore[assignment]
+    """Removes the images below the configured folder that [store] in config.toml does not keep."""
     ListNames: _aio.UnaryUnaryMultiCallable[_cryo_pb2.ListNamesRequest, _cryo_pb2.ListNamesResponse]  # type: ignore[assignment]
     """Lists the names of images in a namespace, with their images and their use."""
     ShowName: _aio.UnaryUnaryMultiCallable[_cryo_pb2.ShowNameRequest, _cryo_pb2.ShowNameResponse]  # type: ignore[assignment]
@@ -239,6 +243,14 @@ class CryoServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_cryo_pb2.PinImageResponse, _abc.Awaitable[_cryo_pb2.PinImageResponse]]:
         """Keeps an image from being removed, or no longer."""
+
+    @_abc_1.abstractmethod
+    def PruneImages(
+        self,
+        request: _cryo_pb2.PruneImagesRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_cryo_pb2.PruneImagesResponse, _abc.Awaitable[_cryo_pb2.PruneImagesResponse]]:
+        """Removes the images below the configured folder that [store] in config.toml does not keep."""
 
     @_abc_1.abstractmethod
     def ListNames(
