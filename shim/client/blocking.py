@@ -10,6 +10,8 @@ from typing import Any
 
 from shim import model
 from shim.client.transport import Transport
+from shim.distribution.settings import TransferSettings
+from shim.distribution.transfer import Transferred
 from shim.image.eviction import Pruned
 from shim.image.name_view import NameView
 from shim.model import (
@@ -34,6 +36,7 @@ from shim.service import (
     image_operations,
     store_operations,
     task_operations,
+    transfer_operations,
 )
 
 
@@ -282,6 +285,43 @@ class Client(Transport):
                 older_than_s=older_than_s,
                 quota_bytes=quota_bytes,
             )
+        )
+
+    def push(
+        self,
+        image: str,
+        reference: str,
+        settings: TransferSettings = TransferSettings(),
+        namespace: str = "",
+        on_progress: Report | None = None,
+    ) -> Transferred:
+        """Copy an image, given by its path or name, to a registry, bucket, OCI layout or archive.
+
+        What is there already is not sent again. If interrupted (Ctrl-C, an error in `on_progress`),
+        the reference is as it was.
+        """
+        return self._stream(
+            transfer_operations.push(image, reference, settings, namespace or self.namespace),
+            on_progress,
+        )
+
+    def pull(
+        self,
+        reference: str,
+        settings: TransferSettings = TransferSettings(),
+        namespace: str = "",
+        on_progress: Report | None = None,
+        *,
+        name: str | None = None,
+    ) -> Transferred:
+        """Copy an image from a registry, bucket, OCI layout or archive to the sidecar's images.
+
+        It gets a name: `name`, or the last part of the reference and its tag. If interrupted
+        (Ctrl-C, an error in `on_progress`), no image is there, and the next pull continues.
+        """
+        return self._stream(
+            transfer_operations.pull(reference, settings, namespace or self.namespace, name=name),
+            on_progress,
         )
 
     def list(self, namespace: str = "") -> list[TaskView]:

@@ -23,6 +23,7 @@ import msgspec
 from shim.distribution import age, key_files
 from shim.distribution.artifact import corrupt
 from shim.distribution.cipher import KEY_BYTES, Cipher, check_value, derive
+from shim.distribution.key_sources import KeySources
 from shim.errors import HostMismatch, InvalidArgument, PermissionDenied
 from shim.model import Value
 from shim.oci import canonical
@@ -31,14 +32,6 @@ _VERSION = 1
 _ALGORITHM = "AES-256-GCM"
 # That of an annotation.
 _MAX_BYTES = 4096
-
-
-class KeySources(Value):
-    """Where keys come from: files of the user, and recipients as text or as files with them."""
-
-    key_file: str | None = None
-    recipients: tuple[str, ...] = ()
-    identities: tuple[str, ...] = ()
 
 
 class _Kind(enum.StrEnum):

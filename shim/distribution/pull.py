@@ -16,15 +16,17 @@ from shim.distribution.place import Place
 from shim.distribution.prefix import Prefix
 from shim.distribution.receiver import Receiver
 from shim.distribution.remote import Remote
-from shim.distribution.transfer import PullOptions, PullTarget, Transfer
-from shim.errors import AlreadyExists, ImageCorrupt
+from shim.distribution.transfer import Offer, PullOptions, PullTarget, Transfer
+from shim.errors import AlreadyExists, ImageCorrupt, NotFound
 from shim.host import files, trusted
 from shim.host.oserror import typed
+from shim.image import labels, seal, staging
 from shim.image import manifest as manifests
-from shim.image import seal, staging
+from shim.image.labels import Labels
 from shim.image.manifest import ImageFile
 from shim.image.side_files import SIGNATURES
 from shim.image.staging import Staging
+from shim.image.verify import read_manifest
 from shim.model import Phase, Report
 
 _OPEN = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
@@ -46,7 +48,7 @@ def pull(
     Raises:
         NotFound: the place has nothing of that tag or digest.
         ImageCorrupt: what it has is damaged; nothing of it is kept.
-        AlreadyExists: the final path is taken.
+        AlreadyExists: the final path has something else.
         Busy: another process pulls the same image to the same folder.
         PermissionDenied: there is no key for it, or the target's `admit` refuses it.
         ResourceExhausted: it is too large, or there is no room for it.
@@ -57,16 +59,20 @@ def pull(
     if target.admit is not None:
         target.admit(remote.offer)
     final = target.path_for(remote.offer)
-    if os.path.lexists(final):
-        message = f"image path {final} exists"
-        raise AlreadyExists(message, remedy="choose another path, or remove it first")
     meter.begin(remote.offer.size_bytes)
+    if os.path.lexists(final):
+        _check_same(final, remote.offer)
+        for size_bytes in {
+            one.blob.digest: one.blob.size for one in remote.artifact.chunks
+        }.values():
+            meter.reused(size_bytes)
+        return meter.result(str(final), remote.offer.digest)
     if target.make_room is not None:
         target.make_room(sum(chunk.length for chunk in remote.artifact.chunks))
     folder = staging.resume(final, remote.offer.manifest.digest)
     try:
         _fetch(place, remote, folder, options, meter)
-        _finish(remote, folder, final)
+        _finish(remote, folder, final, target.labels)
     except ImageCorrupt:
         folder.discard()
         raise
@@ -76,6 +82,22 @@ def pull(
         target.verified.remember_image(final, remote.offer.manifest)
     meter.report()
     return meter.result(str(final), remote.offer.digest)
+
+
+def _check_same(final: Path, offer: Offer) -> None:
+    """Check that this image was pulled to its path before.
+
+    Raises:
+        AlreadyExists: the path has something else.
+    """
+    message = f"image path {final} exists, and is not {offer.where}"
+    taken = AlreadyExists(message, remedy="choose another name, or remove that image first")
+    try:
+        found = read_manifest(final, strict=True)
+    except (ImageCorrupt, NotFound) as error:
+        raise taken from error
+    if found.digest != offer.manifest.digest:
+        raise taken
 
 
 def _fetch(
@@ -120,7 +142,7 @@ def _open(folder: Staging, file: ImageFile) -> int:
     return fd
 
 
-def _finish(remote: Remote, folder: Staging, final: Path) -> None:
+def _finish(remote: Remote, folder: Staging, final: Path, labelled: Labels | None) -> None:
     """Write the manifest, make all durable, and give the image its name."""
     offer, fd = remote.offer, folder.folder.fd
     try:
@@ -129,6 +151,8 @@ def _finish(remote: Remote, folder: Staging, final: Path) -> None:
                 os.unlink(name, dir_fd=fd)
         if offer.signatures is not None:
             files.write_atomic(Path(f"/proc/self/fd/{fd}") / SIGNATURES, offer.signatures)
+        if labelled is not None:
+            labels.write(Path(f"/proc/self/fd/{fd}"), labelled)
         with failpoints.around("pull.manifest"):
             seal.write_manifest(fd, offer.config, durable=True)
     except OSError as error:

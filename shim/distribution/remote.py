@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from shim.distribution import artifact, media
+from shim.distribution import artifact, keys, media
 from shim.distribution.artifact import Artifact, corrupt
 from shim.distribution.blob import Descriptor, digest_of
 from shim.distribution.place import Document, Place
 from shim.distribution.transfer import Cipher, Offer, PullOptions
-from shim.errors import PermissionDenied, ResourceExhausted
+from shim.errors import ResourceExhausted
 from shim.image import manifest as manifests
 from shim.model import Value
 
@@ -86,18 +86,14 @@ def _cipher(found: Artifact, options: PullOptions, where: str) -> Cipher | None:
     """Return the cipher of an encrypted image.
 
     Raises:
-        PermissionDenied: there is no key for it.
+        InvalidArgument: the key is missing, or is not valid.
+        PermissionDenied: it is another one, or the image is not encrypted although there is one.
         ImageCorrupt: only a part of it is encrypted.
     """
     encrypted = {blob.media_type.endswith(media.ENCRYPTED) for blob in found.blobs}
     if encrypted != {found.key is not None}:
         raise corrupt(where, "only a part of it is encrypted")
-    if found.key is None:
-        return None
-    if options.unwrap is None:
-        message = f"{where} is encrypted, and no key was given"
-        raise PermissionDenied(message, remedy="give the key file or the age identity")
-    return options.unwrap(found.key)
+    return keys.unwrap(found.key, options.keys, where)
 
 
 def _check_sizes(found: Artifact, where: str) -> None:

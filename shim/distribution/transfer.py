@@ -7,6 +7,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Protocol
 
+from shim.distribution.key_sources import KeySources
+from shim.image.labels import Labels
 from shim.image.manifest import Manifest
 from shim.image.verify_cache import VerifyCache
 from shim.model import Value
@@ -73,12 +75,12 @@ class Offer(Value):
 class PullOptions(Value):
     """How an image is pulled.
 
-    `unwrap` makes the cipher of a wrapped data key (JSON); None if no key was given. A larger image
+    An encrypted image is decrypted with a key from `keys`; others are refused then. A larger image
     than `max_bytes` is refused.
     """
 
     jobs: int = JOBS
-    unwrap: Callable[[str], Cipher] | None = None
+    keys: KeySources = KeySources()
     max_bytes: int = 1 << 44
 
 
@@ -88,7 +90,8 @@ class PullTarget(Value):
     `path_for` returns the final path; it may depend on what the image is. Chunks of the images
     below `images` are not fetched again. `admit` refuses an image by raising, and `make_room` makes
     room for a number of bytes or raises, both before a chunk is fetched. Fetched files are
-    recorded in `verified`, so that a restore does not read them again.
+    recorded in `verified`, so that a restore does not read them again. The image has `labels` from
+    the moment that it has its path.
     """
 
     path_for: Callable[[Offer], Path]
@@ -96,6 +99,7 @@ class PullTarget(Value):
     verified: VerifyCache | None = None
     admit: Callable[[Offer], None] | None = None
     make_room: Callable[[int], None] | None = None
+    labels: Labels | None = None
 
 
 class Transfer(Value):
@@ -113,3 +117,10 @@ class Transfer(Value):
     blobs_moved: int = 0
     blobs_reused: int = 0
     seconds: float = 0.0
+
+
+class Transferred(Transfer, kw_only=True):
+    """What was pushed or pulled: `reference` is where it is elsewhere, `name` its name here."""
+
+    reference: str
+    name: str | None = None

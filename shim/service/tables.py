@@ -9,6 +9,7 @@ from shim.service import (
     image_operations,
     store_operations,
     task_operations,
+    transfer_operations,
 )
 from shim.service.cryo_table import CRYO
 
@@ -21,4 +22,5 @@ __all__ = [
     "cryo_operations",
     "image_operations",
     "store_operations",
+    "transfer_operations",
 ]

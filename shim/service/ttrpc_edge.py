@@ -12,11 +12,13 @@ from typing import Any
 
 from shim.errors import Unavailable
 from shim.model import DEFAULT_NAMESPACE, Progress
+from shim.service import cryo_operations  # noqa: F401 - a shim serves these alone
+from shim.service.cryo_table import CRYO
 from shim.service.endpoint import Endpoint
 from shim.service.operation import Operation
 from shim.service.running import log_progress
 from shim.service.service import Beside, Service
-from shim.service.tables import CRYO, TASK
+from shim.service.task_operations import TASK
 from shim.service.ttrpc import NAMESPACE_KEY, Call, Server, Services
 
 V2 = "containerd.task.v2.Task"

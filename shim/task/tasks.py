@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Coroutine, Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
 from signal import SIGKILL
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from shim.bundle import is_unpacked
 from shim.config import Config
@@ -52,6 +53,9 @@ from shim.task.task_map import TaskMap
 from shim.task.transactions import Transactions
 from shim.task.warm import WarmStarts
 
+if TYPE_CHECKING:
+    from shim.task.transfers import Transfers
+
 _log = logging.getLogger(__name__)
 _T = TypeVar("_T")
 
@@ -68,6 +72,7 @@ class Tasks:
         self, config: Config, publish: Publish = log_event, runtime_env: RuntimeEnv | None = None
     ) -> None:
         """Take the settings, the event publisher, and the environment: by default a sidecar's."""
+        self._config = config
         self._timeouts = config.timeouts
         self._owner = Owner(config, publish, runtime_env or SidecarEnv(Path(config.paths.state)))
         self._recovery: Recovery | None = None
@@ -86,6 +91,13 @@ class Tasks:
         self.images = ImageService(config, self._image_store, self._owner.capabilities)
         self.names = NameService(config)
         self.host_info = HostInfo(config, self._owner.capabilities)
+
+    @cached_property
+    def transfers(self) -> Transfers:
+        """Return what pushes and pulls images; a process that never does does not load it."""
+        from shim.task.transfers import Transfers  # noqa: PLC0415 - see above
+
+        return Transfers(self._config, self._image_store)
 
     # -- life ----------------------------------------------------------------------------------
 

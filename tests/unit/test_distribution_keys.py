@@ -13,7 +13,7 @@ import pytest
 
 from shim.distribution import keys
 from shim.distribution.cipher import Cipher
-from shim.distribution.keys import KeySources
+from shim.distribution.key_sources import KeySources
 from shim.errors import (
     CryoError,
     HostMismatch,

@@ -43,6 +43,7 @@ from shim.service.service import Service
 from shim.state import TaskState
 from shim.task.clones import Admit
 from shim.task.tasks import Tasks
+from tests.wire.fakes_transfers import FakeTransfers
 from tests.wire.programs import Cat
 
 AT = datetime(2026, 11, 23, 12, 0, 0, 250000, tzinfo=UTC)
@@ -172,6 +173,7 @@ class FakeTasks:
         self.tasks: dict[TaskRef, FakeTask] = {}
         self.images = FakeImages(self)
         self.names = FakeNames(self)
+        self.transfers = FakeTransfers(self)
         self.warm = FakeWarmStarts(self)
         self.host_info = FakeHostInfo(self)
         self.calls: list[tuple[Any, ...]] = []

@@ -21,6 +21,7 @@ from shim.entry.cli import (
     signatures,
     store,
     tasks,
+    transfer,
     warm,
 )
 from shim.entry.cli.groups import Group, Root
@@ -78,7 +79,12 @@ def warm_group() -> None:
 
 for _command in (*tasks.COMMANDS, *processes.COMMANDS, *checkpoint.COMMANDS):
     tasks_group.add_command(_command)
-for _command in (*images.COMMANDS, *signatures.COMMANDS, *store.COMMANDS):
+for _command in (
+    *images.COMMANDS,
+    *signatures.COMMANDS,
+    *store.COMMANDS,
+    *transfer.COMMANDS,
+):
     checkpoints_group.add_command(_command)
 for _command in warm.COMMANDS:
     warm_group.add_command(_command)

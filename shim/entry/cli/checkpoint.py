@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Mapping
+from typing import Any
 
 import click
 
+from shim.distribution.reference import is_remote
 from shim.entry.cli.clones import clone
 from shim.entry.cli.copies import Copies, copy_options
 from shim.entry.cli.params import DEVICE_MAP, DURATION, PATH, PLACE, REF, RENAME
 from shim.entry.cli.progress import Renderer
 from shim.entry.cli.settings import Settings, pass_settings
+from shim.entry.cli.transfer import pulled
+from shim.entry.cli.transfer_options import read_options
 from shim.host.sizes import size
 from shim.host.text import printable
 from shim.model import (
@@ -109,7 +114,7 @@ def checkpoint(
     "image_path",
     type=REF,
     required=True,
-    help="name or path of the image",
+    help="name or path of the image, or a reference to one elsewhere, which is pulled first",
 )
 @click.option(
     "--bundle", type=PATH, default="", help="OCI bundle [default: the config.json in the image]"
@@ -154,6 +159,7 @@ def checkpoint(
 @click.option("--stderr", type=PATH, default="", help="path of a file or FIFO")
 @click.option("--timeout", "timeout_s", type=DURATION, default=0.0, help="overall timeout")
 @copy_options
+@read_options
 @click.argument("task", required=False)
 @pass_settings
 def restore(
@@ -171,6 +177,7 @@ def restore(
     timeout_s: float,
     digest: str,
     copies: Copies,
+    transfer: Mapping[str, Any],
     *,
     background: bool,
     direct: bool,
@@ -192,6 +199,8 @@ def restore(
 
     On failure, or Ctrl-C, nothing is left behind, and the image is unchanged.
     """
+    if is_remote(image_path):
+        image_path = pulled(settings, image_path, transfer).image_path
     options = RestoreOptions(
         image_path=image_path,
         bundle=bundle,

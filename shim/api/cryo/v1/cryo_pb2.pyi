@@ -908,7 +908,6 @@ class RestoreRequest(_message.Message):
     IMAGE_HOOKS_FIELD_NUMBER: _builtins.int
     UNTRUSTED_FOLDER_FIELD_NUMBER: _builtins.int
     DIGEST_FIELD_NUMBER: _builtins.int
-    TRANSFER_FIELD_NUMBER: _builtins.int
     HOSTNAME_FIELD_NUMBER: _builtins.int
     NETNS_FIELD_NUMBER: _builtins.int
     ENV_FIELD_NUMBER: _builtins.int
@@ -959,10 +958,6 @@ class RestoreRequest(_message.Message):
         """Those that are not to be as the image says."""
 
     @_builtins.property
-    def transfer(self) -> Global___TransferSettings:
-        """How to fetch an image that is elsewhere, where image_path is a reference to one."""
-
-    @_builtins.property
     def env(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Lines NAME=value, for containers with io.cryo.instance: a restored process keeps the
         environment that it had.
@@ -986,15 +981,14 @@ class RestoreRequest(_message.Message):
         image_hooks: _builtins.bool = ...,
         untrusted_folder: _builtins.bool = ...,
         digest: _builtins.str = ...,
-        transfer: Global___TransferSettings | None = ...,
         hostname: _builtins.str = ...,
         netns: _builtins.str = ...,
         env: _abc.Iterable[_builtins.str] | None = ...,
         trust_spec: _builtins.bool = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["stdio", b"stdio", "timeout", b"timeout", "transfer", b"transfer"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["stdio", b"stdio", "timeout", b"timeout"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["background", b"background", "bundle", b"bundle", "device_map", b"device_map", "digest", b"digest", "direct", b"direct", "env", b"env", "hostname", b"hostname", "id", b"id", "image_hooks", b"image_hooks", "image_path", b"image_path", "members", b"members", "namespace", b"namespace", "netns", b"netns", "operation", b"operation", "stdio", b"stdio", "timeout", b"timeout", "transfer", b"transfer", "trust_spec", b"trust_spec", "untrusted_folder", b"untrusted_folder", "verify", b"verify"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["background", b"background", "bundle", b"bundle", "device_map", b"device_map", "digest", b"digest", "direct", b"direct", "env", b"env", "hostname", b"hostname", "id", b"id", "image_hooks", b"image_hooks", "image_path", b"image_path", "members", b"members", "namespace", b"namespace", "netns", b"netns", "operation", b"operation", "stdio", b"stdio", "timeout", b"timeout", "trust_spec", b"trust_spec", "untrusted_folder", b"untrusted_folder", "verify", b"verify"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1218,7 +1212,6 @@ class PullImageRequest(_message.Message):
     NAMESPACE_FIELD_NUMBER: _builtins.int
     REFERENCE_FIELD_NUMBER: _builtins.int
     NAME_FIELD_NUMBER: _builtins.int
-    WARM_FIELD_NUMBER: _builtins.int
     SETTINGS_FIELD_NUMBER: _builtins.int
     OPERATION_FIELD_NUMBER: _builtins.int
     namespace: _builtins.str
@@ -1227,8 +1220,6 @@ class PullImageRequest(_message.Message):
     """Where it comes from."""
     name: _builtins.str
     """The name that the image gets; empty is the last part of the reference with its tag."""
-    warm: _builtins.str
-    """The name of a warm start that the image is for; empty is none."""
     operation: _builtins.str
     """A token of the caller's choice for Cancel; empty when it will not be needed."""
     @_builtins.property
@@ -1239,13 +1230,12 @@ class PullImageRequest(_message.Message):
         namespace: _builtins.str = ...,
         reference: _builtins.str = ...,
         name: _builtins.str = ...,
-        warm: _builtins.str = ...,
         settings: Global___TransferSettings | None = ...,
         operation: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["settings", b"settings"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name", "namespace", b"namespace", "operation", b"operation", "reference", b"reference", "settings", b"settings", "warm", b"warm"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name", "namespace", b"namespace", "operation", b"operation", "reference", b"reference", "settings", b"settings"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1292,7 +1282,6 @@ class TransferResult(_message.Message):
     BLOBS_MOVED_FIELD_NUMBER: _builtins.int
     BLOBS_REUSED_FIELD_NUMBER: _builtins.int
     SECONDS_FIELD_NUMBER: _builtins.int
-    WARNINGS_FIELD_NUMBER: _builtins.int
     NAME_FIELD_NUMBER: _builtins.int
     image_path: _builtins.str
     """On this host."""
@@ -1310,8 +1299,6 @@ class TransferResult(_message.Message):
     seconds: _builtins.float
     name: _builtins.str
     """The name that a pulled image got."""
-    @_builtins.property
-    def warnings(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
     def __init__(
         self,
         *,
@@ -1324,12 +1311,11 @@ class TransferResult(_message.Message):
         blobs_moved: _builtins.int = ...,
         blobs_reused: _builtins.int = ...,
         seconds: _builtins.float = ...,
-        warnings: _abc.Iterable[_builtins.str] | None = ...,
         name: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["blobs_moved", b"blobs_moved", "blobs_reused", b"blobs_reused", "bytes_moved", b"bytes_moved", "bytes_reused", b"bytes_reused", "bytes_total", b"bytes_total", "digest", b"digest", "image_path", b"image_path", "name", b"name", "reference", b"reference", "seconds", b"seconds", "warnings", b"warnings"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["blobs_moved", b"blobs_moved", "blobs_reused", b"blobs_reused", "bytes_moved", b"bytes_moved", "bytes_reused", b"bytes_reused", "bytes_total", b"bytes_total", "digest", b"digest", "image_path", b"image_path", "name", b"name", "reference", b"reference", "seconds", b"seconds"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

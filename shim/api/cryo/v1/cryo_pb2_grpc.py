@@ -118,6 +118,16 @@ class CryoStub:
                 request_serializer=shim_dot_api_dot_cryo_dot_v1_dot_cryo__pb2.SaveNameRequest.SerializeToString,
                 response_deserializer=shim_dot_api_dot_cryo_dot_v1_dot_cryo__pb2.CheckpointUpdate.FromString,
                 _registered_method=True)
+        self.PushImage = channel.unary_stream(
+                '/cryo.v1.Cryo/PushImage',
+                request_serializer=shim_dot_api_dot_cryo_dot_v1_dot_cryo__pb2.PushImageRequest.SerializeToString,
+                response_deserializer=shim_dot_api_dot_cryo_dot_v1_dot_cryo__pb2.TransferUpdate.FromString,
+                _registered_method=True)
+        self.PullImage = channel.unary_stream(
+                '/cryo.v1.Cryo/PullImage',
+                request_serializer=shim_dot_api_dot_cryo_dot_v1_dot_cryo__pb2.PullImageRequest.SerializeToString,
+                response_deserializer=shim_dot_api_dot_cryo_dot_v1_dot_cryo__pb2.TransferUpdate.FromString,
+                _registered_method=True)
         self.Info = channel.unary_unary(
                 '/cryo.v1.Cryo/Info',
                 request_serializer=shim_dot_api_dot_cryo_dot_v1_dot_cryo__pb2.InfoRequest.SerializeToString,
@@ -251,6 +261,22 @@ class CryoServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def PushImage(self, request, context):
+        """Copies an image of this host to a registry, a bucket, an OCI layout or an archive. What is
+        there already is not sent again. Ending the call cancels it.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def PullImage(self, request, context):
+        """Copies an image from there to this host. It is listed once it is complete; what an interrupted
+        call has fetched is used by the next one.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def Info(self, request, context):
         """Describes the host: runsc, engines, driver, tool, versions.
         """
@@ -340,6 +366,16 @@ def add_CryoServicer_to_server(servicer, server):
                     servicer.SaveName,
                     request_deserializer=shim_dot_api_dot_cryo_dot_v1_dot_cryo__pb2.SaveNameRequest.FromString,
                     response_serializer=shim_dot_api_dot_cryo_dot_v1_dot_cryo__pb2.CheckpointUpdate.SerializeToString,
+            ),
+            'PushImage': grpc.unary_stream_rpc_method_handler(
+                    servicer.PushImage,
+                    request_deserializer=shim_dot_api_dot_cryo_dot_v1_dot_cryo__pb2.PushImageRequest.FromString,
+                    response_serializer=shim_dot_api_dot_cryo_dot_v1_dot_cryo__pb2.TransferUpdate.SerializeToString,
+            ),
+            'PullImage': grpc.unary_stream_rpc_method_handler(
+                    servicer.PullImage,
+                    request_deserializer=shim_dot_api_dot_cryo_dot_v1_dot_cryo__pb2.PullImageRequest.FromString,
+                    response_serializer=shim_dot_api_dot_cryo_dot_v1_dot_cryo__pb2.TransferUpdate.SerializeToString,
             ),
             'Info': grpc.unary_unary_rpc_method_handler(
                     servicer.Info,
@@ -783,6 +819,60 @@ class Cryo:
             '/cryo.v1.Cryo/SaveName',
             shim_dot_api_dot_cryo_dot_v1_dot_cryo__pb2.SaveNameRequest.SerializeToString,
             shim_dot_api_dot_cryo_dot_v1_dot_cryo__pb2.CheckpointUpdate.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def PushImage(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/cryo.v1.Cryo/PushImage',
+            shim_dot_api_dot_cryo_dot_v1_dot_cryo__pb2.PushImageRequest.SerializeToString,
+            shim_dot_api_dot_cryo_dot_v1_dot_cryo__pb2.TransferUpdate.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def PullImage(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/cryo.v1.Cryo/PullImage',
+            shim_dot_api_dot_cryo_dot_v1_dot_cryo__pb2.PullImageRequest.SerializeToString,
+            shim_dot_api_dot_cryo_dot_v1_dot_cryo__pb2.TransferUpdate.FromString,
             options,
             channel_credentials,
             insecure,

@@ -80,6 +80,14 @@ class CryoStub:
     """Deletes the images and the counters of a name."""
     SaveName: _grpc.UnaryStreamMultiCallable[_cryo_pb2.SaveNameRequest, _cryo_pb2.CheckpointUpdate]
     """Saves a task, with all that share its sandbox, under a name; it runs on. As Checkpoint."""
+    PushImage: _grpc.UnaryStreamMultiCallable[_cryo_pb2.PushImageRequest, _cryo_pb2.TransferUpdate]
+    """Copies an image of this host to a registry, a bucket, an OCI layout or an archive. What is
+    there already is not sent again. Ending the call cancels it.
+    """
+    PullImage: _grpc.UnaryStreamMultiCallable[_cryo_pb2.PullImageRequest, _cryo_pb2.TransferUpdate]
+    """Copies an image from there to this host. It is listed once it is complete; what an interrupted
+    call has fetched is used by the next one.
+    """
     Info: _grpc.UnaryUnaryMultiCallable[_cryo_pb2.InfoRequest, _cryo_pb2.InfoResponse]
     """Describes the host: runsc, engines, driver, tool, versions."""
 
@@ -135,6 +143,14 @@ class CryoAsyncStub(CryoStub):
     """Deletes the images and the counters of a name."""
     SaveName: _aio.UnaryStreamMultiCallable[_cryo_pb2.SaveNameRequest, _cryo_pb2.CheckpointUpdate]  # type: ignore[assignment]
     """Saves a task, with all that share its sandbox, under a name; it runs on. As Checkpoint."""
+    PushImage: _aio.UnaryStreamMultiCallable[_cryo_pb2.PushImageRequest, _cryo_pb2.TransferUpdate]  # type: ignore[assignment]
+    """Copies an image of this host to a registry, a bucket, an OCI layout or an archive. What is
+    there already is not sent again. Ending the call cancels it.
+    """
+    PullImage: _aio.UnaryStreamMultiCallable[_cryo_pb2.PullImageRequest, _cryo_pb2.TransferUpdate]  # type: ignore[assignment]
+    """Copies an image from there to this host. It is listed once it is complete; what an interrupted
+    call has fetched is used by the next one.
+    """
     Info: _aio.UnaryUnaryMultiCallable[_cryo_pb2.InfoRequest, _cryo_pb2.InfoResponse]  # type: ignore[assignment]
     """Describes the host: runsc, engines, driver, tool, versions."""
 
@@ -283,6 +299,26 @@ class CryoServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_cryo_pb2.CheckpointUpdate], _abc.AsyncIterator[_cryo_pb2.CheckpointUpdate]]:
         """Saves a task, with all that share its sandbox, under a name; it runs on. As Checkpoint."""
+
+    @_abc_1.abstractmethod
+    def PushImage(
+        self,
+        request: _cryo_pb2.PushImageRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_cryo_pb2.TransferUpdate], _abc.AsyncIterator[_cryo_pb2.TransferUpdate]]:
+        """Copies an image of this host to a registry, a bucket, an OCI layout or an archive. What is
+        there already is not sent again. Ending the call cancels it.
+        """
+
+    @_abc_1.abstractmethod
+    def PullImage(
+        self,
+        request: _cryo_pb2.PullImageRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_cryo_pb2.TransferUpdate], _abc.AsyncIterator[_cryo_pb2.TransferUpdate]]:
+        """Copies an image from there to this host. It is listed once it is complete; what an interrupted
+        call has fetched is used by the next one.
+        """
 
     @_abc_1.abstractmethod
     def Info(

@@ -1,0 +1,89 @@
+"""Commands that copy images: checkpoints push, pull."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from shim.entry.cli.params import PATH, REF
+from shim.entry.cli.progress import Renderer
+from shim.entry.cli.settings import Settings, pass_settings
+from shim.entry.cli.transfer_options import read_options, settings_of, write_options
+from shim.host.sizes import size
+from shim.host.text import printable
+
+if TYPE_CHECKING:
+    from shim.distribution.transfer import Transferred
+
+_SCHEMES_OF_PATHS = ("oci-archive:", "oci:")
+
+
+@click.command("push")
+@write_options
+@click.argument("image", type=REF)
+@click.argument("reference")
+@pass_settings
+def push(settings: Settings, /, image: str, reference: str, *, transfer: Mapping[str, Any]) -> None:
+    """Copy an image to a registry, a bucket, or an OCI layout or archive. Prints its digest.
+
+    REFERENCE is HOST/REPOSITORY[:TAG], s3://BUCKET/PREFIX[:TAG], oci:FOLDER[:TAG] or
+    oci-archive:FILE[:TAG]. Chunks that it has already are not sent again.
+
+    Credentials are those of `docker login`, or the variables AWS_*.
+    """
+    with settings.client() as client, Renderer() as renderer:
+        result = client.push(
+            image, absolute(reference), settings_of(transfer), on_progress=renderer.report
+        )
+    settings.show(result, result.digest)
+    _summary(result, f"push of {image}")
+
+
+@click.command("pull")
+@read_options
+@click.option("--name", help="name of the image [default: the end of the reference, with its tag]")
+@click.argument("reference")
+@pass_settings
+def pull(
+    settings: Settings, /, reference: str, name: str | None, *, transfer: Mapping[str, Any]
+) -> None:
+    """Copy an image from where `push` has put it to this host. Prints its path.
+
+    After an interruption the next pull continues. Chunks that another image of this host has are
+    not fetched again.
+    """
+    result = pulled(settings, reference, transfer, name)
+    settings.show(result, result.image_path)
+
+
+def pulled(
+    settings: Settings, reference: str, transfer: Mapping[str, Any], name: str | None = None
+) -> Transferred:
+    """Pull an image, and print a summary."""
+    with settings.client() as client, Renderer() as renderer:
+        result = client.pull(
+            absolute(reference), settings_of(transfer), on_progress=renderer.report, name=name
+        )
+    _summary(result, f"pull of {reference}")
+    return result
+
+
+def absolute(reference: str) -> str:
+    """Return a reference with its path absolute, if it has one: the sidecar runs elsewhere."""
+    for scheme in _SCHEMES_OF_PATHS:
+        if reference.startswith(scheme):
+            return scheme + PATH.convert(reference.removeprefix(scheme), None, None)
+    return reference
+
+
+def _summary(result: Transferred, text: str) -> None:
+    """Print a summary on stderr; stdout is for programs."""
+    copied = f"{size(result.bytes_moved)} copied, {size(result.bytes_reused)} were there"
+    line = f"{text}: {size(result.bytes_total)}, {copied}, {result.seconds:.2f} s"
+    print(printable(line), file=sys.stderr)
+
+
+COMMANDS = (push, pull)

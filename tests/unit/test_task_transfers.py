@@ -1,0 +1,107 @@
+"""Transfers: where a pulled image goes, and how it is named."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from shim.config import Config, Paths
+from shim.distribution.settings import TransferSettings
+from shim.errors import AlreadyExists, CryoError, InvalidArgument, NotFound
+from shim.image import labels
+from shim.image.images import Images
+from shim.image.verify import read_manifest
+from shim.model import Progress
+from shim.task.transfers import Transfers
+from tests.unit.image_helpers import sealed
+
+SETTINGS = TransferSettings()
+
+
+def ignore(_progress: Progress) -> None:
+    """Take progress."""
+
+
+@pytest.fixture
+def images(tmp_path: Path) -> Path:
+    """Return the folder of images."""
+    return tmp_path / "images"
+
+
+@pytest.fixture
+def transfers(images: Path, tmp_path: Path) -> Transfers:
+    """Make the transfers of an empty host."""
+    paths = Paths(images=str(images), verified=str(tmp_path / "verified"))
+    config = Config(paths=paths)
+    return Transfers(config, Images(config))
+
+
+async def test_a_pulled_image_has_its_name(transfers: Transfers, images: Path) -> None:
+    """It is named as the reference ends, and its labels say where it is from."""
+    made = sealed(images / "default" / "job" / "1")
+    layout = f"oci:{images.parent}/llama:v1"
+
+    pushed = await transfers.push(
+        str(images / "default" / "job" / "1"), "default", layout, SETTINGS, ignore
+    )
+    pulled = await transfers.pull(layout, "team", SETTINGS, ignore)
+
+    path = Path(pulled.image_path)
+    assert path == images / "team" / "llama" / made.digest[:16]
+    assert read_manifest(path) == made
+    assert (pulled.name, pulled.digest) == ("llama:v1", pushed.digest)
+    found = labels.read(path)
+    assert found.source == layout
+    assert [str(one.name) for one in found.names] == ["llama:v1"]
+
+
+async def test_an_image_is_pulled_once(transfers: Transfers, images: Path) -> None:
+    """The second pull copies nothing; another name is another folder."""
+    sealed(images / "default" / "job" / "1")
+    layout = f"oci:{images.parent}/llama"
+    await transfers.push(str(images / "default" / "job" / "1"), "default", layout, SETTINGS, ignore)
+
+    first = await transfers.pull(layout, "default", SETTINGS, ignore)
+    second = await transfers.pull(layout, "default", SETTINGS, ignore)
+    third = await transfers.pull(layout, "default", SETTINGS, ignore, name="other/one:v2")
+
+    assert first.bytes_moved > 0
+    assert (second.image_path, second.bytes_moved) == (first.image_path, 0)
+    assert second.bytes_reused == first.bytes_moved
+    assert third.image_path.startswith(str(images / "default" / "other_one"))
+
+
+async def test_another_image_at_the_path(transfers: Transfers, images: Path) -> None:
+    """It is not replaced, and the error says so."""
+    made = sealed(images / "default" / "job" / "1")
+    layout = f"oci:{images.parent}/llama"
+    await transfers.push(str(images / "default" / "job" / "1"), "default", layout, SETTINGS, ignore)
+    sealed(images / "default" / "llama" / made.digest[:16], task="other")
+
+    with pytest.raises(AlreadyExists, match="is not oci:"):
+        await transfers.pull(layout, "default", SETTINGS, ignore)
+
+
+@pytest.mark.parametrize(
+    ("reference", "name", "error"),
+    (
+        ("llama:v1", None, InvalidArgument),
+        ("oci:{here}/none", None, NotFound),
+        ("oci:{here}/none", "Not A Name", InvalidArgument),
+    ),
+)
+async def test_what_cannot_be_pulled(
+    transfers: Transfers, tmp_path: Path, reference: str, name: str | None, error: type[CryoError]
+) -> None:
+    """A wrong reference, place or name is one typed error."""
+    wanted = reference.format(here=tmp_path)
+    with pytest.raises(error):
+        await transfers.pull(wanted, "default", SETTINGS, ignore, name=name)
+
+
+async def test_what_cannot_be_pushed(transfers: Transfers, tmp_path: Path) -> None:
+    """An image that is not there is one typed error, and nothing is made of the place."""
+    with pytest.raises(NotFound):
+        await transfers.push("/no/image", "default", f"oci:{tmp_path}/a", SETTINGS, ignore)
+    assert not (tmp_path / "a").exists()
