@@ -21,7 +21,16 @@ import json
 from collections.abc import Sequence
 from dataclasses import asdict
 
-from hack.tools import buckets, clients, cluster, containerd, kubernetes, runsc, servers
+from hack.tools import (
+    buckets,
+    clients,
+    cluster,
+    containerd,
+    kubernetes,
+    registries,
+    runsc,
+    servers,
+)
 from hack.tools.cache import cache_root, locked
 from hack.tools.tool import describe, obtain
 
@@ -37,6 +46,7 @@ _ALL = (
     kubernetes.KUBELET,
     kubernetes.API_SERVER,
     buckets.VERSITYGW,
+    *registries.REGISTRIES,
     *servers.SERVERS,
     *servers.MORE,
 )
