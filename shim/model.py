@@ -349,10 +349,14 @@ class Clone(Value):
 
 
 class CloneResult(Value):
-    """What became of one clone: `restored`, or the class, message and remedy of its error."""
+    """What became of one clone: `restored`, or the class, message and remedy of its error.
+
+    `gpus` are the UUIDs of the GPUs of its processes, as far as the image says.
+    """
 
     id: str
     took_s: float
+    gpus: tuple[str, ...] = ()
     device_map: dict[str, str] = {}
     restored: RestoreResult | None = None
     kind: str = ""

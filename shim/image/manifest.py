@@ -78,7 +78,8 @@ class Manifest(Value):
     are the names of containers of the pod that had exited with success; an older image has none.
 
     `runsc_flags` are the top-level flags on which a restore depends; an older image has none.
-    `gpus` are those that the container could use; `driver` is empty without a real one.
+    `gpus` are those that the container could use, `used_gpus` the UUIDs of those on which its
+    processes had memory; an older image has none of these. `driver` is empty without a real one.
     `memory_bytes` is the host memory that a restore needs at most; an older image has 0.
     `digest` covers all other fields, and through `files` the image.
     """
@@ -102,6 +103,7 @@ class Manifest(Value):
     guest_tool: Text = ""
     engine: Text = ""
     gpus: Annotated[tuple[Gpu, ...], msgspec.Meta(max_length=1024)] = ()
+    used_gpus: Annotated[tuple[Text, ...], msgspec.Meta(max_length=1024)] = ()
     processes: CudaProcesses = ()
     members: Annotated[tuple[Member, ...], msgspec.Meta(max_length=MAX_MEMBERS)] = ()
     finished: Annotated[tuple[Text, ...], msgspec.Meta(max_length=MAX_MEMBERS)] = ()

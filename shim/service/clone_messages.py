@@ -25,7 +25,10 @@ def from_results(message: cryo_pb2.CloneResults) -> list[CloneResult]:
 
 def _to_result(result: CloneResult) -> cryo_pb2.CloneResult:
     message = cryo_pb2.CloneResult(
-        id=result.id, took=to_duration(result.took_s), device_map=result.device_map
+        id=result.id,
+        took=to_duration(result.took_s),
+        device_map=result.device_map,
+        gpus=result.gpus,
     )
     if result.restored is not None:
         message.restored.CopyFrom(cryo_messages.to_restore_result(result.restored))
@@ -42,6 +45,7 @@ def _from_result(message: cryo_pb2.CloneResult) -> CloneResult:
         id=message.id,
         took_s=from_duration(message.took),
         device_map=dict(message.device_map),
+        gpus=tuple(message.gpus),
         restored=cryo_messages.from_restore_result(message.restored) if restored else None,
         kind=message.error.kind,
         error=message.error.message,

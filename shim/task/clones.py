@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 import msgspec
 
 from shim.config import Config
+from shim.cuda.spread import GpuSpread
 from shim.errors import Cancelled, CryoError, InvalidArgument
 from shim.image.images import Images
 from shim.image.verify import HeldImage
@@ -26,7 +27,7 @@ from shim.model import (
 )
 from shim.task.restore_call import RestoreCall
 from shim.task.transactions import Transactions
-from shim.transaction import restore
+from shim.transaction import clone_gpus, restore
 from shim.transaction.memory_room import MemoryRoom
 
 _log = logging.getLogger(__name__)
@@ -70,14 +71,16 @@ class Clones:
             await restore.check_accepted(held, options.verify, self._config)
             batch = _Batch(self._restores, self._transactions, held, admit, report)
             batch.needed_bytes = restore.loaded_bytes(manifest)
+            spread = await clone_gpus.spread_of(manifest, self._config, report)
             gate = asyncio.Semaphore(at_once or _FOR_EACH_CORE * (os.cpu_count() or 1))
 
             async def one(clone: Clone) -> CloneResult:
                 async with gate:
-                    return await batch.restored(clone)
+                    gpus = spread.gpus_of(clone.options.device_map)
+                    return msgspec.structs.replace(await batch.restored(clone), gpus=gpus)
 
             async with asyncio.TaskGroup() as group:
-                made = [group.create_task(one(clone)) for clone in clones]
+                made = [group.create_task(one(_placed(clone, spread))) for clone in clones]
             return tuple(task.result() for task in made)
         finally:
             held.close()
@@ -165,6 +168,14 @@ class _Batch:
             error=error.message,
             remedy=error.remedy,
         )
+
+
+def _placed(clone: Clone, spread: GpuSpread) -> Clone:
+    """Return the clone with GPUs chosen for it, unless the caller has chosen."""
+    if clone.options.device_map:
+        return clone
+    options = msgspec.structs.replace(clone.options, device_map=spread.next())
+    return msgspec.structs.replace(clone, options=options)
 
 
 def _check(clones: Sequence[Clone]) -> None:

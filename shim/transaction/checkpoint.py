@@ -173,6 +173,7 @@ class Checkpoint:
             engine=found.steps.engine.name if found.steps else None,
             processes=tuple(self._execs.marked(process) for process in known),
             inventory=found.inventory,
+            used_gpus=found.used_gpus,
             memory_bytes=found.image_bytes,
             data_folders=found.data_folders,
         )

@@ -22,13 +22,15 @@ from shim.transaction.transaction import Transaction
 class Content(Value):
     """What a save puts into an image: the CUDA processes, by which engine, on which GPUs.
 
-    `engine` is None in an image without CUDA state. `memory_bytes` is the memory that a restore
-    takes at most. `data_folders` are those of the volumes of each container, by its id.
+    `engine` is None in an image without CUDA state, which has no `used_gpus` either.
+    `memory_bytes` is the memory that a restore takes at most. `data_folders` are those of the
+    volumes of each container, by its id.
     """
 
     engine: EngineName | None = None
     processes: tuple[CudaProcess, ...] = ()
     inventory: Inventory = Inventory()
+    used_gpus: tuple[str, ...] = ()
     memory_bytes: int = 0
     data_folders: dict[str, dict[str, str]] = {}
 
@@ -59,6 +61,7 @@ async def draft(
         guest_tool=target.guest_tool,
         engine=content.engine or "",
         gpus=inventory.visible(content.inventory.gpus, devices) if content.engine else (),
+        used_gpus=content.used_gpus if content.engine else (),
         processes=_of(target, content.processes),
         members=tuple(_member(one, content) for one in target.members),
         finished=_finished(target),

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from functools import partial
 
+from shim.config import Config
 from shim.cuda import inventory
 from shim.errors import ResourceExhausted, Unavailable
 from shim.runsc.run import run
@@ -18,7 +19,7 @@ async def bytes_in_use(target: CheckpointTarget) -> dict[str, int]:
         CryoError: nvidia-smi fails.
     """
     cuda = target.config.cuda
-    return await inventory.bytes_by_gpu(cuda.nvidia_smi, _spawn(target), target.sandbox.pid)
+    return await inventory.bytes_by_gpu(cuda.nvidia_smi, _spawn(target.config), target.sandbox.pid)
 
 
 async def check_free(target: CheckpointTarget, needed: Mapping[str, int]) -> None:
@@ -29,7 +30,7 @@ async def check_free(target: CheckpointTarget, needed: Mapping[str, int]) -> Non
         CryoError: nvidia-smi fails.
     """
     now = await bytes_in_use(target)
-    free = await inventory.free_bytes(target.config.cuda.nvidia_smi, _spawn(target))
+    free = await free_bytes(target.config)
     for gpu, count in needed.items():
         missing = count - now.get(gpu, 0)
         if missing > free.get(gpu, missing):
@@ -37,8 +38,17 @@ async def check_free(target: CheckpointTarget, needed: Mapping[str, int]) -> Non
             raise ResourceExhausted(message, remedy="free GPU memory, then resume the task")
 
 
-def _spawn(target: CheckpointTarget) -> inventory.Spawn:
-    return partial(_ask, target.config.timeouts.command)
+async def free_bytes(config: Config) -> dict[str, int]:
+    """Return how many bytes are free on each GPU, by UUID.
+
+    Raises:
+        CryoError: nvidia-smi fails.
+    """
+    return await inventory.free_bytes(config.cuda.nvidia_smi, _spawn(config))
+
+
+def _spawn(config: Config) -> inventory.Spawn:
+    return partial(_ask, config.timeouts.command)
 
 
 async def _ask(timeout_s: float, argv: list[str]) -> str:

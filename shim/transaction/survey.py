@@ -33,6 +33,7 @@ class Findings:
 
     `steps` is None for a plain checkpoint, without CUDA state. `inside` are the connections that
     are visible inside the sandbox, `image_bytes` is the size that the image has at most.
+    `used_gpus` are the UUIDs of those with memory of the sandbox, as far as nvidia-smi knows.
     `data_folders` are those of the volumes of each container, by its id.
     """
 
@@ -40,6 +41,7 @@ class Findings:
     inventory: Inventory
     inside: Connected
     image_bytes: int
+    used_gpus: tuple[str, ...] = ()
     data_folders: dict[str, dict[str, str]] = field(default_factory=dict)
 
 
@@ -63,6 +65,7 @@ class Survey:
         self._execs = execs
         self._resume = resume
         self._for_copies = for_copies
+        self._used_gpus: tuple[str, ...] = ()
 
     async def check(self) -> None:
         """Check what no hook of the containers can change.
@@ -109,6 +112,7 @@ class Survey:
             inventory=gpus,
             inside=inside,
             image_bytes=image_bytes,
+            used_gpus=self._used_gpus,
             data_folders=await asyncio.to_thread(self._data_folders),
         )
 
@@ -145,12 +149,14 @@ class Survey:
         if not self._target.with_gpu:
             return 0
         try:
-            return sum((await memory.bytes_in_use(self._target)).values())
+            in_use = await memory.bytes_in_use(self._target)
         except CryoError as error:
             self._transaction.warn(
                 f"GPU memory is not included in the estimated image size: {error}"
             )
             return 0
+        self._used_gpus = tuple(sorted(in_use))
+        return sum(in_use.values())
 
     def _wants_cuda(self) -> bool:
         mode, gpu = self._policy.cuda, bool(self._target.with_gpu)

@@ -10,6 +10,7 @@ import pytest
 
 from shim.errors import ImageCorrupt, NotFound
 from shim.model import CloneResult, Phase, Progress, RestoreOptions, Stdio, Verify
+from shim.simgpu.gpu import UUID
 from shim.simgpu.simulation import wait_until
 from shim.state import TaskState
 from tests.builds import RunscBuild
@@ -46,6 +47,7 @@ def test_data_of_clones(rig: Rig, engine: str) -> None:
     """Every clone has the memory, files and GPU memory of the image, and goes on by itself."""
     rig.workload("job", resident_mib=16)
     image = rig.checkpoint("job", engine).image_path
+    assert rig.client.inspect(image)["used_gpus"] == [UUID]
     names = ["c-1", "c-2", "c-10"]
 
     found = rig.client.clone(options(image, names))

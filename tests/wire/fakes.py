@@ -385,7 +385,8 @@ def _cloned(one: Clone) -> CloneResult:
             id=one.ref.id, took_s=0.0, kind="AlreadyExists", error="it exists", remedy="delete it"
         )
     devices = one.options.device_map
-    return CloneResult(id=one.ref.id, took_s=0.5, device_map=devices, restored=RESTORED)
+    gpus = tuple(devices.values())
+    return CloneResult(id=one.ref.id, took_s=0.5, gpus=gpus, device_map=devices, restored=RESTORED)
 
 
 class FakeImages:

@@ -63,9 +63,13 @@ def test_templates(cryo: Cryo, sidecar: Sidecar, tmp_path: Path) -> None:
 
 def test_names_by_the_task(cryo: Cryo, sidecar: Sidecar) -> None:
     """Without a template the names begin with TASK; the hostname can have its own template."""
-    assert cryo(*RESTORE, "--count", "2", "--hostname", "h{i}", "job")[0] == 0
+    options = ("--count", "2", "--hostname", "h{i}", "--device-map", "GPU-a=GPU-b")
+    code, out, _ = cryo(*RESTORE, *options, "job")
 
-    clones = tuple(clone_of(f"job-{n}", hostname=f"h{n}") for n in (1, 2))
+    assert code == 0
+    assert [line.split()[4] for line in out.splitlines()] == ["GPU", "GPU-b", "GPU-b"]
+    device_map = {"GPU-a": "GPU-b"}
+    clones = tuple(clone_of(f"job-{n}", hostname=f"h{n}", device_map=device_map) for n in (1, 2))
     assert sidecar.core.calls == [("clone", clones, 0)]
 
 
@@ -115,7 +119,7 @@ async def test_errors_come_back(client: AsyncClient, core: FakeTasks) -> None:
     )
     assert found[0].restored is None
     assert (found[1].restored, found[1].took_s) == (RESTORED, 0.5)
-    assert found[1].device_map == {"a": "b"}
+    assert (found[1].device_map, found[1].gpus) == ({"a": "b"}, ("b",))
     assert updates == list(UPDATES)
     assert core.calls[0][2] == 3
 

@@ -51,7 +51,7 @@ def _row(result: CloneResult) -> tuple[object, ...]:
         "failed" if made is None else "running",
         "" if made is None else made.pid,
         f"{result.took_s:.2f}",
-        ",".join(dict.fromkeys(result.device_map.values())),
+        ",".join(result.gpus),
         "; ".join(part for part in (result.error, result.remedy) if part),
     )
 

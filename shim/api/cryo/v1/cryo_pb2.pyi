@@ -1430,6 +1430,7 @@ class CloneResult(_message.Message):
     ERROR_FIELD_NUMBER: _builtins.int
     TOOK_FIELD_NUMBER: _builtins.int
     DEVICE_MAP_FIELD_NUMBER: _builtins.int
+    GPUS_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     @_builtins.property
     def restored(self) -> Global___RestoreResult: ...
@@ -1445,6 +1446,10 @@ class CloneResult(_message.Message):
     def device_map(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
         """The one that was used."""
 
+    @_builtins.property
+    def gpus(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """UUIDs of the GPUs of its processes, as far as the image says."""
+
     def __init__(
         self,
         *,
@@ -1453,10 +1458,11 @@ class CloneResult(_message.Message):
         error: Global___ErrorInfo | None = ...,
         took: _duration_pb2.Duration | None = ...,
         device_map: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
+        gpus: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["error", b"error", "outcome", b"outcome", "restored", b"restored", "took", b"took"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["device_map", b"device_map", "error", b"error", "id", b"id", "outcome", b"outcome", "restored", b"restored", "took", b"took"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["device_map", b"device_map", "error", b"error", "gpus", b"gpus", "id", b"id", "outcome", b"outcome", "restored", b"restored", "took", b"took"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType_outcome: _TypeAlias = _typing.Literal["restored", "error"]  # noqa: Y015
     _WhichOneofArgType_outcome: _TypeAlias = _typing.Literal["outcome", b"outcome"]  # noqa: Y015
