@@ -11,7 +11,6 @@ from shim.distribution.layout import Layout
 from shim.distribution.place import Place
 from shim.distribution.reference import ArchiveRef, BucketRef, LayoutRef, Reference
 from shim.distribution.settings import TransferSettings
-from shim.errors import Unimplemented
 
 
 def open_place(reference: Reference, settings: TransferSettings, *, to_write: bool) -> Place:
@@ -30,5 +29,11 @@ def open_place(reference: Reference, settings: TransferSettings, *, to_write: bo
 
         options = HttpOptions(plain_http=settings.plain_http, ca_file=settings.ca_file)
         return Bucket(reference, settings.object_store, options)
-    message = f"{reference} is neither an OCI layout nor an image of this host"
-    raise Unimplemented(message, remedy="use oci:FOLDER:TAG")
+    from shim.distribution.registry import Registry  # noqa: PLC0415 - loads urllib3
+
+    options = HttpOptions(
+        plain_http=settings.plain_http,
+        ca_file=settings.ca_file,
+        docker_config=settings.docker_config,
+    )
+    return Registry(reference, options)

@@ -15,9 +15,9 @@ _MAX_JOBS = 64
 class TransferSettings(Value):
     """Settings of one push or pull. Files are given by absolute paths.
 
-    `ca_file` and `docker_config` replace the certificates of the system and the configuration of
-    Docker. `object_store` has variables AWS_*; without any, those of the process's environment
-    are used. `jobs` blobs are transferred at once.
+    `ca_file` is trusted besides the certificates of the system, and `docker_config` replaces the
+    files with the credentials of registries. `object_store` has variables AWS_*; without any,
+    those of the process's environment are used. `jobs` blobs are transferred at once.
     """
 
     plain_http: bool = False
