@@ -315,14 +315,24 @@ class AsyncClient(AsyncTransport):
         on_progress: Report | None = None,
         *,
         name: str | None = None,
+        warm: str | None = None,
+        kubernetes_namespace: str | None = None,
     ) -> Transferred:
         """Copy an image from a registry, bucket, OCI layout or archive to the sidecar's images.
 
-        It gets a name: `name`, or the last part of the reference and its tag. If interrupted
-        (Ctrl-C, an error in `on_progress`), no image is there, and the next pull continues.
+        It gets a name: `name`, or the last part of the reference and its tag. With `warm` it is
+        instead an image for the warm starts of that name. If interrupted (Ctrl-C, an error in
+        `on_progress`), no image is there, and the next pull continues.
         """
         return await self._stream(
-            transfer_operations.pull(reference, settings, namespace or self.namespace, name=name),
+            transfer_operations.pull(
+                reference,
+                settings,
+                namespace or self.namespace,
+                name=name,
+                warm=warm,
+                kubernetes_namespace=kubernetes_namespace,
+            ),
             on_progress,
         )
 

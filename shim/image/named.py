@@ -52,11 +52,19 @@ class Fingerprint(Value):
 def read_fingerprint(folder: Path) -> Fingerprint | None:
     """Read the fingerprint in a folder; None if there is none, or it is damaged."""
     try:
-        data = files.read_bounded(folder / PARTS, _MAX_PARTS_BYTES)
-        canonical.check_shape(data)
-        return msgspec.json.decode(data, type=Fingerprint)
+        return decode_fingerprint(files.read_bounded(folder / PARTS, _MAX_PARTS_BYTES))
     except (CryoError, ValueError, RecursionError):
         return None
+
+
+def decode_fingerprint(data: bytes) -> Fingerprint:
+    """Decode a fingerprint, which may come from another host.
+
+    Raises:
+        ValueError, RecursionError: it is damaged.
+    """
+    canonical.check_shape(data)
+    return msgspec.json.decode(data, type=Fingerprint)
 
 
 class ImageRef(Value):

@@ -7,6 +7,7 @@ from uuid import uuid4
 from shim.api.cryo.v1 import cryo_pb2
 from shim.distribution.settings import TransferSettings
 from shim.distribution.transfer import Transferred
+from shim.image.named import ImageRef
 from shim.service import transfer_results, transfer_settings
 from shim.service.cryo_table import CRYO
 from shim.service.operation import ENDLESS, Incoming, Owner, Stream
@@ -50,13 +51,22 @@ def push(
 @CRYO.add(cryo_pb2.PullImageRequest, cryo_pb2.TransferUpdate, Owner.SERVER, ENDLESS, streams=True)
 async def PullImage(call: Incoming, request: cryo_pb2.PullImageRequest) -> cryo_pb2.TransferUpdate:
     """Copy an image from elsewhere to this host."""
-    result = await call.service.core.transfers.pull(
-        request.reference,
-        call.namespace,
+    transfers, settings = (
+        call.service.core.transfers,
         transfer_settings.from_settings(request.settings),
-        call.report,
-        name=request.name or None,
     )
+    if request.warm:
+        inner = request.kubernetes_namespace
+        ref = ImageRef(
+            namespace=call.namespace,
+            name=request.warm,
+            kubernetes_namespace=inner if request.HasField("kubernetes_namespace") else None,
+        )
+        result = await transfers.pull_warm(request.reference, ref, settings, call.report)
+    else:
+        result = await transfers.pull(
+            request.reference, call.namespace, settings, call.report, name=request.name or None
+        )
     return cryo_pb2.TransferUpdate(result=transfer_results.to_result(result))
 
 
@@ -66,17 +76,22 @@ def pull(
     namespace: str = "",
     *,
     name: str | None = None,
+    warm: str | None = None,
+    kubernetes_namespace: str | None = None,
 ) -> Stream[Transferred]:
     """Copy an image from a registry, bucket, OCI layout or archive to the sidecar's images.
 
-    It gets a name: `name`, or the last part of the reference and its tag. If interrupted
-    (Ctrl-C, an error in `on_progress`), no image is there, and the next pull continues.
+    It gets a name: `name`, or the last part of the reference and its tag. With `warm` it is
+    instead an image for the warm starts of that name. If interrupted (Ctrl-C, an error in
+    `on_progress`), no image is there, and the next pull continues.
     """
     token = uuid4().hex
     request = cryo_pb2.PullImageRequest(
         namespace=namespace,
         reference=reference,
         name=name or "",
+        warm=warm or "",
+        kubernetes_namespace=kubernetes_namespace,
         settings=transfer_settings.to_settings(settings),
         operation=token,
     )

@@ -20,9 +20,11 @@ from shim.image import tagging
 from shim.image.images import Images
 from shim.image.labels import Labels
 from shim.image.name import ImageName
+from shim.image.named import ImageRef
 from shim.image.trust import Action, check_offered
 from shim.image.verify_cache import VerifyCache
-from shim.model import Report, utcnow
+from shim.model import Phase, Progress, Report, utcnow
+from shim.task.pulled_name import PulledName
 from shim.transaction.worker import in_thread
 
 # Of a digest in the path of a pulled image.
@@ -71,14 +73,7 @@ class Transfers:
         """
         source = reference.parse(wanted)
         named = _default_name(source, namespace) if name is None else names.parse(name, namespace)
-        target = PullTarget(
-            path_for=lambda offer: self._path(named, offer),
-            images=self._folder,
-            verified=self._verified,
-            admit=lambda offer: self._admit(offer, source),
-            make_room=self._room_maker(),
-            labels=Labels(source=str(source)),
-        )
+        target = self._target(source, lambda offer: self._path(named, offer))
 
         def work(progress: Report) -> Transfer:
             return copies.fetch(source, target, settings, progress)
@@ -89,7 +84,38 @@ class Transfers:
             lambda: tagging.tag(self._folder, path, named, utcnow()),
             doing=f"give the image {path} the name {named}",
         )
-        return _result(moved, source, named)
+        return _result(moved, source, str(named))
+
+    async def pull_warm(
+        self, wanted: str, ref: ImageRef, settings: TransferSettings, report: Report
+    ) -> Transferred:
+        """Copy an image from elsewhere for the warm starts of a name.
+
+        Raises:
+            CryoError: it was not copied; what was fetched is used by the next call.
+        """
+        source = reference.parse(wanted)
+        named = PulledName(self._folder, ref, self._verified)
+        target = self._target(source, named.path_for)
+
+        def work(progress: Report) -> Transfer:
+            with named:
+                moved = copies.fetch(source, target, settings, progress)
+                for line in named.tidy(Path(moved.image_path)):
+                    progress(Progress(phase=Phase.PULL, message=line, warning=True))
+            return moved
+
+        return _result(await in_thread(work, report), source, str(ref))
+
+    def _target(self, source: Reference, path_for: Callable[[Offer], Path]) -> PullTarget:
+        return PullTarget(
+            path_for=path_for,
+            images=self._folder,
+            verified=self._verified,
+            admit=lambda offer: self._admit(offer, source),
+            make_room=self._room_maker(),
+            labels=Labels(source=str(source)),
+        )
 
     def _room_maker(self) -> Callable[[int], None]:
         """Return what makes room for an image, for a thread beside this event loop."""
@@ -118,12 +144,8 @@ class Transfers:
         return folder / offer.manifest.digest[:_SHORT]
 
 
-def _result(moved: Transfer, elsewhere: Reference, named: ImageName | None = None) -> Transferred:
-    return Transferred(
-        **msgspec.structs.asdict(moved),
-        reference=str(elsewhere),
-        name=None if named is None else str(named),
-    )
+def _result(moved: Transfer, elsewhere: Reference, name: str | None = None) -> Transferred:
+    return Transferred(**msgspec.structs.asdict(moved), reference=str(elsewhere), name=name)
 
 
 def _default_name(source: Reference, namespace: str) -> ImageName:

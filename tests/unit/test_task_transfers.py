@@ -2,21 +2,32 @@
 
 from __future__ import annotations
 
+import os
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 
 from shim.config import Config, Paths
 from shim.distribution.settings import TransferSettings
-from shim.errors import AlreadyExists, CryoError, InvalidArgument, NotFound
+from shim.errors import (
+    AlreadyExists,
+    Busy,
+    CryoError,
+    FailedPrecondition,
+    InvalidArgument,
+    NotFound,
+)
 from shim.image import labels
 from shim.image.images import Images
+from shim.image.named import Fingerprint, ImageRef, NamedImages
 from shim.image.verify import read_manifest
 from shim.model import Progress
 from shim.task.transfers import Transfers
 from tests.unit.image_helpers import sealed
 
 SETTINGS = TransferSettings()
+AT = datetime(2026, 11, 29, tzinfo=UTC)
 
 
 def ignore(_progress: Progress) -> None:
@@ -81,6 +92,58 @@ async def test_another_image_at_the_path(transfers: Transfers, images: Path) -> 
 
     with pytest.raises(AlreadyExists, match="is not oci:"):
         await transfers.pull(layout, "default", SETTINGS, ignore)
+
+
+async def test_an_image_for_warm_starts(transfers: Transfers, images: Path) -> None:
+    """It is found by its fingerprint, once, and replaces the older one of that."""
+    mine = Fingerprint(parts={"runsc": "1"})
+    here = NamedImages(images, ImageRef(namespace="default", name="llama"))
+    saved = here.new_image(mine, AT)
+    sealed(saved)
+    layout = f"oci:{images.parent}/llama"
+    await transfers.push(str(saved), "default", layout, SETTINGS, ignore)
+    there = ImageRef(namespace="k8s.io", name="job", kubernetes_namespace="team-a")
+    named = NamedImages(images, there)
+    sealed(named.new_image(mine, AT), task="older")
+
+    first = await transfers.pull_warm(layout, there, SETTINGS, ignore)
+    second = await transfers.pull_warm(layout, there, SETTINGS, ignore)
+
+    assert named.of(mine.key) == [Path(first.image_path)]
+    assert named.parts(mine.key) == mine
+    assert (second.image_path, second.bytes_moved) == (first.image_path, 0)
+    assert labels.read(Path(first.image_path)).source == f"{layout}:latest"
+
+
+async def test_an_image_without_fingerprint(transfers: Transfers, images: Path) -> None:
+    """It is refused, as no container would find it, and nothing is left of it."""
+    sealed(images / "default" / "job" / "1")
+    layout = f"oci:{images.parent}/llama"
+    await transfers.push(str(images / "default" / "job" / "1"), "default", layout, SETTINGS, ignore)
+    ref = ImageRef(namespace="default", name="llama")
+
+    with pytest.raises(FailedPrecondition, match="no fingerprint"):
+        await transfers.pull_warm(layout, ref, SETTINGS, ignore)
+    assert not ref.folder(images).exists()
+
+
+async def test_a_name_whose_image_is_being_saved(transfers: Transfers, images: Path) -> None:
+    """The pull waits for nothing: it is refused."""
+    mine = Fingerprint(parts={"runsc": "1"})
+    ref = ImageRef(namespace="default", name="llama")
+    named = NamedImages(images, ref)
+    saved = named.new_image(mine, AT)
+    sealed(saved)
+    layout = f"oci:{images.parent}/llama"
+    await transfers.push(str(saved), "default", layout, SETTINGS, ignore)
+    lock = named.lock(mine.key)
+    assert lock is not None
+    try:
+        with pytest.raises(Busy):
+            await transfers.pull_warm(layout, ref, SETTINGS, ignore)
+    finally:
+        os.close(lock)
+    await transfers.pull_warm(layout, ref, SETTINGS, ignore)
 
 
 @pytest.mark.parametrize(

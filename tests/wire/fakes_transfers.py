@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from shim.distribution.settings import TransferSettings
 from shim.distribution.transfer import Transferred
+from shim.image.named import ImageRef
 from shim.model import Report
 
 if TYPE_CHECKING:
@@ -48,5 +49,12 @@ class FakeTransfers:
         name: str | None = None,
     ) -> Transferred:
         self._core.begin("pull", wanted, namespace, settings, name)
+        await self._core.work(report)
+        return TRANSFERRED
+
+    async def pull_warm(
+        self, wanted: str, ref: ImageRef, settings: TransferSettings, report: Report
+    ) -> Transferred:
+        self._core.begin("pull_warm", wanted, ref, settings)
         await self._core.work(report)
         return TRANSFERRED

@@ -13,6 +13,7 @@ from shim.distribution.key_sources import KeySources
 from shim.distribution.settings import TransferSettings
 from shim.distribution.transfer import Compress
 from shim.errors import InvalidArgument
+from shim.image.named import ImageRef
 from shim.model import Progress, RestoreOptions, TaskRef
 from tests.wire.conftest import Sidecar
 from tests.wire.fakes import UPDATES, FakeTasks
@@ -125,6 +126,21 @@ def test_pull(
     )
     wanted = f"oci:{tmp_path}/layout:v1"
     assert sidecar.core.calls == [("pull", wanted, "default", settings, "b")]
+
+
+@pytest.mark.parametrize("inner", (None, "team-a"))
+def test_pull_for_warm_starts(
+    cryo: Cryo, sidecar: Sidecar, plain_environment: Path, inner: str | None
+) -> None:
+    """The name is that of annotations, in the namespaces that are given."""
+    more = ("-k", inner) if inner else ()
+    assert cryo("-n", "ns", "checkpoints", "pull", "--warm", "llama", *more, REFERENCE)[0] == 0
+
+    ref = ImageRef(namespace="ns", name="llama", kubernetes_namespace=inner)
+    settings = TransferSettings(docker_config=str(plain_environment))
+    assert sidecar.core.calls == [("pull_warm", REFERENCE, ref, settings)]
+    assert cryo("checkpoints", "pull", "--warm", "llama", "--name", "a", REFERENCE)[0] == 2
+    assert cryo("checkpoints", "pull", "-k", "team-a", REFERENCE)[0] == 2
 
 
 def test_restore_of_an_image_elsewhere(

@@ -45,27 +45,64 @@ def push(settings: Settings, /, image: str, reference: str, *, transfer: Mapping
 @click.command("pull")
 @read_options
 @click.option("--name", help="name of the image [default: the end of the reference, with its tag]")
+@click.option("--warm", help="make it an image for the warm starts of this name instead")
+@click.option(
+    "-k",
+    "--kubernetes-namespace",
+    help="Kubernetes namespace of the pods that use the name of --warm [default: none]",
+)
 @click.argument("reference")
 @pass_settings
 def pull(
-    settings: Settings, /, reference: str, name: str | None, *, transfer: Mapping[str, Any]
+    settings: Settings,
+    /,
+    reference: str,
+    name: str | None,
+    warm: str | None,
+    kubernetes_namespace: str | None,
+    *,
+    transfer: Mapping[str, Any],
 ) -> None:
     """Copy an image from where `push` has put it to this host. Prints its path.
 
     After an interruption the next pull continues. Chunks that another image of this host has are
     not fetched again.
     """
-    result = pulled(settings, reference, transfer, name)
+    if name is not None and warm is not None:
+        message = "--name cannot be used with --warm"
+        raise click.UsageError(message)
+    if kubernetes_namespace is not None and warm is None:
+        message = "--kubernetes-namespace needs --warm"
+        raise click.UsageError(message)
+    result = pulled(
+        settings,
+        reference,
+        transfer,
+        name=name,
+        warm=warm,
+        kubernetes_namespace=kubernetes_namespace,
+    )
     settings.show(result, result.image_path)
 
 
 def pulled(
-    settings: Settings, reference: str, transfer: Mapping[str, Any], name: str | None = None
+    settings: Settings,
+    reference: str,
+    transfer: Mapping[str, Any],
+    *,
+    name: str | None = None,
+    warm: str | None = None,
+    kubernetes_namespace: str | None = None,
 ) -> Transferred:
-    """Pull an image, and print a summary."""
+    """Pull an image, and print a summary; see `Client.pull`."""
     with settings.client() as client, Renderer() as renderer:
         result = client.pull(
-            absolute(reference), settings_of(transfer), on_progress=renderer.report, name=name
+            absolute(reference),
+            settings_of(transfer),
+            on_progress=renderer.report,
+            name=name,
+            warm=warm,
+            kubernetes_namespace=kubernetes_namespace,
         )
     _summary(result, f"pull of {reference}")
     return result

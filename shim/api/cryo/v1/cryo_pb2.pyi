@@ -1214,6 +1214,8 @@ class PullImageRequest(_message.Message):
     NAME_FIELD_NUMBER: _builtins.int
     SETTINGS_FIELD_NUMBER: _builtins.int
     OPERATION_FIELD_NUMBER: _builtins.int
+    WARM_FIELD_NUMBER: _builtins.int
+    KUBERNETES_NAMESPACE_FIELD_NUMBER: _builtins.int
     namespace: _builtins.str
     """Of the image's name; empty is "default"."""
     reference: _builtins.str
@@ -1222,6 +1224,10 @@ class PullImageRequest(_message.Message):
     """The name that the image gets; empty is the last part of the reference with its tag."""
     operation: _builtins.str
     """A token of the caller's choice for Cancel; empty when it will not be needed."""
+    warm: _builtins.str
+    """Instead of a name: the name of the warm starts that the image is for."""
+    kubernetes_namespace: _builtins.str
+    """Of that name; absent outside Kubernetes."""
     @_builtins.property
     def settings(self) -> Global___TransferSettings: ...
     def __init__(
@@ -1232,12 +1238,16 @@ class PullImageRequest(_message.Message):
         name: _builtins.str = ...,
         settings: Global___TransferSettings | None = ...,
         operation: _builtins.str = ...,
+        warm: _builtins.str = ...,
+        kubernetes_namespace: _builtins.str | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["settings", b"settings"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_kubernetes_namespace", b"_kubernetes_namespace", "kubernetes_namespace", b"kubernetes_namespace", "settings", b"settings"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name", "namespace", b"namespace", "operation", b"operation", "reference", b"reference", "settings", b"settings"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_kubernetes_namespace", b"_kubernetes_namespace", "kubernetes_namespace", b"kubernetes_namespace", "name", b"name", "namespace", b"namespace", "operation", b"operation", "reference", b"reference", "settings", b"settings", "warm", b"warm"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__kubernetes_namespace: _TypeAlias = _typing.Literal["kubernetes_namespace"]  # noqa: Y015
+    _WhichOneofArgType__kubernetes_namespace: _TypeAlias = _typing.Literal["_kubernetes_namespace", b"_kubernetes_namespace"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__kubernetes_namespace) -> _WhichOneofReturnType__kubernetes_namespace | None: ...
 
 Global___PullImageRequest: _TypeAlias = PullImageRequest  # noqa: Y015
 
