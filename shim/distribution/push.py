@@ -20,11 +20,11 @@ from shim.distribution.place import Document, Place
 from shim.distribution.sender import Sender
 from shim.distribution.transfer import PushOptions, Transfer
 from shim.errors import FailedPrecondition
-from shim.image import hashing, signature
+from shim.image import contents, hashing, signature
 from shim.image.manifest import ImageFile, Manifest
 from shim.image.named import read_fingerprint
 from shim.image.verify import HeldImage
-from shim.model import Phase, Report
+from shim.model import Phase, Progress, Report
 
 
 def push(image: Path, place: Place, tag: str, options: PushOptions, report: Report) -> Transfer:
@@ -47,6 +47,8 @@ def push(image: Path, place: Place, tag: str, options: PushOptions, report: Repo
             file.name: open_until_the_end.enter_context(held.folder.opened(file.name))
             for file in manifest.files
         }
+        if options.cipher is None and (warning := contents.warning_of_secrets(manifest)):
+            report(Progress(phase=Phase.PUSH, message=warning, warning=True))
         meter.begin(manifest.size_bytes)
         with Crew(options.jobs, place, meter.poll) as crew:
             sender = Sender(place, options, meter, {}, crew.check)

@@ -133,8 +133,9 @@ class Objects:
 
 def _store(reference: BucketRef, settings: Mapping[str, str], options: HttpOptions) -> S3Store:
     config = s3_settings.config_of(settings, options)
+    provider: Any = s3_settings.provider_of(config)
     client: Any = {
-        "allow_http": options.plain_http,
+        "allow_http": config["endpoint"].startswith("http://"),
         "connect_timeout": timedelta(seconds=options.connect_s),
         "read_timeout": timedelta(seconds=options.answer_s),
         "timeout": timedelta(seconds=options.deadline_s(PART_BYTES)),
@@ -150,5 +151,6 @@ def _store(reference: BucketRef, settings: Mapping[str, str], options: HttpOptio
             "backoff": {"init_backoff": timedelta(seconds=options.backoff_s)},
             "retry_timeout": timedelta(seconds=options.patience_s),
         },
+        credential_provider=provider,
         **config,
     )

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import configparser
-from collections.abc import Mapping
+import ipaddress
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -42,6 +43,8 @@ _OTHER_SOURCES = (
     "AWS_CONTAINER_CREDENTIALS_FULL_URI",
     "AWS_SKIP_SIGNATURE",
 )
+_KEY = ("access_key_id", "secret_access_key", "session_token")
+_SWITCHES = ("virtual_hosted_style_request", "skip_signature", "request_payer")
 _FROM_FILES = {
     "aws_access_key_id": "AWS_ACCESS_KEY_ID",
     "aws_secret_access_key": "AWS_SECRET_ACCESS_KEY",
@@ -55,6 +58,9 @@ _REMEDY = "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or run `aws configur
 def config_of(settings: Mapping[str, str], options: HttpOptions) -> dict[str, Any]:
     """Return the configuration of obstore's store.
 
+    What has a default is in it too: obstore would look into the environment of this process, and
+    send the credentials of one to the endpoint of the other.
+
     Raises:
         InvalidArgument: the endpoint is not a URL, or has no TLS and `plain_http` is not set.
         PermissionDenied: there are no credentials.
@@ -62,9 +68,26 @@ def config_of(settings: Mapping[str, str], options: HttpOptions) -> dict[str, An
     found = _completed({name: text for name, text in settings.items() if text})
     _check_credentials(found)
     _check_endpoint(found.get("AWS_ENDPOINT_URL"), options)
-    config = {ours: found[name] for name, ours in _NAMES.items() if name in found}
+    config: dict[str, Any] = {ours: found[name] for name, ours in _NAMES.items() if name in found}
     config.setdefault("region", _DEFAULT_REGION)
+    config.setdefault("endpoint", f"https://s3.{config['region']}.amazonaws.com")
+    config["aws_endpoint_url_s3"] = config["endpoint"]
+    for name in _SWITCHES:
+        config[name] = str(config.get(name, "")).lower() in {"1", "true"}
     return config
+
+
+def provider_of(config: dict[str, Any]) -> Callable[[], dict[str, Any]] | None:
+    """Take a key out of a configuration; return what provides it to obstore, None without one."""
+    key, secret, token = (config.pop(name, None) for name in _KEY)
+    if key is None:
+        return None
+    return lambda: {
+        "access_key_id": key,
+        "secret_access_key": secret,
+        "token": token,
+        "expires_at": None,
+    }
 
 
 def ca_of(settings: Mapping[str, str], options: HttpOptions) -> bytes | None:
@@ -132,6 +155,13 @@ def _check_credentials(settings: Mapping[str, str]) -> None:
         raise PermissionDenied(message, remedy=_REMEDY)
 
 
+def _is_loopback(host: str) -> bool:
+    try:
+        return host == "localhost" or ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
 def _check_endpoint(endpoint: str | None, options: HttpOptions) -> None:
     if endpoint is None:
         return
@@ -139,7 +169,7 @@ def _check_endpoint(endpoint: str | None, options: HttpOptions) -> None:
     if parts.scheme not in {"http", "https"} or not parts.hostname or parts.username:
         message = "AWS_ENDPOINT_URL is not a URL such as https://s3.example.com"
         raise InvalidArgument(message, remedy="correct it")
-    if parts.scheme == "http" and not options.plain_http:
+    if parts.scheme == "http" and not (options.plain_http or _is_loopback(parts.hostname)):
         message = f"the endpoint {parts.hostname} has no TLS"
         remedy = "use https in AWS_ENDPOINT_URL, or --plain-http if the network is trusted"
         raise InvalidArgument(message, remedy=remedy)

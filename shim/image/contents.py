@@ -8,6 +8,7 @@ from typing import Any
 import msgspec
 
 from shim.errors import CryoError
+from shim.host.text import first_few
 from shim.image import manifest as manifests
 from shim.image.manifest import Manifest, Member
 from shim.model import Value
@@ -30,6 +31,14 @@ def secrets(manifest: Manifest) -> tuple[Secrets, ...]:
         for one in (manifest.root, *manifest.members)
     )
     return tuple(one for one in found if one.variables)
+
+
+def warning_of_secrets(manifest: Manifest) -> str | None:
+    """Return what to say when the image leaves this host without encryption; None if nothing."""
+    found = [f"{first_few(one.variables)} of {one.task}" for one in secrets(manifest)]
+    if not found:
+        return None
+    return f"it is not encrypted, and has variables that look like secrets: {first_few(found)}"
 
 
 def host_access(manifest: Manifest) -> tuple[HostAccess, ...]:

@@ -12,7 +12,6 @@ from pathlib import Path
 
 import pytest
 
-from hack.tools.running import NotHere
 from shim.distribution import media
 from shim.distribution.blob import Descriptor, digest_of
 from shim.distribution.bucket import Bucket
@@ -29,7 +28,7 @@ from shim.errors import (
     PermissionDenied,
     Unavailable,
 )
-from tests.builds import excuse
+from tests.real.helpers_buckets import s3_server
 from tests.s3_server import SECRET, S3Server
 
 LARGE_BYTES = 2 * PART_BYTES + 12345
@@ -39,24 +38,15 @@ DOCUMENT = Document(media_type=media.INDEX, data=b'{"mediaType":"%b"}' % media.I
 @pytest.fixture(scope="module")
 def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
     """Yield the server that most tests share; each uses a prefix of its own."""
-    yield from _server(tmp_path_factory.mktemp("s3"))
+    with s3_server(tmp_path_factory.mktemp("s3")) as started:
+        yield started
 
 
 @pytest.fixture
 def server(tmp_path: Path) -> Iterator[S3Server]:
     """Yield a server for one test, which may stop it or change its files."""
-    yield from _server(tmp_path)
-
-
-def _server(folder: Path) -> Iterator[S3Server]:
-    try:
-        started = S3Server(folder)
-    except NotHere as no:
-        excuse(str(no))
-    try:
+    with s3_server(tmp_path) as started:
         yield started
-    finally:
-        started.stop()
 
 
 @pytest.fixture
@@ -350,11 +340,24 @@ def test_close_ends_what_is_under_way(server: S3Server) -> None:
     place.close()
 
 
-def test_the_endpoint_needs_tls_or_the_option(running: S3Server) -> None:
-    """It is refused before a request is sent."""
-    with pytest.raises(InvalidArgument, match="has no TLS") as caught:
-        running.bucket(HttpOptions())
-    assert "--plain-http" in caught.value.remedy
+def test_the_environment_of_this_process_is_not_mixed_in(
+    running: S3Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The sidecar may have other credentials and another endpoint than a client gives."""
+    for name, text in (
+        ("AWS_ACCESS_KEY_ID", "other"),
+        ("AWS_SECRET_ACCESS_KEY", "other"),
+        ("AWS_SESSION_TOKEN", "other"),
+        ("AWS_ENDPOINT_URL", "http://127.0.0.1:1"),
+        ("AWS_ENDPOINT_URL_S3", "http://127.0.0.1:1"),
+        ("AWS_SKIP_SIGNATURE", "true"),
+        ("AWS_VIRTUAL_HOSTED_STYLE_REQUEST", "true"),
+        ("AWS_REGION", "other"),
+    ):
+        monkeypatch.setenv(name, text)
+    place = running.bucket(prefix="tests/environment")
+
+    assert b"".join(place.get_blob(put(place, b"data"))) == b"data"
 
 
 def test_a_server_without_tls_is_recognised(running: S3Server) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -11,6 +12,7 @@ from shim.distribution.http_options import HttpOptions
 from shim.errors import InvalidArgument, PermissionDenied
 
 KEYS = {"AWS_ACCESS_KEY_ID": "id", "AWS_SECRET_ACCESS_KEY": "secret"}
+OFF = {"virtual_hosted_style_request": False, "skip_signature": False, "request_payer": False}
 PLAIN = HttpOptions(plain_http=True)
 
 
@@ -29,9 +31,11 @@ def home(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def config(settings: dict[str, str], options: HttpOptions = HttpOptions()) -> dict[str, str]:  # noqa: B008 - a frozen value
+def config(settings: dict[str, str], options: HttpOptions = HttpOptions()) -> dict[str, Any]:  # noqa: B008 - a frozen value
     """Return the configuration of settings; nothing is read from this machine's own files."""
-    return s3_settings.config_of({"HOME": "/nonexistent", **settings}, options)
+    found = s3_settings.config_of({"HOME": "/nonexistent", **settings}, options)
+    assert found.pop("aws_endpoint_url_s3") == found["endpoint"]
+    return found
 
 
 def test_variables() -> None:
@@ -40,6 +44,8 @@ def test_variables() -> None:
         "access_key_id": "id",
         "secret_access_key": "secret",
         "region": "us-east-1",
+        "endpoint": "https://s3.us-east-1.amazonaws.com",
+        **OFF,
     }
 
 
@@ -64,6 +70,8 @@ def test_files_of_the_default_profile(home: Path) -> None:
         "access_key_id": "fid",
         "secret_access_key": "f%secret",
         "region": "eu-central-1",
+        "endpoint": "https://s3.eu-central-1.amazonaws.com",
+        **OFF,
     }
 
 
@@ -75,6 +83,7 @@ def test_files_of_another_profile(home: Path) -> None:
         "session_token": "wt",
         "region": "us-west-2",
         "endpoint": "https://s3.work.example",
+        **OFF,
     }
 
 
@@ -85,6 +94,7 @@ def test_a_key_in_variables_is_not_mixed_with_one_in_files(home: Path) -> None:
         "secret_access_key": "secret",
         "region": "us-west-2",
         "endpoint": "https://s3.work.example",
+        **OFF,
     }
 
 
@@ -104,7 +114,7 @@ def test_no_credentials_are_refused_where_no_machine_provides_them() -> None:
     with pytest.raises(PermissionDenied, match="no credentials") as caught:
         config(off)
     assert "aws configure" in caught.value.remedy
-    assert config({**off, "AWS_SKIP_SIGNATURE": "true"})["skip_signature"] == "true"
+    assert config({**off, "AWS_SKIP_SIGNATURE": "true"})["skip_signature"] is True
     role = {"AWS_WEB_IDENTITY_TOKEN_FILE": "/token", "AWS_ROLE_ARN": "arn"}
     assert config({**off, **role})["role_arn"] == "arn"
 
@@ -126,6 +136,8 @@ def test_an_endpoint_without_tls_needs_the_option() -> None:
     with pytest.raises(InvalidArgument, match=r"s3\.example has no TLS"):
         config(settings)
     assert config(settings, PLAIN)["endpoint"] == "http://s3.example:9000"
+    for local in ("http://localhost:9000", "http://127.0.0.1:9000", "http://[::1]:9000"):
+        assert config({**KEYS, "AWS_ENDPOINT_URL": local})["endpoint"] == local
 
 
 def test_a_damaged_file_is_named_without_its_content(home: Path) -> None:
@@ -146,3 +158,20 @@ def test_the_ca_is_read_from_the_option_or_the_variable(tmp_path: Path) -> None:
     assert s3_settings.ca_of({}, HttpOptions()) is None
     assert s3_settings.ca_of(settings, HttpOptions()) == b"one"
     assert s3_settings.ca_of(settings, HttpOptions(ca_file=str(tmp_path / "two"))) == b"two"
+
+
+def test_the_key_is_provided_and_no_part_of_the_configuration() -> None:
+    """Neither the token nor the key of this process's environment is used with another's key."""
+    found = config(KEYS)
+
+    provider = s3_settings.provider_of(found)
+
+    assert provider is not None
+    assert provider() == {
+        "access_key_id": "id",
+        "secret_access_key": "secret",
+        "token": None,
+        "expires_at": None,
+    }
+    assert not {"access_key_id", "secret_access_key", "session_token"} & found.keys()
+    assert s3_settings.provider_of(config({"AWS_SKIP_SIGNATURE": "1"})) is None

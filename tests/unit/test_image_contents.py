@@ -26,3 +26,8 @@ def test_secrets_are_named_for_each_container_without_their_values() -> None:
         {"task": "side", "variables": ["SIDE_KEY"]},
     ]
     assert made.spec["process"]["env"] == ["DB_PASSWORD=hunter2"]
+    assert contents.warning_of_secrets(made) == (
+        "it is not encrypted, and has variables that look like secrets: "
+        "DB_PASSWORD of t1, SIDE_KEY of side"
+    )
+    assert contents.warning_of_secrets(manifest()) is None
