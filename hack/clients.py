@@ -22,6 +22,7 @@ SOURCES = (
     "shim/service/image_operations.py",
     "shim/service/store_operations.py",
     "shim/service/transfer_operations.py",
+    "shim/service/trust_operations.py",
 )
 _HEAD = '''\
 """{about}.

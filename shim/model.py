@@ -317,6 +317,13 @@ class RestoreOptions(Value):
     trust_spec: bool = False
 
 
+class KeyFile(Value):
+    """A public key in PEM form, and the file that it is from."""
+
+    name: str
+    pem: str
+
+
 class CheckpointResult(Value):
     """The result of a checkpoint; `members` are the other tasks of a pod in the image."""
 

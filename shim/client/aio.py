@@ -10,6 +10,7 @@ from typing import Any
 
 from shim import model
 from shim.client.async_transport import AsyncTransport
+from shim.distribution.image_diff import ImageDiff
 from shim.distribution.settings import TransferSettings
 from shim.distribution.transfer import Transferred
 from shim.image.eviction import Pruned
@@ -20,6 +21,7 @@ from shim.model import (
     CloneResult,
     Exit,
     ImageView,
+    KeyFile,
     Mount,
     ProcessView,
     Report,
@@ -37,6 +39,7 @@ from shim.service import (
     store_operations,
     task_operations,
     transfer_operations,
+    trust_operations,
 )
 
 
@@ -199,11 +202,12 @@ class AsyncClient(AsyncTransport):
         *,
         namespace: str = "",
         untrusted_folder: bool = False,
+        keys: Sequence[KeyFile] = (),
     ) -> dict[str, Any]:
         """Check an image, given its absolute path or its name; return its manifest.
 
         It is compared with its seal and with this host. `untrusted_folder` accepts an image in a
-        directory that another user can change.
+        directory that another user can change. One of `keys`, if given, must have signed the image.
         """
         return await self._stream(
             image_operations.verify(
@@ -211,6 +215,7 @@ class AsyncClient(AsyncTransport):
                 mode,
                 namespace=namespace or self.namespace,
                 untrusted_folder=untrusted_folder,
+                keys=keys,
             ),
             on_progress,
         )
@@ -334,6 +339,32 @@ class AsyncClient(AsyncTransport):
                 kubernetes_namespace=kubernetes_namespace,
             ),
             on_progress,
+        )
+
+    async def image_statement(self, image: str, namespace: str = "") -> bytes:
+        """Return what is signed for an image, given its absolute path or its name."""
+        return await self._call(
+            trust_operations.image_statement(image, namespace or self.namespace)
+        )
+
+    async def add_signature(
+        self, image: str, key: KeyFile, signature: bytes, namespace: str = ""
+    ) -> int:
+        """Add a signature to an image, given its absolute path or its name.
+
+        `signature` is of the statement of the image, encoded as DSSE has it, by the private key of
+        `key`. Returns how many signatures the image has.
+        """
+        return await self._call(
+            trust_operations.add_signature(image, key, signature, namespace or self.namespace)
+        )
+
+    async def diff(
+        self, old: str, new: str, namespace: str = "", on_progress: Report | None = None
+    ) -> ImageDiff:
+        """Compare two images, given their absolute paths or their names."""
+        return await self._stream(
+            trust_operations.diff(old, new, namespace or self.namespace), on_progress
         )
 
     async def list(self, namespace: str = "") -> list[TaskView]:

@@ -62,6 +62,12 @@ def _detail(old: Any, new: Any) -> str:
     return f"saved {was}, given {now}"
 
 
+def both_shown(old: Any, new: Any) -> tuple[str, str]:
+    """Return both values as texts of bounded length, empty for nothing."""
+    was, now = _both(old, new)
+    return "" if old is None else was, "" if new is None else now
+
+
 def _both(old: Any, new: Any) -> tuple[str, str]:
     """Return both values as texts, cut where they differ first if they are too long."""
     return excerpts(_plain(_words(old)), _plain(_words(new)), _SHOWN_VALUE)

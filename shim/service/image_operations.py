@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from typing import Any
 
 from shim.api.cryo.v1 import cryo_pb2
 from shim.image.name_view import NameView
-from shim.model import ImageView, Verify, check_id
+from shim.model import ImageView, KeyFile, Verify, check_id
 from shim.service import cryo_messages, name_messages
 from shim.service.cryo_table import CRYO
 from shim.service.operation import ENDLESS, OWNER_S, Call, Incoming, Owner, Stream
@@ -62,23 +63,30 @@ async def VerifyImage(
         call.report,
         call.namespace,
         untrusted_folder=request.untrusted_folder,
+        required=[KeyFile(name=key.name, pem=key.pem) for key in request.keys],
     )
     return cryo_pb2.VerifyImageUpdate(manifest_json=json.dumps(manifest))
 
 
 def verify(
-    image: str, mode: Verify = Verify.FULL, *, namespace: str = "", untrusted_folder: bool = False
+    image: str,
+    mode: Verify = Verify.FULL,
+    *,
+    namespace: str = "",
+    untrusted_folder: bool = False,
+    keys: Sequence[KeyFile] = (),
 ) -> Stream[dict[str, Any]]:
     """Check an image, given its absolute path or its name; return its manifest.
 
     It is compared with its seal and with this host. `untrusted_folder` accepts an image in a
-    directory that another user can change.
+    directory that another user can change. One of `keys`, if given, must have signed the image.
     """
     request = cryo_pb2.VerifyImageRequest(
         image_path=image,
         mode=cryo_messages.to_verify(mode),
         untrusted_folder=untrusted_folder,
         namespace=namespace,
+        keys=[cryo_pb2.PublicKey(name=key.name, pem=key.pem) for key in keys],
     )
     return VerifyImage.stream(
         request, lambda update: _object(update.manifest_json), f"verification of {image}"

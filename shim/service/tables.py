@@ -10,6 +10,7 @@ from shim.service import (
     store_operations,
     task_operations,
     transfer_operations,
+    trust_operations,
 )
 from shim.service.cryo_table import CRYO
 
@@ -23,4 +24,5 @@ __all__ = [
     "image_operations",
     "store_operations",
     "transfer_operations",
+    "trust_operations",
 ]

@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from datetime import timedelta
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from shim.config import Config
-from shim.image.contents import described
+from shim.distribution.image_diff import ImageDiff, compare
+from shim.host.filecalls import file_call
+from shim.image import offline, signature, trust
 from shim.image.eviction import Pruned
 from shim.image.images import Images
 from shim.image.name import ImageName
 from shim.image.retention import AS_CONFIGURED, PruneOptions
 from shim.image.verify import HeldImage
-from shim.model import ImageView, Report, Verify, utcnow
+from shim.model import ImageView, KeyFile, Report, Verify, utcnow
 from shim.runsc.probe import Capabilities
 from shim.transaction import restore
+from shim.transaction.worker import in_thread
+
+if TYPE_CHECKING:
+    from shim.image.keys import PublicKey
 
 
 class ImageService:
@@ -32,7 +38,8 @@ class ImageService:
 
     async def inspect(self, image: str, namespace: str) -> dict[str, Any]:
         """Return the manifest of an image, given its path or its name in a namespace."""
-        return described(await self._images.manifest(await self._images.find(image, namespace)))
+        path = await self._images.find(image, namespace)
+        return await file_call(lambda: offline.inspect(path), doing=f"read the image {path}")
 
     async def verify(
         self,
@@ -42,15 +49,47 @@ class ImageService:
         namespace: str,
         *,
         untrusted_folder: bool = False,
+        required: Sequence[KeyFile] = (),
     ) -> dict[str, Any]:
-        """Check a whole image, and whether this host can run it; return the manifest."""
+        """Check a whole image, and whether this host can run it; return the manifest.
+
+        One of the `required` keys has to have signed it, if there are any.
+        """
         held = HeldImage(await self._images.find(image, namespace), strict=not untrusted_folder)
         try:
             manifest = await restore.check_image(held, mode, self._config, report)
+            await restore.check_host(manifest, self._config, await self._capabilities())
+            return await file_call(
+                lambda: offline.verified(
+                    held,
+                    manifest,
+                    keys=trust.configured_keys(self._config.trust),
+                    required=[_parse(key) for key in required],
+                    host_checked=True,
+                ),
+                doing=f"read the signatures of {held.image}",
+            )
         finally:
             held.close()
-        await restore.check_host(manifest, self._config, await self._capabilities())
-        return described(manifest)
+
+    async def statement(self, image: str, namespace: str) -> bytes:
+        """Return what is signed for an image."""
+        path = await self._images.find(image, namespace)
+        return await file_call(
+            lambda: signature.image_statement(path), doing=f"read the image {path}"
+        )
+
+    async def add_signature(self, image: str, namespace: str, key: KeyFile, signed: bytes) -> int:
+        """Add a signature to an image; return how many it has."""
+        path = await self._images.find(image, namespace)
+        return await file_call(
+            lambda: signature.add(path, _parse(key), signed), doing=f"sign the image {path}"
+        )
+
+    async def diff(self, old: str, new: str, namespace: str, report: Report) -> ImageDiff:
+        """Compare two images."""
+        one, other = [await self._images.find(image, namespace) for image in (old, new)]
+        return await in_thread(lambda progress: compare(one, other, progress), report)
 
     async def remove(self, image: str, namespace: str) -> bool:
         """Delete an image, or one of several names of it; return whether it was the image."""
@@ -81,3 +120,9 @@ class ImageService:
     async def list(self) -> list[ImageView]:
         """List the images below the configured folder, newest first."""
         return await self._images.list()
+
+
+def _parse(key: KeyFile) -> PublicKey:
+    from shim.image import keys  # noqa: PLC0415  # cryptography is loaded on use
+
+    return keys.parse_public(key.pem, key.name)

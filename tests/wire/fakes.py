@@ -10,12 +10,14 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, cast
 
+from shim.distribution.image_diff import FileChange, ImageDiff
 from shim.errors import AlreadyExists, CryoError, IllegalState, NotFound
 from shim.image.eviction import Kept, Pruned
 from shim.image.name import ImageName
 from shim.image.name_view import NamedImageView, NameView
 from shim.image.named import ImageRef
 from shim.image.named_use import NamedUse, NameOutcome, Reason
+from shim.image.plain_diff import Change, ContainerChanges
 from shim.image.retention import AS_CONFIGURED, PruneOptions, Removal
 from shim.model import (
     CheckpointOptions,
@@ -26,6 +28,7 @@ from shim.model import (
     CudaProcess,
     Exit,
     ImageView,
+    KeyFile,
     Phase,
     Pids,
     ProcessView,
@@ -70,6 +73,28 @@ UPDATES = (
     Progress(phase=Phase.LOCK, pid=7, pid_state="locked", container="w", elapsed_s=0.125),
     Progress(phase=Phase.SAVE, bytes_done=5 << 30, bytes_total=10 << 30, elapsed_s=1.5),
     Progress(phase=Phase.SAVE, message="a connection was cut", warning=True),
+)
+STATEMENT = b'{"task":"a"}'
+DIFF = ImageDiff(
+    old="/i",
+    new="/j",
+    manifest=(Change(field="engine", old="phased", new="builtin"),),
+    containers=(
+        ContainerChanges(
+            name="a",
+            spec=(Change(field="mounts[/data].source", old="/x"),),
+            added=("NEW",),
+            removed=("OLD",),
+            changed=("TOKEN",),
+        ),
+    ),
+    files=(
+        FileChange(name="pages.img", old_bytes=1 << 30, new_bytes=1 << 30, shared_bytes=900 << 20),
+        FileChange(name="pages_meta.img", old_bytes=None, new_bytes=5),
+    ),
+    old_bytes=1 << 30,
+    new_bytes=1 << 30,
+    shared_bytes=900 << 20,
 )
 MANIFEST = {"format": 1, "size": 2**60 + 1, "files": {"pages.img": {"size": 3}}}
 IMAGE = ImageView(
@@ -411,11 +436,25 @@ class FakeImages:
         namespace: str,
         *,
         untrusted_folder: bool = False,
+        required: Sequence[KeyFile] = (),
     ) -> dict[str, Any]:
-        more = ["untrusted folder"] * untrusted_folder
+        more = [*["untrusted folder"] * untrusted_folder, *required]
         self._core.begin("verify", image, mode, namespace, *more)
         await self._core.work(report)
         return MANIFEST
+
+    async def statement(self, image: str, namespace: str) -> bytes:
+        self._core.begin("statement", image, namespace)
+        return STATEMENT
+
+    async def add_signature(self, image: str, namespace: str, key: KeyFile, signed: bytes) -> int:
+        self._core.begin("add_signature", image, namespace, key, signed)
+        return 2
+
+    async def diff(self, old: str, new: str, namespace: str, report: Report) -> ImageDiff:
+        self._core.begin("diff", old, new, namespace)
+        await self._core.work(report)
+        return DIFF
 
     async def remove(self, image: str, namespace: str) -> bool:
         self._core.begin("remove", image, namespace)

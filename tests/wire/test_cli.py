@@ -15,14 +15,17 @@ from pathlib import Path
 from typing import Any
 
 import click
+import msgspec
 import pytest
 
 from shim import errors
+from shim.distribution.image_diff import ImageDiff
 from shim.entry import serve
 from shim.entry.cli import exits
 from shim.entry.cli.app import cryo as cryo_command
 from shim.entry.cli.app import main
 from shim.errors import CryoError
+from shim.image import keys, signature
 from shim.image.name import ImageName
 from shim.image.named import ImageRef
 from shim.image.retention import PruneOptions
@@ -41,7 +44,7 @@ from shim.model import (
 from shim.simgpu.waiting import wait_until
 from tests.wire import fakes
 from tests.wire.conftest import Sidecar
-from tests.wire.fakes import MANIFEST, RESULT, FakeTask, every_error, failing
+from tests.wire.fakes import DIFF, MANIFEST, RESULT, STATEMENT, FakeTask, every_error, failing
 
 A = TaskRef(namespace="default", id="a")
 Cryo = Callable[..., tuple[int, str, str]]
@@ -235,6 +238,47 @@ def test_checkpoints(cryo: Cryo, sidecar: Sidecar) -> None:
         ("verify", "/i", Verify.FULL, "default"),
         ("remove", "/i", "default"),
         ("remove", "/j", "default"),
+    ]
+
+
+def test_signatures_of_images(cryo: Cryo, sidecar: Sidecar, tmp_path: Path) -> None:
+    """The sidecar gets signatures and public keys, and never the private one."""
+    cryo("checkpoints", "keygen", str(tmp_path / "key"))
+    signed = cryo("checkpoints", "sign", "--key", str(tmp_path / "key"), "llama:warm")
+    verified = cryo("checkpoints", "verify", "--key", str(tmp_path / "key.pub"), "llama:warm")
+
+    public = keys.read_public(tmp_path / "key.pub")
+    statement, added, verify = sidecar.core.calls
+    assert (signed[0], verified[0]) == (0, 0)
+    assert f"llama:warm: signed by {tmp_path}/key, id {public.id}" in signed[1]
+    assert statement == ("statement", "llama:warm", "default")
+    assert added[:3] == ("add_signature", "llama:warm", "default")
+    assert (added[3].pem, verify[4].pem) == (public.pem, public.pem)
+    assert public.accepts(added[4], signature.to_sign(STATEMENT))
+    assert "PRIVATE" not in repr(sidecar.core.calls)
+
+
+def test_differences_of_images(cryo: Cryo, sidecar: Sidecar) -> None:
+    """One line for each; of the environment only names."""
+    code, out, _ = cryo("checkpoints", "diff", "/i", "llama:warm")
+
+    assert code == 0
+    assert out.splitlines() == [
+        "engine: phased -> builtin",
+        "container a:",
+        "  mounts[/data].source: /x -> -",
+        "  environment added: NEW",
+        "  environment removed: OLD",
+        "  environment changed: TOKEN",
+        "pages.img: 1073741824 bytes -> 1073741824 bytes, equal content 900.0 MiB",
+        "pages_meta.img: - -> 5 bytes, equal content 0 B",
+        "equal content: 900.0 MiB of 1.0 GiB and 1.0 GiB",
+    ]
+    plain = cryo("--output", "json", "checkpoints", "diff", "/i", "/j")[1]
+    assert msgspec.json.decode(plain, type=ImageDiff) == DIFF
+    assert sidecar.core.calls == [
+        ("diff", "/i", "llama:warm", "default"),
+        ("diff", "/i", "/j", "default"),
     ]
 
 

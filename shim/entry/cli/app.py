@@ -13,6 +13,7 @@ from shim import __version__
 from shim.config import DEFAULT_ADDRESS
 from shim.entry.cli import (
     checkpoint,
+    diff,
     exits,
     host,
     images,
@@ -81,6 +82,7 @@ for _command in (*tasks.COMMANDS, *processes.COMMANDS, *checkpoint.COMMANDS):
     tasks_group.add_command(_command)
 for _command in (
     *images.COMMANDS,
+    *diff.COMMANDS,
     *signatures.COMMANDS,
     *store.COMMANDS,
     *transfer.COMMANDS,

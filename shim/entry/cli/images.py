@@ -1,29 +1,45 @@
-"""Commands on images: checkpoints ls, inspect, verify, delete."""
+"""Commands on images: checkpoints ls, inspect, verify, delete.
+
+Those that only read an image work without a sidecar too, if they are given its path.
+"""
 
 from __future__ import annotations
 
 import json
-from typing import Any
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from shim.entry.cli.params import REF
+from shim.entry.cli.params import PATH, REF
 from shim.entry.cli.progress import Renderer
 from shim.entry.cli.settings import Settings, pass_settings
 from shim.entry.cli.table import table
 from shim.host.sizes import size
 from shim.host.text import printable
-from shim.model import ImageView, Verify
+from shim.model import ImageView, KeyFile, Verify
+
+if TYPE_CHECKING:
+    from shim.image.keys import PublicKey
 
 _HEAD = ("IMAGE", "TASK", "CREATED", "SIZE", "ENGINE", "PROCESSES", "NAMES", "PIN", "EXPIRES")
+_FILES_HEAD = ("FILE", "BYTES", "BLAKE3")
 _TIME = "%Y-%m-%d %H:%M:%S"
 
 
 @click.command("ls")
-@click.option("-q", "--quiet", is_flag=True, help="print paths only")
+@click.option("-q", "--quiet", is_flag=True, help="print paths only, or names of files")
+@click.argument("image", type=REF, required=False)
 @pass_settings
-def ls(settings: Settings, *, quiet: bool) -> None:
-    """List the images in the sidecar's image directory, newest first."""
+def ls(settings: Settings, image: str | None, *, quiet: bool) -> None:
+    """List images, or the files of an image.
+
+    Without IMAGE those in the sidecar's image directory are listed, newest first.
+    """
+    if image is not None:
+        _list_files(settings, image, quiet=quiet)
+        return
     with settings.client() as client:
         found = client.images()
     rows = [
@@ -44,6 +60,21 @@ def ls(settings: Settings, *, quiet: bool) -> None:
     settings.show(found, text)
 
 
+def _list_files(settings: Settings, image: str, *, quiet: bool) -> None:
+    files = _inspected(settings, image)["files"]
+    rows = [(one["name"], one["size_bytes"], one["blake3"]) for one in files]
+    names = "\n".join(printable(one["name"]) for one in files)
+    settings.show(files, names if quiet else table(_FILES_HEAD, rows))
+
+
+def _inspected(settings: Settings, image: str) -> dict[str, Any]:
+    from shim.image import offline
+
+    return settings.with_image(
+        [image], lambda client: client.inspect(image), lambda: offline.inspect(Path(image))
+    )
+
+
 def _names(image: ImageView, namespace: str) -> list[str]:
     """List the names of an image, those of the own namespace first and as they are used."""
     others = [
@@ -60,8 +91,7 @@ def _names(image: ImageView, namespace: str) -> list[str]:
 @pass_settings
 def inspect(settings: Settings, image: str) -> None:
     """Print the manifest of an image, given its path or its name."""
-    with settings.client() as client:
-        manifest = client.inspect(image)
+    manifest = _inspected(settings, image)
     settings.show(manifest, json.dumps(manifest, indent=2))
 
 
@@ -76,21 +106,64 @@ def inspect(settings: Settings, image: str) -> None:
 @click.option(
     "--untrusted-folder", is_flag=True, help="accept an image that users other than root can modify"
 )
+@click.option(
+    "--key",
+    "keys",
+    type=PATH,
+    multiple=True,
+    help="public key; the image must be signed by one of those given",
+)
 @click.argument("image", type=REF)
 @pass_settings
-def verify(settings: Settings, mode: str, image: str, *, untrusted_folder: bool) -> None:
+def verify(
+    settings: Settings, mode: str, keys: tuple[str, ...], image: str, *, untrusted_folder: bool
+) -> None:
     """Verify that an image is intact and can be restored on this host.
+
+    Shows by which keys it is signed, of those given and those under [trust] in config.toml.
 
     Lists the containers of the image, with the hooks, mounts and devices of the host that a
     restore without --bundle would give them (hooks only with --image-hooks).
     """
-    with settings.client() as client, Renderer() as renderer:
-        manifest = client.verify(
-            image, Verify(mode), renderer.report, untrusted_folder=untrusted_folder
+    from shim.image import offline
+
+    given = _read_keys(keys)
+    texts = tuple(KeyFile(name=key.name, pem=key.pem) for key in given)
+    chosen = Verify(mode)
+    with Renderer() as renderer:
+        manifest = settings.with_image(
+            [image],
+            lambda client: client.verify(
+                image, chosen, renderer.report, untrusted_folder=untrusted_folder, keys=texts
+            ),
+            lambda: offline.verify(
+                Path(image),
+                chosen,
+                renderer.report,
+                required=given,
+                untrusted_folder=untrusted_folder,
+            ),
         )
-    settings.show(
-        manifest, "\n".join((f"{printable(image)}: {_judged(manifest)}", *_access(manifest)))
-    )
+    lines = (f"{printable(image)}: {_judged(manifest)}", *_origin(manifest), *_access(manifest))
+    settings.show(manifest, "\n".join(lines))
+
+
+def _read_keys(paths: Iterable[str]) -> tuple[PublicKey, ...]:
+    if not paths:
+        return ()
+    from shim.image import keys
+
+    return tuple(keys.read_public(Path(path)) for path in paths)
+
+
+def _origin(manifest: dict[str, Any]) -> list[str]:
+    """List who signed an image, where it is from, and what was not checked."""
+    lines = [f"signed by {one['key']}, id {one['id']}" for one in manifest.get("signed_by", ())]
+    if manifest.get("source"):
+        lines.append(f"from {manifest['source']}")
+    if not manifest.get("host_checked", True):
+        lines.append("not checked: whether this host can run it, which needs a sidecar")
+    return [printable(line) for line in lines]
 
 
 def _judged(manifest: dict[str, Any]) -> str:

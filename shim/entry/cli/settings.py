@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 import msgspec
@@ -13,6 +14,8 @@ from shim.host.text import printable_lines
 
 if TYPE_CHECKING:
     from shim.client import AsyncClient, Client
+
+_T = TypeVar("_T")
 
 
 @dataclass(frozen=True)
@@ -35,6 +38,24 @@ class Settings:
         from shim.client import AsyncClient
 
         return AsyncClient(self.address, self.namespace)
+
+    def with_image(
+        self, images: Sequence[str], through: Callable[[Client], _T], here: Callable[[], _T]
+    ) -> _T:
+        """Call the sidecar; without one, do it in this process if all images are paths.
+
+        Raises:
+            Unavailable: no sidecar answers, and an image is given by its name.
+        """
+        from shim.errors import Unavailable
+
+        try:
+            with self.client() as client:
+                return through(client)
+        except Unavailable:
+            if not all(image.startswith("/") for image in images):
+                raise
+            return here()
 
     def show(self, value: Any, text: str) -> None:
         """Print a value as JSON, or its text, if there is any."""

@@ -1735,6 +1735,7 @@ class VerifyImageRequest(_message.Message):
     MODE_FIELD_NUMBER: _builtins.int
     UNTRUSTED_FOLDER_FIELD_NUMBER: _builtins.int
     NAMESPACE_FIELD_NUMBER: _builtins.int
+    KEYS_FIELD_NUMBER: _builtins.int
     image_path: _builtins.str
     """An absolute path, or a name."""
     mode: Global___Verify.ValueType
@@ -1742,6 +1743,10 @@ class VerifyImageRequest(_message.Message):
     """Check an image that somebody else than root can change."""
     namespace: _builtins.str
     """Of the name; empty is "default"."""
+    @_builtins.property
+    def keys(self) -> _containers.RepeatedCompositeFieldContainer[Global___PublicKey]:
+        """Of these one has to have signed the image; empty requires no signature."""
+
     def __init__(
         self,
         *,
@@ -1749,10 +1754,11 @@ class VerifyImageRequest(_message.Message):
         mode: Global___Verify.ValueType = ...,
         untrusted_folder: _builtins.bool = ...,
         namespace: _builtins.str = ...,
+        keys: _abc.Iterable[Global___PublicKey] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["image_path", b"image_path", "mode", b"mode", "namespace", b"namespace", "untrusted_folder", b"untrusted_folder"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["image_path", b"image_path", "keys", b"keys", "mode", b"mode", "namespace", b"namespace", "untrusted_folder", b"untrusted_folder"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1765,7 +1771,9 @@ class VerifyImageUpdate(_message.Message):
     PROGRESS_FIELD_NUMBER: _builtins.int
     MANIFEST_JSON_FIELD_NUMBER: _builtins.int
     manifest_json: _builtins.str
-    """Comes last: the manifest as JSON, with `host_access` as InspectImage has it."""
+    """Comes last: the manifest as JSON, with `host_access` as InspectImage has it, and `signed_by`:
+    the configured and the given keys by which it is signed.
+    """
     @_builtins.property
     def progress(self) -> Global___Progress: ...
     def __init__(
@@ -1783,6 +1791,180 @@ class VerifyImageUpdate(_message.Message):
     def WhichOneof(self, oneof_group: _WhichOneofArgType_update) -> _WhichOneofReturnType_update | None: ...
 
 Global___VerifyImageUpdate: _TypeAlias = VerifyImageUpdate  # noqa: Y015
+
+@_typing.final
+class PublicKey(_message.Message):
+    """A public Ed25519 key."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    PEM_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """For messages, such as its file."""
+    pem: _builtins.str
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        pem: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name", "pem", b"pem"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PublicKey: _TypeAlias = PublicKey  # noqa: Y015
+
+@_typing.final
+class ImageStatementRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAMESPACE_FIELD_NUMBER: _builtins.int
+    IMAGE_FIELD_NUMBER: _builtins.int
+    namespace: _builtins.str
+    """Of a name; empty is "default"."""
+    image: _builtins.str
+    """A path or a name."""
+    def __init__(
+        self,
+        *,
+        namespace: _builtins.str = ...,
+        image: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["image", b"image", "namespace", b"namespace"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ImageStatementRequest: _TypeAlias = ImageStatementRequest  # noqa: Y015
+
+@_typing.final
+class ImageStatementResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PAYLOAD_FIELD_NUMBER: _builtins.int
+    payload: _builtins.bytes
+    def __init__(
+        self,
+        *,
+        payload: _builtins.bytes = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["payload", b"payload"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ImageStatementResponse: _TypeAlias = ImageStatementResponse  # noqa: Y015
+
+@_typing.final
+class AddSignatureRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAMESPACE_FIELD_NUMBER: _builtins.int
+    IMAGE_FIELD_NUMBER: _builtins.int
+    KEY_FIELD_NUMBER: _builtins.int
+    SIGNATURE_FIELD_NUMBER: _builtins.int
+    namespace: _builtins.str
+    """Of a name; empty is "default"."""
+    image: _builtins.str
+    """A path or a name."""
+    signature: _builtins.bytes
+    @_builtins.property
+    def key(self) -> Global___PublicKey:
+        """The key by which it was signed; the private one stays with the caller."""
+
+    def __init__(
+        self,
+        *,
+        namespace: _builtins.str = ...,
+        image: _builtins.str = ...,
+        key: Global___PublicKey | None = ...,
+        signature: _builtins.bytes = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["key", b"key"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["image", b"image", "key", b"key", "namespace", b"namespace", "signature", b"signature"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___AddSignatureRequest: _TypeAlias = AddSignatureRequest  # noqa: Y015
+
+@_typing.final
+class AddSignatureResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SIGNATURES_FIELD_NUMBER: _builtins.int
+    signatures: _builtins.int
+    """How many signatures the image has."""
+    def __init__(
+        self,
+        *,
+        signatures: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["signatures", b"signatures"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___AddSignatureResponse: _TypeAlias = AddSignatureResponse  # noqa: Y015
+
+@_typing.final
+class DiffImagesRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAMESPACE_FIELD_NUMBER: _builtins.int
+    OLD_FIELD_NUMBER: _builtins.int
+    NEW_FIELD_NUMBER: _builtins.int
+    namespace: _builtins.str
+    """Of names; empty is "default"."""
+    old: _builtins.str
+    """Paths or names."""
+    new: _builtins.str
+    def __init__(
+        self,
+        *,
+        namespace: _builtins.str = ...,
+        old: _builtins.str = ...,
+        new: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["namespace", b"namespace", "new", b"new", "old", b"old"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DiffImagesRequest: _TypeAlias = DiffImagesRequest  # noqa: Y015
+
+@_typing.final
+class DiffImagesUpdate(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PROGRESS_FIELD_NUMBER: _builtins.int
+    DIFF_JSON_FIELD_NUMBER: _builtins.int
+    diff_json: _builtins.str
+    """Comes last: how they differ, as JSON."""
+    @_builtins.property
+    def progress(self) -> Global___Progress: ...
+    def __init__(
+        self,
+        *,
+        progress: Global___Progress | None = ...,
+        diff_json: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["diff_json", b"diff_json", "progress", b"progress", "update", b"update"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["diff_json", b"diff_json", "progress", b"progress", "update", b"update"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_update: _TypeAlias = _typing.Literal["progress", "diff_json"]  # noqa: Y015
+    _WhichOneofArgType_update: _TypeAlias = _typing.Literal["update", b"update"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_update) -> _WhichOneofReturnType_update | None: ...
+
+Global___DiffImagesUpdate: _TypeAlias = DiffImagesUpdate  # noqa: Y015
 
 @_typing.final
 class RemoveImageRequest(_message.Message):

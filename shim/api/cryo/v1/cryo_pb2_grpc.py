@@ -78,6 +78,21 @@ class CryoStub:
                 request_serializer=shim_dot_api_dot_cryo_dot_v1_dot_cryo__pb2.VerifyImageRequest.SerializeToString,
                 response_deserializer=shim_dot_api_dot_cryo_dot_v1_dot_cryo__pb2.VerifyImageUpdate.FromString,
                 _registered_method=True)
+        self.ImageStatement = channel.unary_unary(
+                '/cryo.v1.Cryo/ImageStatement',
+                request_serializer=shim_dot_api_dot_cryo_dot_v1_dot_cryo__pb2.ImageStatementRequest.SerializeToString,
+                response_deserializer=shim_dot_api_dot_cryo_dot_v1_dot_cryo__pb2.ImageStatementResponse.FromString,
+                _registered_method=True)
+        self.AddSignature = channel.unary_unary(
+                '/cryo.v1.Cryo/AddSignature',
+                request_serializer=shim_dot_api_dot_cryo_dot_v1_dot_cryo__pb2.AddSignatureRequest.SerializeToString,
+                response_deserializer=shim_dot_api_dot_cryo_dot_v1_dot_cryo__pb2.AddSignatureResponse.FromString,
+                _registered_method=True)
+        self.DiffImages = channel.unary_stream(
+                '/cryo.v1.Cryo/DiffImages',
+                request_serializer=shim_dot_api_dot_cryo_dot_v1_dot_cryo__pb2.DiffImagesRequest.SerializeToString,
+                response_deserializer=shim_dot_api_dot_cryo_dot_v1_dot_cryo__pb2.DiffImagesUpdate.FromString,
+                _registered_method=True)
         self.RemoveImage = channel.unary_unary(
                 '/cryo.v1.Cryo/RemoveImage',
                 request_serializer=shim_dot_api_dot_cryo_dot_v1_dot_cryo__pb2.RemoveImageRequest.SerializeToString,
@@ -205,6 +220,27 @@ class CryoServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ImageStatement(self, request, context):
+        """Returns what is signed for an image: the payload of the DSSE envelope.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def AddSignature(self, request, context):
+        """Adds a signature to an image.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def DiffImages(self, request, context):
+        """Compares two images.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def RemoveImage(self, request, context):
         """Deletes an image below the configured folder, or one of several names of it.
         """
@@ -326,6 +362,21 @@ def add_CryoServicer_to_server(servicer, server):
                     servicer.VerifyImage,
                     request_deserializer=shim_dot_api_dot_cryo_dot_v1_dot_cryo__pb2.VerifyImageRequest.FromString,
                     response_serializer=shim_dot_api_dot_cryo_dot_v1_dot_cryo__pb2.VerifyImageUpdate.SerializeToString,
+            ),
+            'ImageStatement': grpc.unary_unary_rpc_method_handler(
+                    servicer.ImageStatement,
+                    request_deserializer=shim_dot_api_dot_cryo_dot_v1_dot_cryo__pb2.ImageStatementRequest.FromString,
+                    response_serializer=shim_dot_api_dot_cryo_dot_v1_dot_cryo__pb2.ImageStatementResponse.SerializeToString,
+            ),
+            'AddSignature': grpc.unary_unary_rpc_method_handler(
+                    servicer.AddSignature,
+                    request_deserializer=shim_dot_api_dot_cryo_dot_v1_dot_cryo__pb2.AddSignatureRequest.FromString,
+                    response_serializer=shim_dot_api_dot_cryo_dot_v1_dot_cryo__pb2.AddSignatureResponse.SerializeToString,
+            ),
+            'DiffImages': grpc.unary_stream_rpc_method_handler(
+                    servicer.DiffImages,
+                    request_deserializer=shim_dot_api_dot_cryo_dot_v1_dot_cryo__pb2.DiffImagesRequest.FromString,
+                    response_serializer=shim_dot_api_dot_cryo_dot_v1_dot_cryo__pb2.DiffImagesUpdate.SerializeToString,
             ),
             'RemoveImage': grpc.unary_unary_rpc_method_handler(
                     servicer.RemoveImage,
@@ -603,6 +654,87 @@ class Cryo:
             '/cryo.v1.Cryo/VerifyImage',
             shim_dot_api_dot_cryo_dot_v1_dot_cryo__pb2.VerifyImageRequest.SerializeToString,
             shim_dot_api_dot_cryo_dot_v1_dot_cryo__pb2.VerifyImageUpdate.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ImageStatement(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/cryo.v1.Cryo/ImageStatement',
+            shim_dot_api_dot_cryo_dot_v1_dot_cryo__pb2.ImageStatementRequest.SerializeToString,
+            shim_dot_api_dot_cryo_dot_v1_dot_cryo__pb2.ImageStatementResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def AddSignature(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/cryo.v1.Cryo/AddSignature',
+            shim_dot_api_dot_cryo_dot_v1_dot_cryo__pb2.AddSignatureRequest.SerializeToString,
+            shim_dot_api_dot_cryo_dot_v1_dot_cryo__pb2.AddSignatureResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DiffImages(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/cryo.v1.Cryo/DiffImages',
+            shim_dot_api_dot_cryo_dot_v1_dot_cryo__pb2.DiffImagesRequest.SerializeToString,
+            shim_dot_api_dot_cryo_dot_v1_dot_cryo__pb2.DiffImagesUpdate.FromString,
             options,
             channel_credentials,
             insecure,

@@ -64,6 +64,12 @@ class CryoStub:
     """Returns an image's manifest; reads none of its bulk."""
     VerifyImage: _grpc.UnaryStreamMultiCallable[_cryo_pb2.VerifyImageRequest, _cryo_pb2.VerifyImageUpdate]
     """Reads an image against its seal and against this host."""
+    ImageStatement: _grpc.UnaryUnaryMultiCallable[_cryo_pb2.ImageStatementRequest, _cryo_pb2.ImageStatementResponse]
+    """Returns what is signed for an image: the payload of the DSSE envelope."""
+    AddSignature: _grpc.UnaryUnaryMultiCallable[_cryo_pb2.AddSignatureRequest, _cryo_pb2.AddSignatureResponse]
+    """Adds a signature to an image."""
+    DiffImages: _grpc.UnaryStreamMultiCallable[_cryo_pb2.DiffImagesRequest, _cryo_pb2.DiffImagesUpdate]
+    """Compares two images."""
     RemoveImage: _grpc.UnaryUnaryMultiCallable[_cryo_pb2.RemoveImageRequest, _cryo_pb2.RemoveImageResponse]
     """Deletes an image below the configured folder, or one of several names of it."""
     TagImage: _grpc.UnaryUnaryMultiCallable[_cryo_pb2.TagImageRequest, _cryo_pb2.TagImageResponse]
@@ -127,6 +133,12 @@ class CryoAsyncStub(CryoStub):
     """Returns an image's manifest; reads none of its bulk."""
     VerifyImage: _aio.UnaryStreamMultiCallable[_cryo_pb2.VerifyImageRequest, _cryo_pb2.VerifyImageUpdate]  # type: ignore[assignment]
     """Reads an image against its seal and against this host."""
+    ImageStatement: _aio.UnaryUnaryMultiCallable[_cryo_pb2.ImageStatementRequest, _cryo_pb2.ImageStatementResponse]  # type: ignore[assignment]
+    """Returns what is signed for an image: the payload of the DSSE envelope."""
+    AddSignature: _aio.UnaryUnaryMultiCallable[_cryo_pb2.AddSignatureRequest, _cryo_pb2.AddSignatureResponse]  # type: ignore[assignment]
+    """Adds a signature to an image."""
+    DiffImages: _aio.UnaryStreamMultiCallable[_cryo_pb2.DiffImagesRequest, _cryo_pb2.DiffImagesUpdate]  # type: ignore[assignment]
+    """Compares two images."""
     RemoveImage: _aio.UnaryUnaryMultiCallable[_cryo_pb2.RemoveImageRequest, _cryo_pb2.RemoveImageResponse]  # type: ignore[assignment]
     """Deletes an image below the configured folder, or one of several names of it."""
     TagImage: _aio.UnaryUnaryMultiCallable[_cryo_pb2.TagImageRequest, _cryo_pb2.TagImageResponse]  # type: ignore[assignment]
@@ -235,6 +247,30 @@ class CryoServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_cryo_pb2.VerifyImageUpdate], _abc.AsyncIterator[_cryo_pb2.VerifyImageUpdate]]:
         """Reads an image against its seal and against this host."""
+
+    @_abc_1.abstractmethod
+    def ImageStatement(
+        self,
+        request: _cryo_pb2.ImageStatementRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_cryo_pb2.ImageStatementResponse, _abc.Awaitable[_cryo_pb2.ImageStatementResponse]]:
+        """Returns what is signed for an image: the payload of the DSSE envelope."""
+
+    @_abc_1.abstractmethod
+    def AddSignature(
+        self,
+        request: _cryo_pb2.AddSignatureRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_cryo_pb2.AddSignatureResponse, _abc.Awaitable[_cryo_pb2.AddSignatureResponse]]:
+        """Adds a signature to an image."""
+
+    @_abc_1.abstractmethod
+    def DiffImages(
+        self,
+        request: _cryo_pb2.DiffImagesRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_cryo_pb2.DiffImagesUpdate], _abc.AsyncIterator[_cryo_pb2.DiffImagesUpdate]]:
+        """Compares two images."""
 
     @_abc_1.abstractmethod
     def RemoveImage(
