@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 from shim.distribution.archive_reader import ArchiveReader
@@ -28,7 +29,7 @@ def open_place(reference: Reference, settings: TransferSettings, *, to_write: bo
         from shim.distribution.bucket import Bucket  # noqa: PLC0415 - loads obstore
 
         options = HttpOptions(plain_http=settings.plain_http, ca_file=settings.ca_file)
-        return Bucket(reference, settings.object_store, options)
+        return Bucket(reference, settings.object_store or os.environ, options)
     from shim.distribution.registry import Registry  # noqa: PLC0415 - loads urllib3
 
     options = HttpOptions(

@@ -37,6 +37,8 @@ from shim.state import TaskState
 from tests.builds import RunscBuild
 
 WAIT_S = 20.0
+# Files of the folder of images that stay without an image.
+OF_THE_STORE = (".cryo-index.json", ".cryo-names.lock", ".cryo-prune.lock")
 # A workload that makes its steps as fast as it can takes all cores.
 PERIOD_S = 0.25
 _TICK_MS = 20
@@ -195,7 +197,7 @@ class Rig:
         state, images = self.sim.folder / "state", self.sim.folder / "images"
         found = [str(path) for path in (state / "tasks").glob("*/*")]
         found += [str(path) for path in (state / "runsc").glob("*/*") if _is_of_a_task(path)]
-        found += [str(path) for path in images.rglob(".cryo-*")]
+        found += [str(path) for path in images.rglob(".cryo-*") if path.name not in OF_THE_STORE]
         found += [line for line in self._mounts() if f"{state}/tasks" in line]
         found += [f"device: {a}" for a in self.sim.device()["allocations"]]
         return found + [f"sandbox {pid}" for pid in self.sandboxes()]

@@ -9,6 +9,9 @@ import pytest
 
 from shim.distribution import s3_settings
 from shim.distribution.http_options import HttpOptions
+from shim.distribution.opening import open_place
+from shim.distribution.reference import BucketRef
+from shim.distribution.settings import TransferSettings
 from shim.errors import InvalidArgument, PermissionDenied
 
 KEYS = {"AWS_ACCESS_KEY_ID": "id", "AWS_SECRET_ACCESS_KEY": "secret"}
@@ -175,3 +178,15 @@ def test_the_key_is_provided_and_no_part_of_the_configuration() -> None:
     }
     assert not {"access_key_id", "secret_access_key", "session_token"} & found.keys()
     assert s3_settings.provider_of(config({"AWS_SKIP_SIGNATURE": "1"})) is None
+
+
+def test_without_settings_of_a_client_those_of_this_process_are_used(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Its environment is that of a service; the two are not mixed."""
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "nonsense")
+    reference = BucketRef(bucket="images", prefix="a")
+
+    with pytest.raises(InvalidArgument, match="AWS_ENDPOINT_URL"):
+        open_place(reference, TransferSettings(), to_write=True)
+    open_place(reference, TransferSettings(object_store=KEYS), to_write=True).close()
