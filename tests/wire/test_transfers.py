@@ -12,9 +12,12 @@ from shim.client import AsyncClient
 from shim.distribution.key_sources import KeySources
 from shim.distribution.settings import TransferSettings
 from shim.distribution.transfer import Compress
-from shim.errors import InvalidArgument
+from shim.entry.cli import exits
+from shim.entry.cli.app import main
+from shim.errors import InvalidArgument, Unavailable
 from shim.image.named import ImageRef
 from shim.model import Progress, RestoreOptions, TaskRef
+from tests.unit.image_helpers import sealed
 from tests.wire.conftest import Sidecar
 from tests.wire.fakes import UPDATES, FakeTasks
 from tests.wire.fakes_transfers import TRANSFERRED
@@ -126,6 +129,40 @@ def test_pull(
     )
     wanted = f"oci:{tmp_path}/layout:v1"
     assert sidecar.core.calls == [("pull", wanted, "default", settings, "b")]
+
+
+def test_export_and_import(
+    cryo: Cryo, sidecar: Sidecar, plain_environment: Path, tmp_path: Path
+) -> None:
+    """An archive is a reference like others, made from the path of its file."""
+    file = tmp_path / "llama.tar"
+    assert cryo("checkpoints", "export", "--key-file", "/key", "llama:v1", str(file))[0] == 0
+    assert cryo("checkpoints", "import", "--name", "b:v2", str(file))[:2] == (0, "/images/a\n")
+
+    config = str(plain_environment)
+    written = TransferSettings(docker_config=config, keys=KeySources(key_file="/key"))
+    read = TransferSettings(docker_config=config)
+    wanted = f"oci-archive:{file}"
+    assert sidecar.core.calls == [
+        ("push", "llama:v1", "default", f"{wanted}:latest", written),
+        ("pull", wanted, "default", read, "b:v2"),
+    ]
+
+
+def test_export_without_a_sidecar(
+    capfd: pytest.CaptureFixture[str], tmp_path: Path, plain_environment: Path
+) -> None:
+    """The path of an image is enough; for a name a sidecar is needed."""
+    sealed(tmp_path / "image")
+    nowhere = ("-a", f"unix://{tmp_path}/none.sock", "checkpoints", "export")
+    with pytest.raises(SystemExit) as done:
+        main([*nowhere, str(tmp_path / "image"), str(tmp_path / "a.tar")])
+    with pytest.raises(SystemExit) as failed:
+        main([*nowhere, "llama:v1", str(tmp_path / "b.tar")])
+
+    assert (done.value.code, failed.value.code) == (0, exits.CODES[Unavailable])
+    assert capfd.readouterr().out.startswith("sha256:")
+    assert sorted(path.name for path in tmp_path.glob("*.tar")) == ["a.tar"]
 
 
 @pytest.mark.parametrize("inner", (None, "team-a"))

@@ -1,9 +1,10 @@
-"""Commands that copy images: checkpoints push, pull."""
+"""Commands that copy images: checkpoints push, pull, export, import."""
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -11,14 +12,21 @@ import click
 from shim.entry.cli.params import PATH, REF
 from shim.entry.cli.progress import Renderer
 from shim.entry.cli.settings import Settings, pass_settings
-from shim.entry.cli.transfer_options import read_options, settings_of, write_options
+from shim.entry.cli.transfer_options import (
+    archive_read_options,
+    archive_write_options,
+    read_options,
+    settings_of,
+    write_options,
+)
 from shim.host.sizes import size
 from shim.host.text import printable
 
 if TYPE_CHECKING:
-    from shim.distribution.transfer import Transferred
+    from shim.distribution.transfer import Transfer, Transferred
 
-_SCHEMES_OF_PATHS = ("oci-archive:", "oci:")
+_ARCHIVE = "oci-archive:"
+_SCHEMES_OF_PATHS = (_ARCHIVE, "oci:")
 
 
 @click.command("push")
@@ -85,6 +93,42 @@ def pull(
     settings.show(result, result.image_path)
 
 
+@click.command("export")
+@archive_write_options
+@click.argument("image", type=REF)
+@click.argument("file", type=PATH)
+@pass_settings
+def export(settings: Settings, /, image: str, file: str, *, transfer: Mapping[str, Any]) -> None:
+    """Write an image to a new file, a tar of an OCI layout. Prints the digest.
+
+    It needs no sidecar if IMAGE is a path.
+    """
+    from shim.distribution import copies, reference
+
+    made, to = settings_of(transfer), reference.parse(_ARCHIVE + file)
+    with Renderer() as renderer:
+        result = settings.with_image(
+            [image],
+            lambda client: client.push(image, str(to), made, on_progress=renderer.report),
+            lambda: copies.send(Path(image), to, made, renderer.report),
+        )
+    settings.show(result, result.digest)
+    _summary(result, f"export of {image}")
+
+
+@click.command("import")
+@archive_read_options
+@click.option("--name", help="name of the image [default: that of the file, with its tag]")
+@click.argument("file", type=PATH)
+@pass_settings
+def import_(
+    settings: Settings, /, file: str, name: str | None, *, transfer: Mapping[str, Any]
+) -> None:
+    """Copy the image in a file that `export` has written to this host. Prints its path."""
+    result = pulled(settings, _ARCHIVE + file, transfer, name=name)
+    settings.show(result, result.image_path)
+
+
 def pulled(
     settings: Settings,
     reference: str,
@@ -116,11 +160,11 @@ def absolute(reference: str) -> str:
     return reference
 
 
-def _summary(result: Transferred, text: str) -> None:
+def _summary(result: Transfer, text: str) -> None:
     """Print a summary on stderr; stdout is for programs."""
     copied = f"{size(result.bytes_moved)} copied, {size(result.bytes_reused)} were there"
     line = f"{text}: {size(result.bytes_total)}, {copied}, {result.seconds:.2f} s"
     print(printable(line), file=sys.stderr)
 
 
-COMMANDS = (push, pull)
+COMMANDS = (push, pull, export, import_)

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from shim.distribution.settings import TransferSettings
 
 JOBS = 4
-_READ = (
+_NETWORK = (
     click.option(
         "--jobs",
         type=click.IntRange(1, 64),
@@ -28,6 +28,8 @@ _READ = (
     click.option(
         "--ca-file", type=PATH, help="PEM file of certificate authorities [default: the system's]"
     ),
+)
+_KEYS = (
     click.option("--key-file", type=PATH, help="file with the key of encrypted images"),
     click.option(
         "--identity",
@@ -58,12 +60,22 @@ _NAMES = ("jobs", "plain_http", "ca_file", "key_file", "identities", "recipients
 
 def read_options(command: Callable[..., None]) -> Callable[..., None]:
     """Add the options of a pull to a command, which gets them as `transfer`."""
-    return _collected(command, _READ)
+    return _collected(command, (*_NETWORK, *_KEYS))
 
 
 def write_options(command: Callable[..., None]) -> Callable[..., None]:
     """Add the options of a push to a command, which gets them as `transfer`."""
-    return _collected(command, (*_READ, *_WRITE))
+    return _collected(command, (*_NETWORK, *_KEYS, *_WRITE))
+
+
+def archive_read_options(command: Callable[..., None]) -> Callable[..., None]:
+    """Add the options of an import to a command, which gets them as `transfer`."""
+    return _collected(command, _KEYS)
+
+
+def archive_write_options(command: Callable[..., None]) -> Callable[..., None]:
+    """Add the options of an export to a command, which gets them as `transfer`."""
+    return _collected(command, (*_KEYS, *_WRITE))
 
 
 def _collected(
@@ -90,11 +102,11 @@ def settings_of(transfer: Mapping[str, Any]) -> TransferSettings:
     from shim.distribution.transfer import Compress
 
     return TransferSettings(
-        plain_http=transfer["plain_http"],
-        ca_file=transfer["ca_file"],
+        plain_http=transfer.get("plain_http", False),
+        ca_file=transfer.get("ca_file"),
         docker_config=_docker_config(),
         object_store={name: text for name, text in os.environ.items() if name.startswith("AWS_")},
-        jobs=transfer["jobs"],
+        jobs=transfer.get("jobs", JOBS),
         compress=Compress(transfer.get("compress", Compress.AUTO)),
         keys=KeySources(
             key_file=transfer["key_file"],
