@@ -1,4 +1,4 @@
-"""What distinguishes a restored copy from the others of its image: hostname, network, environment.
+"""What distinguishes a restored copy from the others of its image.
 
 runsc accepts a spec that differs from the saved one in these. Pure.
 """
@@ -24,6 +24,8 @@ _SHOWN = 80
 class CopyIdentity(Value):
     """A hostname, the path of a network namespace, and lines NAME=value; empty keeps the spec's.
 
+    `cgroup` is added to the name of the spec's cgroup, whose limits are those of one container.
+
     Raises:
         InvalidArgument: one is not valid.
     """
@@ -31,6 +33,7 @@ class CopyIdentity(Value):
     hostname: str = ""
     netns: str = ""
     env: tuple[str, ...] = ()
+    cgroup: str = ""
 
     def __post_init__(self) -> None:
         """Check each value; an environment may have secrets, and is not repeated in messages."""
@@ -51,11 +54,15 @@ class CopyIdentity(Value):
         Raises:
             InvalidArgument: the container has no network namespace, or cannot read an environment.
         """
-        data = dict(spec.data)
+        data, linux = dict(spec.data), dict(spec.data.get("linux") or {})
         if self.hostname:
             data["hostname"] = self.hostname
         if self.netns:
-            data["linux"] = {**(data.get("linux") or {}), "namespaces": self._namespaces(spec)}
+            linux["namespaces"] = self._namespaces(spec)
+        if self.cgroup and spec.cgroups_path:
+            linux["cgroupsPath"] = f"{spec.cgroups_path}-{self.cgroup}"
+        if linux != (spec.data.get("linux") or {}):
+            data["linux"] = linux
         if data != spec.data:
             spec = document.parse(data, spec.bundle, restoring=True)
         return self._with_env(spec)

@@ -86,14 +86,23 @@ class RestoreCall:
         warnings = _hook_warnings(manifest, options)
         for text in warnings:
             report(Progress(phase=Phase.VERIFY, message=text, warning=True))
+        identity = CopyIdentity(
+            hostname=options.hostname,
+            netns=options.netns,
+            env=options.env,
+            # Clones with one spec would share the limits of its cgroup.
+            cgroup=ref.id if held is not None and not options.bundle else "",
+        )
         made: list[Container] = []
         try:
             own = MemberOptions(saved=manifest.task, bundle=options.bundle, stdio=options.stdio)
-            made.append(await self._create(ref, manifest.root, own, options, manifest))
+            made.append(await self._create(ref, manifest.root, own, options, manifest, identity))
             for saved, member in zip(manifest.members, mapped, strict=True):
                 one = TaskRef(namespace=ref.namespace, id=member.id)
                 joining = Joining(name=saved.name, sandbox_id=ref.id)
-                made.append(await self._create(one, saved, member, options, manifest, joining))
+                made.append(
+                    await self._create(one, saved, member, options, manifest, identity, joining)
+                )
             names = [saved.name for saved in manifest.members]
             result = await self._fill(made, names, options, report, held)
             return msgspec.structs.replace(result, warnings=(*warnings, *result.warnings))
@@ -108,6 +117,7 @@ class RestoreCall:
         mapped: MemberOptions,
         options: RestoreOptions,
         manifest: Manifest,
+        identity: CopyIdentity,
         joining: Joining | None = None,
     ) -> Container:
         """Create the task that a container of the image becomes."""
@@ -121,7 +131,7 @@ class RestoreCall:
             manifest=manifest,
             own_bundle=bool(mapped.bundle),
             joining=joining,
-            identity=CopyIdentity(hostname=options.hostname, netns=options.netns, env=options.env),
+            identity=identity,
             image_hooks=options.image_hooks,
             one_call=True,
         )

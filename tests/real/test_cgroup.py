@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from shim.errors import NotFound, ResourceExhausted
-from shim.model import Stats
+from shim.model import RestoreOptions, Stats
 from shim.simgpu import tools
 from shim.simgpu.waiting import wait_until
 from tests import cgroups
@@ -118,6 +118,21 @@ def test_gpu_memory_that_the_limit_has_no_room_for(rig: Rig) -> None:
     memory.feed()
     rig.checkpoint("job")
     assert rig.fine("job")
+
+
+def test_clones_have_limits_of_their_own(rig: Rig) -> None:
+    """Each is in a cgroup of its own with the limits of the image, so one cannot end another."""
+    _eater(rig, "job")
+    image = rig.checkpoint("job").image_path
+    names = ("c-1", "c-2")
+
+    found = rig.client.clone({name: RestoreOptions(image_path=image) for name in names})
+
+    assert all(one.restored for one in found)
+    limits_of = {name: rig.client.stats(name).memory_limit_bytes for name in ("job", *names)}
+    assert limits_of == dict.fromkeys(("job", *names), _LIMIT_BYTES)
+    assert _eat_all(rig, "c-1") in _killed(rig)
+    assert rig.client.state("job").exit is rig.client.state("c-2").exit is None
 
 
 def _topics(rig: Rig, name: str) -> list[str]:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from shim.errors import ImageCorrupt, NotFound
+from shim.errors import ImageCorrupt, NotFound, Unavailable
 from shim.model import CloneResult, Phase, Progress, RestoreOptions, Stdio, Verify
 from shim.simgpu.gpu import UUID
 from shim.simgpu.simulation import wait_until
@@ -125,6 +125,26 @@ def test_an_interrupt_leaves_the_complete(rig: Rig) -> None:
     assert {"job", "c-1"} <= left
     assert not left & {"c-3", "c-4", "c-5"}
     assert {view.state for view in rig.client.list()} == {TaskState.RUNNING}
+
+
+def test_the_sidecar_dies(rig: Rig) -> None:
+    """The next one rolls back what was not complete; the clones that were run on."""
+    rig.sleeper("job")
+    image = rig.checkpoint("job").image_path
+    names = [f"c-{n}" for n in range(1, 5)]
+
+    def kill(progress: Progress) -> None:
+        if progress.pid_state == "running":
+            rig.sim.kill_sidecar()
+
+    with pytest.raises(Unavailable):
+        rig.client.clone(options(image, names), on_progress=kill, at_once=2)
+    rig.start_sidecar()
+
+    views = {view.id: view for view in rig.client.list()}
+    assert {view.state for view in views.values()} == {TaskState.RUNNING}
+    assert 1 <= len(set(views) & set(names)) < len(names)
+    assert all(rig.client.pids(name) == [1] for name in views)
 
 
 def test_a_kill_of_one_clone(rig: Rig) -> None:

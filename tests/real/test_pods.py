@@ -25,7 +25,7 @@ from shim.errors import (
     InvalidArgument,
     ResourceExhausted,
 )
-from shim.model import CheckpointResult, MemberOptions
+from shim.model import CheckpointResult, MemberOptions, RestoreOptions
 from shim.simgpu.simulation import Fault, Kind, Settings, Simulation, wait_until
 from shim.state import TaskState
 from tests.builds import RunscBuild, excuse
@@ -183,6 +183,33 @@ def test_a_pod_beside_the_first(two: Pod, engine: str) -> None:
     assert other.fine
     other.remove()
     assert only(two)
+
+
+def test_clones_of_a_pod(pod: Pod) -> None:
+    """Each has all containers of the pod, under ids that the caller chooses."""
+    made = pod.rig.checkpoint("count")
+    clones = [Pod(pod.rig, *(f"{one}-{number}" for one in pod.ids)) for number in (1, 2)]
+    found = pod.rig.client.clone(
+        {
+            one.sandbox: RestoreOptions(
+                image_path=made.image_path,
+                hostname=one.sandbox,
+                members=tuple(
+                    MemberOptions(saved=saved, id=name)
+                    for saved, name in zip(pod.ids[1:], one.ids[1:], strict=True)
+                ),
+            )
+            for one in clones
+        }
+    )
+
+    assert [one.restored.members for one in found if one.restored] == [
+        one.ids[1:] for one in clones
+    ]
+    assert all(one.states == RUNNING and one.fine for one in (pod, *clones))
+    # Without ids of their own the containers would have those of the first pod.
+    [refused_one] = pod.rig.client.clone({"pod-3": RestoreOptions(image_path=made.image_path)})
+    assert refused_one.kind == "AlreadyExists"
 
 
 def test_all_are_locked_before_any_is_frozen(two: Pod) -> None:

@@ -49,6 +49,15 @@ def test_nothing_given_changes_nothing() -> None:
     assert CopyIdentity().given_to(spec) is spec
 
 
+def test_a_cgroup_of_its_own() -> None:
+    """Its name begins as the saved one's, in the same parent; a spec without one gets none."""
+    identity = CopyIdentity(cgroup="job-1")
+
+    assert identity.given_to(spec_of(cgroupsPath="/pod/job")).cgroups_path == "/pod/job-job-1"
+    assert identity.given_to(spec_of(cgroupsPath="s:cri:a")).cgroups_path == "s:cri:a-job-1"
+    assert identity.given_to(spec_of()).cgroups_path == ""
+
+
 def test_the_network_of_the_host_stays() -> None:
     """A container without a network namespace cannot get one: runsc compares the kinds."""
     spec = spec_of(namespaces=[{"type": "pid"}])
