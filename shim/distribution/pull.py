@@ -68,7 +68,8 @@ def pull(
             meter.reused(size_bytes)
         return meter.result(str(final), remote.offer.digest)
     if target.make_room is not None:
-        target.make_room(sum(chunk.length for chunk in remote.artifact.chunks))
+        there = staging.resumable_bytes(final, remote.offer.manifest.digest)
+        target.make_room(max(0, sum(each.length for each in remote.artifact.chunks) - there))
     folder = staging.resume(final, remote.offer.manifest.digest)
     try:
         _fetch(place, remote, folder, options, meter)

@@ -181,10 +181,12 @@ class Eviction:
         """Return the size that unfinished images will have, and the part that is not written."""
         total = unwritten = 0
         for path in walk.stagings(self._images):
-            written = _size(path)
-            expected = 0 if staging.is_abandoned(path) else staging.expected_bytes(path)
-            total += max(written, expected)
-            unwritten += max(0, expected - written)
+            written = staging.written_bytes(path)
+            whole = written
+            if staging.is_live(path):
+                whole = max(written, _size(path), staging.expected_bytes(path))
+            total += whole
+            unwritten += whole - written
         return total, unwritten
 
 

@@ -7,6 +7,7 @@ is killed in between leaves no entry that a scan would contradict.
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Iterable
 from pathlib import Path
@@ -23,6 +24,7 @@ from shim.image.name import ImageName
 from shim.image.store_lock import NAMES, store_lock
 from shim.model import Value
 
+_log = logging.getLogger(__name__)
 _INDEX = ".cryo-index.json"
 _MAX_BYTES = 64 << 20
 
@@ -54,8 +56,7 @@ class NameIndex:
         if found is not None:
             return found
         with store_lock(self._images, NAMES):
-            self.rebuild()
-            return self._known(name)
+            return self.rebuild().get(name)
 
     def forget(self) -> None:
         """Remove the file; call this with the lock, before labels change."""
@@ -64,10 +65,21 @@ class NameIndex:
         except OSError as error:
             raise typed(error, f"remove {self._images / _INDEX}") from error
 
-    def rebuild(self) -> None:
-        """Write the file again from the labels of all images; call this with the lock."""
+    def rebuild(self) -> dict[ImageName, Path]:
+        """Write the file again from the labels of all images, and return the image of each name.
+
+        Call this with the lock. That the file cannot be written is only logged.
+        """
+        newest = self._newest()
+        try:
+            self._write(newest)
+        except CryoError as error:  # as on a full disk: without the file a look takes longer
+            _log.warning("the index of names was not written: %s", error)
+        return newest
+
+    def _write(self, newest: dict[ImageName, Path]) -> None:
         names: dict[str, dict[str, str]] = {}
-        for name, path in self._newest().items():
+        for name, path in newest.items():
             names.setdefault(name.namespace, {})[str(name)] = str(path.relative_to(self._images))
         made = _Index(names=names)
         if made != self._read() or not (self._images / _INDEX).exists():

@@ -24,6 +24,8 @@ _UNLOCKED_PREFIX = ".cryo-begin-"
 # A pull of the same image continues in the folder of an interrupted one, for a day.
 PULL_PREFIX = ".cryo-pull-"
 _RESUMABLE_S = 24 * 3600.0
+# The unit of st_blocks.
+_BLOCK_BYTES = 512
 # A folder has this prefix for microseconds; one that has it for longer was left behind.
 _BEGIN_S = 60.0
 _DIR = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC | os.O_NOFOLLOW
@@ -133,6 +135,28 @@ def resume(final: Path, digest: str) -> Staging:
     except CryoError:
         _unmake(made)
         raise
+
+
+def resumable_bytes(final: Path, digest: str) -> int:
+    """Return the space that an earlier pull of an image next to `final` takes."""
+    return written_bytes(final.with_name(f"{PULL_PREFIX}{digest}"))
+
+
+def written_bytes(path: Path) -> int:
+    """Return the space that the files of a folder take, as many as there still are."""
+    total = 0
+    try:
+        with os.scandir(path) as entries:
+            for entry in entries:
+                total += entry.stat(follow_symlinks=False).st_blocks * _BLOCK_BYTES
+    except OSError:
+        return total
+    return total
+
+
+def is_live(path: Path) -> bool:
+    """Whether a process writes an image in a staging folder."""
+    return _locked(path)
 
 
 def is_staging(path: Path) -> bool:

@@ -130,7 +130,7 @@ class Contained:
 
     def assert_clean(self) -> None:
         """Check that no task has left anything behind."""
-        argv = ["find", str(self.images), "-name", ".cryo-*"]
+        argv = ["find", str(self.images), "-name", ".cryo-staging-*"]
 
         def left() -> list[str]:
             return self.cryo.place.remote.run(argv).out.split()

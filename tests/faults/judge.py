@@ -67,7 +67,7 @@ class Judge:
 
     def stagings(self) -> list[str]:
         """List the staging directories, as seen in the namespace."""
-        argv = ["find", str(self.sim.folder / "images"), "-name", ".cryo-*"]
+        argv = ["find", str(self.sim.folder / "images"), "-name", ".cryo-staging-*"]
         return self.sim.remote.run(argv).out.split()
 
     def journals(self) -> list[str]:

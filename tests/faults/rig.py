@@ -9,7 +9,7 @@ import os
 import signal
 import sys
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -61,6 +61,8 @@ class Rig(Judge):
         self.parks = False
         # More annotations of new tasks.
         self.annotations: dict[str, str] = {}
+        # More tables of the sidecar's config.toml.
+        self.tables: dict[str, dict[str, Any]] = {}
         # Whether a task that survived a fault is then saved and restored.
         self.thorough = False
 
@@ -93,8 +95,21 @@ class Rig(Judge):
         os.environ[trap.ENV] = str(self.sim.trap_file)
         # Each sandbox has its own cgroup, as under containerd.
         flags = {"ignore-cgroups": "false"}
-        self.sim.start_sidecar(timeouts=self._timeouts, runsc__flags=flags)
+        self.sim.start_sidecar(timeouts=self._timeouts, runsc__flags=flags, **self.tables)
         self.reconnect()
+
+    @contextlib.contextmanager
+    def served_with(self, **tables: dict[str, Any]) -> Iterator[None]:
+        """Run a sidecar with these tables of config.toml within the block."""
+        self.tables = tables
+        try:
+            self.sim.stop_sidecar()
+            self.serve_again()
+            yield
+        finally:
+            self.tables = {}
+            self.sim.stop_sidecar()
+            self.serve_again()
 
     def reconnect(self) -> None:
         """Open a new connection to the sidecar."""

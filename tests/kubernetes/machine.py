@@ -141,7 +141,7 @@ class Machine:
     def _under_way(self) -> list[str]:
         found = [f"journal: {path}" for path in self._state_files(journal.NAME)]
         images = self.node.folder / "images"
-        found += [f"unfinished: {path}" for path in images.rglob(".cryo-*")]
+        found += [f"unfinished: {path}" for path in images.rglob(".cryo-staging-*")]
         found += [f"locked: {path}" for path in images.rglob(".lock") if _is_locked(path)]
         tasks = self.node.tasks().items()
         found += [f"{name}: {status}" for name, (_, status) in tasks if status not in _AT_REST]
