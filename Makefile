@@ -95,9 +95,10 @@ check-protos: $(stamp) ## check that the generated code is current
 node-image: $(stamp) native ## write the image that installs the runtime on Kubernetes nodes: docs/kubernetes.md
 	@$(bin)/python -m hack.kubernetes.node.image dist/cryoshim-node.tar
 
-bench: tools native ## compare our checkpoint, restore and clones with plain runsc, the shims, and cold with warm starts
+bench: tools native ## compare checkpoints, restores and clones with plain runsc, transfers with cp, the shims, cold with warm starts
 	@$(bin)/python -m hack.bench
 	@$(bin)/python -m hack.bench_clones
+	@$(bin)/python -m hack.bench_transfer
 	@$(bin)/python -m hack.bench_shims
 	@$(bin)/python -m hack.bench_warm
 	@$(bin)/python -m hack.bench_warm_pods

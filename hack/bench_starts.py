@@ -38,13 +38,13 @@ def parser_for(title: str) -> argparse.ArgumentParser:
     return parser
 
 
-def conditions(line: str) -> str:
-    """Return when and where it is measured, with this line of containerd."""
+def conditions(line: str | None = None) -> str:
+    """Return when and where it is measured, with this line of containerd if one is used."""
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") >> 30
     return (
         f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC, {os.cpu_count()} cores, {memory} GiB, "
         f"Linux {platform.release()}, Python {platform.python_version()}, "
-        f"containerd {line}, load {os.getloadavg()[0]:.1f}"
+        f"{f'containerd {line}, ' if line else ''}load {os.getloadavg()[0]:.1f}"
     )
 
 
