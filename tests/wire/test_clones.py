@@ -147,6 +147,18 @@ def test_wrong_options(cryo: Cryo, sidecar: Sidecar, argv: tuple[str, ...], said
     assert sidecar.core.calls == []
 
 
+def test_clones_of_an_image_elsewhere(cryo: Cryo, sidecar: Sidecar) -> None:
+    """It is pulled once, and not before the options are known to be right."""
+    argv = ("tasks", "restore", "--image", "r.example/a:v1", "--count", "2")
+    assert cryo(*argv, "--stdout", "/out", "job")[0] == 2
+    assert sidecar.core.calls == []
+
+    assert cryo(*argv, "job")[0] == 0
+
+    assert [call[0] for call in sidecar.core.calls] == ["pull", "clone"]
+    assert [one.options.image_path for one in sidecar.core.calls[1][1]] == ["/images/a"] * 2
+
+
 @pytest.mark.parametrize(
     ("content", "said"),
     ((b"A=1\nsecret\n", "line 2 of"), (b"\xff=1\n", "not text"), (b"A" * (1 << 21), "too large")),

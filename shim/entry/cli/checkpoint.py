@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import click
+from msgspec.structs import replace
 
 from shim.distribution.reference import is_remote
 from shim.entry.cli.clones import clone
@@ -199,8 +200,6 @@ def restore(
 
     On failure, or Ctrl-C, nothing is left behind, and the image is unchanged.
     """
-    if is_remote(image_path):
-        image_path = pulled(settings, image_path, transfer).image_path
     options = RestoreOptions(
         image_path=image_path,
         bundle=bundle,
@@ -216,14 +215,18 @@ def restore(
         trust_spec=trust_spec,
         digest=digest,
     )
+    wanted = copies.each(task, options)
+    if is_remote(image_path):
+        path = pulled(settings, image_path, transfer).image_path
+        wanted = {key: replace(one, image_path=path) for key, one in wanted.items()}
     if copies.count is not None:
-        clone(settings, copies.each(task, options), copies.at_once)
+        clone(settings, wanted, copies.at_once)
         return
-    name = copies.only(task)
+    [(name, chosen)] = wanted.items()
     with settings.client() as client, Renderer() as renderer:
-        result = client.restore(name, copies.one(options), renderer.report)
+        result = client.restore(name, chosen, renderer.report)
     settings.show(result, "")
-    _summary(result, f"restore of {task}: pid {result.pid}")
+    _summary(result, f"restore of {name}: pid {result.pid}")
     renderer.print_others(result.warnings)
 
 

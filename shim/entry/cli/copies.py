@@ -31,12 +31,21 @@ class Copies:
     netns: str
     env_file: str
 
-    def only(self, task: str | None) -> str:
-        """Return the id of a single restore.
+    def each(self, task: str | None, options: RestoreOptions) -> dict[str, RestoreOptions]:
+        """Return the options of each clone, or of the single restore, by its id.
 
         Raises:
-            UsageError: it has none, or an option that only clones have.
+            UsageError: there is no name, or several clones would share what is of one alone.
         """
+        if self.count is None:
+            return {self._only(task): self._single(options)}
+        template = self._name(task)
+        self._check_shared(options)
+        numbers = range(1, self.count + 1)
+        ids = {number: template.replace(_NUMBER, str(number)) for number in numbers}
+        return {name: self._of(number, name, options) for number, name in ids.items()}
+
+    def _only(self, task: str | None) -> str:
         if self.template or self.at_once:
             message = "--name-template and --at-once need --count"
             raise click.UsageError(message)
@@ -45,26 +54,13 @@ class Copies:
             raise click.UsageError(message)
         return task
 
-    def one(self, options: RestoreOptions) -> RestoreOptions:
-        """Return the options of a single restore."""
+    def _single(self, options: RestoreOptions) -> RestoreOptions:
         return msgspec.structs.replace(
             options,
             hostname=self.hostname,
             netns=self.netns,
             env=env_file.read(self.env_file) if self.env_file else (),
         )
-
-    def each(self, task: str | None, options: RestoreOptions) -> dict[str, RestoreOptions]:
-        """Return the options of each clone, by its id.
-
-        Raises:
-            UsageError: there is no name, or several clones would share what is of one alone.
-        """
-        template = self._name(task)
-        self._check_shared(options)
-        numbers = range(1, (self.count or 0) + 1)
-        ids = {number: template.replace(_NUMBER, str(number)) for number in numbers}
-        return {name: self._of(number, name, options) for number, name in ids.items()}
 
     def _name(self, task: str | None) -> str:
         if task and self.template:
