@@ -36,7 +36,7 @@ _KEYS = (
         "identities",
         type=PATH,
         multiple=True,
-        help="file with an age identity, which decrypts",
+        help="file with an age identity: decrypts, and lets the chunks of pushes be shared",
     ),
 )
 _WRITE = (
