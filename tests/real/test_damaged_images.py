@@ -1,0 +1,88 @@
+"""Damaged images of real containers: refused before runsc makes anything of them."""
+
+from __future__ import annotations
+
+import dataclasses
+import random
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from shim.client import Client
+from shim.errors import CryoError
+from shim.image import keys, signature
+from shim.model import Verify
+from tests.builds import RunscBuild
+from tests.damage import OF_IMAGES
+from tests.real.helpers_rig import Rig, machine_with
+
+pytestmark = pytest.mark.timeout(180)
+SAMPLE = 24
+# Subcommands of runsc that make a sandbox or a container.
+MAKING = {"create", "restore", "run"}
+
+
+class Watched:
+    """A machine that requires signatures, whose calls of runsc are recorded, and an image."""
+
+    def __init__(self, rig: Rig, calls: Path, image: Path) -> None:
+        self.rig = rig
+        self.image = image
+        self._calls = calls
+
+    def made(self) -> list[str]:
+        """Return the calls since the last time by which runsc would make something."""
+        lines = self._calls.read_text().splitlines()
+        self._calls.write_text("")
+        return [line for line in lines if MAKING & set(line.split())]
+
+
+@pytest.fixture(scope="module")
+def watched(runsc: RunscBuild, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Watched]:
+    """Give one with the signed image of a container."""
+    folder = tmp_path_factory.mktemp("watched")
+    calls, program = folder / "calls", folder / "runsc"
+    calls.touch(mode=0o600)
+    program.write_text(f'#!/bin/sh\necho "$*" >> {calls}\nexec {runsc.path} "$@"\n')
+    program.chmod(0o755)
+    public = keys.generate(folder / "key")
+    build = dataclasses.replace(runsc, path=program)
+    with machine_with(build, trust={"keys": [public.name], "restore": "signed"}) as rig:
+        rig.sleeper("one")
+        image = Path(rig.checkpoint("one", image_path=str(folder / "image")).image_path)
+        rig.end("one")
+        sign(rig.client, image, folder / "key")
+        yield Watched(rig, calls, image)
+
+
+def sign(client: Client, image: Path, key: Path) -> None:
+    """Sign an image through the sidecar."""
+    private = keys.read_private(key)
+    signed = private.sign(signature.to_sign(client.image_statement(str(image))))
+    signature.add(image, private.public, signed)
+
+
+def test_an_intact_image_is_restored(watched: Watched) -> None:
+    """By the calls of runsc that the other test looks for."""
+    watched.made()
+    watched.rig.restore("two", watched.image, verify=Verify.FULL)
+    watched.rig.end("two")
+
+    assert watched.made() != []
+
+
+@pytest.mark.parametrize("seed", range(SAMPLE))
+def test_no_damaged_image_reaches_runsc(watched: Watched, tmp_path: Path, seed: int) -> None:
+    """Nothing is made of it, no task is left, and the intact image is as it was."""
+    rng, image = random.Random(seed), tmp_path / "image"
+    shutil.copytree(watched.image, image)
+    rng.choice(OF_IMAGES)(rng, image)
+    watched.made()
+
+    with pytest.raises(CryoError):
+        watched.rig.restore("two", image, verify=Verify.FULL)
+
+    assert watched.made() == []
+    assert watched.rig.client.list() == []
