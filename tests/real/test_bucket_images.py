@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO
 
@@ -14,13 +14,14 @@ import pytest
 from shim.distribution import artifact
 from shim.distribution.blob import Descriptor
 from shim.distribution.bucket import Bucket
+from shim.distribution.http_options import HttpOptions
 from shim.distribution.key_sources import KeySources
 from shim.distribution.keys import for_push
 from shim.distribution.place import Place
 from shim.distribution.pull import pull
 from shim.distribution.push import push
 from shim.distribution.transfer import PullOptions, PullTarget, PushOptions, Transfer
-from shim.errors import ImageCorrupt, InvalidArgument, PermissionDenied, Unavailable
+from shim.errors import Cancelled, ImageCorrupt, InvalidArgument, PermissionDenied, Unavailable
 from shim.image.verify import verify
 from shim.image.verify_cache import VerifyCache
 from shim.model import Progress, Report, Verify
@@ -66,11 +67,13 @@ class Host:
         options = PushOptions(cipher=for_push(keys))
         return push(image, place or self.server.bucket(), TAG, options, report or ProgressLog())
 
-    def pull(self, name: str, keys: KeySources, place: Place | None = None) -> Transfer:
+    def pull(
+        self, name: str, keys: KeySources, place: Place | None = None, report: Report | None = None
+    ) -> Transfer:
         """Pull it, and compare all of it with its manifest."""
         target = PullTarget(path_for=lambda _offer: self.root / name)
         place = place or self.server.bucket()
-        done = pull(place, str(place), TAG, target, PullOptions(keys=keys), ProgressLog())
+        done = pull(place, str(place), TAG, target, PullOptions(keys=keys), report or ProgressLog())
         verify(self.root / name, Verify.FULL, VerifyCache(self.root / "verified"), ProgressLog())
         return done
 
@@ -80,18 +83,18 @@ class Host:
         return {str(path.relative_to(self.server.layout)): path.read_bytes() for path in files}
 
 
-class Dying:
-    """A bucket whose server is killed when some blobs were stored or read."""
+class Watched:
+    """A bucket that does something when some blobs were stored or read."""
 
-    def __init__(self, server: S3Server, after: int) -> None:
-        self._bucket = server.bucket()
-        self._server = server
+    def __init__(self, bucket: Bucket, after: int, then: Callable[[], None]) -> None:
+        self._bucket = bucket
         self._left = after
+        self._then = then
         self._lock = threading.Lock()
-        self.has_blob = self._bucket.has_blob
-        self.put_document = self._bucket.put_document
-        self.get_document = self._bucket.get_document
-        self.close = self._bucket.close
+        self.has_blob = bucket.has_blob
+        self.put_document = bucket.put_document
+        self.get_document = bucket.get_document
+        self.close = bucket.close
 
     def put_blob(self, descriptor: Descriptor, content: IO[bytes]) -> None:
         """Store a blob."""
@@ -107,7 +110,7 @@ class Dying:
         with self._lock:
             self._left -= 1
             if self._left == 0:
-                self._server.kill()
+                self._then()
 
 
 @pytest.fixture
@@ -198,7 +201,7 @@ def test_a_push_that_was_killed_is_continued(host: Host, keys: KeySources) -> No
     image = host.image("a", os.urandom(64 * MIB))
 
     with pytest.raises(Unavailable):
-        host.push(image, keys, place=Dying(host.server, 9))
+        host.push(image, keys, place=Watched(host.server.bucket(), 9, host.server.kill))
     host.server.start()
     assert "index.json" not in host.stored()
     again = host.push(image, keys)
@@ -213,12 +216,43 @@ def test_a_pull_that_was_killed_is_continued(host: Host, keys: KeySources) -> No
     host.push(image, keys)
 
     with pytest.raises(Unavailable):
-        host.pull("b", keys, Dying(host.server, 9))
+        host.pull("b", keys, Watched(host.server.bucket(), 9, host.server.kill))
     assert not (host.root / "b").exists()
     host.server.start()
     again = host.pull("b", keys)
 
     assert again.bytes_moved <= 60 * MIB
+
+
+@pytest.mark.parametrize("pulls", (False, True), ids=("push", "pull"))
+def test_a_transfer_is_cancelled_although_the_server_does_not_answer(
+    host: Host, *, pulls: bool
+) -> None:
+    """Within seconds, and not at the deadline of a request; nothing has the final path."""
+    image = host.image("a", os.urandom(16 * MIB))
+    if pulls:
+        host.push(image, host.key)
+    paused = threading.Event()
+
+    def pause() -> None:
+        host.server.pause()
+        paused.set()
+
+    def cancel(_progress: Progress) -> None:
+        if paused.is_set():
+            message = "cancelled"
+            raise Cancelled(message)
+
+    place = Watched(host.server.bucket(HttpOptions()), 3, pause)
+
+    def transfer() -> Transfer:
+        if pulls:
+            return host.pull("b", host.key, place, cancel)
+        return host.push(image, host.key, cancel, place)
+
+    with pytest.raises(Cancelled):
+        transfer()
+    assert not (host.root / "b").exists()
 
 
 def test_chunks_of_an_encrypted_image_that_were_swapped_are_refused(host: Host) -> None:
