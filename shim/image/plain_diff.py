@@ -8,7 +8,7 @@ from typing import Any
 from shim.image import manifest as manifests
 from shim.image.manifest import Manifest, Member
 from shim.model import Value
-from shim.oci import difference
+from shim.oci import difference, secret_variables
 
 # Of the manifest itself: what is shown in another way, or differs in any two images.
 _NOT_SHOWN = frozenset(
@@ -84,7 +84,9 @@ def _environment(spec: Mapping[str, Any]) -> dict[str, str]:
 
 def _without_environment(spec: Mapping[str, Any]) -> dict[str, Any]:
     process = {name: one for name, one in _process(spec).items() if name != _ENV}
-    return {**spec, "process": process}
+    # What is left are variables of hooks.
+    found: dict[str, Any] = secret_variables.masked({**spec, "process": process})
+    return found
 
 
 def _changes(old: Mapping[str, Any], new: Mapping[str, Any]) -> Iterator[Change]:
