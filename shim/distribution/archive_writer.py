@@ -113,6 +113,7 @@ class ArchiveWriter:
             try:
                 file.write(tar_format.END)
                 file.commit(self._path.name, replace=False)
+                os.fsync(self._folder)
             except FileExistsError as error:
                 raise self._taken() from error
             except OSError as error:

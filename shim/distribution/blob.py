@@ -99,6 +99,14 @@ def pieces(content: Readable, limit_bytes: int = MAX_BLOB_BYTES) -> Iterator[byt
         yield piece
 
 
+def digest_of_stream(content: Readable) -> str:
+    """Return the digest of what an open stream has, from where it is."""
+    hasher = hashlib.sha256()
+    for piece in pieces(content):
+        hasher.update(piece)
+    return f"sha256:{hasher.hexdigest()}"
+
+
 def verified(pieces: Iterable[bytes], descriptor: Descriptor, where: str) -> Iterator[bytes]:
     """Yield the pieces of a blob; `where` is what they are read from, for messages.
 

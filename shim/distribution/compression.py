@@ -36,21 +36,30 @@ class Compressor:
             known = self._wire if self._wire is not None else rate
             self._wire = known + _WEIGHT * (rate - known)
 
-    def pays(self, sample: bytes) -> bool:
-        """Whether a blob with this sample should be compressed.
+    def tries(self, sample: bytes) -> bool:
+        """Whether a blob with this sample should be compressed: it may be there in that form.
 
-        As long as nothing was sent, it should not.
+        Until something was sent nothing is known about the wire, and it is tried.
         """
         if self._mode is not Compress.AUTO:
             return self._mode is Compress.ALWAYS
-        wire = self._wire
-        if wire is None or not sample:
-            return False
         began_s = time.perf_counter()
         ratio = len(compress(sample)) / len(sample)
         rate = len(sample) / max(time.perf_counter() - began_s, 1e-9)
-        # 1 / rate + ratio / wire < 1 / wire: the time for one byte.
-        return ratio < _MOST and rate * (1 - ratio) > wire
+        return ratio < _MOST and self._is_faster(rate, ratio)
+
+    def pays(self, seconds: float, size_bytes: int, packed_bytes: int) -> bool:
+        """Whether a blob should be sent compressed, once it was compressed in so many seconds."""
+        if self._mode is not Compress.AUTO:
+            return True
+        return self._wire is not None and self._is_faster(
+            size_bytes / max(seconds, 1e-9), packed_bytes / size_bytes
+        )
+
+    def _is_faster(self, rate: float, ratio: float) -> bool:
+        """Whether 1 / rate + ratio / wire, the time for a byte, is less than 1 / wire."""
+        wire = self._wire
+        return wire is None or rate * (1 - ratio) > wire
 
 
 def compress(data: bytes) -> bytes:

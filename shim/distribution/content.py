@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import hashlib
 import io
+import os
 from collections.abc import Callable
 from typing import IO
 
-from shim.distribution.blob import FileSlice, pieces
+from shim.distribution.blob import FileSlice, digest_of, digest_of_stream
 from shim.errors import ImageCorrupt
 from shim.model import Value
 
@@ -37,10 +37,10 @@ class Content:
         self._part = part
         self._check = check
         self._data = self._read() if part.length <= _IN_MEMORY_BYTES else None
-        hasher = hashlib.sha256()
-        for piece in pieces(self.open()):
-            hasher.update(piece)
-        self.digest = f"sha256:{hasher.hexdigest()}"
+        if self._data is not None:
+            self.digest = digest_of(self._data)
+        else:
+            self.digest = digest_of_stream(self._slice())
 
     @property
     def size_bytes(self) -> int:
@@ -66,9 +66,11 @@ class Content:
         return self._data if self._data is not None else self._read()
 
     def _read(self) -> bytes:
-        data = b"".join(pieces(self._slice()))
-        if len(data) != self._part.length:
-            message = f"{self._part.file} was truncated while it was read"
+        part = self._part
+        # At once: pieces that are joined would be copied, into memory that is new each time.
+        data = os.pread(part.fd, part.length, part.offset)
+        if len(data) != part.length:
+            message = f"{part.file} was truncated while it was read"
             raise ImageCorrupt(message, remedy="use another image")
         return data
 

@@ -45,7 +45,7 @@ class Layout:
         return stat.S_ISREG(found.st_mode) and found.st_size == descriptor.size
 
     def put_blob(self, descriptor: Descriptor, content: IO[bytes]) -> None:
-        """Store a blob; it is durable when this returns."""
+        """Store a blob; its name is durable when a document is stored."""
         stream = pieces(content)
         # What is in memory is as it was when the caller computed the digest; a file may not be.
         if not isinstance(content, io.BytesIO):
@@ -68,10 +68,12 @@ class Layout:
         self._make()
         with self._folder.blobs() as blobs:
             self._folder.put_file(blobs, _name(descriptor.digest), [document.data])
+            self._folder.sync(blobs)
         if tag is not None:
             with self._folder.root() as root, self._folder.locked(root):
                 index = layout_index.tagged(self._index(root), descriptor, tag, str(self))
                 self._folder.put_file(root, layout_index.NAME, [index])
+                self._folder.sync(root)
         return descriptor
 
     def get_document(self, tag_or_digest: str) -> Document:

@@ -110,7 +110,7 @@ class LayoutFolder:
         return open(fd, "rb", buffering=0)  # noqa: PTH123 - a descriptor, not a path
 
     def put_file(self, folder: int, name: str, content: Iterable[bytes]) -> None:
-        """Write a file, durable before it has its name."""
+        """Write a file; its content is durable before it has its name."""
         try:
             new = NewFile(folder)
             try:
@@ -119,6 +119,13 @@ class LayoutFolder:
                 new.commit(name, replace=True)
             finally:
                 new.close()
+        except OSError as error:
+            raise typed(error, f"write to {self}") from error
+
+    def sync(self, folder: int) -> None:
+        """Make the names in an open folder durable."""
+        try:
+            os.fsync(folder)
         except OSError as error:
             raise typed(error, f"write to {self}") from error
 

@@ -19,7 +19,7 @@ from shim.distribution.meter import Meter
 from shim.distribution.place import Document, Place
 from shim.distribution.sender import Sender
 from shim.distribution.transfer import PushOptions, Transfer
-from shim.errors import FailedPrecondition
+from shim.errors import FailedPrecondition, ImageCorrupt, NotFound
 from shim.image import contents, hashing, signature
 from shim.image.manifest import ImageFile, Manifest
 from shim.image.named import read_fingerprint
@@ -51,7 +51,7 @@ def push(image: Path, place: Place, tag: str, options: PushOptions, report: Repo
             report(Progress(phase=Phase.PUSH, message=warning, warning=True))
         meter.begin(manifest.size_bytes)
         with Crew(options.jobs, place, meter.poll) as crew:
-            sender = Sender(place, options, meter, {}, crew.check)
+            sender = Sender(place, options, meter, _known(place, tag), crew.check)
             parts = _parts(held, manifest, fds, meter)
             chunks = tuple(crew.map(sender.send, parts))
             held.check_unchanged()
@@ -68,6 +68,22 @@ def _check_portable(manifest: Manifest, image: Path) -> None:
     if odd := sorted({file.name for file in manifest.files} - artifact.FILES):
         message = f"image {image} has the file {odd[0]}, which is not one of runsc's"
         raise FailedPrecondition(message, remedy="push an image that `cryo` has made")
+
+
+def _known(place: Place, tag: str) -> dict[str, Descriptor]:
+    """Return the compressed blobs of the image that has the tag now, by what they contain."""
+    where = f"what has the tag {tag}"
+    try:
+        index = place.get_document(tag)
+        manifest = place.get_document(artifact.manifest_in(index, where).digest)
+        chunks = artifact.decode(manifest, where).chunks
+    except (NotFound, ImageCorrupt):  # nothing has it, or something else, which is replaced
+        return {}
+    return {
+        chunk.content: msgspec.structs.replace(chunk.blob, annotations={})
+        for chunk in chunks
+        if chunk.content is not None
+    }
 
 
 def _parts(

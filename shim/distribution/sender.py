@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import Future
 from typing import IO
 
@@ -92,24 +92,33 @@ class Sender:
         known = self._known.get(content.digest)
         if known is not None and self._has(known):
             return known
-        for form in self._forms(content):
-            if self._has(form.blob):
-                return form.blob
-        self._put(form)
-        return form.blob
+        plain = self._plain(content)
+        if self._has(plain.blob):
+            return plain.blob
+        chosen = plain
+        if self._compressor.tries(content.sample):
+            packed, pays = self._compressed(content)
+            if self._has(packed.blob):
+                return packed.blob
+            chosen = packed if pays else plain
+        self._put(chosen)
+        return chosen.blob
 
-    def _forms(self, content: Content) -> Iterator[_Form]:
-        """Yield the forms in which the content may be stored, last the one to send."""
-        if self._cipher is None:
-            yield _Form(
-                blob=_describe(media.CHUNK, content.digest, content.size_bytes), open=content.open
-            )
-        else:
-            yield self._packed(content.read(), media.CHUNK)
-        if self._compressor.pays(content.sample):
-            packed = compress(content.read())
-            if len(packed) < content.size_bytes:
-                yield self._packed(packed, media.CHUNK + media.ZSTD)
+    def _plain(self, content: Content) -> _Form:
+        """Return the content as it is, or encrypted if there is a key."""
+        if self._cipher is not None:
+            return self._packed(content.read(), media.CHUNK)
+        blob = _describe(media.CHUNK, content.digest, content.size_bytes)
+        return _Form(blob=blob, open=content.open)
+
+    def _compressed(self, content: Content) -> tuple[_Form, bool]:
+        """Return the content compressed, and whether it should be sent in that form."""
+        began_s = time.monotonic()
+        data = compress(content.read())
+        seconds = time.monotonic() - began_s
+        smaller = len(data) < content.size_bytes
+        pays = smaller and self._compressor.pays(seconds, content.size_bytes, len(data))
+        return self._packed(data, media.CHUNK + media.ZSTD), pays
 
     def _packed(self, data: bytes, media_type: str) -> _Form:
         """Return the form of bytes in memory, encrypted if there is a key."""

@@ -34,7 +34,7 @@ class NewFile:
             left = left[os.write(self.fd, left) :]
 
     def commit(self, name: str, *, replace: bool) -> None:
-        """Make the content and the name durable.
+        """Make the content durable and give it its name, which is not durable yet.
 
         Raises:
             FileExistsError: the name is taken, without `replace`.
@@ -49,7 +49,6 @@ class NewFile:
                 self._temporary = temporary
             os.rename(self._temporary, name, src_dir_fd=self._folder, dst_dir_fd=self._folder)
             self._temporary = None
-        os.fsync(self._folder)
 
     def close(self) -> None:
         """Close it, and remove it if it has no name yet. Idempotent."""
