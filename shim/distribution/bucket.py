@@ -1,8 +1,9 @@
 """A bucket of an S3-compatible store as a place: an OCI layout below a prefix.
 
 Blobs are stored first, then documents, and the index with the tags last. The index is replaced
-only if it is still the one that was read, so that of two pushes at once none loses its tag; a store
-that ignores such conditions is refused. All that is read is bounded, and compared with its digest.
+only if it is still the one that was read, so that of two pushes at once none loses its tag. In a
+store without such conditions each tag has an object of its own instead, in `tags`. All that is read
+is bounded, and compared with its digest.
 """
 
 from __future__ import annotations
@@ -40,7 +41,8 @@ class Bucket:
     ) -> None:
         self._objects = Objects(reference, settings, options)
         self._lock = threading.Lock()
-        self._made = False
+        # Whether the store has conditional writes; None until something is written.
+        self._conditional: bool | None = None
 
     def __str__(self) -> str:
         """Return what messages call it."""
@@ -70,16 +72,18 @@ class Bucket:
         self._make()
         descriptor = artifact.describe(document)
         self._objects.put(_path(descriptor.digest), document.data, "store a manifest")
-        if tag is not None:
+        if tag is not None and self._conditional:
             self._tag(descriptor, tag)
+        elif tag is not None:
+            alone = layout_index.tagged(None, descriptor, tag, str(self))
+            self._objects.put(_tag_path(tag), alone, "store a tag")
         return descriptor
 
     def get_document(self, tag_or_digest: str) -> Document:
         """Return a manifest or index by its tag or digest."""
         digest = tag_or_digest
         if not is_digest(digest):
-            index, _ = self._index()
-            digest = layout_index.find(index, digest, str(self)).digest
+            digest = self._tagged(digest).digest
         data, _ = self._objects.read(_path(digest), MAX_DOCUMENT_BYTES, "read a manifest")
         if digest_of(data) != digest:
             raise corrupt(str(self), f"the blob {digest} was changed")
@@ -90,19 +94,34 @@ class Bucket:
         self._objects.close()
 
     def _make(self) -> None:
-        """Store the marker of a layout; the first that does checks that conditions count."""
+        """Store the marker of a layout, and so find out whether conditions count."""
         with self._lock:
-            if self._made:
+            if self._conditional is not None:
                 return
-            if self._mark(None) and (self._mark(None) or self._mark(_NO_VERSION)):
-                message = f"{self}: the store ignores the conditions If-None-Match or If-Match"
-                remedy = "use a store that has them: without, two pushes at once lose tags"
-                raise Unimplemented(message, remedy=remedy)
-            self._made = True
+            try:
+                # The first write may make it; another one must fail, and one of another version.
+                counts = not self._mark(None) or not self._mark(None)
+                self._conditional = counts and not self._mark(_NO_VERSION)
+            except Unimplemented:
+                name, data = layout_index.MARKER_NAME, layout_index.MARKER
+                self._objects.put(name, data, f"store {name}")
+                self._conditional = False
 
     def _mark(self, version: str | None) -> bool:
         name, data = layout_index.MARKER_NAME, layout_index.MARKER
         return self._objects.put_if(name, data, version, f"store {name}")
+
+    def _tagged(self, tag: str) -> Descriptor:
+        """Return what has a tag, in the index or an object of its own."""
+        index, _ = self._index()
+        try:
+            return layout_index.find(index, tag, str(self))
+        except NotFound as absent:
+            try:
+                alone, _ = self._objects.read(_tag_path(tag), MAX_DOCUMENT_BYTES, "read a tag")
+            except NotFound:
+                raise absent from None
+            return layout_index.find(alone, tag, str(self))
 
     def _tag(self, descriptor: Descriptor, tag: str) -> None:
         name = layout_index.NAME
@@ -144,6 +163,10 @@ class Bucket:
 
 def _md5_version(data: bytes) -> str:
     return f'"{hashlib.md5(data, usedforsecurity=False).hexdigest()}"'
+
+
+def _tag_path(tag: str) -> str:
+    return f"tags/{tag}.json"
 
 
 def _path(digest: str) -> str:
