@@ -109,6 +109,24 @@ def test_the_second_start_is_a_restore(warm: Warm) -> None:
         assert warm.rig.end(task).status == 137
 
 
+def test_an_image_of_another_node(warm: Warm, tmp_path: Path) -> None:
+    """Pushed, removed, and pulled for the name, it is restored as one that was saved here."""
+    client, layout = warm.rig.client, f"oci:{tmp_path}/layout"
+    assert warm.start("cold", warm.warm) == ""
+    wait_until(lambda: warm.counts("cold") >= 5, "the count", WAIT_S)
+    warm.be_ready("cold")
+    client.push(str(warm.until_saved()), layout)
+    warm.rig.end("cold")
+    client.drop_name(warm.name)
+
+    pulled = client.pull(layout, warm=warm.name)
+
+    assert warm.images() == [Path(pulled.image_path)]
+    assert warm.start("one", warm.always) == pulled.image_path
+    assert warm.counts("one") >= 5
+    warm.rig.end("one")
+
+
 def test_what_is_not_used_and_what_takes_its_place(warm: Warm) -> None:
     """Damage, and another template under the name: cold with the reason, or refused, by policy."""
     warm.start("first", warm.warm)
