@@ -51,7 +51,9 @@ def push(image: Path, place: Place, tag: str, options: PushOptions, report: Repo
             report(Progress(phase=Phase.PUSH, message=warning, warning=True))
         meter.begin(manifest.size_bytes)
         with Crew(options.jobs, place, meter.poll) as crew:
-            sender = Sender(place, options, meter, _known(place, tag), crew.check)
+            # What the place has in clear is not used by an image that is encrypted.
+            known = _known(place, tag) if options.cipher is None else {}
+            sender = Sender(place, options, meter, known, crew.check)
             parts = _parts(held, manifest, fds, meter)
             chunks = tuple(crew.map(sender.send, parts))
             held.check_unchanged()
