@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
+from hack.fuzzing import elsewhere
+from hack.fuzzing.parser import Parser, as_text
 from shim import config as configs
 from shim.cuda import batch, cdi, detect, inventory
 from shim.cuda.moves import Action
 from shim.cuda.tool import last_line, move_error
-from shim.errors import CryoError
 from shim.image import manifest as manifests
 from shim.image.manifest import Build, Manifest
 from shim.model import Stdio, TaskRef, utcnow
@@ -68,21 +67,6 @@ _PS = b"UID PID PPID C STIME TTY TIME CMD\n0 1 0 0 10:00 ? 10ms train\n0 7 1 0 1
 _LOG = b'{"level":"error","msg":"creating container: no space left on device"}\n{"msg":"x"}\n'
 _ERR = b"W0905 a.go:1] careful\ncheckpoint failed: no space left\ngoroutine 1 [x]:\n"
 _HELP = b"  -image-path string\n\tfolder\n  -direct\n  -cuda-checkpoint-path string\n"
-
-
-@dataclass(frozen=True)
-class Parser:
-    """A parser of external input, with valid inputs, and the errors that it may raise."""
-
-    name: str
-    seeds: Sequence[bytes]
-    read: Callable[[bytes], object]
-    json: bool = False
-    allowed: tuple[type[BaseException], ...] = (CryoError,)
-
-
-def _text(read: Callable[[str], object]) -> Callable[[bytes], object]:
-    return lambda data: read(data.decode("utf-8", "replace"))
 
 
 class _Files:
@@ -189,20 +173,21 @@ def parsers(folder: Path) -> list[Parser]:
         Parser("journal", [_journal()], files.journal, json=True),
         Parser("task.json", [_record()], files.record, json=True),
         Parser("runsc.json", [b"{}"], files.known),
-        Parser("guest's /proc", [_SCAN], _text(detect.parse_scan)),
-        Parser("lsof", _LSOF, _text(detect.parse_lsof)),
+        Parser("guest's /proc", [_SCAN], as_text(detect.parse_scan)),
+        Parser("lsof", _LSOF, as_text(detect.parse_lsof)),
         Parser(
             "nvidia-smi",
             [b"7, GPU-1, 1024\n8, GPU-1, [N/A]\n"],
-            _text(lambda text: (inventory.parse_apps(text, 7), inventory.parse_gpus(text))),
+            as_text(lambda text: (inventory.parse_apps(text, 7), inventory.parse_gpus(text))),
         ),
-        Parser("driver", [b"Model: H200\nDevice Minor: 0\n"], _text(inventory.parse_gpu)),
+        Parser("driver", [b"Model: H200\nDevice Minor: 0\n"], as_text(inventory.parse_gpu)),
         Parser("cuda-checkpoint", [b"Could not lock process 7: out of memory\n"], _last_line),
         Parser("cryo-cuda", [_BATCH], _batch),
-        Parser("runsc ps", [_PS], _text(output.parse_ps)),
-        Parser("runsc state", [state], _text(output.parse_status), json=True),
-        Parser("runsc events", [stats], _text(output.parse_stats), json=True),
-        Parser("runsc log", [_LOG], _text(failure.log_error)),
-        Parser("runsc stderr", [_ERR], _text(failure.error_line)),
-        Parser("runsc help", [_HELP], _text(probe.parse_flags)),
+        Parser("runsc ps", [_PS], as_text(output.parse_ps)),
+        Parser("runsc state", [state], as_text(output.parse_status), json=True),
+        Parser("runsc events", [stats], as_text(output.parse_stats), json=True),
+        Parser("runsc log", [_LOG], as_text(failure.log_error)),
+        Parser("runsc stderr", [_ERR], as_text(failure.error_line)),
+        Parser("runsc help", [_HELP], as_text(probe.parse_flags)),
+        *elsewhere.parsers(folder, manifest),
     ]

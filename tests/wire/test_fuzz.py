@@ -11,8 +11,8 @@ import pytest
 
 from hack import fuzz
 from hack.fuzzing import corpus
-from hack.fuzzing.corpus import Parser
 from hack.fuzzing.mutate import Mutator
+from hack.fuzzing.parser import Parser
 from shim.service import task_messages
 
 
