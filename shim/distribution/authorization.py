@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import enum
 import threading
+from http import HTTPStatus
 
 from shim.distribution import challenge as challenges
 from shim.distribution import credentials as stored
@@ -84,10 +85,13 @@ class Authorization:
         with self._lock:
             found = self._known()
         if found is None:
-            looked = stored.looked_into(self._options)
-            message = f"{login} requires a login to {doing} ({status}), and {looked} has none"
+            without = f"there are no credentials for it in {stored.looked_into(self._options)}"
+            message = f"{login} requires a login ({status}): cannot {doing}, and {without}"
             return PermissionDenied(message, remedy=f"use `docker login {login}`")
-        message = f"{login} refuses to {doing} with the credentials of {found.source} ({status})"
+        if status == HTTPStatus.UNAUTHORIZED:
+            message = f"{login} refuses the credentials of {found.source} (401): cannot {doing}"
+            return PermissionDenied(message, remedy=f"use `docker login {login}` again")
+        message = f"{login} forbids the user of {found.source} to {doing} ({status})"
         remedy = f"use `docker login {login}` as a user who may, or ask for that right"
         return PermissionDenied(message, remedy=remedy)
 

@@ -67,7 +67,7 @@ def find(
 
 def looked_into(options: HttpOptions, environ: Mapping[str, str] = os.environ) -> str:
     """Return the files that `find` reads, for messages."""
-    return " and ".join(map(str, docker_config.paths(options.docker_config, environ)))
+    return ", ".join(map(str, docker_config.paths(options.docker_config, environ)))
 
 
 def _of_file(

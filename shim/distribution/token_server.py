@@ -131,8 +131,8 @@ class TokenServer:
     def _refused(self, host: str, status: int, credentials: Credentials | None) -> PermissionDenied:
         login = self._endpoint.login
         if credentials is None:
-            without = f"without a login ({status}), and {looked_into(self._options)} has none"
-            message = f"{host} gives no token for {login} {without}"
+            without = f"there are no credentials for it in {looked_into(self._options)}"
+            message = f"{host} gives no token for {login} without a login ({status}): {without}"
         else:
             message = (
                 f"{host} refuses the credentials of {credentials.source} for {login} ({status})"

@@ -111,9 +111,24 @@ def test_a_login_that_is_missing_names_the_files(tmp_path: Path) -> None:
     with (
         Site(WithBasic()) as site,
         registry_at(site, options(docker_config=missing)) as registry,
-        pytest.raises(PermissionDenied, match=f"requires a login.*{missing} has none"),
+        pytest.raises(
+            PermissionDenied, match=f"requires a login.*no .* in {missing}"
+        ),
     ):
         registry.has_blob(BLOB)
+
+
+def test_a_user_who_may_not_is_forbidden(tmp_path: Path) -> None:
+    """A 403 is not a matter of the password: the remedy is another user, or the right."""
+    with Site(lambda _: reply(403)) as site:
+        config = login(tmp_path, site)
+        with (
+            registry_at(site, options(docker_config=config)) as registry,
+            pytest.raises(PermissionDenied, match=f"forbids the user of {config}") as caught,
+        ):
+            put(registry)
+
+    assert "right" in caught.value.remedy
 
 
 def test_tokens_are_got_with_the_password_and_kept(tmp_path: Path) -> None:
@@ -154,7 +169,9 @@ def test_a_token_server_that_wants_a_login_says_so() -> None:
     with (
         Site(WithTokens()) as site,
         registry_at(site) as registry,
-        pytest.raises(PermissionDenied, match=r"without a login.*config.json has none"),
+        pytest.raises(
+            PermissionDenied, match=r"without a login.*no .*config.json"
+        ),
     ):
         registry.has_blob(BLOB)
 
