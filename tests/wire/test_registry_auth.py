@@ -111,9 +111,7 @@ def test_a_login_that_is_missing_names_the_files(tmp_path: Path) -> None:
     with (
         Site(WithBasic()) as site,
         registry_at(site, options(docker_config=missing)) as registry,
-        pytest.raises(
-            PermissionDenied, match=f"requires a login.*no .* in {missing}"
-        ),
+        pytest.raises(PermissionDenied, match=f"requires a login.*no .* in {missing}"),
     ):
         registry.has_blob(BLOB)
 
@@ -169,9 +167,7 @@ def test_a_token_server_that_wants_a_login_says_so() -> None:
     with (
         Site(WithTokens()) as site,
         registry_at(site) as registry,
-        pytest.raises(
-            PermissionDenied, match=r"without a login.*no .*config.json"
-        ),
+        pytest.raises(PermissionDenied, match=r"without a login.*no .*config.json"),
     ):
         registry.has_blob(BLOB)
 
