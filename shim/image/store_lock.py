@@ -14,7 +14,6 @@ from shim.errors import Busy
 from shim.host import trusted
 
 NAMES = ".cryo-names.lock"
-PRUNE = ".cryo-prune.lock"
 # How long a change of names waits for others; each takes milliseconds, and a rebuild seconds.
 WAIT_S = 20.0
 _POLL_S = 0.02
