@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import os
 import threading
 from collections.abc import Iterable, Iterator
@@ -10,7 +9,7 @@ from pathlib import Path
 from typing import IO
 
 from shim.distribution import artifact, layout_index, tar_format
-from shim.distribution.blob import Descriptor, pieces, verified
+from shim.distribution.blob import Descriptor, outgoing
 from shim.distribution.place import Document
 from shim.errors import AlreadyExists, FailedPrecondition, NotFound
 from shim.host.newfile import NewFile
@@ -54,10 +53,7 @@ class ArchiveWriter:
 
     def put_blob(self, descriptor: Descriptor, content: IO[bytes]) -> None:
         """Append a blob."""
-        stream = pieces(content)
-        # What is in memory is as it was when the caller computed the digest; a file may not be.
-        if not isinstance(content, io.BytesIO):
-            stream = verified(stream, descriptor, str(self))
+        stream = outgoing(content, descriptor, str(self))
         self._append(tar_format.blob_name(descriptor.digest), descriptor.size, stream)
 
     def get_blob(self, descriptor: Descriptor) -> Iterator[bytes]:

@@ -124,3 +124,12 @@ def verified(pieces: Iterable[bytes], descriptor: Descriptor, where: str) -> Ite
     if size_bytes != descriptor.size or f"sha256:{hasher.hexdigest()}" != descriptor.digest:
         message = f"{where}: the blob {descriptor.digest} was changed or is not complete"
         raise ImageCorrupt(message, remedy="push the image again, or use another one")
+
+
+def outgoing(content: Readable, descriptor: Descriptor, where: str) -> Iterator[bytes]:
+    """Yield a blob that is to be stored somewhere, compared with its descriptor.
+
+    What is in memory is as it was when the caller computed the digest; a file may not be.
+    """
+    stream = pieces(content)
+    return stream if isinstance(content, io.BytesIO) else verified(stream, descriptor, where)

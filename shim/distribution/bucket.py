@@ -17,7 +17,7 @@ from typing import IO
 
 from shim.distribution import artifact, layout_index
 from shim.distribution.artifact import MAX_DOCUMENT_BYTES, corrupt
-from shim.distribution.blob import Descriptor, digest_of, is_digest, pieces, verified
+from shim.distribution.blob import Descriptor, digest_of, is_digest, outgoing, verified
 from shim.distribution.http_options import HttpOptions
 from shim.distribution.place import Document
 from shim.distribution.reference import BucketRef
@@ -56,7 +56,7 @@ class Bucket:
         """Store a blob; it has its name when it is complete."""
         self._make()
         path, doing = _path(descriptor.digest), "store a blob"
-        stream = verified(pieces(content), descriptor, str(self))
+        stream = outgoing(content, descriptor, str(self))
         if descriptor.size <= PART_BYTES:
             self._objects.put(path, b"".join(stream), doing)
         else:

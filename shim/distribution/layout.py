@@ -6,7 +6,6 @@ has its name only when it is complete and on the disk, and before the index ment
 
 from __future__ import annotations
 
-import io
 import os
 import stat
 from collections.abc import Iterator
@@ -15,7 +14,7 @@ from typing import IO
 
 from shim.distribution import artifact, layout_index
 from shim.distribution.artifact import MAX_DOCUMENT_BYTES, corrupt
-from shim.distribution.blob import Descriptor, digest_of, is_digest, pieces, verified
+from shim.distribution.blob import Descriptor, digest_of, is_digest, outgoing, pieces, verified
 from shim.distribution.layout_folder import LayoutFolder
 from shim.distribution.place import Document
 from shim.errors import NotFound
@@ -46,10 +45,7 @@ class Layout:
 
     def put_blob(self, descriptor: Descriptor, content: IO[bytes]) -> None:
         """Store a blob; its name is durable when a document is stored."""
-        stream = pieces(content)
-        # What is in memory is as it was when the caller computed the digest; a file may not be.
-        if not isinstance(content, io.BytesIO):
-            stream = verified(stream, descriptor, str(self))
+        stream = outgoing(content, descriptor, str(self))
         self._make()
         with self._folder.blobs() as blobs:
             self._folder.put_file(blobs, _name(descriptor.digest), stream)
