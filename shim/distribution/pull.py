@@ -20,7 +20,7 @@ from shim.distribution.transfer import Offer, PullOptions, PullTarget, Transfer
 from shim.errors import AlreadyExists, ImageCorrupt, NotFound
 from shim.host import files, trusted
 from shim.host.oserror import typed
-from shim.image import labels, seal, staging
+from shim.image import labels, seal, signature, staging
 from shim.image import manifest as manifests
 from shim.image.labels import Labels
 from shim.image.manifest import ImageFile
@@ -62,6 +62,8 @@ def pull(
     meter.begin(remote.offer.size_bytes)
     if os.path.lexists(final):
         _check_same(final, remote.offer)
+        if remote.offer.signatures is not None:
+            signature.add_all(final, remote.offer.signatures)
         for size_bytes in {
             one.blob.digest: one.blob.size for one in remote.artifact.chunks
         }.values():

@@ -176,15 +176,40 @@ def add(image: Path, key: PublicKey, signature: bytes) -> int:
         if len(kept) >= _MAX_SIGNATURES:
             message = f"image {image} has {len(kept)} signatures, and cannot have more"
             raise InvalidArgument(message, remedy=f"remove {SIGNATURES} from its folder first")
-        made = Envelope(
-            payload=payload,
-            payload_type=PAYLOAD_TYPE,
-            signatures=(*kept, Signature(value=signature, key_id=key.id)),
-        )
-        write_atomic(Path(f"/proc/self/fd/{folder.fd}", SIGNATURES), msgspec.json.encode(made))
-        return len(made.signatures)
+        signatures = (*kept, Signature(value=signature, key_id=key.id))
+        _store(folder, payload, signatures)
+        return len(signatures)
     finally:
         os.close(folder.fd)
+
+
+def add_all(image: Path, data: bytes) -> None:
+    """Add the signatures of another copy of an image to those of the image at a path.
+
+    They are not checked: who requires a signature does that.
+
+    Raises:
+        ImageCorrupt: they, or those that it has, are damaged or of another image.
+    """
+    folder = begin_image_dir(image, strict=True)
+    try:
+        in_use.keep(folder)
+        payload = statement(*decode_manifest(folder))
+        found = [read_envelope(one, str(image)) for one in (read_side(folder), data)]
+        envelopes = [one for one in found if one is not None]
+        for one in envelopes:
+            _check_payload(one, payload, str(image))
+        old = envelopes[0].signatures if len(envelopes) > 1 else ()
+        all_of_them = dict.fromkeys(one for each in envelopes for one in each.signatures)
+        if tuple(all_of_them) != old:
+            _store(folder, payload, tuple(all_of_them)[:_MAX_SIGNATURES])
+    finally:
+        os.close(folder.fd)
+
+
+def _store(folder: ImageDir, payload: bytes, signatures: tuple[Signature, ...]) -> None:
+    made = Envelope(payload=payload, payload_type=PAYLOAD_TYPE, signatures=signatures)
+    write_atomic(Path(f"/proc/self/fd/{folder.fd}", SIGNATURES), msgspec.json.encode(made))
 
 
 def _check_payload(envelope: Envelope, payload: bytes, where: str) -> None:

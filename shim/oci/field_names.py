@@ -36,13 +36,16 @@ def misspelt(value: Any) -> str:
     The value is of a bounded depth.
     """
     if isinstance(value, list):
+        if value and isinstance(value[0], str):  # runsc decodes no list of texts and objects
+            return ""
         return next(filter(None, map(misspelt, value)), "")
     if not isinstance(value, dict):
         return ""
     for name, inner in value.items():
         if name not in _NAMES and name.casefold() in _FOLDED:
             return str(name)
-        if name not in _FREE and (found := misspelt(inner)):
+        is_part = isinstance(inner, dict | list) and name not in _FREE
+        if is_part and (found := misspelt(inner)):
             return found
     return ""
 

@@ -11,9 +11,10 @@ from pathlib import Path
 import pytest
 
 from shim.client import Client
-from shim.errors import CryoError
+from shim.errors import CryoError, InvalidArgument, PermissionDenied
 from shim.image import keys, signature
-from shim.model import Verify
+from shim.image.side_files import SIGNATURES
+from shim.model import RestoreOptions, Verify
 from tests.builds import RunscBuild
 from tests.damage import OF_IMAGES
 from tests.real.helpers_rig import Rig, machine_with
@@ -71,6 +72,32 @@ def test_an_intact_image_is_restored(watched: Watched) -> None:
     watched.rig.end("two")
 
     assert watched.made() != []
+
+
+def test_a_signature_is_required_by_whatever_loads_an_image(
+    watched: Watched, tmp_path: Path
+) -> None:
+    """A restore, a clone, a create as containerd's, and without reading the files."""
+    rig, image = watched.rig, tmp_path / "image"
+    shutil.copytree(watched.image, image)
+    (image / SIGNATURES).unlink()
+    bundle = str(rig.bundle("one", ("/bin/sleep", "1000")))
+    options = RestoreOptions(image_path=str(image))
+    watched.made()
+
+    for call in (
+        lambda: rig.restore("two", image),
+        lambda: rig.restore("two", image, bundle=bundle),
+        lambda: rig.client.create("two", bundle, checkpoint=str(image)),
+        lambda: rig.client.clone({"two": options}),
+    ):
+        with pytest.raises(PermissionDenied, match="and it is not signed"):
+            call()
+    with pytest.raises(InvalidArgument, match="--verify none"):
+        rig.restore("two", watched.image, verify=Verify.NONE)
+
+    assert watched.made() == []
+    assert rig.client.list() == []
 
 
 @pytest.mark.parametrize("seed", range(SAMPLE))

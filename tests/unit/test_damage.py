@@ -27,7 +27,7 @@ from shim.errors import (
 )
 from shim.image import keys, labels, signature, trust
 from shim.image.labels import Labels
-from shim.image.side_files import CHUNKS
+from shim.image.side_files import CHUNKS, SIGNATURES
 from shim.image.trust import Action
 from shim.image.verify import HeldImage
 from shim.image.verify_cache import NoCache
@@ -143,6 +143,19 @@ def test_nothing_is_made_of_a_damaged_layout(signed: Signed, tmp_path: Path, bat
             error.add_note(f"seed {seed}: {damage.__name__}")
             raise
         shutil.rmtree(root)
+
+
+def test_a_pull_brings_signatures_for_an_image_that_is_there(
+    signed: Signed, tmp_path: Path
+) -> None:
+    """An image that was signed after it was pulled need not be removed and pulled again."""
+    (tmp_path / "images").mkdir(mode=0o700)
+    image = signed.pull(Layout(signed.layouts[0]), tmp_path / "images")
+    (image / SIGNATURES).unlink()
+
+    signed.pull(Layout(signed.layouts[0]), tmp_path / "images")
+
+    signed.check(image)
 
 
 class Changing(Layout):

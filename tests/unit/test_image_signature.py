@@ -89,6 +89,30 @@ def test_a_signed_image_is_intact_and_moves_with_its_signatures(
     assert signers(tmp_path / "copy", key.public) == [key.public.id]
 
 
+def test_signatures_of_copies_are_joined(image: Path, tmp_path: Path) -> None:
+    """Each once; those of another image are refused, and what there was stays."""
+    one, other = pair(tmp_path, "one"), pair(tmp_path, "other")
+    shutil.copytree(image, tmp_path / "copy")
+    sealed(tmp_path / "third", task="third")
+    sign(image, one)
+    sign(tmp_path / "copy", other)
+    sign(tmp_path / "third", other)
+    theirs = (tmp_path / "copy" / SIGNATURES).read_bytes()
+
+    signature.add_all(image, theirs)
+    joined = (image / SIGNATURES).stat().st_ino
+    signature.add_all(image, theirs)
+    with pytest.raises(ImageCorrupt, match="not of its cryo"):
+        signature.add_all(image, (tmp_path / "third" / SIGNATURES).read_bytes())
+
+    assert signers(image, one.public, other.public) == [one.public.id, other.public.id]
+    assert (image / SIGNATURES).stat().st_ino == joined
+    assert len(json.loads((image / SIGNATURES).read_bytes())["signatures"]) == 2
+    (image / SIGNATURES).unlink()
+    signature.add_all(image, theirs)
+    assert signers(image, one.public, other.public) == [other.public.id]
+
+
 @needs_openssl
 def test_openssl_verifies_what_docs_describe(image: Path, key: PrivateKey, tmp_path: Path) -> None:
     """The envelope is DSSE's: another program checks it with the PEM file alone."""
