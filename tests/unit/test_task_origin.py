@@ -10,8 +10,9 @@ from typing import Any
 import msgspec
 import pytest
 
-from shim.config import Pods
+from shim.config import Pods, Trust
 from shim.errors import CryoError, HostMismatch, ImageCorrupt, NotFound, PermissionDenied
+from shim.image import keys, signature
 from shim.image import manifest as manifests
 from shim.image.manifest import Build
 from shim.image.named import Fingerprint, ImageRef, NamedImages
@@ -185,6 +186,25 @@ async def test_an_image_of_another_namespace_is_never_found(owner: Owner) -> Non
     annotate(owner, {"io.cryo.restore": NAME})
     with pytest.raises(NotFound):
         await created(owner)
+
+
+async def test_an_image_that_is_not_accepted(owner: Owner, tmp_path: Path) -> None:
+    """Where restores require a signature a warm start is cold without one, and says so."""
+    public = keys.generate(tmp_path / "key")
+    trust = Trust(keys=(public.name,), restore="signed")
+    owner.config = msgspec.structs.replace(owner.config, trust=trust)
+    await owner.again()
+    annotate(owner, {"io.cryo.warm": NAME})
+    path = await save(owner)
+
+    record = (await created(owner)).record
+    assert (record.image_path, record.pid > 0) == ("", True)
+    assert any("it is not signed" in notice for notice in record.notices)
+    await owner.tasks.delete(owner.ref())
+    private = keys.read_private(tmp_path / "key")
+    signed = private.sign(signature.to_sign(signature.image_statement(path)))
+    signature.add(path, private.public, signed)
+    assert (await created(owner)).record.image_path == str(path)
 
 
 async def test_the_decision_survives_the_owner(owner: Owner) -> None:
