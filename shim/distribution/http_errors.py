@@ -102,7 +102,8 @@ def of_status(
             kind(shown, remedy=remedy), after_s=retry_after_s(headers.get("Retry-After"))
         )
     if status == HTTPStatus.BAD_REQUEST and _TO_TLS in body:
-        return InvalidArgument(shown, remedy="it uses TLS: leave out --plain-http, or name its CA")
+        remedy = "it uses TLS: leave out --plain-http, or name its CA with --ca-file"
+        return InvalidArgument(shown, remedy=remedy)
     for problem in problems:
         if problem.code in _CODES:
             kind, remedy = _CODES[problem.code]

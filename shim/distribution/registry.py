@@ -90,7 +90,7 @@ class Registry:
         call = self._call(
             "GET",
             self._client.endpoint.at("manifests", name),
-            f"pull {self._named(name)}",
+            f"read {self._named(name)}",
             (HTTPStatus.OK,),
             headers={"Accept": _ACCEPT},
         )
