@@ -51,7 +51,7 @@ class Chunk(Value):
 
     @property
     def digest(self) -> str | None:
-        """Return the digest of the bytes in the file; None if they are encrypted."""
+        """Return the digest of the bytes in the file; None if that is not known."""
         return self.blob.digest if self.blob.media_type == media.CHUNK else self.content
 
 
@@ -232,7 +232,8 @@ def _layer(chunk: Chunk) -> Descriptor:
         media.OFFSET: str(chunk.offset),
         media.LENGTH: str(chunk.length),
     }
-    if chunk.content is not None:
+    # Of an encrypted one it would say what it contains.
+    if chunk.content is not None and chunk.blob.media_type == media.CHUNK + media.ZSTD:
         annotations[media.CONTENT] = chunk.content
     return msgspec.structs.replace(chunk.blob, annotations=annotations)
 

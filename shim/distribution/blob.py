@@ -6,7 +6,7 @@ import hashlib
 import io
 import os
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Annotated, Protocol
 
 import msgspec
@@ -99,10 +99,11 @@ def pieces(content: Readable, limit_bytes: int = MAX_BLOB_BYTES) -> Iterator[byt
         yield piece
 
 
-def digest_of_stream(content: Readable) -> str:
-    """Return the digest of what an open stream has, from where it is."""
+def digest_of_stream(content: Readable, check: Callable[[], None]) -> str:
+    """Return the digest of what an open stream has, from where it is; `check` raises to stop."""
     hasher = hashlib.sha256()
     for piece in pieces(content):
+        check()
         hasher.update(piece)
     return f"sha256:{hasher.hexdigest()}"
 

@@ -7,17 +7,24 @@ compares the digest again.
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Iterable, Iterator
+from pathlib import Path
 from typing import Annotated
 
 import msgspec
 
+from shim.distribution.artifact import Chunk
 from shim.distribution.blob import is_digest
+from shim.errors import CryoError
+from shim.host import files
 from shim.host.oserror import typed
+from shim.image.directory import ImageDir
 from shim.image.side_files import CHUNKS
 from shim.model import Value
 
+_log = logging.getLogger(__name__)
 _MAX_BYTES = 8 << 20
 
 
@@ -74,6 +81,15 @@ def read(folder: int) -> Iterator[Entry]:
             yield entry
 
 
-def encode(entries: Iterable[Entry]) -> bytes:
-    """Return the content of a map."""
-    return b"\n".join(map(msgspec.json.encode, entries))
+def write(folder: ImageDir, chunks: Iterable[Chunk]) -> None:
+    """Write the map of an image; one that cannot be written only costs later pulls time."""
+    entries = [
+        Entry(file=chunk.file, offset=chunk.offset, length=chunk.length, digest=chunk.digest)
+        for chunk in chunks
+        if chunk.digest is not None
+    ]
+    data = b"\n".join(map(msgspec.json.encode, entries))
+    try:
+        files.write_atomic(Path(f"/proc/self/fd/{folder.fd}") / CHUNKS, data)
+    except CryoError as error:
+        _log.info("the chunks of %s were not recorded: %s", folder.path, error)

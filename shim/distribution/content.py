@@ -40,7 +40,7 @@ class Content:
         if self._data is not None:
             self.digest = digest_of(self._data)
         else:
-            self.digest = digest_of_stream(self._slice())
+            self.digest = digest_of_stream(self._slice(), check)
 
     @property
     def size_bytes(self) -> int:

@@ -11,6 +11,7 @@ from shim.distribution import remote as remotes
 from shim.distribution.artifact import corrupt
 from shim.distribution.chunk_map import ChunkMap
 from shim.distribution.crew import Crew
+from shim.distribution.local_chunks import LocalChunks
 from shim.distribution.meter import Meter
 from shim.distribution.place import Place
 from shim.distribution.prefix import Prefix
@@ -74,7 +75,9 @@ def pull(
         target.make_room(max(0, sum(each.length for each in remote.artifact.chunks) - there))
     folder = staging.resume(final, remote.offer.manifest.digest)
     try:
-        _fetch(place, remote, folder, options, meter)
+        with contextlib.closing(LocalChunks(target.images, remote.artifact.chunks)) as local:
+            _fetch(place, remote, folder, local, options, meter)
+        meter.report()  # the last moment in which the caller can cancel
         _finish(remote, folder, final, target.labels)
     except ImageCorrupt:
         folder.discard()
@@ -83,7 +86,6 @@ def pull(
         folder.close()
     if target.verified is not None:
         target.verified.remember_image(final, remote.offer.manifest)
-    meter.report()
     return meter.result(str(final), remote.offer.digest)
 
 
@@ -104,7 +106,12 @@ def _check_same(final: Path, offer: Offer) -> None:
 
 
 def _fetch(
-    place: Place, remote: Remote, folder: Staging, options: PullOptions, meter: Meter
+    place: Place,
+    remote: Remote,
+    folder: Staging,
+    local: LocalChunks,
+    options: PullOptions,
+    meter: Meter,
 ) -> None:
     """Fill the files of an image; they are hashed behind those who write them."""
     manifest, chunks = remote.offer.manifest, remote.artifact.chunks
@@ -118,7 +125,7 @@ def _fetch(
         with Crew(options.jobs, place, meter.poll, beside=1) as crew:
             prefix = Prefix(fds, chunks, crew.check)
             hashes = crew.start(lambda: [prefix.hash(file) for file in manifest.files])
-            receiver = Receiver(place, remote, fds, journal, prefix, meter, crew.check)
+            receiver = Receiver(place, remote, fds, journal, local, prefix, meter, crew.check)
             for _ in crew.map(receiver.receive, chunks):
                 pass
             found = crew.result(hashes)

@@ -9,7 +9,7 @@ from pathlib import Path
 import msgspec
 
 from shim import failpoints
-from shim.distribution import artifact, media
+from shim.distribution import artifact, chunk_map, media
 from shim.distribution.artifact import Artifact, Chunk
 from shim.distribution.blob import Descriptor
 from shim.distribution.chunks import average_for, cuts
@@ -57,9 +57,10 @@ def push(image: Path, place: Place, tag: str, options: PushOptions, report: Repo
             parts = _parts(held, manifest, fds, meter)
             chunks = tuple(crew.map(sender.send, parts))
             held.check_unchanged()
+            chunk_map.write(held.folder, chunks)
             whole = _describe(held, manifest, config, chunks, sender, options)
+            meter.report()  # the last moment in which the caller can cancel
             digest = _store_documents(place, whole, tag)
-        meter.report()
         return meter.result(str(image), digest)
 
 

@@ -9,9 +9,10 @@ from collections.abc import Callable, Iterator, Mapping
 from shim import failpoints
 from shim.distribution import media
 from shim.distribution.artifact import Chunk, corrupt
-from shim.distribution.blob import FileSlice, pieces
+from shim.distribution.blob import FileSlice, digest_of_stream
 from shim.distribution.chunk_map import ChunkMap, Entry
 from shim.distribution.compression import decompressed
+from shim.distribution.local_chunks import LocalChunks
 from shim.distribution.meter import Meter
 from shim.distribution.place import Place
 from shim.distribution.prefix import Prefix
@@ -28,6 +29,7 @@ class Receiver:
         remote: Remote,
         fds: Mapping[str, int],
         journal: ChunkMap,
+        local: LocalChunks,
         prefix: Prefix,
         meter: Meter,
         check: Callable[[], None],
@@ -40,6 +42,7 @@ class Receiver:
         self._known = {
             (entry.file, entry.offset, entry.length): entry.digest for entry in journal.entries
         }
+        self._local = local
         self._prefix = prefix
         self._meter = meter
         self._check = check
@@ -51,8 +54,7 @@ class Receiver:
             self._meter.reused(chunk.blob.size)
         else:
             with failpoints.around("pull.chunk"):
-                digest = self._fetch(chunk)
-            self._meter.moved(chunk.blob.size)
+                digest = self._copy(chunk) or self._fetch(chunk)
             self._note(chunk, digest)
         self._meter.done(chunk.length)
         self._prefix.finished(chunk)
@@ -62,11 +64,22 @@ class Receiver:
         known = self._known.get((chunk.file, chunk.offset, chunk.length))
         if known is None or known != (chunk.digest or known):
             return False
-        hasher = hashlib.sha256()
-        for piece in pieces(FileSlice(self._fds[chunk.file], chunk.offset, chunk.length)):
-            self._check()
-            hasher.update(piece)
-        return f"sha256:{hasher.hexdigest()}" == known
+        return self._digest(chunk) == known
+
+    def _copy(self, chunk: Chunk) -> str | None:
+        """Copy a chunk from another image of this host; return its digest, None if none has it."""
+        if chunk.digest is None or not self._local.copy(chunk, self._fds[chunk.file]):
+            return None
+        # The other image may have been damaged since its chunks were recorded.
+        if self._digest(chunk) != chunk.digest:
+            return None
+        self._meter.reused(chunk.blob.size)
+        return chunk.digest
+
+    def _digest(self, chunk: Chunk) -> str:
+        """Return the digest of what a file has where a chunk belongs."""
+        stream = FileSlice(self._fds[chunk.file], chunk.offset, chunk.length)
+        return digest_of_stream(stream, self._check)
 
     def _fetch(self, chunk: Chunk) -> str:
         """Fetch and write a chunk; return the digest of its content."""
@@ -84,6 +97,7 @@ class Receiver:
             at += len(piece)
         if at != chunk.end:
             raise corrupt(self._where, "a blob is smaller than its part of the file")
+        self._meter.moved(chunk.blob.size)
         return known or f"sha256:{hasher.hexdigest()}"
 
     def _content(self, chunk: Chunk) -> Iterator[bytes]:

@@ -58,13 +58,12 @@ class Sender:
         content = Content(part, self._check)
         blob = self._stored_by_one(content.digest, lambda: self._store(content))
         self._meter.done(part.length)
-        compressed = blob.media_type == media.CHUNK + media.ZSTD
         return Chunk(
             file=part.file,
             offset=part.offset,
             length=part.length,
             blob=blob,
-            content=content.digest if compressed else None,
+            content=content.digest,
         )
 
     def send_small(self, data: bytes, media_type: str) -> Descriptor:

@@ -2,61 +2,12 @@
 
 from __future__ import annotations
 
-import random
 from pathlib import Path
 
-import msgspec
 import pytest
 
-from shim.distribution.layout import Layout
-from shim.distribution.pull import pull
-from shim.distribution.push import push
-from shim.distribution.transfer import Compress, PullOptions, PullTarget, PushOptions, Transfer
-from shim.image.manifest import Manifest
-from shim.image.verify import verify
-from shim.image.verify_cache import VerifyCache
-from shim.model import Verify
-from tests.unit.image_helpers import ProgressLog, fill, manifest, seal_at
-
-MIB = 1 << 20
-TAG = "v1"
-
-
-def pages(seed: int, mib: int) -> bytes:
-    """Return bytes that do not repeat."""
-    return random.Random(seed).randbytes(mib * MIB)
-
-
-class Machine:
-    """Images below a folder, and a layout beside them."""
-
-    def __init__(self, root: Path) -> None:
-        self.root = root
-        self.images = root / "images"
-        self.layout = root / "layout"
-        self.cache = VerifyCache(root / "verified")
-
-    def image(self, name: str, data: bytes) -> Path:
-        """Make a sealed image with these pages."""
-        folder = fill(self.images / name)
-        (folder / "pages.img").write_bytes(data)
-        seal_at(folder, manifest())
-        return folder
-
-    def push(self, image: Path, tag: str = TAG, **options: object) -> Transfer:
-        """Push an image to the layout."""
-        chosen = msgspec.structs.replace(PushOptions(), **options)
-        return push(image, Layout(self.layout), tag, chosen, ProgressLog())
-
-    def pull(self, name: str, tag: str = TAG, **target: object) -> Transfer:
-        """Pull from the layout."""
-        where = PullTarget(path_for=lambda _offer: self.images / name, verified=self.cache)
-        where = msgspec.structs.replace(where, **target)
-        return pull(Layout(self.layout), "oci:layout", tag, where, PullOptions(), ProgressLog())
-
-    def verified(self, name: str) -> Manifest:
-        """Read a whole image, and compare it with its manifest."""
-        return verify(self.images / name, Verify.FULL, self.cache, ProgressLog())
+from shim.distribution.transfer import Compress
+from tests.unit.transfer_helpers import MIB, TAG, Machine, pages
 
 
 @pytest.fixture
