@@ -80,7 +80,11 @@ class Eviction:
 
         With `dry_run` nothing is removed: the result says what would be.
         """
-        return self._run(0, only_for_room=False, dry_run=dry_run)
+        pruned = self._run(0, only_for_room=False, dry_run=dry_run)
+        if pruned.missing_bytes and not dry_run:
+            why = retention.over(pruned.missing_bytes, self._stored(), self._policy)
+            _log.warning("the images in %s exceed their limits: %s", self._images, why)
+        return pruned
 
     def _run(self, needed_bytes: int, *, only_for_room: bool, dry_run: bool) -> Pruned:
         # Measured once: some filesystems free blocks some time after a removal.

@@ -202,15 +202,18 @@ class NamedImages:
 
         Raises:
             Busy: one is being saved, or a container is being restored from one.
+            Refused: one is pinned; none was removed.
             CryoError: something could not be removed.
         """
         self._check(self.folder)
         number = 0
         with self._no_saves():
-            for key in self.fingerprints():
-                for path in self.of(key):
-                    deletion.remove(path, self._images, cache)
-                    number += 1
+            found = [path for key in self.fingerprints() for path in self.of(key)]
+            for path in found:
+                deletion.check_unpinned(path)(labels.read(path))
+            for path in found:
+                deletion.remove(path, self._images, cache)
+                number += 1
             for name in self._all_names():
                 if _KEY.fullmatch(name) or name.startswith("."):
                     files.remove_tree(self.folder / name)

@@ -16,6 +16,7 @@ from shim.config import Config
 from shim.errors import CryoError, FailedPrecondition, HostMismatch, NotFound, PermissionDenied
 from shim.host.filecalls import file_call
 from shim.image.images import Images
+from shim.image.name import is_path
 from shim.image.named import Fingerprint, NamedImages
 from shim.image.named_use import NameOutcome
 from shim.model import CreateRequest, RestorePolicy, TaskRef, Value
@@ -74,6 +75,9 @@ class Origins:
         if request.checkpoint:
             image = await self._images.find(request.checkpoint, request.ref.namespace)
             manifest = await self._images.manifest_to_restore(image)
+            await restore.note_use(image, self._config)
+            if not is_path(request.checkpoint):  # from here on the task knows the path
+                request = msgspec.structs.replace(request, checkpoint=str(image))
             return Origin(request=request, source=ImageSource(manifest=manifest))
         if not await asyncio.to_thread(_is_named, request):
             return Origin(request=request)
@@ -125,6 +129,7 @@ class Origins:
         path = await self._images.find(str(image))
         manifest = await self._images.manifest_to_restore(path)
         await restore.check_host(manifest, self._config, await self._owner.capabilities())
+        await restore.note_use(path, self._config)
         request = msgspec.structs.replace(choice.request, checkpoint=str(path))
         source = ImageSource(manifest=manifest)
         ready = await asyncio.to_thread(plan, self._config, request, self._task_folder, source)

@@ -87,18 +87,18 @@ def _own_flags(manifest: Manifest) -> ContainerFlags:
     return ContainerFlags(overlay2=saved.get(overlay.FLAG, ""), network=network)
 
 
-async def note_use(held: HeldImage, config: Config) -> None:
+async def note_use(image: Path, config: Config) -> None:
     """Record that an image of the store is used; that it cannot be recorded is only logged."""
-    if not held.image.is_relative_to(config.paths.images):
+    if not image.is_relative_to(config.paths.images):
         return
     try:
         await file_call(
-            lambda: labels.note_use(Path(held.path), utcnow()),
-            doing=f"record the use of {held.image}",
+            lambda: labels.note_use(image, utcnow()),
+            doing=f"record the use of {image}",
             deadline_s=_NOTE_S,
         )
     except CryoError as error:
-        _log.warning("the use of image %s was not recorded: %s", held.image, error)
+        _log.warning("the use of image %s was not recorded: %s", image, error)
 
 
 def check_options(manifest: Manifest, options: RestoreOptions, capabilities: Capabilities) -> None:

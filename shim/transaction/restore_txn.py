@@ -176,7 +176,7 @@ class Restore:
         self._root.journal.open(Operation.RESTORE, self._options.image_path)
         with self._transaction.step(Phase.VERIFY):
             self._manifest = await self._check(capabilities)
-            await restore.note_use(self._held, self._config)
+            await restore.note_use(self._held.image, self._config)
             self._transaction.warn(
                 *restore.option_warnings(self._options, capabilities),
                 *await self._root.network_warnings(),

@@ -29,7 +29,10 @@ ENV = "CRYO_TEST_TRAP"
 INJECTED = "injected fault"
 _SLOW_S = 0.3
 # Steps whose functions convert OSError to typed errors themselves.
-_TYPED = ("image.name", "image.sync", "image.verify-cache", "image.discard")
+_TYPED = (
+    *("image.name", "image.sync", "image.verify-cache", "image.discard"),
+    *("image.label", "image.index", "image.remove", "image.erase"),
+)
 _JUMP = timedelta(days=1)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import shutil
 import threading
@@ -13,7 +14,7 @@ import pytest
 
 from shim import failpoints
 from shim.config import Config, Paths, Store
-from shim.errors import CryoError, DeadlineExceeded, ResourceExhausted
+from shim.errors import CryoError, DeadlineExceeded, Refused, ResourceExhausted
 from shim.image import deletion, labels, store, tagging
 from shim.image import images as images_module
 from shim.image.eviction import Eviction, Kept
@@ -306,6 +307,9 @@ def test_a_pinned_image_of_a_name_outlives_the_next_save(
 
     assert named.prune(new, cache) == []
     assert old.exists()
+    with pytest.raises(Refused, match="is pinned"):
+        named.drop(cache)
+    assert new.exists()
 
 
 # --- several at once, and kills -----------------------------------------------------------------
@@ -419,6 +423,30 @@ async def test_what_the_service_calls(folder: Path, one_bytes: int) -> None:
     assert not (await images.prune()).removed
     dry = await images.prune(PruneOptions(keep_last=1, dry_run=True))
     assert [one.path.name for one in dry.removed] == ["b"]
+    assert left(folder) == ["b", "c", "d"]
+
+
+async def test_a_prune_that_is_cancelled(folder: Path) -> None:
+    """As by Ctrl-C: the removal under way is completed, and no other is begun."""
+    loop, cancelled, over = asyncio.get_running_loop(), threading.Event(), threading.Event()
+
+    def hook(point: str) -> None:
+        if point == "image.remove:after":
+            loop.call_soon_threadsafe(pruning.cancel)
+            assert cancelled.wait(60)
+        elif point == "image.erase:after":
+            over.set()
+
+    failpoints.arm(hook)
+    try:
+        pruning = asyncio.create_task(Images(config_of(folder)).prune(PruneOptions(quota_bytes=0)))
+        with pytest.raises(asyncio.CancelledError):
+            await pruning
+        cancelled.set()
+        await asyncio.to_thread(over.wait, 60)
+    finally:
+        failpoints.arm(None)
+
     assert left(folder) == ["b", "c", "d"]
 
 

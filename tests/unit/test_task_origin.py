@@ -12,8 +12,9 @@ import pytest
 
 from shim.config import Pods, Trust
 from shim.errors import CryoError, HostMismatch, ImageCorrupt, NotFound, PermissionDenied
-from shim.image import keys, signature
+from shim.image import keys, labels, signature, tagging
 from shim.image import manifest as manifests
+from shim.image import name as names
 from shim.image.manifest import Build
 from shim.image.named import Fingerprint, ImageRef, NamedImages
 from shim.model import RestorePolicy, utcnow
@@ -76,6 +77,20 @@ async def put(owner: Owner, mine: Fingerprint, **more: Any) -> Path:
     }
     sealed(path, **(fields | more))
     return path
+
+
+async def test_an_image_by_its_name(owner: Owner) -> None:
+    """A client of containerd may give a name instead of a path; the task knows the path."""
+    images = Path(owner.config.paths.images)
+    image = await put(owner, Fingerprint(parts={"runsc": "1"}))
+    tagging.tag(images, image, names.parse("llama:warm", "ns"), utcnow())
+
+    origin = await owner.tasks._origins.decide(owner.request(checkpoint="llama:warm"))
+
+    assert origin.request.checkpoint == str(image)
+    assert labels.read(image).last_used_at is not None
+    with pytest.raises(NotFound, match="no image is named"):
+        await owner.tasks._origins.decide(owner.request(checkpoint="llama:cold"))
 
 
 async def test_without_annotations_nothing_is_looked_up(owner: Owner) -> None:
