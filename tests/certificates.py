@@ -16,7 +16,7 @@ _DAY = dt.timedelta(days=1)
 
 
 class Certificates:
-    """The files `ca.pem`, `server.pem` and `server.key`; the server is 127.0.0.1."""
+    """The files `ca.pem`, `server.pem` and `server.key` of 127.0.0.1 and registry.invalid."""
 
     def __init__(self, folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
@@ -55,12 +55,12 @@ def _certificate(
     is_ca: bool,
 ) -> x509.Certificate:
     now = dt.datetime.now(dt.UTC)
-    address = x509.IPAddress(ipaddress.ip_address("127.0.0.1"))
+    names = [x509.IPAddress(ipaddress.ip_address("127.0.0.1")), x509.DNSName("registry.invalid")]
     builder = (
         x509.CertificateBuilder(issuer, subject, key.public_key(), x509.random_serial_number())
         .not_valid_before(now - _DAY)
         .not_valid_after(now + _DAY)
         .add_extension(x509.BasicConstraints(ca=is_ca, path_length=None), critical=True)
-        .add_extension(x509.SubjectAlternativeName([address]), critical=False)
+        .add_extension(x509.SubjectAlternativeName(names), critical=False)
     )
     return builder.sign(signer, hashes.SHA256())

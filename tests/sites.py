@@ -56,6 +56,24 @@ class Hanging(Exception):
         self.beginning = beginning
 
 
+class Tunnel(Exception):
+    """Raised by an answer: from now on the connection is one to this host."""
+
+    def __init__(self, host: str) -> None:
+        super().__init__()
+        self.host = host
+
+    def run(self, client: socket.socket) -> None:
+        """Forward both directions until one side ends."""
+        name, _, port = self.host.rpartition(":")
+        with socket.create_connection((name, int(port))) as server:
+            client.sendall(reply(200))
+            back = threading.Thread(target=_forward, args=(server, client), daemon=True)
+            back.start()
+            _forward(client, server)
+            back.join(_JOIN_S)
+
+
 class Endless(Exception):
     """Raised by an answer: `first` is sent, and then `again` until the client closes."""
 
@@ -144,6 +162,9 @@ class Site:
             self.hung.set()
             self._closed.wait()
             return False
+        except Tunnel as tunnel:
+            tunnel.run(connection)
+            return False
         except Endless as endless:
             connection.sendall(endless.first)
             while not self._closed.wait(endless.every_s):
@@ -153,6 +174,15 @@ class Site:
             return False
         connection.sendall(answer)
         return True
+
+
+def _forward(one: socket.socket, other: socket.socket) -> None:
+    with contextlib.suppress(OSError):
+        while piece := one.recv(1 << 16):
+            other.sendall(piece)
+    for each in (one, other):
+        with contextlib.suppress(OSError):
+            each.shutdown(socket.SHUT_RDWR)
 
 
 def _read(reader: BinaryIO) -> Request | None:

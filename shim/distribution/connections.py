@@ -1,33 +1,25 @@
-"""Connections to the hosts of a registry, in pools that threads share; urllib3 does the HTTP."""
+"""Requests on connections that threads share, each of which ends at its deadline or on close."""
 
 from __future__ import annotations
 
 import contextlib
 import re
-import socket
-import ssl
 import threading
 from collections.abc import Iterator, Mapping
-from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 import urllib3
-from urllib3.connection import HTTPConnection, HTTPSConnection
-from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
 from urllib3.exceptions import HTTPError, ProtocolError
 
 from shim import __version__
-from shim.distribution import watch as watches
 from shim.distribution.http_options import HttpOptions
-from shim.distribution.watch import Cuttable, Watch
-from shim.errors import Cancelled, InvalidArgument
-from shim.host.files import read_bounded
+from shim.distribution.http_pools import Pools
+from shim.distribution.watch import Watch
+from shim.errors import Cancelled
 
 _PIECE_BYTES = 1 << 20
-_BLOCK_BYTES = 256 << 10
 # How much of an answer is read only to use its connection again.
 _REST_BYTES = 64 << 10
-_MAX_CA_BYTES = 4 << 20
 _LENGTH = re.compile(r"[0-9]{1,20}")
 _AGENT = f"cryoshim/{__version__}"
 
@@ -51,45 +43,6 @@ class Broken(Exception):
         super().__init__(str(cause))
         self.cause = cause
         self.expired = expired
-
-
-class _Plain(HTTPConnection):
-    """A connection that the watch of its request can cut; sending has the timeout of an answer."""
-
-    def __init__(self, *arguments: Any, **options: Any) -> None:
-        super().__init__(*arguments, **options)
-        self._cuttable = Cuttable()
-
-    def _new_conn(self) -> socket.socket:
-        made = super()._new_conn()
-        self._cuttable.take(made)
-        if watch := watches.current():
-            watch.use(self._cuttable)
-        return made
-
-    def request(self, *arguments: Any, **options: Any) -> None:
-        if self.sock is None:
-            self.connect()
-        if watch := watches.current():
-            watch.use(self._cuttable)
-            self.timeout = watch.answer_s
-        super().request(*arguments, **options)
-
-    def close(self) -> None:
-        self._cuttable.close()
-        super().close()
-
-
-class _Secure(_Plain, HTTPSConnection):
-    """The same over TLS."""
-
-
-class _PlainPool(HTTPConnectionPool):
-    ConnectionCls = _Plain
-
-
-class _SecurePool(HTTPSConnectionPool):
-    ConnectionCls = _Secure
 
 
 class Exchange:
@@ -153,11 +106,7 @@ class Connections:
         self._lock = threading.Lock()
         self._watches: set[Watch] = set()
         self.closed = threading.Event()
-        timeout = urllib3.Timeout(connect=options.connect_s, read=options.answer_s)
-        self._pools = urllib3.PoolManager(
-            maxsize=64, timeout=timeout, blocksize=_BLOCK_BYTES, ssl_context=_tls(options)
-        )
-        self._pools.pool_classes_by_scheme = {"http": _PlainPool, "https": _SecurePool}
+        self._pools = Pools(options)
 
     def open(
         self,
@@ -178,10 +127,11 @@ class Connections:
         if body is not None:
             length = len(body) if isinstance(body, bytes) else body.size_bytes
             sent["Content-Length"] = str(length)
+        pools = self._pools.of(url)
         watch = self._begin(deadline_s)
         try:
             with watch:
-                response = self._pools.urlopen(
+                response = pools.urlopen(
                     method,
                     url,
                     body=body,
@@ -242,21 +192,3 @@ class Connections:
 def _check_cut(watch: Watch) -> None:
     if watch.is_cut:
         raise Broken(ProtocolError("the connection was cut"), expired=watch.expired)
-
-
-def _tls(options: HttpOptions) -> ssl.SSLContext:
-    """Return the settings of TLS: the CAs of the system, and the one that is given.
-
-    Raises:
-        InvalidArgument: the file has no certificate.
-    """
-    context = ssl.create_default_context()
-    if options.ca_file is None:
-        return context
-    data = read_bounded(Path(options.ca_file), _MAX_CA_BYTES, nofollow=False)
-    try:
-        context.load_verify_locations(cadata=data.decode("ascii"))
-    except (ssl.SSLError, ValueError) as error:
-        message = f"{options.ca_file} has no certificate in PEM"
-        raise InvalidArgument(message, remedy="name the file of the CA's certificate") from error
-    return context

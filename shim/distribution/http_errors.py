@@ -15,6 +15,7 @@ from urllib3.exceptions import (
     LocationParseError,
     NameResolutionError,
     NewConnectionError,
+    ProxyError,
     ReadTimeoutError,
     SSLError,
 )
@@ -124,6 +125,9 @@ def of_broken(host: str, doing: str, broken: Broken, *, has_answered: bool) -> F
             message, remedy="try again, or check the registry and the network"
         )
         return Passing(failure, attempts=_AFTER_TIMEOUT)
+    if isinstance(error, ProxyError):
+        message = f"the proxy to {host} cannot be used: {_reason(error)}"
+        return Unavailable(message, remedy="check HTTPS_PROXY, HTTP_PROXY and NO_PROXY")
     if isinstance(error, SSLError):
         return _of_tls(host, error)
     if isinstance(error, LocationParseError):
