@@ -14,7 +14,7 @@ import msgspec
 
 from shim.cuda.inventory import Gpu
 from shim.errors import HostMismatch, ImageCorrupt, InvalidArgument
-from shim.model import CheckpointOptions, CudaProcess, Value
+from shim.model import CheckpointOptions, CudaProcess, EngineName, Value
 from shim.oci import canonical, document
 from shim.oci.document import Spec
 
@@ -23,6 +23,7 @@ FORMAT = 1
 MAX_MANIFEST_BYTES = 4 << 20
 MAX_MEMBERS = 64
 _MAX_BYTES = (1 << 63) - 1
+_ENGINES = frozenset({"", *EngineName})
 _YEARS = range(1970, 2200)
 _HASH = re.compile(r"[0-9a-f]{64}")
 # In the written form a key of the manifest itself is indented by one space.
@@ -120,11 +121,14 @@ class Manifest(Value):
     digest: str = ""
 
     def __post_init__(self) -> None:
-        """Reject a time that a protocol could not represent.
+        """Reject a time that a protocol could not represent, and an engine that there is not.
 
         Raises:
-            ValueError: its year is out of range.
+            ValueError: its year is out of range, or the engine is not one.
         """
+        if self.engine not in _ENGINES:
+            message = f"engine is {self.engine[:40]!r}"
+            raise ValueError(message)
         if self.created_at.year not in _YEARS:
             message = f"created_at is in the year {self.created_at.year}"
             raise ValueError(message)

@@ -17,8 +17,12 @@ from shim.oci.gpu import CDI_PREFIX, NO_GPUS, VISIBLE
 
 # Filesystems of the sandbox's own.
 _INSIDE = frozenset({"proc", "sysfs", "tmpfs", "devpts", "devtmpfs", "mqueue", "cgroup", "cgroup2"})
-_RUNSC = "dev.gvisor."
-_ANNOTATIONS = {_RUNSC: "changes runsc", PREFIX: "changes how it is saved and restored"}
+_ANNOTATIONS = {
+    "dev.gvisor.": "changes runsc",
+    # runsc reads from these, too, which sandbox a container joins.
+    "io.kubernetes.cri-o.": "changes runsc",
+    PREFIX: "changes how it is saved and restored",
+}
 _FIELDS = frozenset(
     {
         "annotations",

@@ -145,6 +145,8 @@ def _from_image(request: CreateRequest, source: ImageSource) -> tuple[Spec, Memb
         saved = manifest.member(joining.name) if joining else manifest.root
         _check_absolute(request)
         spec = document.parse(saved.spec, Path(request.bundle), restoring=True)
+        if joining is None:
+            _check_own_sandbox(spec)
         if not source.image_hooks:
             spec = host_access.without_hooks(spec)
     else:
@@ -160,6 +162,17 @@ def _from_image(request: CreateRequest, source: ImageSource) -> tuple[Spec, Memb
     elif not pod.sandbox_of(spec):
         spec = pod.leading(spec, request.ref.id)
     return source.identity.given_to(spec), saved
+
+
+def _check_own_sandbox(spec: Spec) -> None:
+    """Check that the first container of an image has a sandbox of its own.
+
+    Raises:
+        InvalidArgument: it would join one that exists.
+    """
+    if sandbox := pod.sandbox_of(spec):
+        message = f"the first container of the image would join the sandbox {sandbox}"
+        raise InvalidArgument(message, remedy="use an image that `cryo tasks checkpoint` made")
 
 
 def _overlay2(config: Config, request: CreateRequest, source: ImageSource | None) -> str:

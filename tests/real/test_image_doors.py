@@ -199,6 +199,22 @@ def test_hooks_are_found_in_any_case(rig: Rig, saved: Path, tmp_path: Path) -> N
     assert rig.client.list() == []
 
 
+@pytest.mark.parametrize("kind", ("io.kubernetes.cri.", "io.kubernetes.cri-o."))
+def test_an_image_joins_no_sandbox_of_another_task(rig: Rig, saved: Path, kind: str) -> None:
+    """Whichever annotations runsc reads it from; the other task runs on."""
+    names = {"io.kubernetes.cri.": ("container-type", "sandbox-id", "container-name")}
+    type_, sandbox, name = names.get(kind, ("ContainerType", "SandboxID", "ContainerName"))
+    rig.sleeper("victim")
+    joins = {kind + type_: "container", kind + sandbox: "victim", kind + name: "x"}
+    forge(from_elsewhere(saved), lambda plain: plain["spec"].update(annotations=joins))
+
+    with pytest.raises((InvalidArgument, PermissionDenied), match=r"the sandbox victim|cri-o"):
+        rig.restore("two", saved, trust_spec=kind == "io.kubernetes.cri.")
+
+    assert [(one.id, one.state) for one in rig.client.list()] == [("victim", TaskState.RUNNING)]
+    rig.end("victim")
+
+
 def from_elsewhere(saved: Path) -> Path:
     """Label an image as one that was pulled."""
     labels.write(saved, Labels(source="registry.example.com/x:1"))

@@ -87,6 +87,7 @@ def test_a_spec_of_the_sandboxs_own_things_requests_nothing() -> None:
         ({"annotations": {"cdi.k8s.io/x": "acme.io/claim=b"}}, "CDI devices acme.io/claim=b"),
         ({"annotations": {"dev.gvisor.flag.network": "host"}}, "annotation dev.gvisor.flag"),
         ({"annotations": {"dev.gvisor.spec.rootfs.source": "/"}}, "annotation dev.gvisor.spec"),
+        ({"annotations": {"io.kubernetes.cri-o.SandboxID": "x"}}, "annotation io.kubernetes.cri-o"),
         ({"annotations": {"io.cryo.instance": "true"}}, "annotation io.cryo.instance=true"),
         (process(env=["NVIDIA_VISIBLE_DEVICES=all"]), "GPUs NVIDIA_VISIBLE_DEVICES=all"),
         (
