@@ -12,7 +12,7 @@ from typing import Any
 
 import msgspec
 
-from shim.config import Config, Paths, Pods, Timeouts
+from shim.config import Config, Paths, Pods, Store, Timeouts
 from shim.config import Cuda as CudaSettings
 from shim.errors import CryoError
 from shim.host import procs
@@ -181,6 +181,7 @@ class Scene:
     # The mounts of all containers, and the root directory of the kubelet.
     mounts: list[dict[str, Any]] = field(default_factory=list)
     kubelet: str = Pods().kubelet
+    store: Store = field(default_factory=Store)
     updates: list[Progress] = field(default_factory=list)
     events: list[str] = field(default_factory=list)
 
@@ -200,6 +201,7 @@ class Scene:
             cuda=CudaSettings(nvidia_proc=str(self.nvidia), nvidia_smi=self.nvidia_smi),
             timeouts=self.timeouts,
             pods=Pods(kubelet=self.kubelet),
+            store=self.store,
         )
 
     @property

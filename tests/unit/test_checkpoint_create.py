@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from shim import failpoints
-from shim.config import Timeouts
+from shim.config import Store, Timeouts
 from shim.errors import (
     AlreadyExists,
     CryoError,
@@ -22,8 +22,8 @@ from shim.errors import (
     Unimplemented,
 )
 from shim.host import files
-from shim.image import store
-from shim.image.staging import STAGING_PREFIX
+from shim.image import staging, store
+from shim.image.staging import STAGING_PREFIX, Staging
 from shim.image.verify import verify
 from shim.image.verify_cache import VerifyCache
 from shim.model import Connections, CudaMode, CudaProcess, CudaState, EngineName, Phase, Verify
@@ -1069,3 +1069,37 @@ async def test_a_verify_cache_that_fails_after_the_commit(
     assert scene.events[-1] == "stop"
     assert scene.on_disk() is None
     assert any("could not be recorded" in text for text in result.warnings)
+
+
+async def test_a_quota_without_space(make: Make) -> None:
+    """A checkpoint for which no space can be made fails before it changes anything."""
+    scene = make(Cuda(7, "train"))
+    scene.store = Store(quota="1B")
+
+    error = await scene.error()
+
+    assert isinstance(error, ResourceExhausted)
+    assert "a quota of 1 B" in error.message
+    assert scene.as_before()
+
+
+async def test_a_quota_that_another_has_used_up_meanwhile(make: Make) -> None:
+    """Two that found space for one do not both go on: the sizes of both are known by then."""
+    scene = make(Cuda(7, "train"))
+    scene.store = Store(quota="100MiB")
+    began: list[Staging] = []
+
+    def begin(point: str) -> None:
+        if point == "image.begin:before" and not began:
+            failpoints.arm(None)
+            began.append(staging.begin(staging.name_staging(scene.images / "other", 90 << 20)))
+
+    failpoints.arm(begin)
+    try:
+        error = await scene.error()
+    finally:
+        failpoints.arm(None)
+
+    began[0].discard()
+    assert isinstance(error, ResourceExhausted)
+    assert scene.as_before()

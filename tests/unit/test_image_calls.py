@@ -11,9 +11,12 @@ from typing import Any
 
 import pytest
 
+from shim.config import Store
 from shim.errors import CryoError, DeadlineExceeded, RunscError
 from shim.host.filecalls import file_call
 from shim.image import listing
+from shim.image.name import parse
+from shim.image.retention import PruneOptions
 from shim.model import CudaState, EngineName, Phase, RestoreOptions, TaskRef, Verify
 from shim.transaction import checkpoint
 from shim.transaction.journal import Operation
@@ -57,6 +60,7 @@ def test_the_guard_sees_a_call(tmp_path: Path) -> None:
 async def test_a_checkpoint(make: Make, engine: EngineName, exit_: bool) -> None:
     """From the path that was asked for to the note of what was sealed."""
     scene = make(RUNNING)
+    scene.store = Store(quota="1GiB", min_free="1B")
     with watched(scene.images, scene.folder / "verified") as found:
         await scene.checkpoint(engine=engine, exit=exit_)
 
@@ -98,7 +102,7 @@ async def test_a_recovery(make: Make, phase: Phase) -> None:
 
 
 async def test_what_tasks_do_with_images(owner: Owner) -> None:
-    """List, inspect, verify, create, restore, remove and the clean-up at the start."""
+    """List, inspect, verify, name, pin, create, restore, prune, remove, and the clean-up."""
     images = owner.folder / "images"
     image = str(images / "image")
     sealed(images / "image")
@@ -111,14 +115,21 @@ async def test_what_tasks_do_with_images(owner: Owner) -> None:
         await owner.tasks.images.inspect(image, "ns")
         with contextlib.suppress(CryoError):  # the host does not fit it
             await owner.tasks.images.verify(image, Verify.FULL, ProgressLog(), "ns")
+        await owner.tasks.images.tag(image, parse("a", "ns"), 1e6)
+        await owner.tasks.images.pin("a", "ns", pinned=True)
+        await owner.tasks.images.prune(PruneOptions(older_than_s=1e-6))
+        await owner.tasks.images.prune_cache()
         with contextlib.suppress(CryoError):
             await owner.tasks.create(owner.request(checkpoint=image))
         with contextlib.suppress(CryoError):
             await owner.tasks.restore(ref, RestoreOptions(image_path=image), ProgressLog())
-        await owner.tasks.images.remove(image, "ns")
+        await owner.tasks.images.pin("a", "ns", pinned=False)
+        await owner.tasks.images.tag(image, parse("b", "ns"), 0)
+        await owner.tasks.images.untag(image, parse("b", "ns"))
+        assert await owner.tasks.images.remove("a", "ns")
 
     assert found == []
-    assert not (images / ".cryo-staging-1").exists()
+    assert [path.name for path in images.iterdir() if path.is_dir()] == []
 
 
 async def test_a_mount_that_hangs(

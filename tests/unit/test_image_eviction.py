@@ -486,4 +486,10 @@ async def test_a_mount_that_hangs(folder: Path, monkeypatch: pytest.MonkeyPatch)
             await images.tag(str(mount.path / "x"), parse("a", "ns"))
         with pytest.raises(DeadlineExceeded):
             await images.pin("a", "ns", pinned=True)
+        pruning = asyncio.create_task(images.prune())
+        await asyncio.to_thread(mount.asked.wait, 60)
         assert len(await Images(config_of(folder)).list()) == 4
+        assert not pruning.done()
+        pruning.cancel()
+        await asyncio.wait([pruning], timeout=60)
+        assert pruning.cancelled()
