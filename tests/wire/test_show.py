@@ -30,7 +30,8 @@ def test_a_table_is_plain_columns() -> None:
         (1023, "1023 B"),
         (1024, "1.0 KiB"),
         (3 << 29, "1.5 GiB"),
-        (1 << 52, "4096.0 TiB"),
+        (1 << 52, "4.0 PiB"),
+        (1 << 62, "4096.0 PiB"),
     ),
 )
 def test_sizes(count: int, text: str) -> None:
