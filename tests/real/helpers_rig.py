@@ -165,7 +165,7 @@ class Rig:
         """Restore an image under an id."""
         return self.client.restore(name, RestoreOptions(image_path=str(image), **options))
 
-    def bytes_read(self, name: str, image: str | Path) -> int:
+    def bytes_read(self, name: str, image: str | Path, **options: Any) -> int:
         """Restore an image; return how much of it was read for verification."""
         seen: list[int] = [0]
 
@@ -173,7 +173,7 @@ class Rig:
             if progress.phase is Phase.VERIFY:
                 seen.append(progress.bytes_total)
 
-        self.client.restore(name, RestoreOptions(image_path=str(image)), report)
+        self.client.restore(name, RestoreOptions(image_path=str(image), **options), report)
         return max(seen)
 
     # After the test.
