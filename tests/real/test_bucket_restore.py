@@ -10,9 +10,10 @@ import pytest
 
 from shim.distribution.key_sources import KeySources
 from shim.distribution.settings import TransferSettings
-from shim.errors import NotFound, PermissionDenied
+from shim.errors import PermissionDenied
 from tests.real.helpers_buckets import s3_server
 from tests.real.helpers_rig import Rig, refused
+from tests.real.helpers_travel import comes_back, leaves
 from tests.s3_server import BUCKET, S3Server
 
 REFERENCE = f"s3://{BUCKET}/team/job:v1"
@@ -41,19 +42,7 @@ def test_a_task_travels_through_a_bucket(
     keys = key_in(tmp_path, "key") if encrypted else KeySources()
     settings = TransferSettings(object_store=server.settings, keys=keys)
     wrong = TransferSettings(object_store=server.settings, keys=key_in(tmp_path, "wrong"))
-    rig.workload("job")
-    saved = rig.checkpoint("job", exit=True)
-    rig.client.wait("job")
-    rig.client.delete("job")
 
-    pushed = rig.client.push(saved.image_path, REFERENCE, settings)
-    rig.client.remove(saved.image_path)
-    refused(NotFound, lambda: rig.client.inspect(saved.image_path))
+    digests = leaves(rig, REFERENCE, settings)
     refused(PermissionDenied, lambda: rig.client.pull(REFERENCE, wrong))
-    pulled = rig.client.pull(REFERENCE, settings)
-
-    assert pulled.digest == pushed.digest
-    assert pulled.name == "job:v1"
-    assert rig.client.inspect("job:v1")["digest"] == saved.digest
-    rig.restore("job", pulled.image_path, trust_spec=True)
-    assert rig.fine("job")
+    comes_back(rig, REFERENCE, settings, digests)
