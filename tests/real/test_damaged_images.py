@@ -14,7 +14,7 @@ from shim.client import Client
 from shim.errors import CryoError, InvalidArgument, PermissionDenied
 from shim.image import keys, signature
 from shim.image.side_files import SIGNATURES
-from shim.model import RestoreOptions, Verify
+from shim.model import KeyFile, Progress, RestoreOptions, Verify
 from tests.builds import RunscBuild
 from tests.damage import OF_IMAGES
 from tests.real.helpers_rig import Rig, machine_with
@@ -72,6 +72,27 @@ def test_an_intact_image_is_restored(watched: Watched) -> None:
     watched.rig.end("two")
 
     assert watched.made() != []
+
+
+def test_the_sidecar_shows_signers_and_differences(watched: Watched, tmp_path: Path) -> None:
+    """By the keys of its configuration, and by those of the caller; of another image too."""
+    client, other = watched.rig.client, keys.generate(tmp_path / "other")
+    given = KeyFile(name=other.name, pem=other.pem)
+
+    verified = client.verify(str(watched.image))
+    with pytest.raises(PermissionDenied, match="is not signed by"):
+        client.verify(str(watched.image), keys=[given])
+    sign(client, watched.image, tmp_path / "other")
+    both = client.verify(str(watched.image), keys=[given])
+    updates: list[Progress] = []
+    found = client.diff(str(watched.image), str(watched.image), on_progress=updates.append)
+
+    assert [one["key"].rpartition("/")[2] for one in verified["signed_by"]] == ["key.pub"]
+    assert verified["host_checked"]
+    assert [one["key"].rpartition("/")[2] for one in both["signed_by"]] == ["key.pub", "other.pub"]
+    assert (found.manifest, found.containers, found.files) == ((), (), ())
+    assert 0 < found.shared_bytes == found.old_bytes == found.new_bytes
+    assert updates[-1].bytes_done == updates[-1].bytes_total > 0
 
 
 def test_a_signature_is_required_by_whatever_loads_an_image(
