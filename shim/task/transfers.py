@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import re
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path, PurePosixPath
 
 import msgspec
@@ -73,7 +74,8 @@ class Transfers:
         """
         source = reference.parse(wanted)
         named = _default_name(source, namespace) if name is None else names.parse(name, namespace)
-        target = self._target(source, lambda offer: self._path(named, offer))
+        path_for = partial(self._path, named)
+        target = self._target(source, path_for, self._folder / named.namespace)
 
         def work(progress: Report) -> Transfer:
             return copies.fetch(source, target, settings, progress)
@@ -96,7 +98,7 @@ class Transfers:
         """
         source = reference.parse(wanted)
         named = PulledName(self._folder, ref, self._verified)
-        target = self._target(source, named.path_for)
+        target = self._target(source, named.path_for, ref.folder(self._folder).parent)
 
         def work(progress: Report) -> Transfer:
             with named:
@@ -107,10 +109,17 @@ class Transfers:
 
         return _result(await in_thread(work, report), source, str(ref))
 
-    def _target(self, source: Reference, path_for: Callable[[Offer], Path]) -> PullTarget:
+    def _target(
+        self, source: Reference, path_for: Callable[[Offer], Path], besides: Path
+    ) -> PullTarget:
+        """Return where an image goes; it may get chunks of the images below the folder `besides`.
+
+        Those of other namespaces are not taken: the author of an image needs to know the digest
+        of a chunk only, and would get its content.
+        """
         return PullTarget(
             path_for=path_for,
-            images=self._folder,
+            images=besides,
             verified=self._verified,
             admit=lambda offer: self._admit(offer, source),
             make_room=self._room_maker(),

@@ -69,9 +69,9 @@ async def test_a_pulled_image_has_its_name(transfers: Transfers, images: Path) -
 
 async def test_an_image_is_pulled_once(transfers: Transfers, images: Path) -> None:
     """The second pull copies nothing; another name is another folder."""
-    sealed(images / "default" / "job" / "1")
+    sealed(images / "there" / "job" / "1")
     layout = f"oci:{images.parent}/llama"
-    await transfers.push(str(images / "default" / "job" / "1"), "default", layout, SETTINGS, ignore)
+    await transfers.push(str(images / "there" / "job" / "1"), "default", layout, SETTINGS, ignore)
 
     first = await transfers.pull(layout, "default", SETTINGS, ignore)
     second = await transfers.pull(layout, "default", SETTINGS, ignore)
@@ -81,6 +81,21 @@ async def test_an_image_is_pulled_once(transfers: Transfers, images: Path) -> No
     assert (second.image_path, second.bytes_moved) == (first.image_path, 0)
     assert second.bytes_reused == first.bytes_moved
     assert third.image_path.startswith(str(images / "default" / "other_one"))
+
+
+async def test_chunks_of_other_namespaces_are_not_taken(
+    transfers: Transfers, images: Path, tmp_path: Path
+) -> None:
+    """Who knows the digest of a chunk could read it by an image that has it."""
+    sealed(images / "default" / "job" / "1")
+    layout = f"oci:{tmp_path}/llama"
+    await transfers.push(str(images / "default" / "job" / "1"), "default", layout, SETTINGS, ignore)
+
+    other = await transfers.pull(layout, "team", SETTINGS, ignore)
+    same = await transfers.pull(layout, "default", SETTINGS, ignore)
+    again = await transfers.pull(layout, "team", SETTINGS, ignore, name="b")
+
+    assert (other.bytes_reused, same.bytes_moved, again.bytes_moved) == (0, 0, 0)
 
 
 async def test_another_image_at_the_path(transfers: Transfers, images: Path) -> None:
