@@ -21,7 +21,7 @@ from shim.distribution.transfer import Offer, PullOptions, PullTarget, Transfer
 from shim.errors import AlreadyExists, ImageCorrupt, NotFound
 from shim.host import files, trusted
 from shim.host.oserror import typed
-from shim.image import labels, seal, signature, staging
+from shim.image import labels, resumable, seal, signature
 from shim.image import manifest as manifests
 from shim.image.labels import Labels
 from shim.image.manifest import ImageFile
@@ -71,9 +71,9 @@ def pull(
             meter.reused(size_bytes)
         return meter.result(str(final), remote.offer.digest)
     if target.make_room is not None:
-        there = staging.resumable_bytes(final, remote.offer.manifest.digest)
+        there = resumable.resumable_bytes(final, remote.offer.manifest.digest)
         target.make_room(max(0, sum(each.length for each in remote.artifact.chunks) - there))
-    folder = staging.resume(final, remote.offer.manifest.digest)
+    folder = resumable.resume(final, remote.offer.manifest.digest)
     try:
         with contextlib.closing(LocalChunks(target.images, remote.artifact.chunks)) as local:
             _fetch(place, remote, folder, local, options, meter)

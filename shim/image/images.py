@@ -9,9 +9,8 @@ from pathlib import Path
 
 from shim.config import Config
 from shim.errors import CryoError
-from shim.host import files
 from shim.host.filecalls import file_call
-from shim.image import deletion, labels, listing, retention, store, tagging, trust
+from shim.image import deletion, labels, listing, retention, staging, store, tagging, trust
 from shim.image.directory import open_image_dir
 from shim.image.eviction import Eviction, Pruned
 from shim.image.manifest import Manifest
@@ -196,12 +195,19 @@ class Images:
         try:
             # Without a deadline: a filesystem that hangs is then waited for by one call, not many.
             return await file_call(
-                lambda: eviction.prune(dry_run=options.dry_run),
+                lambda: self._prune(eviction, dry_run=options.dry_run),
                 doing=f"prune the images in {self._folder}",
                 deadline_s=None,
             )
         finally:
             stop.set()
+
+    def _prune(self, eviction: Eviction, *, dry_run: bool) -> Pruned:
+        for path in store.stale_stagings(self._folder) if not dry_run else ():
+            # Of the others the journal of a checkpoint may know.
+            if staging.is_of_pull(path):
+                staging.remove_abandoned(path)
+        return eviction.prune(dry_run=dry_run)
 
     def _eviction(self, policy: Policy, stop: threading.Event) -> Eviction:
         return Eviction(self._folder, VerifyCache(self._verified), policy, stop.is_set)
@@ -232,6 +238,6 @@ class Images:
                 continue
             log(f"removing {path}: it is not in use")
             try:
-                files.remove_tree(path)
-            except (CryoError, OSError) as error:
+                staging.remove_abandoned(path)
+            except CryoError as error:
                 log(f"{path} was not removed: {error}")

@@ -12,7 +12,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from shim import failpoints
-from shim.errors import Busy, CryoError, PermissionDenied
+from shim.errors import CryoError, PermissionDenied
 from shim.host import files, removal, trusted
 from shim.host.filelock import try_lock
 from shim.host.oserror import typed
@@ -57,12 +57,11 @@ class Staging:
             PermissionDenied: it was replaced by another folder or a link.
         """
         try:
-            found = self.path.lstat()
+            same = is_at(self._fd, self.path)
         except OSError as error:
             raise typed(error, f"look at {self.path}") from error
-        own = os.fstat(self._fd)
-        if (found.st_dev, found.st_ino) != (own.st_dev, own.st_ino):
-            message = f"{self.path} was replaced while the image was written"
+        if not same:
+            message = f"{self.path} was removed or replaced while the image was written"
             raise PermissionDenied(message, remedy=trusted.REMEDY)
 
     def empty(self) -> None:
@@ -74,7 +73,7 @@ class Staging:
         with failpoints.around("image.discard"):
             files.remove_tree(self.path)
         self.close()
-        _unmake(self._made)
+        unmake(self._made)
 
 
 def name_staging(final: Path, expected_bytes: int = 0) -> Path:
@@ -102,44 +101,16 @@ def begin(path: Path) -> Staging:
     made: list[Path] = []
     try:
         with failpoints.around("image.begin"):
-            _make_parents(path.parent, made)
+            make_parents(path.parent, made)
             trusted.check(path.parent)
             fd = _make_locked(path)
     except OSError as error:
-        _unmake(made)
+        unmake(made)
         raise typed(error, f"begin an image in {path.parent}") from error
     except CryoError:
-        _unmake(made)
+        unmake(made)
         raise
     return Staging(path, tuple(made), fd)
-
-
-def resume(final: Path, digest: str) -> Staging:
-    """Lock the staging folder of a pull next to `final`, and create it if no earlier one left it.
-
-    Raises:
-        Busy: another process pulls the same image there.
-        PermissionDenied: it cannot be written there, or another user could replace it.
-        ResourceExhausted: the disk is full.
-    """
-    path = final.with_name(f"{PULL_PREFIX}{digest}")
-    made: list[Path] = []
-    try:
-        with failpoints.around("pull.begin"):
-            _make_parents(path.parent, made)
-            trusted.check(path.parent)
-            return Staging(path, tuple(made), _open_resumed(path))
-    except OSError as error:
-        _unmake(made)
-        raise typed(error, f"begin an image in {path.parent}") from error
-    except CryoError:
-        _unmake(made)
-        raise
-
-
-def resumable_bytes(final: Path, digest: str) -> int:
-    """Return the space that an earlier pull of an image next to `final` takes."""
-    return written_bytes(final.with_name(f"{PULL_PREFIX}{digest}"))
 
 
 def written_bytes(path: Path) -> int:
@@ -164,13 +135,46 @@ def is_staging(path: Path) -> bool:
     return path.name.startswith((STAGING_PREFIX, _UNLOCKED_PREFIX, PULL_PREFIX))
 
 
+def is_of_pull(path: Path) -> bool:
+    """Whether a folder is one in which a pull writes an image, or an interrupted one has."""
+    return path.name.startswith(PULL_PREFIX)
+
+
 def is_abandoned(path: Path) -> bool:
     """Whether no process writes an image in a staging folder, and none will continue in it."""
     if path.name.startswith(_UNLOCKED_PREFIX):
         return _age_s(path) > _BEGIN_S
-    if path.name.startswith(PULL_PREFIX) and _age_s(path) <= _RESUMABLE_S:
+    if is_of_pull(path) and _age_s(path) <= _RESUMABLE_S:
         return False
     return not _locked(path)
+
+
+def remove_abandoned(path: Path) -> None:
+    """Remove a staging folder, unless a pull has begun to continue in it meanwhile.
+
+    Raises:
+        CryoError: it cannot be removed.
+    """
+    if not is_of_pull(path):
+        files.remove_tree(path)
+        return
+    try:
+        lock = try_lock(os.open(path, _DIR))
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        raise typed(error, f"remove {path}") from error
+    if lock is None:
+        return
+    try:
+        if _age_s(path) > _RESUMABLE_S:
+            trash = name_staging(path)
+            path.rename(trash)
+            files.remove_tree(trash)
+    except OSError as error:
+        raise typed(error, f"remove {path}") from error
+    finally:
+        os.close(lock)
 
 
 def _age_s(path: Path) -> float:
@@ -181,19 +185,18 @@ def _age_s(path: Path) -> float:
         return 0.0
 
 
-def _open_resumed(path: Path) -> int:
-    with contextlib.suppress(FileExistsError):
-        path.mkdir(mode=0o700)
-    fd = os.open(path, _DIR)
-    lock = try_lock(fd)
-    if lock is None:
-        message = f"the same image is being pulled to {path.parent} already"
-        raise Busy(message, remedy="wait for that to end")
-    os.utime(fd)
-    return lock
+def is_at(fd: int, path: Path) -> bool:
+    """Whether a path still refers to an open folder."""
+    try:
+        found = path.lstat()
+    except FileNotFoundError:
+        return False
+    own = os.fstat(fd)
+    return (found.st_dev, found.st_ino) == (own.st_dev, own.st_ino)
 
 
-def _make_parents(folder: Path, made: list[Path]) -> None:
+def make_parents(folder: Path, made: list[Path]) -> None:
+    """Create a folder with its parents, and add those that were missing to `made`."""
     missing = [place for place in (folder, *folder.parents) if not place.exists()]
     for place in reversed(missing):
         with contextlib.suppress(FileExistsError):  # created concurrently: not ours to remove
@@ -216,7 +219,8 @@ def _make_locked(path: Path) -> int:
     return fd
 
 
-def _unmake(made: Iterable[Path]) -> None:
+def unmake(made: Iterable[Path]) -> None:
+    """Remove parent folders that were created, as far as nothing is in them."""
     for folder in reversed(list(made)):
         with contextlib.suppress(OSError):  # in use by another process
             folder.rmdir()

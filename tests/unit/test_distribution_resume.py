@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import threading
 from collections.abc import Callable
@@ -9,10 +10,12 @@ from pathlib import Path
 
 import pytest
 
+from shim.config import Config, Paths
 from shim.distribution.artifact import decode, manifest_in
 from shim.distribution.layout import Layout
 from shim.errors import Busy, Cancelled, ImageCorrupt, Unavailable
-from shim.image import listing, staging
+from shim.image import listing, resumable, staging
+from shim.image.images import Images
 from shim.image.manifest import NAME
 from shim.model import Progress
 from tests.unit.transfer_helpers import MIB, TAG, Machine, Watched, killed, pages
@@ -243,10 +246,19 @@ def test_partial_pulls_are_kept_for_a_day(machine: Machine) -> None:
     os.utime(partial, (0, 0))
 
     assert staging.is_abandoned(partial)
-    held = staging.resume(machine.images / "b", partial.name.removeprefix(".cryo-pull-"))
+    held = resumable.resume(machine.images / "b", partial.name.removeprefix(".cryo-pull-"))
     os.utime(partial, (0, 0))
     assert not staging.is_abandoned(partial)
+    staging.remove_abandoned(partial)
+    assert partial.exists()
     held.close()
+    os.utime(partial, (0, 0))
+
+    paths = Paths(images=str(machine.images), verified=str(machine.root / "verified"))
+    asyncio.run(Images(Config(paths=paths)).prune())
+
+    assert machine.partial_pulls() == []
+    assert list(machine.images.glob(".cryo-*")) == []
 
 
 def test_the_manifest_of_the_place_is_what_is_written(machine: Machine) -> None:
