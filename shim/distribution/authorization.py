@@ -16,8 +16,6 @@ from shim.distribution.http_options import HttpOptions
 from shim.distribution.token_server import Token, TokenServer
 from shim.errors import PermissionDenied
 
-_HIDDEN = "[hidden]"
-
 
 class Access(enum.StrEnum):
     """What a request does with the repository, as scopes of tokens have it."""
@@ -98,10 +96,7 @@ class Authorization:
     def hidden(self, text: str) -> str:
         """Return a text of a server without the secrets that it was sent."""
         with self._lock:
-            secrets = sorted(self._secrets, key=len, reverse=True)
-        for secret in secrets:
-            text = text.replace(secret, _HIDDEN)
-        return text
+            return stored.hidden(text, self._secrets)
 
     def _known(self) -> Credentials | None:
         if not self._is_known:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import binascii
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 from shim.distribution import credential_helper, docker_config
@@ -17,6 +17,7 @@ from shim.model import Value
 
 # The user name that marks a secret as an identity token.
 _TOKEN_USER = "<token>"  # noqa: S105 - a mark, not a secret
+_HIDDEN = "[hidden]"
 _HUB_KEY = "https://index.docker.io/v1/"
 _HUB = "docker.io"
 
@@ -44,6 +45,13 @@ class Credentials(Value):
         """List what no message may have."""
         encoded = self.basic.removeprefix("Basic ")
         return tuple(filter(None, (self.password, self.identity_token, encoded)))
+
+
+def hidden(text: str, secrets: Iterable[str]) -> str:
+    """Return a text of a server without the secrets that it was sent."""
+    for secret in sorted(secrets, key=len, reverse=True):
+        text = text.replace(secret, _HIDDEN)
+    return text
 
 
 def find(

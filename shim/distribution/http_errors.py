@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import socket
 import ssl
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from http import HTTPStatus
+from http.client import HTTPException
 from typing import TypeAlias
 
 import msgspec
@@ -88,11 +88,19 @@ class _Problems(Value):
 
 
 def of_status(
-    host: str, doing: str, status: int, headers: Mapping[str, str], body: bytes
+    host: str,
+    doing: str,
+    status: int,
+    headers: Mapping[str, str],
+    body: bytes,
+    hide: Callable[[str], str],
 ) -> Failure:
-    """Return the failure that an answer with an error means, while `doing` something."""
+    """Return the failure that an answer with an error means, while `doing` something.
+
+    `hide` removes secrets from what the server says.
+    """
     problems = _problems(body)
-    said = printable(_text(problems), _MAX_CHARS)
+    said = printable(hide(_text(problems)), _MAX_CHARS)
     shown = f"{host} answered {status}{f' ({said})' if said else ''}: cannot {doing}"
     if status in _PASSING:
         if status == HTTPStatus.TOO_MANY_REQUESTS:
@@ -113,7 +121,9 @@ def of_status(
     return kind(shown, remedy=remedy)
 
 
-def of_broken(host: str, doing: str, broken: Broken, *, has_answered: bool) -> Failure:
+def of_broken(
+    host: str, doing: str, broken: Broken, hide: Callable[[str], str], *, has_answered: bool
+) -> Failure:
     """Return the failure of a request without a complete answer.
 
     A host that never answered is not tried again: its name is more likely to be wrong.
@@ -126,7 +136,7 @@ def of_broken(host: str, doing: str, broken: Broken, *, has_answered: bool) -> F
         )
         return Passing(failure, attempts=_AFTER_TIMEOUT)
     if isinstance(error, ProxyError):
-        message = f"the proxy to {host} cannot be used: {_reason(error)}"
+        message = f"the proxy to {host} cannot be used: {printable(_reason(error), _MAX_CHARS)}"
         return Unavailable(message, remedy="check HTTPS_PROXY, HTTP_PROXY and NO_PROXY")
     if isinstance(error, SSLError):
         return _of_tls(host, error)
@@ -136,7 +146,9 @@ def of_broken(host: str, doing: str, broken: Broken, *, has_answered: bool) -> F
     if isinstance(error, (NewConnectionError, ConnectTimeoutError)):
         unreachable = _unreachable(host, error)
         return Passing(unreachable) if has_answered else unreachable
-    message = f"{host} broke the connection: cannot {doing}: {_reason(error)}"
+    # It may have a part of what the server sent.
+    why = printable(hide(_reason(error)), _MAX_CHARS)
+    message = f"{host} broke the connection: cannot {doing}: {why}"
     return Passing(Unavailable(message, remedy="try again, or look at the log of the registry"))
 
 
@@ -164,10 +176,12 @@ def _of_tls(host: str, error: SSLError) -> CryoError:
 def _reason(error: BaseException) -> str:
     """Return the innermost reason that is worth reading."""
     for cause in reversed(list(_causes(error))):
-        if isinstance(cause, socket.gaierror | ssl.SSLError | OSError) and cause.strerror:
-            return printable(cause.strerror, _MAX_CHARS)
+        if isinstance(cause, OSError) and cause.strerror:
+            return cause.strerror
+        if isinstance(cause, HTTPException):
+            return str(cause)
     last = list(_causes(error))[-1]
-    return printable(str(last) or type(last).__name__, _MAX_CHARS)
+    return str(last) or type(last).__name__
 
 
 def _causes(error: BaseException) -> Iterator[BaseException]:

@@ -78,7 +78,8 @@ class RegistryClient:
         self.connections.check()
         host = origin_of(url).host if origin_of(url) != self._origin else self.endpoint.login
         answered = host in self._answered
-        return http_errors.of_broken(host, doing, broken, has_answered=answered)
+        hide = self._authorization.hidden
+        return http_errors.of_broken(host, doing, broken, hide, has_answered=answered)
 
     def close(self) -> None:
         """End all requests, and close the connections. Idempotent."""
@@ -126,6 +127,8 @@ class RegistryClient:
             body = exchange.read(http_errors.MAX_ERROR_BYTES) or b""
         except Broken:
             body = b""  # the status says enough
-        body = self._authorization.hidden(body.decode(errors="replace")).encode()
         host = self.endpoint.login if is_ours else origin_of(url).host
-        return http_errors.of_status(host, call.doing, exchange.status, exchange.headers, body)
+        hide = self._authorization.hidden
+        return http_errors.of_status(
+            host, call.doing, exchange.status, exchange.headers, body, hide
+        )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import time
+from collections.abc import Callable
 from urllib.parse import urlencode
 
 import msgspec
@@ -11,7 +12,7 @@ import msgspec
 from shim.distribution import http_errors
 from shim.distribution.challenge import Challenge
 from shim.distribution.connections import Broken, Connections
-from shim.distribution.credentials import Credentials, looked_into
+from shim.distribution.credentials import Credentials, hidden, looked_into
 from shim.distribution.endpoint import Endpoint, check_url, is_loopback, origin_of, with_query
 from shim.distribution.http_options import HttpOptions
 from shim.errors import PermissionDenied, Unavailable
@@ -77,7 +78,8 @@ class TokenServer:
             raise self._refused(host, status, credentials)
         if status != _OK:
             doing = f"get a token for {self._endpoint.login}"
-            raise http_errors.of_status(host, doing, status, headers, body)
+            hide = _hider(credentials)
+            raise http_errors.of_status(host, doing, status, headers, body, hide)
         return _token(host, body)
 
     def _check(self, realm: str, credentials: Credentials | None) -> None:
@@ -125,7 +127,8 @@ class TokenServer:
                 exchange.close()
         except Broken as broken:
             doing = f"get a token for {self._endpoint.login}"
-            raise http_errors.of_broken(host, doing, broken, has_answered=False) from broken
+            hide = _hider(credentials)
+            raise http_errors.of_broken(host, doing, broken, hide, has_answered=False) from broken
         return exchange.status, dict(exchange.headers), found or b""
 
     def _refused(self, host: str, status: int, credentials: Credentials | None) -> PermissionDenied:
@@ -138,6 +141,12 @@ class TokenServer:
                 f"{host} refuses the credentials of {credentials.source} for {login} ({status})"
             )
         return PermissionDenied(message, remedy=f"use `docker login {login}`")
+
+
+def _hider(credentials: Credentials | None) -> Callable[[str], str]:
+    """Return what removes these credentials from a text."""
+    secrets = credentials.secrets if credentials is not None else ()
+    return lambda text: hidden(text, secrets)
 
 
 def _token(host: str, body: bytes) -> Token:

@@ -16,7 +16,7 @@ from shim.distribution.token_server import Token
 from shim.errors import FailedPrecondition, PermissionDenied, Unavailable
 from tests.certificates import Certificates
 from tests.memory_registry import MemoryRegistry
-from tests.sites import Request, Site, reply
+from tests.sites import Broken, Request, Site, reply
 from tests.wire.helpers_registry import BLOB, CONTENT, options, put, registry_at, write_config
 
 SECRET = "hunter2-of-the-user"  # noqa: S105 - of the tests
@@ -321,7 +321,8 @@ def test_a_token_server_that_is_none_is_refused(realm: str) -> None:
         registry.has_blob(BLOB)
 
 
-def test_secrets_that_a_registry_repeats_are_hidden(tmp_path: Path) -> None:
+@pytest.mark.parametrize("escaped", (False, True), ids=("plain", "escaped"))
+def test_secrets_that_a_registry_repeats_are_hidden(tmp_path: Path, escaped: bool) -> None:
     """An error of the registry may have what it was sent."""
     basic = WithBasic()
 
@@ -330,12 +331,35 @@ def test_secrets_that_a_registry_repeats_are_hidden(tmp_path: Path) -> None:
         if sent is None:
             return basic(request)
         text = json.dumps({"errors": [{"code": "UNKNOWN", "message": f"{sent} {SECRET}"}]})
+        if escaped:
+            text = text.replace(SECRET[0], f"\\u{ord(SECRET[0]):04x}").replace("B", "\\u0042")
         return reply(418, text.encode())
 
     with (
         Site(repeat) as site,
         registry_at(site, options(docker_config=login(tmp_path, site))) as registry,
         pytest.raises(FailedPrecondition, match="hidden") as caught,
+    ):
+        registry.get_document("v1")
+
+    assert SECRET not in str(caught.value)
+    assert BASIC.removeprefix("Basic ") not in str(caught.value)
+
+
+@pytest.mark.parametrize("who", ("registry", "token server"))
+def test_secrets_in_an_answer_that_is_not_http_are_hidden(tmp_path: Path, who: str) -> None:
+    """What breaks HTTP may be in the error too."""
+    other = WithBasic() if who == "registry" else WithTokens()
+
+    def repeat(request: Request) -> bytes:
+        if (sent := request.headers.get("authorization")) is None:
+            return other(request)
+        raise Broken(f"HTTP/1.1 {sent} {SECRET}\r\n\r\n".encode())
+
+    with (
+        Site(repeat) as site,
+        registry_at(site, options(docker_config=login(tmp_path, site))) as registry,
+        pytest.raises(Unavailable, match="hidden") as caught,
     ):
         registry.get_document("v1")
 
