@@ -19,7 +19,7 @@ import blake3
 
 from shim.distribution import media
 from shim.image.manifest import NAME
-from shim.image.side_files import SIGNATURES
+from shim.image.side_files import SIGNATURES, is_side_file
 from shim.oci import canonical
 
 Damage = Callable[[random.Random, Path], None]
@@ -112,9 +112,9 @@ def forge(image: Path, change: Callable[[dict[str, Any]], object]) -> None:
 
 
 def _any_file(image: Path, rng: random.Random) -> Path:
-    """Choose one that the signature covers: the id of a key in an envelope proves nothing."""
+    """Choose one that the signature covers."""
     names = sorted(path.name for path in image.iterdir() if path.is_file())
-    return image / rng.choice([name for name in names if name != SIGNATURES])
+    return image / rng.choice([name for name in names if not is_side_file(name)])
 
 
 def _accident(rng: random.Random, image: Path) -> None:
