@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import os
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 
 import msgspec
 
@@ -105,6 +106,7 @@ class _Batch:
         self._take = report
         self._began = time.monotonic()
         self._room = MemoryRoom()
+        self._preparing = asyncio.Semaphore(os.cpu_count() or 1)
 
     def _report(self, progress: Progress) -> None:
         elapsed_s = time.monotonic() - self._began
@@ -113,10 +115,10 @@ class _Batch:
     async def restored(self, clone: Clone) -> CloneResult:
         """Restore one clone; its error is in its result."""
         ref = clone.ref
-        async with self._room.taken(self.needed_bytes):
+        async with self._room.taken(self.needed_bytes), self._turn() as prepared:
             began = time.monotonic()
             try:
-                result = await self._run(clone)
+                result = await self._run(clone, prepared)
             except CryoError as error:
                 return self._failed(clone, error, time.monotonic() - began)
             took_s = time.monotonic() - began
@@ -132,17 +134,19 @@ class _Batch:
         options = clone.options
         return CloneResult(id=ref.id, took_s=took_s, device_map=options.device_map, restored=result)
 
-    async def _run(self, clone: Clone) -> RestoreResult:
+    async def _run(self, clone: Clone, prepared: Callable[[], None]) -> RestoreResult:
         ref = clone.ref
 
-        def warn(progress: Progress) -> None:
+        def on_progress(progress: Progress) -> None:
+            if progress.phase is Phase.LOAD:
+                prepared()
             if progress.warning:
                 text = f"{ref}: {progress.message}"
                 self._report(msgspec.structs.replace(progress, message=text))
 
         try:
             self._admit(ref)
-            work = self._restores.run_verified(ref, clone.options, warn, self._held)
+            work = self._restores.run_verified(ref, clone.options, on_progress, self._held)
             return await self._transactions.run(work, "restore", sandbox=ref)
         except asyncio.CancelledError as error:
             task = asyncio.current_task()
@@ -156,6 +160,17 @@ class _Batch:
             _log.exception("the restore of %s failed unexpectedly", ref)
             message = f"internal error: {type(error).__name__}"
             raise CryoError(message, remedy="see the server's log") from error
+
+    @contextlib.asynccontextmanager
+    async def _turn(self) -> AsyncIterator[Callable[[], None]]:
+        """Wait for a turn to prepare a task, which ends with the block or with a call of this.
+
+        Otherwise all would be prepared, by one thread, before the first one is loaded.
+        """
+        await self._preparing.acquire()
+        with contextlib.ExitStack() as turn:
+            turn.callback(self._preparing.release)
+            yield turn.close
 
     def _failed(self, clone: Clone, error: CryoError, took_s: float) -> CloneResult:
         text = f"{clone.ref}: {error.message}"
