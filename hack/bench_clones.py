@@ -37,6 +37,7 @@ from shim.simgpu.simulation import Simulation
 # What the time of the clones may be, relative to that of the plain commands.
 AIM = 1.1
 IDLE_S = 3600.0
+CORES = os.cpu_count() or 1
 
 
 class Copies:
@@ -91,7 +92,7 @@ def inside(given: dict[str, str]) -> None:
     with machine.task("filled", settle_s=1.0 + int(given["mib"]) / 400):
         machine.client.checkpoint(TASK, CheckpointOptions(image_path=str(image)))
     copies = Copies(machine, bundle, image, count)
-    numbers = sorted({os.cpu_count() or 1, 2 * (os.cpu_count() or 1), count})
+    numbers = json.loads(given["at_once"])
     ways = {
         **{f"runsc restore, {number} at once": partial(copies.plain, number) for number in numbers},
         "clones": partial(copies.clones, 0),
@@ -129,6 +130,12 @@ def main() -> int:
     parser.add_argument("--count", default=16, type=int)
     parser.add_argument("--mib", default=256, type=int)
     parser.add_argument("--rounds", default=5, type=int)
+    parser.add_argument(
+        "--at-once",
+        type=int,
+        nargs="+",
+        help="how many plain commands run at a time [default: as many as cores, twice that, all]",
+    )
     parser.add_argument("--inside", type=json.loads, help=argparse.SUPPRESS)
     given = parser.parse_args()
     if given.inside:
@@ -141,7 +148,8 @@ def main() -> int:
         sim.bundle("filled", settings, inject_tool=False)
         sim.start_sidecar()
         numbers = {name: str(getattr(given, name)) for name in ("count", "mib", "rounds")}
-        return measure_inside(sim, "hack.bench_clones", **numbers)
+        at_once = json.dumps(given.at_once or sorted({CORES, 2 * CORES, given.count}))
+        return measure_inside(sim, "hack.bench_clones", at_once=at_once, **numbers)
 
 
 if __name__ == "__main__":
