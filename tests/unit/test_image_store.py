@@ -409,6 +409,6 @@ def test_a_staging_folder_is_used_by_its_descriptor(tmp_path: Path) -> None:
 
     assert list((tmp_path / "aside").iterdir()) == []
     assert (tmp_path / "victim" / "precious").exists()
-    with pytest.raises(PermissionDenied, match="was replaced while"):
+    with pytest.raises(PermissionDenied, match="replaced while"):
         staging.check()
     staging.close()
