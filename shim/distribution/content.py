@@ -13,7 +13,7 @@ from shim.model import Value
 
 # A larger part is not kept in memory unless it is compressed or encrypted.
 _IN_MEMORY_BYTES = 16 << 20
-_SAMPLE_BYTES = 256 << 10
+_SAMPLE_BYTES = 64 << 10
 
 
 class Part(Value):

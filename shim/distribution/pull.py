@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 from pathlib import Path
 
@@ -18,7 +19,7 @@ from shim.distribution.prefix import Prefix
 from shim.distribution.receiver import Receiver
 from shim.distribution.remote import Remote
 from shim.distribution.transfer import Offer, PullOptions, PullTarget, Transfer
-from shim.errors import AlreadyExists, ImageCorrupt, NotFound
+from shim.errors import AlreadyExists, ImageCorrupt, NotFound, ResourceExhausted
 from shim.host import files, trusted
 from shim.host.oserror import typed
 from shim.image import labels, resumable, seal, signature
@@ -79,14 +80,21 @@ def pull(
             _fetch(place, remote, folder, local, options, meter)
         meter.report()  # the last moment in which the caller can cancel
         _finish(remote, folder, final, target.labels)
-    except ImageCorrupt:
-        folder.discard()
+    except (ImageCorrupt, ResourceExhausted) as error:
+        if isinstance(error, ImageCorrupt) or _is_full(error):
+            folder.discard()
         raise
     finally:
         folder.close()
     if target.verified is not None:
         target.verified.remember_image(final, remote.offer.manifest)
     return meter.result(str(final), remote.offer.digest)
+
+
+def _is_full(error: ResourceExhausted) -> bool:
+    """Whether the disk is full: what was fetched would keep it full."""
+    cause = error.__cause__
+    return isinstance(cause, OSError) and cause.errno in {errno.ENOSPC, errno.EDQUOT}
 
 
 def _check_same(final: Path, offer: Offer) -> None:

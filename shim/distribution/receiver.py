@@ -17,6 +17,7 @@ from shim.distribution.meter import Meter
 from shim.distribution.place import Place
 from shim.distribution.prefix import Prefix
 from shim.distribution.remote import Remote
+from shim.host import writeback
 from shim.host.oserror import typed
 
 
@@ -56,6 +57,7 @@ class Receiver:
             with failpoints.around("pull.chunk"):
                 digest = self._copy(chunk) or self._fetch(chunk)
             self._note(chunk, digest)
+            writeback.start(self._fds[chunk.file], chunk.offset, chunk.length)
         self._meter.done(chunk.length)
         self._prefix.finished(chunk)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 import threading
 from collections.abc import Callable
@@ -13,7 +14,7 @@ import pytest
 from shim.config import Config, Paths
 from shim.distribution.artifact import decode, manifest_in
 from shim.distribution.layout import Layout
-from shim.errors import Busy, Cancelled, ImageCorrupt, Unavailable
+from shim.errors import Busy, Cancelled, ImageCorrupt, ResourceExhausted, Unavailable
 from shim.image import listing, resumable, staging
 from shim.image.images import Images
 from shim.image.manifest import NAME
@@ -269,3 +270,23 @@ def test_the_manifest_of_the_place_is_what_is_written(machine: Machine) -> None:
     manifest = place.get_document(manifest_in(place.get_document(TAG), "layout").digest)
     config = b"".join(place.get_blob(decode(manifest, "layout").config))
     assert (machine.images / "b" / NAME).read_bytes() == config
+
+
+def test_a_full_disk_is_not_kept_full(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What was fetched until then is removed."""
+    real, left = os.pwrite, [10 * MIB]
+
+    def pwrite(fd: int, data: bytes, at: int) -> int:
+        left[0] -= len(data)
+        if left[0] < 0:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return real(fd, data, at)
+
+    monkeypatch.setattr(os, "pwrite", pwrite)
+    with pytest.raises(ResourceExhausted, match="No space left"):
+        machine.pull("b")
+    monkeypatch.undo()
+
+    assert [path.name for path in machine.images.iterdir()] == ["source"]
+    machine.pull("b")
+    assert machine.verified("b") == machine.verified("source")
