@@ -15,7 +15,7 @@ from typing import Annotated
 
 import msgspec
 
-from shim.distribution.artifact import Chunk
+from shim.distribution.artifact import FILES, Chunk
 from shim.distribution.blob import is_digest
 from shim.errors import CryoError
 from shim.host import files
@@ -26,14 +26,16 @@ from shim.model import Value
 
 _log = logging.getLogger(__name__)
 _MAX_BYTES = 8 << 20
+# So that the sum of two is still an offset.
+_MAX_OFFSET = 1 << 62
 
 
 class Entry(Value, array_like=True):
     """A part of a file, and the SHA-256 digest of what it has."""
 
     file: Annotated[str, msgspec.Meta(max_length=255)]
-    offset: Annotated[int, msgspec.Meta(ge=0)]
-    length: Annotated[int, msgspec.Meta(gt=0)]
+    offset: Annotated[int, msgspec.Meta(ge=0, le=_MAX_OFFSET)]
+    length: Annotated[int, msgspec.Meta(gt=0, le=_MAX_OFFSET)]
     digest: Annotated[str, msgspec.Meta(max_length=80)]
 
 
@@ -77,7 +79,7 @@ def read(folder: int) -> Iterator[Entry]:
             entry = decoder.decode(line)
         except (msgspec.MsgspecError, UnicodeDecodeError):
             continue
-        if is_digest(entry.digest):
+        if entry.file in FILES and is_digest(entry.digest):
             yield entry
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import json
 import os
 import threading
 from collections.abc import Callable
@@ -184,7 +185,7 @@ def test_chunks_of_another_image_are_not_fetched(machine: Machine) -> None:
     assert machine.verified("c") == machine.verified("source")
 
 
-@pytest.mark.parametrize("damage", ("content", "missing", "map", "link"))
+@pytest.mark.parametrize("damage", ("content", "missing", "map", "wrong map", "link"))
 def test_other_images_are_not_trusted(machine: Machine, damage: str) -> None:
     """What is damaged there is fetched."""
     source = machine.images / "source"
@@ -196,6 +197,12 @@ def test_other_images_are_not_trusted(machine: Machine, damage: str) -> None:
         (source / "pages.img").unlink()
     elif damage == "map":
         (source / ".cryo-chunks.jsonl").write_bytes(b'["pages.img",0,5]\n\xff[["x"]\n{}')
+    elif damage == "wrong map":
+        path = source / ".cryo-chunks.jsonl"
+        lines = [json.loads(line) for line in path.read_bytes().split(b"\n")]
+        wrong = (("../../etc/passwd", 0), ("pages.img", 1 << 62), ("pages.img", 1 << 70))
+        changed = [[*wrong[at % 3], *line[2:]] for at, line in enumerate(lines)]
+        path.write_text("\n".join(map(json.dumps, changed)))
     else:
         (source / "pages.img").rename(machine.root / "elsewhere")
         (source / "pages.img").symlink_to(machine.root / "elsewhere")
