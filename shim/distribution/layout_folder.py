@@ -11,7 +11,7 @@ from typing import IO
 
 from shim.distribution import layout_index
 from shim.errors import Busy, InvalidArgument, NotFound
-from shim.host import files
+from shim.host import files, newfile
 from shim.host.filelock import try_lock
 from shim.host.newfile import NewFile
 from shim.host.oserror import typed
@@ -71,6 +71,8 @@ class LayoutFolder:
             with _opened(self._path) as root:
                 self._make_marker(root)
                 self._make_blobs(root)
+            with self.blobs() as blobs:
+                newfile.remove_old(blobs, time.time())
         except OSError as error:
             raise typed(error, f"make {self}") from error
 

@@ -5,10 +5,13 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import re
 import secrets
 
 # Filesystems without files that have no name.
 _ABSENT = frozenset({errno.EOPNOTSUPP, errno.EISDIR, errno.EINVAL, errno.ENOENT})
+_TEMPORARY = re.compile(r"\.cryo-[0-9a-f]{16}\.tmp")
+_OLD_S = 24 * 3600.0
 _NAMED = os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW
 
 
@@ -40,15 +43,20 @@ class NewFile:
             FileExistsError: the name is taken, without `replace`.
         """
         os.fsync(self.fd)
-        if not replace:
-            self._link(name)
-        else:
-            if self._temporary is None:
-                temporary = _temporary_name()
-                self._link(temporary)
-                self._temporary = temporary
-            os.rename(self._temporary, name, src_dir_fd=self._folder, dst_dir_fd=self._folder)
-            self._temporary = None
+        if not replace or self._temporary is None:
+            try:
+                self._link(name)
+            except FileExistsError:
+                if not replace:
+                    raise
+            else:
+                return
+        if self._temporary is None:
+            temporary = _temporary_name()
+            self._link(temporary)
+            self._temporary = temporary
+        os.rename(self._temporary, name, src_dir_fd=self._folder, dst_dir_fd=self._folder)
+        self._temporary = None
 
     def close(self) -> None:
         """Close it, and remove it if it has no name yet. Idempotent."""
@@ -63,6 +71,16 @@ class NewFile:
     def _link(self, name: str) -> None:
         source = f"/proc/self/fd/{self.fd}"
         os.link(source, name, dst_dir_fd=self._folder, follow_symlinks=True)
+
+
+def remove_old(folder: int, now_s: float) -> None:
+    """Remove what was left in an open folder by those who were killed; it raises OSError."""
+    for name in os.listdir(folder):
+        if not _TEMPORARY.fullmatch(name):
+            continue
+        with contextlib.suppress(FileNotFoundError):
+            if now_s - os.stat(name, dir_fd=folder, follow_symlinks=False).st_mtime > _OLD_S:
+                os.unlink(name, dir_fd=folder)
 
 
 def _temporary_name() -> str:

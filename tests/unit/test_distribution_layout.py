@@ -213,6 +213,26 @@ def test_too_many_tags() -> None:
         layout_index.tagged(index, described(BLOB), "new", "it")
 
 
+def test_what_a_killed_push_left_is_removed(layout: Layout) -> None:
+    """After a day, by the next push; nothing else is."""
+    put(layout, BLOB)
+    blobs = blob_path(layout, BLOB).parent
+    old, new, other = (
+        blobs / f".cryo-{'a' * 16}.tmp",
+        blobs / f".cryo-{'b' * 16}.tmp",
+        blobs / "x",
+    )
+    for path in (old, new, other):
+        path.touch()
+    for path in (old, other, blob_path(layout, BLOB)):
+        os.utime(path, (0, 0))
+
+    put(Layout(blobs.parents[1]), b"new")
+
+    assert [path.exists() for path in (old, new, other)] == [False, True, True]
+    assert layout.has_blob(described(BLOB))
+
+
 def test_a_filesystem_without_files_that_have_no_name(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
