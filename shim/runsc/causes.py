@@ -142,6 +142,7 @@ CAUSES: tuple[Cause, ...] = (
         re.compile(
             r"unexpected EOF|statefile (?:cannot be empty|error: )|header error|bad magic"
             r"|unknown header|error decoding from |mismatched segment|not a checkpoint image"
+            r"|error decoding object ID \d+ .*: reflect: "
             r"|container specs not found in metadata"
         ),
         ImageCorrupt,

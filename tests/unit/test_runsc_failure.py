@@ -174,6 +174,13 @@ MAPPED = (
     ("writing page file: disk quota exceeded", ResourceExhausted),
     ('restoring container "r+": statefile cannot be empty', ImageCorrupt),
     ('restoring container "r+": error decoding from 0x2: unexpected EOF', ImageCorrupt),
+    (
+        (
+            'restoring container "r+": failed to load kernel: error decoding object ID 622 '
+            "(cgroupfs.controllerFile): reflect: call of reflect.Value.SetBool on struct Value"
+        ),
+        ImageCorrupt,
+    ),
     ("reading metadata from statefile: bad magic header", ImageCorrupt),
     ("inconsistent private memory files on restore", HostMismatch),
     ("loading container: file does not exist", NotFound),
