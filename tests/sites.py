@@ -82,6 +82,9 @@ class Endless(Exception):
         self.first, self.again, self.every_s = first, again, every_s
 
 
+_TLS_HANDSHAKE = b"\x16"
+
+
 class Site:
     """Serves on the loopback interface while the block runs, with a thread per connection."""
 
@@ -186,10 +189,12 @@ def _forward(one: socket.socket, other: socket.socket) -> None:
 
 
 def _read(reader: BinaryIO) -> Request | None:
-    """Read a request; None at the end of the connection."""
-    first = reader.readline(1 << 16)
-    if not first:
+    """Read a request; None at the end of the connection, or if it begins as TLS does."""
+    beginning = reader.read(1)
+    # The rest of a TLS handshake is random, and may have no end of a line to wait for.
+    if beginning in (b"", _TLS_HANDSHAKE):
         return None
+    first = beginning + reader.readline(1 << 16)
     method, target, _ = first.decode("latin-1").split(" ", 2)
     headers: dict[str, str] = {}
     while line := reader.readline(1 << 16).strip():
