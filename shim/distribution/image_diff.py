@@ -6,13 +6,12 @@ not send again after a push of the other.
 
 from __future__ import annotations
 
-import hashlib
-import os
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
 from shim.distribution import chunks
+from shim.distribution.blob import FileSlice, digest_of_stream
 from shim.host.oserror import typed
 from shim.image import plain_diff
 from shim.image.directory import ImageDir, open_image_dir
@@ -21,8 +20,7 @@ from shim.image.plain_diff import Change, ContainerChanges
 from shim.image.verify import decode_manifest
 from shim.model import Phase, Progress, Report, Value
 
-_PIECE_BYTES = 4 << 20
-_Chunks = Counter[tuple[bytes, int]]
+_Chunks = Counter[tuple[str, int]]
 
 
 class FileChange(Value):
@@ -109,10 +107,11 @@ class _Comparison:
         except OSError as error:
             raise typed(error, f"read {folder.path / file.name}") from error
 
-    def _digests(self, fd: int, size_bytes: int, average: int) -> Iterator[tuple[bytes, int]]:
+    def _digests(self, fd: int, size_bytes: int, average: int) -> Iterator[tuple[str, int]]:
         for cut in chunks.cuts(fd, size_bytes, average):
             if not cut.hole:
-                yield _digest(fd, cut), cut.length
+                content = FileSlice(fd, cut.offset, cut.length)
+                yield digest_of_stream(content, lambda: None), cut.length
             self._advance(cut.length)
 
     def _advance(self, count: int) -> None:
@@ -120,13 +119,6 @@ class _Comparison:
         self._report(
             Progress(phase=Phase.VERIFY, bytes_done=self._done_bytes, bytes_total=self._total_bytes)
         )
-
-
-def _digest(fd: int, cut: chunks.Cut) -> bytes:
-    hasher = hashlib.sha256()
-    for at in range(cut.offset, cut.end, _PIECE_BYTES):
-        hasher.update(os.pread(fd, min(_PIECE_BYTES, cut.end - at), at))
-    return hasher.digest()
 
 
 def _files(manifest: Manifest) -> dict[str, ImageFile]:

@@ -205,11 +205,4 @@ def _try(path: Path) -> None:
 
 def _size(path: Path) -> int:
     """Return the size of the files in a folder, as much of it as there still is."""
-    total = 0
-    try:
-        with os.scandir(path) as entries:
-            for entry in entries:
-                total += entry.stat(follow_symlinks=False).st_size
-    except OSError:
-        return total
-    return total
+    return sum(found.st_size for found in staging.files_in(path))

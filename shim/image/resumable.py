@@ -7,11 +7,9 @@ import os
 from pathlib import Path
 
 from shim import failpoints
-from shim.errors import Busy, CryoError
-from shim.host import trusted
+from shim.errors import Busy
 from shim.host.filelock import try_lock
-from shim.host.oserror import typed
-from shim.image.staging import PULL_PREFIX, Staging, is_at, make_parents, unmake, written_bytes
+from shim.image.staging import PULL_PREFIX, Staging, beginning, is_at, written_bytes
 
 _DIR = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC | os.O_NOFOLLOW
 
@@ -25,18 +23,8 @@ def resume(final: Path, digest: str) -> Staging:
         ResourceExhausted: the disk is full.
     """
     path = final.with_name(f"{PULL_PREFIX}{digest}")
-    made: list[Path] = []
-    try:
-        with failpoints.around("pull.begin"):
-            make_parents(path.parent, made)
-            trusted.check(path.parent)
-            return Staging(path, tuple(made), _open_resumed(path))
-    except OSError as error:
-        unmake(made)
-        raise typed(error, f"begin an image in {path.parent}") from error
-    except CryoError:
-        unmake(made)
-        raise
+    with beginning(path, failpoints.around("pull.begin")) as made:
+        return Staging(path, tuple(made), _open_resumed(path))
 
 
 def resumable_bytes(final: Path, digest: str) -> int:

@@ -8,7 +8,8 @@ import os
 import re
 import secrets
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 from shim import failpoints
@@ -73,7 +74,7 @@ class Staging:
         with failpoints.around("image.discard"):
             files.remove_tree(self.path)
         self.close()
-        unmake(self._made)
+        _unmake(self._made)
 
 
 def name_staging(final: Path, expected_bytes: int = 0) -> Path:
@@ -98,31 +99,47 @@ def begin(path: Path) -> Staging:
         PermissionDenied: it cannot be written there, or another user could replace it.
         ResourceExhausted: the disk is full.
     """
+    with beginning(path, failpoints.around("image.begin")) as made:
+        return Staging(path, tuple(made), _make_locked(path))
+
+
+@contextlib.contextmanager
+def beginning(path: Path, point: AbstractContextManager[None]) -> Iterator[list[Path]]:
+    """Create the parents of a staging folder, and remove those again if the block fails.
+
+    `point` is the failpoint around all of this.
+
+    Raises:
+        PermissionDenied: it cannot be written there, or another user could replace it.
+        ResourceExhausted: the disk is full.
+    """
     made: list[Path] = []
     try:
-        with failpoints.around("image.begin"):
-            make_parents(path.parent, made)
+        with point:
+            _make_parents(path.parent, made)
             trusted.check(path.parent)
-            fd = _make_locked(path)
+            yield made
     except OSError as error:
-        unmake(made)
+        _unmake(made)
         raise typed(error, f"begin an image in {path.parent}") from error
     except CryoError:
-        unmake(made)
+        _unmake(made)
         raise
-    return Staging(path, tuple(made), fd)
 
 
 def written_bytes(path: Path) -> int:
     """Return the space that the files of a folder take, as many as there still are."""
-    total = 0
+    return sum(found.st_blocks * _BLOCK_BYTES for found in files_in(path))
+
+
+def files_in(path: Path) -> Iterator[os.stat_result]:
+    """Yield what each file of a folder is, as many as there still are."""
     try:
         with os.scandir(path) as entries:
             for entry in entries:
-                total += entry.stat(follow_symlinks=False).st_blocks * _BLOCK_BYTES
+                yield entry.stat(follow_symlinks=False)
     except OSError:
-        return total
-    return total
+        return
 
 
 def is_live(path: Path) -> bool:
@@ -195,7 +212,7 @@ def is_at(fd: int, path: Path) -> bool:
     return (found.st_dev, found.st_ino) == (own.st_dev, own.st_ino)
 
 
-def make_parents(folder: Path, made: list[Path]) -> None:
+def _make_parents(folder: Path, made: list[Path]) -> None:
     """Create a folder with its parents, and add those that were missing to `made`."""
     missing = [place for place in (folder, *folder.parents) if not place.exists()]
     for place in reversed(missing):
@@ -219,7 +236,7 @@ def _make_locked(path: Path) -> int:
     return fd
 
 
-def unmake(made: Iterable[Path]) -> None:
+def _unmake(made: Iterable[Path]) -> None:
     """Remove parent folders that were created, as far as nothing is in them."""
     for folder in reversed(list(made)):
         with contextlib.suppress(OSError):  # in use by another process
