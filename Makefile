@@ -96,12 +96,12 @@ node-image: $(stamp) native ## write the image that installs the runtime on Kube
 	@$(bin)/python -m hack.kubernetes.node.image dist/cryoshim-node.tar
 
 bench: tools native ## compare checkpoints, restores and clones with plain runsc, transfers with cp, the shims, cold with warm starts
-	@$(bin)/python -m hack.bench
-	@$(bin)/python -m hack.bench_clones
-	@$(bin)/python -m hack.bench_transfer
-	@$(bin)/python -m hack.bench_shims
-	@$(bin)/python -m hack.bench_warm
-	@$(bin)/python -m hack.bench_warm_pods
+	@$(bin)/python -m hack.bench.checkpoints
+	@$(bin)/python -m hack.bench.clones
+	@$(bin)/python -m hack.bench.transfer
+	@$(bin)/python -m hack.bench.shims
+	@$(bin)/python -m hack.bench.warm
+	@$(bin)/python -m hack.bench.warm_pods
 
 runsc: $(stamp)
 	@$(bin)/python -m hack.tools runsc-new runsc-old

@@ -1,7 +1,7 @@
 """Compares cold and warm starts of pods, which a kubelet starts for an API server.
 
     make bench                          # with the other benchmarks
-    python -m hack.bench_warm_pods --rounds 3 --mib 64 1024 --at-once 1 10
+    python -m hack.bench.warm_pods --rounds 3 --mib 64 1024 --at-once 1 10
 
 A pod has one container, which fills its memory with random bytes and listens then. A start takes
 from the creation of the pods at the API server until the last one is Ready; the kubelet tries each
@@ -17,7 +17,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from hack.bench_starts import conditions, fill, parser_for, print_starts
+from hack.bench.starts import conditions, fill, parser_for, print_starts
 from hack.tools.running import NotHere
 from tests.builds import find_program
 from tests.containerd import image

@@ -1,8 +1,8 @@
 """Compares cold and warm starts of containers under containerd.
 
     make bench                          # with the other benchmarks
-    python -m hack.bench_warm --rounds 3 --pairs 21 --mib 64 1024 --at-once 1 10
-    python -m hack.bench_warm --mib     # only what the annotation adds
+    python -m hack.bench.warm --rounds 3 --pairs 21 --mib 64 1024 --at-once 1 10
+    python -m hack.bench.warm --mib     # only what the annotation adds
 
 A container fills its memory with random bytes and is ready then. A start takes from `ctr run` until
 the check for that, an exec in the container, succeeds. The first table has what `io.cryo.warm` adds
@@ -23,8 +23,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from hack.bench import timed
-from hack.bench_starts import conditions, fill, parser_for, print_starts
+from hack.bench.checkpoints import timed
+from hack.bench.starts import conditions, fill, parser_for, print_starts
 from tests.builds import find_program
 from tests.containerd import image
 from tests.containerd.builds import find_containerd
@@ -159,7 +159,7 @@ def outside(wanted: dict[str, Any]) -> int:
             f"{wanted['rounds']} starts and {wanted['pairs']} pairs",
             flush=True,
         )
-        ran = place.python("hack.bench_warm", "--inside", json.dumps(given), timeout_s=LIMIT_S)
+        ran = place.python("hack.bench.warm", "--inside", json.dumps(given), timeout_s=LIMIT_S)
         print(ran.out)
         print(f"{time.monotonic() - began:.0f} s, load {os.getloadavg()[0]:.1f}")
         return ran.status

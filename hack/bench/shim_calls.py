@@ -1,6 +1,6 @@
 """Measures what our shim and gVisor's own add to `runsc create` and `runsc delete`.
 
-Part of hack/bench_shims.py. The program acts as containerd does: it runs the shim's binary for
+Part of hack/bench/shims.py. The program acts as containerd does: it runs the shim's binary for
 `start`, calls Create, Start, Kill, Wait, Delete and Shutdown over ttrpc, and runs the binary again
 for `delete`, alternating with the plain runsc commands on the same bundle. What a shim adds is the
 time of both runs of its binary, and of Create and Delete minus that of runsc.

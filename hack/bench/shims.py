@@ -1,7 +1,7 @@
 """Compares our shim, gVisor's own and runc's under containerd: start time and memory.
 
-    make bench                          # this and hack/bench.py
-    python -m hack.bench_shims --rounds 10 --pods 1 10 50
+    make bench                          # this and hack/bench/checkpoints.py
+    python -m hack.bench.shims --rounds 10 --pods 1 10 50
 
 With a real containerd 2.4 in a private mount namespace and one small image: the duration of
 alternating `ctr run --rm` of /bin/true, and the memory (PSS) of the shims while pods run.
@@ -24,7 +24,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from hack import bench_calls
+from hack.bench import shim_calls
 from tests.builds import find_program
 from tests.containerd import image
 from tests.containerd.builds import find_containerd
@@ -135,7 +135,7 @@ def inside(given: dict[str, Any]) -> None:
     for runtime in RUNTIMES:
         middle = statistics.median(found[runtime])
         print(f"{TITLES[runtime]:25} {middle * 1000:9.0f} {middle / runc:13.2f}", flush=True)
-    print("", *bench_calls.table(given, TITLES), sep="\n", flush=True)
+    print("", *shim_calls.table(given, TITLES), sep="\n", flush=True)
     pods = given["pods"]
     print("\nshim memory (PSS, MiB per pod) " + "".join(f"{n:>7} pods" for n in pods))
     for runtime in RUNTIMES:
@@ -150,7 +150,7 @@ TITLES = {"cryo": "cryo", "runsc": "gVisor's own shim", "runc": "runc"}
 def files() -> Iterator[tuple[dict[str, Path], Path, Path]]:
     """Write our launcher, our settings and those of gVisor's shim."""
     runsc = find_program("runsc-new")
-    root = Path(__file__).resolve().parent.parent
+    root = Path(__file__).resolve().parents[2]
     with tempfile.TemporaryDirectory(prefix="cryo-bench-") as name:
         folder = Path(name)
         ours = folder / "containerd-shim-cryo-v1"
@@ -208,7 +208,7 @@ def outside(rounds: int, pods: list[int]) -> int:
                 f"Linux {platform.release()}, Python {platform.python_version()}, "
                 f"containerd {build.line}, medians of {rounds}"
             )
-            ran = place.python("hack.bench_shims", "--inside", json.dumps(given), timeout_s=LIMIT_S)
+            ran = place.python("hack.bench.shims", "--inside", json.dumps(given), timeout_s=LIMIT_S)
             print(ran.out)
             return ran.status
 

@@ -1,6 +1,6 @@
 """Compares the time of our checkpoint and restore with that of the plain runsc commands.
 
-    make bench                                  # or: python -m hack.bench --rounds 10
+    make bench                                  # or: python -m hack.bench.checkpoints --rounds 10
 
 "Ours" is the complete path of a user: client, unix socket, sidecar, runsc. "Plain" is the runsc
 command alone. Both alternate on the same container, so that disturbances affect both. Everything
@@ -250,7 +250,7 @@ def outside(runsc: Path, rounds: int) -> int:
         for count in PROCESSES:
             sim.bundle(f"gpu-{count}", Settings(processes=count, period_s=0.2), inject_tool=False)
         sim.start_sidecar()
-        return measure_inside(sim, "hack.bench", rounds=str(rounds))
+        return measure_inside(sim, "hack.bench.checkpoints", rounds=str(rounds))
 
 
 def measure_inside(sim: Simulation, module: str, **more: str) -> int:

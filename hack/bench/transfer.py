@@ -1,7 +1,7 @@
 """Compares pushes and pulls of an image with copies of the same bytes, and seal and verify with dd.
 
     make bench                                          # with the other benchmarks
-    python -m hack.bench_transfer --rounds 5 --mib 1024
+    python -m hack.bench.transfer --rounds 5 --mib 1024
 
 An image of random bytes is pushed to an OCI layout, an archive, a real registry and a real S3
 server on loopback, and pulled from there. "Single stream" sends pages.img as one blob over one
@@ -25,8 +25,8 @@ from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
 
-from hack.bench import timed, turned
-from hack.bench_starts import conditions
+from hack.bench.checkpoints import timed, turned
+from hack.bench.starts import conditions
 from shim.distribution import copies, reference
 from shim.distribution.blob import Descriptor, FileSlice
 from shim.distribution.media import CHUNK

@@ -1,6 +1,6 @@
 """Compares the time of several clones of an image with that of as many plain `runsc restore`.
 
-    python -m hack.bench_clones --count 16 --mib 256      # also part of make bench
+    python -m hack.bench.clones --count 16 --mib 256      # also part of make bench
 
 "Clones" is the complete path of a user: one call of the client, the sidecar, runsc. "Plain" are the
 runsc commands alone, at each of some concurrencies, of which the fastest counts. All alternate on
@@ -19,7 +19,7 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 
-from hack.bench import (
+from hack.bench.checkpoints import (
     SUBREAPER,
     TASK,
     Machine,
@@ -149,7 +149,7 @@ def main() -> int:
         sim.start_sidecar()
         numbers = {name: str(getattr(given, name)) for name in ("count", "mib", "rounds")}
         at_once = json.dumps(given.at_once or sorted({CORES, 2 * CORES, given.count}))
-        return measure_inside(sim, "hack.bench_clones", at_once=at_once, **numbers)
+        return measure_inside(sim, "hack.bench.clones", at_once=at_once, **numbers)
 
 
 if __name__ == "__main__":
