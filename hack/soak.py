@@ -20,6 +20,8 @@ import time
 from datetime import UTC, datetime
 from pathlib import Path
 
+from hack import figures
+from hack.bench import result
 from hack.soaking.crowd import Crowd, leftovers
 from hack.soaking.gauge import Gauge, complaints
 from hack.soaking.plot import svg
@@ -129,7 +131,9 @@ def main() -> int:
     def note(name: str, title: str, gauge: Gauge, what: str, more: str, command: str) -> None:
         grown = gauge.left() if name == "crowd" else gauge.growth()
         plots[name] = svg(gauge.samples, title)
-        made = f"Command: `python -m hack.soak {command} --docs docs`, {_host()}, runsc "
+        made = (
+            f"Command: `python -m hack.soak {command} --docs docs`, {_today()}, {_host()}, runsc "
+        )
         sections[name] = [
             *_section(name, title, gauge, what, grown),
             *([more, ""] if more else []),
@@ -159,22 +163,33 @@ def main() -> int:
     if given.probe_minutes:
         gauge, probed = probe(build, given.probe_minutes, _EVERY_S)
         said += probed.failures[:20]
-        title = f"{probed.done} execs in a container of containerd, {_EVERY_S * 1000:g} ms apart"
+        title = f"{probed.done} execs in a container of containerd"
         more = (
-            f"Resources of the shim only. {len(probed.failures)} execs failed; {probed.late} were "
+            f"One each <!--set-->{_EVERY_S * 1000:g} ms<!--/-->, resources of the shim only. "
+            f"{len(probed.failures)} execs failed; {probed.late} were "
             "skipped because eight were running."
         )
         command = f"--cycles 0 --minutes 0 --probe-minutes {given.probe_minutes:g}"
         note("probe", title, gauge, _FIFTHS, more, command)
     if given.docs:
         report(given.docs, sections, plots)
+        source = result.Source(
+            machine=f"{_host()}, runsc {runsc.parent.name}, simulated GPU",
+            date=_today(),
+            command="make soak",
+        )
+        figures.record_in(result.COMMITTED, [given.docs / "soak.md"], "soak", source)
     lines = [line for section in sections.values() for line in section]
     print("\n".join([*lines, "", f"{len(said)} complaints", *said]))
     return 1 if said else 0
 
 
+def _today() -> str:
+    return f"{datetime.now(UTC):%Y-%m-%d}"
+
+
 def _host() -> str:
-    return f"{datetime.now(UTC):%Y-%m-%d}, {os.cpu_count()} cores, Linux {platform.release()}"
+    return f"{os.cpu_count()} cores, Linux {platform.release()}"
 
 
 def _section(name: str, title: str, gauge: Gauge, what: str, grown: dict[str, float]) -> list[str]:
@@ -183,7 +198,7 @@ def _section(name: str, title: str, gauge: Gauge, what: str, grown: dict[str, fl
     return [
         f"## {title}",
         "",
-        f"{minutes}. {what}: {line}.",
+        f"It took <!--fig:soak.{name}.duration-->{minutes}<!--/-->. {what}: {line}.",
         "",
         f"![{title}](soak-{name}.svg)",
         "",
