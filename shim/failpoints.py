@@ -43,6 +43,7 @@ FAILPOINTS: dict[str, Invariant] = {
     "image.name": Invariant.SAVED,
     "image.sync": Invariant.SAVED,
     "image.verify-cache": Invariant.SAVED,
+    "image.verify-pages": Invariant.GONE,
     "image.discard": Invariant.RUNS,
     "push.blob": Invariant.SENT,
     "push.document": Invariant.SENT,

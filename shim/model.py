@@ -187,10 +187,11 @@ class RestorePolicy(enum.StrEnum):
 
 
 class Verify(enum.StrEnum):
-    """How much of an image is verified before a restore."""
+    """How much of an image is verified before a restore is complete; `first`: before its load."""
 
     AUTO = "auto"
     FULL = "full"
+    FIRST = "first"
     NONE = "none"
 
 

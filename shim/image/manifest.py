@@ -19,6 +19,8 @@ from shim.oci import canonical, document
 from shim.oci.document import Spec
 
 NAME = "cryo.json"
+# The file in which runsc writes the memory of an image that is not compressed.
+PAGES = "pages.img"
 FORMAT = 1
 MAX_MANIFEST_BYTES = 4 << 20
 MAX_MEMBERS = 64

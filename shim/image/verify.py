@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 
+from shim import failpoints
 from shim.host.oserror import typed
 from shim.image import in_use
 from shim.image import manifest as manifests
 from shim.image.directory import Identity, ImageDir, begin_image_dir, identity, open_image_dir
-from shim.image.manifest import ImageFile, Manifest
+from shim.image.manifest import PAGES, ImageFile, Manifest
 from shim.image.verify_cache import VerifyCache
 from shim.model import Phase, Progress, Report, Verify
 
@@ -27,6 +29,10 @@ def read_manifest(image: Path, *, strict: bool = False) -> Manifest:
         return decode_manifest(folder)[0]
 
 
+def _never(_manifest: Manifest) -> bool:
+    return False
+
+
 class HeldImage:
     """An image that stays open from its verification until it is loaded, and is not removed.
 
@@ -39,6 +45,7 @@ class HeldImage:
         self._folder: ImageDir | None = None
         self._found: dict[str, Identity] = {}
         self._manifest: Manifest | None = None
+        self._left: _Reading | None = None
 
     def copy(self) -> HeldImage:
         """Return the same verified image with a descriptor of its own, to be closed by itself."""
@@ -84,11 +91,22 @@ class HeldImage:
             raise typed(error, f"read image {self.image}") from error
         return manifest, data
 
-    def verify(self, mode: Verify, cache: VerifyCache, report: Report) -> Manifest:
+    def verify(
+        self,
+        mode: Verify,
+        cache: VerifyCache,
+        report: Report,
+        *,
+        may_load: Callable[[Manifest], bool] = _never,
+    ) -> Manifest:
         """Check that it is complete and unchanged; `mode` is how much is read again.
 
-        `full` reads everything, `auto` what this host has not read since it last changed, `none`
-        only the manifest. Presence, kinds and sizes are always checked.
+        `full` and `first` read everything, `auto` what this host has not read since it last
+        changed, `none` only the manifest. Presence, kinds and sizes are always checked.
+
+        If `may_load` allows that the image is loaded before its pages are verified, and this host
+        has sealed or read all of it before, the pages are left to `verify_pages`. With `first`
+        they never are.
 
         Raises:
             NotFound: there is no image.
@@ -98,12 +116,33 @@ class HeldImage:
         """
         manifest, _ = self.check()
         if mode is not Verify.NONE:
+            reading = _Reading(self.folder, manifest, cache, report)
+            later = mode is not Verify.FIRST and cache.has_read(manifest) and may_load(manifest)
             try:
-                _Reading(self.folder, manifest, cache, report).run(self._found, mode)
+                self._left = reading if reading.run(self._found, mode, later=later) else None
             except OSError as error:
                 raise typed(error, f"read image {self.image}") from error
         self._manifest = manifest
         return manifest
+
+    @property
+    def has_pages_left(self) -> bool:
+        """Whether the verification has left the pages to `verify_pages`."""
+        return self._left is not None
+
+    def verify_pages(self, report: Report) -> None:
+        """Complete a verification that has left the pages.
+
+        Raises:
+            ImageCorrupt: they were changed.
+        """
+        if self._left is None:
+            return
+        try:
+            with failpoints.around("image.verify-pages"):
+                self._left.run_rest(self._found, report)
+        except OSError as error:
+            raise typed(error, f"read image {self.image}") from error
 
     def check_unchanged(self) -> None:
         """Check after loading that its files are those that were verified.
@@ -135,7 +174,7 @@ def verify(
 
 
 class _Reading:
-    """One pass over the files of an image."""
+    """One pass over the files of an image, the pages last."""
 
     def __init__(
         self, folder: ImageDir, manifest: Manifest, cache: VerifyCache, report: Report
@@ -146,28 +185,45 @@ class _Reading:
         self._report = report
         self._done_bytes = 0
         self._total_bytes = 0
+        self._rest: list[ImageFile] = []
 
-    def run(self, found: dict[str, Identity], mode: Verify) -> None:
-        """Read every file that `mode` requires, and cache the result."""
+    def run(self, found: dict[str, Identity], mode: Verify, *, later: bool) -> bool:
+        """Read every file that `mode` requires, and cache the result.
+
+        With `later` the pages are not read; return whether `run_rest` has to read them.
+        """
         if not self._manifest.sealed:
             self._warn("the image was not sealed: its content cannot be checked")
-            return
+            return False
         stale = [file for file in self._manifest.files if self._stale(file, found, mode)]
+        self._rest = [file for file in stale if later and file.name == PAGES]
         self._total_bytes = sum(file.size_bytes for file in stale)
+        self._read([file for file in stale if file not in self._rest], found)
+        if stale and not self._rest:
+            self._remember(found)
+        return bool(self._rest)
+
+    def run_rest(self, found: dict[str, Identity], report: Report) -> None:
+        """Read what was left, and cache the result."""
+        self._report = report
+        self._read(self._rest, found)
+        self._remember(found)
+
+    def _read(self, files: list[ImageFile], found: dict[str, Identity]) -> None:
         self._on_bytes(0)
-        for file in stale:
+        for file in files:
             self._compare(file, found[file.name])
-        if stale and not self._remembered(found):
+
+    def _remember(self, found: dict[str, Identity]) -> None:
+        if not self._cache.remember(self._manifest, self._folder.path, found):
             self._warn(
                 "this could not be recorded in paths.verified: it will be read again next time"
             )
 
-    def _remembered(self, found: dict[str, Identity]) -> bool:
-        return self._cache.remember(self._manifest, self._folder.path, found)
-
     def _stale(self, file: ImageFile, found: dict[str, Identity], mode: Verify) -> bool:
         known = self._cache.knows
-        return mode is Verify.FULL or not known(self._manifest, file.name, found[file.name])
+        everything = mode in (Verify.FULL, Verify.FIRST)
+        return everything or not known(self._manifest, file.name, found[file.name])
 
     def _compare(self, file: ImageFile, measured: Identity) -> None:
         with self._folder.opened(file.name) as fd:

@@ -15,6 +15,7 @@ import msgspec
 from shim import failpoints
 from shim.errors import CryoError
 from shim.host.files import private_dir, read_bounded, write_atomic
+from shim.image import manifest as manifests
 from shim.image.directory import Identity, ImageDir, identity, open_image_dir
 from shim.image.manifest import NAME, Manifest
 from shim.model import Value
@@ -41,7 +42,10 @@ class _Entry(Value):
 
 
 class VerifyCache:
-    """A directory with one small file per manifest digest; losing it only costs time."""
+    """A directory with one small file per manifest digest; losing it only costs time.
+
+    The entry of an image that has changed since stays: this host has read its content before.
+    """
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
@@ -49,6 +53,10 @@ class VerifyCache:
     def knows(self, manifest: Manifest, name: str, found: Identity) -> bool:
         """Whether this file was sealed or read completely on this host, and not changed since."""
         return any(copy.files.get(name) == found for copy in self._load(manifest).copies)
+
+    def has_read(self, manifest: Manifest) -> bool:
+        """Whether an image with this content was sealed or read completely on this host."""
+        return bool(self._load(manifest).copies)
 
     def remember(self, manifest: Manifest, image: Path, files: dict[str, Identity]) -> bool:
         """Record that these files have the sealed content; return whether it could be written.
@@ -80,7 +88,7 @@ class VerifyCache:
             return  # nothing was written yet
         for name in random.sample(names, min(most, len(names))):
             digest = name.removesuffix(_SUFFIX)
-            if not any(map(_is_there, self._read(digest).copies)):
+            if not any(_is_there(copy, digest) for copy in self._read(digest).copies):
                 self.forget(digest)
 
     def forget(self, digest: str) -> None:
@@ -111,15 +119,23 @@ def identities(image: Path) -> dict[str, Identity]:
         return {name: _identity(folder, name) for name in folder.names() if name != NAME}
 
 
-def _is_there(copy: _Copy) -> bool:
-    """Whether the first file of this copy still exists, unchanged."""
+def _is_there(copy: _Copy, digest: str) -> bool:
+    """Whether this copy still exists: its first file is unchanged, or its manifest is the same.
+
+    A reboot may change the device numbers of all files.
+    """
     for name, known in copy.files.items():
         try:
             with open_image_dir(Path(copy.image)) as folder:
-                return _identity(folder, name) == known
+                return _identity(folder, name) == known or _digest(folder) == digest
         except (CryoError, OSError):
             return False
     return False
+
+
+def _digest(folder: ImageDir) -> str:
+    with folder.opened(NAME) as fd, open(fd, "rb", closefd=False) as file:
+        return manifests.decode(file.read(manifests.MAX_MANIFEST_BYTES), str(folder.path)).digest
 
 
 def _identity(folder: ImageDir, name: str) -> Identity:

@@ -30,6 +30,8 @@ from shim.task.restore_call import RestoreCall
 from shim.task.transactions import Transactions
 from shim.transaction import clone_gpus, restore
 from shim.transaction.memory_room import MemoryRoom
+from shim.transaction.pages_check import PagesCheck
+from shim.transaction.restore_txn import Verified
 
 _log = logging.getLogger(__name__)
 # Measured: a restore often waits, for its sandbox and gofer to start, so that more than one for
@@ -66,11 +68,13 @@ class Clones:
         _check(clones)
         options = clones[0].options
         image = await self._images.find(options.image_path, clones[0].ref.namespace)
-        held = HeldImage(image, strict=not options.untrusted_folder)
+        held, pages = HeldImage(image, strict=not options.untrusted_folder), PagesCheck()
         try:
-            manifest = await restore.check_image(held, options.verify, self._config, report)
+            manifest = await restore.check_to_load(held, options, self._config, report)
             await restore.check_accepted(held, options.verify, self._config)
-            batch = _Batch(self._restores, self._transactions, held, admit, report)
+            pages.start(held, report)
+            verified = Verified(held, pages)
+            batch = _Batch(self._restores, self._transactions, verified, admit, report)
             batch.needed_bytes = restore.loaded_bytes(manifest)
             spread = await clone_gpus.spread_of(manifest, self._config, report)
             gate = asyncio.Semaphore(at_once or _FOR_EACH_CORE * (os.cpu_count() or 1))
@@ -82,8 +86,10 @@ class Clones:
 
             async with asyncio.TaskGroup() as group:
                 made = [group.create_task(one(_placed(clone, spread))) for clone in clones]
+            await pages.passed()
             return tuple(task.result() for task in made)
         finally:
+            await pages.stop()
             held.close()
 
 
@@ -94,14 +100,14 @@ class _Batch:
         self,
         restores: RestoreCall,
         transactions: Transactions,
-        held: HeldImage,
+        verified: Verified,
         admit: Admit,
         report: Report,
     ) -> None:
         self.needed_bytes = 0
         self._restores = restores
         self._transactions = transactions
-        self._held = held
+        self._verified = verified
         self._admit = admit
         self._take = report
         self._began = time.monotonic()
@@ -146,7 +152,7 @@ class _Batch:
 
         try:
             self._admit(ref)
-            work = self._restores.run_verified(ref, clone.options, on_progress, self._held)
+            work = self._restores.run_verified(ref, clone.options, on_progress, self._verified)
             return await self._transactions.run(work, "restore", sandbox=ref)
         except asyncio.CancelledError as error:
             task = asyncio.current_task()

@@ -62,6 +62,7 @@ class PendingPodRestore:
         self._lock = asyncio.Lock()
         self._timer: asyncio.Task[None] | None = None
         self._watch: asyncio.Task[None] | None = None
+        self._verification: asyncio.Task[None] | None = None
 
     def _options(self, config: Config) -> RestoreOptions:
         root = self._root
@@ -102,6 +103,7 @@ class PendingPodRestore:
             task.init.settle()
             task.start_answered = self.named is not None
             self._watch_sandbox()
+            self._watch_verification()
             self._set_timer()
 
     async def hold_back(self, task: Container) -> bool:
@@ -137,12 +139,28 @@ class PendingPodRestore:
             name = f"end of the restore of {self._root.ref}"
             self._watch = self._background.start(self._end_with_sandbox(), name=name)
 
+    def _watch_verification(self) -> None:
+        if self._verification is None:
+            name = f"verification of the image of {self._root.ref}"
+            self._verification = self._background.start(self._end_if_damaged(), name=name)
+
+    async def _end_if_damaged(self) -> None:
+        """End the containers if the pages of the image are found damaged between two Starts."""
+        try:
+            await self._restore.pages_passed()
+        except CryoError as damage:
+            _log.error("task %s: %s", self._root.ref, damage)
+            await self._stop_logged(damage)
+
     async def _end_with_sandbox(self) -> None:
         """End the containers that are held back: the sandbox knows nothing of them yet."""
         await self._root.init.process.ended.get()
         message = f"sandbox {self._root.ref.id} exited before it was restored"
+        await self._stop_logged(Unavailable(message, remedy="create the pod again"))
+
+    async def _stop_logged(self, cause: CryoError) -> None:
         try:
-            await self._stop(Unavailable(message, remedy="create the pod again"))
+            await self._stop(cause)
         except CryoError as error:  # not all of it could be removed: its deletion reports that
             _log.warning("task %s: %s", self._root.ref, error)
 
@@ -193,6 +211,7 @@ class PendingPodRestore:
         """Stop the timer: the owner exits, and the next one removes the waiting tasks."""
         self._stop_timer()
         _cancel(self._watch)
+        _cancel(self._verification)
 
     async def _expire(self) -> None:
         """Roll back at the deadline, unless a Start that is under way completes the restore."""
@@ -220,6 +239,7 @@ class PendingPodRestore:
         """Release the tasks: none of them is being restored any more, whatever else fails."""
         self._stop_timer()
         _cancel(self._watch)
+        _cancel(self._verification)
         self._on_over()
         for task in self._tasks:
             task.start_answered = False

@@ -54,18 +54,26 @@ class Process:
         self._background = background
         self._publish = publish
         self._on_crash = on_crash
-        self._start_published = asyncio.Event()
-        self._start_published.set()
+        self._may_publish = asyncio.Event()
+        self._may_publish.set()
         self._work: set[asyncio.Task[None]] = set()
 
     @contextlib.asynccontextmanager
     async def starting(self) -> AsyncIterator[None]:
         """Hold the exit back until the start has been published, however soon the exit is."""
-        self._start_published.clear()
+        self.hold_exit()
         try:
             yield
         finally:
-            self._start_published.set()
+            self.release_exit()
+
+    def hold_exit(self) -> None:
+        """Publish no exit before `release_exit`; `ended` is set nevertheless."""
+        self._may_publish.clear()
+
+    def release_exit(self) -> None:
+        """Publish the exit, or the one that comes. Idempotent."""
+        self._may_publish.set()
 
     # -- how it ends ---------------------------------------------------------------------------
 
@@ -112,7 +120,7 @@ class Process:
             return
         self.ended.put(exit_)
         try:
-            await self._start_published.wait()
+            await self._may_publish.wait()
             await asyncio.gather(
                 self.attempt(self._close_streams),
                 *([self.attempt(partial(before, exit_))] if before is not None else []),

@@ -13,7 +13,6 @@ from shim.host.shielded import shielded
 from shim.image.contents import host_access
 from shim.image.images import Images
 from shim.image.manifest import Manifest, Member
-from shim.image.verify import HeldImage
 from shim.model import (
     CreateRequest,
     MemberOptions,
@@ -32,7 +31,7 @@ from shim.task.member_mapping import resolve_members
 from shim.task.owner import Owner
 from shim.task.plan import ImageSource, Joining
 from shim.task.restored_container import RestoredContainer
-from shim.transaction.restore_txn import Restore
+from shim.transaction.restore_txn import Restore, Verified
 
 
 class RestoreCall:
@@ -59,18 +58,19 @@ class RestoreCall:
         return await self._run(ref, pinned, report, manifest)
 
     async def run_verified(
-        self, ref: TaskRef, options: RestoreOptions, report: Report, held: HeldImage
+        self, ref: TaskRef, options: RestoreOptions, report: Report, verified: Verified
     ) -> RestoreResult:
-        """Restore an image that the caller has verified, and holds until this returns.
+        """Restore an image that the caller verifies, and holds until this returns.
 
         Raises:
             CryoError: it failed; none of the tasks is left.
         """
-        if held.manifest is None:
-            message = f"image {held.image} was not verified"
+        image, manifest = verified.image.image, verified.image.manifest
+        if manifest is None:
+            message = f"image {image} was not verified"
             raise IllegalState(message)
-        known = msgspec.structs.replace(options, image_path=str(held.image))
-        return await self._run(ref, known, report, held.manifest, held)
+        known = msgspec.structs.replace(options, image_path=str(image))
+        return await self._run(ref, known, report, manifest, verified)
 
     async def _run(
         self,
@@ -78,7 +78,7 @@ class RestoreCall:
         options: RestoreOptions,
         report: Report,
         manifest: Manifest,
-        held: HeldImage | None = None,
+        verified: Verified | None = None,
     ) -> RestoreResult:
         if not (options.bundle or options.trust_spec):
             await self._images.check_specs(Path(options.image_path), manifest)
@@ -91,7 +91,7 @@ class RestoreCall:
             netns=options.netns,
             env=options.env,
             # Clones with one spec would share the limits of its cgroup.
-            cgroup=ref.id if held is not None and not options.bundle else "",
+            cgroup=ref.id if verified is not None and not options.bundle else "",
         )
         made: list[Container] = []
         try:
@@ -104,7 +104,7 @@ class RestoreCall:
                     await self._create(one, saved, member, options, manifest, identity, joining)
                 )
             names = [saved.name for saved in manifest.members]
-            result = await self._fill(made, names, options, report, held)
+            result = await self._fill(made, names, options, report, verified)
             return msgspec.structs.replace(result, warnings=(*warnings, *result.warnings))
         except BaseException:  # also on a bug or a cancellation
             await shielded(self._creation.remove(made, "its restore"), deadline_s=None)
@@ -143,10 +143,10 @@ class RestoreCall:
         names: list[str],
         options: RestoreOptions,
         report: Report,
-        held: HeldImage | None,
+        verified: Verified | None,
     ) -> RestoreResult:
         """Load the image into the created tasks, the root task first."""
-        restore = Restore(RestoredContainer(made[0]), self._config, options, report, held)
+        restore = Restore(RestoredContainer(made[0]), self._config, options, report, verified)
         async with contextlib.AsyncExitStack() as stack:
             for task in made:
                 alone = task.machine.holding(TaskState.CREATED, verb="restore")

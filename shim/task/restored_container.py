@@ -28,6 +28,10 @@ class RestoredContainer:
         flags = (await self.target()).flags
         return await asyncio.to_thread(network.warnings, spec, flags)
 
+    def hold_exit(self) -> None:
+        """Publish no exit before `settle` or `remove_sandbox`."""
+        self._container.init.process.hold_exit()
+
     async def load_image(self, options: RestoreOptions) -> int:
         """Run `runsc restore`; return the sandbox's pid."""
         return await self._container.init.restore(options, tentative=self._is_tentative)
@@ -49,6 +53,7 @@ class RestoredContainer:
     def settle(self) -> None:
         """Publish its exit from now on: its restore is complete."""
         self._container.init.settle()
+        self._container.init.process.release_exit()
 
     @property
     def _is_tentative(self) -> bool:
@@ -71,6 +76,7 @@ class RestoredContainer:
         be started cold is as it was before.
         """
         container = self._container
+        container.init.process.release_exit()
         if self._is_tentative:
             await container.init.discard()
             container.machine.state = TaskState.CREATED

@@ -15,7 +15,7 @@ from shim.cuda.table import label
 from shim.errors import CryoError, CudaError, ImageCorrupt, InvalidArgument, Unimplemented
 from shim.host.filecalls import file_call
 from shim.image import labels, trust
-from shim.image.manifest import Manifest, Member
+from shim.image.manifest import PAGES, Manifest, Member
 from shim.image.trust import Action
 from shim.image.verify import HeldImage
 from shim.image.verify_cache import VerifyCache
@@ -29,7 +29,6 @@ from shim.transaction.steps import engine_for, group_for
 from shim.transaction.target import CheckpointTarget
 from shim.transaction.worker import in_thread
 
-_PAGES = "pages.img"
 # A record that is late must not hold the restore up.
 _NOTE_S = 5.0
 _log = logging.getLogger(__name__)
@@ -45,6 +44,39 @@ async def check_image(held: HeldImage, mode: Verify, config: Config, report: Rep
     """
     cache = VerifyCache(Path(config.paths.verified))
     return await in_thread(lambda progress: held.verify(mode, cache, progress), report)
+
+
+async def check_to_load(
+    held: HeldImage, options: RestoreOptions, config: Config, report: Report
+) -> Manifest:
+    """Verify an image as `check_image` does, before it is loaded.
+
+    The pages of one that may be loaded meanwhile are left to `PagesCheck`.
+
+    Raises:
+        CryoError: as `check_image`.
+    """
+    cache = VerifyCache(Path(config.paths.verified))
+
+    def may_load(manifest: Manifest) -> bool:
+        return _may_load_unverified(manifest, options, config)
+
+    def verify(progress: Report) -> Manifest:
+        return held.verify(options.verify, cache, progress, may_load=may_load)
+
+    return await in_thread(verify, report)
+
+
+def _may_load_unverified(manifest: Manifest, options: RestoreOptions, config: Config) -> bool:
+    """Whether pages may be loaded while they are verified, if this host has read them before.
+
+    Not where someone else may have changed them, and not where runsc thaws the CUDA processes in
+    its load: those may run only once the pages are verified.
+    """
+    mine = not options.untrusted_folder
+    unsigned = not trust.requires_signature(config.trust, Action.RESTORE)
+    thaws_itself = manifest.has_cuda and manifest.engine == EngineName.BUILTIN
+    return mine and unsigned and not thaws_itself
 
 
 async def check_accepted(held: HeldImage, mode: Verify, config: Config) -> None:
@@ -141,7 +173,7 @@ def option_warnings(options: RestoreOptions, capabilities: Capabilities) -> tupl
 
 def loaded_bytes(manifest: Manifest) -> int:
     """Return how much memory the image needs: that of its pages, or what was recorded."""
-    pages = sum(file.size_bytes for file in manifest.files if file.name == _PAGES)
+    pages = sum(file.size_bytes for file in manifest.files if file.name == PAGES)
     return manifest.memory_bytes if manifest.options.compress else pages
 
 

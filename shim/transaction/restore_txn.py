@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import Any, NamedTuple, Protocol, TypeVar
 
 import msgspec
 
@@ -22,12 +22,24 @@ from shim.runsc.probe import Capabilities
 from shim.transaction import restore
 from shim.transaction.hook_runner import HookRunner
 from shim.transaction.journal import Journal, Operation
+from shim.transaction.pages_check import PagesCheck
 from shim.transaction.target import CheckpointTarget, combined
 from shim.transaction.transaction import Transaction
 
 T = TypeVar("T")
+
+
+class Verified(NamedTuple):
+    """An image whose verification is complete, but for the pages that are still read."""
+
+    image: HeldImage
+    pages: PagesCheck
+
+
 # How long the end of a journal may take.
 _CLOSE_S = 10.0
+# How long the end of a verification may take: longer than a filesystem may to answer.
+_STOP_S = 35.0
 
 
 class RestoreTarget(Protocol):
@@ -37,6 +49,9 @@ class RestoreTarget(Protocol):
 
     async def network_warnings(self) -> tuple[str, ...]:
         """Return what its network will lack, one warning each."""
+
+    def hold_exit(self) -> None:
+        """Publish no exit before `settle` or `remove_sandbox`."""
 
     async def load_image(self, options: RestoreOptions) -> int:
         """Run `runsc restore` with its bundle and streams; return the sandbox's pid."""
@@ -48,7 +63,7 @@ class RestoreTarget(Protocol):
         """Watch for its exit, now that it runs."""
 
     def settle(self) -> None:
-        """Publish its exit from now on, if it was not to be seen before the restore is complete."""
+        """Publish its exit from now on, if that was held back."""
 
     async def target(self) -> CheckpointTarget:
         """Return it as the CUDA steps see it."""
@@ -70,9 +85,9 @@ class Restore:
         config: Config,
         options: RestoreOptions,
         report: Report,
-        verified: HeldImage | None = None,
+        verified: Verified | None = None,
     ) -> None:
-        """Take the root container, and the image if the caller has verified and holds it."""
+        """Take the root container, and the image if the caller verifies and holds it."""
         self._root = root
         self._members: dict[str, RestoreTarget] = {}
         self._config = config
@@ -90,6 +105,7 @@ class Restore:
             "remove what was made", self._remove, deadline_s=config.timeouts.rollback
         )
         self._verified = verified
+        self._pages = verified.pages if verified is not None else PagesCheck()
         self._held = HeldImage(Path(options.image_path), strict=not options.untrusted_folder)
         self._manifest: Manifest | None = None
         self._pid = 0
@@ -172,7 +188,10 @@ class Restore:
         return [one.name for one in members if one.name not in self._members]
 
     async def begin(self, capabilities: Capabilities) -> None:
-        """Verify the image, and make the sandbox with the root container."""
+        """Verify the image, and make the sandbox with the root container.
+
+        Pages of an image that this host has read before may be verified beside the load.
+        """
         self._root.journal.open(Operation.RESTORE, self._options.image_path)
         with self._transaction.step(Phase.VERIFY):
             self._manifest = await self._check(capabilities)
@@ -199,6 +218,9 @@ class Restore:
         if self._manifest is None or self.missing:
             message = f"the restore waits for {', '.join(self.missing) or 'its image'}"
             raise IllegalState(message, remedy="start every container of the pod")
+        if self._pages.is_needed:
+            with self._transaction.step(Phase.VERIFY):
+                await self._pages.passed()
         for target in self._targets:
             await target.watch_restored()
         await file_call(self._held.check_unchanged, doing=f"look at {self._held.image}")
@@ -240,8 +262,10 @@ class Restore:
     async def _load(self, target: RestoreTarget) -> int:
         """Load the verified directory, even if its path now names another."""
         options = msgspec.structs.replace(self._options, image_path=self._held.path)
+        if self._pages.is_needed:
+            target.hold_exit()
         try:
-            return await target.load_image(options)
+            return await self._pages.beside(target.load_image(options))
         except CryoError as error:
             error.rename(options.image_path, self._options.image_path)
             raise
@@ -255,11 +279,22 @@ class Restore:
 
     async def _verify(self) -> Manifest:
         verified = self._verified
-        if verified is not None and verified.manifest is not None:
-            self._held = verified.copy()
-            return verified.manifest
-        mode, report = self._options.verify, self._transaction.report
-        return await restore.check_image(self._held, mode, self._config, report)
+        if verified is not None and verified.image.manifest is not None:
+            self._held = verified.image.copy()
+            return verified.image.manifest
+        report = self._transaction.report
+        manifest = await restore.check_to_load(self._held, self._options, self._config, report)
+        self._transaction.undo_with("stop the verification", self._pages.stop, deadline_s=_STOP_S)
+        self._pages.start(self._held, report)
+        return manifest
+
+    async def pages_passed(self) -> None:
+        """Wait until the pages of the image are verified, if that is left to do.
+
+        Raises:
+            ImageCorrupt: they are damaged.
+        """
+        await self._pages.passed()
 
     async def roll_back(self, cause: BaseException) -> None:
         """Remove what was made, even if the caller is cancelled meanwhile.

@@ -12,7 +12,7 @@ from typing import Any
 
 import msgspec
 
-from shim.config import Config, Paths, Pods, Store, Timeouts
+from shim.config import Config, Paths, Pods, Store, Timeouts, Trust
 from shim.config import Cuda as CudaSettings
 from shim.errors import CryoError
 from shim.host import procs
@@ -182,6 +182,7 @@ class Scene:
     mounts: list[dict[str, Any]] = field(default_factory=list)
     kubelet: str = Pods().kubelet
     store: Store = field(default_factory=Store)
+    trust: Trust = field(default_factory=Trust)
     updates: list[Progress] = field(default_factory=list)
     events: list[str] = field(default_factory=list)
 
@@ -202,6 +203,7 @@ class Scene:
             timeouts=self.timeouts,
             pods=Pods(kubelet=self.kubelet),
             store=self.store,
+            trust=self.trust,
         )
 
     @property

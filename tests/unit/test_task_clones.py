@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import os
+import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import cast
 
 import pytest
 
+from shim import failpoints
 from shim.config import Config, Paths
-from shim.errors import AlreadyExists, InvalidArgument, NotFound
+from shim.errors import AlreadyExists, ImageCorrupt, InvalidArgument, NotFound
 from shim.image.images import Images
-from shim.image.verify import HeldImage
+from shim.image.verify import HeldImage, read_manifest
+from shim.image.verify_cache import VerifyCache
 from shim.model import (
     Clone,
     CloneResult,
@@ -28,6 +31,7 @@ from shim.model import (
 from shim.task.clones import Clones
 from shim.task.restore_call import RestoreCall
 from shim.task.transactions import Transactions
+from shim.transaction.restore_txn import Verified
 from tests.unit.image_helpers import ProgressLog, sealed
 
 
@@ -51,11 +55,11 @@ class Restores:
         self._preparing = 0
 
     async def run_verified(
-        self, ref: TaskRef, options: RestoreOptions, report: Report, held: HeldImage
+        self, ref: TaskRef, options: RestoreOptions, report: Report, verified: Verified
     ) -> RestoreResult:
         """Prepare a task, and load it until `go`."""
         self.begun.append(ref.id)
-        self.images.add(held)
+        self.images.add(verified.image)
         await self._prepare()
         if ref.id in self.fails:
             raise self.fails[ref.id]
@@ -64,14 +68,18 @@ class Restores:
         self.changed.set()
         self.most_loading = max(self.most_loading, len(self.loading))
         try:
-            await self.go.wait()
-        except asyncio.CancelledError:
+            await verified.pages.beside(self._loaded())
+            await verified.pages.passed()
+        except (asyncio.CancelledError, ImageCorrupt):
             self.undone.append(ref.id)
             raise
         finally:
             self.loading.discard(ref.id)
             self.changed.set()
         return RestoreResult(pid=len(self.begun), engine="")
+
+    async def _loaded(self) -> None:
+        await self.go.wait()
 
     async def _prepare(self) -> None:
         self._preparing += 1
@@ -89,6 +97,7 @@ class Scene:
         self.image.chmod(0o700)
         paths = Paths(images=str(self.image.parent), verified=str(folder / "verified"))
         config = Config(paths=paths)
+        self.cache = VerifyCache(Path(paths.verified))
         self.restores = Restores()
         self.transactions = Transactions()
         self.log = ProgressLog()
@@ -207,6 +216,30 @@ async def test_the_end_of_the_sidecar(scene: Scene) -> None:
 
     assert result.kind == "Cancelled"
     assert scene.restores.undone == ["a"]
+
+
+async def test_damage_found_while_they_are_loaded(scene: Scene) -> None:
+    """An image that this host has read before is verified once beside all loads, which it ends."""
+    scene.cache.remember_image(scene.image, read_manifest(scene.image))
+    pages = scene.image / "pages.img"
+    pages.write_bytes(pages.read_bytes()[:-1] + b"\x08")
+    until_loading = threading.Event()
+
+    def hook(point: str) -> None:
+        if point == "image.verify-pages:before":
+            assert until_loading.wait(30)
+
+    failpoints.arm(hook)
+    try:
+        running = scene.begin(["a", "b"])
+        await scene.until_loading("a", "b")
+        until_loading.set()
+        with pytest.raises(ImageCorrupt, match=r"pages\.img was changed"):
+            await running
+    finally:
+        failpoints.arm(None)
+
+    assert sorted(scene.restores.undone) == ["a", "b"]
 
 
 async def test_what_is_no_set_of_clones(scene: Scene) -> None:

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator
+import threading
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from signal import SIGKILL
 from typing import Any
 
 import pytest
 
+from shim import failpoints
 from shim.errors import CryoError, CudaError, FailedPrecondition, NotFound
 from shim.host.background import BackgroundTasks
+from shim.image.verify import read_manifest
+from shim.image.verify_cache import VerifyCache
 from shim.model import Phase, Progress, TaskRef
 from shim.state import TaskState
 from shim.task.container import Container
@@ -186,3 +190,72 @@ async def test_a_failed_removal_leaves_tasks_that_can_be_removed(
         await asyncio.wait_for(tasks.wait(ref(name)), WAIT_S)
         await tasks.delete(ref(name))
     assert tasks.empty
+
+
+class Beside:
+    """The image of a pod that was read before on this host, and whose pages wait to be read."""
+
+    def __init__(self, pod: Pod) -> None:
+        self.image = pod.image
+        self.may_read = threading.Event()
+        cache = VerifyCache(Path(pod.owner.config.paths.verified))
+        assert cache.remember_image(pod.image, read_manifest(pod.image))
+
+    def damage(self) -> None:
+        """Change one byte of the pages."""
+        pages = self.image / "pages.img"
+        pages.write_bytes(pages.read_bytes()[:-1] + b"\x08")
+
+    def hook(self, point: str) -> None:
+        """Let the reading wait."""
+        if point == "image.verify-pages:before":
+            assert self.may_read.wait(WAIT_S)
+
+
+@pytest.fixture
+def beside(pod: Pod) -> Iterator[Beside]:
+    """Give one."""
+    made = Beside(pod)
+    failpoints.arm(made.hook)
+    yield made
+    made.may_read.set()
+    failpoints.arm(None)
+
+
+async def test_damage_found_between_two_starts(pod: Pod, beside: Beside) -> None:
+    """All containers end at once, and no other Start is waited for."""
+    beside.damage()
+    await pod.create("pod", "one", "two")
+    await pod.start("pod", "one")
+    assert pod.states["pod"] == "restoring"
+
+    beside.may_read.set()
+    for name in ("pod", "one"):
+        await asyncio.wait_for(pod.owner.tasks.wait(pod.owner.ref(name)), WAIT_S)
+
+    with pytest.raises(CryoError):
+        await pod.start("two")
+    assert pod.states == {"pod": "stopped", "one": "stopped", "two": "created"}
+
+
+async def test_the_exit_of_a_pod_whose_pages_are_read(pod: Pod, beside: Beside) -> None:
+    """It is published only when the restore has ended, however soon the sandbox exits."""
+    for path in pod.image.iterdir():
+        path.touch()
+    await pod.create("pod", "one", "two")
+    await pod.start("pod", "one")
+    pod.owner.supervisor.making.clear()
+    last = asyncio.ensure_future(pod.start("two"))
+    root = pod.owner.tasks._task(pod.owner.ref("pod"))
+    await asyncio.wait_for(pod.owner.supervisor.making.wait(), WAIT_S)
+    pod.owner.kill_sandbox(root.record.pid)
+    await asyncio.wait_for(root.init.process.ended.get(), WAIT_S)
+    for _ in range(100):
+        await asyncio.sleep(0)
+    assert "exit" not in pod.owner.topics
+
+    beside.may_read.set()
+    await asyncio.wait({last}, timeout=WAIT_S)
+
+    await asyncio.wait_for(pod.owner.tasks.wait(pod.owner.ref("pod")), WAIT_S)
+    assert "exit" in pod.owner.topics

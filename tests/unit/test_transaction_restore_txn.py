@@ -56,6 +56,10 @@ class Reviving:
         """Stand for the look at the network namespace."""
         return self.lacks
 
+    def hold_exit(self) -> None:
+        """Keep that no exit is published from here on."""
+        self.did.append("hold")
+
     async def load_image(self, options: RestoreOptions) -> int:
         """Stand for `runsc restore`."""
         self.did.append("load")

@@ -121,6 +121,8 @@ class _VerifyEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Verify.ValueTy
     """Every byte."""
     VERIFY_NONE: _Verify.ValueType  # 2
     """None; sizes are still compared."""
+    VERIFY_FIRST: _Verify.ValueType  # 3
+    """Every byte, before any of it is loaded."""
 
 class Verify(_Verify, metaclass=_VerifyEnumTypeWrapper):
     """How much of an image is read again."""
@@ -131,6 +133,8 @@ VERIFY_FULL: Verify.ValueType  # 1
 """Every byte."""
 VERIFY_NONE: Verify.ValueType  # 2
 """None; sizes are still compared."""
+VERIFY_FIRST: Verify.ValueType  # 3
+"""Every byte, before any of it is loaded."""
 Global___Verify: _TypeAlias = Verify  # noqa: Y015
 
 class _Phase:
