@@ -86,7 +86,9 @@ def test_a_deadline_is_a_time(tmp_path: Path, seconds: str) -> None:
 
 
 @given(raw=st.binary(max_size=200))
-@settings(max_examples=50, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=50, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
 def test_any_bytes(tmp_path: Path, raw: bytes) -> None:
     """Settings, or an error of ours."""
     path = tmp_path / "config.toml"
