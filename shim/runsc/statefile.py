@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,17 @@ _log = logging.getLogger(__name__)
 
 def files_of(root: Path, name: str) -> list[Path]:
     """List the state files of the container with exactly this runsc id: one, or none."""
-    return [*root.glob(f"{name}_sandbox:*.state")]
+    return _named(root, name, ".state")
+
+
+def _named(root: Path, name: str, suffix: str) -> list[Path]:
+    """List the files of a container. `Path.glob` would compile a pattern for each name."""
+    begin = f"{name}_sandbox:"
+    try:
+        names = os.listdir(root)  # noqa: PTH208 - as above: before each runsc command
+    except FileNotFoundError:
+        return []
+    return [root / each for each in names if each.startswith(begin) and each.endswith(suffix)]
 
 
 def remove_lock(root: Path, name: str) -> None:
@@ -32,7 +43,7 @@ def remove_lock(root: Path, name: str) -> None:
     A runsc that is killed before it writes the state file leaves it.
     """
     if not files_of(root, name):
-        for path in root.glob(f"{name}_sandbox:*.lock"):
+        for path in _named(root, name, ".lock"):
             path.unlink(missing_ok=True)
 
 

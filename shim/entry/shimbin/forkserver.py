@@ -12,7 +12,6 @@ from __future__ import annotations
 import array
 import concurrent.futures.thread  # noqa: F401 - otherwise every shim would load it
 import contextlib
-import gc
 import os
 import signal
 import socket
@@ -25,7 +24,7 @@ from shim.entry.shimbin.loaded import Loaded
 from shim.entry.shimbin.serve import StartRequest
 from shim.entry.shimbin.warmup import warm_up
 from shim.errors import CryoError
-from shim.host import prctl, unix_socket
+from shim.host import heap, prctl, unix_socket
 from shim.host.environment import private_umask
 from shim.host.supervisor.spawn import close_on_exec
 from shim.task.layout import Layout
@@ -50,8 +49,7 @@ def main(path: str) -> None:
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)
     listener = _listen(Path(path))
     os.chdir("/")
-    gc.collect()
-    gc.freeze()
+    heap.settle()
     os.close(_READY_FD)
     close_on_exec()
     listener.settimeout(_IDLE_S)

@@ -32,6 +32,11 @@ class FifoHandler(logging.Handler):
             else:
                 return
 
+    def close(self) -> None:
+        """Close the FIFO."""
+        self._close()
+        super().close()
+
     def _close(self) -> None:
         if self._fd is not None:
             os.close(self._fd)

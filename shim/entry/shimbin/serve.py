@@ -151,11 +151,16 @@ def _detach(bundle: Path, *, debug: bool) -> None:
         os.dup2(null, number)
     os.close(null)
     os.chdir("/")
-    handler = FifoHandler(bundle / "log")
-    handler.setFormatter(logs.Pairs())
-    level = logging.DEBUG if debug else logging.INFO
-    logging.basicConfig(level=level, handlers=[handler], force=True)
+    log_to(bundle / "log", debug=debug)
     # Lowering it requires CAP_SYS_RESOURCE, which is optional.
     with contextlib.suppress(OSError):
         Path("/proc/self/oom_score_adj").write_text(_OOM_SCORE, "ascii")
     sys.excepthook = lambda kind, error, trace: _log.error("failed", exc_info=(kind, error, trace))
+
+
+def log_to(fifo: Path, *, debug: bool) -> None:
+    """Log to a FIFO, and nowhere else."""
+    handler = FifoHandler(fifo)
+    handler.setFormatter(logs.Pairs())
+    level = logging.DEBUG if debug else logging.INFO
+    logging.basicConfig(level=level, handlers=[handler], force=True)
