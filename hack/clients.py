@@ -21,6 +21,7 @@ SOURCES = (
     "shim/service/clone_operations.py",
     "shim/service/image_operations.py",
     "shim/service/store_operations.py",
+    "shim/service/timeline_operations.py",
     "shim/service/transfer_operations.py",
     "shim/service/trust_operations.py",
 )

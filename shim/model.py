@@ -260,6 +260,74 @@ class Progress(Value):
 Report = Callable[[Progress], None]
 
 
+_Seconds = Annotated[float, msgspec.Meta(ge=0, le=1e9)]
+_Size = Annotated[int, msgspec.Meta(ge=0, le=(1 << 63) - 1)]
+
+
+class Span(Value, omit_defaults=True):
+    """A part of an operation: a phase, or within it a command or the step of a process.
+
+    `name` is that of the command; `pid`, in `container`, is the process. A phase has neither.
+    Seconds are since the start of the operation; `bytes` is 0 if it is unknown.
+    """
+
+    phase: Phase
+    name: Annotated[str, msgspec.Meta(max_length=256)] = ""
+    pid: Annotated[int, msgspec.Meta(ge=0, lt=1 << 31)] = 0
+    container: Annotated[str, msgspec.Meta(max_length=4096)] = ""
+    start_s: _Seconds = 0.0
+    duration_s: _Seconds = 0.0
+    bytes: _Size = 0
+
+    @property
+    def is_phase(self) -> bool:
+        """Whether it is a whole phase."""
+        return not self.name and not self.pid
+
+
+MAX_SPANS = 256
+Spans = Annotated[tuple[Span, ...], msgspec.Meta(max_length=MAX_SPANS)]
+
+
+class Timeline(Value, omit_defaults=True):
+    """Where the time of one operation on a task went.
+
+    `operation` is what it was, such as `checkpoint` or `unpark`; `error` is why it failed.
+    `size_bytes` is that of the image, `gpu_bytes` the GPU memory of the task, both 0 if unknown.
+    `frozen_s` is how long the task stood still. `notes` say what was chosen and why. With `partial`
+    the end of the operation is not known: it is from the manifest of an image, written before that.
+    """
+
+    operation: Annotated[str, msgspec.Meta(max_length=64)]
+    task: Annotated[str, msgspec.Meta(max_length=4096)]
+    began_at: Annotated[datetime, msgspec.Meta(tz=True)]
+    total_s: _Seconds = 0.0
+    spans: Spans = ()
+    engine: Annotated[str, msgspec.Meta(max_length=64)] = ""
+    image_path: Annotated[str, msgspec.Meta(max_length=4096)] = ""
+    size_bytes: _Size = 0
+    gpu_bytes: _Size = 0
+    frozen_s: _Seconds = 0.0
+    error: Annotated[str, msgspec.Meta(max_length=4096)] = ""
+    notes: Annotated[tuple[str, ...], msgspec.Meta(max_length=64)] = ()
+    partial: bool = False
+
+
+class Speeds(Value):
+    """What a machine can do, in bytes per second; None where it could not be measured.
+
+    `disk_write` and `disk_read` bypass the page cache. `copy` is a copy in memory by one thread,
+    `fresh` the first write to new memory, `digest` the BLAKE3 of all cores.
+    """
+
+    folder: str = ""
+    disk_write: float | None = None
+    disk_read: float | None = None
+    copy: float | None = None
+    fresh: float | None = None
+    digest: float | None = None
+
+
 class CheckpointOptions(Value):
     """Options of a checkpoint; None, and a `timeout_s` of 0, mean the configured default.
 

@@ -27,9 +27,11 @@ from shim.model import (
     Report,
     RestoreOptions,
     RestoreResult,
+    Speeds,
     Stdio,
     TaskRef,
     TaskView,
+    Timeline,
     Verify,
 )
 from shim.service import (
@@ -38,6 +40,7 @@ from shim.service import (
     image_operations,
     store_operations,
     task_operations,
+    timeline_operations,
     transfer_operations,
     trust_operations,
 )
@@ -293,6 +296,26 @@ class AsyncClient(AsyncTransport):
                 quota_bytes=quota_bytes,
             )
         )
+
+    async def timelines(self, task: str | TaskRef) -> list[Timeline]:
+        """Return where the time of the last operations on a task went, oldest first.
+
+        A checkpoint of a pod is an operation on its sandbox, and on each of its containers.
+        """
+        return await self._call(timeline_operations.timelines(self._ref(task)))
+
+    async def image_timeline(self, image: str, namespace: str = "") -> Timeline:
+        """Return where the time of an image's checkpoint went, given its path or its name."""
+        return await self._call(
+            timeline_operations.image_timeline(image, namespace or self.namespace)
+        )
+
+    async def speeds(self, image_path: str = "") -> Speeds:
+        """Measure disk and memory of the sidecar's host, which takes about a second.
+
+        The disk is that of an image, or of the sidecar's folder of images.
+        """
+        return await self._call(timeline_operations.speeds(image_path))
 
     async def push(
         self,

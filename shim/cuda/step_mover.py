@@ -6,6 +6,7 @@ Every move is read back with `--get-state`. Work on several processes runs side 
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Awaitable, Callable, Mapping
 from typing import TypeVar
 
@@ -130,6 +131,7 @@ class StepMover:
     async def _move(self, action: Action, pid: int) -> None:
         table, timeout_s = self.table, limit_s(action, self.timeouts)
         table.write(pid, UNDER_WAY[action], must=action in _DOWNWARD)
+        began = time.monotonic()
         try:
             with failpoints.around(f"cuda.{action}"):
                 await self._tool.act(action, pid, timeout_s=timeout_s, device_map=self.device_map)
@@ -138,14 +140,17 @@ class StepMover:
                 table.forget(pid)
                 return
             raise
+        took_s = time.monotonic() - began
         state = await self._read(pid)
-        await self._note(pid, state, PHASE[action])
+        await self._note(pid, state, PHASE[action], took_s)
         if state is not None and (error := table.wrong_state(action, pid, state)):
             raise error
 
-    async def _note(self, pid: int, state: CudaState | None, phase: Phase) -> None:
+    async def _note(
+        self, pid: int, state: CudaState | None, phase: Phase, took_s: float = 0.0
+    ) -> None:
         if state is not None:
-            self.table.update(pid, state, phase=phase)
+            self.table.update(pid, state, phase=phase, took_s=took_s)
         elif await self.guest.has(pid):
             message = f"process {self.table.label(pid)} no longer answers cuda-checkpoint"
             raise CudaError(message, pid=pid, remedy="look at its log; its GPU state may be lost")

@@ -14,7 +14,7 @@ import msgspec
 
 from shim.cuda.inventory import Gpu
 from shim.errors import HostMismatch, ImageCorrupt, InvalidArgument
-from shim.model import CheckpointOptions, CudaProcess, EngineName, Value
+from shim.model import CheckpointOptions, CudaProcess, EngineName, Spans, Timeline, Value
 from shim.oci import canonical, document
 from shim.oci.document import Spec
 
@@ -84,6 +84,7 @@ class Manifest(Value):
     `gpus` are those that the container could use, `used_gpus` the UUIDs of those on which its
     processes had memory; an older image has none of these. `driver` is empty without a real one.
     `memory_bytes` is the host memory that a restore needs at most; an older image has 0.
+    `spans` say where the time went up to the seal; an older image has none.
     `digest` covers all other fields, and through `files` the image.
     """
 
@@ -118,6 +119,7 @@ class Manifest(Value):
     timings_s: Annotated[dict[Text, Seconds], msgspec.Meta(max_length=64)] = msgspec.field(
         default_factory=dict
     )
+    spans: Spans = ()
     warnings: Texts = ()
     format: int = FORMAT
     digest: str = ""
@@ -168,6 +170,21 @@ class Manifest(Value):
             guest_tool=self.guest_tool,
             gpu=bool(self.processes),
             processes=self.processes,
+        )
+
+    @property
+    def timeline(self) -> Timeline:
+        """Return where the time of the checkpoint went, as far as it was known at its seal."""
+        total_s = max((span.start_s + span.duration_s for span in self.spans), default=0.0)
+        return Timeline(
+            operation="checkpoint",
+            task=self.task,
+            began_at=self.created_at,
+            total_s=total_s,
+            spans=self.spans,
+            engine=self.engine,
+            size_bytes=self.size_bytes,
+            partial=True,
         )
 
     @property

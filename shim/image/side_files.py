@@ -6,12 +6,14 @@ LABELS = ".cryo-labels.json"
 SIGNATURES = ".cryo-signatures.json"
 # Which parts of the files have which digest, for pulls that need the same.
 CHUNKS = ".cryo-chunks.jsonl"
-_NAMES = (LABELS, SIGNATURES, CHUNKS)
+# Where the time of its checkpoint went, to the end.
+TIMELINE = ".cryo-timeline.json"
+_NAMES = (LABELS, SIGNATURES, CHUNKS, TIMELINE)
 _TEMPORARY = ".tmp"
 
 
 def is_side_file(name: str) -> bool:
-    """Whether a file has labels, signatures or chunks of an image, or is left of writing them."""
+    """Whether a file belongs to an image without being its content, or is left of writing one."""
     return name in _NAMES or (
         name.endswith(_TEMPORARY) and name.startswith(tuple(f".{one}." for one in _NAMES))
     )

@@ -82,6 +82,7 @@ class Runsc:
             self._global.with_flags(own.added_to(self.flags)).argv(command, *args),
             timeout_s=self._timeouts.command if timeout_s is None else timeout_s,
             started=note,
+            name=f"runsc {command}",
         )
 
     async def _call(

@@ -16,7 +16,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from shim.errors import DeadlineExceeded, InvalidArgument, Unavailable
-from shim.host import procstat
+from shim.host import command_times, procstat
 from shim.host.environment import CHILD_UMASK, environment
 from shim.host.procs import start_time, wait_pidfd
 from shim.host.shielded import shielded
@@ -161,8 +161,11 @@ async def run(
     cwd: str | None = None,
     stdout_limit: int = STDOUT_LIMIT,
     started: Started | None = None,
+    name: str = "",
 ) -> Completed:
     """Run a command, return its status and output; `started` receives its pid and start time.
+
+    Its time is reported under `name`, by default that of the program.
 
     Raises:
         DeadlineExceeded: it did not exit in `timeout_s`; its process group was killed and reaped.
@@ -170,6 +173,18 @@ async def run(
         Unavailable: no such program.
         InvalidArgument: the program cannot be started.
     """
+    with command_times.command(name or Path(argv[0]).name):
+        return await _run(argv, timeout_s, env, cwd, stdout_limit, started)
+
+
+async def _run(
+    argv: Sequence[str],
+    timeout_s: float,
+    env: Mapping[str, str] | None,
+    cwd: str | None,
+    stdout_limit: int,
+    started: Started | None,
+) -> Completed:
     process = _spawn(argv, env, cwd)
     assert process.stdout is not None  # noqa: S101 - PIPE was asked for
     assert process.stderr is not None  # noqa: S101 - PIPE was asked for

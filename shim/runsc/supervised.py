@@ -12,7 +12,7 @@ from pathlib import Path
 from shim import failpoints
 from shim.config import Timeouts
 from shim.errors import DeadlineExceeded, RunscError
-from shim.host import procs
+from shim.host import command_times, procs
 from shim.host.process_id import ProcessId
 from shim.host.shielded import shielded
 from shim.host.supervisor.protocol import ProcessSupervisor
@@ -131,8 +131,9 @@ class Supervised:
             if started is not None:
                 started(child.pid, child.start)
             failpoints.reach(f"runsc.{command}", failpoints.BEGUN)
-            async with asyncio.timeout(timeout_s):
-                exited = await self._supervisor.wait(child.pid, child.start)
+            with command_times.command(f"runsc {command}"):
+                async with asyncio.timeout(timeout_s):
+                    exited = await self._supervisor.wait(child.pid, child.start)
         except TimeoutError as error:
             await self._kill(child)
             message = f"runsc {command} did not end in {timeout_s:g} s"

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import json
-import os
 import sys
-from dataclasses import dataclass
 from itertools import groupby
 from typing import TextIO
 
 from shim.host.text import printable
 from shim.model import Progress
 from shim.selftest.outcome import KINDS, ON_GPU, Outcome, Proof, Span, Step
+from shim.timeline import bars
+from shim.timeline.style import Style, duration
 
 _BAR = 44
 _NAME = 11
@@ -25,59 +25,12 @@ _REAL = ("The GPU is a real GPU of this host.",)
 _KIB = 1 << 10
 
 
-def duration(seconds: float) -> str:
-    """Format a duration."""
-    return f"{seconds * 1000:.0f} ms" if seconds < 1 else f"{seconds:.2f} s"
-
-
 def size(count: int) -> str:
     """Format a number of bytes."""
     value, units = float(count), ["B", "KiB", "MiB", "GiB"]
     while value >= _KIB and len(units) > 1:
         value, units = value / _KIB, units[1:]
     return f"{value:.1f}".removesuffix(".0") + f" {units[0]}"
-
-
-@dataclass(frozen=True)
-class Style:
-    """What the output stream can show."""
-
-    color: bool = False
-    unicode: bool = True
-    live: bool = False
-
-    @classmethod
-    def of(cls, stream: TextIO) -> Style:
-        """Detect it from the stream and from NO_COLOR."""
-        terminal = stream.isatty() and os.environ.get("TERM") != "dumb"
-        encoding = (stream.encoding or "").lower().replace("-", "")
-        color = terminal and not os.environ.get("NO_COLOR")
-        return cls(color=color, unicode=encoding == "utf8", live=terminal)
-
-    def paint(self, code: str, text: str) -> str:
-        """Color a text, if the stream has colors."""
-        return f"\x1b[{code}m{text}\x1b[0m" if self.color else text
-
-    def dim(self, text: str) -> str:
-        """Dim a text."""
-        return self.paint("2", text)
-
-    def good(self, text: str) -> str:
-        """Color a text as a success."""
-        return self.paint("32", text)
-
-    def bad(self, text: str) -> str:
-        """Color a text as a failure."""
-        return self.paint("1;31", text)
-
-    def strong(self, text: str) -> str:
-        """Make a text bold."""
-        return self.paint("1", text)
-
-    def mark(self, *, good: bool) -> str:
-        """Return a tick or a cross."""
-        ticks = ("✓", "✗") if self.unicode else ("ok", "LOST")
-        return self.good(ticks[0]) if good else self.bad(ticks[1])
 
 
 class JsonReporter:
@@ -168,15 +121,10 @@ class StoryReporter:
             self._print(self._bar(span, step.ended_s - step.began_s))
 
     def _bar(self, span: Span, total_s: float) -> str:
-        scale = _BAR / total_s if total_s else 0
-        before = min(_BAR - 1, int(span.began_s * scale))
-        length = max(1, min(_BAR - before, round(span.seconds * scale)))
-        glyph = "━" if self._style.unicode else "="
-        bar = " " * before + self._style.paint("36", glyph * length)
-        rest = " " * (_BAR - before - length)
+        bar = bars.bar([(span.began_s, span.seconds)], total_s, _BAR, self._style)
         name = self._style.dim(f"{span.phase:<{_NAME - 1}}")
         detail = f"{duration(span.seconds):>8}  {printable(span.detail)}"
-        return f"{'':12}{name}{bar}{rest} {detail}".rstrip()
+        return f"{'':12}{name}{bar} {detail}".rstrip()
 
     def outcome(self, outcome: Outcome) -> None:
         """Print the comparison and the result."""

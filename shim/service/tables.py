@@ -9,6 +9,7 @@ from shim.service import (
     image_operations,
     store_operations,
     task_operations,
+    timeline_operations,
     transfer_operations,
     trust_operations,
 )
@@ -23,6 +24,7 @@ __all__ = [
     "cryo_operations",
     "image_operations",
     "store_operations",
+    "timeline_operations",
     "transfer_operations",
     "trust_operations",
 ]

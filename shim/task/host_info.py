@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
 import platform
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
+from pathlib import Path
 
 from shim import __version__
 from shim.config import Config
 from shim.cuda import inventory
+from shim.errors import InvalidArgument
 from shim.host import hugepages
+from shim.host.filecalls import file_call
+from shim.model import Speeds
 from shim.runsc.probe import Capabilities
 
 
@@ -20,6 +25,26 @@ class HostInfo:
         """Take the settings, and what returns the capabilities of the configured runsc."""
         self._config = config
         self._capabilities = capabilities
+        # Measurements at the same time would measure each other.
+        self._measuring = asyncio.Lock()
+
+    async def speeds(self, image_path: str) -> Speeds:
+        """Measure memory, and the disk on which an image is, was or would be.
+
+        Raises:
+            InvalidArgument: the path is not absolute.
+            CryoError: the folder cannot be written to.
+        """
+        from shim.image import speeds  # noqa: PLC0415 - only a process that measures loads it
+
+        if image_path and not Path(image_path).is_absolute():
+            message = f"the path {image_path!r} is not absolute"
+            raise InvalidArgument(message, remedy="give the absolute path of an image")
+        path = Path(image_path or self._config.paths.images)
+        async with self._measuring:
+            return await file_call(
+                lambda: speeds.measure(_nearest_folder(path)), doing=f"measure the disk of {path}"
+            )
 
     async def info(self) -> dict[str, str]:
         """Return the facts by name.
@@ -43,3 +68,8 @@ class HostInfo:
             "state": self._config.paths.state,
             "time": datetime.now(UTC).isoformat(),
         }
+
+
+def _nearest_folder(path: Path) -> Path:
+    """Return the folder above an image, or the nearest one that exists."""
+    return next(folder for folder in (path.parent, *path.parents) if folder.is_dir())

@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING, Any
 from shim.config import Config
 from shim.distribution.image_diff import ImageDiff, compare
 from shim.host.filecalls import file_call
-from shim.image import offline, signature, trust
+from shim.image import offline, signature, timelines, trust
 from shim.image.eviction import Pruned
 from shim.image.images import Images
 from shim.image.name import ImageName
 from shim.image.retention import AS_CONFIGURED, PruneOptions
 from shim.image.verify import HeldImage
-from shim.model import ImageView, KeyFile, Report, Verify, utcnow
+from shim.model import ImageView, KeyFile, Report, Timeline, Verify, utcnow
 from shim.runsc.probe import Capabilities
 from shim.transaction import restore
 from shim.transaction.worker import in_thread
@@ -40,6 +40,11 @@ class ImageService:
         """Return the manifest of an image, given its path or its name in a namespace."""
         path = await self._images.find(image, namespace)
         return await file_call(lambda: offline.inspect(path), doing=f"read the image {path}")
+
+    async def timeline(self, image: str, namespace: str) -> Timeline:
+        """Return where the time of an image's checkpoint went, given its path or its name."""
+        path = await self._images.find(image, namespace)
+        return await file_call(lambda: timelines.read(path), doing=f"read the image {path}")
 
     async def verify(
         self,

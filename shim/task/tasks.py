@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import Coroutine, Mapping, Sequence
 from functools import cached_property
@@ -31,6 +32,7 @@ from shim.model import (
     Stdio,
     TaskRef,
     TaskView,
+    Timeline,
 )
 from shim.task import usage
 from shim.task.clones import Admit, Clones
@@ -52,6 +54,7 @@ from shim.task.runtime_env import RuntimeEnv, SidecarEnv
 from shim.task.task_map import TaskMap
 from shim.task.transactions import Transactions
 from shim.task.warm import WarmStarts
+from shim.transaction import timeline_file
 
 if TYPE_CHECKING:
     from shim.task.transfers import Transfers
@@ -282,6 +285,11 @@ class Tasks:
     async def stats(self, ref: TaskRef) -> Stats:
         """Measure the task."""
         return await usage.stats(self._task(ref))
+
+    async def timelines(self, ref: TaskRef) -> tuple[Timeline, ...]:
+        """Return where the time of the last operations on the task's sandbox went."""
+        root = self._map.sandbox_of(self._task(ref)).root
+        return await asyncio.to_thread(timeline_file.read, root.files.folder)
 
     async def close_io(self, ref: TaskRef, exec_id: str = "") -> None:
         """Close a process's stdin."""

@@ -23,6 +23,7 @@ from shim.model import (
     Phase,
     Progress,
     Report,
+    Timeline,
     utcnow,
 )
 from shim.transaction import connections, preflight
@@ -65,6 +66,7 @@ class Checkpoint:
         self._saving = Saving(target, self._options, self._transaction)
         self._freezing = Freezing(target, self._transaction, self._saving, self._execs)
         self._hooks = HookRunner(target, self._transaction.report, self._transaction.step)
+        self._gpu_bytes = 0
 
     async def run(self) -> CheckpointResult:
         """Make the image, or undo everything.
@@ -89,10 +91,17 @@ class Checkpoint:
             deadline_s=timeouts.rollback,
             held_up=self._freezing.held_up,
         )
-        return await self._transaction.run(self._forward(image))
+        try:
+            result = await self._transaction.run(self._forward(image))
+        except BaseException as error:
+            self._transaction.keep_timeline(self._timeline(image, error=error))
+            raise
+        self._transaction.keep_timeline(self._timeline(image, result.size_bytes))
+        return result
 
     async def _forward(self, image: NewImage) -> CheckpointResult:
         found = await self._survey(image)
+        self._gpu_bytes = found.gpu_bytes
         staging = await image.begin(found.image_bytes)
         await self._freeze_and_save(image, staging, found)
         preflight.check_none_ended(self._target)
@@ -106,6 +115,7 @@ class Checkpoint:
         if self._freezing.unthawed is not None:
             raise image.lost(self._freezing.unthawed) from self._freezing.unthawed
         self._close_journal()
+        await image.keep_timeline(manifest, self._timeline(image, manifest.size_bytes))
         return self._result(image, manifest)
 
     # -- the phases ----------------------------------------------------------------------------
@@ -202,6 +212,17 @@ class Checkpoint:
             members=tuple(one.task for one in manifest.members),
             warnings=tuple(self._transaction.warnings),
             timings_s=dict(self._transaction.timings_s),
+        )
+
+    def _timeline(
+        self, image: NewImage, size_bytes: int = 0, error: BaseException | None = None
+    ) -> Timeline:
+        return msgspec.structs.replace(
+            self._transaction.recorder.timeline(error),
+            engine=image.content.engine or "",
+            image_path=str(image.path),
+            size_bytes=size_bytes,
+            gpu_bytes=self._gpu_bytes,
         )
 
     # -- path and journal ----------------------------------------------------------------------

@@ -69,6 +69,7 @@ async def draft(
         paused=bool(target.paused_ids),
         memory_bytes=content.memory_bytes,
         timings_s=dict(transaction.timings_s),
+        spans=transaction.recorder.recorded,
         warnings=tuple(transaction.warnings),
     )
 

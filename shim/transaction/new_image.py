@@ -7,12 +7,12 @@ from pathlib import Path
 from shim.errors import CryoError, CudaError, ResourceExhausted
 from shim.host.filecalls import file_call
 from shim.host.shielded import shielded
-from shim.image import seal, staging
+from shim.image import seal, staging, timelines
 from shim.image.images import Images
 from shim.image.manifest import Manifest
 from shim.image.staging import Staging
 from shim.image.verify_cache import VerifyCache
-from shim.model import CheckpointOptions, Phase, Report
+from shim.model import CheckpointOptions, Phase, Report, Timeline
 from shim.transaction.draft import Content, draft
 from shim.transaction.saving import Saving
 from shim.transaction.target import CheckpointTarget
@@ -102,6 +102,21 @@ class NewImage:
         except (CryoError, OSError) as error:
             # Without the entry a restore reads the image again; nothing else is lost.
             self._transaction.warn(f"the image could not be recorded in paths.verified: {error}")
+
+    async def keep_timeline(self, manifest: Manifest, timeline: Timeline) -> None:
+        """Add to the complete image where the time went, unless its folder is the caller's.
+
+        What a caller does with its folder is not known: an older cryo may refuse the added file.
+        """
+        if self._options.fill:
+            return
+        try:
+            await file_call(
+                lambda: timelines.write(self.path, manifest, timeline),
+                doing=f"write the timeline of {self.path}",
+            )
+        except CryoError as error:
+            self._transaction.warn(f"the timeline of the image could not be written: {error}")
 
     @property
     def _complete(self) -> str:

@@ -11,16 +11,19 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
+import msgspec
+
 from shim.cuda import driver, inventory
 from shim.cuda.group import CudaGroup
 from shim.errors import CryoError, CudaError, ResourceExhausted
 from shim.host.shielded import shielded, succeeded
-from shim.model import EngineName, Phase, Progress, Report
-from shim.transaction import memory, preflight
+from shim.model import EngineName, Phase, Progress, Report, Timeline
+from shim.transaction import memory, preflight, timeline_file
 from shim.transaction.alive import if_alive, is_alive
 from shim.transaction.execs import cuda_execs
 from shim.transaction.hook_runner import HookRunner
 from shim.transaction.journal import Operation
+from shim.transaction.recorder import Recorder
 from shim.transaction.save_idle import wait_for_save_idle
 from shim.transaction.steps import group_for, look
 from shim.transaction.target import CheckpointTarget
@@ -54,6 +57,10 @@ class Parking:
         # Whether an unpark has begun to move processes.
         self.began = False
         self._hooks = HookRunner(target, report)
+        self._recorder = Recorder("unpark", target.ref.id)
+        self._gpu_bytes = 0
+        if target.journal.parked:
+            self._gpu_bytes = sum(target.journal.entry.gpu_bytes.values())
         self._facts = driver.capabilities(inventory.read(target.config.cuda.nvidia_proc).driver)
 
     async def park(self) -> None:
@@ -70,12 +77,12 @@ class Parking:
             deadline_s=self._timeouts.checkpoint,
         )
         self._journal.open(Operation.PARK, "")
-        group = group_for([(self._target, ())], self._facts, self._report)
 
         async def woken() -> None:
             if transaction.failed is None:
                 await self._woken()
 
+        group = group_for([(self._target, ())], self._facts, transaction.report)
         transaction.undo_with("end the park", woken, deadline_s=self._hooks.limit_s)
         transaction.undo_with(
             "bring the task back",
@@ -83,13 +90,29 @@ class Parking:
             deadline_s=self._timeouts.rollback,
             held_up=group.unfinished,
         )
-        await transaction.run(self._forward(group, transaction))
+        try:
+            await transaction.run(self._forward(group, transaction))
+        except BaseException as error:
+            transaction.keep_timeline(self._timeline(transaction.recorder, error))
+            raise
+        transaction.keep_timeline(self._timeline(transaction.recorder))
+
+    def _timeline(self, recorder: Recorder, error: BaseException | None = None) -> Timeline:
+        return msgspec.structs.replace(
+            recorder.timeline(error), engine=EngineName.PHASED, gpu_bytes=self._gpu_bytes
+        )
 
     async def _forward(self, group: CudaGroup, transaction: Transaction) -> None:
         hooks = HookRunner(self._target, transaction.report, transaction.step)
         transaction.warn(*await hooks.before_freeze())
-        await self._freeze(group)
-        await transaction.commit(self._pause_parked(), made=f"task {self._target.ref} is parked")
+        with transaction.step(Phase.PREFLIGHT):
+            await self._find(group)
+        with transaction.step(Phase.FREEZE):
+            if group.known:
+                await group.freeze()
+        with transaction.recorder.step(Phase.COMMIT):
+            made = f"task {self._target.ref} is parked"
+            await transaction.commit(self._pause_parked(), made=made)
 
     async def unpark(self) -> None:
         """Thaw and resume the task; it stays parked if it cannot have its GPU memory.
@@ -100,17 +123,28 @@ class Parking:
             CudaError: a process could neither be thawed nor be frozen again.
         """
         group = self._recorded()
-        await self._check_free_memory()
+        with self._recorder.step(Phase.PREFLIGHT), self._recorder.commands():
+            await self._check_free_memory()
         # From here on the next owner thaws it.
         self.began = True
         self._journal.note(committed=False)
         # It is completed also if the caller is cancelled meanwhile.
-        waking = asyncio.ensure_future(self._resume_and_thaw(group))
+        with self._recorder.commands():
+            waking = asyncio.ensure_future(self._resume_and_thaw(group))
         try:
-            await shielded(waking, deadline_s=None)
-        except asyncio.CancelledError:
-            if not succeeded(waking):
+            with self._recorder.step(Phase.THAW):
+                await shielded(waking, deadline_s=None)
+        except BaseException as error:
+            if not isinstance(error, asyncio.CancelledError) or not succeeded(waking):
+                self._keep_timeline(error)
                 raise
+        self._keep_timeline()
+
+    def _keep_timeline(self, error: BaseException | None = None) -> None:
+        """Keep with the task where the time of an unpark went."""
+        timeline = self._timeline(self._recorder, error)
+        self._recorder.close()
+        timeline_file.add(self._journal.path.parent, timeline)
 
     async def recover(self) -> None:
         """Bring back a task whose park or unpark was interrupted. Idempotent.
@@ -126,21 +160,26 @@ class Parking:
     def _recorded(self) -> CudaGroup:
         """Return the processes that the journal lists."""
         known = self._journal.entry.cuda_processes()
-        return group_for([(self._target, known)], self._facts, self._report)
 
-    async def _freeze(self, group: CudaGroup) -> None:
+        def report(progress: Progress) -> None:
+            self._recorder.progress(progress)
+            self._report(progress)
+
+        return group_for([(self._target, known)], self._facts, report)
+
+    async def _find(self, group: CudaGroup) -> None:
+        """Find what there is to freeze, and record it."""
         rows = await self._target.guest.ps()
         held = await self._or_warn(memory.bytes_in_use(self._target)) or {}
         exec_processes = tuple(row.pid for row in preflight.exec_processes(rows))
         self._journal.note(exec_processes=exec_processes, gpu_bytes=held)
-        preflight.check_memory(self._target, sum(held.values()))
+        self._gpu_bytes = sum(held.values())
+        preflight.check_memory(self._target, self._gpu_bytes)
         await look(group, otherwise=_WITHOUT)
         self._journal.note(engine=EngineName.PHASED, phase=Phase.FREEZE)
         self._journal.processes(group.known)
         execs, unclear = await cuda_execs(self._target, group.known)
         self._journal.note(execs=execs, execs_unclear=unclear)
-        if group.known:
-            await group.freeze()
 
     async def _or_warn(self, query: Awaitable[_T]) -> _T | None:
         """Query nvidia-smi; if it fails, warn that the check was left out."""

@@ -242,6 +242,7 @@ class Restore:
             target.settle()
         self._root.journal.close()
         self._done = True
+        self._keep_timeline()
         return RestoreResult(
             pid=self._pid,
             engine=self._manifest.engine,
@@ -250,6 +251,16 @@ class Restore:
             warnings=tuple(self._transaction.warnings),
             timings_s=dict(self._transaction.timings_s),
         )
+
+    def _keep_timeline(self, error: BaseException | None = None) -> None:
+        """Keep with the root task where the time went."""
+        timeline = self._transaction.recorder.timeline(error)
+        if self._manifest is not None:
+            timeline = msgspec.structs.replace(
+                timeline, engine=self._manifest.engine, size_bytes=self._manifest.size_bytes
+            )
+        image = self._options.image_path
+        self._transaction.keep_timeline(msgspec.structs.replace(timeline, image_path=image))
 
     @property
     def _targets(self) -> Sequence[RestoreTarget]:
@@ -319,6 +330,7 @@ class Restore:
         self._held.close()
         if self._transaction.failed is None:
             self._root.journal.close()
+        self._keep_timeline(self._transaction.cause)
 
 
 def _restored_processes(restored: CheckpointTarget, manifest: Manifest) -> tuple[CudaProcess, ...]:

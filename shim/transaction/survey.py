@@ -33,7 +33,8 @@ class Findings:
 
     `steps` is None for a plain checkpoint, without CUDA state. `inside` are the connections that
     are visible inside the sandbox, `image_bytes` is the size that the image has at most.
-    `used_gpus` are the UUIDs of those with memory of the sandbox, as far as nvidia-smi knows.
+    `used_gpus` are the UUIDs of those with memory of the sandbox, and `gpu_bytes` is how much that
+    is, as far as nvidia-smi knows.
     `data_folders` are those of the volumes of each container, by its id.
     """
 
@@ -42,6 +43,7 @@ class Findings:
     inside: Connected
     image_bytes: int
     used_gpus: tuple[str, ...] = ()
+    gpu_bytes: int = 0
     data_folders: dict[str, dict[str, str]] = field(default_factory=dict)
 
 
@@ -66,6 +68,7 @@ class Survey:
         self._resume = resume
         self._for_copies = for_copies
         self._used_gpus: tuple[str, ...] = ()
+        self._gpu_bytes = 0
 
     async def check(self) -> None:
         """Check what no hook of the containers can change.
@@ -113,6 +116,7 @@ class Survey:
             inside=inside,
             image_bytes=image_bytes,
             used_gpus=self._used_gpus,
+            gpu_bytes=self._gpu_bytes or sum(target.journal.entry.gpu_bytes.values()),
             data_folders=await asyncio.to_thread(self._data_folders),
         )
 
@@ -156,7 +160,8 @@ class Survey:
             )
             return 0
         self._used_gpus = tuple(sorted(in_use))
-        return sum(in_use.values())
+        self._gpu_bytes = sum(in_use.values())
+        return self._gpu_bytes
 
     def _wants_cuda(self) -> bool:
         mode, gpu = self._policy.cuda, bool(self._target.with_gpu)

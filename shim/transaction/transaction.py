@@ -14,8 +14,10 @@ import msgspec
 
 from shim.errors import CryoError, CudaError, DeadlineExceeded, ResourceExhausted
 from shim.host.shielded import GRACE_S, shielded, succeeded
-from shim.model import Phase, Progress, Report
+from shim.model import Phase, Progress, Report, Timeline
+from shim.transaction import timeline_file
 from shim.transaction.journal import Journal
+from shim.transaction.recorder import Recorder
 
 T = TypeVar("T")
 _log = logging.getLogger(__name__)
@@ -66,7 +68,9 @@ class Transaction:
         self._late = late
         self._journal = journal
         self._report = report
-        self._began = self._timed_from = time.monotonic()
+        # The folder of the journal is that of the task.
+        self.recorder = Recorder(doing.partition(" of ")[0], journal.path.parent.name)
+        self._timed_from = time.monotonic()
         self._deadline_s = deadline_s
         self._committing = False
         self._undo: list[UndoStep] = []
@@ -81,15 +85,22 @@ class Transaction:
         self.report(Progress(phase=phase))
         began = time.monotonic()
         try:
-            yield
+            with self.recorder.step(phase):
+                yield
         finally:
             spent = time.monotonic() - began
             self.timings_s[phase] = round(self.timings_s.get(phase, 0.0) + spent, 6)
 
     def report(self, progress: Progress) -> None:
         """Publish progress, with the time since the start."""
-        elapsed = round(time.monotonic() - self._began, 6)
+        self.recorder.progress(progress)
+        elapsed = round(self.recorder.elapsed_s, 6)
         self._report(msgspec.structs.replace(progress, elapsed_s=elapsed))
+
+    def keep_timeline(self, timeline: Timeline) -> None:
+        """End the record of where the time went, and keep it with the task."""
+        self.recorder.close()
+        timeline_file.add(self._journal.path.parent, timeline)
 
     def warn(self, *warnings: str) -> None:
         """Publish each warning once, and keep it for the result."""
@@ -109,7 +120,8 @@ class Transaction:
             CryoError: why it failed, or what failed after the commit.
             DeadlineExceeded: the operation took too long; the message names the phase.
         """
-        task = asyncio.ensure_future(work)
+        with self.recorder.commands():
+            task = asyncio.ensure_future(work)
         interrupted = await self._wait_for_end(task)
         if succeeded(task):
             return task.result()
@@ -217,7 +229,9 @@ class Transaction:
         self.cause = cause
         self._journal.allow_write_errors()
         self.report(Progress(phase=Phase.ROLLBACK, message=str(cause)))
-        await shielded(self._undo_all(), deadline_s=None, doing=f"the rollback of {self._doing}")
+        with self.recorder.step(Phase.ROLLBACK), self.recorder.commands():
+            undoing = self._undo_all()
+            await shielded(undoing, deadline_s=None, doing=f"the rollback of {self._doing}")
         if self.failed is not None and self.committed:
             raise self._committed_but(self.failed) from self.failed
         if self.failed is not None:

@@ -38,7 +38,7 @@ from tests.builds import RunscBuild
 
 WAIT_S = 20.0
 # Files of the folder of images that stay without an image.
-OF_THE_STORE = (".cryo-index.json", ".cryo-names.lock", ".cryo-labels.json")
+OF_THE_STORE = (".cryo-index.json", ".cryo-names.lock", ".cryo-labels.json", ".cryo-timeline.json")
 # A workload that makes its steps as fast as it can takes all cores.
 PERIOD_S = 0.25
 _TICK_MS = 20

@@ -19,6 +19,7 @@ ROOT = Path(__file__).parents[2]
 ORDER = (
     "values",
     "host",
+    "timeline",
     "oci",
     "runsc",
     "cuda",
@@ -54,6 +55,8 @@ GRPC = ("google", "grpc", "grpc_health", "grpc_reflection")
 RULES = {
     "values": Layer(below("values"), ("msgspec",)),
     "host": Layer(below("host"), ("msgspec",)),
+    # Only the command line and the selftest draw.
+    "timeline": Layer(below("timeline")),
     "oci": Layer(below("oci"), ("blake3", "msgspec", "yaml")),
     "runsc": Layer(below("runsc"), ("msgspec",)),
     "cuda": Layer(below("cuda"), ("msgspec", "yaml")),

@@ -20,8 +20,6 @@ from shim.selftest.report import (
     JsonReporter,
     PlainReporter,
     StoryReporter,
-    Style,
-    duration,
     size,
     verdict,
 )
@@ -29,6 +27,7 @@ from shim.selftest.runner import check_begun, other_gpus
 from shim.selftest.timeline import Timeline
 from shim.simgpu.guest import pattern
 from shim.simgpu.status import ProcessStatus, Status
+from shim.timeline.style import Style, duration
 
 SIZE = pattern.SLOT
 THAW = Span("thaw", 3, 4)

@@ -10,6 +10,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, cast
 
+import msgspec
+
 from shim.distribution.image_diff import FileChange, ImageDiff
 from shim.errors import AlreadyExists, CryoError, IllegalState, NotFound
 from shim.image.eviction import Kept, Pruned
@@ -36,10 +38,13 @@ from shim.model import (
     Report,
     RestoreOptions,
     RestoreResult,
+    Span,
+    Speeds,
     Stats,
     Stdio,
     TaskRef,
     TaskView,
+    Timeline,
     Verify,
 )
 from shim.service.service import Service
@@ -113,6 +118,27 @@ IMAGE = ImageView(
 )
 
 
+TIMELINE = Timeline(
+    operation="checkpoint",
+    task="a",
+    began_at=AT,
+    total_s=2.5,
+    spans=(
+        Span(phase=Phase.PREFLIGHT, duration_s=0.25),
+        Span(phase=Phase.FREEZE, start_s=0.25, duration_s=0.25),
+        Span(phase=Phase.FREEZE, name="runsc exec", start_s=0.25, duration_s=0.2),
+        Span(phase=Phase.LOCK, pid=7, container="w", start_s=0.3, duration_s=0.125),
+        Span(phase=Phase.SAVE, start_s=0.5, duration_s=2.0, bytes=1 << 31),
+    ),
+    engine="phased",
+    image_path="/images/a",
+    size_bytes=1 << 40,
+    gpu_bytes=1 << 30,
+    frozen_s=2.25,
+    notes=("a note",),
+    partial=True,
+)
+SPEEDS = Speeds(folder="/images", disk_write=1e9, copy=1e10, fresh=2e9, digest=4e9)
 NAME = NameView(
     namespace="k8s.io",
     name="llama",
@@ -336,6 +362,11 @@ class FakeTasks:
             pids=3,
         )
 
+    async def timelines(self, ref: TaskRef) -> tuple[Timeline, ...]:
+        self.begin("timelines", ref)
+        self._task(ref)
+        return (TIMELINE, msgspec.structs.replace(TIMELINE, operation="park", error="it failed"))
+
     async def close_io(self, ref: TaskRef, exec_id: str = "") -> None:
         self.begin("close_io", ref, exec_id)
         program = self._task(ref).program
@@ -427,6 +458,12 @@ class FakeImages:
     async def inspect(self, image: str, namespace: str) -> dict[str, Any]:
         self._core.begin("inspect", image, namespace)
         return MANIFEST
+
+    async def timeline(self, image: str, namespace: str) -> Timeline:
+        self._core.begin("timeline", image, namespace)
+        if image == "nothing":
+            raise NotFound("there is no image nothing")
+        return msgspec.structs.replace(TIMELINE, image_path=image)
 
     async def verify(
         self,
@@ -520,6 +557,10 @@ class FakeHostInfo:
     async def info(self) -> dict[str, str]:
         self._core.begin("info")
         return {"runsc": "release-1", "engines": "builtin, phased"}
+
+    async def speeds(self, image_path: str) -> Speeds:
+        self._core.begin("speeds", image_path)
+        return SPEEDS
 
 
 @contextlib.contextmanager

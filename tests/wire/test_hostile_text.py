@@ -33,9 +33,10 @@ from shim.model import (
     TaskView,
 )
 from shim.selftest.outcome import Outcome, Step
-from shim.selftest.report import PlainReporter, StoryReporter, Style
+from shim.selftest.report import PlainReporter, StoryReporter
 from shim.service import cryo_messages, status
 from shim.state import TaskState
+from shim.timeline.style import Style
 
 FORGED = "\nERROR cryo: forged\r\n"
 CORPUS = (

@@ -22,6 +22,7 @@ from shim.entry.cli import (
     signatures,
     store,
     tasks,
+    timeline,
     transfer,
     warm,
 )
@@ -90,7 +91,7 @@ for _command in (
     checkpoints_group.add_command(_command)
 for _command in warm.COMMANDS:
     warm_group.add_command(_command)
-for _command in (*run.COMMANDS, *host.COMMANDS):
+for _command in (*run.COMMANDS, *host.COMMANDS, *timeline.COMMANDS):
     cryo.add_command(_command)
 
 

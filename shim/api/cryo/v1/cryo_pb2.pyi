@@ -2559,3 +2559,257 @@ class InfoResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___InfoResponse: _TypeAlias = InfoResponse  # noqa: Y015
+
+@_typing.final
+class Span(_message.Message):
+    """A part of an operation: a phase, or within it a command or the step of a process."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PHASE_FIELD_NUMBER: _builtins.int
+    NAME_FIELD_NUMBER: _builtins.int
+    PID_FIELD_NUMBER: _builtins.int
+    CONTAINER_FIELD_NUMBER: _builtins.int
+    START_S_FIELD_NUMBER: _builtins.int
+    DURATION_S_FIELD_NUMBER: _builtins.int
+    BYTES_FIELD_NUMBER: _builtins.int
+    phase: Global___Phase.ValueType
+    name: _builtins.str
+    """Of the command; empty for others."""
+    pid: _builtins.int
+    """The process, by the container's own number; 0 for others."""
+    container: _builtins.str
+    start_s: _builtins.float
+    """Seconds since the operation began."""
+    duration_s: _builtins.float
+    bytes: _builtins.int
+    """0 when it is not known."""
+    def __init__(
+        self,
+        *,
+        phase: Global___Phase.ValueType = ...,
+        name: _builtins.str = ...,
+        pid: _builtins.int = ...,
+        container: _builtins.str = ...,
+        start_s: _builtins.float = ...,
+        duration_s: _builtins.float = ...,
+        bytes: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["bytes", b"bytes", "container", b"container", "duration_s", b"duration_s", "name", b"name", "phase", b"phase", "pid", b"pid", "start_s", b"start_s"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Span: _TypeAlias = Span  # noqa: Y015
+
+@_typing.final
+class Timeline(_message.Message):
+    """Where the time of one operation on a task went."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    OPERATION_FIELD_NUMBER: _builtins.int
+    TASK_FIELD_NUMBER: _builtins.int
+    BEGAN_AT_FIELD_NUMBER: _builtins.int
+    TOTAL_S_FIELD_NUMBER: _builtins.int
+    SPANS_FIELD_NUMBER: _builtins.int
+    ENGINE_FIELD_NUMBER: _builtins.int
+    IMAGE_PATH_FIELD_NUMBER: _builtins.int
+    SIZE_BYTES_FIELD_NUMBER: _builtins.int
+    GPU_BYTES_FIELD_NUMBER: _builtins.int
+    FROZEN_S_FIELD_NUMBER: _builtins.int
+    ERROR_FIELD_NUMBER: _builtins.int
+    NOTES_FIELD_NUMBER: _builtins.int
+    PARTIAL_FIELD_NUMBER: _builtins.int
+    operation: _builtins.str
+    """Such as checkpoint, restore, park, unpark."""
+    task: _builtins.str
+    total_s: _builtins.float
+    engine: _builtins.str
+    image_path: _builtins.str
+    size_bytes: _builtins.int
+    """Of the image, and of the GPU memory; 0 when it is not known."""
+    gpu_bytes: _builtins.int
+    frozen_s: _builtins.float
+    """How long the task stood still."""
+    error: _builtins.str
+    """Why it failed; empty when it did not."""
+    partial: _builtins.bool
+    """Its end is not known."""
+    @_builtins.property
+    def began_at(self) -> _timestamp_pb2.Timestamp: ...
+    @_builtins.property
+    def spans(self) -> _containers.RepeatedCompositeFieldContainer[Global___Span]: ...
+    @_builtins.property
+    def notes(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """What was chosen, and why."""
+
+    def __init__(
+        self,
+        *,
+        operation: _builtins.str = ...,
+        task: _builtins.str = ...,
+        began_at: _timestamp_pb2.Timestamp | None = ...,
+        total_s: _builtins.float = ...,
+        spans: _abc.Iterable[Global___Span] | None = ...,
+        engine: _builtins.str = ...,
+        image_path: _builtins.str = ...,
+        size_bytes: _builtins.int = ...,
+        gpu_bytes: _builtins.int = ...,
+        frozen_s: _builtins.float = ...,
+        error: _builtins.str = ...,
+        notes: _abc.Iterable[_builtins.str] | None = ...,
+        partial: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["began_at", b"began_at"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["began_at", b"began_at", "engine", b"engine", "error", b"error", "frozen_s", b"frozen_s", "gpu_bytes", b"gpu_bytes", "image_path", b"image_path", "notes", b"notes", "operation", b"operation", "partial", b"partial", "size_bytes", b"size_bytes", "spans", b"spans", "task", b"task", "total_s", b"total_s"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Timeline: _TypeAlias = Timeline  # noqa: Y015
+
+@_typing.final
+class TaskTimelinesRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAMESPACE_FIELD_NUMBER: _builtins.int
+    ID_FIELD_NUMBER: _builtins.int
+    namespace: _builtins.str
+    """Empty is "default"."""
+    id: _builtins.str
+    def __init__(
+        self,
+        *,
+        namespace: _builtins.str = ...,
+        id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["id", b"id", "namespace", b"namespace"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___TaskTimelinesRequest: _TypeAlias = TaskTimelinesRequest  # noqa: Y015
+
+@_typing.final
+class ImageTimelineRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAMESPACE_FIELD_NUMBER: _builtins.int
+    IMAGE_PATH_FIELD_NUMBER: _builtins.int
+    namespace: _builtins.str
+    """Empty is "default"."""
+    image_path: _builtins.str
+    """A path or a name."""
+    def __init__(
+        self,
+        *,
+        namespace: _builtins.str = ...,
+        image_path: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["image_path", b"image_path", "namespace", b"namespace"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ImageTimelineRequest: _TypeAlias = ImageTimelineRequest  # noqa: Y015
+
+@_typing.final
+class TimelinesResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TIMELINES_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def timelines(self) -> _containers.RepeatedCompositeFieldContainer[Global___Timeline]: ...
+    def __init__(
+        self,
+        *,
+        timelines: _abc.Iterable[Global___Timeline] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["timelines", b"timelines"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___TimelinesResponse: _TypeAlias = TimelinesResponse  # noqa: Y015
+
+@_typing.final
+class MeasureSpeedsRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    IMAGE_PATH_FIELD_NUMBER: _builtins.int
+    image_path: _builtins.str
+    """Absolute: of an image, on whose filesystem to measure. Empty is the configured folder."""
+    def __init__(
+        self,
+        *,
+        image_path: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["image_path", b"image_path"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___MeasureSpeedsRequest: _TypeAlias = MeasureSpeedsRequest  # noqa: Y015
+
+@_typing.final
+class MeasureSpeedsResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    FOLDER_FIELD_NUMBER: _builtins.int
+    DISK_WRITE_FIELD_NUMBER: _builtins.int
+    DISK_READ_FIELD_NUMBER: _builtins.int
+    COPY_FIELD_NUMBER: _builtins.int
+    FRESH_FIELD_NUMBER: _builtins.int
+    DIGEST_FIELD_NUMBER: _builtins.int
+    folder: _builtins.str
+    """Where the disk was measured."""
+    disk_write: _builtins.float
+    """In bytes per second; absent where it could not be measured. The page cache is bypassed."""
+    disk_read: _builtins.float
+    copy: _builtins.float
+    """A copy in memory, and the first write to new memory."""
+    fresh: _builtins.float
+    digest: _builtins.float
+    """BLAKE3, on all cores."""
+    def __init__(
+        self,
+        *,
+        folder: _builtins.str = ...,
+        disk_write: _builtins.float | None = ...,
+        disk_read: _builtins.float | None = ...,
+        copy: _builtins.float | None = ...,
+        fresh: _builtins.float | None = ...,
+        digest: _builtins.float | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_copy", b"_copy", "_digest", b"_digest", "_disk_read", b"_disk_read", "_disk_write", b"_disk_write", "_fresh", b"_fresh", "copy", b"copy", "digest", b"digest", "disk_read", b"disk_read", "disk_write", b"disk_write", "fresh", b"fresh"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_copy", b"_copy", "_digest", b"_digest", "_disk_read", b"_disk_read", "_disk_write", b"_disk_write", "_fresh", b"_fresh", "copy", b"copy", "digest", b"digest", "disk_read", b"disk_read", "disk_write", b"disk_write", "folder", b"folder", "fresh", b"fresh"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__copy: _TypeAlias = _typing.Literal["copy"]  # noqa: Y015
+    _WhichOneofArgType__copy: _TypeAlias = _typing.Literal["_copy", b"_copy"]  # noqa: Y015
+    _WhichOneofReturnType__digest: _TypeAlias = _typing.Literal["digest"]  # noqa: Y015
+    _WhichOneofArgType__digest: _TypeAlias = _typing.Literal["_digest", b"_digest"]  # noqa: Y015
+    _WhichOneofReturnType__disk_read: _TypeAlias = _typing.Literal["disk_read"]  # noqa: Y015
+    _WhichOneofArgType__disk_read: _TypeAlias = _typing.Literal["_disk_read", b"_disk_read"]  # noqa: Y015
+    _WhichOneofReturnType__disk_write: _TypeAlias = _typing.Literal["disk_write"]  # noqa: Y015
+    _WhichOneofArgType__disk_write: _TypeAlias = _typing.Literal["_disk_write", b"_disk_write"]  # noqa: Y015
+    _WhichOneofReturnType__fresh: _TypeAlias = _typing.Literal["fresh"]  # noqa: Y015
+    _WhichOneofArgType__fresh: _TypeAlias = _typing.Literal["_fresh", b"_fresh"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__copy) -> _WhichOneofReturnType__copy | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__digest) -> _WhichOneofReturnType__digest | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__disk_read) -> _WhichOneofReturnType__disk_read | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__disk_write) -> _WhichOneofReturnType__disk_write | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__fresh) -> _WhichOneofReturnType__fresh | None: ...
+
+Global___MeasureSpeedsResponse: _TypeAlias = MeasureSpeedsResponse  # noqa: Y015

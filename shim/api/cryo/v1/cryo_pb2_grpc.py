@@ -143,6 +143,21 @@ class CryoStub:
                 request_serializer=shim_dot_api_dot_cryo_dot_v1_dot_cryo__pb2.PullImageRequest.SerializeToString,
                 response_deserializer=shim_dot_api_dot_cryo_dot_v1_dot_cryo__pb2.TransferUpdate.FromString,
                 _registered_method=True)
+        self.TaskTimelines = channel.unary_unary(
+                '/cryo.v1.Cryo/TaskTimelines',
+                request_serializer=shim_dot_api_dot_cryo_dot_v1_dot_cryo__pb2.TaskTimelinesRequest.SerializeToString,
+                response_deserializer=shim_dot_api_dot_cryo_dot_v1_dot_cryo__pb2.TimelinesResponse.FromString,
+                _registered_method=True)
+        self.ImageTimeline = channel.unary_unary(
+                '/cryo.v1.Cryo/ImageTimeline',
+                request_serializer=shim_dot_api_dot_cryo_dot_v1_dot_cryo__pb2.ImageTimelineRequest.SerializeToString,
+                response_deserializer=shim_dot_api_dot_cryo_dot_v1_dot_cryo__pb2.TimelinesResponse.FromString,
+                _registered_method=True)
+        self.MeasureSpeeds = channel.unary_unary(
+                '/cryo.v1.Cryo/MeasureSpeeds',
+                request_serializer=shim_dot_api_dot_cryo_dot_v1_dot_cryo__pb2.MeasureSpeedsRequest.SerializeToString,
+                response_deserializer=shim_dot_api_dot_cryo_dot_v1_dot_cryo__pb2.MeasureSpeedsResponse.FromString,
+                _registered_method=True)
         self.Info = channel.unary_unary(
                 '/cryo.v1.Cryo/Info',
                 request_serializer=shim_dot_api_dot_cryo_dot_v1_dot_cryo__pb2.InfoRequest.SerializeToString,
@@ -313,6 +328,27 @@ class CryoServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def TaskTimelines(self, request, context):
+        """Returns where the time of the last operations on a task went, oldest first.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ImageTimeline(self, request, context):
+        """Returns where the time of an image's checkpoint went.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def MeasureSpeeds(self, request, context):
+        """Measures disk and memory of the host, which takes about a second.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def Info(self, request, context):
         """Describes the host: runsc, engines, driver, tool, versions.
         """
@@ -427,6 +463,21 @@ def add_CryoServicer_to_server(servicer, server):
                     servicer.PullImage,
                     request_deserializer=shim_dot_api_dot_cryo_dot_v1_dot_cryo__pb2.PullImageRequest.FromString,
                     response_serializer=shim_dot_api_dot_cryo_dot_v1_dot_cryo__pb2.TransferUpdate.SerializeToString,
+            ),
+            'TaskTimelines': grpc.unary_unary_rpc_method_handler(
+                    servicer.TaskTimelines,
+                    request_deserializer=shim_dot_api_dot_cryo_dot_v1_dot_cryo__pb2.TaskTimelinesRequest.FromString,
+                    response_serializer=shim_dot_api_dot_cryo_dot_v1_dot_cryo__pb2.TimelinesResponse.SerializeToString,
+            ),
+            'ImageTimeline': grpc.unary_unary_rpc_method_handler(
+                    servicer.ImageTimeline,
+                    request_deserializer=shim_dot_api_dot_cryo_dot_v1_dot_cryo__pb2.ImageTimelineRequest.FromString,
+                    response_serializer=shim_dot_api_dot_cryo_dot_v1_dot_cryo__pb2.TimelinesResponse.SerializeToString,
+            ),
+            'MeasureSpeeds': grpc.unary_unary_rpc_method_handler(
+                    servicer.MeasureSpeeds,
+                    request_deserializer=shim_dot_api_dot_cryo_dot_v1_dot_cryo__pb2.MeasureSpeedsRequest.FromString,
+                    response_serializer=shim_dot_api_dot_cryo_dot_v1_dot_cryo__pb2.MeasureSpeedsResponse.SerializeToString,
             ),
             'Info': grpc.unary_unary_rpc_method_handler(
                     servicer.Info,
@@ -1005,6 +1056,87 @@ class Cryo:
             '/cryo.v1.Cryo/PullImage',
             shim_dot_api_dot_cryo_dot_v1_dot_cryo__pb2.PullImageRequest.SerializeToString,
             shim_dot_api_dot_cryo_dot_v1_dot_cryo__pb2.TransferUpdate.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def TaskTimelines(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/cryo.v1.Cryo/TaskTimelines',
+            shim_dot_api_dot_cryo_dot_v1_dot_cryo__pb2.TaskTimelinesRequest.SerializeToString,
+            shim_dot_api_dot_cryo_dot_v1_dot_cryo__pb2.TimelinesResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ImageTimeline(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/cryo.v1.Cryo/ImageTimeline',
+            shim_dot_api_dot_cryo_dot_v1_dot_cryo__pb2.ImageTimelineRequest.SerializeToString,
+            shim_dot_api_dot_cryo_dot_v1_dot_cryo__pb2.TimelinesResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def MeasureSpeeds(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/cryo.v1.Cryo/MeasureSpeeds',
+            shim_dot_api_dot_cryo_dot_v1_dot_cryo__pb2.MeasureSpeedsRequest.SerializeToString,
+            shim_dot_api_dot_cryo_dot_v1_dot_cryo__pb2.MeasureSpeedsResponse.FromString,
             options,
             channel_credentials,
             insecure,

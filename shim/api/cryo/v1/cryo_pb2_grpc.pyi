@@ -94,6 +94,12 @@ class CryoStub:
     """Copies an image from there to this host. It is listed once it is complete; what an interrupted
     call has fetched is used by the next one.
     """
+    TaskTimelines: _grpc.UnaryUnaryMultiCallable[_cryo_pb2.TaskTimelinesRequest, _cryo_pb2.TimelinesResponse]
+    """Returns where the time of the last operations on a task went, oldest first."""
+    ImageTimeline: _grpc.UnaryUnaryMultiCallable[_cryo_pb2.ImageTimelineRequest, _cryo_pb2.TimelinesResponse]
+    """Returns where the time of an image's checkpoint went."""
+    MeasureSpeeds: _grpc.UnaryUnaryMultiCallable[_cryo_pb2.MeasureSpeedsRequest, _cryo_pb2.MeasureSpeedsResponse]
+    """Measures disk and memory of the host, which takes about a second."""
     Info: _grpc.UnaryUnaryMultiCallable[_cryo_pb2.InfoRequest, _cryo_pb2.InfoResponse]
     """Describes the host: runsc, engines, driver, tool, versions."""
 
@@ -163,6 +169,12 @@ class CryoAsyncStub(CryoStub):
     """Copies an image from there to this host. It is listed once it is complete; what an interrupted
     call has fetched is used by the next one.
     """
+    TaskTimelines: _aio.UnaryUnaryMultiCallable[_cryo_pb2.TaskTimelinesRequest, _cryo_pb2.TimelinesResponse]  # type: ignore[assignment]
+    """Returns where the time of the last operations on a task went, oldest first."""
+    ImageTimeline: _aio.UnaryUnaryMultiCallable[_cryo_pb2.ImageTimelineRequest, _cryo_pb2.TimelinesResponse]  # type: ignore[assignment]
+    """Returns where the time of an image's checkpoint went."""
+    MeasureSpeeds: _aio.UnaryUnaryMultiCallable[_cryo_pb2.MeasureSpeedsRequest, _cryo_pb2.MeasureSpeedsResponse]  # type: ignore[assignment]
+    """Measures disk and memory of the host, which takes about a second."""
     Info: _aio.UnaryUnaryMultiCallable[_cryo_pb2.InfoRequest, _cryo_pb2.InfoResponse]  # type: ignore[assignment]
     """Describes the host: runsc, engines, driver, tool, versions."""
 
@@ -355,6 +367,30 @@ class CryoServicer(metaclass=_abc_1.ABCMeta):
         """Copies an image from there to this host. It is listed once it is complete; what an interrupted
         call has fetched is used by the next one.
         """
+
+    @_abc_1.abstractmethod
+    def TaskTimelines(
+        self,
+        request: _cryo_pb2.TaskTimelinesRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_cryo_pb2.TimelinesResponse, _abc.Awaitable[_cryo_pb2.TimelinesResponse]]:
+        """Returns where the time of the last operations on a task went, oldest first."""
+
+    @_abc_1.abstractmethod
+    def ImageTimeline(
+        self,
+        request: _cryo_pb2.ImageTimelineRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_cryo_pb2.TimelinesResponse, _abc.Awaitable[_cryo_pb2.TimelinesResponse]]:
+        """Returns where the time of an image's checkpoint went."""
+
+    @_abc_1.abstractmethod
+    def MeasureSpeeds(
+        self,
+        request: _cryo_pb2.MeasureSpeedsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_cryo_pb2.MeasureSpeedsResponse, _abc.Awaitable[_cryo_pb2.MeasureSpeedsResponse]]:
+        """Measures disk and memory of the host, which takes about a second."""
 
     @_abc_1.abstractmethod
     def Info(

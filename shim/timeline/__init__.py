@@ -1,0 +1,1 @@
+"""Where the time of an operation went: its parts, what bounds them, and drawings of both."""
