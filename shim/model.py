@@ -195,6 +195,14 @@ class Verify(enum.StrEnum):
     NONE = "none"
 
 
+class Direct(enum.StrEnum):
+    """Whether the pages of an image are read with O_DIRECT, past the page cache."""
+
+    AUTO = "auto"
+    ON = "on"
+    OFF = "off"
+
+
 class Phase(enum.StrEnum):
     """The phases of a checkpoint or restore, as named in progress and errors."""
 
@@ -373,7 +381,7 @@ class RestoreOptions(Value):
     stdio: Stdio = Stdio()
     verify: Verify = Verify.AUTO
     background: bool = False
-    direct: bool = False
+    direct: Direct = Direct.AUTO
     timeout_s: float = 0.0
     device_map: dict[str, str] = {}
     members: tuple[MemberOptions, ...] = ()
@@ -407,7 +415,10 @@ class CheckpointResult(Value):
 
 
 class RestoreResult(Value):
-    """The result of a restore; `members` are the other tasks that were restored with it."""
+    """The result of a restore; `members` are the other tasks that were restored with it.
+
+    `direct` is whether the pages were read with O_DIRECT, and `direct_reason` why.
+    """
 
     pid: int
     engine: str
@@ -415,6 +426,8 @@ class RestoreResult(Value):
     members: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
     timings_s: dict[str, float] = {}
+    direct: bool = False
+    direct_reason: str = ""
 
 
 class Clone(Value):

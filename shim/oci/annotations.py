@@ -17,6 +17,7 @@ from shim.model import (
     CheckpointOptions,
     Connections,
     CudaMode,
+    Direct,
     EngineName,
     ExecProcesses,
     RestoreOptions,
@@ -159,12 +160,18 @@ def fill_checkpoint_options(
     )
 
 
+def _direct(said: bool | None) -> Direct:  # noqa: FBT001 - the value of an annotation
+    if said is None:
+        return Direct.AUTO
+    return Direct.ON if said else Direct.OFF
+
+
 def restore_options(image_path: str, container: TaskAnnotations) -> RestoreOptions:
     """Return the options of a restore by containerd's Start, which passes none."""
     return RestoreOptions(
         image_path=image_path,
         verify=container.verify or Verify.AUTO,
         background=bool(container.background),
-        direct=bool(container.direct),
+        direct=_direct(container.direct),
         timeout_s=container.timeout or 0.0,
     )

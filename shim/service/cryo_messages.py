@@ -13,6 +13,7 @@ from shim.model import (
     Connections,
     CudaMode,
     CudaProcess,
+    Direct,
     EngineName,
     ExecProcesses,
     Exit,
@@ -41,6 +42,7 @@ _EXEC_PROCESSES = {
     name: cryo_pb2.ExecProcesses.Value(f"EXEC_PROCESSES_{name.name}") for name in ExecProcesses
 }
 _VERIFY = {name: cryo_pb2.Verify.Value(f"VERIFY_{name.name}") for name in Verify}
+_DIRECT = {name: cryo_pb2.Direct.Value(f"DIRECT_{name.name}") for name in Direct}
 _PHASES = {name: cryo_pb2.Phase.Value(f"PHASE_{name.name}") for name in Phase}
 _STATES = {name: cryo_pb2.TaskState.Value(f"TASK_STATE_{name.name}") for name in TaskState}
 
@@ -168,7 +170,8 @@ def to_restore(
         stdio=_to_streams(options.stdio),
         verify=_VERIFY[options.verify],
         background=options.background,
-        direct=options.direct,
+        direct=options.direct is Direct.ON,
+        direct_choice=_DIRECT[options.direct],
         timeout=to_duration(options.timeout_s),
         device_map=options.device_map,
         operation=operation,
@@ -215,7 +218,7 @@ def from_restore(message: cryo_pb2.RestoreRequest) -> RestoreOptions:
         stdio=from_streams(message.stdio),
         verify=from_verify(message.verify),
         background=message.background,
-        direct=message.direct,
+        direct=_direct(message),
         timeout_s=from_duration(message.timeout),
         device_map=dict(message.device_map),
         members=tuple(_from_member(member) for member in message.members),
@@ -276,6 +279,8 @@ def to_restore_result(result: RestoreResult) -> cryo_pb2.RestoreResult:
         members=result.members,
         warnings=_texts(result.warnings),
         timings_s=result.timings_s,
+        direct=result.direct,
+        direct_reason=printable(result.direct_reason, _TEXT_MAX),
     )
 
 
@@ -288,7 +293,15 @@ def from_restore_result(message: cryo_pb2.RestoreResult) -> RestoreResult:
         members=tuple(message.members),
         warnings=tuple(message.warnings),
         timings_s=dict(message.timings_s),
+        direct=message.direct,
+        direct_reason=message.direct_reason,
     )
+
+
+def _direct(message: cryo_pb2.RestoreRequest) -> Direct:
+    """Decode the choice, or that of a client that had only `direct`."""
+    chosen = named(_DIRECT, message.direct_choice, "choice of direct reads")
+    return Direct.ON if message.direct else chosen
 
 
 def _texts(texts: tuple[str, ...]) -> list[str]:

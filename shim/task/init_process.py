@@ -13,7 +13,7 @@ from typing import Protocol
 from shim.host import procs
 from shim.host.background import OnCrash
 from shim.host.process_id import ProcessId
-from shim.model import Exit, RestoreOptions, utcnow
+from shim.model import Direct, Exit, RestoreOptions, utcnow
 from shim.oci.terminal import console_size
 from shim.runsc.argv import CreateArgs, RestoreArgs
 from shim.runsc.client import Runsc
@@ -135,7 +135,7 @@ class InitProcess:
             image_path=options.image_path,
             console_socket=await self.streams.listen(),
             background=options.background,
-            direct=options.direct,
+            direct=options.direct is Direct.ON,
         )
         async with self.streams.opened() as streams:
             process = await self.runsc.supervised.restore(

@@ -19,7 +19,7 @@ from shim.image.manifest import PAGES, Manifest, Member
 from shim.image.trust import Action
 from shim.image.verify import HeldImage
 from shim.image.verify_cache import VerifyCache
-from shim.model import CudaProcess, EngineName, Report, RestoreOptions, Verify, utcnow
+from shim.model import CudaProcess, Direct, EngineName, Report, RestoreOptions, Verify, utcnow
 from shim.runsc import host_network, overlay
 from shim.runsc.container_flags import ContainerFlags
 from shim.runsc.probe import Capabilities
@@ -149,7 +149,7 @@ def check_options(manifest: Manifest, options: RestoreOptions, capabilities: Cap
     if options.background and not capabilities.background:
         message = "this runsc cannot restore in the background"
         raise Unimplemented(message, remedy="leave out --background, or use runsc from 20240930 on")
-    if options.direct and not capabilities.direct:
+    if options.direct is Direct.ON and not capabilities.direct:
         message = "this runsc has no direct I/O for images"
         raise Unimplemented(message, remedy="leave out --direct")
     if not options.device_map:

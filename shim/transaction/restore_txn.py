@@ -17,12 +17,14 @@ from shim.errors import CryoError, DeadlineExceeded, IllegalState
 from shim.host.filecalls import file_call
 from shim.image.manifest import Manifest
 from shim.image.verify import HeldImage
-from shim.model import CudaProcess, Phase, Report, RestoreOptions, RestoreResult
+from shim.model import CudaProcess, Direct, Phase, Report, RestoreOptions, RestoreResult
 from shim.runsc.probe import Capabilities
-from shim.transaction import restore
+from shim.transaction import page_reading, restore
 from shim.transaction.hook_runner import HookRunner
 from shim.transaction.journal import Journal, Operation
+from shim.transaction.page_reading import Reading
 from shim.transaction.pages_check import PagesCheck
+from shim.transaction.read_ahead import ReadAhead
 from shim.transaction.target import CheckpointTarget, combined
 from shim.transaction.transaction import Transaction
 
@@ -108,6 +110,8 @@ class Restore:
         self._pages = verified.pages if verified is not None else PagesCheck()
         self._held = HeldImage(Path(options.image_path), strict=not options.untrusted_folder)
         self._manifest: Manifest | None = None
+        self._plan = Reading(direct=False, reason="")
+        self._ahead = ReadAhead()
         self._pid = 0
         self._done = False
 
@@ -200,6 +204,12 @@ class Restore:
                 *restore.option_warnings(self._options, capabilities),
                 *await self._root.network_warnings(),
             )
+            self._plan = await self._plan_reading(self._manifest, capabilities)
+            if self._plan.ahead:
+                self._transaction.undo_with(
+                    "stop reading ahead", self._ahead.stop, deadline_s=_STOP_S
+                )
+                self._ahead.start(self._held)
         with self._transaction.step(Phase.LOAD):
             self._pid = await self._load(self._root)
 
@@ -218,6 +228,7 @@ class Restore:
         if self._manifest is None or self.missing:
             message = f"the restore waits for {', '.join(self.missing) or 'its image'}"
             raise IllegalState(message, remedy="start every container of the pod")
+        await self._ahead.stop()
         if self._pages.is_needed:
             with self._transaction.step(Phase.VERIFY):
                 await self._pages.passed()
@@ -250,6 +261,8 @@ class Restore:
             members=tuple(one.ref.id for one in restored.members),
             warnings=tuple(self._transaction.warnings),
             timings_s=dict(self._transaction.timings_s),
+            direct=self._plan.direct,
+            direct_reason=self._plan.reason,
         )
 
     def _keep_timeline(self, error: BaseException | None = None) -> None:
@@ -272,7 +285,11 @@ class Restore:
 
     async def _load(self, target: RestoreTarget) -> int:
         """Load the verified directory, even if its path now names another."""
-        options = msgspec.structs.replace(self._options, image_path=self._held.path)
+        options = msgspec.structs.replace(
+            self._options,
+            image_path=self._held.path,
+            direct=Direct.ON if self._plan.direct else Direct.OFF,
+        )
         if self._pages.is_needed:
             target.hold_exit()
         try:
@@ -287,6 +304,18 @@ class Restore:
         restore.check_options(manifest, self._options, capabilities)
         await restore.check_host(manifest, self._config, capabilities)
         return manifest
+
+    async def _plan_reading(self, manifest: Manifest, capabilities: Capabilities) -> Reading:
+        beside, shared = self._pages.is_needed, self._verified is not None
+        return await file_call(
+            lambda: page_reading.choose(
+                self._options.direct,
+                page_reading.measure(
+                    self._held, manifest, capabilities, verified_beside=beside, shared=shared
+                ),
+            ),
+            doing=f"look at the pages of {self._held.image}",
+        )
 
     async def _verify(self) -> Manifest:
         verified = self._verified

@@ -29,6 +29,11 @@ class Stop:
         """End the work before its next piece."""
         self._event.set()
 
+    @property
+    def is_set(self) -> bool:
+        """Whether the work is to end."""
+        return self._event.is_set()
+
     def check(self) -> None:
         """Raise if the work is to end.
 

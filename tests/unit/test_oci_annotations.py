@@ -11,6 +11,7 @@ from shim.model import (
     CheckpointOptions,
     Connections,
     CudaMode,
+    Direct,
     EngineName,
     ExecProcesses,
     RestoreOptions,
@@ -80,7 +81,7 @@ def test_a_call_of_containerds_gets_everything() -> None:
         )
     )
     assert restore_options("/i", said) == RestoreOptions(
-        image_path="/i", verify=Verify.FULL, background=True, direct=True, timeout_s=90.0
+        image_path="/i", verify=Verify.FULL, background=True, direct=Direct.ON, timeout_s=90.0
     )
 
 

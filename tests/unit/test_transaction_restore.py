@@ -24,7 +24,15 @@ from shim.errors import (
 )
 from shim.image.manifest import Build, ImageFile, Manifest
 from shim.image.verify import HeldImage
-from shim.model import CheckpointOptions, CudaProcess, CudaState, EngineName, RestoreOptions, Verify
+from shim.model import (
+    CheckpointOptions,
+    CudaProcess,
+    CudaState,
+    Direct,
+    EngineName,
+    RestoreOptions,
+    Verify,
+)
 from shim.transaction import preflight, restore
 from shim.transaction.journal import Operation
 from shim.transaction.restore import check_image, check_options
@@ -169,7 +177,7 @@ def test_what_any_runsc_can_do() -> None:
     """Without options there is nothing to refuse."""
     for able in (capabilities(new=True), capabilities(new=False)):
         check_options(PHASED_IMAGE, options(), able)
-    check_options(PHASED_IMAGE, options(background=True, direct=True), capabilities(new=True))
+    check_options(PHASED_IMAGE, options(background=True, direct=Direct.ON), capabilities(new=True))
     check_options(PHASED_IMAGE, options(device_map={"a": "b"}), capabilities(new=False))
 
 

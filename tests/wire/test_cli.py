@@ -34,6 +34,7 @@ from shim.model import (
     Connections,
     CreateRequest,
     CudaMode,
+    Direct,
     EngineName,
     MemberOptions,
     RestoreOptions,
@@ -205,7 +206,7 @@ def test_restore_options(cryo: Cryo, sidecar: Sidecar) -> None:
             stdio=Stdio(stdin="/0", stdout="/1", stderr="/2"),
             verify=Verify.FULL,
             background=True,
-            direct=True,
+            direct=Direct.ON,
             timeout_s=0.5,
             device_map={"GPU-1": "GPU-2", "GPU-3": "GPU-4"},
             members=(
@@ -220,6 +221,26 @@ def test_restore_options(cryo: Cryo, sidecar: Sidecar) -> None:
         ),
         RestoreOptions(image_path="/i"),
     ]
+
+
+@pytest.mark.parametrize(
+    ("words", "direct"),
+    (
+        (("b",), Direct.AUTO),
+        (("--direct", "b"), Direct.ON),
+        (("--direct", "off", "b"), Direct.OFF),
+        (("--direct=auto", "b"), Direct.AUTO),
+        (("b", "--direct"), Direct.ON),
+    ),
+)
+def test_direct_with_and_without_a_value(
+    cryo: Cryo, sidecar: Sidecar, words: tuple[str, ...], direct: Direct
+) -> None:
+    """A task after it is no value of it."""
+    assert cryo("tasks", "restore", "--image-path", "/i", *words)[0] == 0
+
+    [(_, ref, options)] = sidecar.core.calls
+    assert (ref.id, options.direct) == ("b", direct)
 
 
 def test_checkpoints(cryo: Cryo, sidecar: Sidecar) -> None:

@@ -6,6 +6,7 @@ import pytest
 from google.protobuf.any_pb2 import Any as AnyMessage
 
 from shim.api.containerd.task.v3 import shim_pb2
+from shim.api.cryo.v1 import cryo_pb2
 from shim.client import AsyncClient, Client
 from shim.errors import InvalidArgument
 from shim.image.named import ImageRef
@@ -14,6 +15,7 @@ from shim.model import (
     Connections,
     CreateRequest,
     CudaMode,
+    Direct,
     EngineName,
     Exit,
     MemberOptions,
@@ -25,7 +27,7 @@ from shim.model import (
     TaskRef,
     Verify,
 )
-from shim.service import task_messages
+from shim.service import cryo_messages, task_messages
 from shim.state import TaskState
 from tests.wire.conftest import Sidecar
 from tests.wire.fakes import AT, IMAGE, MANIFEST, NAME, RESTORED, RESULT, UPDATES, FakeTasks
@@ -152,7 +154,7 @@ async def test_restore_streams_progress(client: AsyncClient, core: FakeTasks) ->
         stdio=STDIO,
         verify=Verify.FULL,
         background=True,
-        direct=True,
+        direct=Direct.OFF,
         timeout_s=0.5,
         device_map={"GPU-1": "GPU-2"},
         members=(MemberOptions(saved="w", id="x", bundle="/c", stdio=STDIO),),
@@ -167,6 +169,17 @@ async def test_restore_streams_progress(client: AsyncClient, core: FakeTasks) ->
     assert core.calls == [("restore", A, options)]
     assert tuple(updates) == UPDATES
     assert result == RESTORED
+
+
+def test_direct_of_an_earlier_client() -> None:
+    """Its flag means `on`; without it the sidecar chooses."""
+    asked = cryo_pb2.RestoreRequest(id="a", image_path="/i", direct=True)
+    assert cryo_messages.from_restore(asked).direct is Direct.ON
+    plain = cryo_pb2.RestoreRequest(id="a", image_path="/i")
+    assert cryo_messages.from_restore(plain).direct is Direct.AUTO
+    for direct in Direct:
+        sent = cryo_messages.to_restore(A, RestoreOptions(image_path="/i", direct=direct))
+        assert sent.direct is (direct is Direct.ON)
 
 
 async def test_options_left_out_are_the_defaults(client: AsyncClient, core: FakeTasks) -> None:

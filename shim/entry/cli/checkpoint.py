@@ -12,6 +12,7 @@ from msgspec.structs import replace
 from shim.distribution.reference import is_remote
 from shim.entry.cli.clones import clone
 from shim.entry.cli.copies import Copies, copy_options
+from shim.entry.cli.direct import DirectCommand, direct_option
 from shim.entry.cli.params import DEVICE_MAP, DURATION, PATH, PLACE, REF, RENAME
 from shim.entry.cli.progress import Renderer
 from shim.entry.cli.settings import Settings, pass_settings
@@ -24,6 +25,7 @@ from shim.model import (
     CheckpointResult,
     Connections,
     CudaMode,
+    Direct,
     EngineName,
     ExecProcesses,
     MemberOptions,
@@ -108,7 +110,7 @@ def checkpoint(
     renderer.print_others(result.warnings)
 
 
-@click.command("restore")
+@click.command("restore", cls=DirectCommand)
 @click.option(
     "--image",
     "--image-path",
@@ -127,7 +129,7 @@ def checkpoint(
     help="what to verify before the restore",
 )
 @click.option("--background", is_flag=True, help="return before all memory is loaded")
-@click.option("--direct", is_flag=True, help="read with O_DIRECT")
+@direct_option
 @click.option("--device-map", type=DEVICE_MAP, help="map of GPU UUIDs")
 @click.option(
     "--member",
@@ -169,6 +171,7 @@ def restore(
     image_path: str,
     bundle: str,
     verify: str,
+    direct: str,
     device_map: dict[str, str] | None,
     members: tuple[tuple[str, str], ...],
     member_bundles: tuple[tuple[str, str], ...],
@@ -181,7 +184,6 @@ def restore(
     transfer: Mapping[str, Any],
     *,
     background: bool,
-    direct: bool,
     image_hooks: bool,
     untrusted_folder: bool,
     trust_spec: bool,
@@ -206,7 +208,7 @@ def restore(
         stdio=Stdio(stdin=stdin, stdout=stdout, stderr=stderr),
         verify=Verify(verify),
         background=background,
-        direct=direct,
+        direct=Direct(direct),
         timeout_s=timeout_s,
         device_map=device_map or {},
         members=_members(dict(members), dict(member_bundles)),
@@ -227,6 +229,8 @@ def restore(
         result = client.restore(name, chosen, renderer.report)
     settings.show(result, "")
     _summary(result, f"restore of {name}: pid {result.pid}")
+    if result.direct_reason:
+        print(printable(_reading(result)), file=sys.stderr)
     renderer.print_others(result.warnings)
 
 
@@ -235,6 +239,11 @@ def _members(ids: dict[str, str], bundles: dict[str, str]) -> tuple[MemberOption
         MemberOptions(saved=saved, id=ids.get(saved, ""), bundle=bundles.get(saved, ""))
         for saved in dict.fromkeys([*ids, *bundles])
     )
+
+
+def _reading(result: RestoreResult) -> str:
+    how = "past" if result.direct else "by way of"
+    return f"its pages were read {how} the page cache: {result.direct_reason}"
 
 
 def _summary(result: CheckpointResult | RestoreResult, text: str) -> None:

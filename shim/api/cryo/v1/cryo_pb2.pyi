@@ -109,6 +109,26 @@ EXEC_PROCESSES_DROP: ExecProcesses.ValueType  # 1
 """Save without it: it runs on in the task, and is not expected in a restored one."""
 Global___ExecProcesses: _TypeAlias = ExecProcesses  # noqa: Y015
 
+class _Direct:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _DirectEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Direct.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    DIRECT_AUTO: _Direct.ValueType  # 0
+    """As is faster with what is cached and what memory is free."""
+    DIRECT_ON: _Direct.ValueType  # 1
+    DIRECT_OFF: _Direct.ValueType  # 2
+
+class Direct(_Direct, metaclass=_DirectEnumTypeWrapper):
+    """Whether the pages of an image are read past the page cache."""
+
+DIRECT_AUTO: Direct.ValueType  # 0
+"""As is faster with what is cached and what memory is free."""
+DIRECT_ON: Direct.ValueType  # 1
+DIRECT_OFF: Direct.ValueType  # 2
+Global___Direct: _TypeAlias = Direct  # noqa: Y015
+
 class _Verify:
     ValueType = _typing.NewType("ValueType", _builtins.int)
     V: _TypeAlias = ValueType  # noqa: Y015
@@ -916,6 +936,7 @@ class RestoreRequest(_message.Message):
     NETNS_FIELD_NUMBER: _builtins.int
     ENV_FIELD_NUMBER: _builtins.int
     TRUST_SPEC_FIELD_NUMBER: _builtins.int
+    DIRECT_CHOICE_FIELD_NUMBER: _builtins.int
     namespace: _builtins.str
     """Empty is "default"."""
     id: _builtins.str
@@ -930,7 +951,7 @@ class RestoreRequest(_message.Message):
     background: _builtins.bool
     """Let the task run while the rest of its memory still loads, where runsc can."""
     direct: _builtins.bool
-    """Read past the page cache, where runsc can."""
+    """The same as DIRECT_ON in direct_choice, of earlier clients."""
     operation: _builtins.str
     """A token of the caller's choice for Cancel; empty when it will not be needed."""
     image_hooks: _builtins.bool
@@ -947,6 +968,7 @@ class RestoreRequest(_message.Message):
     """Let config.json files that come from an image from elsewhere use the host, as a bundle's may:
     otherwise such an image is refused.
     """
+    direct_choice: Global___Direct.ValueType
     @_builtins.property
     def stdio(self) -> Global___Stdio: ...
     @_builtins.property
@@ -989,10 +1011,11 @@ class RestoreRequest(_message.Message):
         netns: _builtins.str = ...,
         env: _abc.Iterable[_builtins.str] | None = ...,
         trust_spec: _builtins.bool = ...,
+        direct_choice: Global___Direct.ValueType = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["stdio", b"stdio", "timeout", b"timeout"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["background", b"background", "bundle", b"bundle", "device_map", b"device_map", "digest", b"digest", "direct", b"direct", "env", b"env", "hostname", b"hostname", "id", b"id", "image_hooks", b"image_hooks", "image_path", b"image_path", "members", b"members", "namespace", b"namespace", "netns", b"netns", "operation", b"operation", "stdio", b"stdio", "timeout", b"timeout", "trust_spec", b"trust_spec", "untrusted_folder", b"untrusted_folder", "verify", b"verify"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["background", b"background", "bundle", b"bundle", "device_map", b"device_map", "digest", b"digest", "direct", b"direct", "direct_choice", b"direct_choice", "env", b"env", "hostname", b"hostname", "id", b"id", "image_hooks", b"image_hooks", "image_path", b"image_path", "members", b"members", "namespace", b"namespace", "netns", b"netns", "operation", b"operation", "stdio", b"stdio", "timeout", b"timeout", "trust_spec", b"trust_spec", "untrusted_folder", b"untrusted_folder", "verify", b"verify"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1056,10 +1079,15 @@ class RestoreResult(_message.Message):
     WARNINGS_FIELD_NUMBER: _builtins.int
     TIMINGS_S_FIELD_NUMBER: _builtins.int
     MEMBERS_FIELD_NUMBER: _builtins.int
+    DIRECT_FIELD_NUMBER: _builtins.int
+    DIRECT_REASON_FIELD_NUMBER: _builtins.int
     pid: _builtins.int
     """Host pid of the sandbox."""
     engine: _builtins.str
     """The one that ran."""
+    direct: _builtins.bool
+    """Whether the pages were read past the page cache, and why."""
+    direct_reason: _builtins.str
     @_builtins.property
     def processes(self) -> _containers.RepeatedCompositeFieldContainer[Global___CudaProcess]: ...
     @_builtins.property
@@ -1081,10 +1109,12 @@ class RestoreResult(_message.Message):
         warnings: _abc.Iterable[_builtins.str] | None = ...,
         timings_s: _abc.Mapping[_builtins.str, _builtins.float] | None = ...,
         members: _abc.Iterable[_builtins.str] | None = ...,
+        direct: _builtins.bool = ...,
+        direct_reason: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["engine", b"engine", "members", b"members", "pid", b"pid", "processes", b"processes", "timings_s", b"timings_s", "warnings", b"warnings"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["direct", b"direct", "direct_reason", b"direct_reason", "engine", b"engine", "members", b"members", "pid", b"pid", "processes", b"processes", "timings_s", b"timings_s", "warnings", b"warnings"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
