@@ -26,7 +26,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Protocol
 
-from shim.model import EngineName
+from shim.model import EngineName, Stage
 from tests.builds import find
 from tests.faults import trap
 from tests.faults.contained import Contained, ContainedTrial, contained, traces
@@ -121,7 +121,8 @@ class OfSidecar:
             elif scene is Scene.START:
                 rig.start_copy()
             else:
-                rig.checkpoint(image, exit=scene is Scene.EXIT)
+                stage = Stage.MEMORY if scene is Scene.STAGED else Stage.AUTO
+                rig.checkpoint(image, exit=scene is Scene.EXIT, stage=stage)
         if scene in (Scene.RESTORE, Scene.START):
             rig.remove(COPY)
         else:

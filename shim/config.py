@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 import msgspec
 
 from shim.errors import InvalidArgument
-from shim.model import Connections, CudaMode, EngineName, ExecProcesses, FromEnvironment
+from shim.model import Connections, CudaMode, EngineName, ExecProcesses, FromEnvironment, Stage
 
 DEFAULT_CONFIG = Path("/etc/cryo/config.toml")
 DEFAULT_ADDRESS = "unix:///run/cryo/cryo.sock"
@@ -91,6 +91,7 @@ class Defaults(_Section, frozen=True, kw_only=True, forbid_unknown_fields=True):
     cuda: CudaMode = CudaMode.AUTO
     connections: Connections = Connections.CUT
     exec_processes: ExecProcesses = ExecProcesses.REFUSE
+    stage: Stage = Stage.AUTO
 
 
 class Timeouts(_Section, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -38,6 +38,8 @@ FAILPOINTS: dict[str, Invariant] = {
     "journal.close": Invariant.SAVED,
     "record.save": Invariant.SAVED,
     "image.begin": Invariant.RUNS,
+    "image.stage": Invariant.RUNS,
+    "image.copy": Invariant.RUNS,
     "image.hash": Invariant.RUNS,
     "image.manifest": Invariant.RUNS,
     "image.name": Invariant.SAVED,

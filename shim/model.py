@@ -179,6 +179,17 @@ class ExecProcesses(enum.StrEnum):
     DROP = "drop"
 
 
+class Stage(enum.StrEnum):
+    """Where runsc saves to: into memory, from which the image is copied while the task runs again.
+
+    `auto` chooses memory where the task would otherwise wait for the disk.
+    """
+
+    AUTO = "auto"
+    MEMORY = "memory"
+    DISK = "disk"
+
+
 class RestorePolicy(enum.StrEnum):
     """What to do about a container whose image cannot be restored: fail, or start it cold."""
 
@@ -355,6 +366,7 @@ class CheckpointOptions(Value):
     direct: bool = False
     fill: bool = False
     for_copies: bool = False
+    stage: Stage | None = None
 
 
 class MemberOptions(Value):
@@ -402,7 +414,11 @@ class KeyFile(Value):
 
 
 class CheckpointResult(Value):
-    """The result of a checkpoint; `members` are the other tasks of a pod in the image."""
+    """The result of a checkpoint; `members` are the other tasks of a pod in the image.
+
+    `stage` is where runsc saved to, and `stage_reason` why. `frozen_s` is how long the task stood
+    still: from the first step of the freeze to the last of the thaw, or to the end of the save.
+    """
 
     image_path: str
     size_bytes: int
@@ -412,6 +428,9 @@ class CheckpointResult(Value):
     members: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
     timings_s: dict[str, float] = {}
+    stage: str = ""
+    stage_reason: str = ""
+    frozen_s: float = 0.0
 
 
 class RestoreResult(Value):

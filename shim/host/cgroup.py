@@ -57,6 +57,18 @@ def find(pid: int, proc: Path = _PROC) -> Cgroup | None:
     return Cgroup(unified=True, folders=folders) if "" in folders else None
 
 
+def around(pid: int, proc: Path = _PROC) -> Cgroup | None:
+    """Find the cgroup in which the memory of a process counts, also one with others in it."""
+    mine, mounts = _paths(proc / str(pid)), _mounts(proc)
+    controller = "memory" if "memory" in mine else ""
+    if controller not in mounts:
+        return None
+    root, mounted = mounts[controller]
+    path = Path(mine.get(controller, "/"))
+    below = path.relative_to(root) if path.is_relative_to(root) else path.relative_to("/")
+    return Cgroup(unified=not controller, folders={controller: mounted / below})
+
+
 def _shared(pid: int, proc: Path) -> list[Mapping[str, str]]:
     """Read the cgroups of the processes that may have started it: its parent and this process."""
     parent = procstat.read(pid)
@@ -202,7 +214,15 @@ def _measure_v2(folder: Path) -> Stats:
     )
 
 
-def free_bytes(cgroup: Cgroup) -> int | None:
+def unthrottled_bytes(cgroup: Cgroup) -> int | None:
+    """Return how many more bytes it may use before it is slowed down; None if there is no limit."""
+    found = [free_bytes(cgroup)]
+    if cgroup.unified:
+        found.append(free_bytes(cgroup, limit="memory.high"))
+    return min((count for count in found if count is not None), default=None)
+
+
+def free_bytes(cgroup: Cgroup, *, limit: str = "") -> int | None:
     """Return how many more bytes it may use before an OOM kill; None if there is no limit.
 
     The limits of its ancestors, such as a pod's, apply too. File pages do not count, since the
@@ -212,8 +232,9 @@ def free_bytes(cgroup: Cgroup) -> int | None:
     if folder is None:
         return None
     names = _FREE_V2 if cgroup.unified else _FREE_V1
-    limited = (one for one in (folder, *folder.parents) if (one / names[0]).exists())
-    free = (_free_bytes(one, *names) for one in limited)
+    most, used, prefix = limit or names[0], *names[1:]
+    limited = (one for one in (folder, *folder.parents) if (one / most).exists())
+    free = (_free_bytes(one, most, used, prefix) for one in limited)
     return min((count for count in free if count is not None), default=None)
 
 

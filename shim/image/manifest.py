@@ -85,6 +85,7 @@ class Manifest(Value):
     processes had memory; an older image has none of these. `driver` is empty without a real one.
     `memory_bytes` is the host memory that a restore needs at most; an older image has 0.
     `spans` say where the time went up to the seal; an older image has none.
+    `stage` is where runsc saved to, `stage_reason` why, `frozen_s` how long the task stood still.
     `digest` covers all other fields, and through `files` the image.
     """
 
@@ -121,6 +122,9 @@ class Manifest(Value):
     )
     spans: Spans = ()
     warnings: Texts = ()
+    stage: Text = ""
+    stage_reason: Text = ""
+    frozen_s: Seconds = 0.0
     format: int = FORMAT
     digest: str = ""
 

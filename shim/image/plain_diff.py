@@ -12,7 +12,18 @@ from shim.oci import difference, secret_variables
 
 # Of the manifest itself: what is shown in another way, or differs in any two images.
 _NOT_SHOWN = frozenset(
-    {"spec", "spec_digest", "members", "files", "digest", "timings_s", "warnings"}
+    {
+        "spec",
+        "spec_digest",
+        "members",
+        "files",
+        "digest",
+        "timings_s",
+        "warnings",
+        "stage",
+        "stage_reason",
+        "frozen_s",
+    }
 )
 # What identifies an entry of a list in a spec.
 _KEYS = ("destination", "path", "type", "file")

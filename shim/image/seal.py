@@ -25,18 +25,24 @@ _libc = ctypes.CDLL(None, use_errno=True)
 
 
 def seal(
-    folder: ImageDir, manifest: Manifest, *, sealed: bool = True, on_bytes: OnBytes = ignore_bytes
+    folder: ImageDir,
+    manifest: Manifest,
+    *,
+    sealed: bool = True,
+    on_bytes: OnBytes = ignore_bytes,
+    copied: tuple[ImageFile, ...] = (),
 ) -> Manifest:
     """Hash the files of a folder, write cryo.json next to them, and sync all to disk.
 
-    Without `sealed` only sizes are recorded and nothing is synced.
+    Without `sealed` only sizes are recorded and nothing is synced. `copied` are the files, if they
+    were hashed and synced already.
 
     Raises:
         ImageCorrupt: the folder has something that is not a regular file, or still being written.
         ResourceExhausted: the disk is full.
     """
     try:
-        entries = tuple(
+        entries = copied or tuple(
             _seal_file(folder, name, sealed=sealed, on_bytes=on_bytes)
             for name in folder.names()
             if name != manifests.NAME

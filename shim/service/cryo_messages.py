@@ -23,6 +23,7 @@ from shim.model import (
     Progress,
     RestoreOptions,
     RestoreResult,
+    Stage,
     Stdio,
     TaskRef,
     TaskView,
@@ -41,6 +42,7 @@ _CONNECTIONS = {
 _EXEC_PROCESSES = {
     name: cryo_pb2.ExecProcesses.Value(f"EXEC_PROCESSES_{name.name}") for name in ExecProcesses
 }
+_STAGES = {name: cryo_pb2.Stage.Value(f"STAGE_{name.name}") for name in Stage}
 _VERIFY = {name: cryo_pb2.Verify.Value(f"VERIFY_{name.name}") for name in Verify}
 _DIRECT = {name: cryo_pb2.Direct.Value(f"DIRECT_{name.name}") for name in Direct}
 _PHASES = {name: cryo_pb2.Phase.Value(f"PHASE_{name.name}") for name in Phase}
@@ -135,6 +137,7 @@ def to_checkpoint(
         compress=options.compress,
         direct=options.direct,
         operation=operation,
+        stage=_STAGES[options.stage] if options.stage else None,
     )
 
 
@@ -155,6 +158,7 @@ def from_checkpoint(message: cryo_pb2.CheckpointRequest) -> CheckpointOptions:
         seal=not message.no_seal,
         compress=message.compress,
         direct=message.direct,
+        stage=named(_STAGES, message.stage, "stage") if message.HasField("stage") else None,
     )
 
 
@@ -253,6 +257,9 @@ def to_checkpoint_result(result: CheckpointResult) -> cryo_pb2.CheckpointResult:
         members=result.members,
         warnings=_texts(result.warnings),
         timings_s=result.timings_s,
+        stage=result.stage,
+        stage_reason=printable(result.stage_reason, _TEXT_MAX),
+        frozen=to_duration(result.frozen_s),
     )
 
 
@@ -267,6 +274,9 @@ def from_checkpoint_result(message: cryo_pb2.CheckpointResult) -> CheckpointResu
         members=tuple(message.members),
         warnings=tuple(message.warnings),
         timings_s=dict(message.timings_s),
+        stage=message.stage,
+        stage_reason=message.stage_reason,
+        frozen_s=from_duration(message.frozen),
     )
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import msgspec
 
 from shim.config import Defaults
-from shim.errors import DeadlineExceeded, IllegalState, RunscError
+from shim.errors import CryoError, DeadlineExceeded, IllegalState
 from shim.host.filecalls import file_call
 from shim.image import store
 from shim.image.manifest import Manifest
@@ -103,12 +103,17 @@ class Checkpoint:
         found = await self._survey(image)
         self._gpu_bytes = found.gpu_bytes
         staging = await image.begin(found.image_bytes)
+        await image.choose_stage(found.image_bytes, found.device_bytes)
         await self._freeze_and_save(image, staging, found)
         preflight.check_none_ended(self._target)
         if not self._options.exit:
             await self._freezing.thaw()
+        self._freezing.end()
+        if not self._options.exit:
             await self._after_thaw()
-        manifest = await image.finish(staging)
+        manifest = await image.finish(
+            staging, thawed=self._freezing.thawed, frozen_s=self._freezing.frozen_s
+        )
         if self._options.exit:
             with self._transaction.step(Phase.STOP):
                 await self._stop()
@@ -156,19 +161,27 @@ class Checkpoint:
                 await self._check_connections(found)
             preflight.check_none_ended(self._target)
             image.content = self._content(found)
+            stage = image.stage or staging
+            self._freezing.begin()
             try:
                 with self._transaction.step(Phase.SAVE):
-                    await self._saving.save(staging, found.steps, found.image_bytes)
+                    await self._saving.save(stage, found.steps, found.image_bytes)
                     if found.steps is not None:
                         await found.steps.engine.check()
-            except RunscError as error:
-                if retries == 0 or not self._saving.met_a_newcomer(error):
+            except CryoError as error:
+                filled = self._saving.answered and image.stage is not None and image.stage.full
+                if not filled and (retries <= 0 or not self._saving.met_a_newcomer(error)):
                     raise
-                await file_call(staging.empty, doing=f"empty {staging.path}")
+                await file_call(stage.empty, doing=f"empty {stage.path}")
+                if filled:
+                    await self._freezing.thaw_failed_save()
+                    await image.leave_stage()
                 message = f"{error.message}; retrying"
                 self._transaction.report(Progress(phase=Phase.SAVE, message=message))
                 retries -= 1
             else:
+                if image.stage is not None:
+                    image.stage.saved()
                 return
 
     async def _check_connections(self, found: Findings) -> None:
@@ -212,6 +225,9 @@ class Checkpoint:
             members=tuple(one.task for one in manifest.members),
             warnings=tuple(self._transaction.warnings),
             timings_s=dict(self._transaction.timings_s),
+            stage=image.choice.stage,
+            stage_reason=image.choice.reason,
+            frozen_s=self._freezing.frozen_s,
         )
 
     def _timeline(
@@ -273,4 +289,5 @@ def _chosen(options: CheckpointOptions, defaults: Defaults) -> Defaults:
         cuda=options.cuda or defaults.cuda,
         connections=options.connections or defaults.connections,
         exec_processes=options.exec_processes or defaults.exec_processes,
+        stage=options.stage or defaults.stage,
     )

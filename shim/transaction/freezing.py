@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 from shim.errors import CryoError
 from shim.model import Phase
 from shim.transaction.alive import if_alive
@@ -17,6 +19,7 @@ class Freezing:
     """The freeze of one sandbox; those of a parked task are frozen already, and stay so.
 
     `unthawed` is why a process could not be thawed after the save: only the image has it whole.
+    `frozen_s` is how long the task stood still.
     """
 
     def __init__(
@@ -31,6 +34,23 @@ class Freezing:
         self._resumed = False
         self._waits_for_save = False
         self.unthawed: CryoError | None = None
+        self._began_s: float | None = None
+        self.frozen_s = 0.0
+
+    @property
+    def thawed(self) -> bool:
+        """Whether no process is frozen, by this checkpoint or by a park."""
+        return self._frozen is None
+
+    def begin(self) -> None:
+        """Note that the task stands still from now on, if it does not already."""
+        if self._began_s is None:
+            self._began_s = time.monotonic()
+
+    def end(self) -> None:
+        """Note that it runs again, or that its save is over."""
+        if self._began_s is not None:
+            self.frozen_s = round(time.monotonic() - self._began_s, 6)
 
     @property
     def _parked(self) -> bool:
@@ -51,6 +71,7 @@ class Freezing:
         self._frozen = steps
         if self._parked:
             return
+        self.begin()
         with self._transaction.step(Phase.FREEZE):
             await steps.engine.freeze()
             known = steps.processes.known
@@ -66,6 +87,17 @@ class Freezing:
         await self._pause_again()
         if self.unthawed is None:
             self._frozen = None
+
+    async def thaw_failed_save(self) -> None:
+        """Thaw what runsc's own steps have frozen before a save that failed, for the next save.
+
+        Raises:
+            CryoError: why a process could not be thawed.
+        """
+        if self._frozen is not None and self._frozen.engine.save_path:
+            exec_processes = self._target.journal.entry.exec_processes
+            await wait_for_save_idle(self._target, "", exec_processes)
+            await self._frozen.engine.undo()
 
     async def _thaw(self, steps: Steps) -> CryoError | None:
         """Thaw; if that fails, in the slower way of a rollback. Return why neither succeeded."""
@@ -103,8 +135,9 @@ class Freezing:
             # minutes: a save that runsc has answered is over. Before a save there are none.
             writing = bool(entry.save_pid) and not self._saving.answered
             staging = entry.staging if writing else ""
+            device = entry.stage_device if writing else 0
             self._waits_for_save = True
-            await wait_for_save_idle(self._target, staging, entry.exec_processes)
+            await wait_for_save_idle(self._target, staging, entry.exec_processes, device=device)
             self._waits_for_save = False
             await self._frozen.engine.undo()
         await self._pause_again()

@@ -49,6 +49,8 @@ def key(pid: int, container: str = "") -> str:
 class Entry(Value):
     """The content of a journal. `committed` is set once the image has its final name.
 
+    `stage_device` is the device number of the memory that runsc saves into; 0 if it is the disk.
+
     The journal of a park stays open, committed, for as long as the task is parked: it lists the
     frozen processes, and in `gpu_bytes` what they held on each GPU. A checkpoint of a parked task
     is `from_park`: it keeps these entries and leaves the task parked. `exec_processes` are the
@@ -62,6 +64,7 @@ class Entry(Value):
     image_path: str
     phase: Phase = Phase.PREFLIGHT
     staging: str = ""
+    stage_device: int = 0
     engine: EngineName | None = None
     exit: bool = False
     was_paused: bool = False
@@ -97,6 +100,7 @@ class Changes(TypedDict, total=False):
 
     phase: Phase
     staging: str
+    stage_device: int
     engine: EngineName | None
     committed: bool
     save_pid: int

@@ -86,7 +86,7 @@ def _steps(target: CheckpointTarget, entry: Entry, report: Report) -> Steps | No
 async def _undo_in_time(target: CheckpointTarget, entry: Entry, steps: Steps | None) -> None:
     limit_s = target.config.timeouts.rollback
     if entry.from_park:
-        idle = wait_for_save_idle(target, entry.staging, entry.exec_processes)
+        idle = _save_idle(target, entry)
         await in_time(limit_s, idle, lambda: _SAVE_GOES_ON)
     else:
         unfinished = steps.processes.unfinished if steps else lambda: ""
@@ -100,11 +100,16 @@ async def _undo(target: CheckpointTarget, entry: Entry, steps: Steps | None) -> 
             await target.runsc.sentry.reconcile_pause(paused)
             with contextlib.suppress(CryoError):  # it is no longer paused: the resume was done
                 await target.runsc.resume(paused)
-        await wait_for_save_idle(target, entry.staging, entry.exec_processes)
+        await _save_idle(target, entry)
         await steps.engine.undo()
     for paused in paused_ids:
         with contextlib.suppress(CryoError):  # paused already
             await target.runsc.pause(paused)
+
+
+async def _save_idle(target: CheckpointTarget, entry: Entry) -> None:
+    device = entry.stage_device
+    await wait_for_save_idle(target, entry.staging, entry.exec_processes, device=device)
 
 
 async def discard(target: CheckpointTarget, entry: Entry) -> str:

@@ -27,6 +27,19 @@ def writes(pid: int, folder: Path) -> bool:
     return False
 
 
+def writes_to_device(pid: int, device: int) -> bool:
+    """Whether a process has a file of a filesystem open that is mounted nowhere."""
+    with contextlib.suppress(OSError):
+        return any(_device(fd) == device for fd in Path(f"/proc/{pid}/fd").iterdir())
+    return False
+
+
+def _device(fd: Path) -> int:
+    with contextlib.suppress(OSError):
+        return fd.stat().st_dev
+    return 0
+
+
 def _target(fd: Path) -> str:
     with contextlib.suppress(OSError):
         return str(fd.readlink())
@@ -34,9 +47,11 @@ def _target(fd: Path) -> str:
 
 
 async def wait_for_save_idle(
-    target: CheckpointTarget, staging: str, exec_processes: tuple[int, ...]
+    target: CheckpointTarget, staging: str, exec_processes: tuple[int, ...], *, device: int = 0
 ) -> None:
     """Wait for the end of a save and of its tools; a tool is ended at its own timeout.
+
+    The save is one to the folder `staging`, or into the memory with the device number `device`.
 
     The caller bounds the time of the save itself.
     """
@@ -45,7 +60,9 @@ async def wait_for_save_idle(
     idle = 0
     while idle < _IDLE_POLLS:
         found = await tools.look()
-        busy = found or (bool(staging) and writes(target.sandbox.pid, Path(staging)))
+        pid = target.sandbox.pid
+        busy = found or (bool(staging) and writes(pid, Path(staging)))
+        busy = busy or (bool(device) and writes_to_device(pid, device))
         idle = 0 if busy else idle + 1
         for pid, guest in tools.late().items():
             await guest.end(pid)

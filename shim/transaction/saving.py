@@ -12,6 +12,7 @@ from shim.host import files
 from shim.host.background import BackgroundTasks
 from shim.host.filecalls import file_call
 from shim.host.shielded import shielded, succeeded
+from shim.image.memory_stage import MemoryStage
 from shim.image.staging import Staging
 from shim.model import CheckpointOptions, Phase, Progress
 from shim.runsc.argv import CheckpointArgs
@@ -47,7 +48,9 @@ class Saving:
         self.complete = False
         self.unthawed: CryoError | None = None
 
-    async def save(self, staged: Staging, steps: Steps | None, expected_bytes: int) -> None:
+    async def save(
+        self, staged: Staging | MemoryStage, steps: Steps | None, expected_bytes: int
+    ) -> None:
         """Write the image, and wait for the end also when cancelled: the sentry cannot be stopped.
 
         Raises:
@@ -103,14 +106,15 @@ class Saving:
             await shielded(unless_dead(self._target.sandbox, saving), deadline_s=None)
         self.complete = succeeded(saving)
 
-    def met_a_newcomer(self, error: RunscError) -> bool:
+    def met_a_newcomer(self, error: CryoError) -> bool:
         """Whether the save may have failed on a process that began to use the GPU during it.
 
         A process can begin after any look. The sentry cannot write what it holds, and 20240729
         dereferences nil there; the sandbox keeps running, and the next freeze finds the process.
         """
         phased = self._steps is not None and not self._steps.engine.save_path
-        return phased and self.answered and _UNWRITABLE in error.line
+        newcomer = isinstance(error, RunscError) and _UNWRITABLE in error.line
+        return phased and self.answered and newcomer
 
     async def _only_thaw_failed(self, error: CryoError, staging: Path) -> bool:
         """Whether the image is complete, and only the built-in engine's thaw after it failed.
@@ -144,7 +148,7 @@ class Saving:
             known=self._steps.processes.known,
         )
 
-    async def _watch(self, staging: Staging, expected_bytes: int) -> None:
+    async def _watch(self, staging: Staging | MemoryStage, expected_bytes: int) -> None:
         """Report how much has been written, until cancelled."""
         while True:
             await asyncio.sleep(_WATCH_S)

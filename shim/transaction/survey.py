@@ -32,7 +32,8 @@ class Findings:
     """What there is to save.
 
     `steps` is None for a plain checkpoint, without CUDA state. `inside` are the connections that
-    are visible inside the sandbox, `image_bytes` is the size that the image has at most.
+    are visible inside the sandbox, `image_bytes` is the size that the image has at most, of which
+    `device_bytes` are GPU memory that the host does not hold yet.
     `used_gpus` are the UUIDs of those with memory of the sandbox, and `gpu_bytes` is how much that
     is, as far as nvidia-smi knows.
     `data_folders` are those of the volumes of each container, by its id.
@@ -42,6 +43,7 @@ class Findings:
     inventory: Inventory
     inside: Connected
     image_bytes: int
+    device_bytes: int
     used_gpus: tuple[str, ...] = ()
     gpu_bytes: int = 0
     data_folders: dict[str, dict[str, str]] = field(default_factory=dict)
@@ -91,7 +93,7 @@ class Survey:
             CryoError: why the checkpoint cannot succeed.
         """
         target = self._target
-        listed, image_bytes = await self._measure(folder)
+        listed, image_bytes, device_bytes = await self._measure(folder)
         in_use = await pod_file_checks.check_in_use(target, listed, for_copies=self._for_copies)
         self._transaction.warn(*in_use)
         steps, gpus, inside = None, Inventory(), None
@@ -115,6 +117,7 @@ class Survey:
             inventory=gpus,
             inside=inside,
             image_bytes=image_bytes,
+            device_bytes=device_bytes,
             used_gpus=self._used_gpus,
             gpu_bytes=self._gpu_bytes or sum(target.journal.entry.gpu_bytes.values()),
             data_folders=await asyncio.to_thread(self._data_folders),
@@ -124,8 +127,11 @@ class Survey:
         kubelet = self._target.config.pods.kubelet
         return {one.container: data_folders(one.spec, kubelet) for one in self._target.members}
 
-    async def _measure(self, folder: Path) -> tuple[Sequence[list[GuestProcess]], int]:
-        """List the processes of each container, and check that there is room for the image."""
+    async def _measure(self, folder: Path) -> tuple[Sequence[list[GuestProcess]], int, int]:
+        """List the processes of each container, and check that there is room for the image.
+
+        Returns them, the size of the image, and that of the GPU memory in it.
+        """
         target = self._target
         device_bytes, listed, disk = await asyncio.gather(
             self._device_bytes(),
@@ -141,7 +147,7 @@ class Survey:
             disk = await self._disk(folder)
         preflight.check_disk(disk, image_bytes)
         preflight.check_memory(target, device_bytes)
-        return listed, image_bytes
+        return listed, image_bytes, device_bytes
 
     async def _disk(self, folder: Path) -> Disk:
         return await file_call(

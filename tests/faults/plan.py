@@ -17,6 +17,7 @@ class Scene(enum.StrEnum):
 
     RUN_ON = "checkpoint"
     EXIT = "checkpoint --exit"
+    STAGED = "checkpoint by way of memory"
     PAUSED = "checkpoint of a paused task"
     RESTORE = "restore"
     START = "create and start"
@@ -25,7 +26,7 @@ class Scene(enum.StrEnum):
     SAVE_PARKED = "checkpoint of a parked task"
 
 
-OF_IMAGES = (Scene.RUN_ON, Scene.EXIT, Scene.PAUSED, Scene.RESTORE)
+OF_IMAGES = (Scene.RUN_ON, Scene.EXIT, Scene.STAGED, Scene.PAUSED, Scene.RESTORE)
 OF_SIDECAR_SCENES = (*OF_IMAGES, Scene.START)
 
 

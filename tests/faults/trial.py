@@ -11,7 +11,7 @@ from typing import Any
 
 from shim.api.cryo.v1.cryo_pb2 import CancelResponse
 from shim.errors import CryoError
-from shim.model import Verify
+from shim.model import Stage, Verify
 from shim.simgpu.fault import Fault, Kind
 from shim.simgpu.simulation import wait_until
 from shim.state import TaskState
@@ -128,14 +128,18 @@ class Trial:
             return self._rig.begin_restore(self._base)
         if self._plan.scene is Scene.START:
             return self._rig.run(self._rig.start_copy)
-        return self._rig.begin(self._image, exit=self._plan.scene is Scene.EXIT)
+        return self._rig.begin(self._image, exit=self._plan.scene is Scene.EXIT, stage=self._stage)
+
+    @property
+    def _stage(self) -> Stage:
+        return Stage.MEMORY if self._plan.scene is Scene.STAGED else Stage.AUTO
 
     def _begin_by_wire(self) -> Future[Any]:
         exit_ = self._plan.scene is Scene.EXIT
         call = (
             self._rig.call_restore(self._base)
             if self._is_restore
-            else self._rig.call_checkpoint(self._image, exit=exit_)
+            else self._rig.call_checkpoint(self._image, exit=exit_, stage=self._stage)
         )
         self._call = call
 

@@ -198,7 +198,11 @@ class Scene:
     @property
     def config(self) -> Config:
         return Config(
-            paths=Paths(images=str(self.images), verified=str(self.folder / "verified")),
+            paths=Paths(
+                state=str(self.folder),
+                images=str(self.images),
+                verified=str(self.folder / "verified"),
+            ),
             cuda=CudaSettings(nvidia_proc=str(self.nvidia), nvidia_smi=self.nvidia_smi),
             timeouts=self.timeouts,
             pods=Pods(kubelet=self.kubelet),

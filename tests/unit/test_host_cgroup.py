@@ -248,3 +248,36 @@ def test_no_limit_leaves_room_for_all(tree: Tree) -> None:
 
     limit(tree, "/a", "1")
     assert cgroup.free_bytes(tree.cgroup("/a")) == 0
+
+
+def test_cgroup_with_others_in_it(tree: Tree) -> None:
+    """The memory of a process counts also in a cgroup that it shares with its starter."""
+    tree.process(str(PID), "/of-the-parent")
+    tree.write("/of-the-parent")
+
+    assert cgroup.find(PID, tree.proc) is None
+    around = cgroup.around(PID, tree.proc)
+    assert around is not None
+    assert cgroup.free_bytes(around) == 4096 - 1000 + 200 + 28
+    assert cgroup.unthrottled_bytes(around) == 4096 - 1000 + 200 + 28
+
+
+def test_memory_is_slowed_down_before_its_limit(tmp_path: Path) -> None:
+    """Version 2 has a lower limit, beyond which a process is slowed down instead of killed."""
+    tree = Tree(tmp_path, V2)
+    tree.write("/a")
+    own = tree.cgroup("/a")
+    (own.folders[""] / "memory.high").write_text("2000\n", "ascii")
+
+    assert cgroup.unthrottled_bytes(own) == 2000 - 1000 + 200 + 28
+    assert cgroup.free_bytes(own) == 4096 - 1000 + 200 + 28
+    (own.folders[""] / "memory.high").write_text("max\n", "ascii")
+    assert cgroup.unthrottled_bytes(own) == cgroup.free_bytes(own)
+
+
+def test_memory_without_a_cgroup(tmp_path: Path) -> None:
+    """Where no hierarchy counts memory there is no limit."""
+    tree = Tree(tmp_path, {"cpu": V1["cpu"]})
+    tree.process(str(PID), "/a")
+
+    assert cgroup.around(PID, tree.proc) is None

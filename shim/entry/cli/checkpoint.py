@@ -31,6 +31,7 @@ from shim.model import (
     MemberOptions,
     RestoreOptions,
     RestoreResult,
+    Stage,
     Stdio,
     Verify,
 )
@@ -66,6 +67,12 @@ from shim.model import (
     help="whether to fail or to drop GPU processes started by an exec, which cannot be restored "
     "[default: defaults.exec_processes]",
 )
+@click.option(
+    "--stage",
+    type=click.Choice([stage.value for stage in Stage]),
+    help="save into memory, and copy the image while the task runs again; or save to the disk "
+    "[default: defaults.stage]",
+)
 @click.option("--no-seal", is_flag=True, help="do not record digests of the files")
 @click.option("--compress", is_flag=True, help="compress the image; slower")
 @click.option("--direct", is_flag=True, help="write with O_DIRECT")
@@ -80,6 +87,7 @@ def checkpoint(
     cuda: str | None,
     connections: str | None,
     exec_processes: str | None,
+    stage: str | None,
     timeout_s: float,
     *,
     exit_: bool,
@@ -98,6 +106,7 @@ def checkpoint(
         cuda=CudaMode(cuda) if cuda else None,
         connections=Connections(connections) if connections else None,
         exec_processes=ExecProcesses(exec_processes) if exec_processes else None,
+        stage=Stage(stage) if stage else None,
         timeout_s=timeout_s,
         seal=not no_seal,
         compress=compress,
@@ -107,6 +116,8 @@ def checkpoint(
         result = client.checkpoint(task, options, renderer.report)
     settings.show(result, result.image_path)
     _summary(result, f"checkpoint of {task}: {size(result.size_bytes)}")
+    frozen = f"frozen for {result.frozen_s:.2f} s, saved to {result.stage}: {result.stage_reason}"
+    print(printable(frozen), file=sys.stderr)
     renderer.print_others(result.warnings)
 
 

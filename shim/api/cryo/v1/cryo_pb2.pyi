@@ -129,6 +129,28 @@ DIRECT_ON: Direct.ValueType  # 1
 DIRECT_OFF: Direct.ValueType  # 2
 Global___Direct: _TypeAlias = Direct  # noqa: Y015
 
+class _Stage:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _StageEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Stage.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    STAGE_AUTO: _Stage.ValueType  # 0
+    """Memory where the task would otherwise wait for the disk."""
+    STAGE_MEMORY: _Stage.ValueType  # 1
+    """The image is copied to its place while the task runs again."""
+    STAGE_DISK: _Stage.ValueType  # 2
+
+class Stage(_Stage, metaclass=_StageEnumTypeWrapper):
+    """Where runsc saves to."""
+
+STAGE_AUTO: Stage.ValueType  # 0
+"""Memory where the task would otherwise wait for the disk."""
+STAGE_MEMORY: Stage.ValueType  # 1
+"""The image is copied to its place while the task runs again."""
+STAGE_DISK: Stage.ValueType  # 2
+Global___Stage: _TypeAlias = Stage  # noqa: Y015
+
 class _Verify:
     ValueType = _typing.NewType("ValueType", _builtins.int)
     V: _TypeAlias = ValueType  # noqa: Y015
@@ -698,6 +720,7 @@ class CheckpointRequest(_message.Message):
     DIRECT_FIELD_NUMBER: _builtins.int
     OPERATION_FIELD_NUMBER: _builtins.int
     EXEC_PROCESSES_FIELD_NUMBER: _builtins.int
+    STAGE_FIELD_NUMBER: _builtins.int
     namespace: _builtins.str
     """Empty is "default"."""
     id: _builtins.str
@@ -717,6 +740,7 @@ class CheckpointRequest(_message.Message):
     operation: _builtins.str
     """A token of the caller's choice for Cancel; empty when it will not be needed."""
     exec_processes: Global___ExecProcesses.ValueType
+    stage: Global___Stage.ValueType
     @_builtins.property
     def timeout(self) -> _duration_pb2.Duration:
         """Bounds the whole operation; absent is the configured one."""
@@ -737,10 +761,11 @@ class CheckpointRequest(_message.Message):
         direct: _builtins.bool = ...,
         operation: _builtins.str = ...,
         exec_processes: Global___ExecProcesses.ValueType | None = ...,
+        stage: Global___Stage.ValueType | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_connections", b"_connections", "_cuda", b"_cuda", "_engine", b"_engine", "_exec_processes", b"_exec_processes", "connections", b"connections", "cuda", b"cuda", "engine", b"engine", "exec_processes", b"exec_processes", "timeout", b"timeout"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_connections", b"_connections", "_cuda", b"_cuda", "_engine", b"_engine", "_exec_processes", b"_exec_processes", "_stage", b"_stage", "connections", b"connections", "cuda", b"cuda", "engine", b"engine", "exec_processes", b"exec_processes", "stage", b"stage", "timeout", b"timeout"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_connections", b"_connections", "_cuda", b"_cuda", "_engine", b"_engine", "_exec_processes", b"_exec_processes", "compress", b"compress", "connections", b"connections", "cuda", b"cuda", "direct", b"direct", "engine", b"engine", "exec_processes", b"exec_processes", "exit", b"exit", "id", b"id", "image_path", b"image_path", "namespace", b"namespace", "no_seal", b"no_seal", "operation", b"operation", "timeout", b"timeout"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_connections", b"_connections", "_cuda", b"_cuda", "_engine", b"_engine", "_exec_processes", b"_exec_processes", "_stage", b"_stage", "compress", b"compress", "connections", b"connections", "cuda", b"cuda", "direct", b"direct", "engine", b"engine", "exec_processes", b"exec_processes", "exit", b"exit", "id", b"id", "image_path", b"image_path", "namespace", b"namespace", "no_seal", b"no_seal", "operation", b"operation", "stage", b"stage", "timeout", b"timeout"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__connections: _TypeAlias = _typing.Literal["connections"]  # noqa: Y015
     _WhichOneofArgType__connections: _TypeAlias = _typing.Literal["_connections", b"_connections"]  # noqa: Y015
@@ -750,6 +775,8 @@ class CheckpointRequest(_message.Message):
     _WhichOneofArgType__engine: _TypeAlias = _typing.Literal["_engine", b"_engine"]  # noqa: Y015
     _WhichOneofReturnType__exec_processes: _TypeAlias = _typing.Literal["exec_processes"]  # noqa: Y015
     _WhichOneofArgType__exec_processes: _TypeAlias = _typing.Literal["_exec_processes", b"_exec_processes"]  # noqa: Y015
+    _WhichOneofReturnType__stage: _TypeAlias = _typing.Literal["stage"]  # noqa: Y015
+    _WhichOneofArgType__stage: _TypeAlias = _typing.Literal["_stage", b"_stage"]  # noqa: Y015
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__connections) -> _WhichOneofReturnType__connections | None: ...
     @_typing.overload
@@ -758,6 +785,8 @@ class CheckpointRequest(_message.Message):
     def WhichOneof(self, oneof_group: _WhichOneofArgType__engine) -> _WhichOneofReturnType__engine | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__exec_processes) -> _WhichOneofReturnType__exec_processes | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__stage) -> _WhichOneofReturnType__stage | None: ...
 
 Global___CheckpointRequest: _TypeAlias = CheckpointRequest  # noqa: Y015
 
@@ -821,12 +850,18 @@ class CheckpointResult(_message.Message):
     WARNINGS_FIELD_NUMBER: _builtins.int
     TIMINGS_S_FIELD_NUMBER: _builtins.int
     MEMBERS_FIELD_NUMBER: _builtins.int
+    STAGE_FIELD_NUMBER: _builtins.int
+    STAGE_REASON_FIELD_NUMBER: _builtins.int
+    FROZEN_FIELD_NUMBER: _builtins.int
     image_path: _builtins.str
     size_bytes: _builtins.int
     digest: _builtins.str
     """Of the manifest."""
     engine: _builtins.str
     """The one that ran."""
+    stage: _builtins.str
+    """Where runsc saved to, memory or disk, and why."""
+    stage_reason: _builtins.str
     @_builtins.property
     def processes(self) -> _containers.RepeatedCompositeFieldContainer[Global___CudaProcess]: ...
     @_builtins.property
@@ -839,6 +874,10 @@ class CheckpointResult(_message.Message):
     def members(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """The tasks that share the sandbox, and are in the image too."""
 
+    @_builtins.property
+    def frozen(self) -> _duration_pb2.Duration:
+        """How long the task stood still."""
+
     def __init__(
         self,
         *,
@@ -850,10 +889,13 @@ class CheckpointResult(_message.Message):
         warnings: _abc.Iterable[_builtins.str] | None = ...,
         timings_s: _abc.Mapping[_builtins.str, _builtins.float] | None = ...,
         members: _abc.Iterable[_builtins.str] | None = ...,
+        stage: _builtins.str = ...,
+        stage_reason: _builtins.str = ...,
+        frozen: _duration_pb2.Duration | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["frozen", b"frozen"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["digest", b"digest", "engine", b"engine", "image_path", b"image_path", "members", b"members", "processes", b"processes", "size_bytes", b"size_bytes", "timings_s", b"timings_s", "warnings", b"warnings"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["digest", b"digest", "engine", b"engine", "frozen", b"frozen", "image_path", b"image_path", "members", b"members", "processes", b"processes", "size_bytes", b"size_bytes", "stage", b"stage", "stage_reason", b"stage_reason", "timings_s", b"timings_s", "warnings", b"warnings"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
