@@ -84,6 +84,16 @@ class Cuda(_Section, frozen=True, kw_only=True, forbid_unknown_fields=True):
     )
 
 
+class Host(_Section, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Settings of the host's kernel on which speed depends.
+
+    With `huge_pages` as `adjust` the sidecar and the shims set, when they start, what runsc needs
+    to back sandboxes with huge pages; with `warn` they report that it is missing.
+    """
+
+    huge_pages: Literal["warn", "adjust", "ignore"] = "warn"
+
+
 class Defaults(_Section, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Defaults for checkpoint options that a call omits."""
 
@@ -164,6 +174,7 @@ class Config(_Section, frozen=True, kw_only=True, forbid_unknown_fields=True):
     server: Server = Server()
     runsc: Runsc = Runsc()
     cuda: Cuda = Cuda()
+    host: Host = Host()
     defaults: Defaults = Defaults()
     timeouts: Timeouts = Timeouts()
     pods: Pods = Pods()

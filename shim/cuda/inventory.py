@@ -61,6 +61,16 @@ async def free_bytes(nvidia_smi: str, spawn: Spawn) -> dict[str, int]:
     return parse_gpus(await spawn([nvidia_smi, query, "--format=csv,noheader,nounits"]))
 
 
+async def without_persistence(nvidia_smi: str, spawn: Spawn) -> tuple[str, ...]:
+    """List the UUIDs of the GPUs whose persistence mode is off, from nvidia-smi."""
+    query = "--query-gpu=uuid,persistence_mode"
+    rows = (
+        _fields(line)
+        for line in (await spawn([nvidia_smi, query, "--format=csv,noheader"])).splitlines()
+    )
+    return tuple(row[0] for row in rows if row[1:] == ["Disabled"])
+
+
 def visible(gpus: Iterable[Gpu], devices: Iterable[Device]) -> tuple[Gpu, ...]:
     """Return the GPUs whose device nodes a container has, matched by minor number."""
     minors = {device.minor for device in devices if _GPU_NODE.fullmatch(device.path)}

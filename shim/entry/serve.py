@@ -28,6 +28,7 @@ from shim.service.service import Service
 from shim.service.shims import Shims
 from shim.service.ttrpc_edge import TtrpcEdge
 from shim.task.tasks import Tasks, log_event
+from shim.transaction import host_settings
 
 _log = logging.getLogger("cryo")
 _GOODBYE_S = 3.0
@@ -100,6 +101,8 @@ class Sidecar:
             CryoError: it cannot start.
         """
         with self._signals():
+            if adjusted := host_settings.adjust(self._config):
+                _log.warning("%s", adjusted)
             await self._tasks.recover()
             await self._listen()
             notify("READY=1")

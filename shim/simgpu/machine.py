@@ -59,6 +59,10 @@ class Machine(Questions):
         """Return the table `cuda` of config.toml."""
         return {}
 
+    def settings_of_host(self) -> dict[str, Any]:
+        """Return the table `host` of config.toml."""
+        return {}
+
     def hardware(self, content: dict[str, Any], settings: Settings) -> None:
         """Add the GPU to a workload's spec."""
 
@@ -176,6 +180,7 @@ class Machine(Questions):
             "runsc": {"binary": str(self.runsc)},
             "runsc.flags": dict(self.flags),
             "cuda": self.settings_of_cuda(),
+            "host": self.settings_of_host(),
         }
         path = self.folder / "config.toml"
         path.write_text(toml.dump(toml.merge(tables, more)), "utf-8")

@@ -114,6 +114,10 @@ class Simulation(Machine):
             "ignored_sockets": [f"{self.device_socket.parent}/"],
         }
 
+    def settings_of_host(self) -> dict[str, Any]:
+        """Give no warning of small pages: a simulated GPU is as slow with huge ones."""
+        return {"huge_pages": "ignore"}
+
     def hardware(self, content: dict[str, Any], settings: Settings) -> None:
         """Add the control node, which gVisor treats as NVIDIA's."""
         del settings

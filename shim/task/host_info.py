@@ -16,6 +16,7 @@ from shim.host import hugepages
 from shim.host.filecalls import file_call
 from shim.model import Speeds
 from shim.runsc.probe import Capabilities
+from shim.transaction import host_settings
 
 
 class HostInfo:
@@ -54,6 +55,10 @@ class HostInfo:
         """
         able = await self._capabilities()
         found = inventory.read(self._config.cuda.nvidia_proc)
+        persistence = await host_settings.persistence(self._config)
+        slow = host_settings.warnings(self._config)
+        if persistence.startswith("off"):
+            slow = (*slow, f"persistence mode is {persistence}")
         engines = ["phased", *(["builtin"] if able.builtin_cuda else [])]
         return {
             "version": __version__,
@@ -64,6 +69,8 @@ class HostInfo:
             "driver": found.driver or "none",
             "gpus": ", ".join(f"{gpu.model} ({gpu.uuid})" for gpu in found.gpus) or "none",
             "huge_pages": hugepages.described(),
+            "persistence_mode": persistence,
+            "warnings": "; ".join(slow) or "none",
             "images": self._config.paths.images,
             "state": self._config.paths.state,
             "time": datetime.now(UTC).isoformat(),

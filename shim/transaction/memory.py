@@ -47,6 +47,15 @@ async def free_bytes(config: Config) -> dict[str, int]:
     return await inventory.free_bytes(config.cuda.nvidia_smi, _spawn(config))
 
 
+async def without_persistence(config: Config) -> tuple[str, ...]:
+    """List the UUIDs of the GPUs whose persistence mode is off.
+
+    Raises:
+        CryoError: nvidia-smi fails.
+    """
+    return await inventory.without_persistence(config.cuda.nvidia_smi, _spawn(config))
+
+
 def _spawn(config: Config) -> inventory.Spawn:
     return partial(_ask, config.timeouts.command)
 

@@ -19,7 +19,7 @@ from shim.image.manifest import Manifest
 from shim.image.verify import HeldImage
 from shim.model import CudaProcess, Direct, Phase, Report, RestoreOptions, RestoreResult
 from shim.runsc.probe import Capabilities
-from shim.transaction import page_reading, restore
+from shim.transaction import host_settings, page_reading, restore
 from shim.transaction.hook_runner import HookRunner
 from shim.transaction.journal import Journal, Operation
 from shim.transaction.page_reading import Reading
@@ -203,6 +203,7 @@ class Restore:
             self._transaction.warn(
                 *restore.option_warnings(self._options, capabilities),
                 *await self._root.network_warnings(),
+                *(host_settings.new_warnings(self._config) if self._manifest.has_cuda else ()),
             )
             self._plan = await self._plan_reading(self._manifest, capabilities)
             if self._plan.ahead:

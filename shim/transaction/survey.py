@@ -18,7 +18,7 @@ from shim.image.images import Images
 from shim.model import CudaMode, EngineName
 from shim.oci.atomic_volumes import data_folders
 from shim.runsc.output import GuestProcess
-from shim.transaction import connections, memory, pod_file_checks, preflight
+from shim.transaction import connections, host_settings, memory, pod_file_checks, preflight
 from shim.transaction.connections import Connected
 from shim.transaction.execs import ExecCheck
 from shim.transaction.preflight import Disk
@@ -213,7 +213,7 @@ class Survey:
         if not group.known:
             self._check_none_required()
             return None, gpus, inside
-        self._transaction.warn(*facts.warnings)
+        self._transaction.warn(*facts.warnings, *host_settings.new_warnings(target.config))
         name = choose(target, self._engine(), group, facts)
         target.journal.note(engine=name)
         target.journal.processes(group.known)

@@ -301,7 +301,7 @@ def simulated(
     build: ContainerdBuild, sim: Simulation, place: Place, runsc: Path | None = None
 ) -> Cryo:
     """Return a containerd with our shim on a machine with a simulated GPU."""
-    cuda = {"cuda": sim.settings_of_cuda()}
+    cuda = {"cuda": sim.settings_of_cuda(), "host": sim.settings_of_host()}
     return Cryo(build, place, runsc or sim.runsc, flags=GPU_FLAGS, settings=cuda)
 
 

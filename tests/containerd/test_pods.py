@@ -231,7 +231,7 @@ def gpu_node(simulation: Simulation, gpu_place: Place) -> Iterator[Cryo]:
     A pod's sandbox is created before its containers request a GPU.
     """
     flags = {**GPU_FLAGS, "nvproxy": "true"}
-    settings = {"cuda": simulation.settings_of_cuda()}
+    settings = {"cuda": simulation.settings_of_cuda(), "host": simulation.settings_of_host()}
     try:
         build = find_containerd(LINES[-1])
     except NotHere as no:

@@ -306,7 +306,7 @@ def contained(build: RunscBuild) -> Iterator[Contained]:
     """Yield the newest containerd on a machine with a simulated GPU, whose shims read traps."""
     with Simulation(build.path) as sim:
         env = arming.env_of(sim.folder / "arming", trap_file(sim))
-        settings = {"cuda": sim.settings_of_cuda()}
+        settings = {"cuda": sim.settings_of_cuda(), "host": sim.settings_of_host()}
         place = gpu.place_of(sim)
         with (
             Cryo(

@@ -263,6 +263,7 @@ def test_information_names_what_is_used(rig: Rig) -> None:
     assert info["driver"] == "570.195.03"
     assert "Simulated" in info["gpus"]
     assert "shmem_enabled" in info["huge_pages"]
+    assert (info["persistence_mode"], info["warnings"]) == ("on", "none")
 
 
 # Ids.

@@ -44,6 +44,7 @@ def main(path: str) -> None:
     prctl.set_name("cryo-forkserver")
     private_umask()  # of every shim too
     warm_up(Path(f"{path}.warmup"))
+    serve.adjust_host()
     loaded.look()
     # The kernel reaps children, and adopted orphans of shims.
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)

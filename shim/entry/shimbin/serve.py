@@ -22,13 +22,14 @@ from shim.entry.shimbin import flags as command_line
 from shim.entry.shimbin import paths
 from shim.entry.shimbin.flags import Flags
 from shim.entry.shimbin.logfifo import FifoHandler
-from shim.errors import NotFound
+from shim.errors import CryoError, NotFound
 from shim.service.events import Publisher
 from shim.service.service import Service
 from shim.service.ttrpc.server import Server
 from shim.service.ttrpc_edge import shim_services
 from shim.task.runtime_env import ShimEnv
 from shim.task.tasks import Tasks
+from shim.transaction import host_settings
 
 _log = logging.getLogger("cryo")
 _GOODBYE_S = 3.0
@@ -126,11 +127,29 @@ def settings() -> Config:
     return configs.load(path) if path.exists() else Config()
 
 
+# What the settings of the host were changed to; None before that.
+_adjusted: str | None = None
+
+
+def adjust_host() -> None:
+    """Change the host's settings as configured, once for all shims that are forked later.
+
+    An error in config.toml is reported by the shim itself.
+    """
+    global _adjusted  # noqa: PLW0603 - the shims inherit it
+    with contextlib.suppress(CryoError):
+        _adjusted = host_settings.adjust(settings())
+
+
 def run(request: StartRequest, fd: int) -> None:
     """Run the requested shim until it shuts down."""
     flags = command_line.parse(request.argv)
     _detach(Path(request.cwd), debug=flags.debug)
     listener, name = socket.socket(fileno=fd), SocketFile(request.socket)
+    if _adjusted is None:
+        adjust_host()
+    if _adjusted:
+        _log.warning("%s", _adjusted)
     try:
         asyncio.run(_serve(settings(), flags, listener, request.socket))
     except Exception:
