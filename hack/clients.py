@@ -35,7 +35,7 @@ from __future__ import annotations
 
 {imports}
 from shim.client.{module} import {base}
-from shim.service import {modules}
+{modules}
 
 
 
@@ -91,17 +91,23 @@ def main(argv: list[str] | None = None) -> int:
 
 def client_of(sources: dict[str, str], kind: Kind) -> str:
     """Return the text of one client for these modules of operations, each by its name."""
-    methods, imports = [], set()
+    methods, imports, needed = [], set(), set()
     for source, text in sources.items():
         tree = ast.parse(text)
         calls = list(_calls(tree))
         methods += [_method(source, call, is_async=kind is ASYNCIO) for call in calls]
         imports |= _imports(tree, calls)
+        needed |= _defaults(calls)
     # Last, because after it `list` in an annotation would be the method.
     methods.sort(key=lambda method: " def list(" in method)
-    head = _HEAD.format(
-        **vars(kind), modules=", ".join(sources), imports="\n".join(sorted(imports))
-    )
+    if kind is BLOCKING:
+        typing = {one for one in imports if one.split()[-1] not in needed}
+        imports -= typing
+        indented = "\n".join(f"    {one}" for one in sorted(typing))
+        modules = f"from typing import TYPE_CHECKING\n\nif TYPE_CHECKING:\n{indented}"
+    else:
+        modules = f"from shim.service import {', '.join(sources)}"
+    head = _HEAD.format(**vars(kind), modules=modules, imports="\n".join(sorted(imports)))
     return _formatted(head + "\n" + "\n\n".join(methods) + "\n")
 
 
@@ -132,9 +138,12 @@ def _method(module: str, function: ast.FunctionDef, *, is_async: bool) -> str:
     parameters = ast.unparse(function.args).replace("ref: TaskRef", "task: str | TaskRef")
     parameters = f"self, {parameters}" if parameters else "self"
     docstring = (ast.get_docstring(function, clean=False) or "").replace("    ", "        ")
+    # The blocking client is that of `cryo`, which loads the modules of what it calls alone.
+    load = "" if is_async else f"        from shim.service import {module}\n\n"
     return (
         f"    {define} {name}({parameters}) -> {result}:\n"
         f'        """{docstring}"""\n'
+        f"{load}"
         f"        {'' if result == 'None' else 'return '}{run}"
     )
 
@@ -169,6 +178,14 @@ def _imports(tree: ast.Module, calls: Sequence[ast.FunctionDef]) -> set[str]:
                 f"from {node.module} import {name.name}" for name in node.names if name.name in used
             }
     return {line for line in found if "operation import" not in line}
+
+
+def _defaults(calls: Sequence[ast.FunctionDef]) -> set[str]:
+    """Return the names that the defaults of parameters need when the client is loaded."""
+    values = [one for call in calls for one in (*call.args.defaults, *call.args.kw_defaults) if one]
+    return {
+        node.id for value in values for node in ast.walk(value) if isinstance(node, ast.Name)
+    } | {"annotations"}
 
 
 def _formatted(text: str) -> str:

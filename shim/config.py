@@ -9,10 +9,17 @@ from typing import Annotated, Any, Literal
 import msgspec
 
 from shim.errors import InvalidArgument
-from shim.model import Connections, CudaMode, EngineName, ExecProcesses, FromEnvironment, Stage
+from shim.model import (
+    DEFAULT_ADDRESS,
+    Connections,
+    CudaMode,
+    EngineName,
+    ExecProcesses,
+    FromEnvironment,
+    Stage,
+)
 
 DEFAULT_CONFIG = Path("/etc/cryo/config.toml")
-DEFAULT_ADDRESS = "unix:///run/cryo/cryo.sock"
 # At most a year: more is a mistake, and `inf` or `nan` would break the timers.
 Seconds = Annotated[float, msgspec.Meta(gt=0, le=365 * 86400)]
 

@@ -15,6 +15,8 @@ from shim.state import TaskState
 
 # The namespace of a call that names none.
 DEFAULT_NAMESPACE = "default"
+# Where a sidecar serves unless it is configured otherwise.
+DEFAULT_ADDRESS = "unix:///run/cryo/cryo.sock"
 # containerd's identifier rule, so that an id that works there works here.
 _ID = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9_.-]*[A-Za-z0-9])?")
 _ID_MAX = 76

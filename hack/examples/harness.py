@@ -17,9 +17,8 @@ import sys
 from collections.abc import Iterator
 
 from shim.client import AsyncClient, Client
-from shim.config import DEFAULT_ADDRESS
 from shim.errors import CryoError, NotFound
-from shim.model import CheckpointOptions, Progress, RestoreOptions
+from shim.model import DEFAULT_ADDRESS, CheckpointOptions, Progress, RestoreOptions
 from shim.state import TaskState
 
 

@@ -18,7 +18,8 @@ from shim.api.containerd.task.v3 import shim_pb2
 from shim.errors import CryoError
 from shim.model import TaskRef
 from shim.service.convert import PROCESS_TYPE, RESOURCES_TYPE, to_json
-from shim.service.ttrpc import Client, Server
+from shim.service.ttrpc.client import Client
+from shim.service.ttrpc.server import Server
 from shim.service.ttrpc_edge import V2, V3, task_services
 from shim.state import TaskState
 from tests.wire.fakes import FakeTasks, service_of

@@ -9,7 +9,7 @@ from typing import Any, Self, TypeVar
 
 import grpc.aio
 
-from shim.client import channel
+from shim.client import calls, channel
 from shim.client.base import BaseTransport
 from shim.errors import CryoError
 from shim.model import Report
@@ -48,7 +48,7 @@ class AsyncTransport(BaseTransport):
         try:
             answer = await method(
                 call.request,
-                timeout=channel.deadline_of(call, self._timeout_s),
+                timeout=calls.deadline_of(call, self._timeout_s),
                 metadata=channel.metadata_of(call),
             )
         except grpc.aio.AioRpcError as error:
@@ -79,20 +79,20 @@ class AsyncTransport(BaseTransport):
         result = None
         async for update in rpc:
             if update.WhichOneof("update") == "progress":
-                channel.report_progress(report, update.progress)
+                calls.report_progress(report, update.progress)
             else:
                 result = update
         if result is None:
-            raise channel.no_result(stream.what)
+            raise calls.no_result(stream.what)
         return stream.read(result)
 
     async def _roll_back(self, stream: Stream[Any], report: Report | None) -> None:
         if not stream.token:
             return
-        channel.report_rollback(report, f"cancelling the {stream.what}")
+        calls.report_rollback(report, f"cancelling the {stream.what}")
         try:
-            answer = await self._call(channel.cancel(stream.token))
+            answer = await self._call(calls.cancel(stream.token))
         except CryoError as error:
-            channel.report_rollback(report, f"the outcome of the rollback is unknown: {error}")
+            calls.report_rollback(report, f"the outcome of the rollback is unknown: {error}")
         else:
-            channel.report_rollback(report, channel.outcome_of(stream.what, answer))
+            calls.report_rollback(report, calls.outcome_of(stream.what, answer))

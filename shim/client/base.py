@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 
-from shim.client import channel
-from shim.config import DEFAULT_ADDRESS
-from shim.model import DEFAULT_NAMESPACE, TaskRef
-from shim.service import endpoint
+from shim.client import calls
+from shim.model import DEFAULT_ADDRESS, DEFAULT_NAMESPACE, TaskRef
+from shim.service import address as addresses
 
 
 class BaseTransport(ABC):
@@ -18,7 +17,7 @@ class BaseTransport(ABC):
         address: str = DEFAULT_ADDRESS,
         namespace: str = DEFAULT_NAMESPACE,
         *,
-        timeout_s: float = channel.DEFAULT_TIMEOUT_S,
+        timeout_s: float = calls.DEFAULT_TIMEOUT_S,
     ) -> None:
         """Take the sidecar's address, the namespace of plain task ids, and the timeout of calls.
 
@@ -29,11 +28,11 @@ class BaseTransport(ABC):
         self.address = address
         self.namespace = namespace
         self._timeout_s = timeout_s
-        self._open(endpoint.target(address))
+        self._open(addresses.target(address))
 
     @abstractmethod
     def _open(self, target: str) -> None:
         """Create the channel to a gRPC target; it connects with the first call."""
 
     def _ref(self, task: str | TaskRef) -> TaskRef:
-        return channel.ref_of(task, self.namespace)
+        return calls.ref_of(task, self.namespace)

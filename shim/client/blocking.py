@@ -5,45 +5,37 @@ Generated from the operations in shim/service by `make protos`.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING
 
-from shim import model
 from shim.client.transport import Transport
-from shim.distribution.image_diff import ImageDiff
 from shim.distribution.settings import TransferSettings
-from shim.distribution.transfer import Transferred
-from shim.image.eviction import Pruned
-from shim.image.name_view import NameView
-from shim.model import (
-    CheckpointOptions,
-    CheckpointResult,
-    CloneResult,
-    Exit,
-    ImageView,
-    KeyFile,
-    Mount,
-    ProcessView,
-    Report,
-    RestoreOptions,
-    RestoreResult,
-    Speeds,
-    Stdio,
-    TaskRef,
-    TaskView,
-    Timeline,
-    Verify,
-)
-from shim.service import (
-    clone_operations,
-    cryo_operations,
-    image_operations,
-    store_operations,
-    task_operations,
-    timeline_operations,
-    transfer_operations,
-    trust_operations,
-)
+from shim.model import CheckpointOptions, Stdio, Verify
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from typing import Any
+
+    from shim import model
+    from shim.distribution.image_diff import ImageDiff
+    from shim.distribution.transfer import Transferred
+    from shim.image.eviction import Pruned
+    from shim.image.name_view import NameView
+    from shim.model import (
+        CheckpointResult,
+        CloneResult,
+        Exit,
+        ImageView,
+        KeyFile,
+        Mount,
+        ProcessView,
+        Report,
+        RestoreOptions,
+        RestoreResult,
+        Speeds,
+        TaskRef,
+        TaskView,
+        Timeline,
+    )
 
 
 class Client(Transport):
@@ -65,6 +57,8 @@ class Client(Transport):
 
         Returns the pid of the sandbox on the host, 0 before a restore.
         """
+        from shim.service import task_operations
+
         return self._call(
             task_operations.create(
                 self._ref(task),
@@ -78,20 +72,28 @@ class Client(Transport):
 
     def start(self, task: str | TaskRef, exec_id: str = "") -> int:
         """Start the init process or an exec; return its pid."""
+        from shim.service import task_operations
+
         return self._call(task_operations.start(self._ref(task), exec_id))
 
     def state(self, task: str | TaskRef, exec_id: str = "") -> ProcessView:
         """Describe the init process or an exec."""
+        from shim.service import task_operations
+
         return self._call(task_operations.state(self._ref(task), exec_id))
 
     def wait(self, task: str | TaskRef, exec_id: str = "") -> Exit:
         """Wait until a process exits; return at once if it has already exited."""
+        from shim.service import task_operations
+
         return self._call(task_operations.wait(self._ref(task), exec_id))
 
     def kill(
         self, task: str | TaskRef, signal: int, *, exec_id: str = "", everyone: bool = False
     ) -> None:
         """Send a signal to one process, or to every process of the task."""
+        from shim.service import task_operations
+
         self._call(
             task_operations.kill(self._ref(task), signal, exec_id=exec_id, everyone=everyone)
         )
@@ -100,38 +102,56 @@ class Client(Transport):
         self, task: str | TaskRef, exec_id: str, process: Mapping[str, Any], stdio: Stdio = Stdio()
     ) -> None:
         """Add a process (an OCI `process` object) to a running task; `start` runs it."""
+        from shim.service import task_operations
+
         self._call(task_operations.exec_(self._ref(task), exec_id, process, stdio))
 
     def delete(self, task: str | TaskRef, exec_id: str = "") -> ProcessView:
         """Delete a process that has exited; return its last state."""
+        from shim.service import task_operations
+
         return self._call(task_operations.delete(self._ref(task), exec_id))
 
     def pids(self, task: str | TaskRef) -> list[int]:
         """List the processes of a task, by their pids in the container."""
+        from shim.service import task_operations
+
         return self._call(task_operations.pids(self._ref(task)))
 
     def pause(self, task: str | TaskRef) -> None:
         """Pause all processes of a task."""
+        from shim.service import task_operations
+
         self._call(task_operations.pause(self._ref(task)))
 
     def resume(self, task: str | TaskRef) -> None:
         """Resume a paused task."""
+        from shim.service import task_operations
+
         self._call(task_operations.resume(self._ref(task)))
 
     def update(self, task: str | TaskRef, resources: Mapping[str, Any]) -> None:
         """Set resource limits (an OCI LinuxResources object)."""
+        from shim.service import task_operations
+
         self._call(task_operations.update(self._ref(task), resources))
 
     def stats(self, task: str | TaskRef) -> model.Stats:
         """Measure the CPU, memory and process counts of a task."""
+        from shim.service import task_operations
+
         return self._call(task_operations.stats(self._ref(task)))
 
     def close_io(self, task: str | TaskRef, exec_id: str = "") -> None:
         """Close the stdin of a process."""
+        from shim.service import task_operations
+
         self._call(task_operations.close_io(self._ref(task), exec_id))
 
     def resize_pty(self, task: str | TaskRef, width: int, height: int, exec_id: str = "") -> None:
         """Set the size of the terminal of a process, in character cells."""
+        from shim.service import task_operations
+
         self._call(task_operations.resize_pty(self._ref(task), width, height, exec_id))
 
     def checkpoint(
@@ -144,6 +164,8 @@ class Client(Transport):
 
         If interrupted (Ctrl-C, an error in `on_progress`), it rolls back before it returns.
         """
+        from shim.service import cryo_operations
+
         return self._stream(cryo_operations.checkpoint(self._ref(task), options), on_progress)
 
     def restore(
@@ -153,6 +175,8 @@ class Client(Transport):
 
         If interrupted (Ctrl-C, an error in `on_progress`), it rolls back before it returns.
         """
+        from shim.service import cryo_operations
+
         return self._stream(cryo_operations.restore(self._ref(task), options), on_progress)
 
     def save_name(
@@ -162,10 +186,14 @@ class Client(Transport):
 
         If interrupted (Ctrl-C, an error in `on_progress`), it rolls back before it returns.
         """
+        from shim.service import cryo_operations
+
         return self._stream(cryo_operations.save_name(self._ref(task), name), on_progress)
 
     def info(self) -> dict[str, str]:
         """Describe the host: runsc, engines, driver, tool and versions."""
+        from shim.service import cryo_operations
+
         return self._call(cryo_operations.info())
 
     def clone(
@@ -182,6 +210,8 @@ class Client(Transport):
         is in its result. If interrupted (Ctrl-C, an error in `on_progress`), those that are not
         complete are rolled back before it returns.
         """
+        from shim.service import clone_operations
+
         return self._stream(
             clone_operations.clone(clones, namespace or self.namespace, at_once=at_once),
             on_progress,
@@ -189,10 +219,14 @@ class Client(Transport):
 
     def images(self) -> list[ImageView]:
         """List the images below the sidecar's image directory, newest first."""
+        from shim.service import image_operations
+
         return self._call(image_operations.images())
 
     def inspect(self, image: str, namespace: str = "") -> dict[str, Any]:
         """Return the manifest of an image, given its absolute path or its name."""
+        from shim.service import image_operations
+
         return self._call(image_operations.inspect(image, namespace or self.namespace))
 
     def verify(
@@ -210,6 +244,8 @@ class Client(Transport):
         It is compared with its seal and with this host. `untrusted_folder` accepts an image in a
         directory that another user can change. One of `keys`, if given, must have signed the image.
         """
+        from shim.service import image_operations
+
         return self._stream(
             image_operations.verify(
                 image,
@@ -226,16 +262,22 @@ class Client(Transport):
 
         Returns whether the image was deleted: one that has other names loses only the given name.
         """
+        from shim.service import image_operations
+
         return self._call(image_operations.remove(image, namespace or self.namespace))
 
     def names(self, namespace: str = "") -> list[NameView]:
         """List the names of images in a namespace; the default is the client's namespace."""
+        from shim.service import image_operations
+
         return self._call(image_operations.names(namespace or self.namespace))
 
     def show_name(
         self, name: str, namespace: str = "", *, kubernetes_namespace: str | None = None
     ) -> NameView:
         """Describe a name: its images, what their fingerprints were computed from, and its use."""
+        from shim.service import image_operations
+
         return self._call(
             image_operations.show_name(
                 name, namespace or self.namespace, kubernetes_namespace=kubernetes_namespace
@@ -246,6 +288,8 @@ class Client(Transport):
         self, name: str, namespace: str = "", *, kubernetes_namespace: str | None = None
     ) -> int:
         """Delete the images and the counters of a name; return how many images there were."""
+        from shim.service import image_operations
+
         return self._call(
             image_operations.drop_name(
                 name, namespace or self.namespace, kubernetes_namespace=kubernetes_namespace
@@ -258,20 +302,28 @@ class Client(Transport):
         The image is given by its absolute path or another name. If `ttl_s` is not 0, the image
         may be removed that long from now.
         """
+        from shim.service import store_operations
+
         return self._call(
             store_operations.tag(image, name, namespace or self.namespace, ttl_s=ttl_s)
         )
 
     def untag(self, image: str, name: str, namespace: str = "") -> str:
         """Take a name from an image, which stays; return its path."""
+        from shim.service import store_operations
+
         return self._call(store_operations.untag(image, name, namespace or self.namespace))
 
     def pin(self, image: str, namespace: str = "") -> str:
         """Keep an image, given by its path or its name, from being removed; return its path."""
+        from shim.service import store_operations
+
         return self._call(store_operations.pin(image, namespace or self.namespace))
 
     def unpin(self, image: str, namespace: str = "") -> str:
         """Let an image be removed again; return its path."""
+        from shim.service import store_operations
+
         return self._call(store_operations.unpin(image, namespace or self.namespace))
 
     def prune(
@@ -286,6 +338,8 @@ class Client(Transport):
 
         With `dry_run` nothing is removed, and the result has what would be.
         """
+        from shim.service import store_operations
+
         return self._call(
             store_operations.prune(
                 dry_run=dry_run,
@@ -300,10 +354,14 @@ class Client(Transport):
 
         A checkpoint of a pod is an operation on its sandbox, and on each of its containers.
         """
+        from shim.service import timeline_operations
+
         return self._call(timeline_operations.timelines(self._ref(task)))
 
     def image_timeline(self, image: str, namespace: str = "") -> Timeline:
         """Return where the time of an image's checkpoint went, given its path or its name."""
+        from shim.service import timeline_operations
+
         return self._call(timeline_operations.image_timeline(image, namespace or self.namespace))
 
     def speeds(self, image_path: str = "") -> Speeds:
@@ -311,6 +369,8 @@ class Client(Transport):
 
         The disk is that of an image, or of the sidecar's folder of images.
         """
+        from shim.service import timeline_operations
+
         return self._call(timeline_operations.speeds(image_path))
 
     def push(
@@ -326,6 +386,8 @@ class Client(Transport):
         What is there already is not sent again. If interrupted (Ctrl-C, an error in `on_progress`),
         the reference is as it was.
         """
+        from shim.service import transfer_operations
+
         return self._stream(
             transfer_operations.push(image, reference, settings, namespace or self.namespace),
             on_progress,
@@ -348,6 +410,8 @@ class Client(Transport):
         instead an image for the warm starts of that name. If interrupted (Ctrl-C, an error in
         `on_progress`), no image is there, and the next pull continues.
         """
+        from shim.service import transfer_operations
+
         return self._stream(
             transfer_operations.pull(
                 reference,
@@ -362,6 +426,8 @@ class Client(Transport):
 
     def image_statement(self, image: str, namespace: str = "") -> bytes:
         """Return what is signed for an image, given its absolute path or its name."""
+        from shim.service import trust_operations
+
         return self._call(trust_operations.image_statement(image, namespace or self.namespace))
 
     def add_signature(self, image: str, key: KeyFile, signature: bytes, namespace: str = "") -> int:
@@ -370,6 +436,8 @@ class Client(Transport):
         `signature` is of the statement of the image, encoded as DSSE has it, by the private key of
         `key`. Returns how many signatures the image has.
         """
+        from shim.service import trust_operations
+
         return self._call(
             trust_operations.add_signature(image, key, signature, namespace or self.namespace)
         )
@@ -378,10 +446,14 @@ class Client(Transport):
         self, old: str, new: str, namespace: str = "", on_progress: Report | None = None
     ) -> ImageDiff:
         """Compare two images, given their absolute paths or their names."""
+        from shim.service import trust_operations
+
         return self._stream(
             trust_operations.diff(old, new, namespace or self.namespace), on_progress
         )
 
     def list(self, namespace: str = "") -> list[TaskView]:
         """List the tasks of a namespace, by id; the default is the client's namespace."""
+        from shim.service import cryo_operations
+
         return self._call(cryo_operations.list_(namespace or self.namespace))

@@ -2,24 +2,14 @@
 
 from __future__ import annotations
 
-import contextlib
-import math
-import os
 from typing import Any, Protocol
 
 import grpc
 
-from shim.api.cryo.v1 import cryo_pb2
-from shim.errors import CryoError, InvalidArgument, PermissionDenied, Unavailable
-from shim.model import Phase, Progress, Report, TaskRef
-from shim.service import cryo_messages, endpoint, status
-from shim.service.cryo_operations import Cancel
+from shim.client.calls import lost, unreachable
+from shim.errors import CryoError
+from shim.service import status
 from shim.service.operation import Call
-
-DEFAULT_TIMEOUT_S = 60.0
-
-# A rollback is bounded by the sidecar; this is for a sidecar that hangs.
-ROLLBACK_S = 300.0
 
 _NAMESPACE_KEY = "containerd-namespace"
 _MESSAGE_MAX = 4 << 20
@@ -43,14 +33,6 @@ OPTIONS = (
 # Without an ErrorInfo these come from gRPC: a stopping server cancels calls not yet started.
 _LOST = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED)
 
-_Outcome = cryo_pb2.CancelResponse
-_OUTCOMES = {
-    _Outcome.OUTCOME_CANCELLED: "cancelled and rolled back",
-    _Outcome.OUTCOME_COMPLETED: "had completed before it could be cancelled",
-    _Outcome.OUTCOME_FAILED: "failed while it was cancelled",
-    _Outcome.OUTCOME_UNKNOWN: "cancelled",
-}
-
 
 class Failed(Protocol):
     """A failed call, blocking or async: its status, message and metadata."""
@@ -65,20 +47,9 @@ class Failed(Protocol):
         """Return the trailing metadata."""
 
 
-def ref_of(task: str | TaskRef, namespace: str) -> TaskRef:
-    """Complete a task's name with the client's namespace."""
-    return task if isinstance(task, TaskRef) else TaskRef(namespace=namespace, id=task)
-
-
 def metadata_of(call: Call[Any]) -> tuple[tuple[str, str], ...]:
     """Return the metadata of a call: the namespace, where the request has no field for it."""
     return ((_NAMESPACE_KEY, call.namespace),) if call.namespace else ()
-
-
-def deadline_of(call: Call[Any], usual_s: float) -> float | None:
-    """Return a call's timeout for gRPC, where None is no timeout."""
-    seconds = usual_s if call.timeout_s is None else call.timeout_s
-    return None if math.isinf(seconds) else seconds
 
 
 def failure(error: Failed, address: str) -> CryoError:
@@ -89,59 +60,5 @@ def failure(error: Failed, address: str) -> CryoError:
             packed = value
     details = error.details() or error.code().name.lower()
     if packed is None and error.code() in _LOST:
-        return _unreachable(address, details)
+        return lost(details) if "failed to connect" not in details else unreachable(address)
     return status.error_of(error.code(), details, packed)
-
-
-def _unreachable(address: str, details: str) -> CryoError:
-    if "failed to connect" not in details:
-        message = f"the connection to the sidecar was lost: {details}"
-        return Unavailable(message, remedy="check that it is running; tasks survive its restart")
-    if not _reachable(address):
-        message = f"no access to the sidecar's socket {endpoint.parse(address)}"
-        remedy = "run as root, or join the group that the sidecar's config names"
-        return PermissionDenied(message, remedy=remedy)
-    message = f"no sidecar answers at {address}"
-    return Unavailable(message, remedy="start one with `cryo serve`, or pass its address")
-
-
-def _reachable(address: str) -> bool:
-    path = endpoint.parse(address)
-    try:
-        path.stat()
-    except PermissionError:
-        return False
-    except OSError:
-        return True
-    return os.access(path, os.W_OK)
-
-
-def report_progress(report: Report | None, message: cryo_pb2.Progress) -> None:
-    """Report one progress update; a phase that only newer versions have is skipped."""
-    if report is not None:
-        with contextlib.suppress(InvalidArgument):
-            report(cryo_messages.from_progress(message))
-
-
-def report_rollback(report: Report | None, message: str) -> None:
-    """Report that a rollback begins, or how it ended."""
-    if report is not None:
-        report(Progress(phase=Phase.ROLLBACK, message=message))
-
-
-def cancel(token: str) -> Call[cryo_pb2.CancelResponse]:
-    """Cancel an operation by its token; the response has its outcome."""
-    request = cryo_pb2.CancelRequest(operation=token)
-    return Cancel.call(request, lambda answer: answer, timeout_s=ROLLBACK_S)
-
-
-def outcome_of(what: str, answer: cryo_pb2.CancelResponse) -> str:
-    """Describe how a cancelled operation ended."""
-    text = f"{what}: {_OUTCOMES.get(answer.outcome, 'cancelled')}"
-    return f"{text}: {answer.message}" if answer.message else text
-
-
-def no_result(what: str) -> CryoError:
-    """Return the error for a stream that ended successfully without a result."""
-    message = f"the {what} ended without a result"
-    return CryoError(message, remedy="use a client and a sidecar of the same version")

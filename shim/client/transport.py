@@ -1,20 +1,25 @@
-"""The blocking client: no event loop, and Ctrl-C cancels a call cleanly."""
+"""The blocking client: no event loop, and Ctrl-C cancels a call cleanly.
+
+A call without progress needs no gRPC, and does not load it, where the sidecar serves light clients.
+"""
 
 from __future__ import annotations
 
 import contextlib
-import functools
+import threading
 from types import TracebackType
-from typing import Any, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Self, TypeVar
 
-import grpc
-
-from shim.client import channel
+from shim.client import calls, light
 from shim.client.base import BaseTransport
-from shim.client.exchange import Exchange
+from shim.client.calls import CallFailed
+from shim.client.light import LightConnection
 from shim.errors import CryoError
 from shim.model import Report
 from shim.service.operation import Call, Stream
+
+if TYPE_CHECKING:
+    from shim.client.grpc_transport import GrpcTransport
 
 _Value = TypeVar("_Value")
 
@@ -23,7 +28,10 @@ class Transport(BaseTransport):
     """A blocking connection to a sidecar; threads may share it."""
 
     def _open(self, target: str) -> None:
-        self._channel = grpc.insecure_channel(target, options=channel.OPTIONS)
+        self._target = target
+        self._made: GrpcTransport | None = None
+        self._making = threading.Lock()
+        self._under_way: set[LightConnection] = set()
 
     def __enter__(self) -> Self:
         return self
@@ -38,62 +46,64 @@ class Transport(BaseTransport):
 
     def close(self) -> None:
         """Close the connection; calls under way end."""
-        self._channel.close()
+        for connection in self._under_way.copy():
+            connection.abort()
+        if self._made is not None:
+            self._made.close()
 
     def _call(self, call: Call[_Value]) -> _Value:
-        deadline_s = channel.deadline_of(call, self._timeout_s)
-        exchange = self._exchange(call, deadline_s, channel.metadata_of(call))
+        deadline_s = calls.deadline_of(call, self._timeout_s)
+        with light.connected(self.address, deadline_s) as connection:
+            if connection is not None:
+                return call.read(self._exchange(connection, call))
         try:
-            with contextlib.closing(exchange.answers()) as answers:
-                [answer] = answers
-        except grpc.RpcError as error:
-            raise channel.failure(error, self.address) from error
-        return call.read(answer)
+            return call.read(self._grpc().unary(call, deadline_s))
+        except CallFailed as failed:
+            raise failed.error from failed.__cause__
+
+    def _exchange(self, connection: LightConnection, call: Call[Any]) -> Any:
+        self._under_way.add(connection)
+        try:
+            return connection.exchange(call)
+        finally:
+            self._under_way.discard(connection)
+
+    def _grpc(self) -> GrpcTransport:
+        with self._making:
+            if self._made is None:
+                from shim.client.grpc_transport import GrpcTransport
+
+                self._made = GrpcTransport(self.address, self._target)
+            return self._made
 
     def _stream(self, stream: Stream[_Value], report: Report | None) -> _Value:
         try:
             return self._follow(stream, report)
-        except grpc.RpcError as error:
-            raise channel.failure(error, self.address) from error
+        except CallFailed as failed:
+            raise failed.error from failed.__cause__
         except BaseException:
             self._roll_back(stream, report)
             raise
 
     def _follow(self, stream: Stream[_Value], report: Report | None) -> _Value:
         result = None
-        with contextlib.closing(self._exchange(stream).answers()) as updates:
+        with contextlib.closing(self._grpc().updates(stream)) as updates:
             for update in updates:
                 if update.WhichOneof("update") == "progress":
-                    channel.report_progress(report, update.progress)
+                    calls.report_progress(report, update.progress)
                 else:
                     result = update
         if result is None:
-            raise channel.no_result(stream.what)
+            raise calls.no_result(stream.what)
         return stream.read(result)
-
-    def _exchange(
-        self,
-        call: Call[Any] | Stream[Any],
-        timeout_s: float | None = None,
-        metadata: tuple[tuple[str, str], ...] = (),
-    ) -> Exchange:
-        """Prepare a call; on the wire a unary response is a stream of one message."""
-        method = self._channel.unary_stream(
-            call.operation.path,
-            request_serializer=call.operation.request.SerializeToString,
-            response_deserializer=call.operation.response.FromString,
-        )
-        return Exchange(
-            functools.partial(method, call.request, timeout=timeout_s, metadata=metadata)
-        )
 
     def _roll_back(self, stream: Stream[Any], report: Report | None) -> None:
         if not stream.token:
             return
-        channel.report_rollback(report, f"cancelling the {stream.what}")
+        calls.report_rollback(report, f"cancelling the {stream.what}")
         try:
-            answer = self._call(channel.cancel(stream.token))
+            answer = self._call(calls.cancel(stream.token))
         except CryoError as error:
-            channel.report_rollback(report, f"the outcome of the rollback is unknown: {error}")
+            calls.report_rollback(report, f"the outcome of the rollback is unknown: {error}")
         else:
-            channel.report_rollback(report, channel.outcome_of(stream.what, answer))
+            calls.report_rollback(report, calls.outcome_of(stream.what, answer))

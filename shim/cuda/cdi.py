@@ -17,7 +17,7 @@ import msgspec
 from shim.errors import CryoError, InvalidArgument
 from shim.host import files
 from shim.model import Value
-from shim.oci import canonical
+from shim.oci import untrusted_json
 from shim.oci.edits import BindMount, DeviceNode, Edits
 
 MAX_FILE_BYTES = 8 << 20
@@ -183,7 +183,7 @@ def _add(path: Path, here: dict[str, _Found], problems: list[str]) -> None:
 
 def _parse(path: Path) -> _File:
     data = files.read_bounded(path, MAX_FILE_BYTES, nofollow=False)
-    plain = canonical.decode(data) if path.suffix == ".json" else _yaml(data)
+    plain = untrusted_json.decode(data) if path.suffix == ".json" else _yaml(data)
     return msgspec.convert(plain, _File)
 
 

@@ -19,7 +19,7 @@ from shim.distribution.place import Document
 from shim.errors import ImageCorrupt, NotFound
 from shim.image.manifest import MAX_MANIFEST_BYTES, Manifest
 from shim.model import Value
-from shim.oci import canonical, pod
+from shim.oci import canonical, pod, untrusted_json
 
 # Registries limit a manifest to 4 MiB, and some the number of layers to about 4,000.
 MAX_DOCUMENT_BYTES = 4 << 20
@@ -247,7 +247,7 @@ def _decode(document: Document, kind: type[_Kind], where: str) -> _Kind:
     if len(document.data) > MAX_DOCUMENT_BYTES:
         raise corrupt(where, "its manifest is too large")
     try:
-        canonical.check_shape(document.data)
+        untrusted_json.check_shape(document.data)
         return msgspec.json.decode(document.data, type=kind)
     except (msgspec.MsgspecError, ValueError, RecursionError) as error:
         raise corrupt(where, str(error)) from error

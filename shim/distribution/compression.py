@@ -9,7 +9,7 @@ from typing import IO, cast
 
 from shim.distribution.artifact import corrupt
 from shim.distribution.blob import PIECE_BYTES
-from shim.distribution.transfer import Compress
+from shim.distribution.compress import Compress
 
 # The fastest level: the higher ones compress memory by little more.
 _LEVEL = 1

@@ -26,7 +26,7 @@ from shim.distribution.cipher import KEY_BYTES, Cipher, check_value, derive
 from shim.distribution.key_sources import KeySources
 from shim.errors import HostMismatch, InvalidArgument, PermissionDenied
 from shim.model import Value
-from shim.oci import canonical
+from shim.oci import canonical, untrusted_json
 
 _VERSION = 1
 _ALGORITHM = "AES-256-GCM"
@@ -158,7 +158,7 @@ def _decode(key_json: str, where: str) -> _Wrapped:
     if len(data) > _MAX_BYTES:
         raise corrupt(where, "the description of its data key is too large")
     try:
-        canonical.check_shape(data)
+        untrusted_json.check_shape(data)
         version = msgspec.json.decode(data, type=_Head).version
         wrapped = msgspec.json.decode(data, type=_Wrapped) if version == _VERSION else None
     except (msgspec.MsgspecError, ValueError, RecursionError) as error:

@@ -11,7 +11,7 @@ from shim.distribution.artifact import MAX_DOCUMENT_BYTES, corrupt
 from shim.distribution.blob import Descriptor
 from shim.errors import NotFound, ResourceExhausted
 from shim.model import Value
-from shim.oci import canonical
+from shim.oci import canonical, untrusted_json
 
 MARKER_NAME = "oci-layout"
 MARKER = b'{"imageLayoutVersion":"1.0.0"}'
@@ -85,7 +85,7 @@ def _entries(data: bytes, where: str) -> list[dict[str, Any]]:
     try:
         if len(data) > MAX_DOCUMENT_BYTES:
             raise corrupt(where, f"{NAME} is too large")
-        canonical.check_shape(data)
+        untrusted_json.check_shape(data)
         return msgspec.json.decode(data, type=_Index).manifests
     except (msgspec.MsgspecError, ValueError, RecursionError) as error:
         raise corrupt(where, f"{NAME}: {error}") from error

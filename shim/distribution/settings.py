@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from shim.distribution.compress import JOBS, Compress
 from shim.distribution.key_sources import KeySources
-from shim.distribution.transfer import JOBS, Compress
 from shim.errors import InvalidArgument
 from shim.model import Value
 

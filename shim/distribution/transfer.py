@@ -2,26 +2,16 @@
 
 from __future__ import annotations
 
-import enum
 from collections.abc import Callable
 from pathlib import Path
 from typing import Protocol
 
+from shim.distribution.compress import JOBS, Compress
 from shim.distribution.key_sources import KeySources
 from shim.image.labels import Labels
 from shim.image.manifest import Manifest
 from shim.image.verify_cache import VerifyCache
 from shim.model import Value
-
-JOBS = 4
-
-
-class Compress(enum.StrEnum):
-    """Which chunks are compressed: those for which it is faster than to send them as they are."""
-
-    AUTO = "auto"
-    ALWAYS = "always"
-    NEVER = "never"
 
 
 class Cipher(Protocol):

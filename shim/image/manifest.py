@@ -15,7 +15,7 @@ import msgspec
 from shim.cuda.inventory import Gpu
 from shim.errors import HostMismatch, ImageCorrupt, InvalidArgument
 from shim.model import CheckpointOptions, CudaProcess, EngineName, Spans, Timeline, Value
-from shim.oci import canonical, document
+from shim.oci import canonical, document, untrusted_json
 from shim.oci.document import Spec
 
 NAME = "cryo.json"
@@ -231,7 +231,7 @@ def encode(manifest: Manifest) -> tuple[Manifest, bytes]:
         message = f"the manifest would be {len(data)} bytes, of at most {MAX_MANIFEST_BYTES}"
         raise InvalidArgument(message, remedy="make config.json smaller")
     try:
-        canonical.check_shape(data)
+        untrusted_json.check_shape(data)
         msgspec.convert(plain, Manifest)
     except ValueError as error:  # also the base of msgspec's errors
         message = f"the manifest would be invalid: {error}"
@@ -280,7 +280,7 @@ def _check_sealed(data: bytes) -> None:
     Raises:
         ValueError: they were changed.
     """
-    canonical.check_shape(data)
+    untrusted_json.check_shape(data)
     found = _DIGEST.findall(data)
     same = msgspec.json.format(data, indent=1) + b"\n" == data
     compact = msgspec.json.format(_DIGEST.sub(b"", data), indent=-1)

@@ -26,7 +26,7 @@ from shim.image import manifest as manifests
 from shim.image.named_use import USE
 from shim.image.verify_cache import VerifyCache
 from shim.model import Value, check_id
-from shim.oci import canonical
+from shim.oci import canonical, untrusted_json
 
 # The file of a fingerprint.
 PARTS = "fingerprint.json"
@@ -63,7 +63,7 @@ def decode_fingerprint(data: bytes) -> Fingerprint:
     Raises:
         ValueError, RecursionError: it is damaged.
     """
-    canonical.check_shape(data)
+    untrusted_json.check_shape(data)
     return msgspec.json.decode(data, type=Fingerprint)
 
 

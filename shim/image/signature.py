@@ -22,7 +22,7 @@ from shim.image.manifest import NAME, Manifest
 from shim.image.side_files import SIGNATURES
 from shim.image.verify import decode_manifest, read_file
 from shim.model import Value
-from shim.oci import canonical
+from shim.oci import canonical, untrusted_json
 
 if TYPE_CHECKING:
     from shim.image.keys import PublicKey
@@ -95,7 +95,7 @@ def read_envelope(data: bytes | None, where: str) -> Envelope | None:
     if len(data) > MAX_BYTES:
         raise _corrupt(where, "it is too large")
     try:
-        canonical.check_shape(data)
+        untrusted_json.check_shape(data)
         return msgspec.json.decode(data, type=Envelope)
     except (msgspec.MsgspecError, ValueError, RecursionError) as error:
         raise _corrupt(where, str(error)) from error

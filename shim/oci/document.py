@@ -12,7 +12,7 @@ import msgspec
 from shim.errors import CryoError, InvalidBundle
 from shim.host import files
 from shim.model import Value
-from shim.oci import canonical, field_names
+from shim.oci import canonical, field_names, untrusted_json
 
 CONFIG = "config.json"
 MAX_SPEC_BYTES = 8 << 20
@@ -187,7 +187,7 @@ def load(bundle: Path, *, restoring: bool = False) -> Spec:
         raise InvalidBundle(message, remedy="give the bundle's absolute path")
     path = bundle / CONFIG
     try:
-        data = canonical.decode(files.read_bounded(path, MAX_SPEC_BYTES, nofollow=False))
+        data = untrusted_json.decode(files.read_bounded(path, MAX_SPEC_BYTES, nofollow=False))
     except CryoError as error:
         remedy = f"put an OCI config.json in {bundle}"
         raise InvalidBundle(error.message, remedy=remedy) from error

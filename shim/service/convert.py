@@ -8,19 +8,21 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from datetime import UTC, datetime
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from google.protobuf.any_pb2 import Any as AnyMessage
 from google.protobuf.duration_pb2 import Duration
 from google.protobuf.timestamp_pb2 import Timestamp
 
-from shim.api.containerd.task.v3 import shim_pb2
-from shim.api.cryo.v1 import cryo_pb2
 from shim.errors import InvalidArgument
 from shim.model import (
     Stdio,
 )
-from shim.oci import canonical
+from shim.oci import untrusted_json
+
+if TYPE_CHECKING:
+    from shim.api.containerd.task.v3 import shim_pb2
+    from shim.api.cryo.v1 import cryo_pb2
 
 PROCESS_TYPE = "types.containerd.io/opencontainers/runtime-spec/1/Process"
 RESOURCES_TYPE = "types.containerd.io/opencontainers/runtime-spec/1/LinuxResources"
@@ -95,7 +97,7 @@ def from_json(packed: AnyMessage, what: str) -> dict[str, Any]:
         message = f"the {what} is longer than {_JSON_MAX} bytes"
         raise InvalidArgument(message)
     try:
-        value = canonical.decode(packed.value)
+        value = untrusted_json.decode(packed.value)
     except ValueError as error:
         message = f"the {what} is not JSON: {error}"
         raise InvalidArgument(message) from error

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
 from shim.api.cryo.v1 import cryo_pb2
@@ -19,7 +19,9 @@ from shim.model import (
 from shim.service import cryo_messages, status
 from shim.service.cryo_table import CRYO
 from shim.service.operation import ENDLESS, Call, Incoming, Owner, Stream
-from shim.service.running import RunningOperation
+
+if TYPE_CHECKING:
+    from shim.service.running import RunningOperation
 
 _Cancelled = cryo_pb2.CancelResponse
 

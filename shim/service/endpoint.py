@@ -16,34 +16,12 @@ import stat
 from collections.abc import Iterator
 from pathlib import Path
 
-from shim.errors import AlreadyExists, InvalidArgument
-from shim.host import files, trusted, unix_socket
+from shim.errors import AlreadyExists, InvalidArgument, Unavailable
+from shim.host import files, trusted
 from shim.host.filelock import try_lock
+from shim.service.address import parse
 
-_SCHEME = "unix:"
 _PROBE_S = 1.0
-
-
-def parse(address: str) -> Path:
-    """Return the socket path of `unix:///path`, `unix:/path` or a bare absolute path.
-
-    Raises:
-        InvalidArgument: another scheme, a relative path, or one too long for a socket.
-    """
-    text = address.removeprefix(_SCHEME)
-    path = Path("/" + text.lstrip("/"))
-    if not text.startswith("/") or path == Path("/"):
-        message = f"address {address!r} is not a unix socket"
-        raise InvalidArgument(message, remedy="write it as unix:///run/cryo/cryo.sock")
-    if len(os.fsencode(path)) > unix_socket.PATH_MAX:
-        message = f"socket path {path} is longer than {unix_socket.PATH_MAX} bytes"
-        raise InvalidArgument(message, remedy="choose a shorter path")
-    return path
-
-
-def target(address: str) -> str:
-    """Return the address in gRPC's form."""
-    return f"{_SCHEME}{parse(address)}"
 
 
 class Endpoint:
@@ -78,7 +56,7 @@ class Endpoint:
             self._lock = None
 
     @contextlib.contextmanager
-    def binding(self) -> Iterator[None]:
+    def binding(self, path: Path | None = None) -> Iterator[None]:
         """Keep the socket closed to others while it is bound, then open it to the group."""
         before = os.umask(0o177)
         try:
@@ -86,8 +64,26 @@ class Endpoint:
         finally:
             os.umask(before)
         if self._gid is not None:
-            os.chown(self.path, -1, self._gid)
-            self.path.chmod(0o660)
+            os.chown(path or self.path, -1, self._gid)
+            (path or self.path).chmod(0o660)
+
+    def listener(self, path: Path | None = None) -> socket.socket:
+        """Listen on the path, or on another one that the lock of this one protects.
+
+        Raises:
+            Unavailable: it cannot be bound.
+        """
+        path = path or self.path
+        listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        try:
+            with self.binding(path):
+                listener.bind(str(path))
+            listener.listen()
+        except OSError as error:
+            listener.close()
+            message = f"cannot listen on {path}: {error}"
+            raise Unavailable(message, remedy="check its directory, or choose another") from error
+        return listener
 
     def _make_folder(self) -> None:
         folder = self.path.parent

@@ -16,7 +16,8 @@ from shim.errors import CryoError, DeadlineExceeded, InvalidArgument, Unavailabl
 from shim.host.background import BackgroundTasks
 from shim.model import Event
 from shim.service import event_messages
-from shim.service.ttrpc import NAMESPACE_KEY, Client
+from shim.service.ttrpc.client import Client
+from shim.service.ttrpc.envelope import NAMESPACE_KEY
 
 _log = logging.getLogger(__name__)
 

@@ -13,7 +13,7 @@ from google.protobuf.message import DecodeError, Message
 from shim.errors import InvalidArgument
 from shim.model import Progress, Report, TaskRef
 from shim.service import cryo_messages
-from shim.service.running import log_progress
+from shim.service.progress_log import log_progress
 
 if TYPE_CHECKING:
     from shim.service.service import Service

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import logging
 from collections.abc import AsyncIterator, Callable, Coroutine
 from typing import Any, Generic, TypeVar
 
@@ -18,14 +17,6 @@ _Result = TypeVar("_Result")
 _BACKLOG = 256
 # How many completed operations Cancel still finds.
 _ENDED_MAX = 64
-
-_log = logging.getLogger(__name__)
-
-
-def log_progress(progress: Progress) -> None:
-    """Log the progress of an operation whose caller takes no stream."""
-    level = logging.WARNING if progress.warning else logging.DEBUG
-    _log.log(level, "%s %s", progress.phase, progress.message)
 
 
 class RunningOperation(Generic[_Result]):

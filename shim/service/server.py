@@ -1,4 +1,4 @@
-"""The gRPC server of the sidecar: the two services, health and reflection on a unix socket."""
+"""The sidecar's servers: gRPC with health and reflection, and ttrpc beside it for light clients."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from grpc_reflection.v1alpha import reflection
 from shim.errors import Unavailable
 from shim.service import grpc_edge
 from shim.service.endpoint import Endpoint
+from shim.service.light_edge import LightEdge
 from shim.service.service import Service
 from shim.service.tables import CRYO, TASK
 
@@ -40,6 +41,7 @@ class Server:
         self._endpoint = endpoint
         self._service = service
         self._health = health.aio.HealthServicer()
+        self._light = LightEdge(service, endpoint)
         self._server = grpc.aio.server(options=_OPTIONS)
         grpc_edge.add_to(self._server, service)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
@@ -57,6 +59,7 @@ class Server:
         try:
             self._bind()
             await self._server.start()
+            self._light.start()
         except BaseException:
             self._endpoint.release()
             raise
@@ -70,6 +73,7 @@ class Server:
         """
         await self._health.enter_graceful_shutdown()
         stopping = asyncio.create_task(self._server.stop(grace_s + _GOODBYE_S))
+        leaving = asyncio.create_task(self._light.stop(grace_s + _GOODBYE_S))
         self._service.waits.close()
         try:
             async with asyncio.timeout(grace_s):
@@ -77,6 +81,9 @@ class Server:
         finally:
             await self._server.stop(_GOODBYE_S)
             await stopping
+            await asyncio.wait({leaving}, timeout=_GOODBYE_S)
+            leaving.cancel()
+            await asyncio.wait({leaving})
             self._endpoint.release()
 
     def _bind(self) -> None:

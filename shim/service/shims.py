@@ -19,7 +19,8 @@ from shim.host.shielded import shielded
 from shim.model import Exit, Phase, ProcessView, Progress, Report, TaskRef, TaskView
 from shim.service import cryo_operations, task_messages, task_operations
 from shim.service.operation import Operation
-from shim.service.ttrpc import NAMESPACE_KEY, Client
+from shim.service.ttrpc.client import Client
+from shim.service.ttrpc.envelope import NAMESPACE_KEY
 from shim.state import TaskState
 from shim.task import record as records
 from shim.task.record import TaskRecord

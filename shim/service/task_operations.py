@@ -22,7 +22,7 @@ from shim.errors import CryoError
 from shim.model import CreateRequest, Exit, Mount, ProcessView, Stdio, TaskRef, check_id
 from shim.service import convert, metrics, task_messages
 from shim.service.operation import ENDLESS, OWNER_S, Call, Incoming, Owner, Table
-from shim.service.running import log_progress
+from shim.service.progress_log import log_progress
 
 _log = logging.getLogger(__name__)
 

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from shim.api.cryo.v1 import cryo_pb2
+from shim.distribution.compress import JOBS, Compress
 from shim.distribution.key_sources import KeySources
 from shim.distribution.settings import TransferSettings
-from shim.distribution.transfer import JOBS, Compress
 from shim.service.convert import named
 
 _COMPRESSIONS = {one: cryo_pb2.Compression.Value(f"COMPRESSION_{one.name}") for one in Compress}

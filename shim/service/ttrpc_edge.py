@@ -6,27 +6,27 @@ containerd 2.4 takes a gRPC connection that was not used yet for a lost one, and
 
 from __future__ import annotations
 
-import socket
 from dataclasses import dataclass
 from typing import Any
 
-from shim.errors import Unavailable
 from shim.model import DEFAULT_NAMESPACE, Progress
 from shim.service import cryo_operations  # noqa: F401 - a shim serves these alone
 from shim.service.cryo_table import CRYO
 from shim.service.endpoint import Endpoint
 from shim.service.operation import Operation
-from shim.service.running import log_progress
+from shim.service.progress_log import log_progress
 from shim.service.service import Beside, Service
 from shim.service.task_operations import TASK
-from shim.service.ttrpc import NAMESPACE_KEY, Call, Server, Services
+from shim.service.ttrpc.envelope import NAMESPACE_KEY
+from shim.service.ttrpc.method import Call, Services
+from shim.service.ttrpc.server import Server
 
 V2 = "containerd.task.v2.Task"
 V3 = TASK.service
 
 
 @dataclass(frozen=True)
-class _Served:
+class Served:
     """One operation as a ttrpc server runs it. ttrpc here is unary: progress goes to the log."""
 
     operation: Operation[Any, Any]
@@ -57,7 +57,7 @@ def task_services(service: Service, namespace: str = DEFAULT_NAMESPACE) -> Servi
     `start` received, is then the default.
     """
     table = {
-        name: _Served(operation, service, namespace) for name, operation in TASK.operations.items()
+        name: Served(operation, service, namespace) for name, operation in TASK.operations.items()
     }
     return {V2: table, V3: table}
 
@@ -69,7 +69,7 @@ def shim_services(service: Service, namespace: str = DEFAULT_NAMESPACE) -> Servi
     by its token, which returns the outcome.
     """
     ours = {
-        name: _Served(operation, service, namespace)
+        name: Served(operation, service, namespace)
         for name, operation in CRYO.operations.items()
         if operation.in_shims
     }
@@ -93,7 +93,7 @@ class TtrpcEdge:
         """
         self._endpoint.lock()
         try:
-            self._server.serve(self._bound())
+            self._server.serve(self._endpoint.listener())
         except BaseException:
             self._endpoint.release()
             raise
@@ -104,16 +104,3 @@ class TtrpcEdge:
         await self._server.close(grace_s)
         self._endpoint.path.unlink(missing_ok=True)
         self._endpoint.release()
-
-    def _bound(self) -> socket.socket:
-        path = self._endpoint.path
-        listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        try:
-            with self._endpoint.binding():
-                listener.bind(str(path))
-            listener.listen()
-        except OSError as error:
-            listener.close()
-            message = f"cannot listen on {path}: {error}"
-            raise Unavailable(message, remedy="check its directory, or choose another") from error
-        return listener

@@ -9,7 +9,7 @@ import grpc
 from shim.api.cryo.v1 import cryo_pb2, cryo_pb2_grpc
 from shim.client import channel
 from shim.errors import CryoError
-from shim.service import endpoint
+from shim.service import address as addresses
 from shim.service.operation import Stream
 
 Outcome = cryo_pb2.CancelResponse.Outcome
@@ -22,7 +22,7 @@ class Wire:
     def __init__(self, address: str, stream: Stream[Any], timeout_s: float | None = None) -> None:
         self._address = address
         self._token = stream.token
-        self._channel = grpc.insecure_channel(endpoint.target(address), options=channel.OPTIONS)
+        self._channel = grpc.insecure_channel(addresses.target(address), options=channel.OPTIONS)
         method = self._channel.unary_stream(
             stream.operation.path,
             request_serializer=stream.operation.request.SerializeToString,
@@ -37,7 +37,9 @@ class Wire:
 
     def outcome(self) -> Outcome.ValueType:
         """Query the outcome of the operation by its token, as a disconnected caller would."""
-        with grpc.insecure_channel(endpoint.target(self._address), options=channel.OPTIONS) as line:
+        with grpc.insecure_channel(
+            addresses.target(self._address), options=channel.OPTIONS
+        ) as line:
             request = cryo_pb2.CancelRequest(operation=self._token)
             answer = cryo_pb2_grpc.CryoStub(line).Cancel(request, timeout=_OUTCOME_S)
         return answer.outcome

@@ -14,10 +14,11 @@ import pytest
 
 from shim.config import Trust
 from shim.distribution.blob import Descriptor
+from shim.distribution.compress import Compress
 from shim.distribution.layout import Layout
 from shim.distribution.pull import pull
 from shim.distribution.push import push
-from shim.distribution.transfer import Compress, Offer, PullOptions, PullTarget, PushOptions
+from shim.distribution.transfer import Offer, PullOptions, PullTarget, PushOptions
 from shim.errors import (
     HostMismatch,
     ImageCorrupt,

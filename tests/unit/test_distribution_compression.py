@@ -6,8 +6,8 @@ import random
 
 import pytest
 
+from shim.distribution.compress import Compress
 from shim.distribution.compression import Compressor, compress, decompressed
-from shim.distribution.transfer import Compress
 from shim.errors import ImageCorrupt
 
 WHERE = "r.example/a:v1"

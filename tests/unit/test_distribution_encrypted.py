@@ -10,12 +10,13 @@ import pytest
 
 from shim.distribution import artifact
 from shim.distribution.artifact import Artifact
+from shim.distribution.compress import Compress
 from shim.distribution.key_sources import KeySources
 from shim.distribution.keys import for_push
 from shim.distribution.layout import Layout
 from shim.distribution.pull import pull
 from shim.distribution.push import push
-from shim.distribution.transfer import Compress, PullOptions, PullTarget, PushOptions
+from shim.distribution.transfer import PullOptions, PullTarget, PushOptions
 from shim.errors import CryoError, ImageCorrupt, InvalidArgument, PermissionDenied
 from shim.image.verify import verify
 from shim.image.verify_cache import VerifyCache

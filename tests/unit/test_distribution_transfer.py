@@ -9,11 +9,12 @@ from typing import Any
 import pytest
 
 from shim.distribution import content, meter
+from shim.distribution.compress import Compress
 from shim.distribution.key_sources import KeySources
 from shim.distribution.keys import for_push
 from shim.distribution.layout import Layout
 from shim.distribution.pull import pull
-from shim.distribution.transfer import Compress, PullOptions, PullTarget
+from shim.distribution.transfer import PullOptions, PullTarget
 from shim.errors import ImageCorrupt, NotFound, ResourceExhausted
 from shim.model import Progress
 from tests.unit.image_helpers import ProgressLog

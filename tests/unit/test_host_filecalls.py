@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from shim.client import channel
+from shim.client import calls
 from shim.errors import DeadlineExceeded, NotFound, Unavailable
 from shim.host import filecalls
 from shim.host.filecalls import file_call
@@ -147,4 +147,4 @@ async def test_calls_whose_callers_have_left_are_counted(monkeypatch: pytest.Mon
 
 def test_a_client_gets_an_error_for_a_folder_of_images_that_hangs() -> None:
     """The list gives up before its caller does, whose error would name no filesystem."""
-    assert images.LIST_S < channel.DEFAULT_TIMEOUT_S
+    assert images.LIST_S < calls.DEFAULT_TIMEOUT_S

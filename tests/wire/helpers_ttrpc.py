@@ -15,9 +15,12 @@ from google.protobuf.wrappers_pb2 import StringValue
 
 from shim.api.ttrpc import request_pb2
 from shim.errors import InvalidArgument
-from shim.service.ttrpc import Call, Client, Limits, Server, Services
 from shim.service.ttrpc import frame as frames
+from shim.service.ttrpc.client import Client
 from shim.service.ttrpc.frame import Frame, Kind
+from shim.service.ttrpc.limits import Limits
+from shim.service.ttrpc.method import Call, Services
+from shim.service.ttrpc.server import Server
 
 _Request = TypeVar("_Request", bound=Message)
 

@@ -20,7 +20,7 @@ from shim.service.server import Server
 from shim.service.service import Beside, Service
 from shim.service.shims import Shims
 from shim.service.tables import CRYO, TASK
-from shim.service.ttrpc import Client as TtrpcClient
+from shim.service.ttrpc.client import Client as TtrpcClient
 from shim.service.ttrpc_edge import shim_services
 from shim.task.host_info import HostInfo
 from shim.task.image_service import ImageService

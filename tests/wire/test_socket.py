@@ -16,7 +16,7 @@ import pytest
 
 from shim.client import AsyncClient, Client
 from shim.errors import AlreadyExists, InvalidArgument, PermissionDenied, Unavailable
-from shim.service import endpoint
+from shim.service import address as addresses
 from shim.service.endpoint import Endpoint
 from shim.service.server import Server
 from tests.wire.conftest import GRACE_S, Sidecar, serving
@@ -32,7 +32,7 @@ def mode(path: Path) -> int:
 
 async def test_only_the_owner_may_connect(server: Server, address: str) -> None:
     """The folder is 0700 and the socket 0600, whatever the umask was."""
-    path = endpoint.parse(address)
+    path = addresses.parse(address)
 
     assert mode(path.parent) == 0o700
     assert mode(path) == 0o600
@@ -42,7 +42,7 @@ async def test_only_the_owner_may_connect(server: Server, address: str) -> None:
 async def test_a_group_may_connect(address: str) -> None:
     """With a group the folder is 0710 and the socket 0660, both root's and the group's."""
     group = grp.getgrgid(os.getgrouplist("nobody", 65534)[0])
-    core, path = FakeTasks(), endpoint.parse(address)
+    core, path = FakeTasks(), addresses.parse(address)
     server = Server(service_of(core), Endpoint(address, group.gr_name))
     await server.start()
     try:
@@ -90,7 +90,7 @@ async def test_a_folder_that_others_write_is_refused(tmp_path: Path) -> None:
 
 async def test_a_stale_socket_is_replaced(address: str) -> None:
     """What a killed sidecar left does not stop the next one."""
-    path = endpoint.parse(address)
+    path = addresses.parse(address)
     path.parent.mkdir(mode=0o700)
     with socket.socket(socket.AF_UNIX) as dead:
         dead.bind(str(path))
@@ -110,7 +110,7 @@ async def test_a_living_server_is_not_displaced(server: Server, address: str) ->
 
 async def test_anothers_socket_is_not_displaced(address: str) -> None:
     """A program that is no sidecar but answers there keeps its socket."""
-    path = endpoint.parse(address)
+    path = addresses.parse(address)
     path.parent.mkdir(mode=0o700)
     with socket.socket(socket.AF_UNIX) as other:
         other.bind(str(path))
@@ -122,7 +122,7 @@ async def test_anothers_socket_is_not_displaced(address: str) -> None:
 
 async def test_a_file_is_not_displaced(address: str) -> None:
     """A path that holds something else is left alone."""
-    path = endpoint.parse(address)
+    path = addresses.parse(address)
     path.parent.mkdir(mode=0o700)
     path.write_text("precious")
     with pytest.raises(AlreadyExists, match="not a socket"):
@@ -132,7 +132,7 @@ async def test_a_file_is_not_displaced(address: str) -> None:
 
 async def test_a_refused_claim_can_be_tried_again(address: str) -> None:
     """A claim that failed leaves no lock behind."""
-    path = endpoint.parse(address)
+    path = addresses.parse(address)
     path.parent.mkdir(mode=0o700)
     path.touch()
     with pytest.raises(AlreadyExists):
@@ -148,14 +148,14 @@ async def test_a_refused_claim_can_be_tried_again(address: str) -> None:
 def test_bad_addresses(address: str) -> None:
     """Only an absolute path that fits a socket is an address."""
     with pytest.raises(InvalidArgument):
-        endpoint.parse(address)
+        addresses.parse(address)
 
 
 @pytest.mark.parametrize("address", ("unix:///a/b", "unix:/a/b", "/a/b"))
 def test_good_addresses(address: str) -> None:
     """The usual ways to write a socket all mean it."""
-    assert endpoint.parse(address) == Path("/a/b")
-    assert endpoint.target(address) == "unix:/a/b"
+    assert addresses.parse(address) == Path("/a/b")
+    assert addresses.target(address) == "unix:/a/b"
 
 
 def test_an_unknown_group_is_named() -> None:
@@ -175,9 +175,9 @@ async def test_two_clients_at_once(server: Server, address: str, core: FakeTasks
         await checkpoint
 
 
-def test_each_client_has_a_connection_of_its_own(sidecar: Sidecar) -> None:
+async def test_each_client_has_a_connection_of_its_own(server: Server, address: str) -> None:
     """A new one does not begin with what an older has lost and not yet noticed."""
-    path = str(endpoint.parse(sidecar.address))
+    path = str(addresses.parse(address))
 
     def connections() -> int:
         lines = Path("/proc/net/unix").read_text("utf-8", "replace").splitlines()
@@ -185,10 +185,10 @@ def test_each_client_has_a_connection_of_its_own(sidecar: Sidecar) -> None:
         fields = [line.split() for line in lines]
         return len([one for one in fields if one[-1] == path and one[5] == "03"])
 
-    with Client(sidecar.address) as first, Client(sidecar.address) as second:
-        first.list()
+    async with AsyncClient(address) as first, AsyncClient(address) as second:
+        await first.list()
         assert connections() == 1
-        second.list()
+        await second.list()
         assert connections() == 2
 
 
@@ -232,7 +232,7 @@ class Slow:
 
 def test_a_busy_sidecar_is_waited_for(sidecar: Sidecar, tmp_path: Path) -> None:
     """One that needs a second to greet a client is not said to be missing."""
-    slow = Slow(tmp_path, str(endpoint.parse(sidecar.address)), 1.0)
+    slow = Slow(tmp_path, str(addresses.parse(sidecar.address)), 1.0)
     with contextlib.closing(slow), Client(f"unix://{slow.path}") as client:
         assert client.list() == []
 
@@ -266,9 +266,9 @@ def test_no_access_is_distinguished_from_no_server(tmp_path: Path) -> None:
             try:
                 os.setgid(65534)
                 os.setuid(65534)
-                from shim.client import channel
+                from shim.client import calls
 
-                status = int(channel._reachable(f"unix://{folder}/s"))
+                status = int(calls._reachable(f"unix://{folder}/s"))
             finally:
                 os._exit(status)
         assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0

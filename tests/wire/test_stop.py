@@ -13,7 +13,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from shim.client import AsyncClient
 from shim.errors import Cancelled, Unavailable
-from shim.service import endpoint
+from shim.service import address as addresses
 from shim.service.endpoint import Endpoint
 from shim.service.server import Server
 from tests.wire.fakes import RESULT, FakeTasks, service_of
@@ -119,7 +119,7 @@ async def test_the_address_is_free_afterwards(address: str) -> None:
     server, core = await start(address)
     await server.stop(core.close, 5)
 
-    assert not endpoint.parse(address).exists()
+    assert not addresses.parse(address).exists()
     server, core = await start(address)
     await server.stop(core.close, 5)
 

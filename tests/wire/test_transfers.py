@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 
 from shim.client import AsyncClient
+from shim.distribution.compress import Compress
 from shim.distribution.key_sources import KeySources
 from shim.distribution.settings import TransferSettings
-from shim.distribution.transfer import Compress
 from shim.entry.cli import exits
 from shim.entry.cli.app import main
 from shim.errors import InvalidArgument, Unavailable

@@ -24,7 +24,10 @@ from shim.errors import (
     Unimplemented,
 )
 from shim.service.code import Code
-from shim.service.ttrpc import Client, Limits, Server, frame
+from shim.service.ttrpc import frame
+from shim.service.ttrpc.client import Client
+from shim.service.ttrpc.limits import Limits
+from shim.service.ttrpc.server import Server
 from tests.wire.fakes import every_error
 from tests.wire.helpers_ttrpc import SERVICE, Echo, Peer, ask, bind, request, serving, until
 

@@ -21,7 +21,8 @@ from shim.api.cryo.v1 import cryo_pb2
 from shim.errors import CryoError, InvalidArgument, Unavailable
 from shim.model import Event, Mount, Stdio, TaskRef
 from shim.service.events import SERVICE, Pace, Publisher
-from shim.service.ttrpc import NAMESPACE_KEY, Call
+from shim.service.ttrpc.envelope import NAMESPACE_KEY
+from shim.service.ttrpc.method import Call
 from tests.wire.helpers_ttrpc import SOON_S, Unary, bind, serving, until
 
 A = TaskRef(namespace="k8s.io", id="a")

@@ -16,9 +16,10 @@ from hypothesis import strategies as st
 from shim.api.ttrpc import request_pb2
 from shim.errors import CryoError, NotFound, ResourceExhausted, Unavailable
 from shim.service.code import Code
-from shim.service.ttrpc import Client, Server
 from shim.service.ttrpc import frame as frames
+from shim.service.ttrpc.client import Client
 from shim.service.ttrpc.frame import Header, Kind
+from shim.service.ttrpc.server import Server
 from tests.wire.helpers_ttrpc import SERVICE, Echo, Peer, ask, bind, request, serving, until
 
 BYTES = st.integers(0, 255)

@@ -23,7 +23,8 @@ from shim.model import CreateRequest, Mount, Stdio, TaskRef
 from shim.service.convert import PROCESS_TYPE, RESOURCES_TYPE, from_time, to_json
 from shim.service.service import Service
 from shim.service.task_operations import TASK
-from shim.service.ttrpc import NAMESPACE_KEY, Client
+from shim.service.ttrpc.client import Client
+from shim.service.ttrpc.envelope import NAMESPACE_KEY
 from shim.service.ttrpc_edge import V2, V3, task_services
 from tests.wire.fakes import AT, FakeTask, FakeTasks, as_tasks, service_of
 from tests.wire.helpers_ttrpc import serving, until

@@ -10,29 +10,20 @@ import click
 from click.core import ParameterSource
 
 from shim import __version__
-from shim.config import DEFAULT_ADDRESS
-from shim.entry.cli import (
-    checkpoint,
-    diff,
-    exits,
-    host,
-    images,
-    processes,
-    run,
-    signatures,
-    store,
-    tasks,
-    timeline,
-    transfer,
-    warm,
-)
+from shim.entry.cli import exits
 from shim.entry.cli.groups import Group, Root
 from shim.entry.cli.settings import Settings
 from shim.errors import CryoError
 from shim.host.text import printable
+from shim.model import DEFAULT_ADDRESS
 
 
-@click.group("cryo", cls=Root, context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(
+    "cryo",
+    cls=Root,
+    modules=("run", "host", "timeline"),
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
 @click.option(
     "-a",
     "--address",
@@ -64,35 +55,19 @@ def cryo(context: click.Context, address: str, namespace: str, output: str) -> N
     context.obj = Settings(address, namespace, output == "json", address_given=not default)
 
 
-@cryo.group("tasks", cls=Group)
+@cryo.group("tasks", cls=Group, modules=("tasks", "processes", "checkpoint"))
 def tasks_group() -> None:
     """Manage tasks (running containers)."""
 
 
-@cryo.group("checkpoints", cls=Group)
+@cryo.group("checkpoints", cls=Group, modules=("images", "diff", "signatures", "store", "transfer"))
 def checkpoints_group() -> None:
     """Manage images (checkpoints on disk)."""
 
 
-@cryo.group("warm", cls=Group)
+@cryo.group("warm", cls=Group, modules=("warm",))
 def warm_group() -> None:
     """Manage the named images of warm starts."""
-
-
-for _command in (*tasks.COMMANDS, *processes.COMMANDS, *checkpoint.COMMANDS):
-    tasks_group.add_command(_command)
-for _command in (
-    *images.COMMANDS,
-    *diff.COMMANDS,
-    *signatures.COMMANDS,
-    *store.COMMANDS,
-    *transfer.COMMANDS,
-):
-    checkpoints_group.add_command(_command)
-for _command in warm.COMMANDS:
-    warm_group.add_command(_command)
-for _command in (*run.COMMANDS, *host.COMMANDS, *timeline.COMMANDS):
-    cryo.add_command(_command)
 
 
 def main(argv: list[str] | None = None) -> NoReturn:

@@ -29,7 +29,7 @@ class Settings:
 
     def client(self) -> Client:
         """Create a blocking client."""
-        from shim.client import Client
+        from shim.client.blocking import Client
 
         return Client(self.address, self.namespace)
 

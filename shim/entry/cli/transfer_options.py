@@ -97,9 +97,9 @@ def settings_of(transfer: Mapping[str, Any]) -> TransferSettings:
     Credentials are the caller's: the docker config is read by the sidecar, the variables AWS_* are
     sent to it.
     """
+    from shim.distribution.compress import Compress
     from shim.distribution.key_sources import KeySources
     from shim.distribution.settings import TransferSettings
-    from shim.distribution.transfer import Compress
 
     return TransferSettings(
         plain_http=transfer.get("plain_http", False),

@@ -28,7 +28,9 @@ from shim.entry.shimbin import paths, serve, warm_runsc
 from shim.errors import CryoError
 from shim.host import files
 from shim.service.events import SERVICE as EVENTS
-from shim.service.ttrpc import Call, Client, Server
+from shim.service.ttrpc.client import Client
+from shim.service.ttrpc.method import Call
+from shim.service.ttrpc.server import Server
 from shim.service.ttrpc_edge import V2
 
 _ID = "warmup"

@@ -32,11 +32,16 @@ class Server:
         services: Services,
         limits: Limits = _USUAL,
         on_idle: Callable[[], None] = lambda: None,
+        admits: Callable[[socket.socket], bool] = peer_is_allowed,
     ) -> None:
-        """Take the methods, and what to call whenever the last connection has ended."""
+        """Take the methods, what to call whenever the last connection has ended, and who may call.
+
+        By default that is root and this process's user.
+        """
         self._services = services
         self._limits = limits
         self._on_idle = on_idle
+        self._admits = admits
         self._background = BackgroundTasks()
         self._listeners: set[socket.socket] = set()
         self._serving: dict[asyncio.Task[None], Connection | None] = {}
@@ -101,7 +106,7 @@ class Server:
             connected.close()
 
     def _may_enter(self, connected: socket.socket) -> bool:
-        if not peer_is_allowed(connected):
+        if not self._admits(connected):
             _log.warning("refused a connection from another user")
             return False
         if len(self._serving) >= self._limits.connections:

@@ -1,0 +1,15 @@
+"""The progress of an operation whose caller takes no stream."""
+
+from __future__ import annotations
+
+import logging
+
+from shim.model import Progress
+
+_log = logging.getLogger(__name__)
+
+
+def log_progress(progress: Progress) -> None:
+    """Log the progress of an operation whose caller takes no stream."""
+    level = logging.WARNING if progress.warning else logging.DEBUG
+    _log.log(level, "%s %s", progress.phase, progress.message)
