@@ -239,6 +239,8 @@ class Checkpoint:
             image_path=str(image.path),
             size_bytes=size_bytes,
             gpu_bytes=self._gpu_bytes,
+            frozen_s=self._freezing.frozen_s,
+            notes=(f"saved to {image.choice.stage}: {image.choice.reason}",),
         )
 
     # -- path and journal ----------------------------------------------------------------------
