@@ -28,9 +28,11 @@ kubernetes_tools := runsc-new containerd-2.1 containerd-2.4 runc busybox etcd cn
 N ?= 1000
 SEED ?= 1
 CASE ?= new
+# Cases of the benchmark, and its options: make bench BENCH="--quick checkpoint".
+BENCH ?=
 
 .PHONY: help demo check check-lint check-types check-bindings check-tests smoke test test-all lint format \
-	types native protos check-protos node-image bench runsc tools faults fuzz soak test-containerd test-kubernetes test-faults lock clean
+	types native protos check-protos node-image bench bench-check bench-docs runsc tools faults fuzz soak test-containerd test-kubernetes test-faults lock clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1|\2/p' Makefile | while IFS='|' read -r name text; do \
@@ -95,13 +97,14 @@ check-protos: $(stamp) ## check that the generated code is current
 node-image: $(stamp) native ## write the image that installs the runtime on Kubernetes nodes: docs/kubernetes.md
 	@$(bin)/python -m hack.kubernetes.node.image dist/cryoshim-node.tar
 
-bench: tools native ## compare checkpoints, restores and clones with plain runsc, transfers with cp, the shims, cold with warm starts
-	@$(bin)/python -m hack.bench.checkpoints
-	@$(bin)/python -m hack.bench.clones
-	@$(bin)/python -m hack.bench.transfer
-	@$(bin)/python -m hack.bench.shims
-	@$(bin)/python -m hack.bench.warm
-	@$(bin)/python -m hack.bench.warm_pods
+bench: tools native ## compare with plain runsc, scripts, other shims, CRIU, cp and dd, in at most 25 minutes; BENCH=... for some
+	@$(bin)/python -m hack.bench $(BENCH)
+
+bench-check: tools native ## the same, and fail for a ratio that is 20 % above that of docs/performance.json
+	@$(bin)/python -m hack.bench --check $(BENCH)
+
+bench-docs: tools native ## the same, and write docs/performance.json, docs/performance.md and the figures of all documents
+	@$(bin)/python -m hack.bench --docs $(BENCH)
 
 runsc: $(stamp)
 	@$(bin)/python -m hack.tools runsc-new runsc-old

@@ -41,24 +41,25 @@ for at in range(0, len(memory), len(block)):
     memory[at:at + len(block)] = block
 while True:
     os.write(1, b".")
-    time.sleep(0.001)
+    time.sleep(float(sys.argv[2]))
 """
+PERIOD_S = 0.001
 _READ_BYTES = 1 << 16
 _POLL_MS = 200
 _NEXT_S = 120.0
 
 
-def argv(mib: int) -> list[str]:
+def argv(mib: int, period_s: float = PERIOD_S) -> list[str]:
     """Return the command line of the guest that has so much memory."""
-    return [tools.interpreter(), "-ISBc", GUEST, str(mib)]
+    return [tools.interpreter(), "-ISBc", GUEST, str(mib), str(period_s)]
 
 
-def bundle(machine: Machine, name: str, mib: int) -> Path:
+def bundle(machine: Machine, name: str, mib: int, period_s: float = PERIOD_S) -> Path:
     """Write the bundle of a guest without a GPU."""
     folder = machine.bundle(name, bundles.Settings(gpu=False))
     path = folder / "config.json"
     content = json.loads(path.read_text("utf-8"))
-    content["process"]["args"] = argv(mib)
+    content["process"]["args"] = argv(mib, period_s)
     path.write_text(json.dumps(content), "utf-8")
     return folder
 

@@ -1,22 +1,17 @@
-"""Measures what our shim and gVisor's own add to `runsc create` and `runsc delete`.
+"""The calls of containerd to a shim, beside the plain runsc commands on the same bundle.
 
-Part of hack/bench/shims.py. The program acts as containerd does: it runs the shim's binary for
-`start`, calls Create, Start, Kill, Wait, Delete and Shutdown over ttrpc, and runs the binary again
-for `delete`, alternating with the plain runsc commands on the same bundle. What a shim adds is the
-time of both runs of its binary, and of Create and Delete minus that of runsc.
+The shim's binary is run for `start`; Create, Start, Kill, Wait, Delete and Shutdown are called over
+ttrpc; and the binary is run again for `delete`.
 """
 
 from __future__ import annotations
 
-import asyncio
-import ctypes
 import json
 import os
 import shutil
-import statistics
 import subprocess
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -33,7 +28,6 @@ SERVICE = "containerd.task.v2.Task"
 NAMESPACE = "bench"
 STEPS = ("start", "Create", "Delete", "delete")
 KILL = 9
-SUBREAPER = 36
 LIMIT_S = 60.0
 
 Spans = dict[str, list[float]]
@@ -51,10 +45,6 @@ class Stopwatch:
         began = time.perf_counter()
         yield
         self.spans.setdefault(step, []).append(time.perf_counter() - began)
-
-    def medians(self) -> dict[str, float]:
-        """Return the medians in milliseconds."""
-        return {step: statistics.median(found) * 1000 for step, found in self.spans.items()}
 
 
 class Bundle:
@@ -105,24 +95,37 @@ class Caller:
 
     async def life(self, watch: Stopwatch, name: str) -> None:
         """Create and delete a container through the shim."""
-        with watch.over("start"):
-            address = _address(self._call(name, "start"))
-        client = await Client.connect(address)
+        client = await self.begin(watch, name)
         try:
-            with watch.over("Create"):
-                request = pb.CreateTaskRequest(id=name, bundle=str(self._bundle.folder))
-                request.options.ParseFromString(self._given)
-                await self._ask(client, "Create", request, pb.CreateTaskResponse)
-            await self._ask(client, "Start", pb.StartRequest(id=name), pb.StartResponse)
-            await self._ask(client, "Kill", pb.KillRequest(id=name, signal=KILL), Empty)
-            await self._ask(client, "Wait", pb.WaitRequest(id=name), pb.WaitResponse)
-            with watch.over("Delete"):
-                await self._ask(client, "Delete", pb.DeleteRequest(id=name), pb.DeleteResponse)
-            await self._ask(client, "Shutdown", pb.ShutdownRequest(id=name), Empty)
+            await self.end(client, watch, name)
         finally:
             await client.close()
         with watch.over("delete"):
             self._call(name, "delete")
+
+    async def begin(self, watch: Stopwatch, name: str) -> Client:
+        """Start a container; return the client of its shim."""
+        with watch.over("start"):
+            address = _address(self._call(name, "start"))
+        client = await Client.connect(address)
+        with watch.over("Create"):
+            request = pb.CreateTaskRequest(id=name, bundle=str(self._bundle.folder))
+            request.options.ParseFromString(self._given)
+            await self._ask(client, "Create", request, pb.CreateTaskResponse)
+        await self._ask(client, "Start", pb.StartRequest(id=name), pb.StartResponse)
+        return client
+
+    async def end(self, client: Client, watch: Stopwatch, name: str) -> None:
+        """Kill and delete a container, and shut its shim down."""
+        await self._ask(client, "Kill", pb.KillRequest(id=name, signal=KILL), Empty)
+        await self._ask(client, "Wait", pb.WaitRequest(id=name), pb.WaitResponse)
+        with watch.over("Delete"):
+            await self._ask(client, "Delete", pb.DeleteRequest(id=name), pb.DeleteResponse)
+        await self._ask(client, "Shutdown", pb.ShutdownRequest(id=name), Empty)
+
+    async def state(self, client: Client, name: str) -> None:
+        """Ask for the state of a container."""
+        await self._ask(client, "State", pb.StateRequest(id=name), pb.StateResponse)
 
     async def _ask(
         self, client: Client, method: str, request: Message, answer: type[Message]
@@ -161,36 +164,35 @@ def options_of(config_path: str) -> bytes:
     return AnyMessage(type_url="runtimeoptions.v1.Options", value=value).SerializeToString()
 
 
-async def measure(given: dict[str, Any]) -> dict[str, dict[str, float]]:
-    """Return the medians of each variant, in milliseconds, without the first round."""
-    ctypes.CDLL(None).prctl(SUBREAPER, 1, 0, 0, 0)
+async def measure(given: Mapping[str, Any], rounds: Iterable[int]) -> dict[str, Spans]:
+    """Return the spans of each variant; a round before does not count."""
     folder = Path(given["folder"]) / "calls"
     made = Bundle(folder / "bundle", Path(given["busybox"]))
     runsc = [given["runsc"], f"--root={folder}/plain", *given["runsc_flags"]]
-    callers = {
-        "cryo": Caller(given["cryo"], made, given["address"], given["cryo_env"], b""),
-        "runsc": Caller(
-            given["gvisor"], made, given["address"], {}, options_of(given["runsc_toml"])
-        ),
-    }
-    watches = {name: Stopwatch() for name in ("plain", *callers)}
-    for number in range(given["rounds"] + 1):
-        if number == 1:
-            watches = {name: Stopwatch() for name in watches}
+    shims = callers(given, made)
+
+    async def turn(number: int) -> dict[str, Stopwatch]:
+        watches = {name: Stopwatch() for name in ("plain", *shims)}
         plain(watches["plain"], runsc, made)
-        for name, caller in callers.items():
+        for name, caller in shims.items():
             await caller.life(watches[name], f"{name}-{number}")
-    return {name: watch.medians() for name, watch in watches.items()}
+        return watches
+
+    await turn(-1)
+    turns = [await turn(number) for number in rounds]
+    return {
+        name: {
+            step: [span for one in turns for span in one[name].spans[step]]
+            for step in turns[0][name].spans
+        }
+        for name in turns[0]
+    }
 
 
-def table(given: dict[str, Any], titles: Mapping[str, str]) -> list[str]:
-    """Measure, and return the lines to print."""
-    found = asyncio.run(measure(given))
-    base = found.pop("plain")
-    head = f"{'what the shim adds, ms':25}" + "".join(f"{step:>10}" for step in STEPS)
-    lines = [f"{head}{'all':>10}"]
-    for name, spans in found.items():
-        added = [spans[step] - base.get(step, 0.0) for step in STEPS]
-        cells = "".join(f"{each:10.1f}" for each in (*added, sum(added)))
-        lines.append(f"{titles[name]:25}{cells}")
-    return [*lines, f"(runsc create {base['Create']:.1f} ms, delete {base['Delete']:.1f} ms)"]
+def callers(given: Mapping[str, Any], made: Bundle) -> dict[str, Caller]:
+    """Return the callers of our shim and of gVisor's."""
+    address, theirs = given["address"], options_of(given["runsc_toml"])
+    return {
+        "cryo": Caller(given["cryo"], made, address, given["cryo_env"], b""),
+        "runsc": Caller(given["gvisor"], made, address, {}, theirs),
+    }

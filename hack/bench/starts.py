@@ -1,17 +1,19 @@
-"""The table of cold and warm starts, which the benchmarks of containers and of pods print."""
+"""Cold and warm starts, of containers or of pods, which alternate."""
 
 from __future__ import annotations
 
-import argparse
-import os
-import platform
-import statistics
-from datetime import UTC, datetime
-from pathlib import Path
-from typing import Any, Protocol
+from collections.abc import Mapping
+from typing import Protocol
+
+from hack.bench.conditions import available_mib
+from hack.bench.effort import Effort
+from hack.bench.row import Rows, missing, ratio, row
+from hack.bench.turns import by_turns
 
 # The memory of a container, its copies in the page cache and in the image.
 SHARE_OF_MEMORY = 0.8
+# How many at once, and how often, by MiB.
+SIZES: Mapping[int, Mapping[int, int]] = {64: {1: 5, 10: 3}, 1024: {1: 3, 10: 1}}
 
 
 class Starts(Protocol):
@@ -29,48 +31,26 @@ def fill(mib: int) -> str:
     return f"dd if=/dev/urandom of=/memory bs=1M count={mib} 2>/dev/null"
 
 
-def parser_for(title: str) -> argparse.ArgumentParser:
-    """Return a parser of the options that say what the table has."""
-    parser = argparse.ArgumentParser(description=title)
-    parser.add_argument("--rounds", default=3, type=int)
-    parser.add_argument("--mib", default=[64, 1024], type=int, nargs="*")
-    parser.add_argument("--at-once", default=[1, 10], type=int, nargs="+")
-    return parser
-
-
-def conditions(line: str | None = None) -> str:
-    """Return when and where it is measured, with this line of containerd if one is used."""
-    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") >> 30
-    return (
-        f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC, {os.cpu_count()} cores, {memory} GiB, "
-        f"Linux {platform.release()}, Python {platform.python_version()}, "
-        f"{f'containerd {line}, ' if line else ''}load {os.getloadavg()[0]:.1f}"
-    )
-
-
-def print_starts(title: str, starts: Starts, given: dict[str, Any]) -> None:
-    """Print the table of cold and warm starts, which alternate."""
-    print(f"\n{title:25} cold ms    warm ms    warm / cold", flush=True)
-    for mib in given["mib"]:
+def measured(case: str, starts: Starts, effort: Effort) -> Rows:
+    """Return the rows of cold and warm starts, in seconds."""
+    rows: Rows = {}
+    for mib, counts in SIZES.items():
         name = f"filled-{mib}"
         starts.save(name, mib)
-        for count in given["at_once"]:
-            label = f"{mib:5} MiB, {count:3} at once"
+        for count, rounds in counts.items():
+            key = f"{case}.{mib}-mib-{count}"
             if mib * count > available_mib() * SHARE_OF_MEMORY:
-                print(f"{label}    skipped: {available_mib()} MiB of memory are available")
+                rows[f"{key}.cold"] = missing("s", f"{available_mib()} MiB of memory are available")
                 continue
-            cold, warm = [], []
-            for _ in range(given["rounds"]):
-                cold.append(starts.at_once(count, mib))
-                warm.append(starts.at_once(count, mib, name))
-            usual, restored = statistics.median(cold), statistics.median(warm)
-            ratio = restored / usual
-            row = f"{label}    {usual * 1000:8.0f}   {restored * 1000:8.0f}   {ratio:12.2f}"
-            print(row, flush=True)
 
+            def cold(count: int = count, mib: int = mib) -> float:
+                return starts.at_once(count, mib)
 
-def available_mib() -> int:
-    """Return how much memory can be used without swapping."""
-    text = Path("/proc/meminfo").read_text("ascii")
-    (line,) = (line for line in text.splitlines() if line.startswith("MemAvailable:"))
-    return int(line.split()[1]) >> 10
+            def warm(count: int = count, mib: int = mib, name: str = name) -> float:
+                return starts.at_once(count, mib, name)
+
+            found = by_turns({"cold": cold, "warm": warm}, effort.rounds(rounds, 0.25))
+            rows[f"{key}.cold"] = row(found["cold"], "s")
+            rows[f"{key}.warm"] = row(found["warm"], "s")
+            rows[f"{key}.ratio"] = ratio(found["warm"], found["cold"])
+    return rows

@@ -1,30 +1,23 @@
-"""Compares cold and warm starts of containers under containerd.
-
-    make bench                          # with the other benchmarks
-    python -m hack.bench.warm --rounds 3 --pairs 21 --mib 64 1024 --at-once 1 10
-    python -m hack.bench.warm --mib     # only what the annotation adds
+"""Cold and warm starts of containers under containerd, and what the annotation adds to a cold one.
 
 A container fills its memory with random bytes and is ready then. A start takes from `ctr run` until
-the check for that, an exec in the container, succeeds. The first table has what `io.cryo.warm` adds
-to a cold start. Everything is in a private mount namespace, with a real containerd 2.4.
+the check for that, an exec in the container, succeeds.
 """
 
 from __future__ import annotations
 
-import argparse
-import json
-import os
-import statistics
 import subprocess
-import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
-from typing import Any
 
-from hack.bench.checkpoints import timed
-from hack.bench.starts import conditions, fill, parser_for, print_starts
+from hack.bench import inside, starts
+from hack.bench.effort import Effort
+from hack.bench.inside import Given
+from hack.bench.row import Rows, added, ms, ratio
+from hack.bench.starts import fill
+from hack.bench.turns import by_turns, timed
 from tests.builds import find_program
 from tests.containerd import image
 from tests.containerd.builds import find_containerd
@@ -33,9 +26,35 @@ from tests.containerd.named import Named
 from tests.containerd.place import private_place
 
 LINE = "2.4"
-LIMIT_S = 1200.0
+PAIRS = 21
 STEP_S = 300.0
 READY = "until [ -e /ready ]; do sleep 0.02; done"
+WARM = ("io.cryo.warm=never", "io.cryo.warm-when=file:/never")
+
+
+def measure(runsc: Path, effort: Effort) -> Rows:
+    """Start containerd, and measure in its namespace."""
+    with private_place() as place, Cryo(find_containerd(LINE), place, runsc) as node:
+        archive = node.folder / "image.tar"
+        image.write(archive, find_program("busybox"))
+        node.import_image(archive)
+        node.run("first", "true")
+        given = {"ctr": node.ctr_argv(), "images": str(node.folder / "images" / node.namespace)}
+        return inside.run(place.remote, node.folder, part, effort, given)
+
+
+def part(given: Given, effort: Effort) -> Rows:
+    """Measure pairs of starts with and without the annotation, and then cold and warm ones."""
+    containers = Containers(given)
+    ways = {"without": partial(containers.begun, ()), "with": partial(containers.begun, WARM)}
+    found = by_turns(ways, effort.rounds(PAIRS, 0.2), warm_up=True)
+    rows = {
+        "warm-added.start.without": ms(found["without"]),
+        "warm-added.start.with": ms(found["with"]),
+        "warm-added.start.ratio": ratio(found["with"], found["without"]),
+        "warm-added.start.added": added(found["with"], found["without"]),
+    }
+    return rows | starts.measured("warm", containers, effort)
 
 
 def boot(mib: int) -> str:
@@ -46,7 +65,7 @@ def boot(mib: int) -> str:
 class Containers:
     """Starts and ends containers with ctr; each call is a process of its own."""
 
-    def __init__(self, given: dict[str, Any]) -> None:
+    def __init__(self, given: Given) -> None:
         self._ctr: list[str] = given["ctr"]
         self._images = Path(given["images"])
         self._number = 0
@@ -114,68 +133,3 @@ class Containers:
         if ran.returncode:
             message = f"ctr {' '.join(arguments)}: status {ran.returncode}: {ran.stderr[-2000:]}"
             raise RuntimeError(message)
-
-
-def print_overhead(starts: Containers, pairs: int) -> None:
-    """Print what the annotation adds to a cold start: the median of the differences of pairs."""
-    warm = ("io.cryo.warm=never", "io.cryo.warm-when=file:/never")
-    without: list[float] = []
-    beside: list[float] = []
-    for number in range(pairs + 1):
-        # The first of two starts is not always the same one.
-        ways = ((without, ()), (beside, warm))
-        for found, how in ways if number % 2 else reversed(ways):
-            found.append(starts.begun(how))
-    del without[0], beside[0]
-    added = statistics.median(b - a for a, b in zip(without, beside, strict=True))
-    usual, annotated = statistics.median(without), statistics.median(beside)
-    print("\ncold start: ctr run    median ms")
-    print(f"without io.cryo.warm   {usual * 1000:9.1f}")
-    print(f"with it                {annotated * 1000:9.1f}")
-    print(f"added, median of pairs {added * 1000:9.1f}   {added / usual:.1%}")
-
-
-def inside(given: dict[str, Any]) -> None:
-    """Measure, in containerd's namespace, and print the tables."""
-    starts = Containers(given)
-    print_overhead(starts, given["pairs"])
-    if given["mib"]:
-        print_starts("ctr run until ready", starts, given)
-
-
-def outside(wanted: dict[str, Any]) -> int:
-    """Start containerd, and measure in its namespace."""
-    build = find_containerd(LINE)
-    with private_place() as place, Cryo(build, place, find_program("runsc-new")) as node:
-        archive = node.folder / "image.tar"
-        image.write(archive, find_program("busybox"))
-        node.import_image(archive)
-        node.run("first", "true")
-        images = node.folder / "images" / node.namespace
-        given = {"ctr": node.ctr_argv(), "images": str(images), **wanted}
-        began = time.monotonic()
-        print(
-            f"{conditions(build.line)}; medians of "
-            f"{wanted['rounds']} starts and {wanted['pairs']} pairs",
-            flush=True,
-        )
-        ran = place.python("hack.bench.warm", "--inside", json.dumps(given), timeout_s=LIMIT_S)
-        print(ran.out)
-        print(f"{time.monotonic() - began:.0f} s, load {os.getloadavg()[0]:.1f}")
-        return ran.status
-
-
-def main() -> int:
-    """Run the measurement."""
-    parser = parser_for("Compare cold and warm starts of containers.")
-    parser.add_argument("--pairs", default=21, type=int)
-    parser.add_argument("--inside", type=json.loads, help=argparse.SUPPRESS)
-    given = parser.parse_args()
-    if given.inside:
-        inside(given.inside)
-        return 0
-    return outside({key: value for key, value in vars(given).items() if key != "inside"})
-
-
-if __name__ == "__main__":
-    raise SystemExit(main())

@@ -1,24 +1,20 @@
-"""Compares cold and warm starts of pods, which a kubelet starts for an API server.
-
-    make bench                          # with the other benchmarks
-    python -m hack.bench.warm_pods --rounds 3 --mib 64 1024 --at-once 1 10
+"""Cold and warm starts of pods, which a kubelet starts for an API server.
 
 A pod has one container, which fills its memory with random bytes and listens then. A start takes
 from the creation of the pods at the API server until the last one is Ready; the kubelet tries each
-second to connect. Everything is in a private mount namespace with a network of its own, with a real
-containerd 2.4.
+second to connect. `python -m hack.tools etcd kube-apiserver` obtains what `make tools` leaves out.
 """
 
 from __future__ import annotations
 
-import os
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from pathlib import Path
 
-from hack.bench.starts import conditions, fill, parser_for, print_starts
-from hack.tools.running import NotHere
+from hack.bench import starts
+from hack.bench.effort import Effort
+from hack.bench.row import Rows
+from hack.bench.starts import fill
 from tests.builds import find_program
 from tests.containerd import image
 from tests.containerd.builds import find_containerd
@@ -36,7 +32,7 @@ from tests.kubernetes.template import RUNTIME_CLASS, container, document
 LINE = "2.4"
 PORT = 8080
 READY_S = 600.0
-TOOLS = (f"containerd-{LINE}", "busybox", "cni", "etcd", "kube-apiserver", "kubelet", "runsc-new")
+TOOLS = ("busybox", "cni", "etcd", "kube-apiserver", "kubelet")
 # A pod that does not become ready in time is not killed for it.
 PROBE = {"tcpSocket": {"port": PORT}, "periodSeconds": 1, "failureThreshold": 600}
 
@@ -73,7 +69,7 @@ class Pods:
 
 
 @contextmanager
-def cluster_of_one() -> Iterator[Pods]:
+def cluster_of_one(runsc: Path) -> Iterator[Pods]:
     """Yield the pods of a cluster of one node."""
     programs = {name: find_program(name) for name in TOOLS}
     build = find_containerd(LINE)
@@ -84,7 +80,7 @@ def cluster_of_one() -> Iterator[Pods]:
         Node(
             build,
             network,
-            programs["runsc-new"],
+            runsc,
             kubelet=place.folder_for("kubelet-root"),
             plugins=programs["cni"].parent,
         ) as node,
@@ -97,25 +93,11 @@ def cluster_of_one() -> Iterator[Pods]:
             yield Pods(Cluster(plane, NODE, node.images, runtime), node)
 
 
-def measure(given: dict[str, Any]) -> None:
-    """Start a cluster, and print the table."""
-    with cluster_of_one() as pods:
-        began = time.monotonic()
-        print(f"{conditions(LINE)}; medians of {given['rounds']} starts", flush=True)
-        print_starts("pod created until Ready", pods, given)
-        print(f"{time.monotonic() - began:.0f} s, load {os.getloadavg()[0]:.1f}")
+def measure(runsc: Path, effort: Effort) -> Rows:
+    """Start a cluster, and measure.
 
-
-def main() -> int:
-    """Run the measurement; without the programs say how they are obtained."""
-    given = vars(parser_for("Compare cold and warm starts of pods.").parse_args())
-    try:
-        measure(given)
-    except NotHere as no:
-        print(f"\npod created until Ready: not measured: {no}")
-        print(f"`python -m hack.tools {' '.join(TOOLS)}` obtains all that it needs.")
-    return 0
-
-
-if __name__ == "__main__":
-    raise SystemExit(main())
+    Raises:
+        NotHere: a program of Kubernetes is not there.
+    """
+    with cluster_of_one(runsc) as pods:
+        return starts.measured("warm-pods", pods, effort)

@@ -59,7 +59,7 @@ step install python3 -m pip --python "$venv/bin/python" install --no-index --fin
 step cryo "$venv/bin/cryo" version
 step runsc "$here/runsc/runsc" --version
 step helper "$venv/bin/python" -c 'from shim.cuda import native; print(native.path() or "none")'
-step bench-loads env PYTHONPATH="$here/source" "$venv/bin/python" -m hack.bench.checkpoints --help
+step bench-loads env PYTHONPATH="$here/source" "$venv/bin/python" -m hack.bench --help
 
 # From here on the device is used.
 device_step nvidia-smi nvidia-smi -q
@@ -96,8 +96,8 @@ if [ -d "$here/containerd" ]; then
 fi
 # The benchmark uses a simulated GPU, and shows how this machine compares with the figures in README.
 # It needs root for a private /dev.
-device_step bench env PYTHONPATH="$here/source" "$venv/bin/python" -m hack.bench.checkpoints \
-	--runsc "$here/runsc/runsc" --rounds 3
+device_step bench env PYTHONPATH="$here/source" "$venv/bin/python" -m hack.bench \
+	--runsc "$here/runsc/runsc" --output "$report/bench.json" checkpoint restore processes clones
 
 tar -C "$(dirname "$report")" -czf "$report.tar.gz" "$(basename "$report")"
 echo "$report.tar.gz"

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from hack import figures
+from hack import figures, marks
 from hack.bench import result
 from hack.bench.result import Result, Source
 from hack.bench.row import Row
@@ -32,7 +32,7 @@ TABLE = """\
 @pytest.mark.parametrize("path", figures.documents(), ids=lambda path: path.name)
 def test_the_figures_of_a_document_are_those_of_the_results(path: Path) -> None:
     """A message says what differs or has no source, and what to write or run."""
-    assert list(figures.mistakes(path, result.read().rows)) == []
+    assert list(figures.mistakes(path, result.read())) == []
 
 
 def test_every_row_has_a_known_source() -> None:
@@ -44,7 +44,7 @@ def test_every_row_has_a_known_source() -> None:
 
 def fill(text: str) -> str:
     """Write the figures into a text."""
-    return figures.rewritten(text, figures.filled(ROWS))
+    return marks.rewritten(text, figures.filled(ROWS))
 
 
 def test_a_figure_is_written_with_the_decimals_that_it_had() -> None:
@@ -75,7 +75,7 @@ def test_the_cells_of_a_table_are_figures() -> None:
 )
 def test_a_wrong_mark_is_named(text: str, why: str) -> None:
     """An unknown key, another unit, a text without a number, a row without a value."""
-    with pytest.raises(figures.Wrong, match=why):
+    with pytest.raises(marks.Wrong, match=why):
         fill(text)
 
 
@@ -93,7 +93,7 @@ def test_a_wrong_mark_is_named(text: str, why: str) -> None:
 )
 def test_a_figure_without_a_mark_is_found(text: str) -> None:
     """In prose and in tables, with a unit or as a cell that is a decimal number."""
-    assert list(figures.unmarked(text))
+    assert list(marks.unmarked(text))
 
 
 @pytest.mark.parametrize(
@@ -111,7 +111,7 @@ def test_a_figure_without_a_mark_is_found(text: str) -> None:
 )
 def test_what_is_no_figure_needs_no_mark(text: str) -> None:
     """Marked figures and limits, code, sizes, dates and versions."""
-    assert list(figures.unmarked(text)) == []
+    assert list(marks.unmarked(text)) == []
 
 
 def test_figures_of_a_document_are_recorded_with_their_source(tmp_path: Path) -> None:
@@ -138,5 +138,5 @@ def test_a_new_source_is_described(tmp_path: Path) -> None:
     path = tmp_path / "results.json"
     result.write(Result(machine={}, date="", command=""), path)
 
-    with pytest.raises(figures.Wrong, match="--machine"):
+    with pytest.raises(marks.Wrong, match="--machine"):
         figures.record_in(path, [], "h100", None)
