@@ -6,6 +6,7 @@ Source: cgroups(7), the kernel's admin-guide/cgroup-v1 and cgroup-v2, proc_pid_m
 from __future__ import annotations
 
 import errno
+import functools
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
@@ -96,10 +97,17 @@ def _folders(
             yield controller, mounted / Path(path).relative_to(root)
 
 
-def _mounts(proc: Path) -> dict[str, tuple[str, Path]]:
+def _mounts(proc: Path) -> Mapping[str, tuple[str, Path]]:
     """Read where each hierarchy is mounted, and which of its cgroups is the root of the mount."""
+    lines = _text(proc / "self" / "mountinfo").splitlines()
+    return _hierarchies("\n".join(line for line in lines if " - cgroup" in line))
+
+
+@functools.lru_cache(maxsize=1)
+def _hierarchies(table: str) -> Mapping[str, tuple[str, Path]]:
+    """Return what `_mounts` does of a table, which is almost always the same."""
     found: dict[str, tuple[str, Path]] = {}
-    for mount in mountinfo.parse(_text(proc / "self" / "mountinfo")):
+    for mount in mountinfo.parse(table):
         if mount.kind == "cgroup2":
             found.setdefault("", (mount.root, Path(mount.point)))
         elif mount.kind == "cgroup":

@@ -61,22 +61,26 @@ class Images:
             lambda: read_manifest(image, strict=strict), doing=f"read the image {image}"
         )
 
-    async def manifest_to_restore(self, image: Path, *, strict: bool = True) -> Manifest:
-        """Read the manifest of an image that is to be restored, if this host accepts it.
+    async def to_restore(
+        self, requested: str, namespace: str = DEFAULT_NAMESPACE, *, strict: bool = True
+    ) -> tuple[Path, Manifest]:
+        """Return the folder and the manifest of an image that is to be restored, if accepted.
 
         Raises:
             PermissionDenied: [trust] does not accept it, or another user can change it.
+            InvalidArgument: as `store.resolve_existing`.
             NotFound, ImageCorrupt: as `verify.read_manifest`.
             DeadlineExceeded: its filesystem does not answer.
         """
 
-        def work() -> Manifest:
+        def work() -> tuple[Path, Manifest]:
+            image = store.resolve_existing(requested, self._folder, namespace)
             with open_image_dir(image, strict=strict) as folder:
                 manifest, _ = decode_manifest(folder)
                 trust.check_folder(self._trust, Action.RESTORE, folder)
-            return manifest
+            return image, manifest
 
-        return await file_call(work, doing=f"read the image {image}")
+        return await file_call(work, doing=f"read the image {requested}")
 
     async def check_specs(self, image: Path, manifest: Manifest) -> None:
         """Check that an image may be restored with its own specs.

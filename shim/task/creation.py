@@ -71,11 +71,9 @@ class Creation:
             planned = await asyncio.to_thread(
                 plan, self._config, request, context.layout.task, origin.source
             )
-        warnings = (
-            *planned.warnings,
-            *filter(None, (origin.warning,)),
-            *await asyncio.to_thread(_provide, planned.data_folders),
-        )
+        warnings = (*planned.warnings, *filter(None, (origin.warning,)))
+        if planned.data_folders:
+            warnings += tuple(await asyncio.to_thread(_provide, planned.data_folders))
         record = self._record(origin, planned, warnings)
         task = await self._create(context, record, planned, origin.fingerprint)
         self._tasks.add(task)

@@ -73,8 +73,8 @@ class Origins:
             CryoError: the image cannot be used, and the policy is `always`.
         """
         if request.checkpoint:
-            image = await self._images.find(request.checkpoint, request.ref.namespace)
-            manifest = await self._images.manifest_to_restore(image)
+            asked, namespace = request.checkpoint, request.ref.namespace
+            image, manifest = await self._images.to_restore(asked, namespace)
             await restore.note_use(image, self._config)
             if not is_path(request.checkpoint):  # from here on the task knows the path
                 request = msgspec.structs.replace(request, checkpoint=str(image))
@@ -126,8 +126,7 @@ class Origins:
         Raises:
             CryoError: it cannot be used.
         """
-        path = await self._images.find(str(image))
-        manifest = await self._images.manifest_to_restore(path)
+        path, manifest = await self._images.to_restore(str(image))
         await restore.check_host(manifest, self._config, await self._owner.capabilities())
         await restore.note_use(path, self._config)
         request = msgspec.structs.replace(choice.request, checkpoint=str(path))

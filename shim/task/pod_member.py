@@ -30,8 +30,7 @@ async def member_origin(
         ImageCorrupt: the image was replaced since the sandbox was created.
         InvalidArgument: the container differs from that of its name in the image.
     """
-    image = await images.find(root.record.image_path)
-    manifest = await images.manifest_to_restore(image)
+    image, manifest = await images.to_restore(root.record.image_path)
     if manifest.digest != root.record.image_digest:
         message = f"image {image} was replaced since sandbox {root.ref.id} was created"
         raise ImageCorrupt(message, remedy="create the pod again")

@@ -49,9 +49,9 @@ class RestoreCall:
         Raises:
             CryoError: it failed; none of the tasks is left.
         """
-        image = await self._images.find(options.image_path, ref.namespace)
-        strict = not options.untrusted_folder
-        manifest = await self._images.manifest_to_restore(image, strict=strict)
+        image, manifest = await self._images.to_restore(
+            options.image_path, ref.namespace, strict=not options.untrusted_folder
+        )
         # The image that is verified and loaded later must be the one whose manifest was read now.
         digest = options.digest or manifest.digest
         pinned = msgspec.structs.replace(options, image_path=str(image), digest=digest)

@@ -6,6 +6,7 @@ joined (measured on both versions); until then none of them runs.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol, TypeVar
@@ -199,13 +200,16 @@ class Restore:
         self._root.journal.open(Operation.RESTORE, self._options.image_path)
         with self._transaction.step(Phase.VERIFY):
             self._manifest = await self._check(capabilities)
-            await restore.note_use(self._held.image, self._config)
+            network, self._plan, _ = await asyncio.gather(
+                self._root.network_warnings(),
+                self._plan_reading(self._manifest, capabilities),
+                restore.note_use(self._held.image, self._config),
+            )
             self._transaction.warn(
                 *restore.option_warnings(self._options, capabilities),
-                *await self._root.network_warnings(),
+                *network,
                 *(host_settings.new_warnings(self._config) if self._manifest.has_cuda else ()),
             )
-            self._plan = await self._plan_reading(self._manifest, capabilities)
             if self._plan.ahead:
                 self._transaction.undo_with(
                     "stop reading ahead", self._ahead.stop, deadline_s=_STOP_S

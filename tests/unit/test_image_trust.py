@@ -57,7 +57,7 @@ def to_restore(image: Path, config: Trust | None = None, *, own_specs: bool = Tr
     images = Images(Config(paths=Paths(images=str(image.parent)), trust=config or Trust()))
 
     async def work() -> Manifest:
-        found = await images.manifest_to_restore(image)
+        found = (await images.to_restore(str(image)))[1]
         if not own_specs:
             await images.check_specs(image, found)
         return found
