@@ -62,6 +62,9 @@ def _table(lines: Iterator[str], prefix: str, unit: str, visit: Visit) -> Iterat
         cells = [cell.strip() for cell in line.strip().strip("|").split("|")]
         if not heads:
             heads = [slug(cell) for cell in cells]
+            if len(set(heads)) < len(heads):
+                message = f"figs:{prefix}: two columns have the same head"
+                raise Wrong(message)
         elif not set(line) <= set("|-: "):
             name = slug(cells[0])
             if name in seen:

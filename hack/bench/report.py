@@ -90,6 +90,8 @@ def _lines(name: str, result: Result) -> Iterable[str]:
     if name == "goals":
         return goals.lines(result.rows)
     if name == "conditions":
+        if all(row.source for row in result.rows.values()):
+            return ["All rows are of earlier runs; below each table is where they were measured."]
         facts = ", ".join(result.machine.values())
         return [f"Measured on {result.date} by `{result.command}`: {facts}."]
     lines = [*table(name, result.rows), *_others(name, result)]

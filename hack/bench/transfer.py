@@ -34,7 +34,7 @@ from tests.s3_server import BUCKET, S3Server
 ROUNDS = 3
 REGISTRY = "registry-3"
 COPY, SINGLE = "cp", "single-stream"
-WAYS = (COPY, SINGLE, "layout", "archive", "registry", "s3")
+WAYS = (COPY, SINGLE, "oci-layout", "archive", "registry", "s3")
 
 
 def measure(runsc: Path, effort: Effort) -> Rows:
@@ -89,7 +89,7 @@ class Remote:
         if way == SINGLE:
             return self._send_single, self._get_single
         place = {
-            "layout": f"oci:{self._folder / 'layout'}",
+            "oci-layout": f"oci:{self._folder / 'layout'}",
             "archive": f"oci-archive:{self._folder / 'image.tar'}",
             "registry": f"{self._registry.host}/snap/llama-{self._tag}",
             "s3": f"s3://{BUCKET}/snap/{self._tag}",

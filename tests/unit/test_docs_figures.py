@@ -71,6 +71,7 @@ def test_the_cells_of_a_table_are_figures() -> None:
         ("<!--fig:restore.1024.plain-->fast<!--/-->", "'fast' is not a number"),
         ("<!--fig:criu.0.runc-->1<!--/-->", "no value: no kernel support"),
         ("<!--figs:x-->\n\n| a | b |\n|--|--|\n| 1 | x |\n| 1 | x |", "two rows are called 1"),
+        ("<!--figs:x-->\n\n| a | b | b |\n|--|--|--|\n", "two columns"),
     ),
 )
 def test_a_wrong_mark_is_named(text: str, why: str) -> None:
