@@ -80,10 +80,10 @@ format: $(stamp) ## format the code, and fix its style
 types: $(stamp) ## check types, strictly
 	@$(bin)/mypy
 
-native: ## build cryo-cuda and the simulation's libcuda.so.1; skipped without a C compiler
-	@if ! command -v cc >/dev/null; then echo "make: no C compiler (cc): continuing without cryo-cuda" >&2; \
+native: ## build cryo-cuda, the launcher of shims and the simulation's libcuda.so.1; skipped without a C compiler
+	@if ! command -v cc >/dev/null; then echo "make: no C compiler (cc): continuing without cryo-cuda and the launcher" >&2; \
 	elif ! $(MAKE) -s -C native; then \
-		echo "make: building cryo-cuda failed (is libc6-dev installed?): continuing without it" >&2; \
+		echo "make: building native/ failed (is libc6-dev installed?): continuing without it" >&2; \
 		$(if $(CRYO_REQUIRE_REAL),false,true); fi
 
 protos: $(stamp) ## generate the bindings in shim/api, and both clients
@@ -135,7 +135,7 @@ lock: $(stamp) ## update requirements.lock from pyproject.toml (needs uv)
 	@hack/lock.sh
 
 clean: ## remove .venv, build outputs and the caches in the checkout; keeps the cache of tools
-	@rm -rf $(venv) build dist shim/cuda/bin shim/simgpu/bin .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	@rm -rf $(venv) build dist shim/cuda/bin shim/entry/shimbin/bin shim/simgpu/bin .mypy_cache .pytest_cache .ruff_cache .hypothesis
 	@find . -name __pycache__ -not -path './.git/*' -prune -exec rm -rf {} +
 
 $(stamp): pyproject.toml packaging/selftest/pyproject.toml requirements.lock hack/venv.sh

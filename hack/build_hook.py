@@ -1,6 +1,7 @@
-"""Adds the programs of native/ to a wheel: cryo-cuda, or the simulated GPU's libcuda.so.1.
+"""Adds programs of native/ to a wheel: cryo-cuda and the launcher, or the stand-in for libcuda.
 
-Without a C compiler the wheel is pure Python, and NVIDIA's cuda-checkpoint does the CUDA steps.
+Without a C compiler the wheel is pure Python: NVIDIA's cuda-checkpoint does the CUDA steps, and a
+script is what containerd starts.
 """
 
 from __future__ import annotations
@@ -14,7 +15,11 @@ from typing import Any
 
 from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 
-BUILT = ("shim/cuda/bin/cryo-cuda", "shim/simgpu/bin/libcuda.so.1")
+SHIM = "containerd-shim-cryo-v1"
+LAUNCHER = f"shim/entry/shimbin/bin/{SHIM}"
+BUILT = ("shim/cuda/bin/cryo-cuda", LAUNCHER, "shim/simgpu/bin/libcuda.so.1")
+# Without the launcher; installers write the path of Python into its first line.
+SCRIPT = "hack/shim_script.py"
 # The newest symbols that they need are of glibc 2.17; a test checks this.
 TAG = "py3-none-manylinux_2_17_x86_64"
 _LIMIT_S = 300
@@ -38,13 +43,14 @@ class NativeHook(BuildHookInterface[Any]):
         """Build, and add what was built."""
         root = (Path(self.root) / self.config.get("source", ".")).resolve()
         reason = build(root)
+        chosen = [path for path in BUILT if path.startswith(tuple(self.config["packages"]))]
+        if LAUNCHER in chosen:
+            build_data["shared_scripts"][str(root / (SCRIPT if reason else LAUNCHER))] = SHIM
         if reason:
             print(f"the C programs were not built: {reason}", file=sys.stderr)
             return
         if version == "editable":
             return
-        package = self.config["package"]
-        chosen = [path for path in BUILT if path.startswith(f"{package}/")]
         build_data["force_include"] |= {str(root / path): path for path in chosen}
         build_data["pure_python"] = False
         if platform.machine() == "x86_64":

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import shutil
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -23,6 +24,9 @@ from tests.containerd.place import Place
 
 RUNTIME = "io.containerd.cryo.v1"
 LAUNCHER = "containerd-shim-cryo-v1"
+# What the launcher runs when the fork server does not answer.
+SCRIPT = f"{LAUNCHER}-python"
+NATIVE = PACKAGE_ROOT / "shim/entry/shimbin/bin" / LAUNCHER
 FLAGS = {"network": "none"}
 # More flags for a machine with a GPU; the shim sets nvproxy itself.
 GPU_FLAGS = {**FLAGS, "nvproxy-driver-version": "latest", "host-uds": "open"}
@@ -39,9 +43,9 @@ _Made = TypeVar("_Made")
 _Item = TypeVar("_Item")
 
 
-def write_launcher(folder: Path) -> Path:
-    """Write the launcher that containerd runs, as an installer would."""
-    path = folder / LAUNCHER
+def write_launcher(folder: Path, *, native: bool = True) -> Path:
+    """Write what containerd runs, as an installer would: the launcher if it is built."""
+    script = folder / SCRIPT
     lines = (
         f"#!{sys.executable}",
         "import sys",
@@ -50,8 +54,11 @@ def write_launcher(folder: Path) -> Path:
         "main()",
         "",
     )
-    path.write_text("\n".join(lines), "utf-8")
-    path.chmod(0o755)
+    script.write_text("\n".join(lines), "utf-8")
+    script.chmod(0o755)
+    path = folder / LAUNCHER
+    path.unlink(missing_ok=True)
+    shutil.copy2(NATIVE if native and NATIVE.exists() else script, path)
     return path
 
 
@@ -112,7 +119,8 @@ class Cryo(Containerd):
         super().end()
         script = (
             "from shim.entry.shimbin import paths; "
-            "print(paths.forkserver_socket(paths.default_config()))"
+            "path = paths.forkserver_socket(paths.default_config()); "
+            "paths.unlink_launchers(path); print(path)"
         )
         forkserver = self.place.remote.run([sys.executable, "-c", script], env=self.env).out.strip()
         # runsc keeps a mount in its root for the next sandbox; there is none.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import signal
 import sys
@@ -18,8 +19,16 @@ from shim import __version__
 from shim.api.containerd.task.v3 import shim_pb2
 from shim.api.containerd.types import introspection_pb2
 from shim.simgpu.waiting import environment, wait_until
-from tests.builds import RunscBuild
-from tests.containerd.cryo import FLAGS, LAUNCHER, comm, write_config, write_launcher
+from tests.builds import RunscBuild, excuse
+from tests.containerd.cryo import (
+    FLAGS,
+    LAUNCHER,
+    NATIVE,
+    SCRIPT,
+    comm,
+    write_config,
+    write_launcher,
+)
 from tests.containerd.place import Place, private_place
 
 _LIMIT_S = 60.0
@@ -53,11 +62,13 @@ class Answer:
 class Binary:
     """The launcher, and a directory like that of containerd's bundles."""
 
-    def __init__(self, place: Place, runsc: Path) -> None:
+    def __init__(self, place: Place, runsc: Path, *, native: bool) -> None:
         self.place = place
         self.folder = place.folder_for("binary")
         self.config = write_config(self.folder, runsc, FLAGS, {})
-        self.program = [str(write_launcher(self.folder))]
+        self.native = native
+        self.env: dict[str, str] = {}
+        self.program = [str(write_launcher(self.folder, native=native))]
 
     def bundle(self, name: str, **annotations: str) -> Path:
         """Create the bundle of a container; `_` in an annotation's name stands for a dash."""
@@ -75,7 +86,12 @@ class Binary:
         errors = f'"$@" < {given_in} 2>&1 1>&3 3>&- | cat > {err} 3>&-'
         script = f"set -o pipefail; {{ {errors}; }} 3>&1 | cat > {out}"
         argv = ["bash", "-c", script, "-"]
-        env = {**environment(), "CRYO_CONFIG": str(self.config), _MARK: str(self.folder)}
+        env = {
+            **environment(),
+            "CRYO_CONFIG": str(self.config),
+            _MARK: str(self.folder),
+            **self.env,
+        }
         argv += [*self.program, *words]
         ran = self.place.remote.run(argv, cwd=str(cwd), env=env, timeout_s=_LIMIT_S)
         return Answer(ran.status, out.read_bytes(), err.read_text("utf-8"), ran.elapsed_s)
@@ -145,12 +161,15 @@ def hears(pid: int, number: signal.Signals) -> bool:
     return bool(int(caught, 16) >> (number - 1) & 1)
 
 
-@pytest.fixture(scope="module")
-def binary(runsc_new: RunscBuild) -> Iterator[Binary]:
-    """Yield the binary in a place of its own."""
+@pytest.fixture(scope="module", params=(True, False), ids=("launcher", "python"))
+def binary(request: pytest.FixtureRequest, runsc_new: RunscBuild) -> Iterator[Binary]:
+    """Yield the binary in a place of its own, with the launcher in C and without one."""
+    native: bool = request.param
+    if native and not NATIVE.exists():
+        excuse("the launcher is not built: there is no C compiler")
     with private_place() as place:
         place.do("mkdir", "-p", "/run/containerd/s")
-        yield Binary(place, runsc_new.path)
+        yield Binary(place, runsc_new.path, native=native)
 
 
 @pytest.fixture(autouse=True)
@@ -335,12 +354,32 @@ def test_delete_leaves_a_living_shim(binary: Binary) -> None:
 
 
 def test_a_copy_works(binary: Binary) -> None:
-    """A copy of the launcher works in any directory."""
-    copy = Path(shutil.copy2(binary.program[0], binary.folder / "elsewhere"))
-    copy = copy.rename(binary.bundle("bin") / LAUNCHER)
-    program, binary.program = binary.program, [str(copy)]
+    """A copy of the program works in any directory; the launcher finds its script on PATH."""
+    elsewhere = binary.bundle("bin") / LAUNCHER
+    shutil.copy2(binary.program[0], elsewhere)
+    program, binary.program = binary.program, [str(elsewhere)]
+    path = f"/nonexistent:{binary.folder}:{os.environ['PATH']}"
     try:
+        alone = binary.start(binary.bundle("alone"))
+        binary.env = {"PATH": path}
         assert binary.start(binary.bundle("copied")).out.startswith(b"unix://")
+    finally:
+        binary.program, binary.env = program, {}
+
+    if binary.native:
+        assert alone.status == 127
+        assert SCRIPT in alone.err
+    else:
+        assert alone.out.startswith(b"unix://")
+
+
+def test_a_link_works(binary: Binary) -> None:
+    """A link to the program works in any directory."""
+    link = binary.bundle("links") / LAUNCHER
+    link.symlink_to(binary.program[0])
+    program, binary.program = binary.program, [str(link)]
+    try:
+        assert binary.start(binary.bundle("linked")).out.startswith(b"unix://")
     finally:
         binary.program = program
 

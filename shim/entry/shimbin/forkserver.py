@@ -3,6 +3,8 @@
 It is single-threaded and runs no event loop, so forking is safe. A shim is a separate process; the
 fork server only starts it, and as a subreaper adopts the children of a shim that exits.
 
+It also does what the launcher asks for, in a fork of its own for each call.
+
 After a change to a file that it has loaded, it forks no more shims: the next `start` launches
 another fork server, and this one exits after its last child.
 """
@@ -12,6 +14,7 @@ from __future__ import annotations
 import array
 import concurrent.futures.thread  # noqa: F401 - otherwise every shim would load it
 import contextlib
+import fcntl
 import os
 import signal
 import socket
@@ -19,19 +22,18 @@ import sys
 import time
 from pathlib import Path
 
-from shim.entry.shimbin import serve
+from shim.entry.shimbin import call, paths, serve, wire
+from shim.entry.shimbin.arrivals import Arrivals
 from shim.entry.shimbin.loaded import Loaded
 from shim.entry.shimbin.serve import StartRequest
 from shim.entry.shimbin.warmup import warm_up
 from shim.errors import CryoError
-from shim.host import heap, prctl, unix_socket
+from shim.host import heap, prctl
 from shim.host.environment import private_umask
 from shim.host.supervisor.spawn import close_on_exec
 from shim.task.layout import Layout
 
-_REQUEST_LIMIT = 16 << 20
 _READY_FD = 3
-_REQUEST_TIMEOUT_S = 10.0
 # After this time without requests or children it exits; the next `start` launches another one.
 _IDLE_S = 120.0
 
@@ -48,18 +50,17 @@ def main(path: str) -> None:
     loaded.look()
     # The kernel reaps children, and adopted orphans of shims.
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)
-    listener = _listen(Path(path))
+    arrivals = Arrivals(_listen(Path(path)))
     os.chdir("/")
     heap.settle()
     os.close(_READY_FD)
     close_on_exec()
-    listener.settimeout(_IDLE_S)
     while True:
-        try:
-            peer, _ = listener.accept()
-        except TimeoutError:
+        peer = arrivals.next(_IDLE_S)
+        if peer is None:
             if not _has_children():
                 Path(path).unlink(missing_ok=True)
+                paths.unlink_launchers(path)
                 _tidy()
                 return
             continue
@@ -67,9 +68,9 @@ def main(path: str) -> None:
             if loaded.changed:
                 # Before disconnecting the peer: it retries, and must not reach this listener.
                 Path(path).unlink(missing_ok=True)
-                listener.close()
+                arrivals.close()
                 break
-            _serve(peer, listener)
+            _serve(peer, arrivals)
     while _has_children():
         time.sleep(_IDLE_S)
 
@@ -96,33 +97,59 @@ def _listen(path: Path) -> socket.socket:
     return listener
 
 
-def _serve(peer: socket.socket, listener: socket.socket) -> None:
-    peer.settimeout(_REQUEST_TIMEOUT_S)
+def _serve(peer: socket.socket, arrivals: Arrivals) -> None:
+    """Do what a peer asks for, whose first bytes have come; never wait for it."""
+    fds: list[int] = []
     try:
-        if unix_socket.peer_credentials(peer).uid != os.geteuid():
-            raise PermissionError
-        request, fd = _receive(peer)
+        mark = _receive(peer, fds)
+        if mark == wire.RUN_MARK and not fds:
+            _fork_call(peer, arrivals)
+        elif mark == wire.SHIM_MARK and len(fds) == 2:  # noqa: PLR2004 - the socket and the rest
+            request = decode(_content(fds.pop()))
+            _reply(peer, str(_fork_shim(request, fds[0], arrivals, peer)))
+        else:
+            _reply(peer, "no shim: invalid request")
     except (OSError, ValueError) as error:
         _reply(peer, f"no shim: {error}")
-        return
+    finally:
+        for fd in fds:
+            os.close(fd)
+
+
+def _fork_call(peer: socket.socket, arrivals: Arrivals) -> None:
+    if os.fork() == 0:
+        arrivals.close()
+        call.serve(peer)
+
+
+def _fork_shim(request: StartRequest, fd: int, arrivals: Arrivals, peer: socket.socket) -> int:
     pid = os.fork()
     if pid == 0:
-        listener.close()
+        arrivals.close()
         peer.close()
         _become_shim(request, fd)
-    os.close(fd)
-    _reply(peer, str(pid))
+    return pid
 
 
-def _receive(peer: socket.socket) -> tuple[StartRequest, int]:
-    head, ancillary, _, _ = peer.recvmsg(4, socket.CMSG_SPACE(4), socket.MSG_CMSG_CLOEXEC)
-    fds = array.array("i")
+def _receive(peer: socket.socket, fds: list[int]) -> bytes:
+    """Return the first bytes that have come, and add the descriptors that came with them."""
+    mark, ancillary, _, _ = peer.recvmsg(
+        wire.MARK_BYTES, socket.CMSG_SPACE(2 * array.array("i").itemsize), socket.MSG_CMSG_CLOEXEC
+    )
     for _level, _kind, data in ancillary:
-        fds.frombytes(data)
-    if len(head) != 4 or len(fds) != 1:  # noqa: PLR2004 - a length and one socket
-        message = "invalid request: expected a length and one socket"
-        raise ValueError(message)
-    return decode(_receive_exactly(peer, int.from_bytes(head, "big"))), fds[0]
+        fds += array.array("i", data)
+    return mark
+
+
+def _content(fd: int) -> bytes:
+    """Return the content of a memory file and close it; unlike a pipe it is read without a wait."""
+    with open(fd, "rb", buffering=0) as file:
+        fcntl.fcntl(fd, fcntl.F_GET_SEALS)  # fails on files of other kinds
+        size = os.fstat(fd).st_size
+        if size > wire.LIMIT:
+            message = f"the request of {size} bytes is too large"
+            raise ValueError(message)
+        return os.pread(file.fileno(), size, 0)
 
 
 def decode(data: bytes) -> StartRequest:
@@ -131,44 +158,10 @@ def decode(data: bytes) -> StartRequest:
     Raises:
         ValueError: the data is malformed.
     """
-    count, rest = _text(data)
-    argv, rest = _texts(rest, int(count))
-    path, rest = _text(rest)
-    cwd, rest = _text(rest)
-    count, rest = _text(rest)
-    env, _ = _texts(rest, int(count))
-    pairs = dict(line.split("=", 1) for line in env)
-    return StartRequest(argv=argv, socket=path, cwd=cwd, env=pairs)
-
-
-def _text(data: bytes) -> tuple[str, bytes]:
-    head, mark, rest = data.partition(b"\0")
-    if not mark:
-        message = "the request is truncated"
-        raise ValueError(message)
-    return os.fsdecode(head), rest
-
-
-def _texts(data: bytes, count: int) -> tuple[list[str], bytes]:
-    found: list[str] = []
-    for _ in range(count):
-        text, data = _text(data)
-        found.append(text)
-    return found, data
-
-
-def _receive_exactly(peer: socket.socket, size: int) -> bytes:
-    if size > _REQUEST_LIMIT:
-        message = f"the request of {size} bytes is too large"
-        raise ValueError(message)
-    data = bytearray()
-    while len(data) < size:
-        piece = peer.recv(size - len(data))
-        if not piece:
-            message = "the request is truncated"
-            raise ValueError(message)
-        data += piece
-    return bytes(data)
+    reader = wire.Reader(data)
+    return StartRequest(
+        argv=reader.texts(), socket=reader.text(), cwd=reader.text(), env=reader.variables()
+    )
 
 
 def _reply(peer: socket.socket, reply: str) -> None:

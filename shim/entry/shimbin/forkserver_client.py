@@ -11,59 +11,78 @@ import os
 import sys
 from struct import pack
 
-from shim.entry.shimbin import paths
+from shim.entry.shimbin import paths, wire
 
 _TIMEOUT_S = 20.0
 _TRIES = 5
 _REPLY_LIMIT = 4096
 
 
-def start_shim(argv: list[str], socket_path: str, listener: int, config: str) -> int:
+class NotRunning(OSError):
+    """There is no fork server, and the caller may not launch one."""
+
+
+def start_shim(
+    argv: list[str],
+    socket_path: str,
+    listener: int,
+    config: str,
+    *,
+    link: str = "",
+    may_launch: bool = True,
+) -> int:
     """Let the fork server fork a shim that serves the socket `listener`; return the shim's pid.
 
+    `link` is the name of the launcher's link, which then leads to the fork server.
+
     Raises:
+        NotRunning: there is no fork server, and `may_launch` is not set.
         OSError: the fork server cannot be reached or started, or rejected the request.
     """
     env = {**os.environ, paths.CONFIG_VARIABLE: config}
     data = encode(argv, socket_path, env)
     # The fork server may be exiting: it was idle, or its code has changed, which happens several
     # times during an upgrade.
-    replies = (_call(data, listener, env) for _ in range(_TRIES))
+    replies = (_call(data, listener, env, may_launch) for _ in range(_TRIES))
     reply = next(filter(None, replies), b"")
     if not reply.isdigit():
         raise OSError(reply.decode("utf-8", "replace") or "the fork server did not reply")
+    paths.link_launcher(link, paths.forkserver_socket(config))
     return int(reply)
 
 
 def encode(argv: list[str], socket_path: str, env: dict[str, str]) -> bytes:
-    """Encode a StartRequest: counted lists of strings, each terminated by a NUL.
-
-    Arguments, environment and paths contain no NUL, so nothing needs to be escaped.
-    """
-    pairs = [f"{name}={value}" for name, value in env.items()]
+    """Encode a StartRequest."""
     cwd = os.getcwd()  # noqa: PTH109 - pathlib loads too much
-    texts = [str(len(argv)), *argv, socket_path, cwd, str(len(pairs)), *pairs]
-    return b"".join(os.fsencode(text) + b"\0" for text in texts)
+    pairs = [f"{name}={value}" for name, value in env.items()]
+    parts = (wire.write_texts(argv), wire.write_text(socket_path), wire.write_text(cwd))
+    return b"".join((*parts, wire.write_texts(pairs)))
 
 
-def _call(data: bytes, listener: int, env: dict[str, str]) -> bytes:
-    sock = _connect_or_launch(env)
+def _call(data: bytes, listener: int, env: dict[str, str], may_launch: bool) -> bytes:  # noqa: FBT001
+    sock = _connect_or_launch(env, may_launch)
+    # In one message: the fork server does not wait for a second one.
+    content = os.memfd_create("cryo-request")
     try:
-        fds = pack("i", listener)
-        sock.sendmsg([pack(">I", len(data))], [(_socket.SOL_SOCKET, _socket.SCM_RIGHTS, fds)])
-        sock.sendall(data)
+        with open(content, "wb", closefd=False) as file:
+            file.write(data)
+        fds = pack("ii", listener, content)
+        sock.sendmsg([wire.SHIM_MARK], [(_socket.SOL_SOCKET, _socket.SCM_RIGHTS, fds)])
         return sock.recv(_REPLY_LIMIT)
     except ConnectionError:
         return b""
     finally:
+        os.close(content)
         sock.close()
 
 
-def _connect_or_launch(env: dict[str, str]) -> _socket.socket:
+def _connect_or_launch(env: dict[str, str], may_launch: bool) -> _socket.socket:  # noqa: FBT001
     path = paths.forkserver_socket(env[paths.CONFIG_VARIABLE])
     found = _connect(path)
     if found is not None:
         return found
+    if not may_launch:
+        raise NotRunning(path)
     os.makedirs(paths.FORKSERVER_FOLDER, mode=0o700, exist_ok=True)  # noqa: PTH103 - as `start`
     lock = os.open(f"{path}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:

@@ -12,7 +12,13 @@ from shim.entry.shimbin import paths
 
 def main() -> None:
     """Run one action and exit."""
-    flags = command_line.parse(sys.argv[1:])
+    # Not for the shim: its own children may run another installation.
+    run(sys.argv[1:], link=os.environ.pop(paths.LINK_VARIABLE, ""))
+
+
+def run(argv: list[str], *, link: str = "", may_launch: bool = True) -> None:
+    """Run one action, with or without launching a fork server; see `forkserver_client`."""
+    flags = command_line.parse(argv)
     if flags.version:
         from shim import __version__
 
@@ -24,7 +30,7 @@ def main() -> None:
     elif flags.action == "start":
         from shim.entry.shimbin import start
 
-        start.run(flags)
+        start.run(flags, link=link, may_launch=may_launch)
     elif flags.action == "delete":
         _delete(flags)
     else:

@@ -19,6 +19,9 @@ CONFIG_VARIABLE = "CRYO_CONFIG"
 _CONFIG_NAME = "cryo.settings"
 _SOCKETS = "/run/containerd/s"
 FORKSERVER_FOLDER = "/run/cryo"
+# The variable in which the launcher, native/launcher, names its link to the fork server's socket.
+LINK_VARIABLE = "CRYO_LAUNCHER_LINK"
+_LINK_PREFIX = "launcher-"
 # A file in the bundle; containerd 1.x reads it when it restarts.
 _ADDRESS = "address"
 _SCHEME = "unix://"
@@ -100,6 +103,35 @@ def forkserver_socket(config: str) -> str:
     """Return the fork server's socket: one per config file, installation and interpreter."""
     code = (__file__, sys.prefix, sys.version, os.environ.get("PYTHONPATH", ""))
     return f"{FORKSERVER_FOLDER}/forkserver-{__version__}-{_short(config, *code)}.sock"
+
+
+def link_launcher(link: str, socket: str) -> None:
+    """Let the link that the launcher has named lead to a fork server's socket.
+
+    Without it, or if that fails, the launcher runs this program each time.
+    """
+    target = os.path.basename(socket)  # noqa: PTH119 - pathlib loads too much
+    path = f"{FORKSERVER_FOLDER}/{link}"
+    if not link.removeprefix(_LINK_PREFIX).isalnum() or not link.startswith(_LINK_PREFIX):
+        return
+    temporary = f"{path}.{os.getpid()}"
+    try:
+        if os.path.lexists(path) and os.readlink(path) == target:  # noqa: PTH115 - see above
+            return
+        os.symlink(target, temporary)  # noqa: PTH211 - see above
+        os.replace(temporary, path)  # noqa: PTH105 - see above
+    except OSError:
+        return
+
+
+def unlink_launchers(socket: str) -> None:
+    """Remove the links of launchers to a fork server that exits."""
+    folder, target = os.path.split(socket)
+    for name in os.listdir(folder):  # noqa: PTH208 - see above
+        path = f"{folder}/{name}"
+        is_link = name.startswith(_LINK_PREFIX) and os.path.islink(path)  # noqa: PTH114 - see above
+        if is_link and os.readlink(path) == target:  # noqa: PTH115 - see above
+            os.unlink(path)  # noqa: PTH108 - see above
 
 
 def write_address(path: str) -> str:

@@ -20,8 +20,11 @@ _BACKLOG = 128
 _GROUPS = ("io.containerd.runc.v2.group", "io.kubernetes.cri.sandbox-id")
 
 
-def run(flags: Flags) -> None:
-    """Print the address of this container's shim, and start the shim if it is not running."""
+def run(flags: Flags, *, link: str = "", may_launch: bool = True) -> None:
+    """Print the address of this container's shim, and start the shim if it is not running.
+
+    `link` and `may_launch` are those of `forkserver_client.start_shim`.
+    """
     stdin_data = sys.stdin.buffer.read(_STDIN_LIMIT) if sys.stdin is not None else b""
     try:
         config = paths.choose_config(bootstrap_params.config_of(stdin_data, flags.id))
@@ -29,7 +32,11 @@ def run(flags: Flags) -> None:
         raise SystemExit(str(error)) from None
     path = paths.shim_socket(config, flags.address, flags.namespace, _group(flags.id))
     if not paths.answers(path):
-        _start_shim(path, config)
+        listener = _listen(path)
+        number = listener.fileno()
+        forkserver_client.start_shim(
+            sys.argv[1:], path, number, config, link=link, may_launch=may_launch
+        )
     sys.stdout.write(reply(paths.write_address(path), stdin_data, flags.id))
     sys.stdout.flush()
 
@@ -65,7 +72,7 @@ def _group(container: str) -> str:
     return next((group for group in groups if isinstance(group, str) and group), container)
 
 
-def _start_shim(path: str, config: str) -> None:
+def _listen(path: str) -> _socket.socket:
     os.makedirs(os.path.dirname(path), mode=0o711, exist_ok=True)  # noqa: PTH103, PTH120 - see above
     if os.path.lexists(path):
         os.unlink(path)  # noqa: PTH108 - pathlib loads too much
@@ -76,4 +83,4 @@ def _start_shim(path: str, config: str) -> None:
     finally:
         os.umask(before)
     listener.listen(_BACKLOG)
-    forkserver_client.start_shim(sys.argv[1:], path, listener.fileno(), config)
+    return listener
