@@ -51,7 +51,8 @@ class NativeHook(BuildHookInterface[Any]):
             return
         if version == "editable":
             return
-        build_data["force_include"] |= {str(root / path): path for path in chosen}
+        inside = [path for path in chosen if path != LAUNCHER]
+        build_data["force_include"] |= {str(root / path): path for path in inside}
         build_data["pure_python"] = False
         if platform.machine() == "x86_64":
             build_data["tag"] = TAG

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import sys
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -11,16 +10,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from shim.simgpu.waiting import PACKAGE_ROOT
 from tests.builds import find_program
 from tests.containerd import image
 from tests.containerd.builds import find_containerd
+from tests.containerd.cryo import LAUNCHER, write_launcher
 from tests.containerd.harness import Containerd
 from tests.containerd.place import Place, private_place
 
 LINE = "2.4"
 FLAGS = {"network": "none", "ignore-cgroups": "true", "overlay2": "root:memory"}
-LAUNCHER = "containerd-shim-cryo-v1"
 CRYO, GVISOR, RUNC = "cryo", "runsc", "runc"
 RUNTIMES = (CRYO, GVISOR, RUNC)
 # gVisor's shim hangs in a plain run without a terminal: it reads a pipe to the end that the sandbox
@@ -45,7 +43,7 @@ def node(runsc: Path) -> Iterator[Node]:
         folder = Path(name)
         ours, theirs = _settings(folder, runsc)
         programs = {
-            LAUNCHER: launcher(folder),
+            LAUNCHER: write_launcher(folder),
             "runsc": runsc,
             "runc": find_program("runc"),
             "criu": find_program("criu"),
@@ -70,18 +68,6 @@ def node(runsc: Path) -> Iterator[Node]:
                 "gvisor": str(programs["containerd-shim-runsc-v1"]),
             }
             yield Node(place, containerd, given)
-
-
-def launcher(folder: Path) -> Path:
-    """Write the program that containerd starts, as an installation has it."""
-    path = folder / LAUNCHER
-    path.write_text(
-        f"#!{sys.executable}\nimport sys\nsys.path.insert(0, {str(PACKAGE_ROOT)!r})\n"
-        "from shim.entry.shimbin.main import main\nmain()\n",
-        "utf-8",
-    )
-    path.chmod(0o755)
-    return path
 
 
 def _settings(folder: Path, runsc: Path) -> tuple[Path, Path]:

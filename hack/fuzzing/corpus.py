@@ -14,6 +14,7 @@ from shim import config as configs
 from shim.cuda import batch, cdi, detect, inventory
 from shim.cuda.moves import Action
 from shim.cuda.tool import last_line, move_error
+from shim.entry.shimbin import call, forkserver, wire
 from shim.image import manifest as manifests
 from shim.image.manifest import Build, Manifest
 from shim.model import Stdio, TaskRef, utcnow
@@ -147,6 +148,12 @@ def _manifest() -> bytes:
     return manifests.encode(made)[1]
 
 
+_PLACE = wire.write_texts(["-id", "a", "start"]) + wire.write_text("/b")
+_ENV = wire.write_texts(["PATH=/bin", "A=b"])
+_LAUNCHED = _PLACE + _ENV + b"18\0mnt:[1]\0pid:[2]\0options"
+_SHIM_REQUEST = wire.write_texts(["start"]) + b"/s\0/b\0" + _ENV
+
+
 def _record() -> bytes:
     ref = TaskRef(namespace="ns", id="a")
     return msgspec.json.encode(
@@ -189,5 +196,7 @@ def parsers(folder: Path) -> list[Parser]:
         Parser("runsc log", [_LOG], as_text(failure.log_error)),
         Parser("runsc stderr", [_ERR], as_text(failure.error_line)),
         Parser("runsc help", [_HELP], as_text(probe.parse_flags)),
+        Parser("launcher", [_LAUNCHED], call.decode, allowed=(ValueError,)),
+        Parser("fork server", [_SHIM_REQUEST], forkserver.decode, allowed=(ValueError,)),
         *elsewhere.parsers(folder, manifest),
     ]

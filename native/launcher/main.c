@@ -21,11 +21,17 @@
 #include "names.h"
 #include "request.h"
 
+/* Tests have shorter ones. */
+#ifndef START_MS
+#define START_MS 25000
+#define DELETE_MS 10000
+#endif
+
 enum { FAILED = 1, CANNOT_RUN = 126, NOT_FOUND = 127 };
 
 /* containerd allows five seconds for a delete; Python must have a share of it. */
-static const struct patience to_start = {5000, 25000};
-static const struct patience to_delete = {1500, 10000};
+static const struct patience to_start = {5000, START_MS};
+static const struct patience to_delete = {1500, DELETE_MS};
 
 /* Open a closed standard stream, so that no socket gets its number. */
 static void open_streams(void)
@@ -89,7 +95,7 @@ static bool asked(const struct installation *found, char **words, const struct b
 int main(int count, char **words)
 {
 	static struct installation found;
-	struct buffer given = {0};
+	static struct buffer given;
 	struct answer answer;
 	open_streams();
 	unsetenv(LINK_VARIABLE);

@@ -110,6 +110,23 @@ def test_the_runtime_is_a_block_of_the_config(
     assert not node.at(node.prefix).exists()
 
 
+def test_the_launcher_in_c_is_what_containerd_starts(node: Node, one: Path) -> None:
+    """Where the bundle has it, the script is beside it under the name that it looks for."""
+    write_config(node, V3)
+    native = one / "lib/python3.11/site-packages" / bundle.NATIVE
+    native.parent.mkdir(parents=True)
+    native.write_bytes(b"native")
+    native.chmod(0o755)
+
+    list(Installer(node, FakeContainerd(node)).install(one))
+
+    program = node.at(node.prefix) / "versions/one/bin/containerd-shim-cryo-v1"
+    script = program.with_name("containerd-shim-cryo-v1-python")
+    assert program.read_bytes() == b"native"
+    assert os.access(program, os.X_OK)
+    assert script.read_text("utf-8").endswith('/libexec/containerd-shim-cryo-v1 "$@"\n')
+
+
 def test_the_runtime_is_a_drop_in_where_a_directory_is_imported(node: Node, one: Path) -> None:
     """config.toml is not touched if it imports a directory; the drop-in has its version."""
     path = write_config(node, V4)

@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
-import shutil
-import signal
 import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -18,9 +14,7 @@ import pytest
 from shim.entry.shimbin import forkserver_client, paths
 from shim.entry.shimbin import loaded as loaded_files
 from shim.entry.shimbin.loaded import Loaded
-from shim.host.supervisor.spawn import Program, spawn
-
-PACKAGE = Path(__file__).parents[2] / "shim"
+from tests.unit.helpers_forkserver import a_forkserver
 
 
 def test_a_change_of_a_loaded_file_is_seen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -108,27 +102,6 @@ def test_each_installation_has_a_fork_server_of_its_own(monkeypatch: pytest.Monk
     found.add(paths.forkserver_socket(paths.default_config()))
 
     assert len(found) == 5
-
-
-@contextlib.contextmanager
-def a_forkserver(folder: Path) -> Iterator[tuple[Path, int]]:
-    """Run the fork server of a copy of the package; give its socket and its pid."""
-    shutil.copytree(PACKAGE, folder / "shim", ignore=shutil.ignore_patterns("__pycache__", "bin"))
-    path, config = folder / "n.sock", folder / "cryo.toml"
-    config.write_text(f'[paths]\nstate = "{folder}/state"\n')
-    environment = {**os.environ, "PYTHONPATH": str(folder), "CRYO_CONFIG": str(config)}
-    argv = [sys.executable, "-m", "shim.entry.shimbin.forkserver", str(path)]
-    null, (reader, writer) = os.open("/dev/null", os.O_RDWR), os.pipe()
-    pid = spawn(Program(argv, environment, [null, null, null, writer]))
-    try:
-        os.close(writer)
-        os.close(null)
-        assert os.read(reader, 1) == b"", "it listens when it closes its end"
-        os.close(reader)
-        yield path, pid
-    finally:
-        os.kill(pid, signal.SIGKILL)
-        os.waitpid(pid, 0)
 
 
 def asked(path: Path) -> bytes:

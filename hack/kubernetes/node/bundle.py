@@ -27,6 +27,8 @@ VERSION = "VERSION"
 LIBRARIES = "libs"
 LOADER = "ld.so"
 INTERPRETER = "bin/python3.real"
+# The launcher in C, where it was built and needs no library, which a node may lack.
+NATIVE = "shim/entry/shimbin/bin/containerd-shim-cryo-v1"
 # Parts of the standard library that no server needs, and that are large or need more libraries.
 _LEFT_OUT = (
     *("config-*", "ensurepip", "idlelib", "lib2to3", "pydoc_data", "site-packages", "test"),
@@ -50,6 +52,8 @@ def write(folder: Path) -> str:
         _copy_distribution(name, packages)
     left_out = shutil.ignore_patterns(*_NOT_INSTALLED)
     shutil.copytree(Path(shim.__file__).parent, packages / "shim", ignore=left_out)
+    if (packages / NATIVE).exists() and any(_needed(packages / NATIVE)):
+        (packages / NATIVE).unlink()
     _copy(Path(sys.executable).resolve(), folder / INTERPRETER)
     _copy_libraries(folder)
     compileall.compile_dir(library, quiet=2)

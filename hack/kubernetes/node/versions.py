@@ -12,7 +12,7 @@ import select
 import shutil
 from pathlib import Path
 
-from hack.kubernetes.node.bundle import LIBRARIES, LOADER, VERSION, launch
+from hack.kubernetes.node.bundle import LIBRARIES, LOADER, NATIVE, VERSION, launch
 from hack.kubernetes.node.paths import SHIM, Node
 
 PROGRAMS = {SHIM: "shim.entry.shimbin.main", "cryo": "shim.entry.cli"}
@@ -63,6 +63,11 @@ class Versions:
             (scripts / name).write_text(script, "utf-8")
             launcher = f'#!/bin/sh\nexec {python} -I {place}/libexec/{name} "$@"\n'
             _write_program(staging / "bin" / name, launcher)
+        native = packages / NATIVE
+        if native.exists():
+            # It runs the script where it needs Python.
+            (staging / "bin" / SHIM).rename(staging / "bin" / f"{SHIM}-python")
+            shutil.copy2(native, staging / "bin" / SHIM)
 
     def activate(self, name: str) -> None:
         """Let new pods use this version."""
