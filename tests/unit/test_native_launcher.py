@@ -24,7 +24,7 @@ from tests.unit.fakes_launcher import Ground, Said, answer, bytewise
 STDIN_LIMIT = 4 << 20
 # The newest version that a manylinux_2_17 wheel may ask for.
 NEWEST_GLIBC = (2, 17)
-NOBODY = 65534
+OTHER_UID = 65534
 
 
 @pytest.fixture(scope="module")
@@ -171,7 +171,7 @@ def test_the_fork_server_of_another_user(ground: Ground) -> None:
     run = ground.folder / "run"
     run.chmod(0o777)
     program = (
-        f"import os, socket; os.setuid({NOBODY}); s = socket.socket(socket.AF_UNIX); "
+        f"import os, socket; os.setuid({OTHER_UID}); s = socket.socket(socket.AF_UNIX); "
         "s.bind('server'); s.listen(); "
         "print(flush=True); p, _ = s.accept(); print(p.recv(1), flush=True)"
     )
@@ -202,7 +202,7 @@ def test_a_long_answer_to_a_slow_reader(ground: Ground) -> None:
     assert running.returncode == 0
 
 
-def test_nobody_reads_the_answer(ground: Ground) -> None:
+def test_an_answer_without_a_reader(ground: Ground) -> None:
     """A closed pipe is status 1, and no signal ends the launcher."""
     read_end, write_end = os.pipe()
     os.close(read_end)
