@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from shim.errors import ImageCorrupt, NotFound, Unavailable
+from shim.image.side_files import is_side_file
 from shim.model import CloneResult, Phase, Progress, RestoreOptions, Stdio, Verify
 from shim.simgpu.gpu import UUID
 from shim.simgpu.simulation import wait_until
@@ -181,7 +182,11 @@ def test_an_image_is_read_once(rig: Rig) -> None:
     """However much is verified, it is verified for all clones together."""
     rig.sleeper("job")
     image = rig.checkpoint("job").image_path
-    size = sum(path.stat().st_size for path in Path(image).iterdir() if path.name != "cryo.json")
+    size = sum(
+        path.stat().st_size
+        for path in Path(image).iterdir()
+        if not is_side_file(path.name) and path.name != "cryo.json"
+    )
     read: list[Progress] = []
 
     def report(progress: Progress) -> None:
