@@ -1,6 +1,7 @@
 """Measures what `--exclude-committed-zero-pages` gains for memory that a freeze has filled.
 
-    python -m hack.bench.zero_pages --mib 1024 --rounds 3
+    python -m hack.bench zero_pages                             # a row each, with the others
+    python -m hack.bench.zero_pages --real --mib 8192           # on the GPU of this machine
 
 Half of the GPU memory of a process is zeros, MiB by MiB. The same frozen sandbox, or with runsc's
 own engine the same running one, is saved by the plain runsc command with and without the flag, by
@@ -14,10 +15,11 @@ import json
 import shutil
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from hack.bench.effort import Effort
 from hack.bench.row import Row, Rows, row
 from hack.tools.running import NotHere
 from shim.errors import CryoError, RunscError
@@ -27,13 +29,14 @@ from shim.simgpu.machine import Machine
 from shim.simgpu.sandbox import Sandbox
 from shim.simgpu.simulation import Settings, Simulation
 from shim.simgpu.waiting import wait_until
-from tests.builds import find_program
 
 FLAG = "-exclude-committed-zero-pages"
 _NAME = "zeros"
 _COMMAND = "checkpoint"
 _READY_S = 300.0
 _SPARE = 2
+_MIB = 256
+_ROUNDS = 5
 _GUEST = """
 import os, sys, time
 sys.path.insert(0, CODE)
@@ -45,7 +48,9 @@ if REAL:
     from shim.simgpu.guest.libcuda import Cuda
     driver = Cuda(on_loss=print)
 else:
+    from shim.simgpu.guest import names
     from shim.simgpu.guest.driver import Driver
+    os.makedirs(names.RUN_DIR)
     driver = Driver("zeros", on_loss=print)
     driver.listen()
 held = driver.alloc("zeros", data)
@@ -55,31 +60,37 @@ time.sleep(100000)
 """
 
 
-def measure(machine: Machine, mib: int, rounds: int, *, real: bool) -> Rows:
+def measure(runsc: Path, effort: Effort) -> Rows:
+    """Measure with a simulated GPU."""
+    with Simulation(runsc, capacity_bytes=_SPARE * _MIB << 20) as machine:
+        return compare(machine, _MIB, effort.rounds(_ROUNDS), real=False)
+
+
+def compare(machine: Machine, mib: int, rounds: Iterable[int], *, real: bool) -> Rows:
     """Return the sizes of the images and the seconds of the saves, by engine and flag."""
     found: dict[str, list[float]] = {}
     box = machine.sandbox()
     with _guest(machine, box, mib, real=real) as pid:
-        for engine in ("phased", "builtin"):
-            frozen = engine == "phased"
-            if frozen:
-                box.act(_NAME, "lock", [pid])
-                box.act(_NAME, "checkpoint", [pid])
-            for _ in range(rounds):
+        for _ in rounds:
+            for engine in ("phased", "builtin"):
+                frozen = engine == "phased"
+                if frozen:
+                    box.act(_NAME, "lock", [pid])
+                    box.act(_NAME, "checkpoint", [pid])
                 for with_flag in (False, True):
                     seconds, size = _save(machine, box, frozen=frozen, with_flag=with_flag)
-                    key = f"zero_pages.{engine}.{'left_out' if with_flag else 'default'}"
-                    found.setdefault(f"{key}.s", []).append(seconds)
-                    found.setdefault(f"{key}.mib", []).append(size / (1 << 20))
-            if frozen:
-                box.act(_NAME, "restore", [pid])
-                box.act(_NAME, "unlock", [pid])
+                    key = f"zero-pages.{engine}.{'flag' if with_flag else 'plain'}"
+                    found.setdefault(f"{key}.seconds", []).append(seconds)
+                    found.setdefault(f"{key}.image", []).append(size / (1 << 20))
+                if frozen:
+                    box.act(_NAME, "restore", [pid])
+                    box.act(_NAME, "unlock", [pid])
     note = f"{mib} MiB of GPU memory, half of it zeros" + ("" if real else "; simulated GPU")
     return {key: _row(key, samples, note) for key, samples in found.items()}
 
 
 def _row(key: str, samples: list[float], note: str) -> Row:
-    return row(samples, "s" if key.endswith(".s") else "MiB", note)
+    return row(samples, "s" if key.endswith(".seconds") else "MiB", note)
 
 
 @contextmanager
@@ -137,6 +148,13 @@ def _save(machine: Machine, box: Sandbox, *, frozen: bool, with_flag: bool) -> t
         shutil.rmtree(image)
 
 
+def _found_runsc() -> Path:
+    # Only here: a GPU machine has no pytest, which this needs.
+    from tests.builds import find_program  # noqa: PLC0415
+
+    return find_program("runsc-new")
+
+
 def main() -> int:
     """Run the command; print the rows as JSON."""
     parser = argparse.ArgumentParser(prog="python -m hack.bench.zero_pages")
@@ -146,10 +164,10 @@ def main() -> int:
     parser.add_argument("--real", action="store_true", help="use the GPU of this machine")
     given = parser.parse_args()
     try:
-        runsc = given.runsc or find_program("runsc-new")
+        runsc = given.runsc or _found_runsc()
         room = _SPARE * given.mib << 20
         with Hardware(runsc) if given.real else Simulation(runsc, capacity_bytes=room) as machine:
-            rows = measure(machine, given.mib, given.rounds, real=given.real)
+            rows = compare(machine, given.mib, range(given.rounds), real=given.real)
     except (NotHere, CryoError) as error:
         print(f"zero_pages: {error}", file=sys.stderr)
         return 1
