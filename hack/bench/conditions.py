@@ -9,6 +9,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 _LIMIT_S = 20.0
+_NO_VERSION = "VERSION_MISSING"
 
 
 def machine(runsc: str = "") -> dict[str, str]:
@@ -25,7 +26,9 @@ def machine(runsc: str = "") -> dict[str, str]:
     if runsc:
         argv = [runsc, "--version"]
         said = subprocess.run(argv, capture_output=True, text=True, check=True, timeout=_LIMIT_S)
-        found["runsc"] = said.stdout.splitlines()[0].replace("version ", "")
+        name = said.stdout.splitlines()[0].removeprefix("runsc version ")
+        # A build of the Go module does not know its version, which is the name of its folder.
+        found["runsc"] = f"runsc {Path(runsc).parent.name if name == _NO_VERSION else name}"
     return found
 
 

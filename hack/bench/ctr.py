@@ -24,7 +24,10 @@ class Ctr:
                 *("--runtime", "io.containerd.runsc.v1", "--annotation", SANDBOX),
                 *("--runtime-config-path", given["runsc_toml"]),
             ],
-            RUNC: ["--runtime", "io.containerd.runc.v2"],
+            RUNC: [
+                *("--runtime", "io.containerd.runc.v2"),
+                *("--annotation", f"org.criu.config={given['criu_conf']}"),
+            ],
         }
 
     def run(self, runtime: str, name: str, *words: str, flags: Sequence[str] = ("--rm",)) -> None:

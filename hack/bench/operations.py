@@ -113,6 +113,7 @@ class User:
         logs = [path.read_text("utf-8", "replace") for path in self._work.rglob("dump.log")]
         version = [line for log in logs for line in re.findall(r"Version: (\S+)", log)][:1]
         errors = [line for log in logs for line in re.findall(r"Error \(.*", log)]
-        if errors:
-            return f"CRIU {' '.join(version)}: {errors[-1]}"
+        # A program that CRIU tries to run is rarely the reason.
+        if reasons := [one for one in errors if "exited, status" not in one]:
+            return f"CRIU {' '.join(version)}: {reasons[0]}"
         return str(error).splitlines()[-1].strip().replace("|", "/")[:_REASON_MAX]

@@ -46,7 +46,7 @@ def node(runsc: Path) -> Iterator[Node]:
             LAUNCHER: write_launcher(folder),
             "runsc": runsc,
             "runc": find_program("runc"),
-            "criu": find_program("criu"),
+            "criu": criu(),
             "containerd-shim-runsc-v1": find_program("gvisor-shim"),
         }
         env = {"CRYO_CONFIG": str(ours), "PYTHONPATH": os.environ.get("PYTHONPATH", "")}
@@ -58,6 +58,7 @@ def node(runsc: Path) -> Iterator[Node]:
                 "ctr": containerd.ctr_argv(),
                 "env": dict(containerd.env),
                 "runsc_toml": str(theirs),
+                "criu_conf": str(folder / "criu.conf"),
                 "folder": str(containerd.folder),
                 "address": str(containerd.address),
                 "busybox": str(find_program("busybox")),
@@ -70,10 +71,21 @@ def node(runsc: Path) -> Iterator[Node]:
             yield Node(place, containerd, given)
 
 
+def criu() -> Path:
+    """Return the CRIU that runc is to use: that of `make tools`, or the one that CRYO_CRIU names.
+
+    Debian 12 has one that does not know the vDSO of newer kernels.
+    """
+    named = os.environ.get("CRYO_CRIU")
+    return Path(named) if named else find_program("criu")
+
+
 def _settings(folder: Path, runsc: Path) -> tuple[Path, Path]:
     """Write our settings, and those of gVisor's shim."""
     flags = "\n".join(f'{key} = "{value}"' for key, value in FLAGS.items())
     paths = "\n".join(f'{key} = "{folder / key}"' for key in _PATHS)
+    # Otherwise CRIU closes the network of the container meanwhile, for which it needs iptables.
+    (folder / "criu.conf").write_text("network-lock skip\n", "utf-8")
     ours, theirs = folder / "cryo.toml", folder / "runsc.toml"
     ours.write_text(
         f'[paths]\n{paths}\n[runsc]\nbinary = "{runsc}"\n[runsc.flags]\n{flags}\n', "utf-8"
