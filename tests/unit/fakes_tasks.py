@@ -69,6 +69,7 @@ class FakeSupervisor(Children):
         self.spawned.append(words)
         flags = dict(word[2:].partition("=")[::2] for word in words if word.startswith("--"))
         command = next(word for word in words[1:] if not word.startswith("--"))
+        numbered = self.numbered
         self.making.set()
         if command in self.fails:
             Path(flags["log"]).write_text(
@@ -80,12 +81,12 @@ class FakeSupervisor(Children):
         if command in {"create", "restore"}:
             await self._sandbox(flags, words[-1])
         if command == "exec":
-            return await self._exec(flags)
+            return await self._exec(flags, numbered=numbered)
         return await self._child("/bin/true")
 
-    async def _exec(self, flags: dict[str, str]) -> ProcessId:
+    async def _exec(self, flags: dict[str, str], *, numbered: bool) -> ProcessId:
         process = await self._child(*self.program)
-        if self.numbered:
+        if numbered:
             Path(flags["internal-pid-file"]).write_text(str(process.pid))
         return process
 
