@@ -2,13 +2,15 @@
 
 PSS counts a page that several processes share by its part, so that the sum is what all of them use.
 The fork server is counted with our shims. The sandboxes are the same with ours and gVisor's shim.
+`memory.account` has what ours is used for with the most containers, for each (hack/bench/smaps.py).
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 
-from hack.bench import inside
+from hack.bench import inside, smaps
 from hack.bench.ctr import Ctr
 from hack.bench.effort import Effort
 from hack.bench.inside import Given
@@ -40,7 +42,10 @@ def part(given: Given, effort: Effort) -> Rows:
             while len(names) < count:
                 names.append(f"{runtime}-pod-{len(names)}")
                 ctr.begin(runtime, names[-1], "sleep", "1000")
-            total = sum(map(pss_kib, shims(runtime)))
+            pids = shims(runtime)
+            if runtime == CRYO:
+                rows |= account(pids, count)
+            total = sum(map(pss_kib, pids))
             each = round(total / 1024 / count, 2)
             rows[f"memory.{count}.{runtime}"] = Row(value=each, unit="MiB", min=each, max=each, n=1)
         for name in names:
@@ -50,6 +55,19 @@ def part(given: Given, effort: Effort) -> Rows:
         if ours and theirs:
             each = round(ours / theirs, 3)
             rows[f"memory.{count}.ratio"] = Row(value=each, unit=RATIO, min=each, max=each, n=1)
+    return rows
+
+
+def account(pids: Iterable[int], count: int) -> Rows:
+    """Return the memory of our shims by its use, for each container: of one alone, and shared."""
+    rows: Rows = {}
+    uses = smaps.account(pids)
+    for name, use in {**uses, "all": smaps.total(uses.values())}.items():
+        for kind, kib in (("private", use.private), ("shared", use.share)):
+            each = round(kib / 1024 / count, 3)
+            rows[f"memory.account.{name}.{kind}"] = Row(
+                value=each, unit="MiB", min=each, max=each, n=1
+            )
     return rows
 
 

@@ -12,7 +12,6 @@ import ctypes
 import gc
 import sys
 import types
-from collections.abc import Iterator
 
 # An object with a count from here on is immortal.
 _IMMORTAL = 1 << 31
@@ -38,6 +37,7 @@ _taken: list[bytes] = []
 
 def settle() -> None:
     """Collect garbage, and make what is left the constant part of this process and its forks."""
+    gc.unfreeze()  # the collector does not list what is frozen
     gc.collect()
     make_immortal()
     gc.collect()
@@ -51,33 +51,32 @@ def make_immortal() -> int:
 
     The objects are never freed after this, and nothing must depend on their being freed.
     """
-    count_at = ctypes.c_uint32.from_address
+    count_at, count_of = ctypes.c_uint32.from_address, sys.getrefcount
     immortal = count_at(id(None)).value
     if immortal < _IMMORTAL or not _has_count_first():
         return 0
-    known: list[object] = gc.get_objects()
-    found = 0
-    while known:
-        each = known.pop()
-        for part in _parts(each):
-            count = count_at(id(part))
-            if count.value < _IMMORTAL and not isinstance(part, _LIVING):
-                count.value = immortal
-                found += 1
-                known.append(part)
+    tracked = [each for each in gc.get_objects() if not isinstance(each, _LIVING)]
+    parts, found = tracked + _parts(tracked), 0
+    while parts:
+        fresh = []
+        for part in parts:
+            if count_of(part) < _IMMORTAL and not isinstance(part, _LIVING):
+                count_at(id(part)).value = immortal
+                fresh.append(part)
+        found += len(fresh)
+        parts = _parts(fresh)
     return found
 
 
-def _parts(each: object) -> Iterator[object]:
-    """Yield an object, and those that it refers to."""
-    if isinstance(each, _LIVING):
-        return
-    yield each
-    yield from gc.get_referents(each)
-    if isinstance(each, types.CodeType):  # the collector does not look into it
-        yield from (each.co_consts, each.co_names, each.co_varnames, each.co_freevars)
-        yield from (each.co_cellvars, each.co_filename, each.co_name, each.co_qualname)
-        yield from (each.co_linetable, each.co_exceptiontable)
+def _parts(objects: list[object]) -> list[object]:
+    """Return what the objects refer to; the collector does not look into code."""
+    found = gc.get_referents(*objects)
+    for each in objects:
+        if isinstance(each, types.CodeType):
+            found += (each.co_names, each.co_varnames, each.co_freevars, each.co_cellvars)
+            found += (each.co_filename, each.co_name, each.co_qualname, each.co_consts)
+            found += (each.co_linetable, each.co_exceptiontable)
+    return found
 
 
 def _has_count_first() -> bool:
