@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -21,9 +21,9 @@ from shim.cuda import driver, inventory
 from shim.cuda.inventory import Inventory
 from shim.errors import CryoError, FailedPrecondition
 from shim.model import CheckpointOptions, EngineName, Phase, Progress, RestoreOptions, Stdio
+from shim.selftest import timeline
 from shim.selftest.guest import TaskGuest
-from shim.selftest.outcome import Outcome, Span, Step, compare
-from shim.selftest.timeline import Timeline
+from shim.selftest.outcome import Outcome, Step, compare
 from shim.simgpu import tools
 from shim.simgpu.bundle import shares
 from shim.simgpu.hardware import Hardware
@@ -193,8 +193,9 @@ class Runner:
 
     def _checkpoint(self, client: Client, name: str, image: str) -> None:
         options = CheckpointOptions(image_path=image, engine=self._plan.engine)
-        with self._operation("checkpoint", "while it runs") as (timeline, details):
-            result = client.checkpoint(name, options, self._listener(timeline))
+        work = self._operation(client, name, "checkpoint", "while it runs")
+        with work as (notes, details):
+            result = client.checkpoint(name, options, self._reporter.progress)
             self.outcome.engine = result.engine
             self.outcome.image_path = result.image_path if self._plan.keep_image else ""
             self.outcome.image_bytes = result.size_bytes
@@ -202,36 +203,32 @@ class Runner:
             self.outcome.warnings += result.warnings
             details.append(f"engine {result.engine}")
             if result.engine == EngineName.BUILTIN:
-                timeline.explain(Phase.SAVE, "lock and freeze included")
+                notes[Phase.SAVE] = "lock and freeze included"
 
     def _restore(self, client: Client, name: str, bundle: Path, image: str) -> None:
         mappable = self._plan.real and self.outcome.engine == EngineName.PHASED
         found = inventory.read(config.Cuda().nvidia_proc) if mappable else Inventory()
         device_map = other_gpus(found)
         options = RestoreOptions(image_path=image, bundle=str(bundle), device_map=device_map)
-        with self._operation("restore", "as a new container") as (timeline, details):
+        with self._operation(client, name, "restore", "as a new container") as (_, details):
             if device_map:
                 details.append(f"on the next of {len(device_map)} GPUs")
-            result = client.restore(name, options, self._listener(timeline))
+            result = client.restore(name, options, self._reporter.progress)
             self.outcome.warnings += result.warnings
 
     @contextlib.contextmanager
-    def _operation(self, name: str, what: str) -> Iterator[tuple[Timeline, list[str]]]:
-        """Report a checkpoint or restore, with its phases."""
+    def _operation(
+        self, client: Client, task: str, name: str, what: str
+    ) -> Iterator[tuple[dict[str, str], list[str]]]:
+        """Report a checkpoint or restore, with its phases and the notes on them."""
         self._reporter.begin(name, what)
         details: list[str] = []
-        began, timeline = time.monotonic() - self._zero, Timeline()
-        yield timeline, details
-        phases: tuple[Span, ...] = timeline.end()
+        notes: dict[str, str] = {}
+        began = time.monotonic() - self._zero
+        yield notes, details
         ended = time.monotonic() - self._zero
+        phases = timeline.drawn(client.timelines(task)[-1], notes)
         self._done(Step(name, began, ended, " ".join(details), phases))
-
-    def _listener(self, timeline: Timeline) -> Callable[[Progress], None]:
-        def on_progress(progress: Progress) -> None:
-            timeline.add(progress)
-            self._reporter.progress(progress)
-
-        return on_progress
 
     def _run_on(self, sim: Machine, guest: TaskGuest, name: str) -> Status:
         with self._step("run on", f"the {name} task, to the moment of comparison") as details:

@@ -277,6 +277,10 @@ class Restore:
             timeline = msgspec.structs.replace(
                 timeline, engine=self._manifest.engine, size_bytes=self._manifest.size_bytes
             )
+        if self._plan.reason:
+            how = "with O_DIRECT" if self._plan.direct else "through the page cache"
+            note = f"pages read {how}: {self._plan.reason}"
+            timeline = msgspec.structs.replace(timeline, notes=(note,))
         image = self._options.image_path
         self._transaction.keep_timeline(msgspec.structs.replace(timeline, image_path=image))
 

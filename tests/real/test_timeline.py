@@ -54,6 +54,7 @@ def test_a_checkpoint_and_a_restore(rig: Rig, engine: str) -> None:
     (restored,) = rig.client.timelines("copy")
     assert (restored.operation, restored.image_path) == ("restore", image)
     assert phases(restored) == [Phase.VERIFY, Phase.LOAD, Phase.THAW]
+    assert restored.notes[0].startswith("pages read ")
     assert "runsc restore" in commands(restored, Phase.LOAD)
 
 

@@ -6,15 +6,17 @@ import io
 import json
 import sys
 from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 
+from shim import model
 from shim.cuda.inventory import Gpu, Inventory
 from shim.entry.cli import selftest
 from shim.errors import FailedPrecondition
-from shim.model import Phase, Progress
-from shim.selftest import command
+from shim.model import Phase, Progress, Timeline
+from shim.selftest import command, timeline
 from shim.selftest.outcome import Outcome, Span, Step, compare
 from shim.selftest.report import (
     JsonReporter,
@@ -24,7 +26,6 @@ from shim.selftest.report import (
     verdict,
 )
 from shim.selftest.runner import check_begun, other_gpus
-from shim.selftest.timeline import Timeline
 from shim.simgpu.guest import pattern
 from shim.simgpu.status import ProcessStatus, Status
 from shim.timeline.style import Style, duration
@@ -94,24 +95,31 @@ def test_a_loss_or_an_error_fails(what: dict[str, object]) -> None:
     assert "- x" in verdict(found)
 
 
-def test_the_timeline_follows_the_progress() -> None:
-    """Each phase lasts until the next begins; one that was only announced is not drawn twice."""
-    times = iter((10.0, 10.0, 10.2, 10.202, 10.5, 10.6, 10.7))
-    timeline = Timeline(lambda: next(times))
-    timeline.add(Progress(phase=Phase.PREFLIGHT))
-    timeline.add(Progress(phase=Phase.FREEZE))
-    timeline.add(Progress(phase=Phase.LOCK))
-    timeline.add(Progress(phase=Phase.DETECT, pid=3, pid_state="locked"))
-    timeline.add(Progress(phase=Phase.FREEZE, message="checkpoint 2"))
-    timeline.add(Progress(phase=Phase.SAVE, bytes_done=1, bytes_total=3 << 20))
-    timeline.explain(Phase.SAVE, "all in one")
-    found = [(s.phase, round(s.began_s, 3), round(s.ended_s, 3), s.detail) for s in timeline.end()]
+def test_the_phases_are_those_that_the_owner_recorded() -> None:
+    """The locks within a freeze are a phase of their own; what is too short is left out."""
+    recorded = Timeline(
+        operation="checkpoint",
+        task="a",
+        began_at=datetime(2026, 11, 30, tzinfo=UTC),
+        size_bytes=3 << 20,
+        spans=(
+            model.Span(phase=Phase.PREFLIGHT, start_s=0.0, duration_s=0.125),
+            model.Span(phase=Phase.PREFLIGHT, start_s=0.25, duration_s=0.25),
+            model.Span(phase=Phase.FREEZE, start_s=0.5, duration_s=0.5),
+            model.Span(phase=Phase.LOCK, pid=3, start_s=0.5, duration_s=0.125),
+            model.Span(phase=Phase.FREEZE, pid=3, start_s=0.625, duration_s=0.25),
+            model.Span(phase=Phase.SAVE, start_s=1.0, duration_s=1.0),
+            model.Span(phase=Phase.COMMIT, start_s=2.0, duration_s=0.0001),
+        ),
+    )
 
-    assert found == [
-        ("preflight", 0.0, 0.2, ""),
-        ("lock", 0.202, 0.5, ""),
-        ("freeze", 0.5, 0.6, ""),
-        ("save", 0.6, 0.7, "3.0 MiB, all in one"),
+    found = timeline.drawn(recorded, {Phase.SAVE: "all in one"})
+
+    assert [(s.phase, s.began_s, s.ended_s, s.detail) for s in found] == [
+        ("preflight", 0.0, 0.5, ""),
+        ("lock", 0.5, 0.625, ""),
+        ("freeze", 0.625, 1.0, ""),
+        ("save", 1.0, 2.0, "3.0 MiB, all in one"),
     ]
 
 
@@ -131,20 +139,6 @@ def test_a_rate_is_of_what_moves_memory(engine: str, wanted: list[tuple[str, str
 
     assert [(rate["step"], rate["phase"]) for rate in found.rates()] == wanted
     assert {rate["gpu_bytes"] for rate in found.rates()} == {SIZE}
-
-
-def test_a_phase_that_is_reported_late_has_its_own_duration() -> None:
-    """The steps of one run of a helper are reported at its end, each with its own duration."""
-    times = iter((10.0, 10.0, 11.0, 11.0, 11.0, 11.0, 11.1, 11.6))
-    timeline = Timeline(lambda: next(times))
-    timeline.add(Progress(phase=Phase.LOCK))
-    timeline.add(Progress(phase=Phase.LOCK, pid=3, pid_state="locked", took_s=0.01))
-    timeline.add(Progress(phase=Phase.FREEZE, pid=3, pid_state="checkpointed", took_s=0.5))
-    timeline.add(Progress(phase=Phase.FREEZE, pid=4, pid_state="checkpointed", took_s=0.75))
-    timeline.add(Progress(phase=Phase.SAVE))
-    found = [(s.phase, round(s.began_s, 3), round(s.ended_s, 3)) for s in timeline.end()]
-
-    assert found == [("lock", 0.0, 0.25), ("freeze", 0.25, 1.1), ("save", 1.1, 1.6)]
 
 
 def test_a_workload_that_cannot_begin_says_why(tmp_path: Path) -> None:
