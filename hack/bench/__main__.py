@@ -18,6 +18,7 @@ import os
 import signal
 import sys
 import time
+import traceback
 from pathlib import Path
 from types import FrameType
 
@@ -65,11 +66,12 @@ def found_runsc(parser: argparse.ArgumentParser) -> Path:
         parser.error(str(no))
 
 
-def measured(given: argparse.Namespace) -> Rows:
-    """Run the cases, and print the tables of each."""
+def measured(given: argparse.Namespace) -> tuple[Rows, list[str]]:
+    """Run the cases, and print the tables of each; return the rows, and the cases that failed."""
     from hack.tools.running import NotHere  # noqa: PLC0415
 
     rows: Rows = {}
+    failed: list[str] = []
     for case in cases.chosen(given.cases):
         began = time.monotonic()
         try:
@@ -77,13 +79,17 @@ def measured(given: argparse.Namespace) -> Rows:
         except NotHere as no:
             print(f"\n{case.name}: not measured: {no}", flush=True)
             continue
+        except Exception:  # noqa: BLE001  # a run of 25 minutes is not lost for one case
+            traceback.print_exc()
+            failed.append(case.name)
+            continue
         rows |= found
         spent = time.monotonic() - began
         over = "" if spent < case.budget_s else f", more than its budget of {case.budget_s:.0f} s"
         print(f"\n{case.name}: {spent:.0f} s{over}")
         for key in case.keys:
             print("", key, *report.table(key, found), sep="\n", flush=True)
-    return rows
+    return rows, failed
 
 
 def compared(rows: Rows) -> int:
@@ -110,7 +116,7 @@ def main() -> int:
     given = parsed()
     signal.signal(signal.SIGTERM, _stop)
     began, machine = time.monotonic(), conditions.machine(str(given.runsc))
-    rows = measured(given)
+    rows, failed = measured(given)
     machine["load"] += f", {os.getloadavg()[0]:.1f} after"
     command = " ".join(["python -m hack.bench", *given.cases]) if given.cases else "make bench-docs"
     found = Result(machine=machine, date=conditions.today(), command=command, rows=rows)
@@ -119,7 +125,10 @@ def main() -> int:
     print(f"{time.monotonic() - began:.0f} s; {', '.join(machine.values())}; {given.output}")
     if given.docs:
         document(found)
-    return compared(rows) if given.check else 0
+    for name in failed:
+        print(f"{name}: failed, see above; its rows are of an earlier run")
+    status = compared(rows) if given.check else 0
+    return int(bool(failed)) or status
 
 
 def _stop(_number: int, _frame: FrameType | None) -> None:
