@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from shim.client import Client
-from shim.errors import CryoError
+from shim.errors import CryoError, NotFound
 from shim.simgpu.simulation import wait_until
 from shim.state import TaskState
 from tests import cgroups
@@ -131,7 +131,9 @@ class Judge:
         """Record what the sidecar has open now as what it may have open."""
         self._mounts = self._mounts or self.mounts()
         if not self._fds:
-            self.client.list()  # our own connection is one of them
+            # Our own connection is one of them: a call with progress opens it.
+            with contextlib.suppress(NotFound):
+                self.client.verify(str(self.sim.image("none")))
             self._fds = self.fds()
 
     def _assert_fds(self) -> None:
