@@ -29,7 +29,7 @@ def measure(runsc: Path, effort: Effort) -> Rows:
     with Simulation(runsc) as sim:
         for mib in ROUNDS:
             beat.bundle(sim, f"beat-{mib}", mib)
-        sim.start_sidecar()
+        machine.start(sim)
         for mib in ROUNDS:
             rows |= machine.measure(sim, part, effort, mib=mib)
     return rows

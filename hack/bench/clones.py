@@ -32,7 +32,7 @@ def measure(runsc: Path, effort: Effort) -> Rows:
     """Measure each number of copies."""
     with Simulation(runsc) as sim:
         beat.bundle(sim, _BUNDLE, MIB, period_s=_IDLE_S)
-        sim.start_sidecar()
+        machine.start(sim)
         return machine.measure(sim, part, effort)
 
 

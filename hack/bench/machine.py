@@ -15,6 +15,7 @@ from hack.bench import inside
 from hack.bench.effort import Effort
 from hack.bench.row import Rows
 from shim.client import Client
+from shim.errors import Unavailable
 from shim.model import Stdio
 from shim.simgpu.simulation import Simulation
 
@@ -29,7 +30,7 @@ class Machine:
     def __init__(self, given: Mapping[str, Any]) -> None:
         self.folder = Path(given["folder"])
         self.images = self.folder / "images"
-        self.plain_root = self.folder / "plain"
+        self.plain_root = self.folder / "state" / "plain"
         self.client = Client(given["address"])
         self._runsc = [given["runsc"], *given["flags"]]
         # Where the sidecar's containers are.
@@ -112,6 +113,18 @@ def reap() -> None:
             return
         if pid == 0:
             return
+
+
+def start(sim: Simulation) -> None:
+    """Start the sidecar, with the state of all containers in memory, as /run is.
+
+    Raises:
+        Unavailable: it cannot be mounted there, or the sidecar does not start.
+    """
+    ran = sim.remote.run(["mount", "-t", "tmpfs", "tmpfs", str(sim.folder / "state")])
+    if ran.status:
+        raise Unavailable(ran.err.strip(), remedy="run as root")
+    sim.start_sidecar()
 
 
 def measure(

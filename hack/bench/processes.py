@@ -42,7 +42,7 @@ def measure(runsc: Path, effort: Effort) -> Rows:
     with Simulation(runsc, capacity_bytes=8 << 30) as sim:
         for count in COUNTS:
             sim.bundle(f"gpu-{count}", Settings(processes=count, period_s=0.2))
-        sim.start_sidecar()
+        machine.start(sim)
         for count in COUNTS:
             rows |= machine.measure(sim, part, effort, count=count)
     return rows

@@ -34,7 +34,7 @@ def measure(runsc: Path, effort: Effort) -> Rows:
     """Measure both protocols."""
     with Simulation(runsc) as sim:
         beat.bundle(sim, _BUNDLE, 0, period_s=_IDLE_S)
-        sim.start_sidecar()
+        machine.start(sim)
         rows = machine.measure(sim, grpc, effort)
     with node(runsc) as here:
         return rows | inside.run(

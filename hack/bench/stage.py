@@ -31,7 +31,7 @@ def measure(runsc: Path, effort: Effort) -> Rows:
     """Measure with a low limit of dirty memory."""
     with Simulation(runsc) as sim:
         beat.bundle(sim, _BUNDLE, MIB)
-        sim.start_sidecar()
+        machine.start(sim)
         with dirty.limited(LIMIT_BYTES):
             return machine.measure(sim, part, effort)
 
