@@ -16,14 +16,15 @@ import pytest
 from shim.errors import DeadlineExceeded, FailedPrecondition, InvalidArgument
 from shim.errors import FailedPrecondition as Failed
 from shim.host.console import Console, ConsoleSocket, resize
+from tests.unit.helpers_descriptors import descriptors
 
 
 @pytest.fixture(autouse=True)
 def no_descriptor_is_left() -> Iterator[None]:
     """Count what is open before and after each test."""
-    before = len(list(Path("/proc/self/fd").iterdir()))
+    before = len(descriptors())
     yield
-    assert len(list(Path("/proc/self/fd").iterdir())) == before
+    assert len(descriptors()) == before
 
 
 @pytest.fixture

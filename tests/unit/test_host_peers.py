@@ -11,16 +11,12 @@ import pytest
 
 from shim.errors import DeadlineExceeded, NotFound
 from shim.host.peers import Connection, connections
-
-
-def names(path: Path | str) -> list[str]:
-    """List a folder."""
-    return [each.name for each in Path(path).iterdir()]
+from tests.unit.helpers_descriptors import descriptors
 
 
 def test_named_peers_are_listed_and_others_not(tmp_path: Path) -> None:
     """Connections with a name are listed; listeners, pairs and datagram sockets are not."""
-    before = len(names("/proc/self/fd"))
+    before = len(descriptors())
     path = str(tmp_path / "s")
     with (
         socket.socket(socket.AF_UNIX) as listener,
@@ -41,7 +37,7 @@ def test_named_peers_are_listed_and_others_not(tmp_path: Path) -> None:
     assert Connection("tcp", f"127.0.0.1:{port}") in found
     ours = [each for each in found if each.kind == "unix" and each.peer.startswith(str(tmp_path))]
     assert len(ours) == 1
-    assert len(names("/proc/self/fd")) == before
+    assert len(descriptors()) == before
 
 
 def test_abstract_names_are_readable() -> None:

@@ -15,6 +15,7 @@ import pytest
 
 from shim.errors import NotFound
 from shim.host import procs, procstat
+from tests.unit.helpers_descriptors import descriptors
 
 
 @pytest.fixture
@@ -79,7 +80,7 @@ def test_kill_hits_only_that_process(sleeper: subprocess.Popen[bytes]) -> None:
 
 def fd_count() -> int:
     """Count our open descriptors."""
-    return len(list(Path("/proc/self/fd").iterdir()))
+    return len(descriptors())
 
 
 async def test_wait_pidfd_returns_at_the_end(sleeper: subprocess.Popen[bytes]) -> None:

@@ -13,6 +13,7 @@ from shim.errors import CryoError, ResourceExhausted
 from shim.image import copying
 from shim.image.directory import open_image_dir
 from shim.image.manifest import ImageFile
+from tests.unit.helpers_descriptors import descriptors
 
 MIB = 1 << 20
 CONTENT = {
@@ -109,7 +110,7 @@ def test_failed_sync(stage: Path, into: Path, monkeypatch: pytest.MonkeyPatch) -
 
 def test_cancelled_between_pieces(stage: Path, into: Path) -> None:
     """The report of progress can end the copy; no descriptor is left."""
-    before = sorted(os.listdir("/proc/self/fd"))  # noqa: PTH208 - the descriptors of this moment
+    before = descriptors()
 
     def stop(_count: int) -> None:
         message = "stop"
@@ -122,4 +123,4 @@ def test_cancelled_between_pieces(stage: Path, into: Path) -> None:
     ):
         copying.copy(source, target, stop, sealed=True, free=True)
 
-    assert sorted(os.listdir("/proc/self/fd")) == before  # noqa: PTH208
+    assert descriptors() == before

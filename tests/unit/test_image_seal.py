@@ -16,6 +16,7 @@ from shim.image import manifest as manifests
 from shim.image import seal
 from shim.image.directory import hash_file, open_image_dir
 from shim.image.verify import read_manifest
+from tests.unit.helpers_descriptors import descriptors
 from tests.unit.image_helpers import FILES, fill, manifest, put, seal_at, sealed
 
 
@@ -146,14 +147,14 @@ def test_commit_without_a_staging_folder_fails(tmp_path: Path) -> None:
 
 def test_no_descriptor_is_left(tmp_path: Path) -> None:
     """Sealing and reading close what they open, also after a failure."""
-    before = len(os.listdir("/proc/self/fd"))  # noqa: PTH208
+    before = len(descriptors())
     sealed(tmp_path / "a")
     (tmp_path / "a" / "odd").mkdir()
 
     with pytest.raises(ImageCorrupt):
         seal_at(tmp_path / "a", manifest())
 
-    assert len(os.listdir("/proc/self/fd")) == before  # noqa: PTH208
+    assert len(descriptors()) == before
 
 
 def test_a_program_is_hashed_by_its_content(tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ from shim.host import procs
 from shim.runsc import run as running
 from shim.runsc.run import STDERR_LIMIT, Completed, is_child, run
 from tests.hung import hung_mount
+from tests.unit.helpers_descriptors import descriptors
 
 FOREVER = "while :; do sleep 1000; done"
 
@@ -41,7 +42,7 @@ async def until_written(path: Path) -> int:
 
 def open_fds() -> int:
     """Count our own descriptors."""
-    return len(list(Path("/proc/self/fd").iterdir()))
+    return len(descriptors())
 
 
 async def test_status_and_output() -> None:

@@ -19,6 +19,7 @@ from shim.task.layout import Layout
 from shim.task.pidpipe import PidPipe
 from shim.task.record import ExecRecord, TaskRecord
 from shim.task.set_once import SetOnce
+from tests.unit.helpers_descriptors import descriptors
 
 REF = TaskRef(namespace="ns", id="a")
 AT = datetime(2026, 11, 23, 18, 10, 3, 123456, UTC)
@@ -96,7 +97,7 @@ async def test_what_is_no_number_is_none(tmp_path: Path, text: str) -> None:
 async def test_a_pipe_that_is_left_over_is_replaced(tmp_path: Path) -> None:
     """An owner that was killed leaves one; no descriptor is kept."""
     os.mkfifo(tmp_path / "pid")
-    before = len(list(Path("/proc/self/fd").iterdir()))
+    before = len(descriptors())
 
     with PidPipe(tmp_path / "pid") as pipe:
         reading = asyncio.create_task(pipe.read())
@@ -105,7 +106,7 @@ async def test_a_pipe_that_is_left_over_is_replaced(tmp_path: Path) -> None:
         await asyncio.gather(reading, return_exceptions=True)
 
     assert list(tmp_path.iterdir()) == []
-    assert len(list(Path("/proc/self/fd").iterdir())) == before
+    assert len(descriptors()) == before
 
 
 # -- record --------------------------------------------------------------------------------------
