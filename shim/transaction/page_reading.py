@@ -19,7 +19,8 @@ _WARM = 0.95
 class Pages(Value):
     """What decides how pages are read. `cached_bytes` is None if the kernel does not say.
 
-    `room_bytes` is the memory that is left when the pages are loaded.
+    `room_bytes` is the memory that is left when the pages are loaded. In the `background` runsc
+    reads them while the task runs.
     """
 
     size_bytes: int
@@ -28,6 +29,7 @@ class Pages(Value):
     can_direct: bool
     verified_beside: bool = False
     shared: bool = False
+    background: bool = False
 
 
 class Reading(Value):
@@ -45,6 +47,7 @@ def measure(
     *,
     verified_beside: bool,
     shared: bool,
+    background: bool,
 ) -> Pages:
     """Measure what decides how the pages of an image are read. Blocks.
 
@@ -63,6 +66,7 @@ def measure(
         can_direct=capabilities.direct,
         verified_beside=verified_beside,
         shared=shared,
+        background=background,
     )
 
 
@@ -104,8 +108,11 @@ def _said(wanted: Direct, reason: str) -> str:
 
 
 def _gains(pages: Pages) -> bool:
-    """Whether reading ahead would bring pages into the page cache, and they fit there."""
-    if not pages.size_bytes or pages.cached_bytes is None:
+    """Whether reading ahead would bring pages into the page cache, and they fit there.
+
+    A restore in the background does not wait for the disk.
+    """
+    if pages.background or not pages.size_bytes or pages.cached_bytes is None:
         return False
     missing = pages.size_bytes - pages.cached_bytes
     return missing > (1 - _WARM) * pages.size_bytes and missing <= pages.room_bytes

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple, Protocol, TypeVar
 import msgspec
 
 from shim.config import Config
-from shim.errors import CryoError, DeadlineExceeded, IllegalState
+from shim.errors import CryoError, DeadlineExceeded, IllegalState, ImageCorrupt, RunscError
 from shim.host.filecalls import file_call
 from shim.image.manifest import Manifest
 from shim.image.verify import HeldImage
@@ -305,7 +305,21 @@ class Restore:
             return await self._pages.beside(target.load_image(options))
         except CryoError as error:
             error.rename(options.image_path, self._options.image_path)
+            await self._look_for_cause(error)
             raise
+
+    async def _look_for_cause(self, error: CryoError) -> None:
+        """Say what is wrong with the image, if that is why runsc could not load it.
+
+        Raises:
+            ImageCorrupt: a file was removed, replaced or written to meanwhile.
+        """
+        if not isinstance(error, RunscError):
+            return
+        try:
+            await file_call(self._held.check_unchanged, doing=f"look at {self._held.image}")
+        except ImageCorrupt as changed:
+            raise changed from error
 
     async def _check(self, capabilities: Capabilities) -> Manifest:
         manifest = await self._verify()
@@ -320,7 +334,12 @@ class Restore:
             lambda: page_reading.choose(
                 self._options.direct,
                 page_reading.measure(
-                    self._held, manifest, capabilities, verified_beside=beside, shared=shared
+                    self._held,
+                    manifest,
+                    capabilities,
+                    verified_beside=beside,
+                    shared=shared,
+                    background=self._options.background,
                 ),
             ),
             doing=f"look at the pages of {self._held.image}",

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from shim.errors import AlreadyExists, CryoError, ImageCorrupt, InvalidArgument, NotFound
-from shim.model import CheckpointOptions, RestoreOptions
+from shim.model import CheckpointOptions, Direct, RestoreOptions
 from shim.simgpu.fault import Fault, Kind
 from shim.simgpu.simulation import wait_until
 from shim.state import TaskState
@@ -149,7 +149,10 @@ def test_ways_of_loading(rig: Rig, engine: str, option: str) -> None:
         return
     rig.workload("job", resident_mib=32)
     image = rig.checkpoint("job", engine, exit=True, direct=option == "direct").image_path
-    rig.restore("copy", image, **{option: True})
+    if option == "direct":
+        rig.restore("copy", image, direct=Direct.ON)
+    else:
+        rig.restore("copy", image, background=True)
 
     assert rig.fine("copy")
 

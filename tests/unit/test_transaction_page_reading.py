@@ -20,6 +20,7 @@ COLD = Pages(size_bytes=GIB, cached_bytes=0, room_bytes=4 * GIB, can_direct=True
         ({}, False, True, "0% of its pages are in the page cache, and there is room for them"),
         ({"cached_bytes": GIB}, False, False, "100% of its pages are in the page cache"),
         ({"cached_bytes": GIB // 4}, False, True, "25% of its pages are in the page cache"),
+        ({"background": True}, False, False, "there is room for them"),
         ({"room_bytes": GIB - 1}, True, False, "they do not fit there beside the task"),
         ({"room_bytes": GIB - 1, "cached_bytes": GIB // 2}, False, True, "50%"),
         ({"room_bytes": 0, "cached_bytes": GIB // 2}, False, False, "50%"),
