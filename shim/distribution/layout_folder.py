@@ -111,16 +111,23 @@ class LayoutFolder:
             raise
         return open(fd, "rb", buffering=0)  # noqa: PTH123 - a descriptor, not a path
 
-    def put_file(self, folder: int, name: str, content: Iterable[bytes]) -> None:
-        """Write a file; its content is durable before it has its name."""
+    def put_file(
+        self, folder: int, name: str, content: Iterable[bytes], *, replace: bool = True
+    ) -> None:
+        """Write a file; its content is durable before it has its name.
+
+        Without `replace` a file that has the name stays.
+        """
         try:
             new = NewFile(folder)
             try:
                 for piece in content:
                     new.write(piece)
-                new.commit(name, replace=True)
+                new.commit(name, replace=replace)
             finally:
                 new.close()
+        except FileExistsError:
+            return
         except OSError as error:
             raise typed(error, f"write to {self}") from error
 
@@ -166,7 +173,8 @@ class LayoutFolder:
         if any(not name.startswith(".cryo-") for name in names):
             message = f"{self._path} is not empty, and not an OCI layout"
             raise InvalidArgument(message, remedy="name another folder")
-        self.put_file(root, layout_index.MARKER_NAME, [layout_index.MARKER])
+        # Others may have locked the one that another process has made meanwhile.
+        self.put_file(root, layout_index.MARKER_NAME, [layout_index.MARKER], replace=False)
 
     def _make_blobs(self, root: int) -> None:
         for depth in range(len(_BLOBS)):

@@ -136,6 +136,20 @@ def test_tags_that_are_set_at_once(layout: Layout, tmp_path: Path) -> None:
         assert layout.get_document(f"v{number}") == document(number)
 
 
+def test_the_file_that_is_locked_is_made_once(
+    layout: Layout, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Who looked before another process made it does not replace it: that one may hold its lock."""
+    layout.put_document(document(1), "v1")
+    [marker] = tmp_path.rglob("oci-layout")
+    before = marker.stat().st_ino
+
+    monkeypatch.setattr("shim.distribution.layout_folder.os.listdir", lambda _fd: [])
+    Layout(marker.parent).put_document(document(2), "v2")
+
+    assert marker.stat().st_ino == before
+
+
 def test_a_folder_with_something_else(tmp_path: Path) -> None:
     """It is not made a layout."""
     (tmp_path / "photos").mkdir()
