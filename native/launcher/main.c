@@ -18,6 +18,7 @@
 
 #include "call.h"
 #include "installation.h"
+#include "left.h"
 #include "names.h"
 #include "request.h"
 
@@ -109,6 +110,8 @@ int main(int count, char **words)
 	bool info = count > 1 && has_info(words);
 	if (!start && !delete && !info)
 		return run_python(&found, words, &given);
+	if (delete && nothing_left(words))
+		return 0;
 	/* A stdin that cannot be read is empty, as it is for Python. */
 	if (start || info)
 		(void)buffer_read(&given, STDIN_FILENO, STDIN_LIMIT);

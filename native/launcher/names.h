@@ -1,4 +1,4 @@
-/* Names that shim/entry/shimbin also has, in paths.py and call.py. */
+/* Names that shim/entry/shimbin also has, in paths.py and call.py, and shim/bundle.py. */
 #ifndef CRYO_NAMES_H
 #define CRYO_NAMES_H
 
@@ -13,5 +13,9 @@
 /* The first bytes of a request and of an answer. */
 #define REQUEST_MARK "CRYO-RUN"
 #define ANSWER_MARK "CRYO-RAN"
+/* Files in containerd's bundle: the address of its shim, and the link to the task's folder. */
+#define ADDRESS_FILE "address"
+#define ADDRESS_SCHEME "unix://"
+#define BUNDLE_LINK "cryo"
 
 #endif

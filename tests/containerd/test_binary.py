@@ -330,6 +330,20 @@ def test_delete_may_be_repeated(binary: Binary) -> None:
     assert shim_pb2.DeleteResponse.FromString(first.out).exit_status == 137
 
 
+def test_delete_with_nothing_to_do(binary: Binary) -> None:
+    """After a shim has removed its socket `delete` prints nothing, each time."""
+    bundle = binary.bundle("done")
+    binary.start(bundle)
+    (pid,) = binary.shims()
+    wait_until(partial(hears, pid, signal.SIGTERM), f"shim {pid}", 60)
+    binary.place.remote.kill(pid, signal.SIGTERM)
+    wait_until(lambda: not binary.shims() and not binary.sockets(), "the end of a shim", 60)
+
+    for _ in range(2):
+        answer = binary.delete(bundle)
+        assert (answer.status, answer.out, answer.err) == (0, b"", "")
+
+
 def test_delete_of_what_was_never_created(binary: Binary) -> None:
     """The socket of a shim that died before its first container is removed with the bundle."""
     bundle = binary.bundle("never")

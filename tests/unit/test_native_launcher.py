@@ -325,3 +325,86 @@ def test_old_hosts_can_run_it(linked_dynamically: Path) -> None:
 
     assert found
     assert max((int(major), int(minor)) for major, minor in found) <= NEWEST_GLIBC
+
+
+FLAGS = ("-namespace", "ns", "-address=/c.sock", "-publish-binary", "/bin/true", "-id", "x")
+
+
+@pytest.fixture
+def bundle(ground: Ground) -> Path:
+    """Give the bundle of a task that was deleted: its shim's socket and its link are gone."""
+    folder = ground.folder / "bundle"
+    folder.mkdir()
+    (folder / "address").write_text(f"unix://{folder}/socket", "ascii")
+    return folder
+
+
+@pytest.mark.parametrize(
+    "form", (("-bundle", "bundle"), ("--bundle=bundle", "-debug")), ids=" ".join
+)
+def test_delete_with_nothing_to_do(ground: Ground, bundle: Path, form: tuple[str, ...]) -> None:
+    """The launcher answers by itself what Python would: nothing; a pipe as stdin may stay open."""
+    assert bundle.is_dir()
+    with ground.popen(*FLAGS, *form, "delete") as running:
+        assert running.wait(30) == 0
+        assert running.stdout is not None
+        assert running.stdout.read() == b""
+    assert not (ground.folder / "seen.json").exists()
+
+
+def test_delete_in_the_bundle(ground: Ground) -> None:
+    """Without a flag the bundle is the working directory."""
+    (ground.folder / "address").write_text(f"unix://{ground.folder}/socket", "ascii")
+
+    assert ground.run(*FLAGS, "delete") == Said(0, b"", b"")
+
+
+@pytest.mark.parametrize("left", ("cryo", "socket"))
+@pytest.mark.parametrize("kind", ("file", "link"))
+def test_delete_with_something_left(ground: Ground, bundle: Path, left: str, kind: str) -> None:
+    """Whatever has the name of the link or of the socket is looked at by Python."""
+    if kind == "link":
+        (bundle / left).symlink_to("nowhere")
+    else:
+        (bundle / left).touch()
+
+    assert ground.run(*FLAGS, "-bundle", str(bundle), "delete").by_script
+
+
+@pytest.mark.parametrize(
+    "text",
+    (b"", b"/socket", b"unix://socket", b"unix:///a\nb", b"unix:///\xff", b"unix:///a\0b",
+     b"unix:///" + b"x" * 5000),
+    ids=("empty", "path", "relative", "line", "byte", "nul", "long"),
+)  # fmt: skip
+def test_delete_with_an_odd_address(ground: Ground, bundle: Path, text: bytes) -> None:
+    """An address that `start` does not write is left to Python."""
+    (bundle / "address").write_bytes(text)
+
+    assert ground.run(*FLAGS, "-bundle", str(bundle), "delete").by_script
+
+
+@pytest.mark.parametrize("kind", ("nothing", "fifo", "folder", "link"))
+def test_delete_without_a_file_of_the_address(ground: Ground, bundle: Path, kind: str) -> None:
+    """Without a regular file it waits for nothing, and leaves it to Python."""
+    file = bundle / "address"
+    file.rename(bundle / "other")
+    if kind == "fifo":
+        os.mkfifo(file)
+    elif kind == "folder":
+        file.mkdir()
+    elif kind == "link":
+        file.symlink_to("other")
+
+    assert ground.run(*FLAGS, "-bundle", str(bundle), "delete").by_script
+
+
+@pytest.mark.parametrize(
+    "words",
+    (("-v",), ("-info",), ("-info=x",), ("-odd", "1"), ("-debug=1",), ("start",), ("-bundle",),
+     ("",)),
+    ids=" ".join,
+)  # fmt: skip
+def test_delete_with_other_words(ground: Ground, bundle: Path, words: tuple[str, ...]) -> None:
+    """Any flag that containerd does not give `delete`, and any other form, is left to Python."""
+    assert ground.run(*FLAGS, "-bundle", str(bundle), *words, "delete").by_script
