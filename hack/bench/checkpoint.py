@@ -10,29 +10,20 @@ from __future__ import annotations
 from functools import partial
 from pathlib import Path
 
-from hack.bench import beat, machine, saves
+from hack.bench import saves, sizes
 from hack.bench.beat import Beats
 from hack.bench.effort import Effort
 from hack.bench.inside import Given
 from hack.bench.machine import TASK, Machine
 from hack.bench.row import Rows
 from shim.model import CheckpointOptions
-from shim.simgpu.simulation import Simulation
 
-ROUNDS = {0: 11, 256: 9, 1024: 7, 4096: 3}
 _KINDS = ("checkpoint", "frozen", "durable")
 
 
 def measure(runsc: Path, effort: Effort) -> Rows:
     """Measure each size of a task."""
-    rows: Rows = {}
-    with Simulation(runsc) as sim:
-        for mib in ROUNDS:
-            beat.bundle(sim, f"beat-{mib}", mib)
-        machine.start(sim)
-        for mib in ROUNDS:
-            rows |= machine.measure(sim, part, effort, mib=mib)
-    return rows
+    return sizes.measure(runsc, part, effort)
 
 
 def part(given: Given, effort: Effort) -> Rows:
@@ -42,17 +33,12 @@ def part(given: Given, effort: Effort) -> Rows:
         "plain": partial(here.save_plain, leave_running=True),
         "ours": partial(ours, here),
     }
-    with Beats(here.folder / "beats") as beats, here.task(f"beat-{mib}", stdout=beats.path):
+    with Beats(here.folder / "beats") as beats, here.task(sizes.bundle(mib), stdout=beats.path):
         beats.next()
-        found = saves.save(here, beats, ways, effort.rounds(ROUNDS[mib], _share(mib)))
+        found = saves.save(here, beats, ways, effort.rounds(sizes.ROUNDS[mib], sizes.share(mib)))
     return saves.rows(str(mib), found["ours"], found["plain"], _KINDS)
 
 
 def ours(here: Machine, path: Path) -> None:
     """Make a checkpoint with the default options."""
     here.client.checkpoint(TASK, CheckpointOptions(image_path=str(path)))
-
-
-def _share(mib: int) -> float:
-    """Return the share of the budget that a size has."""
-    return 0.5 if mib == max(ROUNDS) else 0.15

@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from hack.bench import beat, machine
+from hack.bench import sizes
 from hack.bench.beat import Beats
 from hack.bench.effort import Effort
 from hack.bench.inside import Given
@@ -22,9 +22,7 @@ from hack.bench.row import Rows, ms
 from hack.bench.saves import pair, sync
 from hack.bench.turns import Samples, by_turns
 from shim.model import CheckpointOptions, RestoreOptions, Stdio
-from shim.simgpu.simulation import Simulation
 
-ROUNDS = {0: 11, 256: 9, 1024: 7, 4096: 3}
 # Below this size all memory is there at once anyway.
 _BACKGROUND_MIB = 1024
 _PLAIN = "again"
@@ -32,26 +30,18 @@ _PLAIN = "again"
 
 def measure(runsc: Path, effort: Effort) -> Rows:
     """Measure each size of a task."""
-    rows: Rows = {}
-    with Simulation(runsc) as sim:
-        for mib in ROUNDS:
-            beat.bundle(sim, f"beat-{mib}", mib)
-        machine.start(sim)
-        for mib in ROUNDS:
-            rows |= machine.measure(sim, part, effort, mib=mib)
-    return rows
+    return sizes.measure(runsc, part, effort)
 
 
 def part(given: Given, effort: Effort) -> Rows:
     """Measure one size."""
     here, mib = Machine(given), given["mib"]
-    share = 0.5 if mib == max(ROUNDS) else 0.15
     with Beats(here.folder / "beats") as beats:
-        with here.task(f"beat-{mib}", stdout=beats.path):
+        with here.task(sizes.bundle(mib), stdout=beats.path):
             beats.next()
             image = here.image()
             here.client.checkpoint(TASK, CheckpointOptions(image_path=str(image)))
-        lives = Lives(here, beats, here.bundle(f"beat-{mib}"), image)
+        lives = Lives(here, beats, here.bundle(sizes.bundle(mib)), image)
         ways: dict[str, Callable[[], float]] = {
             "plain": lambda: lives.plain("plain"),
             "ours": lambda: lives.ours("ours"),
@@ -59,7 +49,7 @@ def part(given: Given, effort: Effort) -> Rows:
         if mib >= _BACKGROUND_MIB:
             ways["plain-background"] = lambda: lives.plain("plain-background", "--background")
             ways["ours-background"] = lambda: lives.ours("ours-background", background=True)
-        found = by_turns(ways, effort.rounds(ROUNDS[mib], share))
+        found = by_turns(ways, effort.rounds(sizes.ROUNDS[mib], sizes.share(mib)))
     return rows_of(mib, found, lives)
 
 
