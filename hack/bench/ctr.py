@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import subprocess
 import tempfile
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from hack.bench import command
 from hack.bench.shim_node import CRYO, GVISOR, RUNC, SANDBOX
 from tests.containerd import image
 
@@ -57,14 +57,7 @@ class Ctr:
             RuntimeError: its exit status is another one; the message has its last words.
         """
         with tempfile.TemporaryFile() as said:  # no pipe: a shim may keep it open
-            status = subprocess.run(
-                [*self._argv, *arguments],
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.DEVNULL,
-                stderr=said,
-                check=False,
-                timeout=_LIMIT_S,
-            ).returncode
+            status = command.run([*self._argv, *arguments], limit_s=_LIMIT_S, stderr=said)
             if status not in allowed:
                 said.seek(0)
                 words = said.read().decode("utf-8", "replace")[-1000:].strip()

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from hack.bench import inside
+from hack.bench import command, inside
 from hack.bench.effort import Effort
 from hack.bench.row import Rows
 from shim.client import Client
@@ -40,22 +40,19 @@ class Machine:
         """Return the bundle that was made before under this name."""
         return self.folder / "bundles" / name
 
-    def plain(self, *arguments: str, root: Path | None = None, stdout: int | None = None) -> None:
+    def plain(
+        self, *arguments: str, root: Path | None = None, stdout: int = subprocess.DEVNULL
+    ) -> None:
         """Run one runsc command, on the sidecar's containers unless a root is given."""
         # The sandbox keeps the streams of a restore open, so they must not be pipes to be read.
-        subprocess.run(
-            [*self._runsc, f"--root={root or self._root}", *arguments],
-            check=True,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL if stdout is None else stdout,
-            timeout=_LIMIT_S,
-        )
+        argv = [*self._runsc, f"--root={root or self._root}", *arguments]
+        command.check(argv, limit_s=_LIMIT_S, stdout=stdout)
 
     def exec(self, script: str) -> str:
         """Run a shell command in the task with runsc alone; return its output."""
         with tempfile.TemporaryFile() as out:  # no pipe, which a child could keep open
             argv = [*self._runsc, f"--root={self._root}", "exec", f"{TASK}+", "sh", "-c", script]
-            subprocess.run(argv, check=True, stdin=subprocess.DEVNULL, stdout=out, timeout=_LIMIT_S)
+            command.check(argv, limit_s=_LIMIT_S, stdout=out)
             out.seek(0)
             return out.read().decode("utf-8", "replace")
 
@@ -68,7 +65,7 @@ class Machine:
         self.plain("checkpoint", *how, name or f"{TASK}+", root=root)
 
     def load_plain(
-        self, bundle: Path, path: Path, name: str, *options: str, stdout: int | None = None
+        self, bundle: Path, path: Path, name: str, *options: str, stdout: int = subprocess.DEVNULL
     ) -> None:
         """Run the runsc command that our restore is compared with."""
         how = ("restore", "--detach", f"--bundle={bundle}", f"--image-path={path}", *options)

@@ -13,6 +13,7 @@ import subprocess
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from google.protobuf.any_pb2 import Any as AnyMessage
 from google.protobuf.empty_pb2 import Empty
 from google.protobuf.message import Message
 
+from hack.bench import command
 from shim.api.containerd.task.v3 import shim_pb2 as pb
 from shim.errors import Unavailable
 from shim.service.ttrpc.client import Client
@@ -71,14 +73,16 @@ class Bundle:
 def plain(watch: Stopwatch, runsc: Sequence[str], bundle: Bundle) -> None:
     """Create and delete a container with runsc alone."""
     pid_file = bundle.folder / "plain.pid"
+    # A sandbox may keep their streams open.
+    run = partial(command.check, limit_s=LIMIT_S, stderr=subprocess.DEVNULL)
     with watch.over("Create"):
-        _run([*runsc, "create", f"--bundle={bundle.folder}", f"--pid-file={pid_file}", "plain"])
-    _run([*runsc, "start", "plain"])
-    _run([*runsc, "kill", "plain", "KILL"])
+        run([*runsc, "create", f"--bundle={bundle.folder}", f"--pid-file={pid_file}", "plain"])
+    run([*runsc, "start", "plain"])
+    run([*runsc, "kill", "plain", "KILL"])
     # This process has adopted the sandbox; runsc regards a zombie as running.
     os.waitpid(int(pid_file.read_text("ascii")), 0)
     with watch.over("Delete"):
-        _run([*runsc, "delete", "plain"])
+        run([*runsc, "delete", "plain"])
 
 
 class Caller:
@@ -152,12 +156,6 @@ def _address(said: bytes) -> str:
     """Parse what `start` printed: a plain address, or JSON."""
     text = said.decode().strip()
     return str(json.loads(text)["address"]) if text.startswith("{") else text
-
-
-def _run(argv: Sequence[str]) -> None:
-    """Run a command whose streams a sandbox may keep open."""
-    nothing = subprocess.DEVNULL
-    subprocess.run(argv, stdin=nothing, stdout=nothing, stderr=nothing, check=True, timeout=LIMIT_S)
 
 
 def options_of(config_path: str) -> bytes:
