@@ -2,6 +2,7 @@
 
 The latency is that of calls one after another, the throughput that of some at a time. The clients
 are ours, in Python, and take a part of the time of each call; for ttrpc it is the same client.
+Commands of `cryo`, which make one call or none, are measured as a whole.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from hack.bench import beat, inside, machine
+from hack.bench import beat, commands, inside, machine
 from hack.bench.effort import Effort
 from hack.bench.inside import Given
 from hack.bench.machine import TASK, Machine
@@ -55,7 +56,8 @@ def grpc(given: Given, effort: Effort) -> Rows:
         for _ in effort.rounds(ROUNDS, 0.3):
             latency.append(timed(lambda: list(map(one, range(CALLS)))) / CALLS)
             throughput.append(CALLS / timed(lambda: list(pool.map(one, range(CALLS)))))
-    return {
+        rows = commands.measure(given["address"], effort)
+    return rows | {
         "rpc.latency.grpc": ms(latency),
         "rpc.throughput.grpc": row(throughput, "calls/s"),
     }

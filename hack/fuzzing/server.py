@@ -17,7 +17,7 @@ from hack.fuzzing.mutate import Seed
 from shim.api.containerd.task.v3 import shim_pb2
 from shim.errors import CryoError
 from shim.model import TaskRef
-from shim.service.convert import PROCESS_TYPE, RESOURCES_TYPE, to_json
+from shim.service.oci_json import PROCESS_TYPE, RESOURCES_TYPE, pack
 from shim.service.ttrpc.client import Client
 from shim.service.ttrpc.server import Server
 from shim.service.ttrpc_edge import V2, V3, task_services
@@ -141,8 +141,8 @@ def _method_of(message: Message) -> str:
 
 
 def _requests() -> list[Message]:
-    process = to_json(PROCESS_TYPE, {"args": ["/bin/sh"], "cwd": "/", "env": ["A=b"]})
-    resources = to_json(RESOURCES_TYPE, {"memory": {"limit": 1 << 30}, "cpu": {"shares": 2}})
+    process = pack(PROCESS_TYPE, {"args": ["/bin/sh"], "cwd": "/", "env": ["A=b"]})
+    resources = pack(RESOURCES_TYPE, {"memory": {"limit": 1 << 30}, "cpu": {"shares": 2}})
     create = shim_pb2.CreateTaskRequest(id="a", bundle="/b", stdin="/i", stdout="/o", stderr="/e")
     create.rootfs.add(type="bind", source="/s", target="t", options=["ro", "rbind"])
     create.options.CopyFrom(process)

@@ -124,7 +124,7 @@ def connected(address: str, deadline_s: float | None) -> Iterator[LightConnectio
     with socket.socket(socket.AF_UNIX) as sock:
         sock.settimeout(deadline_s)
         try:
-            sock.connect(str(path))
+            sock.connect(path)
         except OSError:
             connection = None
         else:

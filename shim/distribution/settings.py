@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from shim.distribution.compress import JOBS, Compress
 from shim.distribution.key_sources import KeySources
 from shim.errors import InvalidArgument
@@ -38,6 +36,6 @@ class TransferSettings(Value):
             message = f"{self.jobs} blobs cannot be transferred at once"
             raise InvalidArgument(message, remedy=f"use 1 to {_MAX_JOBS}")
         for path in (self.ca_file, self.docker_config, self.keys.key_file, *self.keys.identities):
-            if path is not None and not Path(path).is_absolute():
+            if path is not None and not path.startswith("/"):
                 message = f"{path!r} is not an absolute path"
                 raise InvalidArgument(message, remedy="use an absolute path")

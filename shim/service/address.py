@@ -6,7 +6,6 @@ Clients load this: it imports only what is small.
 from __future__ import annotations
 
 import os
-from pathlib import Path
 
 from shim.errors import InvalidArgument
 from shim.host import unix_socket
@@ -15,15 +14,15 @@ _SCHEME = "unix:"
 _LIGHT = ".ttrpc"
 
 
-def parse(address: str) -> Path:
+def parse(address: str) -> str:
     """Return the socket path of `unix:///path`, `unix:/path` or a bare absolute path.
 
     Raises:
         InvalidArgument: another scheme, a relative path, or one too long for a socket.
     """
     text = address.removeprefix(_SCHEME)
-    path = Path("/" + text.lstrip("/"))
-    if not text.startswith("/") or path == Path("/"):
+    path = "/" + "/".join(part for part in text.split("/") if part not in {"", "."})
+    if not text.startswith("/") or path == "/":
         message = f"address {address!r} is not a unix socket"
         raise InvalidArgument(message, remedy="write it as unix:///run/cryo/cryo.sock")
     if not _fits(path):
@@ -37,11 +36,11 @@ def target(address: str) -> str:
     return f"{_SCHEME}{parse(address)}"
 
 
-def light_path(path: Path) -> Path | None:
+def light_path(path: str) -> str | None:
     """Return the socket for calls without gRPC; None where its path is too long to be bound."""
-    beside = Path(f"{path}{_LIGHT}")
+    beside = f"{path}{_LIGHT}"
     return beside if _fits(beside) else None
 
 
-def _fits(path: Path) -> bool:
+def _fits(path: str) -> bool:
     return len(os.fsencode(path)) <= unix_socket.PATH_MAX

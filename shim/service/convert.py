@@ -1,35 +1,26 @@
-"""Conversions shared by the messages of both services: enums, time, JSON objects, streams.
+"""Conversions shared by the messages of both services: enums, time, streams.
 
 `to_*` makes a message, `from_*` makes a value.
 """
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
-from google.protobuf.any_pb2 import Any as AnyMessage
 from google.protobuf.duration_pb2 import Duration
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from shim.errors import InvalidArgument
-from shim.model import (
-    Stdio,
-)
-from shim.oci import untrusted_json
+from shim.model import Stdio
 
 if TYPE_CHECKING:
     from shim.api.containerd.task.v3 import shim_pb2
     from shim.api.cryo.v1 import cryo_pb2
 
-PROCESS_TYPE = "types.containerd.io/opencontainers/runtime-spec/1/Process"
-RESOURCES_TYPE = "types.containerd.io/opencontainers/runtime-spec/1/LinuxResources"
-
 # Below the maximum of protobuf's Duration, so that no number overflows a timer.
 _TIMEOUT_MAX_S = 365 * 86400.0
-_JSON_MAX = 1 << 20
 
 _Key = TypeVar("_Key")
 _Number = TypeVar("_Number")
@@ -80,31 +71,6 @@ def from_duration(duration: Duration) -> float:
         message = f"a timeout of {seconds} s is negative"
         raise InvalidArgument(message, remedy="omit it to use the configured timeout")
     return min(seconds, _TIMEOUT_MAX_S)
-
-
-def to_json(type_url: str, value: Mapping[str, Any]) -> AnyMessage:
-    """Encode an OCI object as containerd does: JSON, with its type URL."""
-    return AnyMessage(type_url=type_url, value=json.dumps(value).encode())
-
-
-def from_json(packed: AnyMessage, what: str) -> dict[str, Any]:
-    """Decode an OCI object.
-
-    Raises:
-        InvalidArgument: it is absent, too long, or not a JSON object.
-    """
-    if len(packed.value) > _JSON_MAX:
-        message = f"the {what} is longer than {_JSON_MAX} bytes"
-        raise InvalidArgument(message)
-    try:
-        value = untrusted_json.decode(packed.value)
-    except ValueError as error:
-        message = f"the {what} is not JSON: {error}"
-        raise InvalidArgument(message) from error
-    if isinstance(value, dict):
-        return value
-    message = f"the {what} is not a JSON object"
-    raise InvalidArgument(message)
 
 
 def from_streams(

@@ -29,7 +29,7 @@ class Endpoint:
 
     def __init__(self, address: str, group: str = "", own_folder: Path | None = None) -> None:
         """Take an address, the group that may connect, and a directory to make private."""
-        self.path = parse(address)
+        self.path = Path(parse(address))
         self._gid = _group_id(group)
         self._own_folder = own_folder
         self._lock: int | None = None

@@ -5,6 +5,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from shim.model import DEFAULT_NAMESPACE
 from shim.service.address import light_path
 from shim.service.endpoint import Endpoint
@@ -36,7 +38,8 @@ class LightEdge:
 
     def __init__(self, service: Service, endpoint: Endpoint) -> None:
         self._endpoint = endpoint
-        self._path = light_path(endpoint.path)
+        path = light_path(str(endpoint.path))
+        self._path = None if path is None else Path(path)
         # Who may connect is decided by the mode of the socket, as on the endpoint itself.
         self._server = Server(unary_services(service), _LIMITS, admits=lambda _: True)
 

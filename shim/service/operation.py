@@ -5,22 +5,20 @@ from __future__ import annotations
 import enum
 import math
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Generic, TypeAlias, TypeVar
 
 from google.protobuf.message import DecodeError, Message
 
 from shim.errors import InvalidArgument
-from shim.model import Progress, Report, TaskRef
+from shim.model import Progress, Report, TaskRef, Value
 from shim.service import cryo_messages
-from shim.service.progress_log import log_progress
 
 if TYPE_CHECKING:
     from shim.service.service import Service
 
 _Request = TypeVar("_Request", bound=Message)
 _Response = TypeVar("_Response", bound=Message)
-_Value = TypeVar("_Value")
+_Result = TypeVar("_Result")
 
 # Calls that change a task are bounded by its owner's timeouts: a Start may be a whole restore, a
 # Pause may park 80 GiB of GPU memory, a Kill or Delete may resume a parked task first, and each may
@@ -39,14 +37,13 @@ class Owner(enum.Enum):
     SERVER = "the server"
 
 
-@dataclass(frozen=True, kw_only=True)
-class Incoming:
+class Incoming(Value):
     """What a handler receives besides the request."""
 
     service: Service
     namespace: str
+    report: Report
     id: str = ""
-    report: Report = log_progress
 
     @property
     def ref(self) -> TaskRef:
@@ -61,8 +58,7 @@ class Incoming:
 Handler: TypeAlias = Callable[[Incoming, _Request], Awaitable[_Response]]
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
-class Operation(Generic[_Request, _Response]):
+class Operation(Value, Generic[_Request, _Response], eq=False):
     """Name, messages, owner, deadline and handler of an RPC.
 
     `timeout_s`: None for the client's default, `ENDLESS` for no timeout. With `streams` the server
@@ -106,10 +102,10 @@ class Operation(Generic[_Request, _Response]):
     def call(
         self,
         request: _Request,
-        read: Callable[[_Response], _Value],
+        read: Callable[[_Response], _Result],
         namespace: str = SENT,
         timeout_s: float | None = None,
-    ) -> Call[_Value]:
+    ) -> Call[_Result]:
         """Return a client call of this operation; `read` decodes the response."""
         return Call(
             operation=self,
@@ -120,40 +116,38 @@ class Operation(Generic[_Request, _Response]):
         )
 
     def stream(
-        self, request: _Request, read: Callable[[_Response], _Value], what: str, token: str = ""
-    ) -> Stream[_Value]:
+        self, request: _Request, read: Callable[[_Response], _Result], what: str, token: str = ""
+    ) -> Stream[_Result]:
         """Return a client call with progress; `read` decodes the last update."""
         return Stream(operation=self, request=request, read=read, what=what, token=token)
 
 
-@dataclass(frozen=True, kw_only=True)
-class Call(Generic[_Value]):
+class Call(Value, Generic[_Result]):
     """A unary call by a client. `timeout_s`: None for its default, `ENDLESS` for no timeout."""
 
     operation: Operation[Any, Any]
     request: Message
-    read: Callable[[Any], _Value]
+    read: Callable[[Any], _Result]
     namespace: str
     timeout_s: float | None
 
 
-@dataclass(frozen=True, kw_only=True)
-class Stream(Generic[_Value]):
+class Stream(Value, Generic[_Result]):
     """A call by a client that receives progress. Cancel refers to it by `token`."""
 
     operation: Operation[Any, Any]
     request: Message
-    read: Callable[[Any], _Value]
+    read: Callable[[Any], _Result]
     what: str
     token: str
 
 
-@dataclass(frozen=True)
 class Table:
     """The operations of one service of a .proto file, by name."""
 
-    service: str
-    operations: dict[str, Operation[Any, Any]] = field(default_factory=dict)
+    def __init__(self, service: str) -> None:
+        self.service = service
+        self.operations: dict[str, Operation[Any, Any]] = {}
 
     def add(
         self,

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Coroutine
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from google.protobuf.message import Message
+from msgspec.structs import replace
 
 from shim.api.containerd.task.v3 import shim_pb2
 from shim.errors import AlreadyExists
@@ -15,6 +16,7 @@ from shim.model import DEFAULT_NAMESPACE, Progress, Report, TaskRef, TaskView
 from shim.service import convert
 from shim.service.calls_under_way import CallsUnderWay
 from shim.service.operation import ENDLESS, Incoming, Operation, Owner
+from shim.service.progress_log import log_progress
 from shim.service.running import RunningOperations
 from shim.service.wait_gate import WaitGate
 
@@ -117,6 +119,7 @@ class Service:
         return Incoming(
             service=self,
             namespace=getattr(request, "namespace", "") or beside.namespace,
+            report=log_progress,
             id=getattr(request, "id", ""),
         )
 

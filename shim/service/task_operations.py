@@ -9,18 +9,18 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from signal import SIGKILL
 from typing import Any
 
 from google.protobuf.empty_pb2 import Empty
 from google.protobuf.message import Message
+from msgspec.structs import replace
 
 from shim import __version__, model
 from shim.api.containerd.task.v3 import shim_pb2
 from shim.errors import CryoError
 from shim.model import CreateRequest, Exit, Mount, ProcessView, Stdio, TaskRef, check_id
-from shim.service import convert, metrics, task_messages
+from shim.service import convert, metrics, oci_json, task_messages
 from shim.service.operation import ENDLESS, OWNER_S, Call, Incoming, Owner, Table
 from shim.service.progress_log import log_progress
 
@@ -128,7 +128,7 @@ async def Exec(call: Incoming, request: shim_pb2.ExecProcessRequest) -> Empty:
     await call.service.core.exec(
         call.ref,
         check_id("exec id", request.exec_id),
-        convert.from_json(request.spec, "process"),
+        oci_json.unpack(request.spec, "process"),
         convert.from_streams(request),
     )
     return Empty()
@@ -145,7 +145,7 @@ def exec_(
         stdin=stdio.stdin,
         stdout=stdio.stdout,
         stderr=stdio.stderr,
-        spec=convert.to_json(convert.PROCESS_TYPE, process),
+        spec=oci_json.pack(oci_json.PROCESS_TYPE, process),
     )
     return Exec.call(request, _nothing, ref.namespace)
 
@@ -216,14 +216,14 @@ async def Checkpoint(call: Incoming, request: shim_pb2.CheckpointTaskRequest) ->
 @TASK.add(shim_pb2.UpdateTaskRequest, Empty, timeout_s=OWNER_S)
 async def Update(call: Incoming, request: shim_pb2.UpdateTaskRequest) -> Empty:
     """Set resource limits."""
-    resources = convert.from_json(request.resources, "resources")
+    resources = oci_json.unpack(request.resources, "resources")
     await call.service.core.update(call.ref, resources)
     return Empty()
 
 
 def update(ref: TaskRef, resources: Mapping[str, Any]) -> Call[None]:
     """Set resource limits (an OCI LinuxResources object)."""
-    packed = convert.to_json(convert.RESOURCES_TYPE, resources)
+    packed = oci_json.pack(oci_json.RESOURCES_TYPE, resources)
     request = shim_pb2.UpdateTaskRequest(id=ref.id, resources=packed)
     return Update.call(request, _nothing, ref.namespace)
 

@@ -84,7 +84,7 @@ def test_a_wrong_file_is_named(tmp_path: Path) -> None:
 
 def config_of(address: str, **timeouts: float) -> Config:
     """Configure a sidecar that lives in the test's folder."""
-    state = str(addresses.parse(address).parent)
+    state = str(Path(addresses.parse(address)).parent)
     return Config(
         paths=Paths(state=state), server=Server(address=address), timeouts=Timeouts(**timeouts)
     )
@@ -93,7 +93,7 @@ def config_of(address: str, **timeouts: float) -> Config:
 async def bound(address: str) -> None:
     """Wait until a socket is there."""
     async with asyncio.timeout(60):
-        while not addresses.parse(address).exists():  # noqa: ASYNC110  # bounded, and there is no event
+        while not Path(addresses.parse(address)).exists():  # noqa: ASYNC110  # bounded, and there is no event
             await asyncio.sleep(0.01)
 
 
@@ -135,19 +135,19 @@ async def test_a_signal_ends_it_in_order(address: str) -> None:
 
     assert recovered
     assert core.closed
-    assert not addresses.parse(address).exists()
+    assert not Path(addresses.parse(address)).exists()
 
 
 async def test_systemd_is_notified(address: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """READY=1 comes when it listens and STOPPING=1 before it goes."""
-    path = addresses.parse(address).parent.with_name("notify")
+    path = Path(addresses.parse(address)).parent.with_name("notify")
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as systemd:
         systemd.bind(str(path))
         systemd.settimeout(10)
         monkeypatch.setenv("NOTIFY_SOCKET", str(path))
         life = asyncio.create_task(Sidecar(config_of(address), as_tasks(FakeTasks())).serve())
         ready = await asyncio.to_thread(systemd.recv, 100)
-        there = addresses.parse(address).exists()
+        there = Path(addresses.parse(address)).exists()
         os.kill(os.getpid(), signal.SIGINT)
         await asyncio.wait_for(life, 60)
         stopping = systemd.recv(100)

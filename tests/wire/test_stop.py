@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from pathlib import Path
 from typing import Any
 
 import grpc
@@ -119,7 +120,7 @@ async def test_the_address_is_free_afterwards(address: str) -> None:
     server, core = await start(address)
     await server.stop(core.close, 5)
 
-    assert not addresses.parse(address).exists()
+    assert not Path(addresses.parse(address)).exists()
     server, core = await start(address)
     await server.stop(core.close, 5)
 

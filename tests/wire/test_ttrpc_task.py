@@ -20,7 +20,9 @@ from shim.api.containerd.task.v3 import shim_pb2
 from shim.api.containerd.types import mount_pb2, task_pb2
 from shim.errors import AlreadyExists, InvalidArgument, NotFound, Unavailable
 from shim.model import CreateRequest, Mount, Stdio, TaskRef
-from shim.service.convert import PROCESS_TYPE, RESOURCES_TYPE, from_time, to_json
+from shim.service import oci_json
+from shim.service.convert import from_time
+from shim.service.oci_json import PROCESS_TYPE, RESOURCES_TYPE
 from shim.service.service import Service
 from shim.service.task_operations import TASK
 from shim.service.ttrpc.client import Client
@@ -159,12 +161,12 @@ async def test_a_whole_life(shim: Shim, core: FakeTasks) -> None:
         ("ResizePty", {"width": 80, "height": 25}, ("resize_pty", A, 80, 25, "")),
         (
             "Exec",
-            {"exec_id": "e", "stdin": "/i", "spec": to_json(PROCESS_TYPE, {"args": ["x"]})},
+            {"exec_id": "e", "stdin": "/i", "spec": oci_json.pack(PROCESS_TYPE, {"args": ["x"]})},
             ("exec", A, "e", {"args": ["x"]}, Stdio(stdin="/i")),
         ),
         (
             "Update",
-            {"resources": to_json(RESOURCES_TYPE, {"memory": {"limit": 5}})},
+            {"resources": oci_json.pack(RESOURCES_TYPE, {"memory": {"limit": 5}})},
             ("update", A, {"memory": {"limit": 5}}),
         ),
     ),

@@ -1,5 +1,5 @@
 """Run as `python -m shim.entry.cli`, where the script is not installed."""
 
-from shim.entry.cli.app import main
+from shim.entry.cli import main
 
 main()

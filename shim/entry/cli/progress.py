@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import sys
 import time
 from collections.abc import Iterable
@@ -59,6 +58,8 @@ class Bar:
 
     def _draw(self, progress: Progress, elapsed_s: float) -> None:
         text = f"{progress.phase:<9} {_moved(progress, elapsed_s) or _said(progress)}"
+        import shutil
+
         width = shutil.get_terminal_size().columns - 1
         self._out.write(f"{_CLEAR}{text[:width]}")
         self._out.flush()

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
@@ -18,8 +16,7 @@ if TYPE_CHECKING:
 _T = TypeVar("_T")
 
 
-@dataclass(frozen=True)
-class Settings:
+class Settings(msgspec.Struct, frozen=True):
     """The sidecar's address, the namespace, and the output format."""
 
     address: str
@@ -60,6 +57,8 @@ class Settings:
     def show(self, value: Any, text: str) -> None:
         """Print a value as JSON, or its text, if there is any."""
         if self.as_json:
+            import json
+
             print(json.dumps(msgspec.to_builtins(value), indent=2))
         elif text:
             print(printable_lines(text))

@@ -1,4 +1,4 @@
-"""The commands on tasks other than exec, checkpoint and restore."""
+"""The commands on tasks other than ls, exec, checkpoint and restore."""
 
 from __future__ import annotations
 
@@ -13,36 +13,12 @@ from shim.entry.cli.settings import Settings, pass_settings
 from shim.entry.cli.table import table
 from shim.errors import NotFound
 from shim.host.sizes import size
-from shim.model import Stats, Stdio, TaskView
+from shim.model import Stats, Stdio
 
 if TYPE_CHECKING:
     from shim.client import Client
 
-_HEAD = ("TASK", "PID", "STATUS", "GPU", "EXIT", "RESTORED FROM")
 _NS_PER_S = 1e9
-
-
-@click.command("ls")
-@click.option("-q", "--quiet", is_flag=True, help="print ids only")
-@pass_settings
-def ls(settings: Settings, *, quiet: bool) -> None:
-    """List tasks."""
-    with settings.client() as client:
-        found = client.list()
-    ids = "\n".join(view.id for view in found)
-    settings.show(found, ids if quiet else table(_HEAD, [_row(view) for view in found]))
-
-
-def _row(view: TaskView) -> tuple[object, ...]:
-    ended = "" if view.exit is None else view.exit.status
-    return (
-        view.id,
-        view.pid,
-        view.state.value.upper(),
-        "yes" if view.gpu else "",
-        ended,
-        view.restored_from,
-    )
 
 
 @click.command("create")
@@ -187,4 +163,4 @@ def end(client: Client, task: str, exec_id: str = "") -> None:
     client.wait(task, exec_id)
 
 
-COMMANDS = (ls, create, start, ps, kill, pause, resume, wait, metrics, delete)
+COMMANDS = (create, start, ps, kill, pause, resume, wait, metrics, delete)

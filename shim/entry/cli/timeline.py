@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -113,6 +112,8 @@ def _print(target: str, shown: list[Timeline], speeds: Speeds | None) -> None:
         print(printable(f"no checkpoint, restore or park of {target} is recorded"))
         return
     style = Style.of(sys.stdout)
+    import shutil
+
     width = shutil.get_terminal_size((_COLUMNS, 24)).columns if style.live else _COLUMNS
     print(text(shown, speeds, style, width))
 
