@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Protocol
 
-from shim.runsc.guest import Process
+from shim.runsc.command_exec import Process
 from shim.runsc.output import GuestProcess
 from shim.runsc.run import Completed
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from shim import failpoints
 from shim.config import Config
-from shim.errors import NotFound, Unavailable
+from shim.errors import CryoError, NotFound, Unavailable
 from shim.host.shielded import shielded
 from shim.host.supervisor.protocol import ProcessSupervisor
 from shim.model import Stats
@@ -27,6 +27,7 @@ from shim.runsc.supervised import Supervised
 
 # Callers that read statistics do so often: containerd's monitor waits 2 s.
 _STATS_S = 1.5
+_KILL = 9
 # How `runsc checkpoint` prefixes an error from the sentry (runsc/cmd/checkpoint.go).
 _SAVE_FAILED = b"checkpoint failed: "
 
@@ -107,6 +108,14 @@ class Runsc:
     ) -> None:
         """Signal the init process, all processes, or one by its pid in the root namespace."""
         await self._call(task_id, "kill", argv.kill(task_id, signal, everyone=everyone, pid=pid))
+
+    async def end(self, task_id: str, pid: int) -> None:
+        """Kill a process of the container by its pid in `ps`, if it still exists."""
+        try:
+            await self.kill(task_id, _KILL, pid=pid)
+        except CryoError:
+            if any(row.pid == pid for row in await self.ps(task_id)):
+                raise
 
     async def pause(self, task_id: str) -> None:
         """Pause the sandbox's processes."""

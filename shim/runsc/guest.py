@@ -1,43 +1,18 @@
-"""Run programs inside a container, with a deadline that also applies to the program itself."""
+"""The programs of a container: runs them with a deadline, lists and ends them."""
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
-import re
-import secrets
-import tempfile
-import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Self
 
-from shim.errors import CryoError, DeadlineExceeded, NotFound
-from shim.host import files
-from shim.host.shielded import shielded
-from shim.oci import canonical
-from shim.runsc.argv import ExecArgs
+from shim.errors import CryoError, NotFound
 from shim.runsc.client import Runsc
-from shim.runsc.failure import error_line, failure
+from shim.runsc.command_exec import CommandExec, Process
+from shim.runsc.direct_exec import DirectExec
 from shim.runsc.output import GuestProcess
 from shim.runsc.run import Completed
 
-Process = Mapping[str, Any]
-"""An OCI process object."""
-
-# runsc's own exit status for its own failures; a guest program may use it too.
-_RUNSC_FAILED = 128
-# How runsc's own exec errors begin, and which of them are about the program's name.
-_RUNSC_SAYS = re.compile(
-    rb"(executing processes for container|(FetchSpec failed: )?loading container): "
-)
-_NO_PROGRAM = (b"failed to load ", b"error finding executable ")
-_KILL = 9
-_PID_MAX = 32
-# The kernel's limit of a process name, without the terminating NUL.
-_NAME_MAX = 15
-_ROOM_BYTES = 64 << 10
-_POLL_S = 0.005
 _IS_THERE = ("/bin/sh", "-c", 'test -e "/proc/$0"')
 _ASK_S = 10.0
 # With shell builtins only, and omitting the shell itself.
@@ -47,14 +22,10 @@ _LIST = (
     """for p in /proc/[0-9]*; do if [ "$p" != "/proc/$$" ] && read -r n <"$p/comm"
 then echo "${p#/proc/} $n"; fi; done 2>/dev/null""",
 )
-# How long runsc may take to write the pid of the program that it starts.
-_BEGIN_S = 2.0
-# How long it may take to kill a program in the container: a few runsc commands.
-_BREAK_OFF_S = 120.0
 
 
 class ContainerGuest:
-    """Runs programs in one container by `runsc exec`.
+    """Runs programs in one container, by its sentry or else by `runsc exec`.
 
     A container that shares its sandbox is a `member`: it has its own pid namespace, while runsc
     (`ps`, `exec --internal-pid-file` and `kill --pid`, measured on both versions) uses the pids of
@@ -64,42 +35,28 @@ class ContainerGuest:
     def __init__(self, runsc: Runsc, task_id: str, scratch: Path, *, member: bool = False) -> None:
         self._runsc = runsc
         self._id = task_id
-        self._scratch = scratch
         self._member = member
+        self._direct = DirectExec(runsc, task_id)
+        self._command = CommandExec(runsc, task_id, scratch)
 
     async def run(
         self, argv: Sequence[str], *, timeout_s: float, process: Process | None = None
     ) -> Completed:
         """Run a program until it exits; no exit status is an error.
 
-        It runs as root with the container's environment; with `process`, an OCI process object,
-        with the user, environment and the rest of that.
+        It runs as the container's user with its environment; with `process`, an OCI process
+        object, with the user, environment and the rest of that.
 
         Raises:
-            DeadlineExceeded: it did not exit in time; it was killed in the container too, because
-                killing only `runsc exec` leaves it running (measured on both versions).
+            DeadlineExceeded: it did not exit in time, and was killed.
             NotFound: the image has no such program.
-            CryoError: runsc could not run it; the container may be paused or gone.
+            CryoError: it could not be run; the container may be paused or gone.
         """
-        until_s = time.monotonic() + timeout_s
-        with _PidFile(self._scratch) as pid_file:
-            args = ExecArgs(
-                id=self._id,
-                argv=argv if process is None else (),
-                process=pid_file.beside(argv, process) if process is not None else "",
-                internal_pid_file=str(pid_file.path),
-            )
-            work = asyncio.ensure_future(self._runsc.exec(args, timeout_s=timeout_s))
-            try:
-                done = await asyncio.shield(work)
-            except (DeadlineExceeded, asyncio.CancelledError):
-                await shielded(self._break_off(work, pid_file), deadline_s=_BREAK_OFF_S)
-                raise
-            if done.status == _RUNSC_FAILED and _RUNSC_SAYS.match(done.stderr):
-                raise _refusal(argv[0], done.stderr)
-            if done.status < 0 or done.status == _RUNSC_FAILED:
-                await self._outlive(argv[0], pid_file, until_s)
-        return done
+        if process is None:
+            done = await self._direct.run(argv, timeout_s=timeout_s)
+            if done is not None:
+                return done
+        return await self._command.run(argv, timeout_s=timeout_s, process=process)
 
     async def ps(self) -> list[GuestProcess]:
         """List the container's processes."""
@@ -139,11 +96,7 @@ class ContainerGuest:
 
     async def end(self, pid: int) -> None:
         """Kill a process by its pid in `ps`, if it still exists."""
-        try:
-            await self._runsc.kill(self._id, _KILL, pid=pid)
-        except CryoError:
-            if any(row.pid == pid for row in await self.ps()):
-                raise
+        await self._runsc.end(self._id, pid)
 
     async def settle(self) -> None:
         """Make the sentry run the CUDA steps still pending after a failed save.
@@ -157,109 +110,8 @@ class ContainerGuest:
             await self._runsc.pause(self._id)
         await self._runsc.resume(self._id)
 
-    async def _outlive(self, program: str, pid_file: _PidFile, until_s: float) -> None:
-        """Wait for a program whose `runsc exec` may have exited before it.
-
-        That happens when runsc was killed, or could not write the program's pid. Without a pid the
-        program is found by name and not killed, since another process may have that name.
-
-        Raises:
-            DeadlineExceeded: the program still runs, and its pid is unknown.
-        """
-        pid = pid_file.read()
-        try:
-            while await self._is_there(program, pid):
-                if time.monotonic() > until_s:
-                    await self._give_up_on(program, pid)
-                    return
-                await asyncio.sleep(_POLL_S)
-        except asyncio.CancelledError:
-            if pid:
-                await shielded(self.end(pid), deadline_s=_BREAK_OFF_S)
-            raise
-
-    async def _is_there(self, program: str, pid: int) -> bool:
-        rows = await self.ps()
-        if pid:
-            return any(row.pid == pid for row in rows)
-        name = Path(program).name[:_NAME_MAX]
-        return any(row.parent == 0 and row.command == name for row in rows)
-
-    async def _give_up_on(self, program: str, pid: int) -> None:
-        if not pid:
-            message = f"{program} still runs in the container after its runsc exec exited"
-            raise DeadlineExceeded(message, remedy="check the processes of the container")
-        await self.end(pid)
-
-    async def _break_off(self, work: asyncio.Future[Completed], pid_file: _PidFile) -> None:
-        """Kill runsc and the program, after waiting briefly for runsc to write its pid."""
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(_BEGIN_S):
-                while not work.done() and not pid_file.read():  # noqa: ASYNC110 - runsc writes it
-                    await asyncio.sleep(_POLL_S)
-        work.cancel()
-        await asyncio.wait({work})
-        pid = pid_file.read()
-        if pid:
-            with contextlib.suppress(CryoError):  # the sandbox is gone with its processes
-                await self.end(pid)
-
-
-class _PidFile:
-    """A file that runsc writes a pid to; some versions write a new file and rename it."""
-
-    def __init__(self, scratch: Path) -> None:
-        # A rollback must not fail because the scratch folder is full.
-        roomy = files.free_bytes(scratch) >= _ROOM_BYTES
-        # A new folder: in one that others may write to, runsc could follow a planted link.
-        self._folder = None if roomy else _own_folder()
-        self.path = (self._folder or scratch) / f"exec-{secrets.token_hex(8)}"
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_raised: object) -> None:
-        self.path.unlink(missing_ok=True)
-        self._process_path.unlink(missing_ok=True)
-        if self._folder is not None:
-            files.remove_tree(self._folder)
-
-    @property
-    def _process_path(self) -> Path:
-        return self.path.with_suffix(".json")
-
-    def beside(self, argv: Sequence[str], process: Process) -> str:
-        """Write a process object with another command line beside it; return its path."""
-        own = {name: value for name, value in process.items() if name != "consoleSize"}
-        data = canonical.encode({**own, "args": list(argv), "terminal": False})
-        self._process_path.touch(0o600)
-        self._process_path.write_bytes(data)
-        return str(self._process_path)
-
-    def read(self) -> int:
-        """Return the pid, 0 when there is none yet."""
-        try:
-            text = files.read_bounded(self.path, _PID_MAX).decode("ascii", "replace").strip()
-        except NotFound:
-            return 0
-        return int(text) if text.isascii() and text.isdigit() else 0
-
 
 def _listed(text: str) -> list[tuple[int, str]]:
     """Parse lines of a pid and a name, sorted by pid."""
     pairs = (line.partition(" ") for line in text.splitlines())
     return sorted((int(pid), name) for pid, _, name in pairs if pid.isascii() and pid.isdigit())
-
-
-def _own_folder() -> Path | None:
-    try:
-        return Path(tempfile.mkdtemp(prefix="cryo-pid-"))
-    except OSError:
-        return None  # no room there either: runsc will report it
-
-
-def _refusal(program: str, said: bytes) -> CryoError:
-    if any(sign in said for sign in _NO_PROGRAM):
-        message = f"the image has no {'program ' + program if program else 'such program'}"
-        return NotFound(message)
-    return failure("exec", _RUNSC_FAILED, error_line(said.decode("utf-8", "replace")))

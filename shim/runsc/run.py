@@ -21,10 +21,7 @@ from shim.host.environment import CHILD_UMASK, environment
 from shim.host.procs import start_time, wait_pidfd
 from shim.host.shielded import shielded
 from shim.model import Value
-
-STDOUT_LIMIT = 1 << 20
-STDERR_LIMIT = 64 << 10
-_CHUNK = 64 << 10
+from shim.runsc.collector import STDERR_LIMIT, STDOUT_LIMIT, Collector
 
 Started = Callable[[int, int], None]
 """Called with a child's pid and start time, which together identify it."""
@@ -59,38 +56,6 @@ class Completed(Value):
     status: int
     stdout: bytes
     stderr: bytes
-
-
-class _Collector:
-    """Reads a pipe as data arrives and keeps the first `limit` bytes."""
-
-    def __init__(self, fd: int, limit: int) -> None:
-        self._fd = fd
-        self._limit = limit
-        self._data = bytearray()
-        self._loop = asyncio.get_running_loop()
-        os.set_blocking(fd, False)
-        self._loop.add_reader(fd, self._read)
-
-    def _read(self) -> bool:
-        """Read one chunk; False when there is no more data."""
-        try:
-            data = os.read(self._fd, _CHUNK)
-        except BlockingIOError:
-            return False
-        if not data:
-            self._loop.remove_reader(self._fd)
-            return False
-        self._data += data[: max(0, self._limit - len(self._data))]
-        return True
-
-    def finish(self) -> bytes:
-        """Read the data available now and stop; do not wait for remaining writers."""
-        taken = 0
-        while taken < self._limit and self._read():
-            taken += _CHUNK
-        self._loop.remove_reader(self._fd)
-        return bytes(self._data)
 
 
 def _spawn(
@@ -190,8 +155,8 @@ async def _run(
     assert process.stderr is not None  # noqa: S101 - PIPE was asked for
     _children.add(process.pid)
     with process.stdout, process.stderr:
-        out = _Collector(process.stdout.fileno(), stdout_limit)
-        err = _Collector(process.stderr.fileno(), STDERR_LIMIT)
+        out = Collector(process.stdout.fileno(), stdout_limit)
+        err = Collector(process.stderr.fileno(), STDERR_LIMIT)
         try:
             if started is not None:
                 started(process.pid, start_time(process.pid) or 0)

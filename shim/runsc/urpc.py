@@ -31,6 +31,10 @@ class CallFailed(Unavailable):
     """The sentry answered with an error."""
 
 
+class NotSent(Unavailable):
+    """There is no sentry to call."""
+
+
 async def call(
     path: Path,
     method: str,
@@ -44,7 +48,8 @@ async def call(
 
     Raises:
         CallFailed: the answer is an error.
-        Unavailable: no socket, no answer in time, or an answer of another form.
+        NotSent: nothing listens at the socket.
+        Unavailable: no answer in time, or an answer of another form.
     """
     try:
         async with asyncio.timeout(timeout_s):
@@ -72,7 +77,11 @@ async def _exchange(
     path: Path, request: dict[str, object], fds: Sequence[int], whole: Document
 ) -> Any:
     data = json.dumps(request).encode()
-    connection = await _connect(path)
+    try:
+        connection = await _connect(path)
+    except OSError as error:
+        message = f"the sentry does not answer {request['method']}: {error}"
+        raise NotSent(message) from error
     try:
         if fds:  # sent with the first byte
             socket.send_fds(connection, [data[:1]], list(fds))

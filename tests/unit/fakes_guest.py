@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 from shim.errors import DeadlineExceeded, NotFound
 from shim.model import CudaState
-from shim.runsc.guest import Process
+from shim.runsc.command_exec import Process
 from shim.runsc.output import GuestProcess
 from shim.runsc.run import Completed
 

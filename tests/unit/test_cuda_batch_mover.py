@@ -29,7 +29,7 @@ from shim.errors import (
     Unavailable,
 )
 from shim.model import CudaProcess, CudaState, Progress
-from shim.runsc.guest import Process
+from shim.runsc.command_exec import Process
 from shim.runsc.output import GuestProcess
 from shim.runsc.run import Completed, run
 from shim.simgpu.fault import Fault, Kind

@@ -11,7 +11,8 @@ import pytest
 
 from shim.errors import CryoError, DeadlineExceeded, NotFound, RunscError, Unavailable
 from shim.host import files
-from shim.runsc.guest import ContainerGuest, _PidFile
+from shim.runsc.command_exec import _PidFile
+from shim.runsc.guest import ContainerGuest
 from tests.unit.fakes_runsc import Script, client, known
 
 PS = "UID PID PPID C TTY STIME TIME CMD\n0 33 0 0 ? 18:49 0s tool\n"

@@ -15,7 +15,8 @@ import pytest
 from shim.errors import DeadlineExceeded, InvalidArgument, Unavailable
 from shim.host import procs
 from shim.runsc import run as running
-from shim.runsc.run import STDERR_LIMIT, Completed, is_child, run
+from shim.runsc.collector import STDERR_LIMIT
+from shim.runsc.run import Completed, is_child, run
 from tests.hung import hung_mount
 from tests.unit.helpers_descriptors import descriptors
 
