@@ -56,7 +56,7 @@ class DirectExec:
             NotFound: the image has no such program.
             Unavailable: the sandbox exited, or its answer has another form.
         """
-        with failpoints.around("runsc.exec"), command_times.command("runsc exec"):
+        with failpoints.around("runsc.exec"), command_times.command(f"exec {Path(argv[0]).name}"):
             request = self._request(argv)
             if request is None:
                 return None
