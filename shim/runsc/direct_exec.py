@@ -31,7 +31,7 @@ _WAIT = "containerManager.WaitPID"
 _NO_PROGRAM = ("failed to load ", "error finding executable ")
 _STATE_LIMIT_BYTES = 16 << 20
 _TRUE = frozenset({"1", "t", "T", "true", "TRUE", "True"})
-# How long the sentry may take to start the program once nobody waits for it any more.
+# How long the sentry may take to start a program that has to be killed.
 _BEGIN_S = 2.0
 # How long it may take to kill a program in the container: a few runsc commands.
 _BREAK_OFF_S = 120.0
