@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import signal
 import sys
@@ -244,6 +245,21 @@ def test_start_twice(binary: Binary) -> None:
     assert binary.start(bundle).out == first.out
     assert binary.shims() == shims
     assert len(shims) == 1
+
+
+def test_a_shim_keeps_nothing_of_its_start(binary: Binary) -> None:
+    """Neither its directory nor its umask; its parent is the fork server, also of the next one."""
+    parents = set()
+    for name in ("first", "second"):
+        binary.start(binary.bundle(name))
+    for pid in binary.shims():
+        wait_until(partial(hears, pid, signal.SIGTERM), f"shim {pid}", 60)
+        status = Path(f"/proc/{pid}/status").read_text("ascii")
+        (parent,) = re.findall(r"^PPid:\t(\d+)$", status, re.MULTILINE)
+        parents.add(comm(int(parent)))
+        assert re.search(r"^Umask:\t0077$", status, re.MULTILINE)
+        assert Path(f"/proc/{pid}/cwd").readlink() == Path("/")
+    assert parents == {"cryo-forkserver"}
 
 
 def test_a_dead_shim_is_replaced(binary: Binary) -> None:

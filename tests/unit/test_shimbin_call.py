@@ -15,7 +15,7 @@ import pytest
 from google.protobuf.any_pb2 import Any as AnyMessage
 
 from shim import __version__
-from shim.entry.shimbin import arrivals, call, forkserver, forkserver_client, wire
+from shim.entry.shimbin import arrivals, call, forkserver, forkserver_client, paths, wire
 from shim.entry.shimbin.arrivals import Arrivals
 from shim.simgpu.waiting import wait_until
 from tests.unit.helpers_forkserver import a_forkserver
@@ -241,3 +241,39 @@ def test_the_oldest_silent_connection_is_closed(
     assert peers[-1].recv(1) == b""
     for each in peers:
         each.close()
+
+
+@pytest.fixture
+def socket_of_a_shim() -> Iterator[socket.socket]:
+    """Give a socket that a shim is to serve."""
+    with socket.socket(socket.AF_UNIX) as made:
+        yield made
+
+
+def test_a_call_keeps_a_shim_of_its_own_fork_server(
+    socket_of_a_shim: socket.socket, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The fork becomes it; its socket stays open when `start` closes its own."""
+    monkeypatch.chdir(tmp_path)
+    starter = call.Becoming(paths.forkserver_socket("/a.toml"))
+    starter.start(["start"], "/a/socket", socket_of_a_shim.fileno(), "/a.toml")
+
+    assert starter.kept is not None
+    request, fd = starter.kept
+    kept = os.fstat(fd).st_ino
+    os.close(fd)
+    assert kept == os.fstat(socket_of_a_shim.fileno()).st_ino
+    assert (request.argv, request.socket, request.cwd) == (["start"], "/a/socket", str(tmp_path))
+    assert request.env == {**os.environ, paths.CONFIG_VARIABLE: "/a.toml"}
+
+
+def test_a_call_asks_another_fork_server_for_its_shim(
+    socket_of_a_shim: socket.socket, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One of another config file, which has other settings; it launches none."""
+    monkeypatch.setattr(paths, "FORKSERVER_FOLDER", "/a/folder/that/is/not/there")
+    starter = call.Becoming(paths.forkserver_socket("/a.toml"))
+
+    with pytest.raises(forkserver_client.NotRunning):
+        starter.start(["start"], "/a/socket", socket_of_a_shim.fileno(), "/other.toml")
+    assert starter.kept is None

@@ -13,6 +13,7 @@ import pytest
 
 from shim.entry.shimbin import forkserver_client, paths
 from shim.entry.shimbin import loaded as loaded_files
+from shim.entry.shimbin.forkserver_client import Starter
 from shim.entry.shimbin.loaded import Loaded
 from tests.unit.helpers_forkserver import a_forkserver
 
@@ -79,14 +80,15 @@ def test_start_tries_again_while_fork_servers_exit(monkeypatch: pytest.MonkeyPat
     """An upgrade changes files more than once, and each change may end another fork server."""
     answers = [b"", b"", b"", b"17", b"18"]
     monkeypatch.setattr(forkserver_client, "_call", lambda *_: answers.pop(0))
-    assert forkserver_client.start_shim([], "/a/socket", 0, "/a.toml") == 17
+    Starter().start([], "/a/socket", 0, "/a.toml")
+    assert answers == [b"18"]
 
     answers[:] = [b"no shim: a reason"]
     with pytest.raises(OSError, match="no shim: a reason"):
-        forkserver_client.start_shim([], "/a/socket", 0, "/a.toml")
+        Starter().start([], "/a/socket", 0, "/a.toml")
     answers[:] = [b""] * 5
     with pytest.raises(OSError, match="did not reply"):
-        forkserver_client.start_shim([], "/a/socket", 0, "/a.toml")
+        Starter().start([], "/a/socket", 0, "/a.toml")
 
 
 def test_each_installation_has_a_fork_server_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,11 +1,12 @@
 """A call of the launcher, native/launcher, which is `start`, `delete` or `-info` of containerd.
 
 It is done in a fork of the fork server, as the program in Python would do it, which the launcher
-runs when it gets no answer.
+runs when it gets no answer. The fork that has answered a `start` becomes the shim.
 """
 
 from __future__ import annotations
 
+import contextlib
 import io
 import os
 import signal
@@ -17,7 +18,10 @@ from struct import pack
 from typing import NamedTuple, NoReturn
 
 # `main` imports them when they are needed, which must not be in each fork.
-from shim.entry.shimbin import delete, forkserver_client, info, main, start, wire  # noqa: F401
+from shim.entry.shimbin import delete, info, main, paths, start, wire  # noqa: F401
+from shim.entry.shimbin import serve as shims
+from shim.entry.shimbin.forkserver_client import NotRunning, Starter, environment
+from shim.entry.shimbin.serve import StartRequest
 from shim.host import prctl
 
 _RECEIVE_S = 10.0
@@ -55,20 +59,47 @@ def decode(data: bytes) -> Call:
     )
 
 
-def serve(peer: socket.socket) -> NoReturn:
-    """Do a call in this fork and answer it."""
+class Becoming(Starter):
+    """Keeps the shim that a call is to start, if it is one of this fork server."""
+
+    def __init__(self, own: str) -> None:
+        """Take the path of the fork server's socket."""
+        super().__init__(may_launch=False)
+        self._own = own
+        self.kept: tuple[StartRequest, int] | None = None
+
+    def start(self, argv: list[str], socket_path: str, listener: int, config: str) -> None:
+        """Keep the shim and its socket, or let another fork server fork it."""
+        if paths.forkserver_socket(config) != self._own:
+            super().start(argv, socket_path, listener, config)
+            return
+        prctl.set_name("cryo-shim")
+        request = StartRequest(argv, socket_path, str(Path.cwd()), environment(config))
+        self.kept = request, os.dup(listener)
+
+
+def serve(peer: socket.socket, own: str) -> NoReturn:
+    """Do a call in this fork and answer it; become the shim that it has started, if any.
+
+    `own` is the path of the fork server's socket.
+    """
     status = 1
     try:
         signal.alarm(_LIMIT_S)
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         prctl.set_name("cryo-call")
-        _serve(peer)
+        starter = Becoming(own)
+        with peer:
+            _serve(peer, starter)
+        signal.alarm(0)
+        if starter.kept is not None:
+            shims.become(*starter.kept)
         status = 0
     finally:
         os._exit(status)
 
 
-def _serve(peer: socket.socket) -> None:
+def _serve(peer: socket.socket, starter: Becoming) -> None:
     peer.settimeout(_RECEIVE_S)
     peer.sendall(wire.RAN_MARK)
     call = decode(_receive(peer, int.from_bytes(_receive(peer, 4), "big")))
@@ -80,21 +111,26 @@ def _serve(peer: socket.socket) -> None:
     os.environ.update(call.env)
     sys.argv = call.words
     try:
-        status, out, err = _ran(call.given)
-    except forkserver_client.NotRunning:
+        status, out, err = _ran(call.given, starter)
+    except NotRunning:
         return
-    peer.sendall(pack(">III", status, len(out), len(err)) + out + err)
+    if status:
+        starter.kept = None
+    # Without an answer Python does it again, and finds the shim that this fork becomes.
+    with contextlib.suppress(OSError):
+        peer.sendall(pack(">III", status, len(out), len(err)) + out + err)
 
 
-def _ran(given: bytes) -> tuple[int, bytes, bytes]:
+def _ran(given: bytes, starter: Starter) -> tuple[int, bytes, bytes]:
     """Run the program; return its exit status and what it printed."""
     out, err = io.BytesIO(), io.BytesIO()
+    before = sys.stdin, sys.stdout, sys.stderr
     sys.stdin = io.TextIOWrapper(io.BytesIO(given))
     sys.stdout, sys.stderr = io.TextIOWrapper(out), io.TextIOWrapper(err, errors="backslashreplace")
     status = 0
     try:
-        main.run(sys.argv[1:], may_launch=False)
-    except forkserver_client.NotRunning:
+        main.run(sys.argv[1:], starter=starter)
+    except NotRunning:
         raise
     except SystemExit as ended:
         status = _status(ended.code)
@@ -103,7 +139,9 @@ def _ran(given: bytes) -> tuple[int, bytes, bytes]:
         status = 1
     for stream in (sys.stdout, sys.stderr):
         stream.flush()
-    return status, out.getvalue()[:_OUTPUT_LIMIT], err.getvalue()[:_OUTPUT_LIMIT]
+    said = out.getvalue()[:_OUTPUT_LIMIT], err.getvalue()[:_OUTPUT_LIMIT]
+    sys.stdin, sys.stdout, sys.stderr = before
+    return status, *said
 
 
 def _status(code: object) -> int:

@@ -3,7 +3,8 @@
 It is single-threaded and runs no event loop, so forking is safe. A shim is a separate process; the
 fork server only starts it, and as a subreaper adopts the children of a shim that exits.
 
-It also does what the launcher asks for, in a fork of its own for each call.
+It also does what the launcher asks for, in a fork of its own for each call; one that starts a shim
+becomes the shim.
 
 After a change to a file that it has loaded, it forks no more shims: the next `start` launches
 another fork server, and this one exits after its last child.
@@ -70,7 +71,7 @@ def main(path: str) -> None:
                 Path(path).unlink(missing_ok=True)
                 arrivals.close()
                 break
-            _serve(peer, arrivals)
+            _serve(peer, arrivals, path)
     while _has_children():
         time.sleep(_IDLE_S)
 
@@ -97,13 +98,13 @@ def _listen(path: Path) -> socket.socket:
     return listener
 
 
-def _serve(peer: socket.socket, arrivals: Arrivals) -> None:
+def _serve(peer: socket.socket, arrivals: Arrivals, path: str) -> None:
     """Do what a peer asks for, whose first bytes have come; never wait for it."""
     fds: list[int] = []
     try:
         mark = _receive(peer, fds)
         if mark == wire.RUN_MARK and not fds:
-            _fork_call(peer, arrivals)
+            _fork_call(peer, arrivals, path)
         elif mark == wire.SHIM_MARK and len(fds) == 2:  # noqa: PLR2004 - the socket and the rest
             request = decode(_content(fds.pop()))
             _reply(peer, str(_fork_shim(request, fds[0], arrivals, peer)))
@@ -116,10 +117,10 @@ def _serve(peer: socket.socket, arrivals: Arrivals) -> None:
             os.close(fd)
 
 
-def _fork_call(peer: socket.socket, arrivals: Arrivals) -> None:
+def _fork_call(peer: socket.socket, arrivals: Arrivals, path: str) -> None:
     if os.fork() == 0:
         arrivals.close()
-        call.serve(peer)
+        call.serve(peer, path)
 
 
 def _fork_shim(request: StartRequest, fd: int, arrivals: Arrivals, peer: socket.socket) -> int:
@@ -127,7 +128,7 @@ def _fork_shim(request: StartRequest, fd: int, arrivals: Arrivals, peer: socket.
     if pid == 0:
         arrivals.close()
         peer.close()
-        _become_shim(request, fd)
+        serve.become(request, fd)
     return pid
 
 
@@ -169,21 +170,6 @@ def _reply(peer: socket.socket, reply: str) -> None:
         peer.sendall(reply.encode())
     except OSError:
         return  # the client has disconnected; its shim keeps running, and the next start finds it
-
-
-def _become_shim(request: StartRequest, fd: int) -> None:
-    """Turn this fork into a shim; never returns."""
-    status = 1
-    try:
-        os.setsid()
-        prctl.set_name("cryo-shim")
-        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-        os.environ.clear()
-        os.environ.update(request.env)
-        serve.run(request, fd)
-        status = 0
-    finally:
-        os._exit(status)
 
 
 if __name__ == "__main__":

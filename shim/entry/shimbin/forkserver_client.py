@@ -22,33 +22,37 @@ class NotRunning(OSError):
     """There is no fork server, and the caller may not launch one."""
 
 
-def start_shim(
-    argv: list[str],
-    socket_path: str,
-    listener: int,
-    config: str,
-    *,
-    link: str = "",
-    may_launch: bool = True,
-) -> int:
-    """Let the fork server fork a shim that serves the socket `listener`; return the shim's pid.
+class Starter:
+    """Starts shims: the fork server forks them."""
 
-    `link` is the name of the launcher's link, which then leads to the fork server.
+    def __init__(self, link: str = "", *, may_launch: bool = True) -> None:
+        """Take the name of the launcher's link, and whether a fork server may be launched."""
+        self._link = link
+        self._may_launch = may_launch
 
-    Raises:
-        NotRunning: there is no fork server, and `may_launch` is not set.
-        OSError: the fork server cannot be reached or started, or rejected the request.
-    """
-    env = {**os.environ, paths.CONFIG_VARIABLE: config}
-    data = encode(argv, socket_path, env)
-    # The fork server may be exiting: it was idle, or its code has changed, which happens several
-    # times during an upgrade.
-    replies = (_call(data, listener, env, may_launch) for _ in range(_TRIES))
-    reply = next(filter(None, replies), b"")
-    if not reply.isdigit():
-        raise OSError(reply.decode("utf-8", "replace") or "the fork server did not reply")
-    paths.link_launcher(link, paths.forkserver_socket(config))
-    return int(reply)
+    def start(self, argv: list[str], socket_path: str, listener: int, config: str) -> None:
+        """Let the fork server fork a shim that serves the socket `listener`.
+
+        The launcher's link then leads to the fork server.
+
+        Raises:
+            NotRunning: there is no fork server, and it may not launch one.
+            OSError: the fork server cannot be reached or started, or rejected the request.
+        """
+        env = environment(config)
+        data = encode(argv, socket_path, env)
+        # The fork server may be exiting: it was idle, or its code has changed, which happens
+        # several times during an upgrade.
+        replies = (_call(data, listener, env, self._may_launch) for _ in range(_TRIES))
+        reply = next(filter(None, replies), b"")
+        if not reply.isdigit():
+            raise OSError(reply.decode("utf-8", "replace") or "the fork server did not reply")
+        paths.link_launcher(self._link, paths.forkserver_socket(config))
+
+
+def environment(config: str) -> dict[str, str]:
+    """Return the environment of a shim: that of this process, with the config file."""
+    return {**os.environ, paths.CONFIG_VARIABLE: config}
 
 
 def encode(argv: list[str], socket_path: str, env: dict[str, str]) -> bytes:

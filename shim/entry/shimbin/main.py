@@ -9,6 +9,11 @@ from shim import bundle
 from shim.entry.shimbin import flags as command_line
 from shim.entry.shimbin import paths
 
+# As in `typing`, which takes longer to load than the rest.
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from shim.entry.shimbin.forkserver_client import Starter
+
 
 def main() -> None:
     """Run one action and exit."""
@@ -16,8 +21,8 @@ def main() -> None:
     run(sys.argv[1:], link=os.environ.pop(paths.LINK_VARIABLE, ""))
 
 
-def run(argv: list[str], *, link: str = "", may_launch: bool = True) -> None:
-    """Run one action, with or without launching a fork server; see `forkserver_client`."""
+def run(argv: list[str], *, link: str = "", starter: Starter | None = None) -> None:
+    """Run one action; `link` is that of the launcher, `starter` what starts a shim."""
     flags = command_line.parse(argv)
     if flags.version:
         from shim import __version__
@@ -28,9 +33,9 @@ def run(argv: list[str], *, link: str = "", may_launch: bool = True) -> None:
 
         info.run()
     elif flags.action == "start":
-        from shim.entry.shimbin import start
+        from shim.entry.shimbin import forkserver_client, start
 
-        start.run(flags, link=link, may_launch=may_launch)
+        start.run(flags, starter or forkserver_client.Starter(link))
     elif flags.action == "delete":
         _delete(flags)
     else:

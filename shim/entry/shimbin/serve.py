@@ -13,7 +13,7 @@ import signal
 import socket
 import sys
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, NoReturn
 
 from shim import config as configs
 from shim.config import Config
@@ -23,6 +23,8 @@ from shim.entry.shimbin import paths
 from shim.entry.shimbin.flags import Flags
 from shim.entry.shimbin.logfifo import FifoHandler
 from shim.errors import CryoError, NotFound
+from shim.host import prctl
+from shim.host.environment import private_umask
 from shim.service.events import Publisher
 from shim.service.service import Service
 from shim.service.ttrpc.server import Server
@@ -139,6 +141,22 @@ def adjust_host() -> None:
     global _adjusted  # noqa: PLW0603 - the shims inherit it
     with contextlib.suppress(CryoError):
         _adjusted = host_settings.adjust(settings())
+
+
+def become(request: StartRequest, fd: int) -> NoReturn:
+    """Turn this fork of the fork server into a shim that serves the socket `fd`."""
+    status = 1
+    try:
+        os.setsid()
+        prctl.set_name("cryo-shim")
+        private_umask()
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+        os.environ.clear()
+        os.environ.update(request.env)
+        run(request, fd)
+        status = 0
+    finally:
+        os._exit(status)
 
 
 def run(request: StartRequest, fd: int) -> None:

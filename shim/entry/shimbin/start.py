@@ -11,8 +11,9 @@ import _socket
 import os
 import sys
 
-from shim.entry.shimbin import bootstrap_params, forkserver_client, paths
+from shim.entry.shimbin import bootstrap_params, paths
 from shim.entry.shimbin.flags import Flags
+from shim.entry.shimbin.forkserver_client import Starter
 
 _STDIN_LIMIT = 4 << 20
 _CONFIG_LIMIT = 8 << 20
@@ -20,11 +21,8 @@ _BACKLOG = 128
 _GROUPS = ("io.containerd.runc.v2.group", "io.kubernetes.cri.sandbox-id")
 
 
-def run(flags: Flags, *, link: str = "", may_launch: bool = True) -> None:
-    """Print the address of this container's shim, and start the shim if it is not running.
-
-    `link` and `may_launch` are those of `forkserver_client.start_shim`.
-    """
+def run(flags: Flags, starter: Starter) -> None:
+    """Print the address of this container's shim, and start the shim if it is not running."""
     stdin_data = sys.stdin.buffer.read(_STDIN_LIMIT) if sys.stdin is not None else b""
     try:
         config = paths.choose_config(bootstrap_params.config_of(stdin_data, flags.id))
@@ -33,10 +31,7 @@ def run(flags: Flags, *, link: str = "", may_launch: bool = True) -> None:
     path = paths.shim_socket(config, flags.address, flags.namespace, _group(flags.id))
     if not paths.answers(path):
         listener = _listen(path)
-        number = listener.fileno()
-        forkserver_client.start_shim(
-            sys.argv[1:], path, number, config, link=link, may_launch=may_launch
-        )
+        starter.start(sys.argv[1:], path, listener.fileno(), config)
     sys.stdout.write(reply(paths.write_address(path), stdin_data, flags.id))
     sys.stdout.flush()
 
