@@ -238,11 +238,18 @@ static bool begin(const struct options *options, int *status)
 	return driver_begun;
 }
 
-/* Scan for the processes that hold a device; return whether the scan was complete. */
+static bool is_named(int pid)
+{
+	const struct process *process = process_of(pid);
+	return process && process->named;
+}
+
+/* Scan for the processes that hold a device, without those that the caller named; return whether the
+ * scan was complete. */
 static bool look(void)
 {
 	struct scan found;
-	scan(&found);
+	scan(&found, is_named);
 	for (size_t at = 0; at < found.count; at++) {
 		tell_holder(&found.holders[at]);
 		add(found.holders[at].pid, false);

@@ -124,7 +124,7 @@ static void look_at(int pid, struct scan *found)
 	found->holders[found->count++] = holder;
 }
 
-void scan(struct scan *found)
+void scan(struct scan *found, bool (*is_known)(int pid))
 {
 	DIR *entries = opendir("/proc");
 	*found = (struct scan){.holders = calloc(HOLDERS_MAX, sizeof *found->holders)};
@@ -132,7 +132,7 @@ void scan(struct scan *found)
 		abort();
 	for (struct dirent *entry; entries && (entry = readdir(entries));) {
 		int pid = number_of(entry->d_name);
-		if (pid > 0 && pid != getpid())
+		if (pid > 0 && pid != getpid() && !(is_known && is_known(pid)))
 			look_at(pid, found);
 	}
 	if (entries)

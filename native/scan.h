@@ -20,8 +20,8 @@ struct scan {
 	bool too_many;
 };
 
-/* Scan every process but this one. */
-void scan(struct scan *found);
+/* Scan every process but this one, and those for which `is_known`, unless NULL, returns true. */
+void scan(struct scan *found, bool (*is_known)(int pid));
 
 /* Whether a process exists and is not a zombie. */
 bool is_alive(int pid);

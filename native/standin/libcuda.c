@@ -1,7 +1,8 @@
 /* A libcuda.so.1 for the simulated GPU: the calls that cryo-cuda makes, and no others.
  *
  * It speaks to the simulated processes as shim/simgpu/guest/cuda_checkpoint.py does: a question to
- * the driver thread of the process, before it one to the device whether this call is to go wrong.
+ * the driver thread of the process, before it one to the device whether this call is to go wrong,
+ * unless CRYO_SIMGPU_FAULTS is `none`.
  * The paths can be moved by CRYO_SIMGPU_RUN and CRYO_SIMGPU_DEVICE, for tests without a sandbox.
  */
 
@@ -178,6 +179,8 @@ static struct fault fault_for(const char *action, int pid)
 {
 	struct fault fault = {{0}, 0, {0}};
 	char answer[FRAME_MAX];
+	if (strcmp(place("CRYO_SIMGPU_FAULTS", ""), "none") == 0)
+		return fault;
 	int connection =
 		connect_to(place("CRYO_SIMGPU_DEVICE", "/dev/simgpu/device/device.sock"));
 	if (connection < 0)

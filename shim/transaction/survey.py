@@ -13,6 +13,7 @@ from shim.cuda.engine import Parked
 from shim.cuda.group import CudaGroup
 from shim.cuda.inventory import Inventory
 from shim.errors import CryoError, Impossible, Refused
+from shim.host.both import both
 from shim.host.filecalls import file_call
 from shim.image.images import Images
 from shim.model import CudaMode, EngineName
@@ -93,18 +94,17 @@ class Survey:
             CryoError: why the checkpoint cannot succeed.
         """
         target = self._target
-        listed, image_bytes, device_bytes = await self._measure(folder)
+        wants_cuda = not target.journal.entry.from_park and self._wants_cuda()
+        # Before the look, which is a program in the container too.
+        listed = await self._list()
+        # nvidia-smi on the host takes as long as the look.
+        measured, looked = await both(self._measure(folder), self._look(wants_cuda=wants_cuda))
+        image_bytes, device_bytes = measured
+        steps, gpus, inside = looked
         in_use = await pod_file_checks.check_in_use(target, listed, for_copies=self._for_copies)
         self._transaction.warn(*in_use)
-        steps, gpus, inside = None, Inventory(), None
-        paused = bool(target.paused_ids)
-        if target.journal.entry.from_park:
-            steps, gpus = self._parked()
-        elif self._wants_cuda():
-            await self._resume()
-            paused = False
-            steps, gpus, inside = await self._cuda()
-        else:
+        paused = bool(target.paused_ids) and not wants_cuda
+        if not target.journal.entry.from_park and not wants_cuda:
             await self._execs.look_at(listed, (), paused=paused)
         if inside is None:
             inside = await connections.from_inside(target, paused=paused)
@@ -123,31 +123,39 @@ class Survey:
             data_folders=await asyncio.to_thread(self._data_folders),
         )
 
+    async def _look(self, *, wants_cuda: bool) -> tuple[Steps | None, Inventory, Connected | None]:
+        """Find what there is to freeze; nothing where the checkpoint is a plain one."""
+        if self._target.journal.entry.from_park:
+            steps, gpus = self._parked()
+            return steps, gpus, None
+        if not wants_cuda:
+            return None, Inventory(), None
+        await self._resume()
+        return await self._cuda()
+
     def _data_folders(self) -> dict[str, dict[str, str]]:
         kubelet = self._target.config.pods.kubelet
         return {one.container: data_folders(one.spec, kubelet) for one in self._target.members}
 
-    async def _measure(self, folder: Path) -> tuple[Sequence[list[GuestProcess]], int, int]:
-        """List the processes of each container, and check that there is room for the image.
-
-        Returns them, the size of the image, and that of the GPU memory in it.
-        """
+    async def _list(self) -> Sequence[list[GuestProcess]]:
+        """List the processes of each container; note those of execs."""
         target = self._target
-        device_bytes, listed, disk = await asyncio.gather(
-            self._device_bytes(),
-            asyncio.gather(*(one.guest.ps() for one in target.containers)),
-            self._disk(folder),
-        )
+        listed = await asyncio.gather(*(one.guest.ps() for one in target.containers))
         for rows in listed:
             self._transaction.warn(*preflight.check_execs(target, rows))
         exec_pids = tuple(row.pid for rows in listed for row in preflight.exec_processes(rows))
         target.journal.note(exec_processes=exec_pids)
+        return listed
+
+    async def _measure(self, folder: Path) -> tuple[int, int]:
+        """Check that there is room for the image; return its size, and that of its GPU memory."""
+        device_bytes, disk = await both(self._device_bytes(), self._disk(folder))
         image_bytes = preflight.expected_bytes(disk, device_bytes)
-        if await Images(target.config).make_room(image_bytes, folder):
+        if await Images(self._target.config).make_room(image_bytes, folder):
             disk = await self._disk(folder)
         preflight.check_disk(disk, image_bytes)
-        preflight.check_memory(target, device_bytes)
-        return listed, image_bytes, device_bytes
+        preflight.check_memory(self._target, device_bytes)
+        return image_bytes, device_bytes
 
     async def _disk(self, folder: Path) -> Disk:
         return await file_call(

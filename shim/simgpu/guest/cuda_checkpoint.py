@@ -115,6 +115,8 @@ def ask_driver(pid: int, request: str) -> str:
 
 def fault_for(action: str, pid: int, via: str) -> list[str]:
     """Ask the device for the fault to inject: [kind, seconds, message], or [] for none."""
+    if os.environ.get("CRYO_SIMGPU_FAULTS") == "none":  # names.FAULTS
+        return []
     header = f'{{"op":"tool","action":"{action}","pid":{pid},"via":"{via}"}}'
     connection = _socket.socket(_socket.AF_UNIX, _socket.SOCK_STREAM)
     try:

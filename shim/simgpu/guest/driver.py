@@ -22,6 +22,10 @@ from shim.simgpu.guest.client import DeviceClient, DeviceError, DeviceLost
 _PR_SET_NAME = 15
 _POLL_S = 0.05
 _REQUEST_MAX = 4096
+# What is answered at once, as by the real driver; a move can take long, or hang.
+_QUESTIONS = (["state"], ["tid"])
+# The tools send their request with the connection.
+_REQUEST_S = 5.0
 
 # CUDA's own error texts.
 ILLEGAL_STATE = "the operation cannot be performed in the present state"
@@ -244,17 +248,32 @@ class Driver:
         self._tid = threading.get_native_id()
         while True:
             connection, _ = listener.accept()
-            threading.Thread(target=self._one, args=(connection,), daemon=True).start()
+            words = _request(connection)
+            if words[:1] in _QUESTIONS:
+                self._one(connection, words)
+            else:
+                work = threading.Thread(target=self._one, args=(connection, words), daemon=True)
+                work.start()
 
-    def _one(self, connection: socket.socket) -> None:
+    def _one(self, connection: socket.socket, words: list[str]) -> None:
         with connection, contextlib.suppress(OSError):
-            words = connection.recv(_REQUEST_MAX).decode("ascii", "replace").split()
             options = dict(word.partition("=")[::2] for word in words[1:])
             try:
                 answer = "ok " + self.act(words[0] if words else "", options, connection)
             except Refusal as error:
                 answer = f"error {error}"
             connection.sendall(answer.encode() + b"\n")
+
+
+def _request(connection: socket.socket) -> list[str]:
+    """Read the words of a request; none if it does not arrive."""
+    connection.settimeout(_REQUEST_S)
+    try:
+        words = connection.recv(_REQUEST_MAX).decode("ascii", "replace").split()
+    except OSError:
+        return []
+    connection.settimeout(None)
+    return words
 
 
 def _busy(text: str | None) -> float:

@@ -8,6 +8,8 @@ DEVICE_DIR = "/dev/simgpu/device"
 DEVICE_SOCKET = f"{DEVICE_DIR}/device.sock"
 CONTROL_NODE = "/dev/nvidiactl"
 TOOL = "/dev/cryo/cuda-checkpoint"
+# With the value `none` in the container's environment, its tools ask the device for no fault.
+FAULTS = "CRYO_SIMGPU_FAULTS"
 # The name of a worker's constant memory on a real GPU.
 WEIGHTS = "weights"
 
