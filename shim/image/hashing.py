@@ -55,12 +55,12 @@ def _read(pool: ThreadPoolExecutor, fd: int, at: int, into: memoryview) -> list[
     """Start to fill a batch; the sum of the results is its size."""
     starts = range(0, len(into), PIECE_BYTES)
     return [
-        pool.submit(partial(_fill, fd, at + start, into[start : start + PIECE_BYTES]))
+        pool.submit(partial(fill, fd, at + start, into[start : start + PIECE_BYTES]))
         for start in starts
     ]
 
 
-def _fill(fd: int, at: int, into: memoryview) -> int:
+def fill(fd: int, at: int, into: memoryview) -> int:
     """Read until the piece is full or the file ends; return the number of bytes."""
     done = 0
     while done < len(into) and (count := os.preadv(fd, [into[done:]], at + done)):
