@@ -4,23 +4,42 @@ from __future__ import annotations
 
 import errno
 import os
+import threading
 from pathlib import Path
 
 import blake3
 import pytest
 
 from shim.errors import CryoError, ResourceExhausted
+from shim.host import dirty_pages, page_cache
+from shim.host.tmpfs import Tmpfs
 from shim.image import copying
-from shim.image.directory import open_image_dir
+from shim.image.directory import ImageDir, open_image_dir
+from shim.image.hashing import ignore_bytes
 from shim.image.manifest import ImageFile
 from tests.unit.helpers_descriptors import descriptors
+from tests.unit.helpers_filesystems import (
+    needs_disk,
+    needs_root,
+    small_disk,
+    without_direct_writes,
+)
 
 MIB = 1 << 20
 CONTENT = {
     "checkpoint.img": b"state",
     "empty.img": b"",
-    "pages.img": os.urandom(3 * MIB) + b"the rest",
+    "pages.img": os.urandom(9 * MIB) + b"the rest",
 }
+ROOM = {"cached": 1 << 40, "direct": 0}
+
+
+@pytest.fixture(params=ROOM, autouse=True)
+def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Give the page cache room for the image, or none; return how it is written."""
+    way = str(request.param)
+    monkeypatch.setattr(dirty_pages, "room_bytes", lambda: ROOM[way])
+    return way
 
 
 @pytest.fixture
@@ -74,6 +93,47 @@ def test_memory_is_freed_on_the_way(stage: Path, into: Path) -> None:
     assert (stage / "pages.img").stat().st_blocks <= 8
 
 
+@needs_root
+def test_memory_of_a_real_stage_is_freed(into: Path) -> None:
+    """The tmpfs has room again for all that was copied."""
+    stage = Tmpfs(32 * MIB)
+    try:
+        (stage.path / "pages.img").write_bytes(CONTENT["pages.img"])
+        before = stage.free_bytes
+        with open_image_dir(into) as target:
+            source = ImageDir(stage.path, stage.fd)
+            copying.copy(source, target, ignore_bytes, sealed=True, free=True)
+        assert (into / "pages.img").read_bytes() == CONTENT["pages.img"]
+        assert stage.free_bytes - before >= 9 * MIB
+    finally:
+        stage.close()
+
+
+@needs_disk
+def test_a_large_image_is_not_in_the_page_cache(stage: Path, tmp_path: Path, way: str) -> None:
+    """One for which it has no room is written past it, but for tails and small files."""
+    with small_disk(tmp_path, 64 * MIB) as disk:
+        _copy(stage, disk, [])
+        with (disk / "pages.img").open("rb") as file:
+            cached = page_cache.cached_bytes(file.fileno())
+
+    if cached is None:
+        pytest.skip("the kernel has no cachestat")
+    assert cached <= 4096 if way == "direct" else cached >= 9 * MIB
+
+
+@needs_root
+def test_folder_without_direct_writes(stage: Path, tmp_path: Path) -> None:
+    """A filesystem that refuses them gets the same files."""
+    with without_direct_writes(tmp_path) as path:
+        made = _copy(stage, path, [])
+
+        assert {path.name: path.read_bytes() for path in path.iterdir()} == CONTENT
+        assert {one.blake3 for one in made} == {
+            blake3.blake3(data).hexdigest() for data in CONTENT.values()
+        }
+
+
 def test_without_digests(stage: Path, into: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Without a seal nothing is hashed, or waited for."""
     monkeypatch.delattr(os, "fsync")
@@ -97,6 +157,23 @@ def test_full_disk(stage: Path, into: Path, monkeypatch: pytest.MonkeyPatch) -> 
     assert caught.value.remedy
 
 
+@needs_disk
+def test_really_full_disk(stage: Path, tmp_path: Path) -> None:
+    """It is the same error, and no descriptor or thread is left."""
+    with small_disk(tmp_path, 8 * MIB) as disk:
+        before = descriptors()
+        with pytest.raises(ResourceExhausted, match="No space left") as caught:
+            _copy(stage, disk, [])
+        assert descriptors() == before
+
+    assert caught.value.remedy
+    assert not _writers()
+
+
+def _writers() -> list[str]:
+    return [one.name for one in threading.enumerate() if one.name.startswith("write")]
+
+
 def test_failed_sync(stage: Path, into: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """An image that may not be on the disk is none."""
 
@@ -109,7 +186,7 @@ def test_failed_sync(stage: Path, into: Path, monkeypatch: pytest.MonkeyPatch) -
 
 
 def test_cancelled_between_pieces(stage: Path, into: Path) -> None:
-    """The report of progress can end the copy; no descriptor is left."""
+    """The report of progress can end the copy; no descriptor or thread is left."""
     before = descriptors()
 
     def stop(_count: int) -> None:
@@ -124,3 +201,4 @@ def test_cancelled_between_pieces(stage: Path, into: Path) -> None:
         copying.copy(source, target, stop, sealed=True, free=True)
 
     assert descriptors() == before
+    assert not _writers()
