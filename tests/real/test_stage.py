@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import json
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from hack.bench import dirty
 from shim.errors import InvalidArgument, ResourceExhausted
 from shim.host.memory_promises import MemoryPromise, promise
+from shim.host.page_cache import cached_bytes
 from shim.model import CheckpointOptions, Stage, Verify
 from shim.simgpu import tools
 from shim.transaction.stage_choice import PROMISES
@@ -63,6 +68,25 @@ def test_image_without_digests(rig: Rig) -> None:
     assert rig.fine("job")
 
 
+@contextlib.contextmanager
+def _locked_settings(kind: int) -> Iterator[None]:
+    """Keep the tests of other processes from changing the kernel's limits, or from seeing it."""
+    fd = os.open("/proc/sys/vm", os.O_RDONLY)
+    try:
+        fcntl.flock(fd, kind)
+        yield
+    finally:
+        os.close(fd)
+
+
+@pytest.fixture
+def usual_disk() -> Iterator[None]:
+    """Leave the limit of dirty pages as it is."""
+    with _locked_settings(fcntl.LOCK_SH):
+        yield
+
+
+@pytest.mark.usefixtures("usual_disk")
 def test_small_image_is_saved_to_the_disk(rig: Rig) -> None:
     """By default the page cache has room for all of it."""
     rig.workload("job")
@@ -185,24 +209,25 @@ def test_memory_limit_of_the_sandbox(limited: Rig) -> None:
 @pytest.fixture
 def slow_disk() -> Iterator[None]:
     """Let the kernel take 16 MiB of dirty pages; put back what it was."""
-    folder = Path("/proc/sys/vm")
-    before = {name: (folder / name).read_text("ascii") for name in ("dirty_bytes", "dirty_ratio")}
-    (folder / "dirty_bytes").write_text(str(16 * _MIB), "ascii")
-    try:
+    with _locked_settings(fcntl.LOCK_EX), dirty.limited(16 * _MIB):
         yield
-    finally:
-        # Each resets the other, and 0 is not written back.
-        name = "dirty_bytes" if int(before["dirty_bytes"]) else "dirty_ratio"
-        (folder / name).write_text(before[name], "ascii")
 
 
 @pytest.mark.usefixtures("slow_disk")
 def test_memory_is_chosen_where_the_disk_would_be_waited_for(rig: Rig) -> None:
-    """Beyond the kernel's limit of dirty pages a save waits for the disk."""
+    """Beyond the limit of dirty pages a save waits for the disk; the copy is written past them."""
     rig.workload("job", gpu=False, resident_mib=64)
 
     made = rig.checkpoint("job")
 
     assert made.stage == "memory"
     assert "without a wait for the disk" in made.stage_reason
+    with (Path(made.image_path) / "pages.img").open("rb") as file:
+        size_bytes, cached = os.fstat(file.fileno()).st_size, cached_bytes(file.fileno())
+    assert size_bytes > 64 * _MIB
+    if cached is not None:
+        assert cached < _MIB
+    assert rig.client.verify(made.image_path, Verify.FULL)["digest"] == made.digest
+    rig.restore("copy", made.image_path)
+    assert rig.fine("copy")
     assert rig.checkpoint("job", exit=True).stage == "disk"
