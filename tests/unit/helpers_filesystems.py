@@ -31,7 +31,7 @@ def _mounted(path: Path, *argv: str) -> Iterator[Path]:
     try:
         yield path
     finally:
-        _run("umount", str(path))
+        _run("umount", "-l", str(path))
 
 
 @contextlib.contextmanager

@@ -5,6 +5,8 @@ from __future__ import annotations
 import errno
 import os
 import threading
+from collections.abc import Collection
+from concurrent.futures import Future, wait
 from pathlib import Path
 
 import blake3
@@ -202,3 +204,41 @@ def test_cancelled_between_pieces(stage: Path, into: Path) -> None:
 
     assert descriptors() == before
     assert not _writers()
+
+
+def test_files_are_open_until_the_last_write(
+    stage: Path, into: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A copy that ends early waits for the writes that have begun."""
+    ending, closed = threading.Event(), list[int]()
+    plain = os.pwrite
+
+    def wait_and_tell(writing: Collection[Future[None]]) -> None:
+        ending.set()
+        wait(writing)
+
+    def pwrite(fd: int, data: memoryview, at: int) -> int:
+        ending.wait(5)
+        try:
+            return plain(fd, data, at)
+        except OSError:
+            closed.append(fd)
+            raise
+
+    def stop(count: int) -> None:
+        if count > MIB:
+            message = "stop"
+            raise CryoError(message)
+
+    (stage / "checkpoint.img").unlink()
+    monkeypatch.setattr(copying, "wait", wait_and_tell)
+    monkeypatch.setattr(os, "pwrite", pwrite)
+    with (
+        open_image_dir(stage) as source,
+        open_image_dir(into) as target,
+        pytest.raises(CryoError, match="stop"),
+    ):
+        copying.copy(source, target, stop, sealed=True, free=True)
+
+    assert ending.is_set()
+    assert closed == []
