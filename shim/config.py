@@ -174,6 +174,13 @@ class Store(_Section, frozen=True, kw_only=True, forbid_unknown_fields=True):
     ttl: Annotated[float, msgspec.Meta(ge=0, le=10 * 365 * 86400)] = 0.0
 
 
+class Log(_Section, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The sidecar's log: lines of name=value pairs, or of JSON, from this level on."""
+
+    level: Literal["debug", "info", "warning", "error"] = "info"
+    format: Literal["logfmt", "json"] = "logfmt"
+
+
 class Config(_Section, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """All of config.toml."""
 
@@ -187,6 +194,7 @@ class Config(_Section, frozen=True, kw_only=True, forbid_unknown_fields=True):
     pods: Pods = Pods()
     trust: Trust = Trust()
     store: Store = Store()
+    log: Log = Log()
 
 
 # Keys of [cuda] that have been renamed; the old name is still read.

@@ -1,66 +1,79 @@
-"""Log formats: plain lines for people, JSON for collectors, and the format of containerd's log."""
+"""Log formats: logfmt and JSON, with the same fields, a line for each record.
+
+`time`, `level`, `msg` and `logger` come first, then the fields of the request (`operation`,
+`namespace`, `task`) and of the record, and last `exception`, a traceback.
+"""
 
 from __future__ import annotations
 
 import json
 import logging
+import re
+from collections.abc import Mapping
 from datetime import UTC, datetime
-from types import TracebackType
 
+from shim.host import log_fields
+from shim.host.log_fields import FieldValue
 from shim.host.text import printable
+from shim.model import TaskRef
 
-_ExcInfo = tuple[type[BaseException], BaseException, TracebackType | None] | tuple[None, None, None]
-_PLAIN = "%(asctime)s %(levelname)s %(name)s: %(message)s"
-
-
-class Plain(logging.Formatter):
-    """A line for each record; a traceback is indented, so its lines cannot be taken for records."""
-
-    def __init__(self) -> None:
-        super().__init__(_PLAIN)
-
-    def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 - logging's name
-        """Format a record without its traceback."""
-        record.message = printable(record.message)
-        return super().formatMessage(record)
-
-    def formatException(self, ei: _ExcInfo) -> str:  # noqa: N802 - logging's name
-        """Format a traceback."""
-        lines = super().formatException(ei).split("\n")
-        return "\n".join(f"  {printable(line)}" for line in lines)
+# What a value may consist of without quotes.
+_BARE = re.compile(r"[^\s\"=\\]+")
 
 
 class Json(logging.Formatter):
-    """A line with a JSON object for each record, including its traceback."""
+    """A JSON object for each record."""
+
+    def __init__(self, runtime: str = "") -> None:
+        """Take the value of the field `runtime`; there is none if it is empty."""
+        super().__init__()
+        self._runtime = runtime
 
     def format(self, record: logging.LogRecord) -> str:
         """Write a record on one line."""
-        fields = {
-            "time": datetime.fromtimestamp(record.created, UTC).isoformat(),
+        return json.dumps(self.fields(record))
+
+    def fields(self, record: logging.LogRecord) -> dict[str, FieldValue]:
+        """Return the fields of a line, in their order."""
+        found: dict[str, FieldValue] = {
+            "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
             "level": record.levelname.lower(),
+            "msg": record.getMessage(),
             "logger": record.name,
-            "message": record.getMessage(),
         }
+        if self._runtime:
+            found["runtime"] = self._runtime
+        found |= {name: one for name, one in _of(record).items() if name not in found}
         if record.exc_info:
-            fields["exception"] = self.formatException(record.exc_info)
-        return json.dumps(fields)
+            found["exception"] = self.formatException(record.exc_info)
+        return found
 
 
-class Pairs(logging.Formatter):
-    """The format that containerd reads from shims: a line of name=value pairs for each record."""
+class Logfmt(Json):
+    """A line of name=value pairs for each record, as containerd reads them from shims."""
 
     def format(self, record: logging.LogRecord) -> str:
         """Write a record on one line."""
-        text = record.getMessage()
-        if record.exc_info:
-            text = f"{text} | {self.formatException(record.exc_info)}"
-        message = json.dumps(printable(text.replace("\n", " | ")), ensure_ascii=False)
-        time, level = self.formatTime(record), record.levelname
-        return f'time="{time}" level={level} msg={message} runtime=cryo'
+        return " ".join(f"{name}={_value(one)}" for name, one in self.fields(record).items())
+
+
+def _of(record: logging.LogRecord) -> Mapping[str, FieldValue]:
+    """Return the fields of a record; a task that its message names is that of the line."""
+    arguments = record.args if isinstance(record.args, tuple) else ()
+    named = [one for one in arguments if isinstance(one, TaskRef)]
+    task = {"namespace": named[0].namespace, "task": named[0].id} if named else {}
+    return {**log_fields.of(record), **task}
+
+
+def _value(one: FieldValue) -> str:
+    if isinstance(one, bool):
+        return str(one).lower()
+    text = printable(str(one).replace("\n", " | "))
+    return text if _BARE.fullmatch(text) else json.dumps(text, ensure_ascii=False)
 
 
 def set_up(level: str, style: str) -> None:
-    """Log records of at least `level` to stderr, in the style `plain` or `json`."""
+    """Log records of at least `level` to stderr, in the style `logfmt` or `json`."""
     handler = logging.StreamHandler()
-    handler.setFormatter(Json() if style == "json" else Plain())
+    handler.setFormatter(Json() if style == "json" else Logfmt())
     logging.basicConfig(level=level.upper(), handlers=[handler])

@@ -21,7 +21,7 @@ def run(config: Config) -> list[str]:
         FailedPrecondition: a task could not be recovered.
         Unavailable: runsc was not found, or the supervisor did not start.
     """
-    logs.set_up("error", "plain")
+    logs.set_up("error", config.log.format)
     private_umask()
     return asyncio.run(_recover(config))
 

@@ -46,6 +46,8 @@ class Overrides:
     runsc: str = ""
     runsc_flags: tuple[tuple[str, str], ...] = ()
     group: str = ""
+    log_level: str = ""
+    log_format: str = ""
 
 
 def settings(path: Path | None, over: Overrides) -> Config:
@@ -73,6 +75,11 @@ def settings(path: Path | None, over: Overrides) -> Config:
             base.runsc,
             binary=over.runsc or base.runsc.binary,
             flags={**base.runsc.flags, **dict(over.runsc_flags)},
+        ),
+        log=replace(
+            base.log,
+            level=over.log_level or base.log.level,
+            format=over.log_format or base.log.format,
         ),
     )
 
@@ -201,17 +208,15 @@ def notify(state: str) -> None:
         sock.send(state.encode())
 
 
-def run(
-    path: Path | None, over: Overrides, log_level: str = "info", log_format: str = "plain"
-) -> None:
+def run(path: Path | None, over: Overrides) -> None:
     """Run the sidecar until it is stopped.
 
     Raises:
         CryoError: it cannot start, or not shut down in time.
     """
-    logs.set_up(log_level, log_format)
-    private_umask()
     config = settings(path, over)
+    logs.set_up(config.log.level, config.log.format)
+    private_umask()
 
     async def live() -> None:
         await Sidecar(config).serve()

@@ -44,7 +44,8 @@ def _message(event: Event) -> Message:
     try:
         return make(event.ref.id, event.fields)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
-        message = f"an event of {event.topic} has a missing or invalid field: {error!r}"
+        why = f"{type(error).__name__}: {error}"
+        message = f"an event of {event.topic} has a missing or invalid field: {why}"
         raise InvalidArgument(message) from error
 
 

@@ -13,6 +13,7 @@ from google.protobuf.empty_pb2 import Empty
 from shim.api.containerd.services.events.ttrpc.v1 import events_pb2
 from shim.api.containerd.types import event_pb2
 from shim.errors import CryoError, DeadlineExceeded, InvalidArgument, Unavailable
+from shim.host import log_fields
 from shim.host.background import BackgroundTasks
 from shim.model import Event
 from shim.service import event_messages
@@ -68,7 +69,9 @@ class Publisher:
             _log.error("dropping the oldest of %d events: %s", self._capacity, lost.topic)
         self._queue.append(envelope)
         if self._sending is None or self._sending.done():
-            self._sending = self._background.start(self._send_all(), name="events to containerd")
+            with log_fields.no_request():  # it also sends the events of later ones
+                work = self._send_all()
+                self._sending = self._background.start(work, name="events to containerd")
 
     async def close(self, timeout_s: float) -> None:
         """Deliver queued events for up to `timeout_s` seconds, then disconnect. Call it last."""

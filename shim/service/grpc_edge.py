@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
-import time
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable
 from typing import Any, NoReturn, TypeAlias
 
 import grpc
 import grpc.aio
 
+from shim.host import log_fields
 from shim.model import DEFAULT_NAMESPACE, Progress
 from shim.service import failure, status
 from shim.service.operation import Operation, Table
@@ -82,22 +81,13 @@ def _namespace_of(context: Context) -> str:
 
 def _with_errors(method: str, behaviour: _Behaviour) -> _Behaviour:
     async def call(payload: bytes, context: Context) -> bytes | None:
-        try:
-            with _timed(method):
+        with log_fields.request():
+            try:
                 return await behaviour(payload, context)
-        except (Exception, asyncio.CancelledError) as error:  # noqa: BLE001  # each becomes a status
-            await _fail(method, error, context)
+            except (Exception, asyncio.CancelledError) as error:  # noqa: BLE001  # each becomes a status
+                await _fail(method, error, context)
 
     return call
-
-
-@contextlib.contextmanager
-def _timed(method: str) -> Iterator[None]:
-    start = time.monotonic()
-    try:
-        yield
-    finally:
-        _log.debug("%s took %.1f ms", method, (time.monotonic() - start) * 1e3)
 
 
 async def _fail(method: str, error: BaseException, context: Context) -> NoReturn:

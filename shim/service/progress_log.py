@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 
+from shim.host import progress_log
 from shim.model import Progress
 
 _log = logging.getLogger(__name__)
@@ -12,4 +13,4 @@ _log = logging.getLogger(__name__)
 def log_progress(progress: Progress) -> None:
     """Log the progress of an operation whose caller takes no stream."""
     level = logging.WARNING if progress.warning else logging.DEBUG
-    _log.log(level, "%s %s", progress.phase, progress.message)
+    progress_log.log(_log, level, progress)

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Coroutine
+import contextlib
+import logging
+import time
+from collections.abc import Awaitable, Callable, Coroutine, Iterator
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeAlias
@@ -12,8 +15,11 @@ from msgspec.structs import replace
 
 from shim.api.containerd.task.v3 import shim_pb2
 from shim.errors import AlreadyExists
+from shim.host import log_fields
+from shim.host.text import printable
 from shim.model import DEFAULT_NAMESPACE, Progress, Report, TaskRef, TaskView
-from shim.service import convert
+from shim.service import answered, convert
+from shim.service.answered import Answered, Observe
 from shim.service.calls_under_way import CallsUnderWay
 from shim.service.operation import ENDLESS, Incoming, Operation, Owner
 from shim.service.progress_log import log_progress
@@ -24,10 +30,14 @@ if TYPE_CHECKING:
     from shim.service.shims import Shim, Shims
     from shim.task.tasks import Tasks
 
+_log = logging.getLogger(__name__)
+
 # An operation's deadline is this much before that of its call, so that the caller receives an error
 # that names what is late; at most a tenth of a short deadline.
 _MARGIN_S = 1.0
 _FORWARDED_S = 60.0
+# Callers choose the token of an operation.
+_TOKEN_CHARS = 64
 
 Write: TypeAlias = Callable[[Progress], Awaitable[None]]
 Shutdown: TypeAlias = Callable[[shim_pb2.ShutdownRequest], None]
@@ -49,18 +59,34 @@ class Service:
     """Answers every operation for one server."""
 
     def __init__(
-        self, core: Tasks, *, shims: Shims | None = None, shutdown: Shutdown = ignore
+        self,
+        core: Tasks,
+        *,
+        shims: Shims | None = None,
+        shutdown: Shutdown = ignore,
+        observe: Observe = answered.ignore,
     ) -> None:
-        """Take the server's own tasks, the shims to forward to, and the handler of Shutdown."""
+        """Take the server's own tasks, the shims to forward to, and the handler of Shutdown.
+
+        `observe` is called with each request that was answered.
+        """
         self.core = core
         self.shutdown = shutdown
         self.running = RunningOperations()
         self.waits = WaitGate()
         self._shims = shims
+        self._observe = observe
         self._under_way = CallsUnderWay()
 
     async def unary(self, operation: Operation[Any, Any], payload: bytes, beside: Beside) -> bytes:
         """Answer a call that does not stream."""
+        with self._observed(operation) as seen:
+            seen.response = await self._unary(operation, payload, beside, seen)
+            return seen.response
+
+    async def _unary(
+        self, operation: Operation[Any, Any], payload: bytes, beside: Beside, seen: _Seen
+    ) -> bytes:
         request = operation.parse(payload)
         call = self._incoming(request, beside)
         if operation.owner is Owner.SERVER:
@@ -71,6 +97,7 @@ class Service:
                 return await _answered(operation, call, request)
             timeout_s = _FORWARDED_S if operation.timeout_s is None else operation.timeout_s
             timeout_s = min(timeout_s, beside.remaining_s or ENDLESS)
+            seen.forwarded = True
             return await shim.forward(
                 operation,
                 payload,
@@ -85,22 +112,25 @@ class Service:
 
         A cancelled call is rolled back before this returns.
         """
-        request = operation.parse(payload)
-        _bound(request, beside.remaining_s)
-        begin = self._begin(operation, self._incoming(request, beside), request)
-        token = getattr(request, "operation", "")
-        async with self.running.hold(token, begin) as running:
-            async for progress in running.progress():
-                await write(progress)
-            return await running.result()
+        with self._observed(operation) as seen:
+            request = operation.parse(payload)
+            _bound(request, beside.remaining_s)
+            begin = self._begin(operation, self._incoming(request, beside), request, seen)
+            token = getattr(request, "operation", "")
+            async with self.running.hold(token, begin) as running:
+                async for progress in running.progress():
+                    await write(progress)
+                seen.response = await running.result()
+                return seen.response
 
     def _begin(
-        self, operation: Operation[Any, Any], call: Incoming, request: Message
+        self, operation: Operation[Any, Any], call: Incoming, request: Message, seen: _Seen
     ) -> Callable[[Report], Coroutine[Any, Any, bytes]]:
         """Return the function that runs a streaming operation, here or in the owning shim."""
         if operation.owner is not Owner.SERVER:
             shim = self._shim_of(operation, call.ref)
             if shim is not None:
+                seen.forwarded = True
                 return partial(shim.stream, operation, request, call.ref)
 
         async def run(report: Report) -> bytes:
@@ -116,12 +146,32 @@ class Service:
         return sorted(found, key=lambda view: view.id)
 
     def _incoming(self, request: Message, beside: Beside) -> Incoming:
-        return Incoming(
-            service=self,
-            namespace=getattr(request, "namespace", "") or beside.namespace,
-            report=log_progress,
-            id=getattr(request, "id", ""),
-        )
+        namespace = getattr(request, "namespace", "") or beside.namespace
+        id_ = getattr(request, "id", "")
+        token = printable(getattr(request, "operation", ""), _TOKEN_CHARS)
+        log_fields.add(operation=token, namespace=namespace, task=id_)
+        return Incoming(service=self, namespace=namespace, report=log_progress, id=id_)
+
+    @contextlib.contextmanager
+    def _observed(self, operation: Operation[Any, Any]) -> Iterator[_Seen]:
+        """Log and report the end of a request; its error is logged by its server."""
+        began, seen = time.monotonic(), _Seen()
+        try:
+            yield seen
+        except BaseException as error:
+            seen.error = answered.class_of(error)
+            raise
+        finally:
+            one = Answered(
+                service=operation.service,
+                method=operation.name,
+                took_s=round(time.monotonic() - began, 6),
+                forwarded=seen.forwarded,
+                error=seen.error,
+                response=seen.response,
+            )
+            _log_end(one, logging.INFO if operation.streams else logging.DEBUG)
+            self._observe(one)
 
     def _shim_of(self, operation: Operation[Any, Any], ref: TaskRef) -> Shim | None:
         """Return the shim that owns a task; None when no shim does.
@@ -145,6 +195,28 @@ class Service:
         if self._shims is not None and self._shims.owner(ref) is not None:
             message = f"task {ref} exists in namespace {ref.namespace}, owned by a shim"
             raise AlreadyExists(message, remedy="choose another id, or delete that task")
+
+
+@dataclass(slots=True)
+class _Seen:
+    """What becomes known of a request while it is answered."""
+
+    forwarded: bool = False
+    error: str = ""
+    response: bytes = b""
+
+
+def _log_end(one: Answered, level: int) -> None:
+    fields = {"method": one.method, "took_s": one.took_s, "forwarded": one.forwarded}
+    if one.error:
+        fields["error"] = one.error
+    _log.log(
+        level,
+        "%s %s",
+        one.method,
+        "failed" if one.error else "ended",
+        extra=log_fields.attached(fields),
+    )
 
 
 async def _answered(operation: Operation[Any, Any], call: Incoming, request: Message) -> bytes:

@@ -11,10 +11,9 @@ import contextlib
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
-from uuid import uuid4
 
 from shim.errors import Cancelled, CryoError, DeadlineExceeded, NotFound
-from shim.host import procs
+from shim.host import log_fields, procs
 from shim.host.shielded import shielded
 from shim.model import Exit, Phase, ProcessView, Progress, Report, TaskRef, TaskView
 from shim.service import cryo_operations, task_messages, task_operations
@@ -67,7 +66,7 @@ class Shim:
         A cancellation is sent to the shim by token, and its outcome awaited.
         """
         report(Progress(phase=Phase.PREFLIGHT, message="by the shim that owns the task"))
-        token = request.operation = uuid4().hex
+        token = request.operation = log_fields.operation_id()
         payload = request.SerializeToString()
         asking = asyncio.ensure_future(
             self.forward(operation, payload, namespace=ref.namespace, timeout_s=None)

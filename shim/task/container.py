@@ -184,7 +184,8 @@ class Container:
         )
 
     def _keep_crash(self, error: BaseException) -> None:
-        self.warnings.set(f"its exit is unknown after an internal error: {error!r}")
+        why = f"{type(error).__name__}: {error}"
+        self.warnings.set(f"its exit is unknown after an internal error: {why}")
 
     async def pause(self) -> None:
         """Pause all processes."""

@@ -8,6 +8,7 @@ from collections.abc import Awaitable, Callable, Iterable
 from typing import TypeVar
 
 from shim.errors import CryoError
+from shim.host import progress_log
 from shim.image.images import Images
 from shim.model import Progress, TaskRef
 from shim.task import record as records
@@ -192,4 +193,4 @@ async def _undone(sandbox: Sandbox, entry: Entry) -> str:
 
 def log_progress(progress: Progress) -> None:
     """Log the progress of an operation that has no caller to report it to."""
-    _log.info("%s %s %s", progress.phase, progress.message, progress.pid_state)
+    progress_log.log(_log, logging.INFO, progress)

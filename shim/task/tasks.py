@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from shim.bundle import is_unpacked
 from shim.config import Config
-from shim.host import files
+from shim.host import files, log_fields
 from shim.host.filecalls import file_call
 from shim.image.images import Images
 from shim.model import (
@@ -64,8 +64,9 @@ _T = TypeVar("_T")
 
 
 def log_event(event: Event) -> None:
-    """Log an event."""
-    _log.info("%s %s %s", event.topic, event.ref, event.fields)
+    """Log an event, with the fields that are plain: not its streams, nor mounts."""
+    ref = {"namespace": event.ref.namespace, "task": event.ref.id}
+    _log.info("event %s", event.topic, extra=log_fields.attached({**event.fields, **ref}))
 
 
 class Tasks:

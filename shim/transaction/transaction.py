@@ -250,7 +250,8 @@ class Transaction:
                 self.failed = self.failed or error
             except Exception as error:  # noqa: BLE001 - the other steps must run
                 _log.exception("%s: to %s failed", self._doing, step.doing)
-                self.failed = self.failed or CryoError(f"cannot {step.doing}: {error!r}")
+                text = f"cannot {step.doing}: {type(error).__name__}: {error}"
+                self.failed = self.failed or CryoError(text)
 
 
 async def in_time(limit_s: float, work: Awaitable[None], held_up: Callable[[], str]) -> None:

@@ -37,6 +37,7 @@ from shim.selftest.report import PlainReporter, StoryReporter
 from shim.service import cryo_messages, status
 from shim.state import TaskState
 from shim.timeline.style import Style
+from tests.wire.helpers_logs import fields_of
 
 FORGED = "\nERROR cryo: forged\r\n"
 CORPUS = (
@@ -163,7 +164,7 @@ def task(text: str) -> TaskView:
 
 def fifo_line(text: str) -> str:
     """Return a line of a shim's log as containerd reads it."""
-    return _cut(logged(logs.Pairs(), text, raised=True).encode("utf-8", "replace")).decode()
+    return _cut(logged(logs.Logfmt("cryo"), text, raised=True).encode("utf-8", "replace")).decode()
 
 
 EDGES: dict[str, Output] = {
@@ -178,9 +179,9 @@ EDGES: dict[str, Output] = {
     ),
     "progress line": lambda text: by(Lines, progress(text), progress(text, warning=True)),
     "progress bar": lambda text: by(Bar, progress(text), progress(text, warning=True)),
-    "plain log": lambda text: logged(logs.Plain(), text),
+    "logfmt log": lambda text: logged(logs.Logfmt(), text),
     "JSON log": lambda text: logged(logs.Json(), text, raised=True),
-    "log of a shim": lambda text: logged(logs.Pairs(), text, raised=True),
+    "log of a shim": lambda text: logged(logs.Logfmt("cryo"), text, raised=True),
     "fifo of a shim's log": fifo_line,
     "status of a call": lambda text: status.details_of(CryoError(text, remedy=text)),
     "error of a call": lambda text: texts(status.info_of(CudaError(text, pid=1, remedy=text))),
@@ -223,16 +224,28 @@ def test_results_over_the_wire(text: str) -> None:
         assert "\nERROR" not in shown
 
 
-def test_a_traceback_in_a_plain_log_is_indented() -> None:
+def test_a_traceback_is_on_the_line_of_its_record() -> None:
     """A line of a traceback cannot be taken for a record of its own."""
-    lines = logged(logs.Plain(), FORGED, raised=True).split("\n")
+    line = logged(logs.Logfmt(), FORGED, raised=True)
 
-    assert "cryo: said:  ERROR cryo: forged" in lines[0]
-    assert all(line.startswith("  ") for line in lines[1:])
+    assert "\n" not in line
+    assert fields_of(line)["exception"].startswith("ValueError: ")
 
 
-def test_the_pairs_of_a_shim_cannot_be_forged() -> None:
+def test_the_fields_of_a_log_cannot_be_forged() -> None:
     """A quote in a message ends no value: level and runtime are the record's own."""
-    line = logged(logs.Pairs(), 'x" level=error msg="forged')
+    line = logged(logs.Logfmt("cryo"), 'x" level=error msg="forged')
 
-    assert line.endswith('msg="said: x\\" level=error msg=\\"forged" runtime=cryo')
+    found = fields_of(line)
+    assert found["msg"] == 'said: x" level=error msg="forged'
+    assert (found["level"], found["runtime"]) == ("info", "cryo")
+
+
+@pytest.mark.parametrize("filler", ("a", "\\", '"', "\u00e9", '\\"'))
+@pytest.mark.parametrize("more", range(4))
+def test_a_line_that_is_cut_can_be_parsed(filler: str, more: int) -> None:
+    """What a pipe does not take in one write is left out; the rest keeps its form."""
+    line = fifo_line("b" * more + filler * 4000)
+
+    assert len(line.encode()) <= 4000
+    assert fields_of(line)["msg"].startswith("said: ")

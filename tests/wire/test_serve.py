@@ -23,6 +23,8 @@ from shim.config import Config, Paths, Server, Timeouts
 from shim.entry import logs, recover
 from shim.entry.serve import Overrides, Sidecar, notify, settings
 from shim.errors import DeadlineExceeded, InvalidArgument
+from shim.host import log_fields
+from shim.model import Stdio, TaskRef
 from shim.service import address as addresses
 from shim.service import ttrpc_edge
 from shim.service.ttrpc.client import Client as TtrpcClient
@@ -209,7 +211,7 @@ asyncio.run(main())
 
 
 def test_the_log_may_be_json() -> None:
-    """Each record is one line of JSON, a traceback included."""
+    """Each record is one line of JSON, with its fields, and a traceback included."""
     out = io.StringIO()
     handler = logging.StreamHandler(out)
     handler.setFormatter(logs.Json())
@@ -218,9 +220,12 @@ def test_the_log_may_be_json() -> None:
     try:
         int("a\nb")
     except ValueError:
-        logger.exception("it %s", "failed")
+        fields = log_fields.attached({"pid": 7, "stdio": Stdio(stdin="/secret")})
+        logger.exception("it %s: %s", "failed", TaskRef(namespace="n", id="t"), extra=fields)
     [line] = out.getvalue().splitlines()
     found = json.loads(line)
 
-    assert (found["level"], found["logger"], found["message"]) == ("error", "test", "it failed")
+    assert (found["level"], found["logger"], found["msg"]) == ("error", "test", "it failed: t")
+    assert (found["namespace"], found["task"], found["pid"]) == ("n", "t", 7)
     assert "ValueError" in found["exception"]
+    assert "secret" not in line

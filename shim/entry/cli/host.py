@@ -80,16 +80,14 @@ def recover(settings: Settings, config_path: Path | None, state: str) -> None:
 @click.option(
     "--log-level",
     type=click.Choice(["debug", "info", "warning", "error"]),
-    default="info",
-    show_default=True,
-    help="log level",
+    default=None,
+    help="log level [default: info]",
 )
 @click.option(
     "--log-format",
-    type=click.Choice(["plain", "json"]),
-    default="plain",
-    show_default=True,
-    help="text or JSON lines",
+    type=click.Choice(["logfmt", "json"]),
+    default=None,
+    help="format of log lines [default: logfmt]",
 )
 @pass_settings
 def serve(
@@ -101,8 +99,8 @@ def serve(
     runsc: str,
     flags: tuple[tuple[str, str], ...],
     group: str,
-    log_level: str,
-    log_format: str,
+    log_level: str | None,
+    log_format: str | None,
 ) -> None:
     """Run the sidecar.
 
@@ -117,8 +115,10 @@ def serve(
         runsc=runsc,
         runsc_flags=flags,
         group=group,
+        log_level=log_level or "",
+        log_format=log_format or "",
     )
-    sidecar.run(config_path, over, log_level, log_format)
+    sidecar.run(config_path, over)
 
 
 COMMANDS = (info, version, serve, recover)

@@ -44,5 +44,11 @@ class FifoHandler(logging.Handler):
 
 
 def _cut(line: bytes) -> bytes:
-    """Truncate a line to what a pipe takes in one atomic write."""
-    return line[:_LINE_BYTES].decode("utf-8", "ignore").encode()
+    """Truncate a line to what a pipe takes in one atomic write, and close its open quote."""
+    if len(line) <= _LINE_BYTES:
+        return line
+    text = line[: _LINE_BYTES - 1].decode("utf-8", "ignore")
+    kept = text.rstrip("\\")
+    kept += "\\" * ((len(text) - len(kept)) // 2 * 2)  # no half of an escape
+    unescaped = kept.replace("\\\\", "").replace('\\"', "")
+    return (kept + '"' * (unescaped.count('"') % 2)).encode()

@@ -198,6 +198,6 @@ def _detach(bundle: Path, *, debug: bool) -> None:
 def log_to(fifo: Path, *, debug: bool) -> None:
     """Log to a FIFO, and nowhere else."""
     handler = FifoHandler(fifo)
-    handler.setFormatter(logs.Pairs())
+    handler.setFormatter(logs.Logfmt(runtime="cryo"))
     level = logging.DEBUG if debug else logging.INFO
     logging.basicConfig(level=level, handlers=[handler], force=True)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import time
 from typing import NoReturn
 
 from shim.api.ttrpc import request_pb2
@@ -15,6 +14,7 @@ from shim.errors import (
     ResourceExhausted,
     Unimplemented,
 )
+from shim.host import log_fields
 from shim.host.background import BackgroundTasks
 from shim.host.shielded import ended
 from shim.service import failure
@@ -159,16 +159,14 @@ class Connection:
     async def _answer(self, request: request_pb2.Request) -> bytes:
         name = f"{request.service}/{request.method}"
         metadata = envelope.metadata_of(request)
-        begun = time.monotonic()
-        try:
-            payload = await self._run(request, Call(metadata))
-            return _fitting(envelope.write_answer(payload))
-        except (Exception, asyncio.CancelledError) as error:  # noqa: BLE001  # each becomes a status
-            ours = failure.of(error, name)
-            _log.info("%s: %s: %s", name, type(ours).__name__, ours)
-            return envelope.write_failure(ours, whole=envelope.WHOLE_ERRORS in metadata)
-        finally:
-            _log.debug("%s took %.1f ms", name, (time.monotonic() - begun) * 1e3)
+        with log_fields.request():
+            try:
+                payload = await self._run(request, Call(metadata))
+                return _fitting(envelope.write_answer(payload))
+            except (Exception, asyncio.CancelledError) as error:  # noqa: BLE001  # each becomes a status
+                ours = failure.of(error, name)
+                _log.info("%s: %s: %s", name, type(ours).__name__, ours)
+                return envelope.write_failure(ours, whole=envelope.WHOLE_ERRORS in metadata)
 
     async def _run(self, request: request_pb2.Request, call: Call) -> bytes:
         """Run a method; at the caller's deadline cancel it and wait for its end."""
