@@ -1,7 +1,7 @@
 """A new file that is written in pieces, through the page cache or past it.
 
-Source: open(2) about O_DIRECT, and ext4_dio_write_iter in fs/ext4/file.c: a write past the cache is
-concurrent with others if the storage is reserved, and the file does not become larger.
+Source: open(2) about O_DIRECT, and ext4_dio_write_checks in fs/ext4/file.c: a write past the cache
+is concurrent with others if the storage is reserved, and the file does not become larger.
 """
 
 from __future__ import annotations

@@ -22,8 +22,9 @@ from shim.image.manifest import ImageFile
 _PIECE_BYTES = 4 << 20
 # So many pieces may be read and hashed before they are written: the disk accepts them unevenly.
 _PIECES = 8
-# The disk has a piece to write while the next one is handed to it.
-_WRITERS = 2
+# The disk has pieces to write while the next ones are handed to it. With two writers a copy past
+# the page cache took a third longer.
+_WRITERS = 4
 _FROM = os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW
 
 
