@@ -54,14 +54,14 @@ class PreparedSpec(Value):
     warnings: tuple[str, ...] = ()
 
 
-def find_tool(cuda: Cuda) -> str | None:
-    """Find the host's cuda-checkpoint: the configured one, else the first on PATH.
+def find_tool(cuda: Cuda, search: str | None = None) -> str | None:
+    """Find the host's cuda-checkpoint: the configured one, else the first on PATH or `search`.
 
     Raises:
         InvalidArgument: the configured one does not exist or is not executable.
     """
     if not cuda.tool:
-        found = shutil.which(TOOL)
+        found = shutil.which(TOOL, path=search)
         return str(Path(found).resolve()) if found else None
     path = Path(cuda.tool)
     if path.is_absolute() and path.is_file() and os.access(path, os.X_OK):

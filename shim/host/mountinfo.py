@@ -10,16 +10,20 @@ from typing import NamedTuple
 
 _TABLE = Path("/proc/self/mountinfo")
 _ESCAPED = re.compile(r"\\([0-7]{3})")
-_ROOT, _POINT = 3, 4
+_ROOT, _POINT, _FLAGS = 3, 4, 5
 
 
 class Mounted(NamedTuple):
-    """A mount: which folder of the filesystem is mounted where, its type and its own options."""
+    """A mount: which folder of the filesystem is mounted where, its type and its own options.
+
+    `flags` are those of the mount, such as `ro` and `noexec`, `options` those of the filesystem.
+    """
 
     root: str
     point: str
     kind: str
     options: str
+    flags: str
 
 
 def parse(table: str) -> Iterator[Mounted]:
@@ -29,7 +33,19 @@ def parse(table: str) -> Iterator[Mounted]:
             before, _, after = line.partition(" - ")
             fields = before.split(" ")
             kind, _, options = after.split(" ", 2)
-            yield Mounted(_plain(fields[_ROOT]), _plain(fields[_POINT]), kind, options)
+            places = _plain(fields[_ROOT]), _plain(fields[_POINT])
+            yield Mounted(*places, kind, options, fields[_FLAGS])
+
+
+def holding(path: Path, table: str) -> Mounted | None:
+    """Return the mount of a table that a path is on; None if the table has none."""
+    best: Mounted | None = None
+    for one in parse(table):
+        # Of mounts at the same point the last one covers the others.
+        nearer = best is None or len(Path(one.point).parts) >= len(Path(best.point).parts)
+        if nearer and path.is_relative_to(one.point):
+            best = one
+    return best
 
 
 def filesystem(path: Path, table: Path = _TABLE) -> str | None:

@@ -67,7 +67,7 @@ def _disk(folder: Path, limit: int) -> tuple[float | None, float | None]:
     with TemporaryFile(dir=folder, buffering=0) as file, mmap.mmap(-1, _BLOCK) as memory:
         memory.write(os.urandom(_BLOCK))
         fd, at = file.fileno(), [0, 0]
-        direct = _bypass_cache(fd)
+        direct = bypass_cache(fd)
         with memoryview(memory) as block:
 
             def write() -> int:
@@ -91,7 +91,7 @@ def _disk(folder: Path, limit: int) -> tuple[float | None, float | None]:
             return written, _rate(read, _READ_S)
 
 
-def _bypass_cache(fd: int) -> bool:
+def bypass_cache(fd: int) -> bool:
     """Let a file be read and written without the page cache, if its filesystem can do that."""
     try:
         fcntl.fcntl(fd, fcntl.F_SETFL, fcntl.fcntl(fd, fcntl.F_GETFL) | os.O_DIRECT)

@@ -66,7 +66,9 @@ RULES = {
     "task": Layer(below("task"), ("msgspec",)),
     "service": Layer(below("service", "api"), ("msgspec", *GRPC)),
     "client": Layer(below("client", "api"), ("msgspec", *GRPC)),
-    "entry": Layer(below("entry", "api"), ("click", "msgspec", *GRPC)),
+    # Only the command line examines the host.
+    "doctor": Layer(below("task", "doctor"), ("msgspec",)),
+    "entry": Layer(below("entry", "api", "doctor"), ("click", "msgspec", *GRPC)),
     # Never imported by the above: an installation may leave both out.
     "selftest": Layer(below("client", "selftest", "simgpu"), ("click",)),
     "simgpu": Layer(("values", "host", "oci", "runsc", "simgpu", "guest"), ("msgspec",)),

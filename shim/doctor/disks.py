@@ -1,0 +1,118 @@
+"""Checks the disks: free space, rights, mount options and speed of the configured folders."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+from shim.doctor.finding import Area, Finding, Subject
+from shim.doctor.host import Host
+from shim.errors import CryoError
+from shim.host import trusted
+from shim.host.sizes import size
+
+# Less than this does not hold the smallest images, or the records of tasks.
+_IMAGES_BYTES = 256 << 20
+_STATE_BYTES = 16 << 20
+_FILES = 1000
+_SLOW_PER_S = 50 << 20
+
+
+def check_images(host: Host) -> Iterator[Finding]:
+    """Check the folder of images: space, rights, speed, and direct writes."""
+    subject = Subject(Area.STORAGE, "paths.images")
+    path = Path(host.config.paths.images)
+    found = list(_folder(host, subject, path, _IMAGES_BYTES)) or list(_speed(host, subject, path))
+    yield from found
+
+
+def check_state(host: Host) -> Iterator[Finding]:
+    """Check the folder of the records of tasks and of runsc."""
+    subject = Subject(Area.STORAGE, "paths.state")
+    path = Path(host.config.paths.state)
+    found = list(_folder(host, subject, path, _STATE_BYTES))
+    if not found:
+        found = [subject.ok(f"{path}: {size(host.disk.room(_existing(path)).bytes)} free")]
+    yield from found
+
+
+def check_scratch(host: Host) -> Iterator[Finding]:
+    """Check the folder of what containers write to their root filesystems."""
+    subject = Subject(Area.STORAGE, "paths.scratch")
+    path = Path(host.config.paths.scratch)
+    found = list(_folder(host, subject, path, _IMAGES_BYTES))
+    if "noexec" in host.mount_flags(_existing(path)):
+        found.append(
+            subject.failure(
+                f"{path} is mounted noexec: programs that a container writes crash (SIGSEGV)",
+                "remount it with exec, or name another folder as scratch under [paths]",
+            )
+        )
+    yield from found or [subject.ok(f"{path}: programs in it can be executed")]
+
+
+def _folder(host: Host, subject: Subject, path: Path, least_bytes: int) -> Iterator[Finding]:
+    """Give what is wrong with a folder, which may have to be made."""
+    nearest = _existing(path)
+    if os.path.lexists(path) and nearest != path:
+        yield subject.failure(f"{path} is not a folder", "remove it, or name another path")
+        return
+    if "ro" in host.mount_flags(nearest):
+        yield subject.failure(
+            f"{path} is on a read-only filesystem",
+            "mount it read-write, or name another folder under [paths]",
+        )
+        return
+    if not os.access(nearest, os.W_OK | os.X_OK):
+        yield subject.failure(f"{nearest} cannot be written to", "run as root, or correct its mode")
+        return
+    try:
+        trusted.check(path)
+    except CryoError as error:
+        yield subject.failure(error.message, error.remedy)
+    yield from _room(host, subject, nearest, least_bytes)
+
+
+def _room(host: Host, subject: Subject, nearest: Path, least_bytes: int) -> Iterator[Finding]:
+    room = host.disk.room(nearest)
+    if room.bytes < least_bytes:
+        yield subject.failure(
+            f"{nearest} has {size(room.bytes)} free",
+            f"free space: {size(least_bytes)} are the least; `cryo checkpoints prune` removes "
+            "images",
+        )
+    if room.files < _FILES:
+        yield subject.failure(
+            f"{nearest} has room for {room.files} more files", "remove files there"
+        )
+
+
+def _speed(host: Host, subject: Subject, path: Path) -> Iterator[Finding]:
+    nearest = _existing(path)
+    room = host.disk.room(nearest)
+    if room.in_memory:
+        yield subject.warning(
+            f"{path} is in memory: images are lost at a reboot, and take memory of tasks",
+            "name a folder on a disk as images under [paths]",
+        )
+        return
+    write = host.disk.write(nearest)
+    speed = f"{path}: {size(room.bytes)} free, {size(write.bytes_per_s)}/s written"
+    if not write.direct:
+        yield subject.warning(
+            f"{speed}; its filesystem has no direct I/O, so --direct and reads of large images "
+            "use the page cache",
+            "use ext4 or xfs for images",
+        )
+    if write.bytes_per_s < _SLOW_PER_S:
+        yield subject.warning(
+            f"{speed}, which makes checkpoints slow", "use a faster disk for images"
+        )
+    elif write.direct:
+        yield subject.ok(f"{speed} past the page cache")
+
+
+def _existing(path: Path) -> Path:
+    """Return the nearest folder that exists."""
+    return next((place for place in (path, *path.parents) if place.is_dir()), Path("/"))
