@@ -6,9 +6,10 @@ import os
 import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 from shim.cuda import inventory
-from shim.doctor.containerd_config import Handler, handlers, passes
+from shim.doctor.containerd_config import Configuration, Handler, passes, read
 from shim.doctor.containerd_process import Daemon, find
 from shim.doctor.finding import Area, Finding, Subject
 from shim.doctor.host import Host
@@ -23,11 +24,24 @@ _SHIM = Subject(Area.CONTAINERD, "shim")
 _ANNOTATIONS = Subject(Area.CONTAINERD, "annotations")
 _PODS = Subject(Area.CONTAINERD, "GPUs in pods")
 _VERSION = re.compile(r"\bv?(\d+)\.(\d+)\.\d+")
-_OLDEST = (1, 6)
-_NO_PODS = (1, 6)
+_OLDEST, _SECOND = (1, 6), (2, 0)
+# What 1.x reads of the versions of config.toml.
+_FORMAT = 2
 _EXAMPLE = f"{PREFIX}warm"
 # The kernel gives the time of the boot in whole seconds.
 _CLOCK_S = 2.0
+
+
+class Version(NamedTuple):
+    """The version of a containerd, as a text and as two numbers; those are 0 if it is unknown."""
+
+    text: str
+    numbers: tuple[int, int]
+
+    @property
+    def is_old(self) -> bool:
+        """Whether it is 1.x, which reads another format and replaces tables of plugins."""
+        return (0, 0) < self.numbers < _SECOND
 
 
 async def check(host: Host) -> list[Finding]:
@@ -35,34 +49,48 @@ async def check(host: Host) -> list[Finding]:
     daemon = find(host)
     if daemon is None:
         return [_CONTAINERD.ok("not installed: only tasks of the sidecar")]
+    version = await _version(host, daemon)
     try:
-        found = handlers(host, daemon.config) if daemon.config.exists() else ()
+        found = Configuration()
+        if daemon.config.exists():
+            found = read(host, daemon.config, merges=not version.is_old)
     except CryoError as error:
         return [_CONTAINERD.failure(error.message, error.remedy)]
     return [
-        *await _version(host, daemon, pods=bool(found)),
+        *_accepted(daemon, version, found),
         *_loaded(daemon),
-        *_shims(host, daemon, found),
+        *_shims(host, daemon, found.handlers),
         *_annotations(found),
-        *_gpus(host, found),
+        *_gpus(host, found.handlers),
     ]
 
 
-async def _version(host: Host, daemon: Daemon, *, pods: bool) -> list[Finding]:
+async def _version(host: Host, daemon: Daemon) -> Version:
     done = await host.ask([daemon.binary, "--version"])
-    text = done.stdout.decode("utf-8", "replace").strip()
-    parsed = _VERSION.search(text)
+    parsed = _VERSION.search(done.stdout.decode("utf-8", "replace"))
     if parsed is None:
-        return [_CONTAINERD.ok(f"{daemon.binary}, of unknown version")]
-    version = (int(parsed[1]), int(parsed[2]))
-    shown = parsed[0].removeprefix("v")
-    if version < _OLDEST:
-        return [_CONTAINERD.failure(f"{shown} is too old", "use containerd 1.7 or newer")]
-    if version == _NO_PODS and pods:
-        text = f"{shown} mounts /dev/shm twice in pods, which cannot be restored under another id"
-        return [_CONTAINERD.warning(text, "use containerd 1.7 or newer for pods")]
+        return Version("of unknown version", (0, 0))
+    return Version(parsed[0].removeprefix("v"), (int(parsed[1]), int(parsed[2])))
+
+
+def _accepted(daemon: Daemon, version: Version, found: Configuration) -> Iterator[Finding]:
+    """Check the version, and whether it reads its configuration."""
     running = f"running as process {daemon.pid}" if daemon.pid else "not running"
-    return [_CONTAINERD.ok(f"{shown}, {running}, {daemon.config}")]
+    if (0, 0) < version.numbers < _OLDEST:
+        yield _CONTAINERD.failure(f"{version.text} is too old", "use containerd 1.7 or newer")
+    elif version.is_old and found.version > _FORMAT:
+        yield _CONTAINERD.failure(
+            f"{daemon.config} has version {found.version}, and {version.text} reads {_FORMAT}",
+            "use hack/containerd/install/containerd-1.toml",
+        )
+    elif version.numbers == _OLDEST and found.handlers:
+        yield _CONTAINERD.warning(
+            f"{version.text} mounts /dev/shm twice in pods, which cannot be restored under "
+            "another id",
+            "use containerd 1.7 or newer for pods",
+        )
+    else:
+        yield _CONTAINERD.ok(f"{version.text}, {running}, {daemon.config}")
 
 
 def _loaded(daemon: Daemon) -> Iterator[Finding]:
@@ -112,10 +140,15 @@ def _program(path: Path, where: str) -> Iterator[Finding]:
         yield _SHIM.ok(f"{path}, {where}")
 
 
-def _annotations(found: Sequence[Handler]) -> Iterator[Finding]:
-    if not found:
+def _annotations(found: Configuration) -> Iterator[Finding]:
+    for name in found.lost:
+        yield _ANNOTATIONS.warning(
+            f"the handler {name} is lost: a later file in imports replaces its plugin's settings",
+            "move the table of the handler into that file, or use containerd 2.x",
+        )
+    if not found.handlers and not found.lost:
         yield _ANNOTATIONS.ok("no handler of Kubernetes has this runtime; ctr passes all")
-    for one in found:
+    for one in found.handlers:
         lists = {
             "pod_annotations": one.pod_annotations,
             "container_annotations": one.container_annotations,

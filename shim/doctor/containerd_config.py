@@ -28,28 +28,77 @@ class Handler(Value):
     container_annotations: tuple[str, ...] = ()
 
 
-def handlers(host: Host, path: Path) -> tuple[Handler, ...]:
-    """Return the handlers with our runtime; later files replace those of earlier ones.
+class Configuration(Value):
+    """What is read of the files: the version of their format, and the handlers.
+
+    `lost` are the names of handlers in files whose tables a later file replaces.
+    """
+
+    version: int = 0
+    handlers: tuple[Handler, ...] = ()
+    lost: tuple[str, ...] = ()
+
+
+def read(host: Host, path: Path, *, merges: bool) -> Configuration:
+    """Read config.toml and what it imports, the way this containerd does.
+
+    Containerd 2.x `merges` the tables of a plugin; with 1.x the last file with one replaces it.
 
     Raises:
         InvalidArgument: a file is not TOML.
     """
-    found: dict[str, Handler] = {}
-    for table in _tables(host, path):
-        for name, runtime in _runtimes(table):
-            found.pop(name, None)
-            if runtime.get("runtime_type") == TYPE:
-                found[name] = _handler(name, runtime)
-    return tuple(found.values())
+    tables = list(_tables(host, path))
+    found, all_ = _handlers(tables, merges=merges), _handlers(tables, merges=True)
+    version = tables[0].get("version", 0)
+    names = {one.name for one in found}
+    return Configuration(
+        version=version if isinstance(version, int) else 0,
+        handlers=found,
+        lost=tuple(one.name for one in all_ if one.name not in names),
+    )
 
 
-def _handler(name: str, runtime: Mapping[str, Any]) -> Handler:
+def _handlers(tables: Sequence[Mapping[str, Any]], *, merges: bool) -> tuple[Handler, ...]:
+    plugins: dict[str, Any] = {}
+    for table in tables:
+        plugins = _joined(plugins, _table(table, "plugins"), deep=merges)
+    runtimes = [
+        item
+        for name in _PLUGINS
+        for item in _table(plugins, name, "containerd", "runtimes").items()
+    ]
+    found = (_handler(name, one) for name, one in runtimes if isinstance(one, Mapping))
+    return tuple(one for one in found if one is not None)
+
+
+def _handler(name: str, runtime: Mapping[str, Any]) -> Handler | None:
+    if runtime.get("runtime_type") != TYPE:
+        return None
     return Handler(
         name=name,
         path=str(runtime.get("runtime_path", "")),
         pod_annotations=tuple(map(str, runtime.get("pod_annotations") or ())),
         container_annotations=tuple(map(str, runtime.get("container_annotations") or ())),
     )
+
+
+def _joined(old: Mapping[str, Any], new: Mapping[str, Any], *, deep: bool) -> dict[str, Any]:
+    joined = dict(old)
+    for key, value in new.items():
+        before = joined.get(key)
+        if deep and isinstance(before, Mapping) and isinstance(value, Mapping):
+            joined[key] = _joined(before, value, deep=True)
+        else:
+            joined[key] = value
+    return joined
+
+
+def _table(table: Mapping[str, Any], *keys: str) -> Mapping[str, Any]:
+    """Return a table within another; an empty one if there is none."""
+    found: Any = table
+    for key in keys:
+        found = found.get(key) if isinstance(found, Mapping) else None
+    return found if isinstance(found, Mapping) else {}
 
 
 def _tables(host: Host, path: Path) -> Iterator[Mapping[str, Any]]:
@@ -67,15 +116,6 @@ def _parsed(path: Path) -> Mapping[str, Any]:
     except (CryoError, ValueError, RecursionError) as error:
         message = f"{path} cannot be read: {error}"
         raise InvalidArgument(message, remedy="correct it, and restart containerd") from error
-
-
-def _runtimes(table: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[str, Any]]]:
-    for name in _PLUGINS:
-        at: Any = table
-        for key in ("plugins", name, "containerd", "runtimes"):
-            at = at.get(key, {}) if isinstance(at, Mapping) else {}
-        if isinstance(at, Mapping):
-            yield from ((key, one) for key, one in at.items() if isinstance(one, Mapping))
 
 
 def passes(patterns: Sequence[str], annotation: str) -> bool:

@@ -28,11 +28,10 @@ class Area(enum.StrEnum):
     STORAGE = "storage"
     SOCKETS = "sockets"
     LEFTOVERS = "leftovers"
-    TASK = "task"
     CHECK = "check"
 
 
-class Finding(Value, rename={"area": "class"}, forbid_unknown_fields=True):
+class Finding(Value, rename={"area": "class"}):
     """One line of the result. `remedy` is empty only if all is well."""
 
     area: Area

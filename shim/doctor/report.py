@@ -20,12 +20,11 @@ EXIT_CODES = {
     Area.STORAGE: 25,
     Area.SOCKETS: 26,
     Area.LEFTOVERS: 27,
-    Area.TASK: 28,
     Area.CHECK: 29,
 }
 
 
-class Report(Value, forbid_unknown_fields=True):
+class Report(Value):
     """All findings; `level` is the worst, `repaired` what `--repair` did, a line per action."""
 
     format: int

@@ -9,7 +9,6 @@
     25   disks
     26   sockets
     27   leftovers of interrupted operations
-    28   the task, if one was named
     29   a check itself failed or timed out
 
 With several, the first of these that has a failure. Any other code is one of `exits`.
