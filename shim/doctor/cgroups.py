@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from shim.doctor.finding import Area, Finding, Subject
+from shim.doctor.finding import Area, Finding, Topic
 from shim.doctor.host import Host
 from shim.host import mountinfo
 from shim.host.mountinfo import Mounted
 
-_CGROUPS = Subject(Area.SYSTEM, "cgroups")
+_CGROUPS = Topic(Area.SYSTEM, "cgroups")
 _NEEDED = {
     "memory": "memory limits are not known before a freeze, and OOM kills are not reported",
     "cpu": "tasks have no CPU limit",

@@ -11,7 +11,7 @@ from typing import NamedTuple
 from shim.cuda import inventory
 from shim.doctor.containerd_config import Configuration, Handler, passes, read
 from shim.doctor.containerd_process import Daemon, find
-from shim.doctor.finding import Area, Finding, Subject
+from shim.doctor.finding import Area, Finding, Topic
 from shim.doctor.host import Host
 from shim.errors import CryoError
 from shim.oci.annotation_names import PREFIX
@@ -19,10 +19,10 @@ from shim.oci.annotation_names import PREFIX
 SHIM = "containerd-shim-cryo-v1"
 # What the launcher starts where there is no fork server yet.
 _PROGRAM = f"{SHIM}-python"
-_CONTAINERD = Subject(Area.CONTAINERD, "containerd")
-_SHIM = Subject(Area.CONTAINERD, "shim")
-_ANNOTATIONS = Subject(Area.CONTAINERD, "annotations")
-_PODS = Subject(Area.CONTAINERD, "GPUs in pods")
+_CONTAINERD = Topic(Area.CONTAINERD, "containerd")
+_SHIM = Topic(Area.CONTAINERD, "shim")
+_ANNOTATIONS = Topic(Area.CONTAINERD, "annotations")
+_PODS = Topic(Area.CONTAINERD, "GPUs in pods")
 _VERSION = re.compile(r"\bv?(\d+)\.(\d+)\.\d+")
 _OLDEST, _SECOND = (1, 6), (2, 0)
 # What 1.x reads of the versions of config.toml.

@@ -18,7 +18,7 @@ _WRITE_S = 0.15
 _MAX_BYTES = 64 << 20
 
 
-class Room(NamedTuple):
+class Space(NamedTuple):
     """The free bytes and files of a filesystem; `in_memory` is whether it is a tmpfs."""
 
     bytes: int
@@ -36,7 +36,7 @@ class Write(NamedTuple):
 class Disk(Protocol):
     """What the checks need of filesystems."""
 
-    def room(self, folder: Path) -> Room:
+    def space(self, folder: Path) -> Space:
         """Measure the space of a filesystem."""
 
     def write(self, folder: Path) -> Write:
@@ -46,7 +46,7 @@ class Disk(Protocol):
 class RealDisk:
     """The filesystems of this host."""
 
-    def room(self, folder: Path) -> Room:
+    def space(self, folder: Path) -> Space:
         """Measure the space of a filesystem; one that does not count files has plenty.
 
         Raises:
@@ -57,7 +57,7 @@ class RealDisk:
         except OSError as error:
             raise typed(error, f"measure {folder}") from error
         free_files = found.f_favail if found.f_files else 1 << 62
-        return Room(found.f_bavail * found.f_frsize, free_files, filesystem.is_in_memory(folder))
+        return Space(found.f_bavail * found.f_frsize, free_files, filesystem.is_in_memory(folder))
 
     def write(self, folder: Path) -> Write:
         """Write a file without a name, which is gone when it is closed.

@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
-from shim.doctor.finding import Area, Finding, Subject
+from shim.doctor.finding import Area, Finding, Topic
 from shim.doctor.host import Host
 from shim.errors import CryoError
 from shim.host import trusted
@@ -21,7 +21,7 @@ _SLOW_PER_S = 50 << 20
 
 def check_images(host: Host) -> Iterator[Finding]:
     """Check the folder of images: space, rights, speed, and direct writes."""
-    subject = Subject(Area.STORAGE, "paths.images")
+    subject = Topic(Area.STORAGE, "paths.images")
     path = Path(host.config.paths.images)
     found = list(_folder(host, subject, path, _IMAGES_BYTES)) or list(_speed(host, subject, path))
     yield from found
@@ -29,17 +29,17 @@ def check_images(host: Host) -> Iterator[Finding]:
 
 def check_state(host: Host) -> Iterator[Finding]:
     """Check the folder of the records of tasks and of runsc."""
-    subject = Subject(Area.STORAGE, "paths.state")
+    subject = Topic(Area.STORAGE, "paths.state")
     path = Path(host.config.paths.state)
     found = list(_folder(host, subject, path, _STATE_BYTES))
     if not found:
-        found = [subject.ok(f"{path}: {size(host.disk.room(_existing(path)).bytes)} free")]
+        found = [subject.ok(f"{path}: {size(host.disk.space(_existing(path)).bytes)} free")]
     yield from found
 
 
 def check_scratch(host: Host) -> Iterator[Finding]:
     """Check the folder of what containers write to their root filesystems."""
-    subject = Subject(Area.STORAGE, "paths.scratch")
+    subject = Topic(Area.STORAGE, "paths.scratch")
     path = Path(host.config.paths.scratch)
     found = list(_folder(host, subject, path, _IMAGES_BYTES))
     if "noexec" in host.mount_flags(_existing(path)):
@@ -52,7 +52,7 @@ def check_scratch(host: Host) -> Iterator[Finding]:
     yield from found or [subject.ok(f"{path}: programs in it can be executed")]
 
 
-def _folder(host: Host, subject: Subject, path: Path, least_bytes: int) -> Iterator[Finding]:
+def _folder(host: Host, subject: Topic, path: Path, least_bytes: int) -> Iterator[Finding]:
     """Give what is wrong with a folder, which may have to be made."""
     nearest = _existing(path)
     if os.path.lexists(path) and nearest != path:
@@ -71,34 +71,34 @@ def _folder(host: Host, subject: Subject, path: Path, least_bytes: int) -> Itera
         trusted.check(path)
     except CryoError as error:
         yield subject.failure(error.message, error.remedy)
-    yield from _room(host, subject, nearest, least_bytes)
+    yield from _space(host, subject, nearest, least_bytes)
 
 
-def _room(host: Host, subject: Subject, nearest: Path, least_bytes: int) -> Iterator[Finding]:
-    room = host.disk.room(nearest)
-    if room.bytes < least_bytes:
+def _space(host: Host, subject: Topic, nearest: Path, least_bytes: int) -> Iterator[Finding]:
+    free = host.disk.space(nearest)
+    if free.bytes < least_bytes:
         yield subject.failure(
-            f"{nearest} has {size(room.bytes)} free",
+            f"{nearest} has {size(free.bytes)} free",
             f"free space: {size(least_bytes)} are the least; `cryo checkpoints prune` removes "
             "images",
         )
-    if room.files < _FILES:
+    if free.files < _FILES:
         yield subject.failure(
-            f"{nearest} has room for {room.files} more files", "remove files there"
+            f"{nearest} has room for {free.files} more files", "remove files there"
         )
 
 
-def _speed(host: Host, subject: Subject, path: Path) -> Iterator[Finding]:
+def _speed(host: Host, subject: Topic, path: Path) -> Iterator[Finding]:
     nearest = _existing(path)
-    room = host.disk.room(nearest)
-    if room.in_memory:
+    free = host.disk.space(nearest)
+    if free.in_memory:
         yield subject.warning(
             f"{path} is in memory: images are lost at a reboot, and take memory of tasks",
             "name a folder on a disk as images under [paths]",
         )
         return
     write = host.disk.write(nearest)
-    speed = f"{path}: {size(room.bytes)} free, {size(write.bytes_per_s)}/s written"
+    speed = f"{path}: {size(free.bytes)} free, {size(write.bytes_per_s)}/s written"
     if not write.direct:
         yield subject.warning(
             f"{speed}; its filesystem has no direct I/O, so --direct and reads of large images "

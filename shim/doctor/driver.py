@@ -7,13 +7,13 @@ from collections.abc import Iterator
 
 from shim.cuda import driver, inject, inventory
 from shim.cuda.driver import DriverFacts
-from shim.doctor.finding import Area, Finding, Subject
+from shim.doctor.finding import Area, Finding, Topic
 from shim.doctor.host import Host
 from shim.errors import CryoError
 
-_DRIVER = Subject(Area.GPU, "driver")
-_PROXY = Subject(Area.GPU, "nvproxy")
-_TOOL = Subject(Area.GPU, "cuda-checkpoint")
+_DRIVER = Topic(Area.GPU, "driver")
+_PROXY = Topic(Area.GPU, "nvproxy")
+_TOOL = Topic(Area.GPU, "cuda-checkpoint")
 _VERSION = re.compile(r"^\d+\.\d+(?:\.\d+)?$", re.MULTILINE)
 _ALLOW, _AS = "nvproxy-allow-unsupported-driver", "nvproxy-driver-version"
 _NEWER = "use a runsc that knows this driver, or a driver that this runsc knows"

@@ -19,7 +19,7 @@ from shim.doctor import (
     settings,
     sockets,
 )
-from shim.doctor.finding import Area, Finding, Subject
+from shim.doctor.finding import Area, Finding, Topic
 from shim.doctor.host import Host
 from shim.errors import CryoError
 from shim.host.filecalls import file_call
@@ -72,7 +72,7 @@ async def examine(host: Host, checks: Iterable[Check] = CHECKS) -> tuple[Finding
 
 
 async def _run(check: Check, host: Host) -> list[Finding]:
-    subject = Subject(Area.CHECK, check.name)
+    subject = Topic(Area.CHECK, check.name)
     try:
         async with asyncio.timeout(check.limit_s):
             return list(await check.work(host))

@@ -41,7 +41,7 @@ class Finding(Value, rename={"area": "class"}):
     remedy: str = ""
 
 
-class Subject(msgspec.Struct, frozen=True):
+class Topic(msgspec.Struct, frozen=True):
     """What a check examines; makes the findings about it."""
 
     area: Area

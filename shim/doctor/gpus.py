@@ -8,16 +8,16 @@ from typing import NamedTuple
 from shim.cuda import cdi, inventory
 from shim.cuda.inventory import Gpu
 from shim.doctor import memory
-from shim.doctor.finding import Area, Finding, Subject
+from shim.doctor.finding import Area, Finding, Topic
 from shim.doctor.host import Host
 from shim.errors import CryoError
 
-_GPUS = Subject(Area.GPU, "GPUs")
-_NODES = Subject(Area.GPU, "device nodes")
-_CDI = Subject(Area.GPU, "CDI")
-_MIG = Subject(Area.GPU, "MIG")
-_MPS = Subject(Area.GPU, "MPS")
-_PERSISTENCE = Subject(Area.GPU, "persistence")
+_GPUS = Topic(Area.GPU, "GPUs")
+_NODES = Topic(Area.GPU, "device nodes")
+_CDI = Topic(Area.GPU, "CDI")
+_MIG = Topic(Area.GPU, "MIG")
+_MPS = Topic(Area.GPU, "MPS")
+_PERSISTENCE = Topic(Area.GPU, "persistence")
 _CONTROL = ("/dev/nvidiactl", "/dev/nvidia-uvm")
 # /proc/PID/comm has 15 characters of nvidia-cuda-mps-control and nvidia-cuda-mps-server.
 _MPS_NAME = "nvidia-cuda-mps"

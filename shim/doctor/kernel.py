@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from shim.doctor import features
-from shim.doctor.finding import Area, Finding, Subject
+from shim.doctor.finding import Area, Finding, Topic
 from shim.doctor.host import Host
 
-_KERNEL = Subject(Area.SYSTEM, "kernel")
-_MACHINE = Subject(Area.SYSTEM, "machine")
+_KERNEL = Topic(Area.SYSTEM, "kernel")
+_MACHINE = Topic(Area.SYSTEM, "machine")
 _SUPPORTED = "x86_64"
 # gVisor's platform systrap catches system calls by this action.
 _ACTION = "trap"

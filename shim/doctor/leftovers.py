@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from shim.doctor.finding import Area, Finding, Subject
+from shim.doctor.finding import Area, Finding, Topic
 from shim.doctor.host import Host
 from shim.errors import CryoError
 from shim.host import files
@@ -21,9 +21,9 @@ from shim.task import record as records
 from shim.task.layout import Layout
 from shim.transaction.journal import Entry, Journal, Operation
 
-_JOURNALS = Subject(Area.LEFTOVERS, "journals")
-_IMAGES = Subject(Area.LEFTOVERS, "unfinished images")
-_SANDBOXES = Subject(Area.LEFTOVERS, "sandboxes")
+_JOURNALS = Topic(Area.LEFTOVERS, "journals")
+_IMAGES = Topic(Area.LEFTOVERS, "unfinished images")
+_SANDBOXES = Topic(Area.LEFTOVERS, "sandboxes")
 _REPAIR = "cryo doctor --repair, or start cryo serve"
 _STATE_BYTES = 16 << 20
 _SUFFIX = ".state"

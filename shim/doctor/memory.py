@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from shim.cuda import inventory
-from shim.doctor.finding import Area, Finding, Subject
+from shim.doctor.finding import Area, Finding, Topic
 from shim.doctor.host import Host
 from shim.host import hugepages
 from shim.host.sizes import size
 
-_MEMORY = Subject(Area.SYSTEM, "memory")
-_FREEZE = Subject(Area.SYSTEM, "memory for a freeze")
-_PAGES = Subject(Area.SYSTEM, "huge pages")
+_MEMORY = Topic(Area.SYSTEM, "memory")
+_FREEZE = Topic(Area.SYSTEM, "memory for a freeze")
+_PAGES = Topic(Area.SYSTEM, "huge pages")
 _THP = "/sys/kernel/mm/transparent_hugepage"
 # A sandbox, its gofer and the owner process.
 _LEAST_BYTES = 256 << 20

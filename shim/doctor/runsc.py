@@ -8,14 +8,14 @@ from pathlib import Path
 from typing import NamedTuple
 
 from shim.cuda import inventory
-from shim.doctor.finding import Area, Finding, Level, Subject
+from shim.doctor.finding import Area, Finding, Level, Topic
 from shim.doctor.host import Host
 from shim.errors import CryoError
 from shim.runsc.probe import UNVERSIONED, Capabilities, check_flags, probe
 
-_RUNSC = Subject(Area.RUNSC, "runsc")
-_FLAGS = Subject(Area.RUNSC, "runsc.flags")
-_SIDECARS = Subject(Area.RUNSC, "gvisor-bin")
+_RUNSC = Topic(Area.RUNSC, "runsc")
+_FLAGS = Topic(Area.RUNSC, "runsc.flags")
+_SIDECARS = Topic(Area.RUNSC, "gvisor-bin")
 _FOLDER, _SENTRY = "gvisor-bin", "gvisor_sentry"
 _POLICY = "sidecar-usage-policy"
 _TRUE = frozenset({"1", "t", "T", "true", "TRUE", "True"})

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from shim.doctor.finding import Area, Finding, Subject
+from shim.doctor.finding import Area, Finding, Topic
 from shim.doctor.host import Host
 
-_SETTINGS = Subject(Area.SETTINGS, "config.toml")
-_RIGHTS = Subject(Area.SETTINGS, "rights")
+_SETTINGS = Topic(Area.SETTINGS, "config.toml")
+_RIGHTS = Topic(Area.SETTINGS, "rights")
 
 
 def check(host: Host) -> Iterator[Finding]:

@@ -10,14 +10,14 @@ import stat
 from collections.abc import Iterator
 from pathlib import Path
 
-from shim.doctor.finding import Area, Finding, Subject
+from shim.doctor.finding import Area, Finding, Topic
 from shim.doctor.host import Host
 from shim.errors import CryoError
 from shim.host import trusted
 
-_SOCKET = Subject(Area.SOCKETS, "sidecar")
-_GROUP = Subject(Area.SOCKETS, "server.group")
-_CONTAINERD = Subject(Area.SOCKETS, "server.containerd")
+_SOCKET = Topic(Area.SOCKETS, "sidecar")
+_GROUP = Topic(Area.SOCKETS, "server.group")
+_CONTAINERD = Topic(Area.SOCKETS, "server.containerd")
 _CONNECT_S = 0.5
 _OTHERS = stat.S_IROTH | stat.S_IWOTH | stat.S_IXOTH
 

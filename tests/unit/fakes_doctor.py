@@ -11,7 +11,7 @@ import msgspec
 
 from shim.config import Config, Cuda, Paths, Runsc
 from shim.doctor import features
-from shim.doctor.disk import Room, Write
+from shim.doctor.disk import Space, Write
 from shim.doctor.host import Host
 from shim.errors import CryoError
 from shim.oci.annotation_names import PREFIX
@@ -65,11 +65,11 @@ class FakeDisk:
     """A disk whose space and speed a test chooses."""
 
     def __init__(self) -> None:
-        self.found = Room(bytes=100 << 30, files=1_000_000, in_memory=False)
+        self.found = Space(bytes=100 << 30, files=1_000_000, in_memory=False)
         self.written = Write(bytes_per_s=500 << 20, direct=True)
         self.error: CryoError | None = None
 
-    def room(self, folder: Path) -> Room:
+    def space(self, folder: Path) -> Space:
         return self.found
 
     def write(self, folder: Path) -> Write:

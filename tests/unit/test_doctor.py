@@ -15,7 +15,7 @@ from shim.doctor import examination, report
 from shim.doctor.disk import RealDisk
 from shim.doctor.examination import Check
 from shim.doctor.features import PROBES
-from shim.doctor.finding import Area, Finding, Level, Subject
+from shim.doctor.finding import Area, Finding, Level, Topic
 from shim.doctor.host import Host
 from shim.doctor.report import EXIT_CODES, Report
 from shim.entry.cli import doctor, exits
@@ -27,8 +27,8 @@ from tests.unit.test_docs import read, rows
 ROOT = Path(__file__).parents[2]
 DOCUMENT = ROOT / "docs" / "doctor.md"
 SCHEMA = ROOT / "docs" / "doctor.schema.json"
-GPU = Subject(Area.GPU, "x")
-DISK = Subject(Area.STORAGE, "x")
+GPU = Topic(Area.GPU, "x")
+DISK = Topic(Area.STORAGE, "x")
 
 
 async def crash(host: Host) -> Iterable[Finding]:
@@ -173,7 +173,7 @@ def test_this_host_is_measured(tmp_path: Path) -> None:
     assert PROBES["memfd"]()
     disk = RealDisk()
 
-    assert disk.room(tmp_path).bytes > 0
+    assert disk.space(tmp_path).bytes > 0
     assert disk.write(tmp_path).bytes_per_s > 0
     with pytest.raises(NotFound):
         disk.write(tmp_path / "none")

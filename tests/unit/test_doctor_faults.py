@@ -10,7 +10,7 @@ from typing import NamedTuple
 import pytest
 
 from shim.doctor import examination, features
-from shim.doctor.disk import Room, Write
+from shim.doctor.disk import Space, Write
 from shim.doctor.finding import Finding, Level
 from shim.errors import InvalidArgument
 from shim.image.staging import STAGING_PREFIX
@@ -499,7 +499,7 @@ FAULTS = (
     Fault(
         "paths.images",
         "full disk",
-        lambda m: setattr(m.disk, "found", Room(1 << 20, 10**6, in_memory=False)),
+        lambda m: setattr(m.disk, "found", Space(1 << 20, 10**6, in_memory=False)),
         FAILURE,
         "1.0 MiB free",
         "cryo checkpoints prune",
@@ -507,7 +507,7 @@ FAULTS = (
     Fault(
         "paths.images",
         "no inodes",
-        lambda m: setattr(m.disk, "found", Room(1 << 40, 3, in_memory=False)),
+        lambda m: setattr(m.disk, "found", Space(1 << 40, 3, in_memory=False)),
         FAILURE,
         "3 more files",
         "remove files",
@@ -515,7 +515,7 @@ FAULTS = (
     Fault(
         "paths.images",
         "images in memory",
-        lambda m: setattr(m.disk, "found", Room(1 << 40, 10**6, in_memory=True)),
+        lambda m: setattr(m.disk, "found", Space(1 << 40, 10**6, in_memory=True)),
         WARNING,
         "in memory",
         "on a disk",
@@ -563,7 +563,7 @@ FAULTS = (
     Fault(
         "paths.state",
         "full disk",
-        lambda m: setattr(m.disk, "found", Room(1 << 20, 10**6, in_memory=True)),
+        lambda m: setattr(m.disk, "found", Space(1 << 20, 10**6, in_memory=True)),
         FAILURE,
         "1.0 MiB free",
         "free space",
