@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import secrets
 import stat
@@ -46,11 +47,16 @@ def fsync_dir(path: Path) -> None:
         os.close(fd)
 
 
-def write_atomic(path: Path, data: bytes, mode: int = 0o600) -> None:
-    """Write `data` to `path` so that readers, even after a crash, see the whole old or new file."""
+def write_atomic(path: Path, data: bytes, mode: int = 0o600, *, like: Path | None = None) -> None:
+    """Write `data` to `path` so that readers, even after a crash, see the whole old or new file.
+
+    It gets the owner, mode and extended attributes of the file `like`, if there is one.
+    """
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
     try:
-        _write_synced(temporary, data, mode)
+        _write_synced(temporary, data, mode if like is None else 0o600)
+        if like is not None:
+            _copy_attributes(like, temporary)
         temporary.replace(path)
     except OSError as error:
         with contextlib.suppress(OSError):
@@ -66,6 +72,23 @@ def _write_synced(path: Path, data: bytes, mode: int) -> None:
         file.write(data)
         file.flush()
         os.fsync(file.fileno())
+
+
+def _copy_attributes(source: Path, target: Path) -> None:
+    found = source.stat()
+    os.chown(target, found.st_uid, found.st_gid)
+    for name in _attributes(source):
+        os.setxattr(target, name, os.getxattr(source, name))
+    target.chmod(stat.S_IMODE(found.st_mode))
+
+
+def _attributes(path: Path) -> list[str]:
+    try:
+        return os.listxattr(path)
+    except OSError as error:
+        if error.errno != errno.ENOTSUP:
+            raise
+        return []
 
 
 def read_bounded(path: Path, limit_bytes: int, *, nofollow: bool = True) -> bytes:

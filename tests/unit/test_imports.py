@@ -29,6 +29,7 @@ ORDER = (
     "task",
     "service",
     "client",
+    "install",
     "entry",
 )
 VALUES = ("errors", "state", "model", "config", "bundle", "failpoints")
@@ -69,6 +70,8 @@ RULES = {
     # Only the command line examines the host.
     "doctor": Layer(below("task", "doctor"), ("msgspec",)),
     "entry": Layer(below("entry", "api", "doctor"), ("click", "msgspec", *GRPC)),
+    # It edits texts and files; no library of TOML keeps each byte that it does not change.
+    "install": Layer(("values", "host", "install")),
     # Never imported by the above: an installation may leave both out.
     "selftest": Layer(below("client", "selftest", "simgpu"), ("click",)),
     "simgpu": Layer(("values", "host", "oci", "runsc", "simgpu", "guest"), ("msgspec",)),

@@ -172,11 +172,11 @@ def test_a_config_without_its_comments_is_left(node: Node, one: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "reason"),
     (
-        ("root = '/r'\n", "version 0"),
-        ("version = 3\n[", "not be valid TOML"),
+        ("root = '/r'\n", "version 1"),
+        ("version = 3\n[", "not valid TOML"),
         (
             'version = 3\n[plugins."io.containerd.cri.v1.runtime".containerd.runtimes.cryo]\n',
-            "already defines a runtime cryo",
+            "has a runtime cryo with other values",
         ),
     ),
     ids=("version 1", "broken", "another cryo"),
@@ -187,7 +187,7 @@ def test_a_config_that_cannot_be_changed_is_refused(
     """A config.toml of containerd that does not fit is refused before anything is changed."""
     path = write_config(node, text)
 
-    with pytest.raises(FailedPrecondition, match=reason):
+    with pytest.raises(CryoError, match=reason):
         list(Installer(node, FakeContainerd(node)).install(one))
 
     assert path.read_text("utf-8") == text

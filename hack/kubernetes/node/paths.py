@@ -7,10 +7,9 @@ from pathlib import Path
 
 from shim.errors import FailedPrecondition
 from shim.host import files
+from shim.install.links import PATH, SHIM
 
-# Where systemd's services find programs, runsc among them.
-PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
-SHIM = "containerd-shim-cryo-v1"
+__all__ = ("PATH", "SHIM", "Node", "read", "write")
 
 
 @dataclass(frozen=True)

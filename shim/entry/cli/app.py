@@ -70,6 +70,16 @@ def warm_group() -> None:
     """Manage the named images of warm starts."""
 
 
+@cryo.group("install", cls=Group, modules=("install",))
+def install_group() -> None:
+    """Make this runtime known to containerd or Docker."""
+
+
+@cryo.group("uninstall", cls=Group, modules=("uninstall",))
+def uninstall_group() -> None:
+    """Undo `cryo install`."""
+
+
 def main(argv: list[str] | None = None) -> NoReturn:
     """Run `cryo` and exit; an error is one line on stderr and an exit code from `exits`."""
     if isinstance(sys.stdout, io.TextIOWrapper):

@@ -1,0 +1,1 @@
+"""Changes of the configuration of containerd and Docker: plans, and how they are carried out."""
