@@ -74,21 +74,35 @@ static bool ended(const struct job *job)
 	return !job->late && !job->unbegun;
 }
 
-static void report_job(const struct job *job)
+static void report_call(const struct job *job, enum action action)
 {
 	struct line line;
 	bool fine = ended(job) && job->error == CUDA_SUCCESS;
-	int state = job->action == GET_STATE ? job->value : job->state;
+	int state = action == GET_STATE ? job->value : job->state;
 	line_begin(&line);
-	line_text(&line, "step", words[job->action]);
+	line_text(&line, "step", words[action]);
 	line_number(&line, "pid", job->pid);
 	line_bool(&line, "ok", fine);
-	if (ended(job) && (fine || job->action != GET_STATE) && state >= 0)
+	if (ended(job) && (fine || action != GET_STATE) && state >= 0)
 		line_text(&line, "state", state_word(state));
 	if (!fine)
 		tell_error(&line, job);
 	line_number(&line, "ms", ended(job) ? job->took_ms : -1);
 	line_end(&line);
+}
+
+/* A move that asks is reported as a read of the state, and as a move if it was made. */
+static void report_job(const struct job *job)
+{
+	if (job->asks && ended(job)) {
+		struct job read = *job;
+		read.took_ms = job->asked_ms;
+		if (!job->unmoved)
+			read.error = CUDA_SUCCESS;
+		report_call(&read, GET_STATE);
+	}
+	if (!job->unmoved)
+		report_call(job, job->action);
 }
 
 static void tell_holder(const struct holder *holder)
@@ -168,20 +182,20 @@ static void note(const struct job *job)
 	if (job->late) {
 		process->stuck = true;
 		process->state = -1;
-	} else if (job->action == GET_STATE) {
+	} else if (job->action == GET_STATE || job->unmoved) {
 		process->state = job->error == CUDA_SUCCESS ? job->value : -1;
 	} else {
 		process->state = job->state;
 	}
 }
 
-static bool is_wanted(const struct process *process, enum action action, int from)
+static bool is_wanted(const struct process *process, enum action action, int from, bool asks)
 {
 	if (process->stuck)
 		return false;
 	if (action == GET_STATE)
 		return process->state < 0;
-	return process->named && process->state == from;
+	return process->named && (asks ? process->state < 0 : process->state == from);
 }
 
 /* Whether a job reached its state: the driver may return success and have done nothing. */
@@ -193,24 +207,25 @@ static bool worked(const struct job *job)
 		return false;
 	if (job->error != CUDA_SUCCESS)
 		return !is_alive(job->pid);
-	return job->action < LOCK || job->state == after[job->action];
+	return job->unmoved || job->action < LOCK || job->state == after[job->action];
 }
 
-/* Do one action on every process in the right state; return whether all succeeded. A process that
- * exited meanwhile is not a failure. */
-static bool all(const struct options *options, enum action action, int from, long long limit_ms)
+static bool each(const struct options *options, enum action action, int from, bool asks,
+		 long long limit_ms)
 {
 	static struct job *chosen[JOBS_MAX];
 	size_t number = 0;
 	bool fine = true;
 	for (size_t at = 0; at < count; at++) {
-		if (!is_wanted(&processes[at], action, from))
+		if (!is_wanted(&processes[at], action, from, asks))
 			continue;
 		jobs[number] = (struct job){
 			.action = action,
 			.pid = processes[at].pid,
 			.lock_ms = (unsigned)options->lock_ms,
 			.map = options->has_map ? &options->map : NULL,
+			.asks = asks,
+			.from = from,
 		};
 		chosen[number] = &jobs[number];
 		number++;
@@ -221,6 +236,19 @@ static bool all(const struct options *options, enum action action, int from, lon
 		fine = worked(&jobs[at]) && fine;
 	}
 	return fine;
+}
+
+/* Do one action on every process in the right state; return whether all succeeded. A process that
+ * exited meanwhile is not a failure. */
+static bool all(const struct options *options, enum action action, int from, long long limit_ms)
+{
+	return each(options, action, from, false, limit_ms);
+}
+
+/* The same on every process whose state is unknown: read it, and do the action if it is right. */
+static bool all_asked(const struct options *options, enum action action, int from, long long limit_ms)
+{
+	return each(options, action, from, true, limit_ms);
 }
 
 static bool begin(const struct options *options, int *status)
@@ -311,8 +339,8 @@ static bool freeze(const struct options *options)
 /* A process that fails to restore must not stop the others. */
 static void thaw(const struct options *options)
 {
-	all(options, GET_STATE, -1, options->detect_ms);
-	all(options, RESTORE, CHECKPOINTED, options->step_ms);
+	long long limit_ms = options->step_ms > 0 ? options->step_ms + options->detect_ms : 0;
+	all_asked(options, RESTORE, CHECKPOINTED, limit_ms);
 	all(options, UNLOCK, LOCKED, options->step_ms);
 }
 

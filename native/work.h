@@ -24,13 +24,19 @@ struct job {
 	int pid;
 	unsigned lock_ms; /* how long the driver may try to lock; 0: no limit */
 	const struct device_map *map;
+	/* Of a move: read the state first, and make the move only from the state `from`. */
+	bool asks;
+	int from;
 
 	bool late;   /* it had not ended at the deadline; the fields below are then invalid */
 	int unbegun; /* the errno of starting a thread for it; the fields below are then invalid */
 	int error;
-	int value; /* of GET_STATE and GET_TID */
+	int value; /* of GET_STATE and GET_TID, and of a move that asks */
+	bool unmoved; /* a move that asks was not made: `error` and `value` are those of the read */
 	int state; /* read after a move; -1 if it cannot be read */
-	long long took_ms;
+	long long began_ms; /* a time of now_ms() */
+	long long asked_ms; /* of the read before a move */
+	long long took_ms;  /* of the rest */
 };
 
 /* Run the jobs; `report`, unless NULL, is called in this thread for each as it ends, then for late ones.
