@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -21,6 +22,7 @@ SHIM = "containerd-shim-cryo-v1"
 _PROGRAM = f"{SHIM}-python"
 _CONTAINERD = Topic(Area.CONTAINERD, "containerd")
 _SHIM = Topic(Area.CONTAINERD, "shim")
+_RUNSC = Topic(Area.CONTAINERD, "runsc of shims")
 _ANNOTATIONS = Topic(Area.CONTAINERD, "annotations")
 _PODS = Topic(Area.CONTAINERD, "GPUs in pods")
 _VERSION = re.compile(r"\bv?(\d+)\.(\d+)\.\d+")
@@ -60,6 +62,7 @@ async def check(host: Host) -> list[Finding]:
         *_accepted(daemon, version, found),
         *_loaded(daemon),
         *_shims(host, daemon, found.handlers),
+        *_runsc(host, daemon),
         *_annotations(found),
         *_gpus(host, found.handlers),
     ]
@@ -138,6 +141,16 @@ def _program(path: Path, where: str) -> Iterator[Finding]:
         )
     else:
         yield _SHIM.ok(f"{path}, {where}")
+
+
+def _runsc(host: Host, daemon: Daemon) -> Iterator[Finding]:
+    """Check that shims find runsc: they have containerd's PATH."""
+    binary = host.config.runsc.binary
+    if shutil.which(binary, path=daemon.search) is None:
+        yield _RUNSC.failure(
+            f"{binary} is not on containerd's PATH ({daemon.search}): shims cannot start it",
+            "name its path as binary under [runsc] in config.toml",
+        )
 
 
 def _annotations(found: Configuration) -> Iterator[Finding]:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
-from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from shim.doctor.host import Host
@@ -29,23 +27,21 @@ class Daemon(Value):
 
 
 def find(host: Host) -> Daemon | None:
-    """Find the containerd that uses the configuration in question; None if there is none."""
-    wanted = host.containerd_config or host.at(_CONFIG)
-    for pid in _pids(host):
-        config = _config(_words(host, pid, "cmdline")) or str(host.at(_CONFIG))
-        if Path(config) == wanted:
+    """Find the containerd that uses the configuration in question; None if there is none.
+
+    That is the configuration that was named, else the usual one, else that of the only containerd
+    that runs: distributions of Kubernetes have their own.
+    """
+    usual = host.at(_CONFIG)
+    running = {pid: _config(host, pid) or usual for pid in host.processes(_NAME)}
+    wanted = host.containerd_config or usual
+    if host.containerd_config is None and len(running) == 1 and not usual.exists():
+        (wanted,) = running.values()
+    for pid, config in running.items():
+        if config == wanted:
             return _running(host, pid, wanted)
     binary = host.find(_NAME)
-    if not binary:
-        return None
-    return Daemon(binary=binary, search=host.search, config=wanted)
-
-
-def _pids(host: Host) -> Iterator[int]:
-    for path in host.at("/proc").glob("[0-9]*/comm"):
-        with contextlib.suppress(OSError):  # it has exited
-            if path.read_text("utf-8", "replace").strip() == _NAME:
-                yield int(path.parent.name)
+    return Daemon(binary=binary, search=host.search, config=wanted) if binary else None
 
 
 def _running(host: Host, pid: int, config: Path) -> Daemon:
@@ -72,13 +68,14 @@ def _words(host: Host, pid: int, name: str) -> list[str]:
         return []
 
 
-def _config(words: Sequence[str]) -> str:
-    """Return the path in the option --config of a command line, empty without one."""
+def _config(host: Host, pid: int) -> Path | None:
+    """Return the path in the option --config of a command line; None without one."""
+    words = _words(host, pid, "cmdline")
     for at, word in enumerate(words):
         name, equals, value = word.partition("=")
         if name in _OPTIONS:
-            return value if equals else "".join(words[at + 1 : at + 2])
-    return ""
+            return host.at(value if equals else "".join(words[at + 1 : at + 2]))
+    return None
 
 
 def _started(host: Host, pid: int) -> float:

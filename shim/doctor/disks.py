@@ -27,6 +27,19 @@ def check_images(host: Host) -> Iterator[Finding]:
     yield from found
 
 
+def check_gpu_memory(host: Host, used_bytes: int) -> Iterator[Finding]:
+    """Check that the GPU memory in use fits on the disk of images."""
+    topic = Topic(Area.STORAGE, "images of GPUs")
+    path = Path(host.config.paths.images)
+    free = host.disk.space(_existing(path))
+    if used_bytes > free.bytes:
+        yield topic.warning(
+            f"GPU memory in use is {size(used_bytes)}, and {path} has {size(free.bytes)} free: "
+            "not all of it can be saved",
+            "free space, or name a larger disk as images under [paths]",
+        )
+
+
 def check_state(host: Host) -> Iterator[Finding]:
     """Check the folder of the records of tasks and of runsc."""
     subject = Topic(Area.STORAGE, "paths.state")

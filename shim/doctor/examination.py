@@ -60,6 +60,7 @@ CHECKS = (
     _reads("paths.scratch", disks.check_scratch),
     _reads("sockets", sockets.check),
     _reads("journals", leftovers.check_journals),
+    _reads("shims", leftovers.check_shims),
     _reads("unfinished images", leftovers.check_images),
     _reads("sandboxes", leftovers.check_sandboxes),
 )

@@ -7,10 +7,11 @@ from typing import NamedTuple
 
 from shim.cuda import cdi, inventory
 from shim.cuda.inventory import Gpu
-from shim.doctor import memory
+from shim.doctor import disks, memory
 from shim.doctor.finding import Area, Finding, Topic
 from shim.doctor.host import Host
 from shim.errors import CryoError
+from shim.host.filecalls import file_call
 
 _GPUS = Topic(Area.GPU, "GPUs")
 _NODES = Topic(Area.GPU, "device nodes")
@@ -23,6 +24,7 @@ _CONTROL = ("/dev/nvidiactl", "/dev/nvidia-uvm")
 _MPS_NAME = "nvidia-cuda-mps"
 _FIELDS = ("uuid", "mig.mode.current", "persistence_mode", "memory.total", "memory.used")
 _MIB = 1 << 20
+_DISK_S = 5.0
 
 
 class Row(NamedTuple):
@@ -78,8 +80,7 @@ def _cdi(host: Host) -> Iterator[Finding]:
 
 
 def _mps(host: Host) -> Iterator[Finding]:
-    names = (path.read_text("utf-8", "replace") for path in host.at("/proc").glob("[0-9]*/comm"))
-    if any(name.strip() == _MPS_NAME for name in names):
+    if host.processes(_MPS_NAME):
         yield _MPS.warning(
             "the MPS daemon runs: processes that use it hold GPU memory in its server, which "
             "cuda-checkpoint does not freeze",
@@ -96,7 +97,20 @@ async def _settings(host: Host) -> list[Finding]:
         remedy = error.remedy or "run nvidia-smi and see why it fails"
         text = f"the settings of the GPUs are not known: {error.message}"
         return [_GPUS.warning(text, remedy)]
-    return [*_mig(rows), *_persistence(rows), *memory.check_freeze(host, *_memory(rows))]
+    largest, used = _memory(rows)
+    return [
+        *_mig(rows),
+        *_persistence(rows),
+        *memory.check_freeze(host, largest, used),
+        *await _saved(host, used),
+    ]
+
+
+async def _saved(host: Host, used: int) -> list[Finding]:
+    def look() -> list[Finding]:
+        return list(disks.check_gpu_memory(host, used))
+
+    return await file_call(look, doing="measure the disk of images", deadline_s=_DISK_S)
 
 
 async def _rows(host: Host) -> list[Row]:

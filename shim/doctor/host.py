@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 from collections.abc import Awaitable, Callable, Mapping, Sequence
@@ -70,6 +71,15 @@ class Host:
     def find(self, program: str) -> str:
         """Return the path of a program, by its name or path; empty if there is none."""
         return shutil.which(program, path=self.search) or ""
+
+    def processes(self, name: str) -> list[int]:
+        """List the processes whose name, of which the kernel keeps 15 characters, is this one."""
+        found = []
+        for path in self.at("/proc").glob("[0-9]*/comm"):
+            with contextlib.suppress(OSError):  # it has exited
+                if path.read_text("utf-8", "replace").strip() == name:
+                    found.append(int(path.parent.name))
+        return sorted(found)
 
     @cached_property
     def mounts(self) -> str:

@@ -11,7 +11,7 @@ from typing import NamedTuple
 from shim.doctor.finding import Area, Finding, Topic
 from shim.doctor.host import Host
 from shim.errors import CryoError
-from shim.host import files
+from shim.host import files, unix_socket
 from shim.host.text import first_few
 from shim.image import walk
 from shim.image.staging import is_abandoned
@@ -23,6 +23,7 @@ from shim.transaction.journal import Entry, Journal, Operation
 
 _JOURNALS = Topic(Area.LEFTOVERS, "journals")
 _IMAGES = Topic(Area.LEFTOVERS, "unfinished images")
+_SHIMS = Topic(Area.LEFTOVERS, "shims")
 _SANDBOXES = Topic(Area.LEFTOVERS, "sandboxes")
 _REPAIR = "cryo doctor --repair, or start cryo serve"
 _STATE_BYTES = 16 << 20
@@ -69,6 +70,32 @@ def _open(layout: Layout) -> Iterator[Finding]:
 
 def _is_parked(entry: Entry) -> bool:
     return entry.operation is Operation.PARK and entry.committed
+
+
+def check_shims(host: Host) -> Iterator[Finding]:
+    """Check that each task of containerd has a shim that lives."""
+    state = Path(host.config.paths.state) / "shims"
+    found = [
+        finding
+        for folder in sorted(state.glob("*"))
+        for ref in Layout(folder).found()
+        if (finding := _abandoned(folder, ref)) is not None
+    ]
+    yield from found or [_SHIMS.ok("each task of containerd has one")]
+
+
+def _abandoned(folder: Path, ref: TaskRef) -> Finding | None:
+    """Return a finding about a task if nothing listens on the socket of its shim."""
+    try:
+        record = records.load_for_cleanup(Layout(folder).task(ref))
+    except CryoError as error:
+        return _SHIMS.warning(error.message, error.remedy)
+    if record is None or not record.owner or unix_socket.listens(record.owner):
+        return None
+    return _SHIMS.warning(
+        f"the shim of task {ref} does not answer",
+        "restart containerd, which removes what a dead shim leaves behind",
+    )
 
 
 def check_images(host: Host) -> Iterator[Finding]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple
@@ -18,6 +19,7 @@ _FLAGS = Topic(Area.RUNSC, "runsc.flags")
 _SIDECARS = Topic(Area.RUNSC, "gvisor-bin")
 _FOLDER, _SENTRY = "gvisor-bin", "gvisor_sentry"
 _POLICY = "sidecar-usage-policy"
+_RELEASE = re.compile(r"release-(\d{8})\.\d+")
 _TRUE = frozenset({"1", "t", "T", "true", "TRUE", "True"})
 
 
@@ -29,6 +31,12 @@ class Fault(NamedTuple):
     text: str
     remedy: str
     with_gpu: bool = False
+
+
+def _date(able: Capabilities) -> str:
+    """Return the date of a release, as in release-20260905.0; empty for other builds."""
+    found = _RELEASE.fullmatch(able.version)
+    return found[1] if found else ""
 
 
 # Measured on the builds that README names; the dates are of the releases that have the feature.
@@ -52,10 +60,10 @@ FAULTS = (
         "use runsc from 20260905 on",
     ),
     Fault(
-        lambda able: not able.builtin_cuda,
+        lambda able: not able.builtin_cuda or "20260608" <= _date(able) < "20260706",
         Level.WARNING,
         "this build cannot save a process that has a GPU device open without CUDA state",
-        "use runsc from 20260905 on",
+        "use runsc from 20260706 on",
         with_gpu=True,
     ),
 )

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import errno
 import grp
 import os
-import socket
 import stat
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,12 +11,11 @@ from pathlib import Path
 from shim.doctor.finding import Area, Finding, Topic
 from shim.doctor.host import Host
 from shim.errors import CryoError
-from shim.host import trusted
+from shim.host import trusted, unix_socket
 
 _SOCKET = Topic(Area.SOCKETS, "sidecar")
 _GROUP = Topic(Area.SOCKETS, "server.group")
 _CONTAINERD = Topic(Area.SOCKETS, "server.containerd")
-_CONNECT_S = 0.5
 _OTHERS = stat.S_IROTH | stat.S_IWOTH | stat.S_IXOTH
 
 
@@ -33,7 +30,7 @@ def check(host: Host) -> Iterator[Finding]:
     if host.socket is not None:
         yield from _sidecar(host.socket, _group_id(group) if group else None)
     events = host.config.server.containerd
-    if events and not _answers(Path(events)):
+    if events and not unix_socket.listens(events):
         yield _CONTAINERD.warning(
             f"{events} does not answer: events of tasks do not reach containerd",
             "start containerd, or correct containerd under [server]",
@@ -80,23 +77,13 @@ def _rights(path: Path, found: os.stat_result, gid: int | None) -> Iterator[Find
 
 
 def _life(path: Path) -> Iterator[Finding]:
-    if _answers(path):
+    if unix_socket.listens(str(path)):
         yield _SOCKET.ok(f"running, at {path}")
     else:
         yield _SOCKET.warning(
             f"{path} is there, and no sidecar answers: it was killed",
             "start cryo serve: it recovers the tasks, and replaces the socket",
         )
-
-
-def _answers(path: Path) -> bool:
-    with socket.socket(socket.AF_UNIX) as probe:
-        probe.settimeout(_CONNECT_S)
-        try:
-            code = probe.connect_ex(str(path))
-        except TimeoutError:
-            return True
-    return code not in {errno.ECONNREFUSED, errno.ENOENT, errno.ENOTSOCK}
 
 
 def _group_id(group: str) -> int | None:

@@ -50,6 +50,19 @@ def interrupt(machine: Machine) -> None:
     Journal(folder).open(Operation.CHECKPOINT, "/images/job")
 
 
+def dead_shim(machine: Machine) -> None:
+    """Leave a task of containerd whose shim has died."""
+    owner = json.dumps({"owner": f"{machine.root}/shim.sock"})
+    machine.write("state/shims/0a1b2c3d/tasks/default/job/task.json", owner)
+
+
+def k3s(machine: Machine) -> None:
+    """Let containerd run with a configuration elsewhere, which is damaged."""
+    (machine.root / "etc/containerd/config.toml").unlink()
+    machine.write(f"proc/{CONTAINERD_PID}/cmdline", "containerd\0-c\0/var/k3s/config.toml\0")
+    machine.write("var/k3s/config.toml", "[[")
+
+
 def damage(machine: Machine) -> None:
     """Leave a journal that cannot be decoded."""
     interrupt(machine)
@@ -223,6 +236,14 @@ FAULTS = (
         "fewer tasks",
     ),
     Fault(
+        "GPUs",
+        "little disk for GPU memory",
+        lambda m: m.smi("GPU-1, [N/A], Enabled, 200000, 200000\n"),
+        WARNING,
+        "not all of it can be saved",
+        "larger disk",
+    ),
+    Fault(
         "runsc",
         "no runsc",
         lambda m: m.runsc.path.unlink(),
@@ -248,7 +269,15 @@ FAULTS = (
     ),
     Fault("runsc", "old runsc", Machine.older_runsc, WARNING, "live exec session", "20250414"),
     Fault("runsc", "old runsc", Machine.older_runsc, WARNING, "host's network", "20260905"),
-    Fault("runsc", "old runsc", Machine.older_runsc, WARNING, "without CUDA state", "20260905"),
+    Fault("runsc", "old runsc", Machine.older_runsc, WARNING, "without CUDA state", "20260706"),
+    Fault(
+        "runsc",
+        "release 20260622",
+        lambda m: m.runsc.prints("--version", "runsc version release-20260622.0\n"),
+        WARNING,
+        "without CUDA state",
+        "20260706",
+    ),
     Fault("runsc", "no gvisor-bin, strict", strict, FAILURE, "STRICT", "gvisor-bin"),
     Fault(
         "runsc",
@@ -426,6 +455,15 @@ FAULTS = (
         WARNING,
         "/dev/shm twice",
         "1.7",
+    ),
+    Fault("containerd", "another configuration", k3s, FAILURE, "config.toml cannot be", "restart"),
+    Fault(
+        "containerd",
+        "runsc not on its PATH",
+        lambda m: m.settings("runsc", binary="runsc-elsewhere"),
+        FAILURE,
+        "runsc-elsewhere is not on containerd's PATH",
+        "binary under [runsc]",
     ),
     Fault(
         "containerd",
@@ -611,6 +649,7 @@ FAULTS = (
         "events of tasks",
         "start containerd",
     ),
+    Fault("shims", "dead", dead_shim, WARNING, "the shim of task job", "restart containerd"),
     Fault("journals", "checkpoint", interrupt, FAILURE, "task job", "cryo doctor --repair"),
     Fault("journals", "damaged journal", damage, FAILURE, "journal.json", "remove the file"),
     Fault("unfinished images", "staging", abandon, WARNING, STAGING_PREFIX, "--repair"),
