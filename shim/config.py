@@ -181,6 +181,16 @@ class Log(_Section, frozen=True, kw_only=True, forbid_unknown_fields=True):
     format: Literal["logfmt", "json"] = "logfmt"
 
 
+class Metrics(_Section, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Where Prometheus gets metrics: `127.0.0.1:PORT` or `unix:/path`; empty is nowhere.
+
+    Root may connect to a unix socket, and the members of `group` if it is set.
+    """
+
+    address: str = ""
+    group: str = ""
+
+
 class Config(_Section, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """All of config.toml."""
 
@@ -195,6 +205,7 @@ class Config(_Section, frozen=True, kw_only=True, forbid_unknown_fields=True):
     trust: Trust = Trust()
     store: Store = Store()
     log: Log = Log()
+    metrics: Metrics = Metrics()
 
 
 # Keys of [cuda] that have been renamed; the old name is still read.

@@ -44,6 +44,12 @@ class CryoError(Exception):
         return self.message
 
 
+def class_of(error: BaseException) -> str:
+    """Return the class of an error as logs and metrics name it; a cancellation is `Cancelled`."""
+    name = type(error).__name__
+    return "Cancelled" if name == "CancelledError" else name
+
+
 class InvalidArgument(CryoError):
     """The request can never work as written."""
 

@@ -313,7 +313,8 @@ Spans = Annotated[tuple[Span, ...], msgspec.Meta(max_length=MAX_SPANS)]
 class Timeline(Value, omit_defaults=True):
     """Where the time of one operation on a task went.
 
-    `operation` is what it was, such as `checkpoint` or `unpark`; `error` is why it failed.
+    `operation` is what it was, such as `checkpoint` or `unpark`; `error` is why it failed, and
+    `error_kind` the class of that, which is kept on this host alone.
     `size_bytes` is that of the image, `gpu_bytes` the GPU memory of the task, both 0 if unknown.
     `frozen_s` is how long the task stood still. `notes` say what was chosen and why. With `partial`
     the end of the operation is not known: it is from the manifest of an image, written before that.
@@ -330,6 +331,7 @@ class Timeline(Value, omit_defaults=True):
     gpu_bytes: _Size = 0
     frozen_s: _Seconds = 0.0
     error: Annotated[str, msgspec.Meta(max_length=4096)] = ""
+    error_kind: Annotated[str, msgspec.Meta(max_length=64)] = ""
     notes: Annotated[tuple[str, ...], msgspec.Meta(max_length=64)] = ()
     partial: bool = False
 

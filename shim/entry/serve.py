@@ -11,6 +11,7 @@ import socket
 from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import msgspec
 
@@ -21,6 +22,7 @@ from shim.errors import CryoError, DeadlineExceeded
 from shim.host.background import BackgroundTasks
 from shim.host.environment import private_umask
 from shim.model import Event
+from shim.service import answered
 from shim.service.endpoint import Endpoint
 from shim.service.events import Publisher
 from shim.service.server import Server
@@ -29,6 +31,9 @@ from shim.service.shims import Shims
 from shim.service.ttrpc_edge import TtrpcEdge
 from shim.task.tasks import Tasks, log_event
 from shim.transaction import host_settings
+
+if TYPE_CHECKING:
+    from shim.metrics.sidecar import SidecarMetrics
 
 _log = logging.getLogger("cryo")
 _GOODBYE_S = 3.0
@@ -94,7 +99,10 @@ class Sidecar:
         containerd = config.server.containerd
         self._publisher = Publisher(containerd) if containerd else None
         self._tasks = tasks or Tasks(config, self._publish)
-        service = Service(self._tasks, shims=Shims(state, config.timeouts.rollback))
+        shims = Shims(state, config.timeouts.rollback)
+        self._metrics = _metrics(config, self._tasks, shims)
+        observe = answered.ignore if self._metrics is None else self._metrics.observe
+        service = Service(self._tasks, shims=shims, observe=observe)
         self._server = Server(service, endpoint)
         ttrpc = config.server.ttrpc
         self._ttrpc = TtrpcEdge(service, Endpoint(ttrpc)) if ttrpc else None
@@ -107,18 +115,23 @@ class Sidecar:
         Raises:
             CryoError: it cannot start.
         """
+        served = contextlib.nullcontext() if self._metrics is None else self._metrics.serving()
         with self._signals():
-            if adjusted := host_settings.adjust(self._config):
-                _log.warning("%s", adjusted)
-            await self._tasks.recover()
-            await self._listen()
-            notify("READY=1")
-            self._start_hourly()
-            await self._stop.wait()
-            notify("STOPPING=1")
-            await self._hourly.aclose()
-            await self._leave()
-            _log.info("stopped; tasks continue to run")
+            async with served:
+                await self._serve()
+
+    async def _serve(self) -> None:
+        if adjusted := host_settings.adjust(self._config):
+            _log.warning("%s", adjusted)
+        await self._tasks.recover()
+        await self._listen()
+        notify("READY=1")
+        self._start_hourly()
+        await self._stop.wait()
+        notify("STOPPING=1")
+        await self._hourly.aclose()
+        await self._leave()
+        _log.info("stopped; tasks continue to run")
 
     def _start_hourly(self) -> None:
         """Clean up now and every hour; a filesystem that hangs holds up only what looks at it."""
@@ -183,6 +196,15 @@ class Sidecar:
             os._exit(_SIGNALED + number)
         _log.info("%s: stopping", number.name)
         self._stop.set()
+
+
+def _metrics(config: Config, tasks: Tasks, shims: Shims) -> SidecarMetrics | None:
+    """Make the metrics if they are configured; without, nothing of them is loaded."""
+    if not config.metrics.address:
+        return None
+    from shim.metrics.sidecar import SidecarMetrics
+
+    return SidecarMetrics(config, tasks, shims)
 
 
 async def _every_hour(name: str, work: Callable[[], Awaitable[object]]) -> None:

@@ -46,6 +46,15 @@ def list_names(images: Path, namespace: str) -> list[NameView]:
     return [_view(NamedImages(images, ref), with_parts=False) for ref in _refs(images, namespace)]
 
 
+def uses(images: Path) -> list[tuple[ImageRef, NamedUse]]:
+    """Return how each name of every namespace was used."""
+    return [
+        (ref, named_use.read(ref.folder(images)))
+        for folder in _folders(images)
+        for ref in _refs(images, folder.name)
+    ]
+
+
 def show_name(images: Path, ref: ImageRef) -> NameView:
     """Describe a name, with what the fingerprints of its images were computed from.
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable
 from typing import TypeAlias
 
@@ -30,8 +29,3 @@ Observe: TypeAlias = Callable[[Answered], None]
 
 def ignore(_answered: Answered) -> None:
     """Observe nothing."""
-
-
-def class_of(error: BaseException) -> str:
-    """Return the class of an error as logs and metrics name it."""
-    return "Cancelled" if isinstance(error, asyncio.CancelledError) else type(error).__name__

@@ -14,7 +14,7 @@ from google.protobuf.message import Message
 from msgspec.structs import replace
 
 from shim.api.containerd.task.v3 import shim_pb2
-from shim.errors import AlreadyExists
+from shim.errors import AlreadyExists, class_of
 from shim.host import log_fields
 from shim.host.text import printable
 from shim.model import DEFAULT_NAMESPACE, Progress, Report, TaskRef, TaskView
@@ -159,7 +159,7 @@ class Service:
         try:
             yield seen
         except BaseException as error:
-            seen.error = answered.class_of(error)
+            seen.error = class_of(error)
             raise
         finally:
             one = Answered(

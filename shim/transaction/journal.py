@@ -10,6 +10,7 @@ import contextlib
 import enum
 import logging
 from collections.abc import Iterable
+from datetime import datetime
 from pathlib import Path
 from typing import TypedDict, Unpack
 
@@ -19,7 +20,7 @@ from shim import failpoints
 from shim.errors import InvalidArgument
 from shim.host.files import read_bounded
 from shim.host.oserror import typed
-from shim.model import CudaProcess, EngineName, Phase, Value
+from shim.model import CudaProcess, EngineName, Phase, Value, utcnow
 
 _log = logging.getLogger(__name__)
 NAME = "journal.json"
@@ -49,6 +50,7 @@ def key(pid: int, container: str = "") -> str:
 class Entry(Value):
     """The content of a journal. `committed` is set once the image has its final name.
 
+    `opened_at` is None in a journal of an earlier version.
     `stage_device` is the device number of the memory that runsc saves into; 0 if it is the disk.
 
     The journal of a park stays open, committed, for as long as the task is parked: it lists the
@@ -62,6 +64,7 @@ class Entry(Value):
 
     operation: Operation
     image_path: str
+    opened_at: datetime | None = None
     phase: Phase = Phase.PREFLIGHT
     staging: str = ""
     stage_device: int = 0
@@ -84,6 +87,11 @@ class Entry(Value):
     def unfinished_image(self) -> Path | None:
         """The staging folder of an image without its final name yet, which is to be removed."""
         return Path(self.staging) if self.staging and not self.committed else None
+
+    @property
+    def is_parked(self) -> bool:
+        """Whether it is a park that was committed."""
+        return self.operation is Operation.PARK and self.committed
 
     def cuda_processes(self, container: str = "") -> list[CudaProcess]:
         """List the CUDA processes of a container that the operation was to move."""
@@ -153,6 +161,7 @@ class Journal:
             Entry(
                 operation=operation,
                 image_path=image_path,
+                opened_at=utcnow(),
                 was_paused=was_paused,
                 exit=exit,
             )
@@ -183,6 +192,7 @@ class Journal:
         return Entry(
             operation=operation,
             image_path=image_path,
+            opened_at=utcnow(),
             engine=now.engine,
             exec_processes=now.exec_processes,
             execs=now.execs,
@@ -236,8 +246,7 @@ class Journal:
     @property
     def parked(self) -> bool:
         """Whether the open operation is a park that was committed."""
-        entry = self._entry
-        return entry is not None and entry.operation is Operation.PARK and entry.committed
+        return self._entry is not None and self._entry.is_parked
 
     def close(self) -> None:
         """End the operation: nothing is left to undo.

@@ -10,6 +10,7 @@ from datetime import datetime
 
 import msgspec
 
+from shim.errors import class_of
 from shim.host import command_times
 from shim.model import MAX_SPANS, Phase, Progress, Span, Timeline, utcnow
 
@@ -111,6 +112,7 @@ class Recorder:
             total_s=round(self.elapsed_s, 6),
             spans=self.recorded,
             error="" if error is None else (str(error) or type(error).__name__)[:_TEXT_MAX],
+            error_kind="" if error is None else class_of(error),
         )
 
     def close(self) -> None:

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import contextlib
 import logging
+from collections.abc import Callable, Iterator
+from contextvars import ContextVar
 from pathlib import Path
 from typing import Annotated
 
@@ -21,7 +23,21 @@ NAME = "timelines.json"
 # How many operations are kept.
 KEPT = 16
 _LIMIT_BYTES = 1 << 20
+Observer = Callable[[Timeline], None]
+"""Called with each timeline when its operation has ended."""
+
+_observer: ContextVar[Observer | None] = ContextVar("observer of timelines", default=None)
 _Kept = Annotated[tuple[Timeline, ...], msgspec.Meta(max_length=KEPT)]
+
+
+@contextlib.contextmanager
+def observed_by(observer: Observer) -> Iterator[None]:
+    """Report the timelines of this context, and of the tasks that are created in it."""
+    token = _observer.set(observer)
+    try:
+        yield
+    finally:
+        _observer.reset(token)
 
 
 def read(folder: Path) -> tuple[Timeline, ...]:
@@ -38,6 +54,8 @@ def read(folder: Path) -> tuple[Timeline, ...]:
 
 def add(folder: Path, timeline: Timeline) -> None:
     """Add a timeline, and drop the oldest; the operation does not depend on it."""
+    if (observer := _observer.get()) is not None:
+        observer(timeline)
     path = folder / NAME
     temporary = path.with_suffix(".tmp")
     kept = [*read(folder), timeline][-KEPT:]

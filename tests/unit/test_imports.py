@@ -29,11 +29,12 @@ ORDER = (
     "task",
     "service",
     "client",
+    "metrics",
     "install",
     "entry",
 )
 VALUES = ("errors", "state", "model", "config", "bundle", "failpoints")
-EDGES = ("service", "client", "entry", "selftest")
+EDGES = ("service", "client", "metrics", "entry", "selftest")
 
 
 @dataclass(frozen=True)
@@ -67,6 +68,8 @@ RULES = {
     "task": Layer(below("task"), ("msgspec",)),
     "service": Layer(below("service", "api"), ("msgspec", *GRPC)),
     "client": Layer(below("client", "api"), ("msgspec", *GRPC)),
+    # Only for a sidecar that is to be observed.
+    "metrics": Layer(below("metrics", "api"), ("google", "prometheus_client")),
     # Only the command line examines the host.
     "doctor": Layer(below("task", "doctor"), ("msgspec",)),
     "entry": Layer(below("entry", "api", "doctor"), ("click", "msgspec", *GRPC)),
@@ -195,6 +198,19 @@ def test_the_core_does_not_load_what_may_be_left_out() -> None:
     ]
 
     assert loaded(core, ("shim.selftest", "shim.simgpu")) == "[]"
+
+
+def test_metrics_are_loaded_only_by_a_sidecar_that_has_them() -> None:
+    """Neither the sidecar nor a shim or a command loads them, or their package."""
+    without = [module for module in modules() if layer_of(module) == "entry"]
+
+    assert (
+        loaded(
+            [module for module in without if not module.endswith("__main__")],
+            ("shim.metrics", "prometheus_client"),
+        )
+        == "[]"
+    )
 
 
 def test_the_supervisor_stays_small() -> None:

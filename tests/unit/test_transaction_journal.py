@@ -10,6 +10,7 @@ import msgspec
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from shim.errors import CryoError, InvalidArgument
 from shim.model import CudaProcess, EngineName, Phase
@@ -214,7 +215,7 @@ def test_a_checkpoint_of_what_is_parked(tmp_path: Path) -> None:
 
     again = Journal(tmp_path).load()
     assert again is not None
-    assert again == before
+    assert replace(again, opened_at=before.opened_at) == before
     assert journal.parked
 
 

@@ -1,0 +1,1 @@
+"""Prometheus metrics of the sidecar; loaded only where config.toml has an address for them."""
