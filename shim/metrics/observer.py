@@ -5,6 +5,7 @@ from __future__ import annotations
 from google.protobuf.message import DecodeError
 from prometheus_client import CollectorRegistry, Counter, Histogram
 
+from shim import errors
 from shim.api.cryo.v1 import cryo_pb2
 from shim.model import Phase, Timeline
 from shim.service.answered import Answered
@@ -15,6 +16,7 @@ _BYTES_PER_SECOND = (5e7, 1e8, 2.5e8, 5e8, 1e9, 2e9, 4e9, 8e9, 16e9)
 # As long as its task.
 _ENDLESS = frozenset({"Wait"})
 _TRANSFERS = {"PushImage": "push", "PullImage": "pull"}
+_OPERATIONS = ("checkpoint", "restore", "park", "unpark")
 # The phase that moves the bytes of an image.
 _MOVES = {"checkpoint": Phase.SAVE, "restore": Phase.LOAD}
 
@@ -82,6 +84,10 @@ class Observer:
             ("direction",),
             registry=registry,
         )
+        # An alert sees an increase only of a series that was there before its first failure.
+        for operation in _OPERATIONS:
+            for kind in _classes():
+                self._failures.labels(operation, kind)
 
     def answered(self, one: Answered) -> None:
         """Count a request."""
@@ -111,6 +117,12 @@ class Observer:
             self._bytes.labels(one.operation).inc(one.size_bytes)
             if moved_s := seconds.get(move):
                 self._throughput.labels(one.operation).observe(one.size_bytes / moved_s)
+
+
+def _classes() -> list[str]:
+    """Return the names of all classes of errors."""
+    kinds = [one for one in vars(errors).values() if isinstance(one, type)]
+    return sorted(one.__name__ for one in kinds if issubclass(one, errors.CryoError))
 
 
 def _moved(response: bytes) -> int:
