@@ -130,7 +130,7 @@ def _check_unmanaged(path: Path, text: str) -> None:
         if line.strip() and not line.lstrip().startswith("#"):
             return
         if _MANAGED.search(line):
-            message = f"another tool writes {path}: {line.strip('# ')}"
+            message = f"another tool writes {path}: {line.strip('# .')}"
             raise FailedPrecondition(message, remedy="add the runtime there: docs/install.md")
 
 
