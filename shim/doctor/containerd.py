@@ -30,6 +30,7 @@ _OLDEST, _SECOND = (1, 6), (2, 0)
 # What 1.x reads of the versions of config.toml.
 _FORMAT = 2
 _EXAMPLE = f"{PREFIX}warm"
+_INSTALL = "remove it and run: cryo install containerd"
 # The kernel gives the time of the boot in whole seconds.
 _CLOCK_S = 2.0
 
@@ -84,7 +85,7 @@ def _accepted(daemon: Daemon, version: Version, found: Configuration) -> Iterato
     elif version.is_old and found.version > _FORMAT:
         yield _CONTAINERD.failure(
             f"{daemon.config} has version {found.version}, and {version.text} reads {_FORMAT}",
-            "use hack/containerd/install/containerd-1.toml",
+            "remove that file and run: cryo install containerd",
         )
     elif version.numbers == _OLDEST and found.handlers:
         yield _CONTAINERD.warning(
@@ -116,7 +117,7 @@ def _shims(host: Host, daemon: Daemon, found: Sequence[Handler]) -> Iterator[Fin
         make = _SHIM.failure if found else _SHIM.warning
         yield make(
             f"{SHIM} is not on containerd's PATH ({daemon.search}): containerd cannot start tasks",
-            f"ln -s $(command -v {SHIM}) /usr/local/bin/",
+            "run: cryo install containerd, or link the shim into a directory on that PATH",
         )
 
 
@@ -129,7 +130,7 @@ def _search(daemon: Daemon) -> Path | None:
 
 def _program(path: Path, where: str) -> Iterator[Finding]:
     if not path.exists():
-        yield _SHIM.failure(f"{path} ({where}) leads nowhere", "install the shim, or link it again")
+        yield _SHIM.failure(f"{path} ({where}) leads nowhere", _INSTALL)
     elif not os.access(path, os.X_OK):
         yield _SHIM.failure(
             f"{path} ({where}) is not executable", f"chmod +x {path}, or remount without noexec"

@@ -471,7 +471,7 @@ FAULTS = (
         lambda m: m.program("containerd", "echo containerd containerd.io 1.7.24 x"),
         FAILURE,
         "has version 3, and 1.7.24 reads 2",
-        "containerd-1.toml",
+        "cryo install containerd",
     ),
     Fault("containerd", "lost handler", lose_handler, WARNING, "cryo is lost", "containerd 2.x"),
     Fault(
@@ -484,14 +484,21 @@ FAULTS = (
         "changed after containerd had started",
         "restart containerd",
     ),
-    Fault("containerd", "no shim", lambda m: m.shim.unlink(), FAILURE, "not on", "ln -s"),
+    Fault(
+        "containerd",
+        "no shim",
+        lambda m: m.shim.unlink(),
+        FAILURE,
+        "not on",
+        "cryo install containerd",
+    ),
     Fault(
         "containerd",
         "shim leads nowhere",
         lambda m: m.shim.resolve().unlink(),
         FAILURE,
         "leads nowhere",
-        "link it again",
+        "cryo install containerd",
     ),
     Fault(
         "containerd",
@@ -508,7 +515,7 @@ FAULTS = (
         handler("  pod_annotations", '  runtime_path = "/gone"\n  pod_annotations'),
         FAILURE,
         "runtime_path of the handler cryo",
-        "link it again",
+        "cryo install containerd",
     ),
     Fault(
         "containerd",
