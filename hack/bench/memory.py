@@ -40,7 +40,8 @@ def part(given: Given, effort: Effort) -> Rows:
         names: list[str] = []
         for count in _QUICK_PODS if effort.quick else PODS:
             while len(names) < count:
-                names.append(f"{runtime}-pod-{len(names)}")
+                # runsc takes the beginning of an id for the id.
+                names.append(f"{runtime}-pod-{len(names):03}")
                 ctr.begin(runtime, names[-1], "sleep", "1000")
             pids = shims(runtime)
             if runtime == CRYO:
