@@ -1,4 +1,4 @@
-"""The unchanged files of hack/containerd/install, with containerd, CRI, Docker and systemd."""
+"""The unchanged files of hack/containerd/install, with containerd, CRI and Docker."""
 
 from __future__ import annotations
 
@@ -14,7 +14,6 @@ from typing import Any
 
 import pytest
 
-from hack.tools.running import run
 from shim.simgpu.waiting import wait_until
 from tests.builds import RunscBuild
 from tests.containerd import cryo
@@ -231,15 +230,3 @@ def test_docker_kill_gets_through(
 def numbers_of(dockerd: Dockerd) -> list[int]:
     """Return the output of the counting container so far."""
     return [int(line) for line in dockerd.docker("logs", "counts").out.split()]
-
-
-def test_systemd_takes_the_unit(tmp_path: Path) -> None:
-    """The unit file passes `systemd-analyze verify`."""
-    if not shutil.which("systemd-analyze"):
-        pytest.skip("systemd-analyze is not installed")
-    # The program's path differs in a checkout.
-    text = (INSTALL / "cryo.service").read_text("utf-8")
-    unit = tmp_path / "cryo.service"
-    unit.write_text(text.replace("/usr/local/bin/cryo", "/bin/true"), "utf-8")
-
-    run(["systemd-analyze", "verify", unit], timeout_s=15)
