@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from google.protobuf.message import DecodeError
 from prometheus_client import CollectorRegistry, Counter, Histogram
 
 from shim import errors
@@ -127,7 +126,4 @@ def _classes() -> list[str]:
 
 def _moved(response: bytes) -> int:
     """Return the bytes that a push or pull has moved, by its last update."""
-    try:
-        return cryo_pb2.TransferUpdate.FromString(response).result.bytes_moved
-    except DecodeError:
-        return 0
+    return cryo_pb2.TransferUpdate.FromString(response).result.bytes_moved

@@ -1,4 +1,4 @@
-"""A sidecar with the settings of a containerd's shims, and its client."""
+"""A sidecar with the settings of a containerd's shims and with metrics, and its client."""
 
 from __future__ import annotations
 
@@ -24,6 +24,8 @@ class Beside:
         self._cryo = cryo
         self._namespace = namespace or cryo.namespace
         self.socket = f"{cryo.folder}/cryo.sock"
+        self.metrics = cryo.folder / "metrics.sock"
+        self.log = cryo.folder / "sidecar.log"
 
     def argv(self, *words: str) -> list[str]:
         """Return the command line of a client."""
@@ -44,8 +46,11 @@ class Beside:
 def serving(cryo: Cryo, namespace: str = "") -> Iterator[Beside]:
     """Run a sidecar beside containerd; yield a client of it for a namespace."""
     remote, client = cryo.place.remote, Beside(cryo, namespace)
-    argv = [sys.executable, "-m", "shim.entry.cli", "serve", "--config", str(cryo.config)]
-    pid = remote.spawn(argv, output=cryo.folder / "sidecar.log", env=cryo.env)
+    config = cryo.folder / "sidecar.toml"
+    metrics = f'[metrics]\naddress = "unix:{client.metrics}"\n'
+    config.write_text(f"{cryo.config.read_text('utf-8')}\n{metrics}", "utf-8")
+    argv = [sys.executable, "-m", "shim.entry.cli", "serve", "--config", str(config)]
+    pid = remote.spawn(argv, output=client.log, env=cryo.env)
     try:
         wait_until(lambda: paths.answers(client.socket), "the sidecar", _START_S)
         yield client

@@ -13,6 +13,8 @@ from shim.simgpu.simulation import Fault, Kind, Settings, Simulation
 from tests.containerd import gpu
 from tests.containerd.beside import Beside, serving
 from tests.containerd.cryo import COUNT, COUNTS, RUNTIME, Cryo
+from tests.real.test_metrics import Scraped
+from tests.wire.helpers_logs import lines_of
 
 
 @pytest.fixture(scope="module")
@@ -80,6 +82,33 @@ def test_a_checkpoint_that_stays(cryo: Cryo, beside: Beside) -> None:
         assert (path / "cryo.json").is_file()
         assert cryo.status(name) == "RUNNING"
         cryo.until_counts(name)
+
+
+def test_what_a_shim_did_is_counted_and_logged(cryo: Cryo, beside: Beside) -> None:
+    """The sidecar counts a checkpoint of a shim, and both logs have it under one operation id."""
+    path = cryo.folder / "images" / cryo.fresh("counted")
+    of = {"operation": "checkpoint"}
+    with cryo.container("sh", "-c", COUNT) as name:
+        cryo.until_counts(name)
+        before = Scraped(beside.metrics)
+        beside("tasks", "checkpoint", "--image-path", str(path), name)
+        after = Scraped(beside.metrics)
+
+    def more(sample: str, **labels: str) -> float:
+        return after.value(sample, **labels) - before.value(sample, **labels)
+
+    running = {"owner": "shim", "namespace": cryo.namespace, "state": "running"}
+    assert after.value("cryo_tasks", **running) == 1
+    assert more("cryo_operation_duration_seconds_count", **of) == 1
+    assert more("cryo_phase_duration_seconds_count", **of, phase="save") == 1
+    assert more("cryo_image_bytes_total", **of) > 0
+    assert more("cryo_request_duration_seconds_count", method="Checkpoint") == 1
+    lines = lines_of(beside.log.read_text("utf-8"))
+    line = [one for one in lines if one.get("method") == "Checkpoint"][-1]
+    assert (line["forwarded"], line["task"]) == ("true", name)
+    ours = f"operation={line['operation']} "
+    logged = [one for one in cryo.log_path.read_text("utf-8").splitlines() if ours in one]
+    assert [one for one in logged if "runtime=cryo" in one and f"task={name} " in one]
 
 
 def test_a_checkpoint_that_ends(cryo: Cryo, beside: Beside) -> None:

@@ -69,7 +69,7 @@ RULES = {
     "service": Layer(below("service", "api"), ("msgspec", *GRPC)),
     "client": Layer(below("client", "api"), ("msgspec", *GRPC)),
     # Only for a sidecar that is to be observed.
-    "metrics": Layer(below("metrics", "api"), ("google", "prometheus_client")),
+    "metrics": Layer(below("metrics", "api"), ("prometheus_client",)),
     # Only the command line examines the host.
     "doctor": Layer(below("task", "doctor"), ("msgspec",)),
     "entry": Layer(below("entry", "api", "doctor"), ("click", "msgspec", *GRPC)),
