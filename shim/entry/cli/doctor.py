@@ -16,7 +16,6 @@ With several, the first of these that has a failure. Any other code is one of `e
 
 from __future__ import annotations
 
-import asyncio
 import sys
 import time
 from pathlib import Path
@@ -72,6 +71,8 @@ def doctor(
 
 
 def _examined(host: Host) -> tuple[Finding, ...]:
+    import asyncio
+
     from shim.doctor.examination import examine
 
     return asyncio.run(examine(host))
