@@ -69,6 +69,8 @@ async def _forward(control: Path, container: str, port: int, fd: int, timeout_s:
         await urpc.call(control, _METHOD, argument, fds=[fd], timeout_s=timeout_s)
     except urpc.CallFailed as error:
         raise _explained(error, port) from error
+    except urpc.NotSent as error:
+        raise Unavailable(error.message) from error
 
 
 def _explained(error: urpc.CallFailed, port: int) -> CryoError:

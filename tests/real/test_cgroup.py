@@ -138,7 +138,12 @@ def test_clones_have_limits_of_their_own(rig: Rig) -> None:
 def _topics(rig: Rig, name: str) -> list[str]:
     """List the events of a task in their order."""
     text = rig.sim.sidecar_log.read_text("utf-8")
-    return re.findall(rf"/tasks/([a-z-]+) {re.escape(name)} ", text)
+    own = re.compile(rf" task={re.escape(name)}(?: |$)")
+    return [
+        found.group(1)
+        for line in text.splitlines()
+        if own.search(line) and (found := re.search(r'msg="event /tasks/([a-z-]+)"', line))
+    ]
 
 
 def _killed(rig: Rig) -> set[int]:

@@ -69,7 +69,7 @@ def test_holder_without_cuda_is_named_and_left_alone(rig: Rig) -> None:
 def test_process_that_appears_meanwhile_is_frozen_too(rig: Rig) -> None:
     """A CUDA process that begins while the others are being locked is found before the save."""
     before = rig.workload("job", processes=2).pids
-    rig.sim.faults(Fault(action="lock", kind=Kind.SLOW, seconds=0.5))
+    rig.sim.faults(Fault(action="lock", kind=Kind.SLOW, seconds=2.0))
     rig.sim.calls(clear=True)
     under_way = Background(lambda: rig.checkpoint("job", "phased"))
     rig.sim.until_called("lock")
@@ -119,7 +119,7 @@ def test_process_that_dies_in_the_thaw_is_in_the_image(rig: Rig) -> None:
 def test_process_that_ends_meanwhile_is_no_error(rig: Rig) -> None:
     """A CUDA process that exits while it is locked is forgotten; the others are saved."""
     first, second = rig.workload("job", processes=2).pids
-    rig.sim.faults(Fault(action="lock", kind=Kind.SLOW, seconds=0.5, pid=second))
+    rig.sim.faults(Fault(action="lock", kind=Kind.SLOW, seconds=2.0, pid=second))
     under_way = Background(lambda: rig.checkpoint("job", "phased"))
     rig.sim.until_called("lock", 2)
     rig.sim.end(rig.behind, "job", second)
