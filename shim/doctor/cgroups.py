@@ -8,6 +8,7 @@ from shim.doctor.finding import Area, Finding, Topic
 from shim.doctor.host import Host
 from shim.host import mountinfo
 from shim.host.mountinfo import Mounted
+from shim.runsc.settings import is_on
 
 _CGROUPS = Topic(Area.SYSTEM, "cgroups")
 _NEEDED = {
@@ -15,13 +16,12 @@ _NEEDED = {
     "cpu": "tasks have no CPU limit",
     "pids": "tasks have no limit of processes",
 }
-_TRUE = frozenset({"1", "t", "T", "true", "TRUE", "True"})
 
 
 def check(host: Host) -> Iterator[Finding]:
     """Check which hierarchies are mounted, and what they control."""
     mounts = [one for one in mountinfo.parse(host.mounts) if one.kind in {"cgroup", "cgroup2"}]
-    if host.config.runsc.flags.get("ignore-cgroups") in _TRUE:
+    if is_on(host.config.runsc.flags, "ignore-cgroups"):
         yield _CGROUPS.ok("not used: runsc has the flag ignore-cgroups")
         return
     if not mounts:

@@ -13,6 +13,7 @@ from shim.doctor.finding import Area, Finding, Level, Topic
 from shim.doctor.host import Host
 from shim.errors import CryoError
 from shim.runsc.probe import UNVERSIONED, Capabilities, check_flags, probe
+from shim.runsc.settings import is_on
 
 _RUNSC = Topic(Area.RUNSC, "runsc")
 _FLAGS = Topic(Area.RUNSC, "runsc.flags")
@@ -20,7 +21,6 @@ _SIDECARS = Topic(Area.RUNSC, "gvisor-bin")
 _FOLDER, _SENTRY = "gvisor-bin", "gvisor_sentry"
 _POLICY = "sidecar-usage-policy"
 _RELEASE = re.compile(r"release-(\d{8})\.\d+")
-_TRUE = frozenset({"1", "t", "T", "true", "TRUE", "True"})
 
 
 class Fault(NamedTuple):
@@ -142,7 +142,7 @@ def _bad_flags(host: Host, *, has_gpu: bool) -> Iterator[Finding]:
             "platform kvm, and this host has no /dev/kvm",
             'load the kvm module, or set platform = "systrap" under [runsc.flags]',
         )
-    if flags.get("debug") in _TRUE and has_gpu:
+    if is_on(flags, "debug") and has_gpu:
         yield _FLAGS.warning(
             "debug: restores of containers with a GPU fail",
             "remove debug under [runsc.flags]",

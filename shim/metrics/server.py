@@ -79,12 +79,7 @@ class MetricsServer:
             async with asyncio.timeout(_ANSWER_S):
                 writer.write(await self._answer(head))
                 await writer.drain()
-        except (
-            TimeoutError,
-            asyncio.IncompleteReadError,
-            asyncio.LimitOverrunError,
-            OSError,
-        ) as error:
+        except _EARLY as error:
             _log.debug("a scrape ended early: %s", error)
         finally:
             writer.close()

@@ -18,7 +18,7 @@ from shim.host.shielded import shielded
 from shim.oci import canonical
 from shim.runsc.argv import ExecArgs
 from shim.runsc.client import Runsc
-from shim.runsc.failure import error_line, failure
+from shim.runsc.failure import error_line, failure, no_program
 from shim.runsc.run import Completed
 
 Process = Mapping[str, Any]
@@ -26,11 +26,10 @@ Process = Mapping[str, Any]
 
 # runsc's own exit status for its own failures; a guest program may use it too.
 _RUNSC_FAILED = 128
-# How runsc's own exec errors begin, and which of them are about the program's name.
+# How runsc's own exec errors begin.
 _RUNSC_SAYS = re.compile(
     rb"(executing processes for container|(FetchSpec failed: )?loading container): "
 )
-_NO_PROGRAM = (b"failed to load ", b"error finding executable ")
 _PID_MAX = 32
 # The kernel's limit of a process name, without the terminating NUL.
 _NAME_MAX = 15
@@ -174,7 +173,5 @@ def _own_folder() -> Path | None:
 
 
 def _refusal(program: str, said: bytes) -> CryoError:
-    if any(sign in said for sign in _NO_PROGRAM):
-        message = f"the image has no {'program ' + program if program else 'such program'}"
-        return NotFound(message)
-    return failure("exec", _RUNSC_FAILED, error_line(said.decode("utf-8", "replace")))
+    text = said.decode("utf-8", "replace")
+    return no_program(program, text) or failure("exec", _RUNSC_FAILED, error_line(text))

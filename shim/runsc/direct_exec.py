@@ -15,22 +15,19 @@ from pathlib import Path
 from typing import Self
 
 from shim import failpoints
-from shim.errors import CryoError, DeadlineExceeded, NotFound, Unavailable
+from shim.errors import CryoError, DeadlineExceeded, Unavailable
 from shim.host import command_times
-from shim.host.files import read_bounded
 from shim.host.shielded import ended, shielded
-from shim.runsc import urpc
+from shim.runsc import statefile, urpc
 from shim.runsc.client import Runsc
 from shim.runsc.collector import STDERR_LIMIT, STDOUT_LIMIT, Collector
 from shim.runsc.exec_request import exec_request
+from shim.runsc.failure import no_program
 from shim.runsc.run import Completed
+from shim.runsc.settings import is_on
 
 _START = "containerManager.ExecuteAsync"
 _WAIT = "containerManager.WaitPID"
-# How the sentry reports that the image has no such program.
-_NO_PROGRAM = ("failed to load ", "error finding executable ")
-_STATE_LIMIT_BYTES = 16 << 20
-_TRUE = frozenset({"1", "t", "T", "true", "TRUE", "True"})
 # How long the sentry may take to start a program that has to be killed.
 _BEGIN_S = 2.0
 # How long it may take to kill a program in the container: a few runsc commands.
@@ -68,14 +65,11 @@ class DirectExec:
 
     def _request(self, argv: Sequence[str]) -> dict[str, object] | None:
         runsc = self._runsc
-        net_raw = runsc.flags.get("net-raw", "") in _TRUE
+        net_raw = is_on(runsc.flags, "net-raw")
         # 20240729 starts them as root, the builds with CUDA steps as the user (both measured).
         as_user = runsc.capabilities.builtin_cuda
-        for path in runsc.containers.state_files(self._id):
-            with contextlib.suppress(CryoError):
-                state = read_bounded(path, _STATE_LIMIT_BYTES)
-                return exec_request(state, argv, as_user=as_user, net_raw=net_raw)
-        return None
+        state = b"".join(map(statefile.read, runsc.containers.state_files(self._id)))
+        return exec_request(state, argv, as_user=as_user, net_raw=net_raw)
 
 
 class _Program:
@@ -117,9 +111,8 @@ class _Program:
         except urpc.NotSent:
             return None
         except urpc.CallFailed as error:
-            if any(sign in error.message for sign in _NO_PROGRAM):
-                message = f"the image has no program {self._name}"
-                raise NotFound(message) from error
+            if (missing := no_program(self._name, error.message)) is not None:
+                raise missing from error
             return None
         if type(pid) is not int or not 0 < pid < _PID_MAX:
             message = f"the sentry started {self._name} and returned {str(pid)[:32]} as its pid"

@@ -9,7 +9,7 @@ import signal
 from collections.abc import Iterator
 from pathlib import Path
 
-from shim.errors import CryoError, RunscError
+from shim.errors import CryoError, NotFound, RunscError
 from shim.runsc.causes import CAUSES
 
 _LINE_LIMIT = 400
@@ -35,6 +35,8 @@ _HOOK = re.compile(
     re.DOTALL,
 )
 _OF_HOOK = "hook "
+# How runsc and the sentry report that a program cannot be found or loaded.
+_NO_PROGRAM = ("failed to load ", "error finding executable ")
 # Dumped Go values, and names internal to runsc: the container of a spec without a name, and a task
 # id with its suffix.
 _PLAIN: tuple[tuple[re.Pattern[str], str], ...] = (
@@ -125,6 +127,14 @@ def _resume(log: str, at: int) -> int:
     """Find where the next entry may begin after one that cannot be parsed."""
     found = _BETWEEN.search(log, at + 1)
     return found.end() - 1 if found else len(log)
+
+
+def no_program(program: str, said: str) -> NotFound | None:
+    """Return the error if an exec failed because the image has no such program."""
+    if not any(sign in said for sign in _NO_PROGRAM):
+        return None
+    message = f"the image has no {'program ' + program if program else 'such program'}"
+    return NotFound(message)
 
 
 def failure(command: str, status: int, line: str) -> CryoError:

@@ -41,6 +41,11 @@ class Mismatch(Value):
         return f'set {self.flag} = "{self.saved}" under [runsc.flags], as it was at the save'
 
 
+def is_on(flags: Mapping[str, str], name: str) -> bool:
+    """Whether a flag of runsc is set, in a spelling that Go takes for true."""
+    return flags.get(name, "") in _TRUE
+
+
 def validation(flags: Mapping[str, str]) -> str:
     """Return how runsc treats a spec that differs at a restore: enforce, warning or ignore."""
     return flags.get("restore-spec-validation", "enforce")
@@ -84,7 +89,7 @@ def _reasons(
         yield "overlay2", "files of the overlay are in memory for one and on disk for the other"
     if (old["network"] == "host") != (new["network"] == "host"):
         yield "network", "the network stack is the host's for one and gVisor's for the other"
-    if (old["directfs"] in _TRUE) != (new["directfs"] in _TRUE):
+    if is_on(old, "directfs") != is_on(new, "directfs"):
         yield "directfs", "open files are accessed in another way"
     if new["platform"] == "ptrace":
         yield "platform", "restored programs exit with SIGILL"

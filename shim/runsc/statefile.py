@@ -52,12 +52,12 @@ class StateFile:
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self._before = _read(path)
+        self._before = read(path)
         self._mode = _mode(path)
 
     def repair(self) -> None:
         """Restore the file if it was truncated: a command that wrote no state changed none."""
-        if not _is_whole(self._before) or _is_whole(_read(self._path)):
+        if not _is_whole(self._before) or _is_whole(read(self._path)):
             return
         _log.warning("%s was truncated: restoring its previous content", self._path)
         try:
@@ -79,7 +79,7 @@ def forget_ended(path: Path, proc: Path = _PROC) -> None:
     and on a busy host a pid is soon reused, for instance by another sandbox.
     """
     try:
-        state = json.loads(_read(path))
+        state = json.loads(read(path))
     except (ValueError, RecursionError):
         return
     if not isinstance(state, dict):
@@ -99,7 +99,7 @@ def gofer_pid(root: Path, name: str) -> int:
     """Return the pid of a container's gofer; 0 if it has none, or it has exited."""
     for path in files_of(root, name):
         try:
-            state = json.loads(_read(path))
+            state = json.loads(read(path))
         except (ValueError, RecursionError):
             continue
         pid = state.get("goferPid") if isinstance(state, dict) else None
@@ -127,7 +127,8 @@ def _is_ours(pid: object, state: dict[str, Any], proc: Path) -> bool:
     return f"--bundle={bundle}" in words or ("--bundle", bundle) in pairwise(words)
 
 
-def _read(path: Path) -> bytes:
+def read(path: Path) -> bytes:
+    """Return a state file; nothing if it cannot be read."""
     try:
         return read_bounded(path, _LIMIT_BYTES)
     except CryoError:

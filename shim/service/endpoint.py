@@ -8,7 +8,6 @@ expose the credentials of a peer, so these modes are the only check.
 from __future__ import annotations
 
 import contextlib
-import errno
 import grp
 import os
 import socket
@@ -17,11 +16,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from shim.errors import AlreadyExists, InvalidArgument, Unavailable
-from shim.host import files, trusted
+from shim.host import files, trusted, unix_socket
 from shim.host.filelock import try_lock
 from shim.service.address import parse
-
-_PROBE_S = 1.0
 
 
 class Endpoint:
@@ -127,16 +124,9 @@ def _remove_stale(path: Path) -> None:
     if not stat.S_ISSOCK(found.st_mode):
         message = f"{path} exists and is not a socket"
         raise AlreadyExists(message, remedy="remove it, or choose another address")
-    if _answers(path):
+    if unix_socket.listens(str(path)):
         raise _taken(path)
     path.unlink(missing_ok=True)
-
-
-def _answers(path: Path) -> bool:
-    with socket.socket(socket.AF_UNIX) as probe:
-        probe.settimeout(_PROBE_S)
-        code = probe.connect_ex(str(path))
-    return code not in {errno.ECONNREFUSED, errno.ENOENT}
 
 
 def _taken(path: Path) -> AlreadyExists:

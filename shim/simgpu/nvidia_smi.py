@@ -10,6 +10,7 @@ import json
 import sys
 
 from shim.simgpu import gpu
+from shim.simgpu.guest.cuda_checkpoint import exactly
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -27,21 +28,10 @@ def _stats(device_socket: str) -> dict[str, Any]:
         connection.settimeout(_TIMEOUT_S)
         connection.connect(device_socket)
         connection.sendall(len(_REQUEST).to_bytes(4, "big") + _REQUEST)
-        length = int.from_bytes(_exactly(connection, 4), "big")
-        return dict(json.loads(_exactly(connection, length)))
+        length = int.from_bytes(exactly(connection, 4), "big")
+        return dict(json.loads(exactly(connection, length)))
     finally:
         connection.close()
-
-
-def _exactly(connection: _socket.socket, size: int) -> bytes:
-    data = b""
-    while len(data) < size:
-        piece = connection.recv(size - len(data))
-        if not piece:
-            message = "the device closed the connection"
-            raise OSError(message)
-        data += piece
-    return data
 
 
 def _apps(stats: dict[str, Any], fields: list[str]) -> list[list[str]]:

@@ -61,7 +61,7 @@ def running(address: str, folder: Path, form: str) -> Iterator[Path]:
 def request_of(operation: Operation[Any, Any]) -> Message:
     """Make a request that names a task that is not there."""
     request: Message = operation.request()
-    for name, value in (("id", "nobody"), ("namespace", "ns"), ("operation", token(operation))):
+    for name, value in (("id", "absent"), ("namespace", "ns"), ("operation", token(operation))):
         if name in request.DESCRIPTOR.fields_by_name:
             setattr(request, name, value)
     return request
@@ -110,7 +110,7 @@ async def test_each_line_of_every_request(address: str, tmp_path: Path, form: st
         if "operation" in fields:
             assert token(operation) in {line["operation"] for line in found}
         if "id" in fields:
-            assert ("ns", "nobody") in {(line["namespace"], line.get("task")) for line in found}
+            assert ("ns", "absent") in {(line["namespace"], line.get("task")) for line in found}
 
 
 async def test_a_request_over_ttrpc(address: str, tmp_path: Path) -> None:

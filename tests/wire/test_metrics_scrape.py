@@ -123,7 +123,7 @@ async def test_a_scrape(
             await client.start("a")
             await client.checkpoint("a", CheckpointOptions())
             with pytest.raises(NotFound):
-                await client.pause("nobody")
+                await client.pause("absent")
         (sidecar.state / "tasks" / "default" / "a").mkdir(parents=True)
         ref = ImageRef(namespace="k8s.io", name="llama", kubernetes_namespace="team-a")
         folder = ref.folder(sidecar.state / "images")

@@ -122,17 +122,22 @@ def fault_for(action: str, pid: int, via: str) -> list[str]:
     try:
         connection.connect(_DEVICE_SOCKET)
         connection.sendall(len(header).to_bytes(4, "big") + header.encode())
-        length = int.from_bytes(_exactly(connection, 4), "big")
-        answer = _exactly(connection, length)
+        length = int.from_bytes(exactly(connection, 4), "big")
+        answer = exactly(connection, length)
         size = int(answer.rpartition(b":")[2].rstrip(b"} "))
-        return _exactly(connection, size).decode().split(" ", 2) if size else []
+        return exactly(connection, size).decode().split(" ", 2) if size else []
     except (OSError, ValueError):
         return []  # no device: no fault
     finally:
         connection.close()
 
 
-def _exactly(connection: _socket.socket, size: int) -> bytes:
+def exactly(connection: _socket.socket, size: int) -> bytes:
+    """Read so many bytes.
+
+    Raises:
+        OSError: the peer closed the connection.
+    """
     data = b""
     while len(data) < size:
         piece = connection.recv(size - len(data))
