@@ -120,7 +120,7 @@ if [ -d "$here/containerd" ]; then
 		--runsc "$here/runsc/runsc" --containerd "$here/containerd" \
 		--busybox "$here/containerd/busybox"
 fi
-# The benchmark uses a simulated GPU, and shows how this machine compares with the figures in README.
+# The benchmark uses a simulated GPU, and shows how this machine compares with the figures in docs/performance.md.
 # It needs root for a private /dev.
 device_step bench env PYTHONPATH="$here/source" "$venv/bin/python" -m hack.bench \
 	--runsc "$here/runsc/runsc" --output "$report/bench.json" checkpoint restore processes clones

@@ -39,7 +39,7 @@ def _date(able: Capabilities) -> str:
     return found[1] if found else ""
 
 
-# Measured on the builds that README names; the dates are of the releases that have the feature.
+# Measured on the builds of docs/requirements.md; the dates are of releases that have the feature.
 FAULTS = (
     Fault(
         lambda able: "direct" not in able.checkpoint_flags,
