@@ -32,7 +32,7 @@ CASE ?= new
 BENCH ?=
 
 .PHONY: help demo check check-lint check-types check-bindings check-tests smoke test test-all lint format \
-	types native protos check-protos node-image bench bench-check bench-docs runsc tools faults fuzz soak test-containerd test-kubernetes test-faults lock clean
+	types native man protos check-protos node-image bench bench-check bench-docs runsc tools faults fuzz soak test-containerd test-kubernetes test-faults lock clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1|\2/p' Makefile | while IFS='|' read -r name text; do \
@@ -85,6 +85,10 @@ native: ## build cryo-cuda, the launcher of shims and the simulation's libcuda.s
 	elif ! $(MAKE) -s -C native; then \
 		echo "make: building native/ failed (is libc6-dev installed?): continuing without it" >&2; \
 		$(if $(CRYO_REQUIRE_REAL),false,true); fi
+
+man: $(stamp) ## write the manual pages of cryo and its commands into build/man
+	@rm -rf build/man
+	@$(bin)/python -m hack.man build/man
 
 protos: $(stamp) ## generate the bindings in shim/api, and both clients
 	@$(bin)/python hack/protos.py
