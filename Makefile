@@ -32,7 +32,7 @@ CASE ?= new
 BENCH ?=
 
 .PHONY: help demo check check-lint check-types check-bindings check-tests smoke test test-all lint format \
-	types native man protos check-protos node-image bench bench-check bench-docs runsc tools faults fuzz soak test-containerd test-kubernetes test-faults lock clean
+	types native man protos check-protos node-image docs bench bench-check bench-docs runsc tools faults fuzz soak test-containerd test-kubernetes test-faults lock clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1|\2/p' Makefile | while IFS='|' read -r name text; do \
@@ -100,6 +100,9 @@ check-protos: $(stamp) ## check that the generated code is current
 
 node-image: $(stamp) native ## write the image that installs the runtime on Kubernetes nodes: docs/kubernetes.md
 	@$(bin)/python -m hack.kubernetes.node.image dist/cryoshim-node.tar
+
+docs: $(stamp) ## build the documents as a site in build/site; a warning is an error
+	@$(bin)/python -m hack.docs
 
 bench: tools native ## compare with plain runsc, scripts, other shims, CRIU, cp and dd, in at most 25 minutes; BENCH=... for some
 	@$(bin)/python -m hack.bench $(BENCH)
