@@ -174,6 +174,7 @@ def _gpu_edits(gpu: GpuRequest, cuda: Cuda, stat: Stat) -> tuple[Edits, tuple[st
 
 
 def _from_cdi(registry: Registry, names: tuple[str, ...]) -> tuple[Edits, tuple[str, ...]]:
+    """Return the edits of CDI devices, and a warning if they have hooks."""
     edits = registry.edits(names)
     if not edits.hooks:
         return edits, ()
@@ -216,7 +217,7 @@ def _cdi_name(name: str, known: tuple[str, ...], gpus: tuple[Gpu, ...]) -> str:
 def _from_host(
     wanted: tuple[str, ...], gpus: tuple[Gpu, ...], stat: Stat
 ) -> tuple[Edits, tuple[str, ...]]:
-    """Add only the device nodes: the driver's libraries must then be in the image."""
+    """Add only the device nodes, with a warning: the image must have the driver's libraries."""
     if wanted == ("all",) and stat(_CONTROL[0]) is None:
         return Edits(), ()
     paths = (*_CONTROL, *(f"/dev/nvidia{minor}" for minor in _minors(wanted, gpus)))
