@@ -19,6 +19,7 @@ SOURCES = (
     "shim/service/task_operations.py",
     "shim/service/cryo_operations.py",
     "shim/service/clone_operations.py",
+    "shim/service/examine_operations.py",
     "shim/service/image_operations.py",
     "shim/service/store_operations.py",
     "shim/service/timeline_operations.py",

@@ -13,6 +13,7 @@ from shim.client.async_transport import AsyncTransport
 from shim.distribution.image_diff import ImageDiff
 from shim.distribution.settings import TransferSettings
 from shim.distribution.transfer import Transferred
+from shim.finding import Finding
 from shim.image.eviction import Pruned
 from shim.image.name_view import NameView
 from shim.model import (
@@ -37,6 +38,7 @@ from shim.model import (
 from shim.service import (
     clone_operations,
     cryo_operations,
+    examine_operations,
     image_operations,
     store_operations,
     task_operations,
@@ -188,6 +190,13 @@ class AsyncClient(AsyncTransport):
             clone_operations.clone(clones, namespace or self.namespace, at_once=at_once),
             on_progress,
         )
+
+    async def examine(self, task: str | TaskRef) -> list[Finding]:
+        """Examine whether a task can be checkpointed now, and what its image would lack.
+
+        Each finding that is not well has its remedy. Nothing is changed or frozen.
+        """
+        return await self._call(examine_operations.examine(self._ref(task)))
 
     async def images(self) -> list[ImageView]:
         """List the images below the sidecar's image directory, newest first."""

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from shim import model
     from shim.distribution.image_diff import ImageDiff
     from shim.distribution.transfer import Transferred
+    from shim.finding import Finding
     from shim.image.eviction import Pruned
     from shim.image.name_view import NameView
     from shim.model import (
@@ -216,6 +217,15 @@ class Client(Transport):
             clone_operations.clone(clones, namespace or self.namespace, at_once=at_once),
             on_progress,
         )
+
+    def examine(self, task: str | TaskRef) -> list[Finding]:
+        """Examine whether a task can be checkpointed now, and what its image would lack.
+
+        Each finding that is not well has its remedy. Nothing is changed or frozen.
+        """
+        from shim.service import examine_operations
+
+        return self._call(examine_operations.examine(self._ref(task)))
 
     def images(self) -> list[ImageView]:
         """List the images below the sidecar's image directory, newest first."""

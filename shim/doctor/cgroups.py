@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from shim.doctor.finding import Area, Finding, Topic
 from shim.doctor.host import Host
+from shim.finding import Area, Finding, Topic
 from shim.host import mountinfo
 from shim.host.mountinfo import Mounted
 from shim.runsc.settings import is_on

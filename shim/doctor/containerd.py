@@ -12,9 +12,9 @@ from typing import NamedTuple
 from shim.cuda import inventory
 from shim.doctor.containerd_config import Configuration, Handler, passes, read
 from shim.doctor.containerd_process import Daemon, find
-from shim.doctor.finding import Area, Finding, Topic
 from shim.doctor.host import Host
 from shim.errors import CryoError
+from shim.finding import Area, Finding, Topic
 from shim.oci.annotation_names import PREFIX
 
 SHIM = "containerd-shim-cryo-v1"

@@ -7,9 +7,9 @@ from collections.abc import Iterator
 
 from shim.cuda import driver, inject, inventory
 from shim.cuda.driver import DriverFacts
-from shim.doctor.finding import Area, Finding, Topic
 from shim.doctor.host import Host
 from shim.errors import CryoError
+from shim.finding import Area, Finding, Topic
 
 _DRIVER = Topic(Area.GPU, "driver")
 _PROXY = Topic(Area.GPU, "nvproxy")

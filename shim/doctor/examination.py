@@ -19,9 +19,9 @@ from shim.doctor import (
     settings,
     sockets,
 )
-from shim.doctor.finding import Area, Finding, Topic
 from shim.doctor.host import Host
 from shim.errors import CryoError
+from shim.finding import Area, Finding, Topic
 from shim.host.filecalls import file_call
 
 _LIMIT_S = 5.0

@@ -8,9 +8,9 @@ from typing import NamedTuple
 from shim.cuda import cdi, inventory
 from shim.cuda.inventory import Gpu
 from shim.doctor import disks, memory
-from shim.doctor.finding import Area, Finding, Topic
 from shim.doctor.host import Host
 from shim.errors import CryoError
+from shim.finding import Area, Finding, Topic
 from shim.host.filecalls import file_call
 
 _GPUS = Topic(Area.GPU, "GPUs")

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from shim.doctor import features
-from shim.doctor.finding import Area, Finding, Topic
 from shim.doctor.host import Host
+from shim.finding import Area, Finding, Topic
 
 _KERNEL = Topic(Area.SYSTEM, "kernel")
 _MACHINE = Topic(Area.SYSTEM, "machine")

@@ -8,9 +8,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from shim.doctor.finding import Area, Finding, Topic
 from shim.doctor.host import Host
 from shim.errors import CryoError
+from shim.finding import Area, Finding, Topic
 from shim.host import files, unix_socket
 from shim.host.text import first_few
 from shim.image import walk

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from shim.cuda import inventory
-from shim.doctor.finding import Area, Finding, Topic
 from shim.doctor.host import Host
+from shim.finding import Area, Finding, Topic
 from shim.host import hugepages
 from shim.host.sizes import size
 

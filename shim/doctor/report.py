@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from shim import __version__
-from shim.doctor.finding import Area, Finding, Level
+from shim.finding import Area, Finding, Level
 from shim.model import Value
 
 # The number of the form below: it changes when a field is removed or changes its meaning.
@@ -20,6 +20,7 @@ EXIT_CODES = {
     Area.STORAGE: 25,
     Area.SOCKETS: 26,
     Area.LEFTOVERS: 27,
+    Area.TASK: 28,
     Area.CHECK: 29,
 }
 

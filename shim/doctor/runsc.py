@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 from shim.cuda import inventory
-from shim.doctor.finding import Area, Finding, Level, Topic
 from shim.doctor.host import Host
 from shim.errors import CryoError
+from shim.finding import Area, Finding, Level, Topic
 from shim.runsc.probe import UNVERSIONED, Capabilities, check_flags, probe
 from shim.runsc.settings import is_on
 

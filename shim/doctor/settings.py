@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from shim.doctor.finding import Area, Finding, Topic
 from shim.doctor.host import Host
+from shim.finding import Area, Finding, Topic
 
 _SETTINGS = Topic(Area.SETTINGS, "config.toml")
 _RIGHTS = Topic(Area.SETTINGS, "rights")

@@ -8,9 +8,9 @@ import stat
 from collections.abc import Iterator
 from pathlib import Path
 
-from shim.doctor.finding import Area, Finding, Topic
 from shim.doctor.host import Host
 from shim.errors import CryoError
+from shim.finding import Area, Finding, Topic
 from shim.host import trusted, unix_socket
 
 _SOCKET = Topic(Area.SOCKETS, "sidecar")

@@ -54,17 +54,17 @@ class Eviction:
         self._removed: list[Removal] = []
         self._free_bytes = 0
 
-    def make_room(self, needed_bytes: int = 0) -> Pruned:
+    def make_room(self, needed_bytes: int = 0, *, dry_run: bool = False) -> Pruned:
         """Make room for an image that has not been begun, and for those that have been.
 
-        Nothing is removed if there would be no room after all.
+        Nothing is removed if there would be no room after all, nor with `dry_run`.
 
         Raises:
             ResourceExhausted: the images that may not be removed leave no room.
         """
         if not self._policy.limits_space:
             return Pruned()
-        pruned = self._run(needed_bytes, only_for_room=True, dry_run=False)
+        pruned = self._run(needed_bytes, only_for_room=True, dry_run=dry_run)
         if pruned.missing_bytes:
             found = self._stored()
             why = retention.over(pruned.missing_bytes, found, self._policy)

@@ -15,7 +15,7 @@ from shim.image.directory import open_image_dir
 from shim.image.eviction import Eviction, Pruned
 from shim.image.manifest import Manifest
 from shim.image.name import ImageName
-from shim.image.retention import AS_CONFIGURED, Policy, PruneOptions
+from shim.image.retention import AS_CONFIGURED, Policy, PruneOptions, Removal
 from shim.image.trust import Action
 from shim.image.verify import decode_manifest, read_manifest
 from shim.image.verify_cache import VerifyCache
@@ -190,6 +190,21 @@ class Images:
         finally:
             stop.set()  # the call continues in its thread if it is cancelled
         return bool(removed)
+
+    async def removed_for(self, needed_bytes: int, folder: Path) -> tuple[Removal, ...]:
+        """List what `make_room` would remove for an image of this size in a folder.
+
+        Raises:
+            ResourceExhausted, DeadlineExceeded: as `make_room`.
+        """
+        if not (folder.is_relative_to(self._folder) and self._policy.limits_space):
+            return ()
+        eviction = self._eviction(self._policy, threading.Event())
+        return await file_call(
+            lambda: eviction.make_room(needed_bytes, dry_run=True).removed,
+            doing=f"look for room in {self._folder}",
+            deadline_s=LIST_S,
+        )
 
     async def prune(self, options: PruneOptions = AS_CONFIGURED) -> Pruned:
         """Remove what the policy does not keep: the configured one, with what `options` change."""

@@ -6,6 +6,7 @@ from __future__ import annotations
 from shim.service import (
     clone_operations,
     cryo_operations,
+    examine_operations,
     image_operations,
     store_operations,
     task_operations,
@@ -22,6 +23,7 @@ __all__ = [
     "TASK",
     "clone_operations",
     "cryo_operations",
+    "examine_operations",
     "image_operations",
     "store_operations",
     "timeline_operations",

@@ -10,7 +10,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from shim.model import DEFAULT_NAMESPACE, Progress
-from shim.service import cryo_operations  # noqa: F401 - a shim serves these alone
+from shim.service import (  # those with operations that a shim serves
+    cryo_operations,
+    examine_operations,
+    timeline_operations,
+)
 from shim.service.cryo_table import CRYO
 from shim.service.endpoint import Endpoint
 from shim.service.operation import Operation
@@ -20,6 +24,8 @@ from shim.service.task_operations import TASK
 from shim.service.ttrpc.envelope import NAMESPACE_KEY
 from shim.service.ttrpc.method import Call, Services
 from shim.service.ttrpc.server import Server
+
+__all__ = ["cryo_operations", "examine_operations", "timeline_operations"]
 
 V2 = "containerd.task.v2.Task"
 V3 = TASK.service

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import os
 from collections.abc import Awaitable, Callable
@@ -12,13 +11,13 @@ from shim.config import Config
 from shim.errors import CryoError
 from shim.host.filecalls import file_call
 from shim.image.images import REMOVE_S
-from shim.image.named import Fingerprint, ImageRef, NamedImages, read_fingerprint
+from shim.image.named import ImageRef, NamedImages
 from shim.image.verify import read_manifest
 from shim.image.verify_cache import VerifyCache
 from shim.model import CheckpointOptions, CheckpointResult, Report, TaskRef, utcnow
+from shim.task import fingerprint_file
 from shim.task.container import Container
 from shim.task.owner import Owner
-from shim.transaction.fingerprint import fingerprint
 
 _log = logging.getLogger(__name__)
 
@@ -43,7 +42,7 @@ class NamedSaves:
         With `besides` nothing is saved where there is an image that can be read, and that is
         another one than this.
         """
-        images, mine = self._images(ref), await self._fingerprint(task)
+        images, mine = self._images(ref), await fingerprint_file.of(task)
         lock = await file_call(lambda: images.lock(mine.key), doing=f"lock the image {ref}")
         if lock is None:
             return None
@@ -75,23 +74,6 @@ class NamedSaves:
 
     def _images(self, ref: ImageRef) -> NamedImages:
         return NamedImages(Path(self._config.paths.images), ref)
-
-    async def _fingerprint(self, task: Container) -> Fingerprint:
-        """Return the fingerprint that the task was created with; for older tasks, one of now."""
-        kept = await asyncio.to_thread(read_fingerprint, task.files.folder)
-        if kept is not None:
-            return kept
-        able, record = await self._owner.capabilities(), task.record
-        return await asyncio.to_thread(
-            lambda: fingerprint(
-                task.files.spec,
-                record.mounts,
-                self._config,
-                able,
-                gpu=record.gpu,
-                own_flags=record.own_flags,
-            )
-        )
 
 
 async def _is_there(images: NamedImages, key: str, besides: str) -> bool:

@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import contextlib
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 
-from shim.errors import CryoError, Impossible, Refused
+from shim.errors import Busy, CryoError, IllegalState, Impossible, Refused
+from shim.finding import Finding
+from shim.image.named import Fingerprint
 from shim.model import CheckpointOptions, CheckpointResult, Report
 from shim.oci.annotations import fill_checkpoint_options, read_annotations
 from shim.oci.pod import CONTAINER_NAME
 from shim.state import TaskState
 from shim.task.container import Container
 from shim.task.state_machine import LIVE
+from shim.transaction import questions
 from shim.transaction.checkpoint import Checkpoint
+from shim.transaction.examination import Examination
 from shim.transaction.park import Parking
 from shim.transaction.target import CheckpointTarget, combined
 
@@ -72,6 +76,34 @@ class Sandbox:
         for one in containers:
             one.context.publish_event("/tasks/checkpointed", one.ref, checkpoint=result.image_path)
         return result
+
+    async def examine(self, fingerprint: Fingerprint) -> tuple[Finding, ...]:
+        """Ask what a checkpoint would ask, and change nothing.
+
+        `fingerprint` is that of the root container.
+        """
+        try:
+            async with self._holding(*LIVE, verb="checkpoint", quiesce=True):
+                target = await self.target()
+                options = fill_checkpoint_options(
+                    CheckpointOptions(), read_annotations(target.spec)
+                )
+                found = await Examination(target, options).run(fingerprint)
+                return (*self._of_task(target), *found)
+        except (Busy, IllegalState) as error:
+            return (questions.STATE.topic.failure(error.message, error.remedy),)
+
+    def _of_task(self, target: CheckpointTarget) -> Iterator[Finding]:
+        """Return what only the task layer knows: names of containers, and a warning of the task."""
+        try:
+            _check_names(target)
+        except Impossible as error:
+            yield questions.CONTAINERS.topic.failure(error.message, error.remedy)
+        if self.root.is_undone:
+            text = f"an operation was not rolled back: {self.root.record.warning}"
+            yield questions.STATE.topic.failure(text, "restart the sidecar: it tries again")
+        elif self.root.record.warning:
+            yield questions.STATE.topic.warning(self.root.record.warning, questions.STATE.remedy)
 
     async def park(self, report: Report) -> None:
         """Pause the only container of the sandbox, and release its GPU memory.

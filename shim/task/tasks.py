@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from shim.bundle import is_unpacked
 from shim.config import Config
+from shim.finding import Finding
 from shim.host import files, log_fields
 from shim.host.filecalls import file_call
 from shim.image.images import Images
@@ -34,7 +35,7 @@ from shim.model import (
     TaskView,
     Timeline,
 )
-from shim.task import usage
+from shim.task import fingerprint_file, usage
 from shim.task.clones import Admit, Clones
 from shim.task.cold_fallback import restored_or_cold
 from shim.task.container import Container
@@ -291,6 +292,13 @@ class Tasks:
         """Return where the time of the last operations on the task's sandbox went."""
         root = self._map.sandbox_of(self._task(ref)).root
         return await asyncio.to_thread(timeline_file.read, root.files.folder)
+
+    async def examine(self, ref: TaskRef) -> tuple[Finding, ...]:
+        """Find what a checkpoint of the task's sandbox would meet; nothing is changed."""
+        task = self._task(ref)
+        sandbox = self._map.sandbox_of(task)
+        own = await fingerprint_file.of(sandbox.root)
+        return await self._interruptible(task, "examination", sandbox.examine(own))
 
     async def close_io(self, ref: TaskRef, exec_id: str = "") -> None:
         """Close a process's stdin."""

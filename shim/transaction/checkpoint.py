@@ -33,6 +33,7 @@ from shim.transaction.execs import ExecCheck
 from shim.transaction.freezing import Freezing
 from shim.transaction.hook_runner import HookRunner
 from shim.transaction.journal import Operation
+from shim.transaction.judge import Strict
 from shim.transaction.new_image import REMOVE_S, NewImage
 from shim.transaction.saving import Saving
 from shim.transaction.survey import Findings, Survey
@@ -51,7 +52,7 @@ class Checkpoint:
         self, target: CheckpointTarget, options: CheckpointOptions, report: Report
     ) -> None:
         self._target = target
-        self._policy = _chosen(options, target.config.defaults)
+        self._policy = chosen(options, target.config.defaults)
         self._options = msgspec.structs.replace(options, **msgspec.structs.asdict(self._policy))
         self._journal = target.journal
         self._transaction = Transaction(
@@ -130,9 +131,8 @@ class Checkpoint:
         survey = Survey(
             self._target,
             self._policy,
-            self._transaction,
+            Strict(self._target, self._transaction, self._freezing.resume),
             self._execs,
-            self._freezing.resume,
             for_copies=self._options.for_copies,
         )
         with self._transaction.step(Phase.PREFLIGHT):
@@ -284,7 +284,7 @@ class Checkpoint:
             self._close_journal()
 
 
-def _chosen(options: CheckpointOptions, defaults: Defaults) -> Defaults:
+def chosen(options: CheckpointOptions, defaults: Defaults) -> Defaults:
     """Return the defaults with the caller's own choices in their place."""
     return Defaults(
         engine=options.engine or defaults.engine,

@@ -28,12 +28,17 @@ class ExecCheck:
         warn: Callable[[str], None],
         *,
         exit: bool,
+        traces: bool = True,
     ) -> None:
-        """`policy` is for those with CUDA state; `exit`: the task is stopped after the save."""
+        """`policy` is for those with CUDA state; `exit`: the task is stopped after the save.
+
+        Without `traces` the sentry is not asked, which stops the sandbox for a moment.
+        """
         self._target = target
         self._policy = policy
         self._warn = warn
         self._exit = exit
+        self._traces = traces
         self._judged: set[CudaProcess] = set()
         self.dropped: frozenset[CudaProcess] = frozenset()
 
@@ -63,7 +68,7 @@ class ExecCheck:
             Refused: as `look`.
         """
         containers = self._target.containers
-        origins = await find(self._target, listed, paused=paused)
+        origins = await find(self._target, listed, paused=paused or not self._traces)
         execs: list[CudaProcess] = []
         unknown: list[CudaProcess] = []
         for one, rows, found in zip(containers, listed, origins, strict=True):

@@ -281,3 +281,18 @@ class Journal:
                 raise typed(error, f"write {self.path}") from error
             _log.warning("%s cannot be written: %s", self.path, error)
         self._entry = entry
+
+
+class UnwrittenJournal(Journal):
+    """The journal of an operation that changes nothing: it has what another one has, in memory."""
+
+    def __init__(self, real: Journal) -> None:
+        super().__init__(real.path.parent)
+        self._entry = real.entry if real.parked else None
+
+    def close(self) -> None:
+        """Forget the operation."""
+        self._entry = None
+
+    def _write(self, entry: Entry) -> None:
+        self._entry = entry

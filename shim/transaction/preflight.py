@@ -33,7 +33,7 @@ class Disk(NamedTuple):
 def measure_disk(target: CheckpointTarget, folder: Path) -> Disk:
     """Measure the sandbox's memory and the filesystem of `folder`, which may have to be made."""
     resident = procs.resident_bytes(target.sandbox.pid)
-    return Disk(folder, resident, files.free_bytes(_existing(folder)))
+    return Disk(folder, resident, files.free_bytes(existing(folder)))
 
 
 def expected_bytes(disk: Disk, device_bytes: int) -> int:
@@ -101,7 +101,7 @@ def check_manifest(target: CheckpointTarget) -> None:
         raise Impossible(message, remedy=f"make them smaller: an image holds {limit} of them")
 
 
-def _existing(path: Path) -> Path:
+def existing(path: Path) -> Path:
     """Return the nearest folder that exists."""
     return next(folder for folder in (path, *path.parents) if folder.is_dir())
 

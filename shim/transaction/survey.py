@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -14,18 +14,25 @@ from shim.cuda.group import CudaGroup
 from shim.cuda.inventory import Inventory
 from shim.errors import CryoError, Impossible, Refused
 from shim.host.both import both
-from shim.host.filecalls import file_call
-from shim.image.images import Images
 from shim.model import CudaMode, EngineName
 from shim.oci.atomic_volumes import data_folders
 from shim.runsc.output import GuestProcess
-from shim.transaction import connections, host_settings, memory, pod_file_checks, preflight
+from shim.transaction import connections, memory, pod_file_checks, preflight, questions
 from shim.transaction.connections import Connected
 from shim.transaction.execs import ExecCheck
-from shim.transaction.preflight import Disk
+from shim.transaction.judge import Judge, measure_disk
+from shim.transaction.questions import Question
 from shim.transaction.steps import Steps, choose, engine_for, group_for, look
 from shim.transaction.target import CheckpointTarget
-from shim.transaction.transaction import Transaction
+
+# What no hook of the containers can change.
+_FIRST: tuple[tuple[Question, Callable[[CheckpointTarget], None]], ...] = (
+    (questions.CONTAINERS, preflight.check_none_ended),
+    (questions.SPEC, preflight.check_manifest),
+    (questions.SPEC, preflight.check_terminals),
+    (questions.SPEC, lambda target: preflight.check_restorable(target.containers)),
+    (questions.NETWORK, preflight.check_network),
+)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -51,24 +58,22 @@ class Findings:
 
 
 class Survey:
-    """Examines a sandbox before its checkpoint; a problem found here ends the checkpoint."""
+    """Examines a sandbox before its checkpoint; its judge says what follows from an answer."""
 
     def __init__(
         self,
         target: CheckpointTarget,
         policy: Defaults,
-        transaction: Transaction,
+        judge: Judge,
         execs: ExecCheck,
-        resume: Callable[[], Awaitable[None]],
         *,
         for_copies: bool,
     ) -> None:
-        """Take what was chosen for this checkpoint; `resume` ends a pause until the rollback."""
+        """Take what was chosen for this checkpoint."""
         self._target = target
         self._policy = policy
-        self._transaction = transaction
+        self._judge = judge
         self._execs = execs
-        self._resume = resume
         self._for_copies = for_copies
         self._used_gpus: tuple[str, ...] = ()
         self._gpu_bytes = 0
@@ -79,13 +84,12 @@ class Survey:
         Raises:
             CryoError: why the checkpoint cannot succeed.
         """
-        preflight.check_none_ended(self._target)
-        preflight.check_manifest(self._target)
-        preflight.check_terminals(self._target)
-        preflight.check_restorable(self._target.containers)
-        preflight.check_network(self._target)
-        parts = await pod_file_checks.check_parts(self._target, for_copies=self._for_copies)
-        self._transaction.warn(*parts)
+        for question, check in _FIRST:
+            with self._judge.about(question):
+                check(self._target)
+        with self._judge.about(questions.VOLUMES):
+            parts = await pod_file_checks.check_parts(self._target, for_copies=self._for_copies)
+            self._judge.warn(*parts)
 
     async def run(self, folder: Path) -> Findings:
         """Check the rest of what can be checked before a freeze; the image will be in `folder`.
@@ -101,17 +105,15 @@ class Survey:
         measured, looked = await both(self._measure(folder), self._look(wants_cuda=wants_cuda))
         image_bytes, device_bytes = measured
         steps, gpus, inside = looked
-        in_use = await pod_file_checks.check_in_use(target, listed, for_copies=self._for_copies)
-        self._transaction.warn(*in_use)
+        with self._judge.about(questions.FILES):
+            in_use = await pod_file_checks.check_in_use(target, listed, for_copies=self._for_copies)
+            self._judge.warn(*in_use)
         paused = bool(target.paused_ids) and not wants_cuda
         if not target.journal.entry.from_park and not wants_cuda:
-            await self._execs.look_at(listed, (), paused=paused)
-        if inside is None:
-            inside = await connections.from_inside(target, paused=paused)
+            with self._judge.about(questions.EXECS):
+                await self._execs.look_at(listed, (), paused=paused)
         # The freeze closes the driver's own host sockets: they are counted after it.
-        frozen = steps is None
-        policy = self._policy.connections
-        self._transaction.warn(*await connections.check(target, policy, inside, host=frozen))
+        inside = await self._connections(inside, paused=paused, host=steps is None)
         return Findings(
             steps=steps,
             inventory=gpus,
@@ -123,15 +125,28 @@ class Survey:
             data_folders=await asyncio.to_thread(self._data_folders),
         )
 
+    async def _connections(
+        self, inside: Connected | None, *, paused: bool, host: bool
+    ) -> Connected:
+        """Return those that are visible inside the sandbox, once they have been judged."""
+        seen = Connected() if inside is None else inside
+        with self._judge.about(questions.CONNECTIONS):
+            if inside is None:
+                seen = await connections.from_inside(self._target, paused=paused)
+            policy = self._policy.connections
+            self._judge.warn(*await connections.check(self._target, policy, seen, host=host))
+        return seen
+
     async def _look(self, *, wants_cuda: bool) -> tuple[Steps | None, Inventory, Connected | None]:
         """Find what there is to freeze; nothing where the checkpoint is a plain one."""
-        if self._target.journal.entry.from_park:
-            steps, gpus = self._parked()
-            return steps, gpus, None
-        if not wants_cuda:
-            return None, Inventory(), None
-        await self._resume()
-        return await self._cuda()
+        with self._judge.about(questions.PROCESSES):
+            if self._target.journal.entry.from_park:
+                steps, gpus = self._parked()
+                return steps, gpus, None
+            if wants_cuda:
+                await self._judge.resume()
+                return await self._cuda()
+        return None, Inventory(), None
 
     def _data_folders(self) -> dict[str, dict[str, str]]:
         kubelet = self._target.config.pods.kubelet
@@ -142,26 +157,23 @@ class Survey:
         target = self._target
         listed = await asyncio.gather(*(one.guest.ps() for one in target.containers))
         for rows in listed:
-            self._transaction.warn(*preflight.check_execs(target, rows))
+            with self._judge.about(questions.EXECS):
+                self._judge.warn(*preflight.check_execs(target, rows))
         exec_pids = tuple(row.pid for rows in listed for row in preflight.exec_processes(rows))
         target.journal.note(exec_processes=exec_pids)
         return listed
 
     async def _measure(self, folder: Path) -> tuple[int, int]:
         """Check that there is room for the image; return its size, and that of its GPU memory."""
-        device_bytes, disk = await both(self._device_bytes(), self._disk(folder))
+        measuring = measure_disk(self._target, folder)
+        device_bytes, disk = await both(self._device_bytes(), measuring)
         image_bytes = preflight.expected_bytes(disk, device_bytes)
-        if await Images(self._target.config).make_room(image_bytes, folder):
-            disk = await self._disk(folder)
-        preflight.check_disk(disk, image_bytes)
-        preflight.check_memory(self._target, device_bytes)
+        with self._judge.about(questions.DISK):
+            disk = await self._judge.make_room(image_bytes, folder, disk)
+            preflight.check_disk(disk, image_bytes)
+        with self._judge.about(questions.MEMORY):
+            preflight.check_memory(self._target, device_bytes)
         return image_bytes, device_bytes
-
-    async def _disk(self, folder: Path) -> Disk:
-        return await file_call(
-            lambda: preflight.measure_disk(self._target, folder),
-            doing=f"measure the disk of {folder}",
-        )
 
     async def _device_bytes(self) -> int:
         if not self._target.with_gpu:
@@ -169,9 +181,9 @@ class Survey:
         try:
             in_use = await memory.bytes_in_use(self._target)
         except CryoError as error:
-            self._transaction.warn(
-                f"GPU memory is not included in the estimated image size: {error}"
-            )
+            with self._judge.about(questions.MEMORY):
+                text = f"GPU memory is not included in the estimated image size: {error}"
+                self._judge.warn(text)
             return 0
         self._used_gpus = tuple(sorted(in_use))
         self._gpu_bytes = sum(in_use.values())
@@ -181,7 +193,8 @@ class Survey:
         mode, gpu = self._policy.cuda, bool(self._target.with_gpu)
         if mode is CudaMode.IGNORE:
             if gpu:
-                self._transaction.warn("--cuda ignore: GPU state is neither saved nor protected")
+                with self._judge.about(questions.PROCESSES):
+                    self._judge.warn("--cuda ignore: GPU state is neither saved nor protected")
             return False
         if mode is CudaMode.REQUIRE and not gpu:
             message = f"task {self._target.ref} has no GPU, and --cuda require needs one"
@@ -194,10 +207,10 @@ class Survey:
         gpus = inventory.read(target.config.cuda.nvidia_proc)
         entry = target.journal.entry
         facts = driver.capabilities(gpus.driver)
-        group = group_for([(target, entry.cuda_processes())], facts, self._transaction.report)
+        group = group_for([(target, entry.cuda_processes())], facts, self._judge.report)
         self._execs.take_parked(group.known, entry.execs, entry.execs_unclear)
         if self._policy.engine is EngineName.BUILTIN:
-            self._transaction.warn(
+            self._judge.warn(
                 "the task is parked: its frozen processes are saved as with engine phased"
             )
         return Steps(engine=Parked(), processes=group) if group.known else None, gpus
@@ -211,18 +224,22 @@ class Survey:
         gpus = inventory.read(target.config.cuda.nvidia_proc)
         facts = driver.capabilities(gpus.driver)
         preflight.check_namespaces(target.with_gpu)
-        group = group_for([(one, ()) for one in target.with_gpu], facts, self._transaction.report)
+        group = group_for([(one, ()) for one in target.with_gpu], facts, self._judge.report)
         await look(group, otherwise="--cuda ignore skips this check")
         for mover in group.movers:
-            others = mover.table.non_cuda_holders
-            self._transaction.warn(*preflight.check_non_cuda_holders(target, others))
+            with self._judge.about(questions.DEVICES):
+                others = mover.table.non_cuda_holders
+                self._judge.warn(*preflight.check_non_cuda_holders(target, others))
         inside = _connected(group)
-        await self._execs.look(group.known, paused=False)
+        with self._judge.about(questions.EXECS):
+            await self._execs.look(group.known, paused=False)
         if not group.known:
             self._check_none_required()
             return None, gpus, inside
-        self._transaction.warn(*facts.warnings, *host_settings.new_warnings(target.config))
-        name = choose(target, self._engine(), group, facts)
+        self._judge.warn(*facts.warnings, *self._judge.host_warnings())
+        name = EngineName.PHASED
+        with self._judge.about(questions.ENGINE):
+            name = choose(target, self._engine(), group, facts)
         target.journal.note(engine=name)
         target.journal.processes(group.known)
         return Steps(engine=engine_for(target, name, group), processes=group), gpus, inside

@@ -111,6 +111,25 @@ def test_what_a_shim_did_is_counted_and_logged(cryo: Cryo, beside: Beside) -> No
     assert [one for one in logged if "runtime=cryo" in one and f"task={name} " in one]
 
 
+def test_a_task_of_a_shim_is_examined(cryo: Cryo, beside: Beside) -> None:
+    """`cryo doctor TASK` is answered by the shim: all is well with it, and a session is named."""
+    with cryo.container("sh", "-c", COUNT) as name:
+        cryo.until_counts(name)
+        found = beside.ask("doctor", name)
+        beside("tasks", "pause", name)
+        paused = beside.ask("doctor", name)
+        beside("tasks", "resume", name)
+        assert beside.ask("timeline", "--no-measure", name)["timelines"] == []
+        cryo.until_counts(name)
+
+    levels = {one["level"] for one in found["findings"]}
+    texts = {one["subject"]: one["text"] for one in found["findings"]}
+    assert (levels, found["exit_code"]) == ({"ok"}, 0)
+    assert texts["state"] == "running"
+    assert str(cryo.state) not in texts["image"]
+    assert [one["text"] for one in paused["findings"] if one["subject"] == "state"] == ["paused"]
+
+
 def test_a_checkpoint_that_ends(cryo: Cryo, beside: Beside) -> None:
     """`--exit` works on every line; the image is restored as a task of the sidecar."""
     path = cryo.folder / "images" / cryo.fresh("direct")

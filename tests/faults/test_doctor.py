@@ -7,8 +7,8 @@ import sys
 import msgspec
 import pytest
 
-from shim.doctor.finding import Area, Finding, Level
 from shim.doctor.report import Report
+from shim.finding import Area, Finding, Level
 from shim.simgpu.simulation import environment
 from shim.state import TaskState
 from tests.faults.cases import NEW_BUILTIN, OLD_PHASED, on

@@ -11,8 +11,8 @@ import msgspec
 import pytest
 
 from hack.tools.running import NotHere
-from shim.doctor.finding import Area, Finding, Level
 from shim.doctor.report import Report
+from shim.finding import Area, Finding, Level
 from shim.image.staging import STAGING_PREFIX
 from tests.builds import RunscBuild, excuse
 from tests.containerd.builds import ContainerdBuild, find_containerd

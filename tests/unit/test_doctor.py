@@ -15,12 +15,12 @@ from shim.doctor import examination, report
 from shim.doctor.disk import RealDisk
 from shim.doctor.examination import Check
 from shim.doctor.features import PROBES
-from shim.doctor.finding import Area, Finding, Level, Topic
 from shim.doctor.host import Host
 from shim.doctor.report import EXIT_CODES, Report
 from shim.entry.cli import doctor, exits
 from shim.entry.cli.app import main
 from shim.errors import NotFound
+from shim.finding import Area, Finding, Level, Topic
 from tests.unit.fakes_doctor import Machine
 from tests.unit.test_docs import read, rows
 

@@ -11,8 +11,8 @@ import pytest
 
 from shim.doctor import examination, features
 from shim.doctor.disk import Space, Write
-from shim.doctor.finding import Finding, Level
 from shim.errors import InvalidArgument
+from shim.finding import Finding, Level
 from shim.image.staging import STAGING_PREFIX
 from shim.transaction.journal import Journal, Operation
 from tests.unit.fakes_doctor import CONTAINERD_PID, HANDLER, MEMORY, MOUNTS, Machine

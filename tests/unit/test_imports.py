@@ -33,7 +33,7 @@ ORDER = (
     "install",
     "entry",
 )
-VALUES = ("errors", "state", "model", "config", "bundle", "failpoints")
+VALUES = ("errors", "state", "model", "config", "bundle", "failpoints", "finding")
 EDGES = ("service", "client", "metrics", "entry", "selftest")
 
 
@@ -211,6 +211,27 @@ def test_metrics_are_loaded_only_by_a_sidecar_that_has_them() -> None:
         )
         == "[]"
     )
+
+
+def test_a_shim_serves_every_operation_of_shims() -> None:
+    """The table of a shim, which loads no other operations, has all that are marked so."""
+    served = "sorted(name for name, one in CRYO.operations.items() if one.in_shims)"
+    each = [
+        subprocess.run(
+            [
+                sys.executable,
+                "-c",
+                f"import {module}\nfrom shim.service.cryo_table import CRYO\nprint({served})",
+            ],
+            capture_output=True,
+            check=True,
+            text=True,
+            timeout=120,
+        ).stdout
+        for module in ("shim.entry.shimbin.serve", "shim.service.tables")
+    ]
+
+    assert each[0] == each[1]
 
 
 def test_the_supervisor_stays_small() -> None:

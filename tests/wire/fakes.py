@@ -14,6 +14,7 @@ import msgspec
 
 from shim.distribution.image_diff import FileChange, ImageDiff
 from shim.errors import AlreadyExists, CryoError, IllegalState, NotFound
+from shim.finding import Area, Finding, Level
 from shim.image.eviction import Kept, Pruned
 from shim.image.name import ImageName
 from shim.image.name_view import NamedImageView, NameView
@@ -71,6 +72,16 @@ RESTORED = RestoreResult(
     members=("w", "x"),
     warnings=("slow",),
     timings_s={"load": 0.5},
+)
+FINDINGS = (
+    Finding(area=Area.TASK, subject="state", level=Level.OK, text="running"),
+    Finding(
+        area=Area.GPU,
+        subject="CUDA processes",
+        level=Level.FAILURE,
+        text="cuda-checkpoint is not in the container",
+        remedy="install it",
+    ),
 )
 UPDATES = (
     Progress(phase=Phase.PREFLIGHT, message="task a"),
@@ -366,6 +377,11 @@ class FakeTasks:
         self.begin("timelines", ref)
         self._task(ref)
         return (TIMELINE, msgspec.structs.replace(TIMELINE, operation="park", error="it failed"))
+
+    async def examine(self, ref: TaskRef) -> tuple[Finding, ...]:
+        self.begin("examine", ref)
+        self._task(ref)
+        return FINDINGS
 
     async def close_io(self, ref: TaskRef, exec_id: str = "") -> None:
         self.begin("close_io", ref, exec_id)

@@ -1,4 +1,6 @@
-"""`cryo doctor`: what decides whether a checkpoint works on this host, without a sidecar.
+"""`cryo doctor`: what decides whether a checkpoint works, on this host or of one task.
+
+Of the host it needs no sidecar. The codes:
 
     0    all is well, or warnings only
     20   config.toml cannot be used
@@ -9,6 +11,7 @@
     25   disks
     26   sockets
     27   leftovers of interrupted operations
+    28   the task, which cannot be checkpointed as it is
     29   a check itself failed or timed out
 
 With several, the first of these that has a failure. Any other code is one of `exits`.
@@ -28,9 +31,9 @@ from shim.entry.cli.settings import Settings, pass_settings
 from shim.entry.cli.table import table
 
 if TYPE_CHECKING:
-    from shim.doctor.finding import Finding
     from shim.doctor.host import Host
     from shim.doctor.report import Report
+    from shim.finding import Finding
 
 _HEAD = ("LEVEL", "CLASS", "SUBJECT", "FINDING")
 
@@ -44,27 +47,37 @@ _HEAD = ("LEVEL", "CLASS", "SUBJECT", "FINDING")
 )
 @click.option("--containerd-config", type=PATH, help="containerd's config.toml")
 @click.option("--repair", is_flag=True, help="roll back what interrupted operations left behind")
+@click.argument("task", required=False)
 @pass_settings
 def doctor(
     settings: Settings,
+    task: str | None,
     config_path: Path | None,
     containerd_config: str | None,
     *,
     repair: bool,
 ) -> None:
-    """Check whether checkpoints work on this host.
+    """Check whether checkpoints work, on this host or of a task.
 
-    Needs no sidecar, and changes nothing without --repair. Exits with 0 without failures, and
+    For the host it needs no sidecar, and changes nothing without --repair. Of a task the sidecar
+    or the shim that owns it is asked, and nothing is frozen. Exits with 0 without failures, and
     otherwise with a code that says what failed.
     """
     from shim.doctor.report import report
 
-    began = time.monotonic()
-    host = _host(settings, config_path, containerd_config)
-    findings = _examined(host)
-    repaired = _repaired(host, findings) if repair else []
-    if repaired:
+    began, repaired = time.monotonic(), list[str]()
+    if task is None:
+        host = _host(settings, config_path, containerd_config)
         findings = _examined(host)
+        repaired = _repaired(host, findings) if repair else []
+        if repaired:
+            findings = _examined(host)
+    elif config_path or containerd_config or repair:
+        message = "--config, --containerd-config and --repair are about the host, not about a task"
+        raise click.UsageError(message)
+    else:
+        with settings.client() as client:
+            findings = tuple(client.examine(task))
     found = report(findings, time.monotonic() - began, repaired)
     settings.show(found, _text(found))
     sys.exit(found.exit_code)
@@ -103,9 +116,9 @@ def _host(settings: Settings, config_path: Path | None, containerd: str | None) 
 
 def _repaired(host: Host, findings: tuple[Finding, ...]) -> list[str]:
     """Recover what can be recovered; return what was done, or why not, a line each."""
-    from shim.doctor.finding import Area, Level
     from shim.entry import recover
     from shim.errors import CryoError
+    from shim.finding import Area, Level
 
     left = [one for one in findings if one.area is Area.LEFTOVERS and one.level is not Level.OK]
     if not left or host.settings_error is not None:

@@ -153,6 +153,11 @@ class CryoStub:
                 request_serializer=shim_dot_api_dot_cryo_dot_v1_dot_cryo__pb2.ImageTimelineRequest.SerializeToString,
                 response_deserializer=shim_dot_api_dot_cryo_dot_v1_dot_cryo__pb2.TimelinesResponse.FromString,
                 _registered_method=True)
+        self.ExamineTask = channel.unary_unary(
+                '/cryo.v1.Cryo/ExamineTask',
+                request_serializer=shim_dot_api_dot_cryo_dot_v1_dot_cryo__pb2.ExamineTaskRequest.SerializeToString,
+                response_deserializer=shim_dot_api_dot_cryo_dot_v1_dot_cryo__pb2.ExamineTaskResponse.FromString,
+                _registered_method=True)
         self.MeasureSpeeds = channel.unary_unary(
                 '/cryo.v1.Cryo/MeasureSpeeds',
                 request_serializer=shim_dot_api_dot_cryo_dot_v1_dot_cryo__pb2.MeasureSpeedsRequest.SerializeToString,
@@ -342,6 +347,14 @@ class CryoServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ExamineTask(self, request, context):
+        """Examines whether a task, with all that share its sandbox, can be checkpointed now, and what its
+        image would lack. Changes nothing.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def MeasureSpeeds(self, request, context):
         """Measures disk and memory of the host, which takes about a second.
         """
@@ -473,6 +486,11 @@ def add_CryoServicer_to_server(servicer, server):
                     servicer.ImageTimeline,
                     request_deserializer=shim_dot_api_dot_cryo_dot_v1_dot_cryo__pb2.ImageTimelineRequest.FromString,
                     response_serializer=shim_dot_api_dot_cryo_dot_v1_dot_cryo__pb2.TimelinesResponse.SerializeToString,
+            ),
+            'ExamineTask': grpc.unary_unary_rpc_method_handler(
+                    servicer.ExamineTask,
+                    request_deserializer=shim_dot_api_dot_cryo_dot_v1_dot_cryo__pb2.ExamineTaskRequest.FromString,
+                    response_serializer=shim_dot_api_dot_cryo_dot_v1_dot_cryo__pb2.ExamineTaskResponse.SerializeToString,
             ),
             'MeasureSpeeds': grpc.unary_unary_rpc_method_handler(
                     servicer.MeasureSpeeds,
@@ -1110,6 +1128,33 @@ class Cryo:
             '/cryo.v1.Cryo/ImageTimeline',
             shim_dot_api_dot_cryo_dot_v1_dot_cryo__pb2.ImageTimelineRequest.SerializeToString,
             shim_dot_api_dot_cryo_dot_v1_dot_cryo__pb2.TimelinesResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ExamineTask(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/cryo.v1.Cryo/ExamineTask',
+            shim_dot_api_dot_cryo_dot_v1_dot_cryo__pb2.ExamineTaskRequest.SerializeToString,
+            shim_dot_api_dot_cryo_dot_v1_dot_cryo__pb2.ExamineTaskResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -98,6 +98,10 @@ class CryoStub:
     """Returns where the time of the last operations on a task went, oldest first."""
     ImageTimeline: _grpc.UnaryUnaryMultiCallable[_cryo_pb2.ImageTimelineRequest, _cryo_pb2.TimelinesResponse]
     """Returns where the time of an image's checkpoint went."""
+    ExamineTask: _grpc.UnaryUnaryMultiCallable[_cryo_pb2.ExamineTaskRequest, _cryo_pb2.ExamineTaskResponse]
+    """Examines whether a task, with all that share its sandbox, can be checkpointed now, and what its
+    image would lack. Changes nothing.
+    """
     MeasureSpeeds: _grpc.UnaryUnaryMultiCallable[_cryo_pb2.MeasureSpeedsRequest, _cryo_pb2.MeasureSpeedsResponse]
     """Measures disk and memory of the host, which takes about a second."""
     Info: _grpc.UnaryUnaryMultiCallable[_cryo_pb2.InfoRequest, _cryo_pb2.InfoResponse]
@@ -173,6 +177,10 @@ class CryoAsyncStub(CryoStub):
     """Returns where the time of the last operations on a task went, oldest first."""
     ImageTimeline: _aio.UnaryUnaryMultiCallable[_cryo_pb2.ImageTimelineRequest, _cryo_pb2.TimelinesResponse]  # type: ignore[assignment]
     """Returns where the time of an image's checkpoint went."""
+    ExamineTask: _aio.UnaryUnaryMultiCallable[_cryo_pb2.ExamineTaskRequest, _cryo_pb2.ExamineTaskResponse]  # type: ignore[assignment]
+    """Examines whether a task, with all that share its sandbox, can be checkpointed now, and what its
+    image would lack. Changes nothing.
+    """
     MeasureSpeeds: _aio.UnaryUnaryMultiCallable[_cryo_pb2.MeasureSpeedsRequest, _cryo_pb2.MeasureSpeedsResponse]  # type: ignore[assignment]
     """Measures disk and memory of the host, which takes about a second."""
     Info: _aio.UnaryUnaryMultiCallable[_cryo_pb2.InfoRequest, _cryo_pb2.InfoResponse]  # type: ignore[assignment]
@@ -383,6 +391,16 @@ class CryoServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_cryo_pb2.TimelinesResponse, _abc.Awaitable[_cryo_pb2.TimelinesResponse]]:
         """Returns where the time of an image's checkpoint went."""
+
+    @_abc_1.abstractmethod
+    def ExamineTask(
+        self,
+        request: _cryo_pb2.ExamineTaskRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_cryo_pb2.ExamineTaskResponse, _abc.Awaitable[_cryo_pb2.ExamineTaskResponse]]:
+        """Examines whether a task, with all that share its sandbox, can be checkpointed now, and what its
+        image would lack. Changes nothing.
+        """
 
     @_abc_1.abstractmethod
     def MeasureSpeeds(

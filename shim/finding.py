@@ -28,6 +28,7 @@ class Area(enum.StrEnum):
     STORAGE = "storage"
     SOCKETS = "sockets"
     LEFTOVERS = "leftovers"
+    TASK = "task"
     CHECK = "check"
 
 
