@@ -17,9 +17,10 @@ from shim.errors import CryoError
 from shim.host.filecalls import file_call
 from shim.image import name_view
 from shim.metrics.observer import Observer
+from shim.metrics.shim_timelines import ShimTimelines
 from shim.metrics.snapshot import Snapshot, SnapshotCollector
-from shim.metrics.state_files import ShimTimelines, StateFiles
 from shim.model import ImageView, TaskView, utcnow
+from shim.task.state_files import StateFiles
 
 _log = logging.getLogger(__name__)
 _T = TypeVar("_T")

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import socket
 from collections.abc import Awaitable, Callable
 
-from shim.errors import CryoError, Unavailable
+from shim.errors import CryoError
 from shim.host.background import BackgroundTasks
-from shim.metrics.address import MetricsAddress
+from shim.service import listen_address
 from shim.service.endpoint import Endpoint
+from shim.service.listen_address import ListenAddress
 
 _log = logging.getLogger(__name__)
 _PATH = "/metrics"
@@ -27,7 +27,7 @@ Scrape = Callable[[str], Awaitable[tuple[bytes, str]]]
 class MetricsServer:
     """Serves scrapes on one address, from `start` to `stop`."""
 
-    def __init__(self, address: MetricsAddress, group: str, scrape: Scrape) -> None:
+    def __init__(self, address: ListenAddress, group: str, scrape: Scrape) -> None:
         """Take where to listen, the group that may connect to a unix socket, and what answers."""
         self._address = address
         self._endpoint = Endpoint(address.path, group) if address.path else None
@@ -43,10 +43,9 @@ class MetricsServer:
             Unavailable: the address cannot be bound.
         """
         if self._endpoint is None:
-            sock = _listener(self._address)
+            sock = self._address.listener("metrics", "metrics")
             self._server = await asyncio.start_server(self._take, sock=sock, limit=_HEAD_BYTES)
-            host, port = sock.getsockname()[:2]
-            return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+            return listen_address.url(sock)
         self._endpoint.lock()
         try:
             sock = self._endpoint.listener()
@@ -98,20 +97,6 @@ class MetricsServer:
             _log.warning("a scrape failed: %s", error)
             return _response("503 Service Unavailable", f"{error}\n".encode())
         return _response("200 OK", body, kind, with_body=method == "GET")
-
-
-def _listener(address: MetricsAddress) -> socket.socket:
-    family = socket.AF_INET6 if ":" in address.host else socket.AF_INET
-    listener = socket.socket(family, socket.SOCK_STREAM)
-    try:
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listener.bind((address.host, address.port))
-        listener.listen()
-    except OSError as error:
-        listener.close()
-        message = f"cannot serve metrics on {address.host} port {address.port}: {error.strerror}"
-        raise Unavailable(message, remedy="choose another port in [metrics]") from error
-    return listener
 
 
 def _header(lines: list[str], name: str) -> str:

@@ -13,8 +13,8 @@ from prometheus_client.registry import Collector
 
 from shim.image.named import ImageRef
 from shim.image.named_use import NamedUse
-from shim.metrics.state_files import OpenJournal
 from shim.model import ImageView, TaskView
+from shim.task.state_files import OpenJournal
 
 _STARTS = (("hit", "hits"), ("miss", "misses"), ("refusal", "refusals"))
 _SAVES = (("saved", "saves"), ("skipped", "skips"), ("failed", "failures"))

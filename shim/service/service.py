@@ -25,6 +25,7 @@ from shim.service.operation import ENDLESS, Incoming, Operation, Owner
 from shim.service.progress_log import log_progress
 from shim.service.running import RunningOperations
 from shim.service.wait_gate import WaitGate
+from shim.service.watched import Watch, begun, unwatched, watching
 
 if TYPE_CHECKING:
     from shim.service.shims import Shim, Shims
@@ -65,10 +66,12 @@ class Service:
         shims: Shims | None = None,
         shutdown: Shutdown = ignore,
         observe: Observe = answered.ignore,
+        watch: Watch = unwatched,
     ) -> None:
         """Take the server's own tasks, the shims to forward to, and the handler of Shutdown.
 
-        `observe` is called with each request that was answered.
+        `observe` is called with each request that was answered, `watch` is entered for each with
+        progress.
         """
         self.core = core
         self.shutdown = shutdown
@@ -76,6 +79,7 @@ class Service:
         self.waits = WaitGate()
         self._shims = shims
         self._observe = observe
+        self._watch = watch
         self._under_way = CallsUnderWay()
 
     async def unary(self, operation: Operation[Any, Any], payload: bytes, beside: Beside) -> bytes:
@@ -115,13 +119,16 @@ class Service:
         with self._observed(operation) as seen:
             request = operation.parse(payload)
             _bound(request, beside.remaining_s)
-            begin = self._begin(operation, self._incoming(request, beside), request, seen)
+            call = self._incoming(request, beside)
+            begin = self._begin(operation, call, request, seen)
             token = getattr(request, "operation", "")
-            async with self.running.hold(token, begin) as running:
-                async for progress in running.progress():
-                    await write(progress)
-                seen.response = await running.result()
-                return seen.response
+            started = begun(operation.name, call.namespace, request, forwarded=seen.forwarded)
+            with self._watch(started) as watcher:
+                async with self.running.hold(token, watching(watcher, begin)) as running:
+                    async for progress in running.progress():
+                        await write(progress)
+                    seen.response = await running.result()
+                    return seen.response
 
     def _begin(
         self, operation: Operation[Any, Any], call: Incoming, request: Message, seen: _Seen

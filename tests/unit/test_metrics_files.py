@@ -11,8 +11,10 @@ from msgspec.structs import replace
 
 from shim.errors import InvalidArgument
 from shim.metrics import address
-from shim.metrics.state_files import ShimTimelines, StateFiles
+from shim.metrics.shim_timelines import ShimTimelines
 from shim.model import utcnow
+from shim.service.listen_address import ListenAddress
+from shim.task.state_files import StateFiles
 from shim.transaction import timeline_file
 from shim.transaction.journal import Journal, Operation
 from tests.unit.test_metrics_observer import SAVED
@@ -30,7 +32,7 @@ from tests.unit.test_metrics_observer import SAVED
 )
 def test_an_address_of_this_host(text: str, host: str, port: int, path: str) -> None:
     """The loopback interface and unix sockets are accepted."""
-    assert address.parse(text) == address.MetricsAddress(host=host, port=port, path=path)
+    assert address.parse(text) == ListenAddress(host=host, port=port, path=path)
 
 
 @pytest.mark.parametrize(

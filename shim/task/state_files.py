@@ -5,20 +5,38 @@ from __future__ import annotations
 from collections.abc import Iterator
 from datetime import datetime
 from pathlib import Path
+from typing import NamedTuple
 
 from shim.errors import CryoError
-from shim.model import Timeline, Value
+from shim.model import Phase, Value
 from shim.transaction import timeline_file
 from shim.transaction.journal import NAME as JOURNAL
 from shim.transaction.journal import Entry, Journal
 
 
 class OpenJournal(Value):
-    """An operation under way, and for how long; or a parked task, which may stay so."""
+    """An operation under way, and for how long; or a parked task, which may stay so.
 
+    The task is the one in whose folder the journal is: of a pod, its sandbox. `processes` are the
+    states of its CUDA processes by pid, in a pod by container and pid. `gpu_bytes` is the GPU
+    memory that a parked task has released, and that its resume needs.
+    """
+
+    namespace: str
+    task: str
     operation: str
+    phase: Phase
     age_s: float
     is_parked: bool
+    processes: dict[str, str] = {}
+    gpu_bytes: int = 0
+
+
+class TimelineFile(NamedTuple):
+    """The file with the timelines of a task."""
+
+    namespace: str
+    path: Path
 
 
 class StateFiles:
@@ -38,15 +56,13 @@ class StateFiles:
         for path in self._found(f"*/*/{JOURNAL}"):
             entry = _entry(path.parent)
             if entry is not None:
-                opened_at = entry.opened_at or now
-                found.append(
-                    OpenJournal(
-                        operation=entry.operation.value,
-                        age_s=max((now - opened_at).total_seconds(), 0.0),
-                        is_parked=entry.is_parked,
-                    )
-                )
+                found.append(_open(path.parent, entry, now))
         return found
+
+    def timelines(self) -> Iterator[TimelineFile]:
+        """Return the files with the timelines of all tasks."""
+        for path in self._found(f"*/*/{timeline_file.NAME}"):
+            yield TimelineFile(path.parent.parent.name, path)
 
     def timelines_of_shims(self) -> Iterator[Path]:
         """Return the files with the timelines of the tasks of shims."""
@@ -57,30 +73,18 @@ class StateFiles:
         yield from self._shims.glob(f"*/tasks/{pattern}")
 
 
-class ShimTimelines:
-    """The timelines of the shims' tasks, each once; those from before `since` are left out."""
-
-    def __init__(self, files: StateFiles, since: datetime) -> None:
-        self._files = files
-        self._since = since
-        self._read: dict[Path, tuple[int, datetime]] = {}
-
-    def new(self) -> list[Timeline]:
-        """Return the timelines that were added since the last call."""
-        found: list[Timeline] = []
-        known, self._read = self._read, {}
-        for path in self._files.timelines_of_shims():
-            try:
-                changed_ns = path.stat().st_mtime_ns
-            except FileNotFoundError:  # deleted with its task
-                continue
-            before_ns, last = known.get(path, (0, self._since))
-            if changed_ns != before_ns:
-                added = [one for one in timeline_file.read(path.parent) if one.began_at > last]
-                found += added
-                last = max((one.began_at for one in added), default=last)
-            self._read[path] = changed_ns, last
-        return found
+def _open(folder: Path, entry: Entry, now: datetime) -> OpenJournal:
+    opened_at = entry.opened_at or now
+    return OpenJournal(
+        namespace=folder.parent.name,
+        task=folder.name,
+        operation=entry.operation.value,
+        phase=entry.phase,
+        age_s=max((now - opened_at).total_seconds(), 0.0),
+        is_parked=entry.is_parked,
+        processes={key: one.state for key, one in entry.processes.items()},
+        gpu_bytes=sum(entry.gpu_bytes.values()),
+    )
 
 
 def _entry(folder: Path) -> Entry | None:
