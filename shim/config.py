@@ -191,6 +191,18 @@ class Metrics(_Section, frozen=True, kw_only=True, forbid_unknown_fields=True):
     group: str = ""
 
 
+class Http(_Section, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Where the page for a browser is: `127.0.0.1:PORT` or `unix:/path`; empty is nowhere.
+
+    Root may connect to a unix socket, and the members of `group` if it is set. `token_file` has a
+    token that readers need; without it the address must be one of this host.
+    """
+
+    address: str = ""
+    group: str = ""
+    token_file: str = ""
+
+
 class Config(_Section, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """All of config.toml."""
 
@@ -206,6 +218,7 @@ class Config(_Section, frozen=True, kw_only=True, forbid_unknown_fields=True):
     store: Store = Store()
     log: Log = Log()
     metrics: Metrics = Metrics()
+    http: Http = Http()
 
 
 # Keys of [cuda] that have been renamed; the old name is still read.

@@ -11,18 +11,17 @@ import socket
 from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import msgspec
 
 from shim import config as configs
 from shim.config import Config
-from shim.entry import logs
+from shim.entry import logs, optional
 from shim.errors import CryoError, DeadlineExceeded
 from shim.host.background import BackgroundTasks
 from shim.host.environment import private_umask
 from shim.model import Event
-from shim.service import answered
+from shim.service import answered, watched
 from shim.service.endpoint import Endpoint
 from shim.service.events import Publisher
 from shim.service.server import Server
@@ -31,9 +30,6 @@ from shim.service.shims import Shims
 from shim.service.ttrpc_edge import TtrpcEdge
 from shim.task.tasks import Tasks, log_event
 from shim.transaction import host_settings
-
-if TYPE_CHECKING:
-    from shim.metrics.sidecar import SidecarMetrics
 
 _log = logging.getLogger("cryo")
 _GOODBYE_S = 3.0
@@ -53,6 +49,8 @@ class Overrides:
     group: str = ""
     log_level: str = ""
     log_format: str = ""
+    http: str = ""
+    http_token_file: str = ""
 
 
 def settings(path: Path | None, over: Overrides) -> Config:
@@ -63,6 +61,7 @@ def settings(path: Path | None, over: Overrides) -> Config:
     """
     base = configs.load(path)
     replace = msgspec.structs.replace
+    token = over.http_token_file or base.http.token_file
     return replace(
         base,
         paths=replace(
@@ -86,13 +85,18 @@ def settings(path: Path | None, over: Overrides) -> Config:
             level=over.log_level or base.log.level,
             format=over.log_format or base.log.format,
         ),
+        http=replace(
+            base.http,
+            address=over.http or base.http.address,
+            token_file=str(Path(token).absolute()) if token else "",
+        ),
     )
 
 
 class Sidecar:
     """The sidecar: `serve` returns after SIGTERM or SIGINT."""
 
-    def __init__(self, config: Config, tasks: Tasks | None = None) -> None:
+    def __init__(self, config: Config, tasks: Tasks | None = None, settings_path: str = "") -> None:
         self._config = config
         state = Path(config.paths.state)
         endpoint = Endpoint(config.server.address, config.server.group, own_folder=state)
@@ -100,9 +104,12 @@ class Sidecar:
         self._publisher = Publisher(containerd) if containerd else None
         self._tasks = tasks or Tasks(config, self._publish)
         shims = Shims(state, config.timeouts.rollback)
-        self._metrics = _metrics(config, self._tasks, shims)
+        self._metrics = optional.metrics(config, self._tasks, shims)
         observe = answered.ignore if self._metrics is None else self._metrics.observe
-        service = Service(self._tasks, shims=shims, observe=observe)
+        self._page = optional.page(config, settings_path)
+        watch = watched.unwatched if self._page is None else self._page.watch
+        service = Service(self._tasks, shims=shims, observe=observe, watch=watch)
+        self._service = service
         self._server = Server(service, endpoint)
         ttrpc = config.server.ttrpc
         self._ttrpc = TtrpcEdge(service, Endpoint(ttrpc)) if ttrpc else None
@@ -115,9 +122,12 @@ class Sidecar:
         Raises:
             CryoError: it cannot start.
         """
-        served = contextlib.nullcontext() if self._metrics is None else self._metrics.serving()
         with self._signals():
-            async with served:
+            async with contextlib.AsyncExitStack() as stack:
+                if self._metrics is not None:
+                    await stack.enter_async_context(self._metrics.serving())
+                if self._page is not None:
+                    await stack.enter_async_context(self._page.serving(self._service))
                 await self._serve()
 
     async def _serve(self) -> None:
@@ -198,15 +208,6 @@ class Sidecar:
         self._stop.set()
 
 
-def _metrics(config: Config, tasks: Tasks, shims: Shims) -> SidecarMetrics | None:
-    """Make the metrics if they are configured; without, nothing of them is loaded."""
-    if not config.metrics.address:
-        return None
-    from shim.metrics.sidecar import SidecarMetrics
-
-    return SidecarMetrics(config, tasks, shims)
-
-
 async def _every_hour(name: str, work: Callable[[], Awaitable[object]]) -> None:
     """Work now and every hour; a failure is logged, and has no other effect."""
     while True:
@@ -230,6 +231,13 @@ def notify(state: str) -> None:
         sock.send(state.encode())
 
 
+def _settings_path(path: Path | None) -> Path | str:
+    """Return where the settings are from; empty if they are the defaults."""
+    if path is None and not configs.DEFAULT_CONFIG.exists():
+        return ""
+    return path or configs.DEFAULT_CONFIG
+
+
 def run(path: Path | None, over: Overrides) -> None:
     """Run the sidecar until it is stopped.
 
@@ -241,6 +249,6 @@ def run(path: Path | None, over: Overrides) -> None:
     private_umask()
 
     async def live() -> None:
-        await Sidecar(config).serve()
+        await Sidecar(config, settings_path=str(_settings_path(path))).serve()
 
     asyncio.run(live())

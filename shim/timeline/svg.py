@@ -29,6 +29,14 @@ text { font: 13px system-ui, 'DejaVu Sans', sans-serif; fill: #1f2933; }
 .part { fill: #8fc7cd; }
 .grid { stroke: #dde3e8; stroke-width: 1; }
 .page { fill: #ffffff; }
+@media (prefers-color-scheme: dark) {
+  text { fill: #e4eaef; }
+  .dim { fill: #9caab6; }
+  .phase { fill: #3fa5b1; }
+  .part { fill: #2a6a73; }
+  .grid { stroke: #303b45; }
+  .page { fill: #1b2229; }
+}
 """
 
 

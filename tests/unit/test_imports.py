@@ -30,11 +30,12 @@ ORDER = (
     "service",
     "client",
     "metrics",
+    "page",
     "install",
     "entry",
 )
 VALUES = ("errors", "state", "model", "config", "bundle", "failpoints", "finding")
-EDGES = ("service", "client", "metrics", "entry", "selftest")
+EDGES = ("service", "client", "metrics", "page", "entry", "selftest")
 
 
 @dataclass(frozen=True)
@@ -70,7 +71,9 @@ RULES = {
     "client": Layer(below("client", "api"), ("msgspec", *GRPC)),
     # Only for a sidecar that is to be observed.
     "metrics": Layer(below("metrics", "api"), ("prometheus_client",)),
-    # Only the command line examines the host.
+    # Only for a sidecar that is to be looked at.
+    "page": Layer(below("page", "api", "doctor"), ("msgspec", "jinja2", "starlette", "uvicorn")),
+    # Only the command line and the page examine the host.
     "doctor": Layer(below("task", "doctor"), ("msgspec",)),
     "entry": Layer(below("entry", "api", "doctor"), ("click", "msgspec", *GRPC)),
     # It edits texts and files; no library of TOML keeps each byte that it does not change.
@@ -200,14 +203,14 @@ def test_the_core_does_not_load_what_may_be_left_out() -> None:
     assert loaded(core, ("shim.selftest", "shim.simgpu")) == "[]"
 
 
-def test_metrics_are_loaded_only_by_a_sidecar_that_has_them() -> None:
-    """Neither the sidecar nor a shim or a command loads them, or their package."""
+def test_metrics_and_the_page_are_loaded_only_by_a_sidecar_that_has_them() -> None:
+    """Neither the sidecar nor a shim or a command loads them, or their packages."""
     without = [module for module in modules() if layer_of(module) == "entry"]
 
     assert (
         loaded(
             [module for module in without if not module.endswith("__main__")],
-            ("shim.metrics", "prometheus_client"),
+            ("shim.metrics", "shim.page", "prometheus_client", "starlette", "uvicorn", "jinja2"),
         )
         == "[]"
     )

@@ -89,6 +89,18 @@ def recover(settings: Settings, config_path: Path | None, state: str) -> None:
     default=None,
     help="format of log lines [default: logfmt]",
 )
+@click.option(
+    "--http",
+    default="",
+    metavar="ADDRESS",
+    help="serve a page for a browser, at 127.0.0.1:PORT or unix:/path [default: none]",
+)
+@click.option(
+    "--http-token-file",
+    default="",
+    metavar="PATH",
+    help="file with the token that readers of the page need; required for any other address",
+)
 @pass_settings
 def serve(
     settings: Settings,
@@ -101,6 +113,8 @@ def serve(
     group: str,
     log_level: str | None,
     log_format: str | None,
+    http: str,
+    http_token_file: str,
 ) -> None:
     """Run the sidecar.
 
@@ -117,6 +131,8 @@ def serve(
         group=group,
         log_level=log_level or "",
         log_format=log_format or "",
+        http=http,
+        http_token_file=http_token_file,
     )
     sidecar.run(config_path, over)
 
