@@ -129,6 +129,32 @@ class Pids(Value):
     guest: tuple[int, ...] = ()
 
 
+class GuestProcessView(Value):
+    """A process of a task as it is shown. What is None, or has no elements, is not known.
+
+    `pid`, `parent` and `uid` are those in the container, `memory_bytes` is resident memory.
+    `cuda_state` is a `CudaState`, or the step that an operation has begun, such as `freezing`; None
+    without CUDA state. `gpu_devices` are the nodes that it has open or mapped.
+    """
+
+    pid: int
+    parent: int | None = None
+    name: str = ""
+    args: tuple[str, ...] = ()
+    uid: int | None = None
+    memory_bytes: int | None = None
+    gpu_devices: tuple[str, ...] = ()
+    cuda_state: str | None = None
+    gpu_bytes: int | None = None
+
+
+class ProcessList(Value):
+    """The processes of a task, by pid; `warnings` say what could not be determined, and why."""
+
+    processes: tuple[GuestProcessView, ...] = ()
+    warnings: tuple[str, ...] = ()
+
+
 class CreateRequest(Value):
     """The request of Create; if `checkpoint` is set, Start restores that image.
 

@@ -24,6 +24,7 @@ from shim.model import (
     ImageView,
     KeyFile,
     Mount,
+    ProcessList,
     ProcessView,
     Report,
     RestoreOptions,
@@ -137,6 +138,14 @@ class AsyncClient(AsyncTransport):
     ) -> None:
         """Set the size of the terminal of a process, in character cells."""
         await self._call(task_operations.resize_pty(self._ref(task), width, height, exec_id))
+
+    async def processes(self, task: str | TaskRef) -> ProcessList:
+        """List the processes of a task: what runs, as which user, and with which GPU state.
+
+        The CUDA states of a running task are asked for in the container, which takes a tenth of a
+        second or more.
+        """
+        return await self._call(cryo_operations.processes(self._ref(task)))
 
     async def checkpoint(
         self,

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
         ImageView,
         KeyFile,
         Mount,
+        ProcessList,
         ProcessView,
         Report,
         RestoreOptions,
@@ -154,6 +155,16 @@ class Client(Transport):
         from shim.service import task_operations
 
         self._call(task_operations.resize_pty(self._ref(task), width, height, exec_id))
+
+    def processes(self, task: str | TaskRef) -> ProcessList:
+        """List the processes of a task: what runs, as which user, and with which GPU state.
+
+        The CUDA states of a running task are asked for in the container, which takes a tenth of a
+        second or more.
+        """
+        from shim.service import cryo_operations
+
+        return self._call(cryo_operations.processes(self._ref(task)))
 
     def checkpoint(
         self,

@@ -10,12 +10,13 @@ from shim import failpoints
 from shim.config import Timeouts
 from shim.errors import CryoError, NotFound
 from shim.host.shielded import shielded
-from shim.runsc import fscat, kernel, open_files, trace, urpc
+from shim.runsc import fscat, kernel, process_dump, trace, urpc
 from shim.runsc.argv import runsc_id
 from shim.runsc.containers import Containers
 from shim.runsc.open_streams import OpenStreams
 from shim.runsc.output import GuestProcess, parse_processes
 from shim.runsc.port_forward import PortStream, open_stream
+from shim.runsc.process_dump import DumpedProcess
 
 _log = logging.getLogger(__name__)
 # How long it may take to check and repair the pause state after an interrupted command.
@@ -57,13 +58,13 @@ class Sentry:
         data = await fscat.read(self._containers.control_socket(task_id), files)
         return data.decode("utf-8", "replace")
 
-    async def open_files(self, task_id: str) -> dict[int, frozenset[str]]:
-        """Return the paths of what each process of the task's sandbox uses, by the pid of `ps`.
+    async def dump(self, task_id: str) -> dict[int, DumpedProcess]:
+        """Describe all processes of the task's sandbox, by the pid of `ps`.
 
         Raises:
             Unavailable: the sentry does not answer, or its answer has another form.
         """
-        return await open_files.open_files(self._containers.control_socket(task_id))
+        return await process_dump.processes(self._containers.control_socket(task_id))
 
     @contextlib.asynccontextmanager
     async def connect(

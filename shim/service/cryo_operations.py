@@ -10,13 +10,14 @@ from shim.errors import Cancelled, CryoError
 from shim.model import (
     CheckpointOptions,
     CheckpointResult,
+    ProcessList,
     RestoreOptions,
     RestoreResult,
     TaskRef,
     TaskView,
     check_id,
 )
-from shim.service import cryo_messages, status
+from shim.service import cryo_messages, process_messages, status
 from shim.service.cryo_table import CRYO
 from shim.service.operation import ENDLESS, Call, Incoming, Owner, Stream
 
@@ -40,6 +41,27 @@ def list_(namespace: str = "") -> Call[list[TaskView]]:
     return ListTasks.call(
         cryo_pb2.ListTasksRequest(namespace=namespace),
         lambda answer: [cryo_messages.from_task(task) for task in answer.tasks],
+    )
+
+
+@CRYO.add(cryo_pb2.ListProcessesRequest, cryo_pb2.ListProcessesResponse, in_shims=True)
+async def ListProcesses(
+    call: Incoming, request: cryo_pb2.ListProcessesRequest
+) -> cryo_pb2.ListProcessesResponse:
+    """List the processes of a task."""
+    del request
+    return process_messages.to_list(await call.service.core.processes(call.ref))
+
+
+def processes(ref: TaskRef) -> Call[ProcessList]:
+    """List the processes of a task: what runs, as which user, and with which GPU state.
+
+    The CUDA states of a running task are asked for in the container, which takes a tenth of a
+    second or more.
+    """
+    return ListProcesses.call(
+        cryo_pb2.ListProcessesRequest(namespace=ref.namespace, id=ref.id),
+        process_messages.from_list,
     )
 
 

@@ -25,6 +25,7 @@ from shim.model import (
     Event,
     Exit,
     Pids,
+    ProcessList,
     ProcessView,
     Report,
     RestoreOptions,
@@ -35,7 +36,7 @@ from shim.model import (
     TaskView,
     Timeline,
 )
-from shim.task import fingerprint_file, usage
+from shim.task import fingerprint_file, process_list, usage
 from shim.task.clones import Admit, Clones
 from shim.task.cold_fallback import restored_or_cold
 from shim.task.container import Container
@@ -261,6 +262,11 @@ class Tasks:
     async def pids(self, ref: TaskRef) -> Pids:
         """List the processes of the container."""
         return await usage.pids(self._task(ref))
+
+    async def processes(self, ref: TaskRef) -> ProcessList:
+        """List the processes of the container, with what is known of each."""
+        task = self._task(ref)
+        return await process_list.of(task, self._map.sandbox_of(task).root)
 
     async def pause(self, ref: TaskRef) -> None:
         """Pause the task's processes; io.cryo.park releases their GPU memory."""

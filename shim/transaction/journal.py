@@ -244,6 +244,11 @@ class Journal:
         return self._entry.staging if self._entry is not None else ""
 
     @property
+    def open_entry(self) -> Entry | None:
+        """Return the content if an operation is open."""
+        return self._entry
+
+    @property
     def parked(self) -> bool:
         """Whether the open operation is a park that was committed."""
         return self._entry is not None and self._entry.is_parked

@@ -13,6 +13,7 @@ from shim.errors import Impossible, Refused, Unavailable
 from shim.host.text import first_few
 from shim.oci.pod_files import PodFiles
 from shim.runsc.output import GuestProcess
+from shim.runsc.process_dump import DumpedProcess
 from shim.transaction.target import CheckpointTarget
 
 
@@ -63,13 +64,15 @@ async def check_in_use(
     if not any(one.any for one in volumes):
         return []
     try:
-        used = await target.runsc.sentry.open_files(target.ref.id)
+        dumped = await target.runsc.sentry.dump(target.ref.id)
     except Unavailable as error:
         return [f"open files that another pod does not have cannot be determined: {error}"]
     found = [
         f"{one.name}: {text}"
         for (one, rows), pod_files in zip(members, volumes, strict=True)
-        for text in pod_files.missing({path for row in rows for path in used.get(row.pid, ())})
+        for text in pod_files.missing(
+            {path for row in rows for path in _paths(dumped.get(row.pid))}
+        )
     ]
     if not found:
         return []
@@ -81,3 +84,7 @@ async def check_in_use(
     if for_copies:
         raise Refused(message, remedy=remedy)
     return [message]
+
+
+def _paths(process: DumpedProcess | None) -> frozenset[str]:
+    return frozenset() if process is None else process.paths

@@ -694,3 +694,14 @@ def test_the_sidecar_dies_while_a_pod_waits(pod: Pod) -> None:
     pod.rig.crash()
 
     assert only(pod)
+
+
+def test_processes_of_a_pod(pod: Pod) -> None:
+    """Each container lists its own processes; of those with a GPU the CUDA states are known."""
+    train, count = (pod.rig.client.processes(name) for name in (pod.train, pod.count))
+
+    assert (train.warnings, count.warnings) == ((), ())
+    states = [one.cuda_state for one in train.processes]
+    assert sorted(map(str, states)) == ["None", "running", "running"]
+    assert all("/dev/simgpu/code/workload.py" in one.args for one in train.processes)
+    assert {one.cuda_state for one in count.processes} == {None}

@@ -22,6 +22,7 @@ from shim.oci import document
 from shim.oci.document import Spec
 from shim.runsc.argv import CheckpointArgs
 from shim.runsc.client import Runsc
+from shim.runsc.process_dump import DumpedProcess
 from shim.runsc.run import Started
 from shim.runsc.sentry import Sentry
 from shim.transaction.checkpoint import Checkpoint
@@ -149,11 +150,14 @@ class FakeSentry(Sentry):
             raise self._runsc.tables
         return self._runsc.tables
 
-    async def open_files(self, task_id: str) -> dict[int, frozenset[str]]:
+    async def dump(self, task_id: str) -> dict[int, DumpedProcess]:
         await asyncio.sleep(0)
         if isinstance(self._runsc.used, CryoError):
             raise self._runsc.used
-        return self._runsc.used
+        return {
+            pid: DumpedProcess(args=(), uid=0, memory_bytes=0, paths=paths)
+            for pid, paths in self._runsc.used.items()
+        }
 
 
 @dataclass

@@ -15,8 +15,8 @@ from shim.errors import Refused, Unavailable
 from shim.oci import document
 from shim.oci.document import Spec
 from shim.oci.volumes import HINT
-from shim.runsc.open_files import parse
 from shim.runsc.output import GuestProcess
+from shim.runsc.process_dump import DumpedProcess, parse
 from shim.transaction import pod_file_checks
 from shim.transaction.target import CheckpointTarget
 from tests.unit.fakes_guest import FakeGuest
@@ -151,22 +151,28 @@ async def test_a_checkpoint_makes_both_checks(scene: Scene, volumes: Path) -> No
 
 
 def test_the_sentrys_list_of_processes() -> None:
-    """It has the program, the working directory, and what is open or mapped, of each process."""
+    """It has the command line, the user, the memory, and the files in use of each process."""
     listed = [
         {
             "exe": "/bin/sh",
             "cwd": "/work",
             "fdlist": [{"number": 0, "path": "host:[1]", "mode": 1}, {"path": "/data/log"}, {}],
             "maps": [{"pathname": "/lib/libc.so"}, {"pathname": "[heap]"}, {"offset": 0}],
-            "status": {"pid": 7, "ppid": 0},
+            "status": {"pid": 7, "uid": {"real": 5, "effective": 0}, "vm_rss": 4},
+            "args": ["sh", "-c", "x"],
             "env": ["A=b"],
         },
         {"status": {"pid": 8}},
     ]
 
     assert parse(listed) == {
-        7: frozenset({"/bin/sh", "/work", "/data/log", "/lib/libc.so"}),
-        8: frozenset(),
+        7: DumpedProcess(
+            args=("sh", "-c", "x"),
+            uid=5,
+            memory_bytes=4096,
+            paths=frozenset({"/bin/sh", "/work", "/data/log", "/lib/libc.so"}),
+        ),
+        8: DumpedProcess(args=(), uid=0, memory_bytes=0, paths=frozenset()),
     }
     others: tuple[object, ...] = (None, {}, [{}], [{"status": {"pid": "x"}}])
     for other in others:

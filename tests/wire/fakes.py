@@ -30,10 +30,12 @@ from shim.model import (
     CreateRequest,
     CudaProcess,
     Exit,
+    GuestProcessView,
     ImageView,
     KeyFile,
     Phase,
     Pids,
+    ProcessList,
     ProcessView,
     Progress,
     Report,
@@ -89,6 +91,24 @@ UPDATES = (
     Progress(phase=Phase.LOCK, pid=7, pid_state="locked", container="w", elapsed_s=0.125),
     Progress(phase=Phase.SAVE, bytes_done=5 << 30, bytes_total=10 << 30, elapsed_s=1.5),
     Progress(phase=Phase.SAVE, message="a connection was cut", warning=True),
+)
+PROCESSES = ProcessList(
+    processes=(
+        GuestProcessView(
+            pid=1,
+            parent=0,
+            name="python3",
+            args=("python3", "train.py", "--name", "a b"),
+            uid=1000,
+            memory_bytes=3 << 30,
+            gpu_devices=("/dev/nvidia0", "/dev/nvidiactl"),
+            cuda_state="running",
+            gpu_bytes=40 << 30,
+        ),
+        GuestProcessView(pid=7, parent=1, name="sh\x1b", args=("sh", "\x1b[31m")),
+        GuestProcessView(pid=8),
+    ),
+    warnings=("CUDA states are not known",),
 )
 STATEMENT = b'{"task":"a"}'
 DIFF = ImageDiff(
@@ -372,6 +392,11 @@ class FakeTasks:
             memory_limit_bytes=1 << 34,
             pids=3,
         )
+
+    async def processes(self, ref: TaskRef) -> ProcessList:
+        self.begin("processes", ref)
+        self._task(ref)
+        return PROCESSES
 
     async def timelines(self, ref: TaskRef) -> tuple[Timeline, ...]:
         self.begin("timelines", ref)

@@ -36,7 +36,9 @@ from shim.model import (
     CudaMode,
     Direct,
     EngineName,
+    GuestProcessView,
     MemberOptions,
+    ProcessList,
     RestoreOptions,
     Stdio,
     TaskRef,
@@ -45,7 +47,16 @@ from shim.model import (
 from shim.simgpu.waiting import wait_until
 from tests.wire import fakes
 from tests.wire.conftest import Sidecar
-from tests.wire.fakes import DIFF, MANIFEST, RESULT, STATEMENT, FakeTask, every_error, failing
+from tests.wire.fakes import (
+    DIFF,
+    MANIFEST,
+    PROCESSES,
+    RESULT,
+    STATEMENT,
+    FakeTask,
+    every_error,
+    failing,
+)
 
 A = TaskRef(namespace="default", id="a")
 Cryo = Callable[..., tuple[int, str, str]]
@@ -114,7 +125,7 @@ def test_a_task_lives(cryo: Cryo, sidecar: Sidecar) -> None:
     code, out, _ = cryo("--output", "json", "tasks", "create", "--bundle", "/b", "a")
     assert (code, json.loads(out)) == (0, {"id": "a", "pid": 1234})
     assert cryo("tasks", "start", "a") == (0, "", "")
-    assert cryo("tasks", "ps", "a")[1].split() == ["PID", "1", "7", "8"]
+    assert cryo("tasks", "ps", "-q", "a")[1].split() == ["1", "7", "8"]
     assert cryo("tasks", "pause", "a")[0] == 0
     assert cryo("tasks", "resume", "a")[0] == 0
     assert cryo("tasks", "kill", "-s", "usr1", "a")[0] == 0
@@ -122,6 +133,36 @@ def test_a_task_lives(cryo: Cryo, sidecar: Sidecar) -> None:
     assert json.loads(cryo("--output", "json", "tasks", "wait", "a")[1])["status"] == 138
     assert cryo("tasks", "delete", "a") == (0, "", "")
     assert sidecar.core.tasks == {}
+
+
+def test_tasks_ps(cryo: Cryo, sidecar: Sidecar, task: FakeTask) -> None:
+    """Each process has its command, user and GPU state; what is not known is `-`, or null."""
+    code, out, err = cryo("tasks", "ps", "a")
+    head, *lines = out.splitlines()
+
+    assert (code, err) == (0, "warning: CUDA states are not known\n")
+    assert " ".join(head.split()) == "PID PPID USER MEMORY GPU CUDA GPU MEMORY COMMAND"
+    assert lines[0].endswith(
+        "nvidia0,nvidiactl    running    40.0 GiB      python3 train.py --name a b"
+    )
+    assert lines[1].split() == ["7", "1", "-", "-", "-", "-", "-", "sh", "\\x1b[31m"]
+    assert lines[2].split() == ["8", *"-------"]
+    rows = json.loads(cryo("--output", "json", "tasks", "ps", "a")[1])
+    assert msgspec.convert(rows[0], GuestProcessView) == PROCESSES.processes[0]
+    assert rows[2]["uid"] is None
+
+
+def test_tasks_ps_of_an_earlier_version(cryo: Cryo, sidecar: Sidecar, task: FakeTask) -> None:
+    """Of a shim that cannot say what runs, the numbers are shown as before."""
+
+    async def processes(ref: TaskRef) -> ProcessList:
+        raise errors.Unimplemented("unknown method ListProcesses")
+
+    sidecar.core.processes = processes  # type: ignore[method-assign]
+    code, out, err = cryo("tasks", "ps", "a")
+
+    assert (code, [line.split()[0] for line in out.splitlines()]) == (0, ["PID", "1", "7", "8"])
+    assert "earlier version" in err
 
 
 def test_delete_with_force(cryo: Cryo, sidecar: Sidecar, task: FakeTask) -> None:

@@ -55,7 +55,7 @@ def cryo(context: click.Context, address: str, namespace: str, output: str) -> N
     context.obj = Settings(address, namespace, output == "json", address_given=not default)
 
 
-@cryo.group("tasks", cls=Group, modules=("task_list", "tasks", "processes", "checkpoint"))
+@cryo.group("tasks", cls=Group, modules=("task_list", "ps", "tasks", "processes", "checkpoint"))
 def tasks_group() -> None:
     """Manage tasks (running containers)."""
 

@@ -1,4 +1,4 @@
-"""The commands on tasks other than ls, exec, checkpoint and restore."""
+"""The commands on tasks other than ls, ps, exec, checkpoint and restore."""
 
 from __future__ import annotations
 
@@ -53,16 +53,6 @@ def start(settings: Settings, task: str) -> None:
     with settings.client() as client:
         pid = client.start(task)
     settings.show({"id": task, "pid": pid}, "")
-
-
-@click.command("ps")
-@click.argument("task")
-@pass_settings
-def ps(settings: Settings, task: str) -> None:
-    """List the processes of a task, by their PIDs in the container."""
-    with settings.client() as client:
-        pids = client.pids(task)
-    settings.show(pids, table(("PID",), [(pid,) for pid in pids]))
 
 
 @click.command("kill")
@@ -163,4 +153,4 @@ def end(client: Client, task: str, exec_id: str = "") -> None:
     client.wait(task, exec_id)
 
 
-COMMANDS = (create, start, ps, kill, pause, resume, wait, metrics, delete)
+COMMANDS = (create, start, kill, pause, resume, wait, metrics, delete)

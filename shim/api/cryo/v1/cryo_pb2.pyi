@@ -2743,6 +2743,128 @@ class Timeline(_message.Message):
 Global___Timeline: _TypeAlias = Timeline  # noqa: Y015
 
 @_typing.final
+class ListProcessesRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAMESPACE_FIELD_NUMBER: _builtins.int
+    ID_FIELD_NUMBER: _builtins.int
+    namespace: _builtins.str
+    """Empty is "default"."""
+    id: _builtins.str
+    def __init__(
+        self,
+        *,
+        namespace: _builtins.str = ...,
+        id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["id", b"id", "namespace", b"namespace"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListProcessesRequest: _TypeAlias = ListProcessesRequest  # noqa: Y015
+
+@_typing.final
+class ListProcessesResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PROCESSES_FIELD_NUMBER: _builtins.int
+    WARNINGS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def processes(self) -> _containers.RepeatedCompositeFieldContainer[Global___GuestProcess]: ...
+    @_builtins.property
+    def warnings(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """What is not known, and why."""
+
+    def __init__(
+        self,
+        *,
+        processes: _abc.Iterable[Global___GuestProcess] | None = ...,
+        warnings: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["processes", b"processes", "warnings", b"warnings"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListProcessesResponse: _TypeAlias = ListProcessesResponse  # noqa: Y015
+
+@_typing.final
+class GuestProcess(_message.Message):
+    """A process of a task. What is absent is not known."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PID_FIELD_NUMBER: _builtins.int
+    PARENT_FIELD_NUMBER: _builtins.int
+    NAME_FIELD_NUMBER: _builtins.int
+    ARGS_FIELD_NUMBER: _builtins.int
+    UID_FIELD_NUMBER: _builtins.int
+    MEMORY_BYTES_FIELD_NUMBER: _builtins.int
+    GPU_DEVICES_FIELD_NUMBER: _builtins.int
+    CUDA_STATE_FIELD_NUMBER: _builtins.int
+    GPU_BYTES_FIELD_NUMBER: _builtins.int
+    pid: _builtins.int
+    """In the container."""
+    parent: _builtins.int
+    name: _builtins.str
+    """The name, of at most 15 bytes."""
+    uid: _builtins.int
+    """In the container."""
+    memory_bytes: _builtins.int
+    """Resident, on the host."""
+    cuda_state: _builtins.str
+    """As cuda-checkpoint prints it, or the step that has begun; absent without CUDA state."""
+    gpu_bytes: _builtins.int
+    @_builtins.property
+    def args(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
+    @_builtins.property
+    def gpu_devices(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Device nodes that it has open or mapped."""
+
+    def __init__(
+        self,
+        *,
+        pid: _builtins.int = ...,
+        parent: _builtins.int | None = ...,
+        name: _builtins.str = ...,
+        args: _abc.Iterable[_builtins.str] | None = ...,
+        uid: _builtins.int | None = ...,
+        memory_bytes: _builtins.int | None = ...,
+        gpu_devices: _abc.Iterable[_builtins.str] | None = ...,
+        cuda_state: _builtins.str | None = ...,
+        gpu_bytes: _builtins.int | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_cuda_state", b"_cuda_state", "_gpu_bytes", b"_gpu_bytes", "_memory_bytes", b"_memory_bytes", "_parent", b"_parent", "_uid", b"_uid", "cuda_state", b"cuda_state", "gpu_bytes", b"gpu_bytes", "memory_bytes", b"memory_bytes", "parent", b"parent", "uid", b"uid"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_cuda_state", b"_cuda_state", "_gpu_bytes", b"_gpu_bytes", "_memory_bytes", b"_memory_bytes", "_parent", b"_parent", "_uid", b"_uid", "args", b"args", "cuda_state", b"cuda_state", "gpu_bytes", b"gpu_bytes", "gpu_devices", b"gpu_devices", "memory_bytes", b"memory_bytes", "name", b"name", "parent", b"parent", "pid", b"pid", "uid", b"uid"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__cuda_state: _TypeAlias = _typing.Literal["cuda_state"]  # noqa: Y015
+    _WhichOneofArgType__cuda_state: _TypeAlias = _typing.Literal["_cuda_state", b"_cuda_state"]  # noqa: Y015
+    _WhichOneofReturnType__gpu_bytes: _TypeAlias = _typing.Literal["gpu_bytes"]  # noqa: Y015
+    _WhichOneofArgType__gpu_bytes: _TypeAlias = _typing.Literal["_gpu_bytes", b"_gpu_bytes"]  # noqa: Y015
+    _WhichOneofReturnType__memory_bytes: _TypeAlias = _typing.Literal["memory_bytes"]  # noqa: Y015
+    _WhichOneofArgType__memory_bytes: _TypeAlias = _typing.Literal["_memory_bytes", b"_memory_bytes"]  # noqa: Y015
+    _WhichOneofReturnType__parent: _TypeAlias = _typing.Literal["parent"]  # noqa: Y015
+    _WhichOneofArgType__parent: _TypeAlias = _typing.Literal["_parent", b"_parent"]  # noqa: Y015
+    _WhichOneofReturnType__uid: _TypeAlias = _typing.Literal["uid"]  # noqa: Y015
+    _WhichOneofArgType__uid: _TypeAlias = _typing.Literal["_uid", b"_uid"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__cuda_state) -> _WhichOneofReturnType__cuda_state | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__gpu_bytes) -> _WhichOneofReturnType__gpu_bytes | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__memory_bytes) -> _WhichOneofReturnType__memory_bytes | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__parent) -> _WhichOneofReturnType__parent | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__uid) -> _WhichOneofReturnType__uid | None: ...
+
+Global___GuestProcess: _TypeAlias = GuestProcess  # noqa: Y015
+
+@_typing.final
 class TaskTimelinesRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 

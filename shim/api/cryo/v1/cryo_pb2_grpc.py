@@ -43,6 +43,11 @@ class CryoStub:
                 request_serializer=shim_dot_api_dot_cryo_dot_v1_dot_cryo__pb2.ListTasksRequest.SerializeToString,
                 response_deserializer=shim_dot_api_dot_cryo_dot_v1_dot_cryo__pb2.ListTasksResponse.FromString,
                 _registered_method=True)
+        self.ListProcesses = channel.unary_unary(
+                '/cryo.v1.Cryo/ListProcesses',
+                request_serializer=shim_dot_api_dot_cryo_dot_v1_dot_cryo__pb2.ListProcessesRequest.SerializeToString,
+                response_deserializer=shim_dot_api_dot_cryo_dot_v1_dot_cryo__pb2.ListProcessesResponse.FromString,
+                _registered_method=True)
         self.Checkpoint = channel.unary_stream(
                 '/cryo.v1.Cryo/Checkpoint',
                 request_serializer=shim_dot_api_dot_cryo_dot_v1_dot_cryo__pb2.CheckpointRequest.SerializeToString,
@@ -179,6 +184,13 @@ class CryoServicer:
 
     def ListTasks(self, request, context):
         """Lists the tasks of a namespace, by id.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListProcesses(self, request, context):
+        """Lists the processes of a task: what runs, as which user, and with which GPU state.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -377,6 +389,11 @@ def add_CryoServicer_to_server(servicer, server):
                     request_deserializer=shim_dot_api_dot_cryo_dot_v1_dot_cryo__pb2.ListTasksRequest.FromString,
                     response_serializer=shim_dot_api_dot_cryo_dot_v1_dot_cryo__pb2.ListTasksResponse.SerializeToString,
             ),
+            'ListProcesses': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListProcesses,
+                    request_deserializer=shim_dot_api_dot_cryo_dot_v1_dot_cryo__pb2.ListProcessesRequest.FromString,
+                    response_serializer=shim_dot_api_dot_cryo_dot_v1_dot_cryo__pb2.ListProcessesResponse.SerializeToString,
+            ),
             'Checkpoint': grpc.unary_stream_rpc_method_handler(
                     servicer.Checkpoint,
                     request_deserializer=shim_dot_api_dot_cryo_dot_v1_dot_cryo__pb2.CheckpointRequest.FromString,
@@ -534,6 +551,33 @@ class Cryo:
             '/cryo.v1.Cryo/ListTasks',
             shim_dot_api_dot_cryo_dot_v1_dot_cryo__pb2.ListTasksRequest.SerializeToString,
             shim_dot_api_dot_cryo_dot_v1_dot_cryo__pb2.ListTasksResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListProcesses(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/cryo.v1.Cryo/ListProcesses',
+            shim_dot_api_dot_cryo_dot_v1_dot_cryo__pb2.ListProcessesRequest.SerializeToString,
+            shim_dot_api_dot_cryo_dot_v1_dot_cryo__pb2.ListProcessesResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -39,6 +39,8 @@ class CryoStub:
     def __new__(cls, channel: _aio.Channel) -> CryoAsyncStub: ...
     ListTasks: _grpc.UnaryUnaryMultiCallable[_cryo_pb2.ListTasksRequest, _cryo_pb2.ListTasksResponse]
     """Lists the tasks of a namespace, by id."""
+    ListProcesses: _grpc.UnaryUnaryMultiCallable[_cryo_pb2.ListProcessesRequest, _cryo_pb2.ListProcessesResponse]
+    """Lists the processes of a task: what runs, as which user, and with which GPU state."""
     Checkpoint: _grpc.UnaryStreamMultiCallable[_cryo_pb2.CheckpointRequest, _cryo_pb2.CheckpointUpdate]
     """Saves a running or paused task to an image, and with it all that share its sandbox. All
     or nothing: when the stream ends without a result, all are as they were. Ending the call
@@ -118,6 +120,8 @@ class CryoAsyncStub(CryoStub):
     def __init__(self, channel: _aio.Channel) -> None: ...
     ListTasks: _aio.UnaryUnaryMultiCallable[_cryo_pb2.ListTasksRequest, _cryo_pb2.ListTasksResponse]  # type: ignore[assignment]
     """Lists the tasks of a namespace, by id."""
+    ListProcesses: _aio.UnaryUnaryMultiCallable[_cryo_pb2.ListProcessesRequest, _cryo_pb2.ListProcessesResponse]  # type: ignore[assignment]
+    """Lists the processes of a task: what runs, as which user, and with which GPU state."""
     Checkpoint: _aio.UnaryStreamMultiCallable[_cryo_pb2.CheckpointRequest, _cryo_pb2.CheckpointUpdate]  # type: ignore[assignment]
     """Saves a running or paused task to an image, and with it all that share its sandbox. All
     or nothing: when the stream ends without a result, all are as they were. Ending the call
@@ -200,6 +204,14 @@ class CryoServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_cryo_pb2.ListTasksResponse, _abc.Awaitable[_cryo_pb2.ListTasksResponse]]:
         """Lists the tasks of a namespace, by id."""
+
+    @_abc_1.abstractmethod
+    def ListProcesses(
+        self,
+        request: _cryo_pb2.ListProcessesRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_cryo_pb2.ListProcessesResponse, _abc.Awaitable[_cryo_pb2.ListProcessesResponse]]:
+        """Lists the processes of a task: what runs, as which user, and with which GPU state."""
 
     @_abc_1.abstractmethod
     def Checkpoint(

@@ -1,4 +1,4 @@
-"""Which files the processes of a sandbox use, by the sentry's own list of them.
+"""What the processes of a sandbox are and use, by the sentry's own list of them.
 
 The sentry's method (runsc/boot/procfs/dump.go) returns for each process what /proc has of it; no
 program of the image is needed. A path is as the process sees it.
@@ -20,8 +20,15 @@ _LIMIT_BYTES = 64 << 20
 _TIMEOUT_S = 10.0
 
 
+class _User(Value):
+    real: int = 0
+
+
 class _Status(Value):
     pid: int
+    uid: _User = _User()
+    # In kB, as in /proc/PID/status.
+    vm_rss: int = 0
 
 
 class _Descriptor(Value):
@@ -36,6 +43,7 @@ class _Process(Value):
     status: _Status
     exe: str = ""
     cwd: str = ""
+    args: tuple[str, ...] | None = None
     fdlist: tuple[_Descriptor, ...] | None = None
     maps: tuple[_Mapping, ...] | None = None
 
@@ -46,8 +54,17 @@ class _Process(Value):
         yield from (one.pathname for one in self.maps or ())
 
 
-async def open_files(socket: Path) -> dict[int, frozenset[str]]:
-    """Return the absolute paths that each process uses, by its pid in the root pid namespace.
+class DumpedProcess(Value):
+    """What the sentry says of a process. `paths` are the absolute paths that it uses."""
+
+    args: tuple[str, ...]
+    uid: int
+    memory_bytes: int
+    paths: frozenset[str]
+
+
+async def processes(socket: Path) -> dict[int, DumpedProcess]:
+    """Return all processes of the sandbox, by pid in the root pid namespace.
 
     Raises:
         Unavailable: the sentry does not answer, or its answer has another form.
@@ -57,18 +74,23 @@ async def open_files(socket: Path) -> dict[int, frozenset[str]]:
     return parse(found)
 
 
-def parse(found: object) -> dict[int, frozenset[str]]:
+def parse(found: object) -> dict[int, DumpedProcess]:
     """Parse the sentry's answer.
 
     Raises:
         Unavailable: it has another form.
     """
     try:
-        processes = msgspec.convert(found, tuple[_Process, ...])
+        listed = msgspec.convert(found, tuple[_Process, ...])
     except msgspec.ValidationError as error:
-        message = f"the sentry lists open files in another form: {error}"
+        message = f"the sentry lists processes in another form: {error}"
         raise Unavailable(message) from error
     return {
-        one.status.pid: frozenset(path for path in one.paths() if path.startswith("/"))
-        for one in processes
+        one.status.pid: DumpedProcess(
+            args=one.args or (),
+            uid=one.status.uid.real,
+            memory_bytes=one.status.vm_rss << 10,
+            paths=frozenset(path for path in one.paths() if path.startswith("/")),
+        )
+        for one in listed
     }
