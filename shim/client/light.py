@@ -1,4 +1,4 @@
-"""One unary call over ttrpc, on the socket beside the sidecar's own: no gRPC and no event loop."""
+"""One call over ttrpc that takes no progress, on the socket beside the sidecar's own: no gRPC and no event loop."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from google.protobuf.message import DecodeError
 from shim.client import calls
 from shim.errors import CryoError, DeadlineExceeded, ResourceExhausted
 from shim.service import address as addresses
-from shim.service.operation import Call
+from shim.service.operation import Call, Stream
 from shim.service.ttrpc import envelope, frame
 from shim.service.ttrpc.frame import Kind
 
@@ -34,8 +34,8 @@ class LightConnection:
         self._limit_s = deadline_s
         self._until_s = None if deadline_s is None else time.monotonic() + deadline_s
 
-    def exchange(self, call: Call[Any]) -> Any:
-        """Make the call and return its response.
+    def exchange(self, call: Call[Any] | Stream[Any]) -> Any:
+        """Make the call and return its response: of one that streams, the last update.
 
         Raises:
             CryoError: it failed.
@@ -59,7 +59,7 @@ class LightConnection:
         with contextlib.suppress(OSError):
             self._sock.shutdown(socket.SHUT_RDWR)
 
-    def _request(self, call: Call[Any]) -> bytes:
+    def _request(self, call: Call[Any] | Stream[Any]) -> bytes:
         request = envelope.write_request(
             call.operation.service,
             call.operation.name,

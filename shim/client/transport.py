@@ -1,6 +1,7 @@
 """The blocking client: no event loop, and Ctrl-C cancels a call cleanly.
 
-A call without progress needs no gRPC, and does not load it, where the sidecar serves light clients.
+A call that takes no progress needs no gRPC, and does not load it, where the sidecar serves light
+clients.
 """
 
 from __future__ import annotations
@@ -61,7 +62,7 @@ class Transport(BaseTransport):
         except CallFailed as failed:
             raise failed.error from failed.__cause__
 
-    def _exchange(self, connection: LightConnection, call: Call[Any]) -> Any:
+    def _exchange(self, connection: LightConnection, call: Call[Any] | Stream[Any]) -> Any:
         self._under_way.add(connection)
         try:
             return connection.exchange(call)
@@ -86,6 +87,10 @@ class Transport(BaseTransport):
             raise
 
     def _follow(self, stream: Stream[_Value], report: Report | None) -> _Value:
+        if report is None:
+            with light.connected(self.address, None) as connection:
+                if connection is not None:
+                    return stream.read(self._exchange(connection, stream))
         result = None
         with contextlib.closing(self._grpc().updates(stream)) as updates:
             for update in updates:

@@ -1,6 +1,7 @@
-"""Serves the operations that do not stream over ttrpc, on a socket beside the sidecar's own.
+"""Serves every operation over ttrpc, on a socket beside the sidecar's own.
 
-`cryo` calls them there: to load gRPC takes it longer than the call.
+Clients that take no progress call them there: to load gRPC takes `cryo` longer than most calls, and
+each update of a stream costs both sides as much as a short call.
 """
 
 from __future__ import annotations
@@ -21,13 +22,12 @@ from shim.service.ttrpc_edge import Served
 _LIMITS = Limits(connections=4096)
 
 
-def unary_services(service: Service) -> Services:
-    """Return every operation that does not stream."""
+def _services(service: Service) -> Services:
+    """Return every operation; one that streams has one response, its result."""
     return {
         table.service: {
             name: Served(operation, service, DEFAULT_NAMESPACE)
             for name, operation in table.operations.items()
-            if not operation.streams
         }
         for table in (TASK, CRYO)
     }
@@ -41,7 +41,7 @@ class LightEdge:
         path = light_path(str(endpoint.path))
         self._path = None if path is None else Path(path)
         # Who may connect is decided by the mode of the socket, as on the endpoint itself.
-        self._server = Server(unary_services(service), _LIMITS, admits=lambda _: True)
+        self._server = Server(_services(service), _LIMITS, admits=lambda _: True)
 
     def start(self) -> None:
         """Listen, unless the path of the socket would be too long.

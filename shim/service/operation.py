@@ -140,6 +140,7 @@ class Stream(Value, Generic[_Result]):
     read: Callable[[Any], _Result]
     what: str
     token: str
+    namespace: str = SENT
 
 
 class Table:
