@@ -1,4 +1,7 @@
-"""One call over ttrpc that takes no progress, on the socket beside the sidecar's own: no gRPC and no event loop."""
+"""One call that takes no progress, over ttrpc on the socket beside the sidecar's own.
+
+It needs no gRPC and no event loop.
+"""
 
 from __future__ import annotations
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from shim.config import Config
 from shim.errors import CryoError
 from shim.host.filecalls import file_call
+from shim.host.shielded import shielded
 from shim.image import deletion, labels, listing, retention, staging, store, tagging, trust
 from shim.image.directory import open_image_dir
 from shim.image.eviction import Eviction, Pruned
@@ -17,7 +18,7 @@ from shim.image.manifest import Manifest
 from shim.image.name import ImageName
 from shim.image.retention import AS_CONFIGURED, Policy, PruneOptions, Removal
 from shim.image.trust import Action
-from shim.image.verify import decode_manifest, read_manifest
+from shim.image.verify import HeldImage, decode_manifest, read_manifest
 from shim.image.verify_cache import VerifyCache
 from shim.model import DEFAULT_NAMESPACE, ImageView, utcnow
 
@@ -82,20 +83,29 @@ class Images:
 
         return await file_call(work, doing=f"read the image {requested}")
 
-    async def check_specs(self, image: Path, manifest: Manifest) -> None:
-        """Check that an image may be restored with its own specs.
+    async def check_held(self, held: HeldImage, *, own_specs: bool) -> Manifest:
+        """Check that an image is accepted for a restore; return its manifest.
+
+        `own_specs` is whether it is to be restored with the specs that are in it.
 
         Raises:
-            PermissionDenied: it is from elsewhere, and a spec of it uses something of this host.
+            PermissionDenied: [trust] does not accept it, another user can change it, or it is from
+                elsewhere, and one of its own specs uses something of this host.
+            NotFound, ImageCorrupt: as `verify.read_manifest`.
             DeadlineExceeded: its filesystem does not answer.
         """
 
-        def work() -> None:
-            source = labels.read(image).source
+        def work() -> Manifest:
+            manifest = held.read()
+            trust.check_folder(self._trust, Action.RESTORE, held.folder)
+            source = labels.read(held.image).source if own_specs else None
             if source is not None:
-                trust.check_foreign(manifest, source, self._trust.rootfs, str(image))
+                trust.check_foreign(manifest, source, self._trust.rootfs, str(held.image))
+            return manifest
 
-        await file_call(work, doing=f"look at the specs of the image {image}")
+        # Whoever closes it must not do so while it is read.
+        reading = file_call(work, doing=f"read the image {held.image}")
+        return await shielded(reading, deadline_s=None)
 
     async def list(self) -> list[ImageView]:
         """List the images below the configured folder, newest first."""

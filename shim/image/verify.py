@@ -12,7 +12,7 @@ from shim.image import in_use
 from shim.image import manifest as manifests
 from shim.image.directory import Identity, ImageDir, begin_image_dir, identity, open_image_dir
 from shim.image.manifest import PAGES, ImageFile, Manifest
-from shim.image.verify_cache import VerifyCache
+from shim.image.verify_cache import Known, VerifyCache
 from shim.model import Phase, Progress, Report, Verify
 
 
@@ -44,6 +44,7 @@ class HeldImage:
         self._strict = strict
         self._folder: ImageDir | None = None
         self._found: dict[str, Identity] = {}
+        self._decoded: tuple[Manifest, bytes] | None = None
         self._manifest: Manifest | None = None
         self._left: _Reading | None = None
 
@@ -51,7 +52,8 @@ class HeldImage:
         """Return the same verified image with a descriptor of its own, to be closed by itself."""
         other = HeldImage(self.image, strict=self._strict)
         other._folder = ImageDir(self.image, os.dup(self.fd), strict=self._strict)
-        other._found, other._manifest = self._found, self._manifest
+        other._found, other._decoded = self._found, self._decoded
+        other._manifest = self._manifest
         return other
 
     @property
@@ -78,12 +80,25 @@ class HeldImage:
                 in_use.keep(self._folder)
         return self._folder
 
+    def read(self) -> Manifest:
+        """Read its manifest, once: that of a later verification is the same.
+
+        Raises:
+            NotFound, ImageCorrupt, HostMismatch, PermissionDenied: as `verify`.
+        """
+        return self._read()[0]
+
+    def _read(self) -> tuple[Manifest, bytes]:
+        if self._decoded is None:
+            self._decoded = decode_manifest(self.folder)
+        return self._decoded
+
     def check(self) -> tuple[Manifest, bytes]:
         """Check presence, kinds and sizes of its files, as `verify` always does.
 
         Returns the manifest, and the bytes of cryo.json.
         """
-        manifest, data = decode_manifest(self.folder)
+        manifest, data = self._read()
         _check_names(self.folder, manifest)
         try:
             self._found = {file.name: _measure(self.folder, file) for file in manifest.files}
@@ -116,8 +131,9 @@ class HeldImage:
         """
         manifest, _ = self.check()
         if mode is not Verify.NONE:
-            reading = _Reading(self.folder, manifest, cache, report)
-            later = mode is not Verify.FIRST and cache.has_read(manifest) and may_load(manifest)
+            known = cache.known(manifest)
+            reading = _Reading(self.folder, manifest, cache, known, report)
+            later = mode is not Verify.FIRST and known.is_read and may_load(manifest)
             try:
                 self._left = reading if reading.run(self._found, mode, later=later) else None
             except OSError as error:
@@ -177,11 +193,17 @@ class _Reading:
     """One pass over the files of an image, the pages last."""
 
     def __init__(
-        self, folder: ImageDir, manifest: Manifest, cache: VerifyCache, report: Report
+        self,
+        folder: ImageDir,
+        manifest: Manifest,
+        cache: VerifyCache,
+        known: Known,
+        report: Report,
     ) -> None:
         self._folder = folder
         self._manifest = manifest
         self._cache = cache
+        self._known = known
         self._report = report
         self._done_bytes = 0
         self._total_bytes = 0
@@ -198,7 +220,7 @@ class _Reading:
         stale = [file for file in self._manifest.files if self._stale(file, found, mode)]
         self._rest = [file for file in stale if later and file.name == PAGES]
         self._total_bytes = sum(file.size_bytes for file in stale)
-        self._read([file for file in stale if file not in self._rest], found)
+        self._compare_all([file for file in stale if file not in self._rest], found)
         if stale and not self._rest:
             self._remember(found)
         return bool(self._rest)
@@ -206,10 +228,10 @@ class _Reading:
     def run_rest(self, found: dict[str, Identity], report: Report) -> None:
         """Read what was left, and cache the result."""
         self._report = report
-        self._read(self._rest, found)
+        self._compare_all(self._rest, found)
         self._remember(found)
 
-    def _read(self, files: list[ImageFile], found: dict[str, Identity]) -> None:
+    def _compare_all(self, files: list[ImageFile], found: dict[str, Identity]) -> None:
         self._on_bytes(0)
         for file in files:
             self._compare(file, found[file.name])
@@ -221,9 +243,8 @@ class _Reading:
             )
 
     def _stale(self, file: ImageFile, found: dict[str, Identity], mode: Verify) -> bool:
-        known = self._cache.knows
         everything = mode in (Verify.FULL, Verify.FIRST)
-        return everything or not known(self._manifest, file.name, found[file.name])
+        return everything or not self._known.covers(file.name, found[file.name])
 
     def _compare(self, file: ImageFile, measured: Identity) -> None:
         with self._folder.opened(file.name) as fd:

@@ -41,6 +41,21 @@ class _Entry(Value):
     copies: tuple[_Copy, ...] = ()
 
 
+class Known(Value):
+    """What this host knew of an image when it was asked: the copies that it has read."""
+
+    copies: tuple[_Copy, ...] = ()
+
+    @property
+    def is_read(self) -> bool:
+        """Whether an image with this content was sealed or read completely on this host."""
+        return bool(self.copies)
+
+    def covers(self, name: str, found: Identity) -> bool:
+        """Whether this file was sealed or read completely on this host, and not changed since."""
+        return any(copy.files.get(name) == found for copy in self.copies)
+
+
 class VerifyCache:
     """A directory with one small file per manifest digest; losing it only costs time.
 
@@ -50,13 +65,9 @@ class VerifyCache:
     def __init__(self, folder: Path) -> None:
         self._folder = folder
 
-    def knows(self, manifest: Manifest, name: str, found: Identity) -> bool:
-        """Whether this file was sealed or read completely on this host, and not changed since."""
-        return any(copy.files.get(name) == found for copy in self._load(manifest).copies)
-
-    def has_read(self, manifest: Manifest) -> bool:
-        """Whether an image with this content was sealed or read completely on this host."""
-        return bool(self._load(manifest).copies)
+    def known(self, manifest: Manifest) -> Known:
+        """Return what this host knows of an image."""
+        return Known(copies=self._read(manifest.digest).copies)
 
     def remember(self, manifest: Manifest, image: Path, files: dict[str, Identity]) -> bool:
         """Record that these files have the sealed content; return whether it could be written.
@@ -64,7 +75,7 @@ class VerifyCache:
         Each call also checks a few entries, and drops those of images that were removed.
         """
         found = _Copy(image=str(image), files=files)
-        rest = [copy for copy in self._load(manifest).copies if copy.image != found.image]
+        rest = [copy for copy in self.known(manifest).copies if copy.image != found.image]
         entry = _Entry(copies=(*rest, found)[-_MAX_COPIES:])
         try:
             with failpoints.around("image.verify-cache"):
@@ -95,9 +106,6 @@ class VerifyCache:
         """Drop the entry of an image; one that cannot be dropped is only checked again later."""
         with contextlib.suppress(OSError):
             self._entry_path(digest).unlink(missing_ok=True)
-
-    def _load(self, manifest: Manifest) -> _Entry:
-        return self._read(manifest.digest)
 
     def _read(self, digest: str) -> _Entry:
         try:
@@ -149,9 +157,9 @@ class NoCache(VerifyCache):
     def __init__(self) -> None:
         super().__init__(Path(os.devnull))
 
-    def knows(self, manifest: Manifest, name: str, found: Identity) -> bool:  # noqa: ARG002
+    def known(self, manifest: Manifest) -> Known:  # noqa: ARG002
         """Return that every file has to be read."""
-        return False
+        return Known()
 
     def remember(self, manifest: Manifest, image: Path, files: dict[str, Identity]) -> bool:  # noqa: ARG002
         """Return that nothing is missing."""

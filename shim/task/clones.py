@@ -31,7 +31,7 @@ from shim.task.transactions import Transactions
 from shim.transaction import clone_gpus, restore
 from shim.transaction.memory_room import MemoryRoom
 from shim.transaction.pages_check import PagesCheck
-from shim.transaction.restore_txn import Verified
+from shim.transaction.worker import in_thread
 
 _log = logging.getLogger(__name__)
 # Measured: a restore often waits, for its sandbox and gofer to start, so that more than one for
@@ -70,11 +70,11 @@ class Clones:
         image = await self._images.find(options.image_path, clones[0].ref.namespace)
         held, pages = HeldImage(image, strict=not options.untrusted_folder), PagesCheck()
         try:
-            manifest = await restore.check_to_load(held, options, self._config, report)
+            check = restore.check_to_load(held, options, self._config)
+            manifest = await in_thread(check, report)
             await restore.check_accepted(held, options.verify, self._config)
             pages.start(held, report)
-            verified = Verified(held, pages)
-            batch = _Batch(self._restores, self._transactions, verified, admit, report)
+            batch = _Batch(self._restores, self._transactions, held, pages, admit, report)
             batch.needed_bytes = restore.loaded_bytes(manifest)
             spread = await clone_gpus.spread_of(manifest, self._config, report)
             gate = asyncio.Semaphore(at_once or _FOR_EACH_CORE * (os.cpu_count() or 1))
@@ -100,14 +100,16 @@ class _Batch:
         self,
         restores: RestoreCall,
         transactions: Transactions,
-        verified: Verified,
+        held: HeldImage,
+        pages: PagesCheck,
         admit: Admit,
         report: Report,
     ) -> None:
         self.needed_bytes = 0
         self._restores = restores
         self._transactions = transactions
-        self._verified = verified
+        self._held = held
+        self._pages = pages
         self._admit = admit
         self._take = report
         self._began = time.monotonic()
@@ -152,7 +154,7 @@ class _Batch:
 
         try:
             self._admit(ref)
-            work = self._restores.run_verified(ref, clone.options, on_progress, self._verified)
+            work = self._restores.run_held(ref, clone.options, on_progress, self._held, self._pages)
             return await self._transactions.run(work, "restore", sandbox=ref)
         except asyncio.CancelledError as error:
             task = asyncio.current_task()

@@ -120,13 +120,22 @@ class InitProcess:
         self._watch_sandbox(process)
         await self._connect_terminal()
 
-    async def restore(self, options: RestoreOptions, *, tentative: bool = False) -> int:
+    async def restore(
+        self, options: RestoreOptions, begun: Callable[[], None], *, tentative: bool = False
+    ) -> int:
         """Create the container from an image with runsc; return the sandbox's pid.
+
+        `begun` is called once that runsc runs.
 
         With `tentative` its exit is not watched before `settle`: until then `discard` removes the
         sandbox without a trace, and the container can be created again.
         """
         record = self.store.record
+
+        def started(pid: int, start: int) -> None:
+            self._record_creator(pid, start)
+            begun()
+
         self.files.note_cgroups()
         args = RestoreArgs(
             id=self._id,
@@ -145,7 +154,7 @@ class InitProcess:
                 log=self.files.log,
                 own=record.own_flags,
                 timeout_s=self.context.config.timeouts.save,
-                started=self._record_creator,
+                started=started,
             )
         # It runs before its restore is over, and before that can be recorded.
         self.store.update(pid=process.pid, start=process.start, unsettled=True)

@@ -33,6 +33,7 @@ from shim.task.plan import ImageSource, Plan, plan
 from shim.task.record import Absent, NamedOrigin
 from shim.transaction import restore
 from shim.transaction.fingerprint import describe, fingerprint
+from shim.transaction.use_note import note_use
 
 _REMEDY_OF_PODS = "set restore = true under [pods] in config.toml on this node"
 
@@ -75,7 +76,7 @@ class Origins:
         if request.checkpoint:
             asked, namespace = request.checkpoint, request.ref.namespace
             image, manifest = await self._images.to_restore(asked, namespace)
-            await restore.note_use(image, self._config)
+            await note_use(image, self._config)
             if not is_path(request.checkpoint):  # from here on the task knows the path
                 request = msgspec.structs.replace(request, checkpoint=str(image))
             return Origin(request=request, source=ImageSource(manifest=manifest))
@@ -128,7 +129,7 @@ class Origins:
         """
         path, manifest = await self._images.to_restore(str(image))
         await restore.check_host(manifest, self._config, await self._owner.capabilities())
-        await restore.note_use(path, self._config)
+        await note_use(path, self._config)
         request = msgspec.structs.replace(choice.request, checkpoint=str(path))
         source = ImageSource(manifest=manifest)
         ready = await asyncio.to_thread(plan, self._config, request, self._task_folder, source)

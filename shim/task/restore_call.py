@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import contextlib
-from pathlib import Path
 
 import msgspec
 
 from shim.config import Config
-from shim.errors import IllegalState
 from shim.host.shielded import shielded
 from shim.image.contents import host_access
 from shim.image.images import Images
 from shim.image.manifest import Manifest, Member
+from shim.image.verify import HeldImage
 from shim.model import (
     CreateRequest,
     MemberOptions,
@@ -31,7 +30,8 @@ from shim.task.member_mapping import resolve_members
 from shim.task.owner import Owner
 from shim.task.plan import ImageSource, Joining
 from shim.task.restored_container import RestoredContainer
-from shim.transaction.restore_txn import Restore, Verified
+from shim.transaction.pages_check import PagesCheck
+from shim.transaction.restore_txn import Restore
 
 
 class RestoreCall:
@@ -49,39 +49,31 @@ class RestoreCall:
         Raises:
             CryoError: it failed; none of the tasks is left.
         """
-        image, manifest = await self._images.to_restore(
-            options.image_path, ref.namespace, strict=not options.untrusted_folder
-        )
-        # The image that is verified and loaded later must be the one whose manifest was read now.
-        digest = options.digest or manifest.digest
-        pinned = msgspec.structs.replace(options, image_path=str(image), digest=digest)
-        return await self._run(ref, pinned, report, manifest)
+        image = await self._images.find(options.image_path, ref.namespace)
+        held = HeldImage(image, strict=not options.untrusted_folder)
+        try:
+            return await self.run_held(ref, options, report, held)
+        finally:
+            held.close()
 
-    async def run_verified(
-        self, ref: TaskRef, options: RestoreOptions, report: Report, verified: Verified
-    ) -> RestoreResult:
-        """Restore an image that the caller verifies, and holds until this returns.
-
-        Raises:
-            CryoError: it failed; none of the tasks is left.
-        """
-        image, manifest = verified.image.image, verified.image.manifest
-        if manifest is None:
-            message = f"image {image} was not verified"
-            raise IllegalState(message)
-        known = msgspec.structs.replace(options, image_path=str(image))
-        return await self._run(ref, known, report, manifest, verified)
-
-    async def _run(
+    async def run_held(
         self,
         ref: TaskRef,
         options: RestoreOptions,
         report: Report,
-        manifest: Manifest,
-        verified: Verified | None = None,
+        held: HeldImage,
+        pages: PagesCheck | None = None,
     ) -> RestoreResult:
-        if not (options.bundle or options.trust_spec):
-            await self._images.check_specs(Path(options.image_path), manifest)
+        """Restore an image that the caller holds until this returns.
+
+        `pages` is set if the caller verifies it, for several restores.
+
+        Raises:
+            CryoError: it failed; none of the tasks is left.
+        """
+        own_specs = not (options.bundle or options.trust_spec)
+        manifest = await self._images.check_held(held, own_specs=own_specs)
+        options = msgspec.structs.replace(options, image_path=str(held.image))
         mapped = resolve_members(manifest, ref, options)
         warnings = _hook_warnings(manifest, options)
         for text in warnings:
@@ -91,7 +83,7 @@ class RestoreCall:
             netns=options.netns,
             env=options.env,
             # Clones with one spec would share the limits of its cgroup.
-            cgroup=ref.id if verified is not None and not options.bundle else "",
+            cgroup=ref.id if pages is not None and not options.bundle else "",
         )
         made: list[Container] = []
         try:
@@ -104,7 +96,7 @@ class RestoreCall:
                     await self._create(one, saved, member, options, manifest, identity, joining)
                 )
             names = [saved.name for saved in manifest.members]
-            result = await self._fill(made, names, options, report, verified)
+            result = await self._fill(made, names, options, report, held, pages)
             return msgspec.structs.replace(result, warnings=(*warnings, *result.warnings))
         except BaseException:  # also on a bug or a cancellation
             await shielded(self._creation.remove(made, "its restore"), deadline_s=None)
@@ -143,10 +135,11 @@ class RestoreCall:
         names: list[str],
         options: RestoreOptions,
         report: Report,
-        verified: Verified | None,
+        held: HeldImage,
+        pages: PagesCheck | None,
     ) -> RestoreResult:
         """Load the image into the created tasks, the root task first."""
-        restore = Restore(RestoredContainer(made[0]), self._config, options, report, verified)
+        restore = Restore(RestoredContainer(made[0]), self._config, options, report, held, pages)
         async with contextlib.AsyncExitStack() as stack:
             for task in made:
                 alone = task.machine.holding(TaskState.CREATED, verb="restore")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 
 import msgspec
 
@@ -24,17 +25,17 @@ class RestoredContainer:
 
     async def network_warnings(self) -> tuple[str, ...]:
         """Return what the network of the restored container will lack, one warning each."""
-        spec = self._container.files.spec
-        flags = (await self.target()).flags
-        return await asyncio.to_thread(network.warnings, spec, flags)
+        path = network.namespace(self._container.files.spec, (await self.target()).flags)
+        return () if path is None else await asyncio.to_thread(network.warnings, path)
 
     def hold_exit(self) -> None:
         """Publish no exit before `settle` or `remove_sandbox`."""
         self._container.init.process.hold_exit()
 
-    async def load_image(self, options: RestoreOptions) -> int:
-        """Run `runsc restore`; return the sandbox's pid."""
-        return await self._container.init.restore(options, tentative=self._is_tentative)
+    async def load_image(self, options: RestoreOptions, begun: Callable[[], None]) -> int:
+        """Run `runsc restore`, and call `begun` once it runs; return the sandbox's pid."""
+        init = self._container.init
+        return await init.restore(options, begun, tentative=self._is_tentative)
 
     async def hold_until_loaded(self, fd: int) -> None:
         """Keep a descriptor open until runsc has read all of the image in the background.

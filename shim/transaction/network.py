@@ -14,17 +14,22 @@ from shim.oci.document import Spec
 from shim.runsc import settings
 
 
-def warnings(spec: Spec, flags: Mapping[str, str]) -> tuple[str, ...]:
-    """Return a warning if the network namespace of the container has no address.
+def namespace(spec: Spec, flags: Mapping[str, str]) -> Path | None:
+    """Return the network namespace whose addresses the container needs; None without one."""
+    path = spec.network_namespace
+    if not path or settings.recorded(flags)["network"] != "sandbox":
+        return None
+    return Path(path)
+
+
+def warnings(path: Path) -> tuple[str, ...]:
+    """Return a warning if the network namespace at a path has no address.
 
     Raises:
         FailedPrecondition: the namespace does not exist.
         CryoError: it cannot be joined.
     """
-    path = spec.network_namespace
-    if not path or settings.recorded(flags)["network"] != "sandbox":
-        return ()
-    if netns.addresses(Path(path)):
+    if netns.addresses(path):
         return ()
     text = (
         f"the network namespace {path} has no address, so the restored task has no network: the "

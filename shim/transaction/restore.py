@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 
 import msgspec
@@ -14,12 +14,12 @@ from shim.cuda.engine import explain
 from shim.cuda.table import label
 from shim.errors import CryoError, CudaError, ImageCorrupt, InvalidArgument, Unimplemented
 from shim.host.filecalls import file_call
-from shim.image import labels, trust
+from shim.image import trust
 from shim.image.manifest import PAGES, Manifest, Member
 from shim.image.trust import Action
 from shim.image.verify import HeldImage
 from shim.image.verify_cache import VerifyCache
-from shim.model import CudaProcess, Direct, EngineName, Report, RestoreOptions, Verify, utcnow
+from shim.model import CudaProcess, Direct, EngineName, Report, RestoreOptions, Verify
 from shim.runsc import host_network, overlay
 from shim.runsc.container_flags import ContainerFlags
 from shim.runsc.probe import Capabilities
@@ -28,10 +28,6 @@ from shim.transaction.builds import runsc_build
 from shim.transaction.steps import engine_for, group_for
 from shim.transaction.target import CheckpointTarget
 from shim.transaction.worker import in_thread
-
-# A record that is late must not hold the restore up.
-_NOTE_S = 5.0
-_log = logging.getLogger(__name__)
 
 
 async def check_image(held: HeldImage, mode: Verify, config: Config, report: Report) -> Manifest:
@@ -46,25 +42,19 @@ async def check_image(held: HeldImage, mode: Verify, config: Config, report: Rep
     return await in_thread(lambda progress: held.verify(mode, cache, progress), report)
 
 
-async def check_to_load(
-    held: HeldImage, options: RestoreOptions, config: Config, report: Report
-) -> Manifest:
-    """Verify an image as `check_image` does, before it is loaded.
+def check_to_load(
+    held: HeldImage, options: RestoreOptions, config: Config
+) -> Callable[[Report], Manifest]:
+    """Return what verifies an image before it is loaded, as `check_image` does; it blocks.
 
     The pages of one that may be loaded meanwhile are left to `PagesCheck`.
-
-    Raises:
-        CryoError: as `check_image`.
     """
     cache = VerifyCache(Path(config.paths.verified))
 
     def may_load(manifest: Manifest) -> bool:
         return _may_load_unverified(manifest, options, config)
 
-    def verify(progress: Report) -> Manifest:
-        return held.verify(options.verify, cache, progress, may_load=may_load)
-
-    return await in_thread(verify, report)
+    return partial(held.verify, options.verify, cache, may_load=may_load)
 
 
 def _may_load_unverified(manifest: Manifest, options: RestoreOptions, config: Config) -> bool:
@@ -117,20 +107,6 @@ def _own_flags(manifest: Manifest) -> ContainerFlags:
     saved = manifest.runsc_flags
     network = host_network.restored_flag(saved, lambda: manifest.specs[0])
     return ContainerFlags(overlay2=saved.get(overlay.FLAG, ""), network=network)
-
-
-async def note_use(image: Path, config: Config) -> None:
-    """Record that an image of the store is used; that it cannot be recorded is only logged."""
-    if not image.is_relative_to(config.paths.images):
-        return
-    try:
-        await file_call(
-            lambda: labels.note_use(image, utcnow()),
-            doing=f"record the use of {image}",
-            deadline_s=_NOTE_S,
-        )
-    except CryoError as error:
-        _log.warning("the use of image %s was not recorded: %s", image, error)
 
 
 def check_options(manifest: Manifest, options: RestoreOptions, capabilities: Capabilities) -> None:

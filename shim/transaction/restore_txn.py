@@ -6,10 +6,10 @@ joined (measured on both versions); until then none of them runs.
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
+from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import msgspec
 
@@ -28,15 +28,10 @@ from shim.transaction.pages_check import PagesCheck
 from shim.transaction.read_ahead import ReadAhead
 from shim.transaction.target import CheckpointTarget, combined
 from shim.transaction.transaction import Transaction
+from shim.transaction.use_note import UseNote
+from shim.transaction.worker import in_thread
 
 T = TypeVar("T")
-
-
-class Verified(NamedTuple):
-    """An image whose verification is complete, but for the pages that are still read."""
-
-    image: HeldImage
-    pages: PagesCheck
 
 
 # How long the end of a journal may take.
@@ -56,8 +51,11 @@ class RestoreTarget(Protocol):
     def hold_exit(self) -> None:
         """Publish no exit before `settle` or `remove_sandbox`."""
 
-    async def load_image(self, options: RestoreOptions) -> int:
-        """Run `runsc restore` with its bundle and streams; return the sandbox's pid."""
+    async def load_image(self, options: RestoreOptions, begun: Callable[[], None]) -> int:
+        """Run `runsc restore` with its bundle and streams; return the sandbox's pid.
+
+        `begun` is called once it runs.
+        """
 
     async def hold_until_loaded(self, fd: int) -> None:
         """Keep a descriptor open until runsc has read all of the image in the background."""
@@ -88,9 +86,13 @@ class Restore:
         config: Config,
         options: RestoreOptions,
         report: Report,
-        verified: Verified | None = None,
+        held: HeldImage | None = None,
+        pages: PagesCheck | None = None,
     ) -> None:
-        """Take the root container, and the image if the caller verifies and holds it."""
+        """Take the root container, and the image if the caller holds it until the restore is over.
+
+        `pages` is set if the caller has also begun to verify the image, for several restores.
+        """
         self._root = root
         self._members: dict[str, RestoreTarget] = {}
         self._config = config
@@ -107,12 +109,15 @@ class Restore:
         self._transaction.undo_with(
             "remove what was made", self._remove, deadline_s=config.timeouts.rollback
         )
-        self._verified = verified
-        self._pages = verified.pages if verified is not None else PagesCheck()
-        self._held = HeldImage(Path(options.image_path), strict=not options.untrusted_folder)
+        # What others close; the restore has its own descriptor of it.
+        self._shared = held if pages is not None else None
+        self._pages = pages or PagesCheck()
+        own = held if self._shared is None else None
+        self._held = own or HeldImage(Path(options.image_path), strict=not options.untrusted_folder)
         self._manifest: Manifest | None = None
         self._plan = Reading(direct=False, reason="")
         self._ahead = ReadAhead()
+        self._use = UseNote()
         self._pid = 0
         self._done = False
 
@@ -200,14 +205,9 @@ class Restore:
         self._root.journal.open(Operation.RESTORE, self._options.image_path)
         with self._transaction.step(Phase.VERIFY):
             self._manifest = await self._check(capabilities)
-            network, self._plan, _ = await asyncio.gather(
-                self._root.network_warnings(),
-                self._plan_reading(self._manifest, capabilities),
-                restore.note_use(self._held.image, self._config),
-            )
             self._transaction.warn(
                 *restore.option_warnings(self._options, capabilities),
-                *network,
+                *await self._root.network_warnings(),
                 *(host_settings.new_warnings(self._config) if self._manifest.has_cuda else ()),
             )
             if self._plan.ahead:
@@ -234,6 +234,7 @@ class Restore:
             message = f"the restore waits for {', '.join(self.missing) or 'its image'}"
             raise IllegalState(message, remedy="start every container of the pod")
         await self._ahead.stop()
+        await self._use.ended()
         if self._pages.is_needed:
             with self._transaction.step(Phase.VERIFY):
                 await self._pages.passed()
@@ -299,10 +300,11 @@ class Restore:
             image_path=self._held.path,
             direct=Direct.ON if self._plan.direct else Direct.OFF,
         )
+        begun = partial(self._use.begin, self._held.image, self._config)
         if self._pages.is_needed:
             target.hold_exit()
         try:
-            return await self._pages.beside(target.load_image(options))
+            return await self._pages.beside(target.load_image(options, begun))
         except CryoError as error:
             error.rename(options.image_path, self._options.image_path)
             await self._look_for_cause(error)
@@ -322,39 +324,47 @@ class Restore:
             raise changed from error
 
     async def _check(self, capabilities: Capabilities) -> Manifest:
-        manifest = await self._verify()
+        manifest = await self._verify(capabilities)
         await restore.check_accepted(self._held, self._options.verify, self._config)
         restore.check_options(manifest, self._options, capabilities)
         await restore.check_host(manifest, self._config, capabilities)
         return manifest
 
-    async def _plan_reading(self, manifest: Manifest, capabilities: Capabilities) -> Reading:
-        beside, shared = self._pages.is_needed, self._verified is not None
-        return await file_call(
-            lambda: page_reading.choose(
-                self._options.direct,
-                page_reading.measure(
-                    self._held,
-                    manifest,
-                    capabilities,
-                    verified_beside=beside,
-                    shared=shared,
-                    background=self._options.background,
-                ),
-            ),
-            doing=f"look at the pages of {self._held.image}",
-        )
-
-    async def _verify(self) -> Manifest:
-        verified = self._verified
-        if verified is not None and verified.image.manifest is not None:
-            self._held = verified.image.copy()
-            return verified.image.manifest
+    async def _verify(self, capabilities: Capabilities) -> Manifest:
+        """Verify the image, unless the caller does, and plan how its pages are read."""
         report = self._transaction.report
-        manifest = await restore.check_to_load(self._held, self._options, self._config, report)
+        if self._shared is not None:
+            self._held = self._shared.copy()
+            manifest = self._held.read()
+            verifies = self._pages.is_needed
+            plan = partial(self._plan_reading, manifest, capabilities, verifies=verifies)
+            self._plan = await file_call(plan, doing=f"look at the pages of {self._held.image}")
+            return manifest
+        check = restore.check_to_load(self._held, self._options, self._config)
+
+        def work(progress: Report) -> tuple[Manifest, Reading]:
+            manifest = check(progress)
+            left = self._held.has_pages_left
+            return manifest, self._plan_reading(manifest, capabilities, verifies=left)
+
+        manifest, self._plan = await in_thread(work, report)
         self._transaction.undo_with("stop the verification", self._pages.stop, deadline_s=_STOP_S)
         self._pages.start(self._held, report)
         return manifest
+
+    def _plan_reading(
+        self, manifest: Manifest, capabilities: Capabilities, *, verifies: bool
+    ) -> Reading:
+        """Plan how the pages are read; `verifies` is whether a verification reads them too."""
+        pages = page_reading.measure(
+            self._held,
+            manifest,
+            capabilities,
+            verified_beside=verifies,
+            shared=self._shared is not None,
+            background=self._options.background,
+        )
+        return page_reading.choose(self._options.direct, pages)
 
     async def pages_passed(self) -> None:
         """Wait until the pages of the image are verified, if that is left to do.
@@ -384,6 +394,7 @@ class Restore:
             raise failed
 
     async def _close_undone(self) -> None:
+        await self._use.ended()
         self._held.close()
         if self._transaction.failed is None:
             self._root.journal.close()

@@ -18,6 +18,7 @@ from shim.image.labels import Labels
 from shim.image.manifest import NAME, Manifest, Member
 from shim.image.side_files import LABELS, SIGNATURES
 from shim.image.trust import Action
+from shim.image.verify import HeldImage
 from tests.unit.image_helpers import manifest, seal_at, sealed
 from tests.unit.test_oci_host_requests import HARMLESS
 
@@ -52,15 +53,16 @@ def check(image: Path, config: Trust, action: Action = Action.RESTORE) -> None:
         trust.check_folder(config, action, folder)
 
 
-def to_restore(image: Path, config: Trust | None = None, *, own_specs: bool = True) -> Manifest:
+def to_restore(image: Path, config: Trust | None = None, *, own_specs: bool = False) -> Manifest:
     """Read the manifest as a restore does."""
     images = Images(Config(paths=Paths(images=str(image.parent)), trust=config or Trust()))
 
     async def work() -> Manifest:
-        found = (await images.to_restore(str(image)))[1]
-        if not own_specs:
-            await images.check_specs(image, found)
-        return found
+        held = HeldImage(image)
+        try:
+            return await images.check_held(held, own_specs=own_specs)
+        finally:
+            held.close()
 
     return asyncio.run(work())
 
@@ -156,16 +158,16 @@ def test_an_image_from_elsewhere_needs_an_accepted_root_filesystem(image: Path) 
     roots = image.parent / "roots"
 
     with pytest.raises(PermissionDenied, match=f"t1: root filesystem {roots}/one") as caught:
-        to_restore(image, own_specs=False)
+        to_restore(image, own_specs=True)
     assert "registry.example.com/x:1" in caught.value.message
     assert "--trust-spec" in caught.value.remedy
-    to_restore(image, Trust(rootfs=(str(roots),)), own_specs=False)
+    to_restore(image, Trust(rootfs=(str(roots),)), own_specs=True)
     to_restore(image)
 
 
 def test_an_image_that_was_made_here_is_not_restricted(image: Path) -> None:
     """As before: its spec is the operator's own."""
-    to_restore(image, own_specs=False)
+    to_restore(image, own_specs=True)
 
 
 @pytest.mark.parametrize("how", ("copytree", "damaged"))
@@ -177,7 +179,7 @@ def test_labels_stay_with_a_copy(image: Path, tmp_path: Path, how: str) -> None:
         (tmp_path / "copy" / LABELS).write_bytes(b"\xff")
 
     with pytest.raises(PermissionDenied, match="root filesystem"):
-        to_restore(tmp_path / "copy", own_specs=False)
+        to_restore(tmp_path / "copy", own_specs=True)
 
 
 @pytest.mark.parametrize("where", ("link", "..", "folder itself", "missing", "prefix"))

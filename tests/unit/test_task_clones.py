@@ -31,7 +31,7 @@ from shim.model import (
 from shim.task.clones import Clones
 from shim.task.restore_call import RestoreCall
 from shim.task.transactions import Transactions
-from shim.transaction.restore_txn import Verified
+from shim.transaction.pages_check import PagesCheck
 from tests.unit.image_helpers import ProgressLog, sealed
 
 
@@ -54,12 +54,17 @@ class Restores:
         self.images: set[HeldImage] = set()
         self._preparing = 0
 
-    async def run_verified(
-        self, ref: TaskRef, options: RestoreOptions, report: Report, verified: Verified
+    async def run_held(
+        self,
+        ref: TaskRef,
+        options: RestoreOptions,
+        report: Report,
+        held: HeldImage,
+        pages: PagesCheck,
     ) -> RestoreResult:
         """Prepare a task, and load it until `go`."""
         self.begun.append(ref.id)
-        self.images.add(verified.image)
+        self.images.add(held)
         await self._prepare()
         if ref.id in self.fails:
             raise self.fails[ref.id]
@@ -68,8 +73,8 @@ class Restores:
         self.changed.set()
         self.most_loading = max(self.most_loading, len(self.loading))
         try:
-            await verified.pages.beside(self._loaded())
-            await verified.pages.passed()
+            await pages.beside(self._loaded())
+            await pages.passed()
         except (asyncio.CancelledError, ImageCorrupt):
             self.undone.append(ref.id)
             raise

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -60,9 +60,10 @@ class Reviving:
         """Keep that no exit is published from here on."""
         self.did.append("hold")
 
-    async def load_image(self, options: RestoreOptions) -> int:
+    async def load_image(self, options: RestoreOptions, begun: Callable[[], None]) -> int:
         """Stand for `runsc restore`."""
         self.did.append("load")
+        begun()
         self.loaded.append(Path(options.image_path).stat().st_ino)
         if self.failing:
             raise RunscError("restore", 128, f"open {options.image_path}/pages.img: no such file")
