@@ -16,6 +16,7 @@ from shim.client import light as light_clients
 from shim.entry.cli import app
 from shim.entry.cli.groups import ALIASES, Group
 from shim.errors import CryoError, DeadlineExceeded, NotFound, Unavailable
+from shim.model import Progress, RestoreOptions
 from shim.service import address as addresses
 from shim.service.server import Server
 from shim.service.ttrpc import frame
@@ -90,6 +91,41 @@ def test_other_calls_without_progress_load_no_grpc(
         client.create("one", "/b")
 
     assert "grpc" not in loaded("-a", sidecar.address, *command)
+
+
+def test_a_long_call_without_progress_needs_no_grpc(sidecar: Sidecar) -> None:
+    """Its result is that of a call with progress."""
+    options = RestoreOptions(image_path="/i")
+    with Client(sidecar.address) as client:
+        quiet = client.restore("one", options)
+        assert client._made is None
+        updates: list[Progress] = []
+        assert client.restore("two", options, updates.append) == quiet
+        assert client._made is not None
+
+    assert updates
+
+
+def test_closing_a_client_rolls_back_a_long_call(sidecar: Sidecar) -> None:
+    """As the loss of its connection does."""
+    sidecar.core.hold = True
+    client = Client(sidecar.address)
+    failed: list[Exception] = []
+
+    def save() -> None:
+        try:
+            client.checkpoint("one")
+        except CryoError as error:
+            failed.append(error)
+
+    thread = threading.Thread(target=save)
+    thread.start()
+    sidecar.wait_for(sidecar.core.holding)
+    client.close()
+    thread.join(60)
+
+    sidecar.wait_for(sidecar.core.rolled_back)
+    assert len(failed) == 1
 
 
 def test_an_older_sidecar_is_called_by_grpc(sidecar: Sidecar) -> None:
