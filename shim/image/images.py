@@ -103,7 +103,7 @@ class Images:
                 trust.check_foreign(manifest, source, self._trust.rootfs, str(held.image))
             return manifest
 
-        # Whoever closes it must not do so while it is read.
+        # It must not be closed while it is read.
         reading = file_call(work, doing=f"read the image {held.image}")
         return await shielded(reading, deadline_s=None)
 
