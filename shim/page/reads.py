@@ -110,11 +110,10 @@ class Reads:
     def _look_at(self, view: ImageView) -> ImageDetails:
         image = Path(view.path)
         manifest = read_manifest(image)
-        cache = VerifyCache(Path(self._config.paths.verified))
+        known = VerifyCache(Path(self._config.paths.verified)).known(manifest)
         found = identities(image)
         verified = manifest.sealed and all(
-            one.name in found and cache.knows(manifest, one.name, found[one.name])
-            for one in manifest.files
+            one.name in found and known.covers(one.name, found[one.name]) for one in manifest.files
         )
         return ImageDetails(view=view, manifest=manifest, verified=verified)
 
