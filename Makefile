@@ -31,7 +31,7 @@ CASE ?= new
 # Cases of the benchmark, and its options: make bench BENCH="--quick checkpoint".
 BENCH ?=
 
-.PHONY: help demo check check-lint check-types check-bindings check-tests smoke test test-all lint format \
+.PHONY: help demo check check-lint check-types check-bindings check-tests smoke test test-all deb lint format \
 	types native man protos check-protos node-image docs bench bench-check bench-docs runsc tools faults fuzz soak test-containerd test-kubernetes test-faults lock clean
 
 help: ## list the targets
@@ -103,6 +103,9 @@ node-image: $(stamp) native ## write the image that installs the runtime on Kube
 
 docs: $(stamp) ## build the documents as a site in build/site; a warning is an error
 	@$(bin)/python -m hack.docs
+
+deb: $(stamp) native ## build the Debian package into build/deb: docs/install.md
+	@$(bin)/python -m hack.deb build/deb
 
 bench: tools native ## compare with plain runsc, scripts, other shims, CRIU, cp and dd, in at most 25 minutes; BENCH=... for some
 	@$(bin)/python -m hack.bench $(BENCH)

@@ -27,9 +27,11 @@ from hack.tools import (
     cluster,
     containerd,
     kubernetes,
+    prometheus,
     registries,
     runsc,
     servers,
+    suites,
 )
 from hack.tools.cache import cache_root, locked
 from hack.tools.tool import describe, obtain
@@ -49,6 +51,8 @@ _ALL = (
     *registries.REGISTRIES,
     *servers.SERVERS,
     *servers.MORE,
+    prometheus.PROMTOOL,
+    *suites.SUITES,
 )
 TOOLS = {tool.name: tool for tool in _ALL}
 # Few tests need these, and they take minutes.

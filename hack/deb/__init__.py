@@ -1,0 +1,1 @@
+"""Builds the Debian package: `python3 -m hack.deb`."""

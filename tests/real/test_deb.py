@@ -1,0 +1,107 @@
+"""The Debian package: lintian accepts it; it installs, works and goes again on Debian 12 and 13."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from shim import __version__
+from tests.builds import excuse
+from tests.debian import CleanDebian, machine
+
+ROOT = Path(__file__).parents[2]
+_BUILD_S = 900.0
+_INSTALL_S = 300.0
+# What dpkg writes about every package, and what a purge leaves of it.
+_OF_DPKG = re.compile(r"var/(lib/dpkg|log|cache)/|var/lib/systemd/deb-systemd-helper-")
+
+pytestmark = pytest.mark.timeout(1800)
+
+
+@pytest.fixture(scope="module")
+def package() -> Iterator[Path]:
+    """Yield the package, built from this checkout; compressed less, which takes less time."""
+    for program in ("dpkg-buildpackage", "dh"):
+        if shutil.which(program) is None:
+            excuse(f"there is no {program}")
+    with tempfile.TemporaryDirectory(prefix="cryo-deb-") as folder:
+        argv = [sys.executable, "-m", "hack.deb", folder]
+        environ = {**os.environ, "DPKG_DEB_COMPRESSOR_LEVEL": "1"}
+        done = subprocess.run(
+            argv,
+            cwd=ROOT,
+            env=environ,
+            capture_output=True,
+            text=True,
+            timeout=_BUILD_S,
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr
+        yield Path(done.stdout.strip())
+
+
+def test_lintian_accepts_it(package: Path) -> None:
+    """There is no error, no warning and no override without a use."""
+    if shutil.which("lintian") is None:
+        excuse("there is no lintian")
+    argv = ["lintian", "--allow-root", "--fail-on", "error,warning", str(package)]
+    done = subprocess.run(argv, capture_output=True, text=True, timeout=_INSTALL_S, check=False)
+
+    assert (done.returncode, done.stdout) == (0, ""), done.stderr
+
+
+@pytest.fixture(params=(pytest.param("debian-12", marks=pytest.mark.long), "debian-13"))
+def debian(request: pytest.FixtureRequest) -> Iterator[CleanDebian]:
+    """Yield a clean machine with each suite."""
+    with machine(request.param) as made:
+        yield made
+
+
+def test_it_installs_works_and_goes(debian: CleanDebian, package: Path) -> None:
+    """Its programs run; a second installation changes nothing, and a purge leaves nothing."""
+    before = debian.files()
+    shutil.copy2(package, debian.root / "root/cryoshim.deb")
+    debian.run("dpkg --install /root/cryoshim.deb", timeout_s=_INSTALL_S)
+    installed = debian.files()
+
+    assert debian.run("cryo --version", timeout_s=60).split()[-1] == __version__
+    assert __version__ in debian.run("containerd-shim-cryo-v1 -v", timeout_s=60)
+    found = debian.run("cryo --output json doctor || test $? -ge 20", timeout_s=120)
+    assert '"subject": "runsc"' in found
+    plan = debian.run("cryo install containerd --dry-run", timeout_s=60)
+    assert "io.containerd.cryo.v1" in plan
+    # Neither enabled nor started, and compiled: nothing was added while the programs ran.
+    assert not list((debian.root / "etc/systemd").rglob("cryo*"))
+    assert debian.files() == installed
+
+    debian.run("dpkg --install /root/cryoshim.deb", timeout_s=_INSTALL_S)
+    assert {path for path in debian.files() ^ installed if not _OF_DPKG.match(path)} == set()
+
+    debian.run("dpkg --purge cryoshim", timeout_s=_INSTALL_S)
+    (debian.root / "root/cryoshim.deb").unlink()
+    assert {path for path in debian.files() ^ before if not _OF_DPKG.match(path)} == set()
+
+
+@pytest.mark.long
+def test_images_stay(debian: CleanDebian, package: Path) -> None:
+    """A purge removes caches, and says that images are left."""
+    shutil.copy2(package, debian.root / "root/cryoshim.deb")
+    debian.run("dpkg --install /root/cryoshim.deb", timeout_s=_INSTALL_S)
+    image = debian.root / "var/lib/cryo/checkpoints/default/job/cryo.json"
+    cached = debian.root / "var/lib/cryo/verified/one"
+    for path in (image, cached):
+        path.parent.mkdir(parents=True)
+        path.touch()
+
+    said = debian.run("dpkg --purge cryoshim", timeout_s=_INSTALL_S)
+
+    assert "/var/lib/cryo has images" in said
+    assert (image.exists(), cached.exists()) == (True, False)
