@@ -1,7 +1,7 @@
 """Generate both clients from the table of operations; with --check, compare them.
 
-Each public function of an operations module that returns a `Call` or a `Stream` becomes a method of
-`shim.client.AsyncClient` and of `shim.client.Client`, with its parameters and its docstring.
+Each public function of an operations module that returns a `Call`, a `Stream` or a `Feed` becomes a
+method of `shim.client.AsyncClient` and of `shim.client.Client`, with its parameters and docstring.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ SOURCES = (
     "shim/service/task_operations.py",
     "shim/service/cryo_operations.py",
     "shim/service/clone_operations.py",
+    "shim/service/event_operations.py",
     "shim/service/examine_operations.py",
     "shim/service/image_operations.py",
     "shim/service/store_operations.py",
@@ -114,12 +115,12 @@ def client_of(sources: dict[str, str], kind: Kind) -> str:
 
 def _calls(tree: ast.Module) -> Iterator[ast.FunctionDef]:
     for node in tree.body:
-        if isinstance(node, ast.FunctionDef) and _result(node)[0] in ("Call", "Stream"):
+        if isinstance(node, ast.FunctionDef) and _result(node)[0] in ("Call", "Stream", "Feed"):
             yield node
 
 
 def _result(function: ast.FunctionDef) -> tuple[str, str]:
-    """Return `Call` or `Stream`, and the type of its result."""
+    """Return `Call`, `Stream` or `Feed`, and the type of its result, or of each of a feed."""
     match function.returns:
         case ast.Subscript(value=ast.Name(id=kind), slice=given):
             return kind, ast.unparse(given)
@@ -133,9 +134,13 @@ def _method(module: str, function: ast.FunctionDef, *, is_async: bool) -> str:
     if kind == "Stream":
         _add_progress(function.args)
         run = f"self._stream({module}.{function.name}({given}), on_progress)"
+    elif kind == "Feed":
+        run = f"self._feed({module}.{function.name}({given}))"
+        result = f"{'Async' if is_async else ''}Iterator[{result}]"
     else:
         run = f"self._call({module}.{function.name}({given}))"
-    define, run = ("async def", f"await {run}") if is_async else ("def", run)
+    waits = is_async and kind != "Feed"
+    define, run = ("async def", f"await {run}") if waits else ("def", run)
     parameters = ast.unparse(function.args).replace("ref: TaskRef", "task: str | TaskRef")
     parameters = f"self, {parameters}" if parameters else "self"
     docstring = (ast.get_docstring(function, clean=False) or "").replace("    ", "        ")
@@ -173,6 +178,8 @@ def _imports(tree: ast.Module, calls: Sequence[ast.FunctionDef]) -> set[str]:
             if part is not None:
                 used |= {node.id for node in ast.walk(part) if isinstance(node, ast.Name)}
     found = {"from shim.model import Report"}
+    if any(_result(call)[0] == "Feed" for call in calls):
+        found.add("from collections.abc import AsyncIterator, Iterator")
     for node in tree.body:
         if isinstance(node, ast.ImportFrom):
             found |= {

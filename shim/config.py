@@ -51,13 +51,15 @@ class Server(_Section, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """The sidecar's sockets. Root may connect, and the members of `group` if it is set.
 
     `ttrpc` is a second socket, for a containerd whose tasks the sidecar serves; `containerd` is
-    the ttrpc socket of that containerd, which receives every event.
+    the ttrpc socket of that containerd, which receives every event. `events` is the gRPC socket of
+    the containerd whose shims' events are among those that clients follow.
     """
 
     address: str = DEFAULT_ADDRESS
     group: str = ""
     ttrpc: str = ""
     containerd: str = ""
+    events: str = "/run/containerd/containerd.sock"
 
 
 class Runsc(_Section, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -559,6 +559,19 @@ class Event(Value):
     at: datetime
 
 
+class EventView(Value):
+    """Something that happened, as events are listed; `task` is empty where it is of none.
+
+    `kind` is such as `create`, `exit` or `checkpoint-failed`.
+    """
+
+    at: datetime
+    namespace: str
+    kind: str
+    task: str = ""
+    fields: dict[str, str] = {}
+
+
 class ImageView(Value):
     """One image in a listing; `names` are those in each namespace, `source` where it was pulled."""
 

@@ -5,7 +5,7 @@ Generated from the operations in shim/service by `make protos`.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import Any
 
 from shim import model
@@ -20,6 +20,7 @@ from shim.model import (
     CheckpointOptions,
     CheckpointResult,
     CloneResult,
+    EventView,
     Exit,
     ImageView,
     KeyFile,
@@ -39,6 +40,7 @@ from shim.model import (
 from shim.service import (
     clone_operations,
     cryo_operations,
+    event_operations,
     examine_operations,
     image_operations,
     store_operations,
@@ -198,6 +200,22 @@ class AsyncClient(AsyncTransport):
         return await self._stream(
             clone_operations.clone(clones, namespace or self.namespace, at_once=at_once),
             on_progress,
+        )
+
+    def follow(
+        self, task: str = "", namespace: str = "", *, everywhere: bool = False
+    ) -> AsyncIterator[EventView]:
+        """Yield what happens from now on: in a namespace or `everywhere`, of all tasks or of one.
+
+        The first is of the kind `following`: what happens after it is yielded. Its field
+        `containerd` says whether events of containerd's tasks are among them; it is yielded again
+        when that changes.
+
+        Raises:
+                ResourceExhausted: events happen faster than they are read.
+        """
+        return self._feed(
+            event_operations.follow(task, namespace or self.namespace, everywhere=everywhere)
         )
 
     async def examine(self, task: str | TaskRef) -> list[Finding]:

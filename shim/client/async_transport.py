@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterable
+from collections.abc import AsyncIterable, AsyncIterator
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
@@ -13,7 +13,7 @@ from shim.client import calls, channel
 from shim.client.base import BaseTransport
 from shim.errors import CryoError
 from shim.model import Report
-from shim.service.operation import Call, Stream
+from shim.service.operation import Call, Feed, Stream
 
 _Value = TypeVar("_Value")
 
@@ -70,6 +70,21 @@ class AsyncTransport(BaseTransport):
             # A second cancellation stops the wait, not the rollback.
             await asyncio.shield(self._roll_back(stream, report))
             raise
+        finally:
+            rpc.cancel()
+
+    async def _feed(self, feed: Feed[_Value]) -> AsyncIterator[_Value]:
+        method = self._channel.unary_stream(
+            feed.operation.path,
+            request_serializer=feed.operation.request.SerializeToString,
+            response_deserializer=feed.operation.response.FromString,
+        )
+        rpc = method(feed.request)
+        try:
+            async for answer in rpc:
+                yield feed.read(answer)
+        except grpc.aio.AioRpcError as error:
+            raise channel.failure(error, self.address) from error
         finally:
             rpc.cancel()
 

@@ -12,7 +12,7 @@ from shim.distribution.settings import TransferSettings
 from shim.model import CheckpointOptions, Stdio, Verify
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
     from typing import Any
 
     from shim import model
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from shim.model import (
         CheckpointResult,
         CloneResult,
+        EventView,
         Exit,
         ImageView,
         KeyFile,
@@ -227,6 +228,24 @@ class Client(Transport):
         return self._stream(
             clone_operations.clone(clones, namespace or self.namespace, at_once=at_once),
             on_progress,
+        )
+
+    def follow(
+        self, task: str = "", namespace: str = "", *, everywhere: bool = False
+    ) -> Iterator[EventView]:
+        """Yield what happens from now on: in a namespace or `everywhere`, of all tasks or of one.
+
+        The first is of the kind `following`: what happens after it is yielded. Its field
+        `containerd` says whether events of containerd's tasks are among them; it is yielded again
+        when that changes.
+
+        Raises:
+                ResourceExhausted: events happen faster than they are read.
+        """
+        from shim.service import event_operations
+
+        return self._feed(
+            event_operations.follow(task, namespace or self.namespace, everywhere=everywhere)
         )
 
     def examine(self, task: str | TaskRef) -> list[Finding]:

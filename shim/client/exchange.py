@@ -29,8 +29,10 @@ class _End:
 class Exchange:
     """Runs a call and yields its responses as they arrive."""
 
-    def __init__(self, begin: Callable[[], Any]) -> None:
+    def __init__(self, begin: Callable[[], Any], ahead: int | None = None) -> None:
+        """Take what makes the call, and how many responses may wait; None is any number."""
         self._begin = begin
+        self._places = None if ahead is None else threading.Semaphore(ahead)
         self._inbox: queue.SimpleQueue[Any] = queue.SimpleQueue()
         self._rpc: Any = None
         self._unwanted = False
@@ -40,6 +42,8 @@ class Exchange:
         try:
             threading.Thread(target=self._run, name="cryo-call", daemon=True).start()
             while not isinstance(answer := self._next(), _End):
+                if self._places is not None:
+                    self._places.release()
                 yield answer
         finally:
             self.cancel()
@@ -60,12 +64,19 @@ class Exchange:
         if self._rpc is not None:
             self._rpc.cancel()
 
+    def _take_place(self) -> None:
+        """Wait until one more response may wait, or the call is not wanted any more."""
+        while self._places is not None and not self._unwanted:
+            if self._places.acquire(timeout=_SIGNALS_S):
+                return
+
     def _run(self) -> None:
         try:
             self._rpc = self._begin()
             if self._unwanted:
                 self._rpc.cancel()
             for answer in self._rpc:
+                self._take_place()
                 self._inbox.put(answer)
         except BaseException as error:  # noqa: BLE001  # raised again in `answers`
             self._inbox.put(_End(error))

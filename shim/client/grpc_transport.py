@@ -12,7 +12,10 @@ import grpc
 from shim.client import channel
 from shim.client.calls import CallFailed
 from shim.client.exchange import Exchange
-from shim.service.operation import Call, Stream
+from shim.service.operation import Call, Feed, Stream
+
+# Responses that are received before they are taken.
+_AHEAD = 64
 
 
 class GrpcTransport:
@@ -46,11 +49,22 @@ class GrpcTransport:
         """
         return self._answers(stream)
 
+    def answers(self, feed: Feed[Any]) -> Generator[Any, None, None]:
+        """Make a call that receives responses, and yield them; closing it early ends the call.
+
+        What is not taken waits in the sidecar.
+
+        Raises:
+            CallFailed: it failed.
+        """
+        return self._answers(feed, ahead=_AHEAD)
+
     def _answers(
         self,
-        call: Call[Any] | Stream[Any],
+        call: Call[Any] | Stream[Any] | Feed[Any],
         timeout_s: float | None = None,
         metadata: tuple[tuple[str, str], ...] = (),
+        ahead: int | None = None,
     ) -> Generator[Any, None, None]:
         # On the wire a unary response is a stream of one message.
         method = self._channel.unary_stream(
@@ -59,7 +73,7 @@ class GrpcTransport:
             response_deserializer=call.operation.response.FromString,
         )
         begin = functools.partial(method, call.request, timeout=timeout_s, metadata=metadata)
-        with contextlib.closing(Exchange(begin).answers()) as answers:
+        with contextlib.closing(Exchange(begin, ahead).answers()) as answers:
             try:
                 yield from answers
             except grpc.RpcError as error:

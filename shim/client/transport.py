@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import threading
+from collections.abc import Iterator
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
@@ -17,7 +18,7 @@ from shim.client.calls import CallFailed
 from shim.client.light import LightConnection
 from shim.errors import CryoError
 from shim.model import Report
-from shim.service.operation import Call, Stream
+from shim.service.operation import Call, Feed, Stream
 
 if TYPE_CHECKING:
     from shim.client.grpc_transport import GrpcTransport
@@ -85,6 +86,14 @@ class Transport(BaseTransport):
         except BaseException:
             self._roll_back(stream, report)
             raise
+
+    def _feed(self, feed: Feed[_Value]) -> Iterator[_Value]:
+        try:
+            with contextlib.closing(self._grpc().answers(feed)) as answers:
+                for answer in answers:
+                    yield feed.read(answer)
+        except CallFailed as failed:
+            raise failed.error from failed.__cause__
 
     def _follow(self, stream: Stream[_Value], report: Report | None) -> _Value:
         if report is None:

@@ -21,13 +21,15 @@ from shim.errors import CryoError, DeadlineExceeded
 from shim.host.background import BackgroundTasks
 from shim.host.environment import private_umask
 from shim.model import Event
-from shim.service import answered, watched
+from shim.service import answered, event_messages, watched
+from shim.service.containerd_events import ContainerdEvents
 from shim.service.endpoint import Endpoint
 from shim.service.events import Publisher
 from shim.service.server import Server
 from shim.service.service import Service
 from shim.service.shims import Shims
 from shim.service.ttrpc_edge import TtrpcEdge
+from shim.task import operation_events
 from shim.task.tasks import Tasks, log_event
 from shim.transaction import host_settings
 
@@ -110,6 +112,12 @@ class Sidecar:
         watch = watched.unwatched if self._page is None else self._page.watch
         service = Service(self._tasks, shims=shims, observe=observe, watch=watch)
         self._service = service
+        self._events = service.events
+        if config.server.events:
+            hub = service.events
+            self._events.follow(
+                ContainerdEvents(config.server.events, hub.publish_other, hub.upstream_is)
+            )
         self._server = Server(service, endpoint)
         ttrpc = config.server.ttrpc
         self._ttrpc = TtrpcEdge(service, Endpoint(ttrpc)) if ttrpc else None
@@ -122,7 +130,7 @@ class Sidecar:
         Raises:
             CryoError: it cannot start.
         """
-        with self._signals():
+        with self._signals(), operation_events.published_by(self._publish):
             async with contextlib.AsyncExitStack() as stack:
                 if self._metrics is not None:
                     await stack.enter_async_context(self._metrics.serving())
@@ -154,8 +162,10 @@ class Sidecar:
             self._hourly.start(_every_hour(name, work), name=name)
 
     def _publish(self, event: Event) -> None:
-        """Log an event, and forward it to containerd if one is configured."""
+        """Log an event, and pass it on to those that follow, and to a containerd."""
         log_event(event)
+        if self._events.has_readers:
+            self._events.publish(event_messages.envelope(event))
         if self._publisher is not None:
             self._publisher.publish(event)
 

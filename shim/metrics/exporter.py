@@ -96,7 +96,7 @@ class Exporter:
     async def _count_timelines(self) -> bool:
         """Count what the shims have done since the last scrape."""
         for one in await self._read_files(self._timelines.new):
-            self.observer.timeline(one)
+            self.observer.operation(one)
         return True
 
     @staticmethod

@@ -6,14 +6,14 @@ from prometheus_client import CollectorRegistry, Counter, Histogram
 
 from shim import errors
 from shim.api.cryo.v1 import cryo_pb2
-from shim.model import Phase, Timeline
+from shim.model import Phase, TaskRef, Timeline
 from shim.service.answered import Answered
 
 # From a call that reads a record to a checkpoint of hundreds of GiB.
 _SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 900)
 _BYTES_PER_SECOND = (5e7, 1e8, 2.5e8, 5e8, 1e9, 2e9, 4e9, 8e9, 16e9)
 # As long as its task.
-_ENDLESS = frozenset({"Wait"})
+_ENDLESS = frozenset({"Wait", "FollowEvents"})
 _TRANSFERS = {"PushImage": "push", "PullImage": "pull"}
 _OPERATIONS = ("checkpoint", "restore", "park", "unpark")
 # The phase that moves the bytes of an image.
@@ -97,8 +97,13 @@ class Observer:
         elif one.method in _TRANSFERS:
             self._transferred.labels(_TRANSFERS[one.method]).inc(_moved(one.response))
 
-    def timeline(self, one: Timeline) -> None:
-        """Count an operation on a task."""
+    def timeline(self, ref: TaskRef, one: Timeline) -> None:
+        """Count an operation on a task; ids of tasks are no labels."""
+        del ref
+        self.operation(one)
+
+    def operation(self, one: Timeline) -> None:
+        """Count an operation."""
         self._operations.labels(one.operation).observe(one.total_s)
         seconds: dict[Phase, float] = {}
         for span in one.spans:

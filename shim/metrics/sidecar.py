@@ -13,7 +13,7 @@ from shim.metrics.server import MetricsServer
 from shim.service.answered import Observe
 from shim.service.shims import Shims
 from shim.task.tasks import Tasks
-from shim.transaction import timeline_file
+from shim.transaction import observers
 
 _log = logging.getLogger(__name__)
 
@@ -43,7 +43,7 @@ class SidecarMetrics:
         Raises:
             AlreadyExists, Unavailable: the address cannot be bound.
         """
-        with timeline_file.observed_by(self._exporter.observer.timeline):
+        with observers.observed_by(ended=self._exporter.observer.timeline):
             _log.info("metrics are served on %s", await self._server.start())
             try:
                 yield

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import itertools
+from collections.abc import Callable, Iterable, Mapping
 from datetime import datetime
 from typing import Any
 
@@ -16,6 +17,7 @@ from shim.errors import InvalidArgument
 from shim.host.text import printable
 from shim.model import Event, Stdio
 from shim.service import convert, task_messages
+from shim.task import name_counters, operation_events
 
 _TEXT_MAX = 4096
 _Fields = Mapping[str, Any]
@@ -117,6 +119,30 @@ def _warning(id: str, fields: _Fields) -> Message:
     return cryo_pb2.TaskWarning(container_id=id, text=printable(fields["text"], _TEXT_MAX))
 
 
+def _operation(id: str, fields: _Fields) -> Message:
+    return cryo_pb2.OperationEvent(
+        container_id=id,
+        image_path=fields.get("image_path", ""),
+        seconds=fields.get("seconds", 0.0),
+        size_bytes=fields.get("size_bytes", 0),
+        error_kind=fields.get("error_kind", ""),
+        error=printable(fields.get("error", ""), _TEXT_MAX),
+    )
+
+
+def _warm_start(id: str, fields: _Fields) -> Message:
+    return cryo_pb2.WarmStartEvent(
+        container_id=id,
+        name=fields["name"],
+        kubernetes_namespace=fields["kubernetes_namespace"],
+        reason=printable(fields["reason"], _TEXT_MAX),
+    )
+
+
+def _many(names: Iterable[str], stages: Iterable[str], make: _Factory) -> dict[str, _Factory]:
+    return {f"/cryo/{name}-{stage}": make for name, stage in itertools.product(names, stages)}
+
+
 _FACTORIES: dict[str, _Factory] = {
     "/tasks/create": _create,
     "/tasks/start": _start,
@@ -130,4 +156,6 @@ _FACTORIES: dict[str, _Factory] = {
     "/tasks/checkpointed": _checkpointed,
     # Not below /tasks/: consumers of those expect containerd's own types only.
     "/cryo/warning": _warning,
+    **_many(operation_events.OPERATIONS, operation_events.STAGES, _operation),
+    **_many(("warm",), name_counters.TOPICS.values(), _warm_start),
 }

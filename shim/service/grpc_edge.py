@@ -9,6 +9,7 @@ from typing import Any, NoReturn, TypeAlias
 
 import grpc
 import grpc.aio
+from google.protobuf.message import Message
 
 from shim.host import log_fields
 from shim.model import DEFAULT_NAMESPACE, Progress
@@ -45,8 +46,13 @@ def _handler(operation: Operation[Any, Any], service: Service) -> Any:
         if operation.streams
         else grpc.unary_unary_rpc_method_handler
     )
-    behaviour = _streaming if operation.streams else _unary
-    return make(_with_errors(operation.path, behaviour(operation, service)))
+    return make(_with_errors(operation.path, _behaviour(operation)(operation, service)))
+
+
+def _behaviour(operation: Operation[Any, Any]) -> Callable[..., _Behaviour]:
+    if operation.follows:
+        return _following
+    return _streaming if operation.streams else _unary
 
 
 def _unary(operation: Operation[Any, Any], service: Service) -> _Behaviour:
@@ -64,6 +70,17 @@ def _streaming(operation: Operation[Any, Any], service: Service) -> _Behaviour:
             await context.write(operation.progress(progress))
 
         await context.write(await service.streaming(operation, payload, _beside(context), write))
+
+    return answer
+
+
+def _following(operation: Operation[Any, Any], service: Service) -> _Behaviour:
+    async def answer(payload: bytes, context: Context) -> None:
+        async def send(message: Message) -> None:
+            # It waits while the client does not read.
+            await context.write(message.SerializeToString())
+
+        await service.following(operation, payload, _beside(context), send)
 
     return answer
 

@@ -37,6 +37,10 @@ class Owner(enum.Enum):
     SERVER = "the server"
 
 
+Send: TypeAlias = Callable[[Message], Awaitable[None]]
+"""Sends a response of an operation that follows something."""
+
+
 class Incoming(Value):
     """What a handler receives besides the request."""
 
@@ -44,6 +48,7 @@ class Incoming(Value):
     namespace: str
     report: Report
     id: str = ""
+    send: Send | None = None
 
     @property
     def ref(self) -> TaskRef:
@@ -63,8 +68,9 @@ class Operation(Value, Generic[_Request, _Response], eq=False):
 
     `timeout_s`: None for the client's default, `ENDLESS` for no timeout. With `streams` the server
     sends any number of progress updates and one result, each a `response`. With `in_shims` shims
-    serve it over ttrpc, without the progress. With `completes` the end of a ttrpc connection does
-    not cancel it.
+    serve it over ttrpc, without the progress. With `follows` it sends responses through `send` of
+    its call until the client ends that, and neither progress nor a result. With `completes` the
+    end of a ttrpc connection does not cancel it.
     """
 
     service: str
@@ -77,6 +83,7 @@ class Operation(Value, Generic[_Request, _Response], eq=False):
     streams: bool = False
     in_shims: bool = False
     completes: bool = False
+    follows: bool = False
 
     @property
     def path(self) -> str:
@@ -121,6 +128,10 @@ class Operation(Value, Generic[_Request, _Response], eq=False):
         """Return a client call with progress; `read` decodes the last update."""
         return Stream(operation=self, request=request, read=read, what=what, token=token)
 
+    def feed(self, request: _Request, read: Callable[[_Response], _Result]) -> Feed[_Result]:
+        """Return a client call that receives responses until it is ended; `read` decodes each."""
+        return Feed(operation=self, request=request, read=read)
+
 
 class Call(Value, Generic[_Result]):
     """A unary call by a client. `timeout_s`: None for its default, `ENDLESS` for no timeout."""
@@ -143,6 +154,14 @@ class Stream(Value, Generic[_Result]):
     namespace: str = SENT
 
 
+class Feed(Value, Generic[_Result]):
+    """A call by a client that receives any number of responses."""
+
+    operation: Operation[Any, Any]
+    request: Message
+    read: Callable[[Any], _Result]
+
+
 class Table:
     """The operations of one service of a .proto file, by name."""
 
@@ -160,6 +179,7 @@ class Table:
         streams: bool = False,
         in_shims: bool = False,
         completes: bool = False,
+        follows: bool = False,
     ) -> Callable[[Handler[_Request, _Response]], Operation[_Request, _Response]]:
         """Decorate a handler: add it to the table as the operation of its name."""
 
@@ -175,6 +195,7 @@ class Table:
                 streams=streams,
                 in_shims=in_shims,
                 completes=completes,
+                follows=follows,
             )
             self.operations[operation.name] = operation
             return operation

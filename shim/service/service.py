@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import logging
 import time
@@ -21,7 +22,8 @@ from shim.model import DEFAULT_NAMESPACE, Progress, Report, TaskRef, TaskView
 from shim.service import answered, convert
 from shim.service.answered import Answered, Observe
 from shim.service.calls_under_way import CallsUnderWay
-from shim.service.operation import ENDLESS, Incoming, Operation, Owner
+from shim.service.event_hub import EventHub
+from shim.service.operation import ENDLESS, Incoming, Operation, Owner, Send
 from shim.service.progress_log import log_progress
 from shim.service.running import RunningOperations
 from shim.service.wait_gate import WaitGate
@@ -76,6 +78,7 @@ class Service:
         self.core = core
         self.shutdown = shutdown
         self.running = RunningOperations()
+        self.events = EventHub()
         self.waits = WaitGate()
         self._shims = shims
         self._observe = observe
@@ -130,6 +133,19 @@ class Service:
                     seen.response = await running.result()
                     return seen.response
 
+    async def following(
+        self, operation: Operation[Any, Any], payload: bytes, beside: Beside, send: Send
+    ) -> None:
+        """Answer a call that follows something, until it is cancelled or the server stops.
+
+        Raises:
+            Unavailable: the server stops.
+        """
+        with self._observed(operation):
+            request = operation.parse(payload)
+            call = replace(self._incoming(request, beside), send=send)
+            await self.waits.wait(operation.handler(call, request))
+
     def _begin(
         self, operation: Operation[Any, Any], call: Incoming, request: Message, seen: _Seen
     ) -> Callable[[Report], Coroutine[Any, Any, bytes]]:
@@ -166,7 +182,8 @@ class Service:
         try:
             yield seen
         except BaseException as error:
-            seen.error = class_of(error)
+            left = operation.follows and isinstance(error, asyncio.CancelledError)
+            seen.error = "" if left else class_of(error)
             raise
         finally:
             one = Answered(

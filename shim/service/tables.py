@@ -6,6 +6,7 @@ from __future__ import annotations
 from shim.service import (
     clone_operations,
     cryo_operations,
+    event_operations,
     examine_operations,
     image_operations,
     store_operations,
@@ -23,6 +24,7 @@ __all__ = [
     "TASK",
     "clone_operations",
     "cryo_operations",
+    "event_operations",
     "examine_operations",
     "image_operations",
     "store_operations",

@@ -8,7 +8,7 @@ from shim.api.cryo.v1 import cryo_pb2
 from shim.distribution.settings import TransferSettings
 from shim.distribution.transfer import Transferred
 from shim.image.named import ImageRef
-from shim.service import transfer_results, transfer_settings
+from shim.service import transfer_events, transfer_results, transfer_settings
 from shim.service.cryo_table import CRYO
 from shim.service.operation import ENDLESS, Incoming, Owner, Stream
 
@@ -16,13 +16,15 @@ from shim.service.operation import ENDLESS, Incoming, Owner, Stream
 @CRYO.add(cryo_pb2.PushImageRequest, cryo_pb2.TransferUpdate, Owner.SERVER, ENDLESS, streams=True)
 async def PushImage(call: Incoming, request: cryo_pb2.PushImageRequest) -> cryo_pb2.TransferUpdate:
     """Copy an image elsewhere."""
-    result = await call.service.core.transfers.push(
-        request.image,
-        call.namespace,
-        request.reference,
-        transfer_settings.from_settings(request.settings),
-        call.report,
-    )
+    image, reference = request.image, request.reference
+    with transfer_events.published(call, "push", image=image, reference=reference):
+        result = await call.service.core.transfers.push(
+            image,
+            call.namespace,
+            reference,
+            transfer_settings.from_settings(request.settings),
+            call.report,
+        )
     return cryo_pb2.TransferUpdate(result=transfer_results.to_result(result))
 
 
@@ -51,6 +53,12 @@ def push(
 @CRYO.add(cryo_pb2.PullImageRequest, cryo_pb2.TransferUpdate, Owner.SERVER, ENDLESS, streams=True)
 async def PullImage(call: Incoming, request: cryo_pb2.PullImageRequest) -> cryo_pb2.TransferUpdate:
     """Copy an image from elsewhere to this host."""
+    image = request.warm or request.name
+    with transfer_events.published(call, "pull", image=image, reference=request.reference):
+        return await _pulled(call, request)
+
+
+async def _pulled(call: Incoming, request: cryo_pb2.PullImageRequest) -> cryo_pb2.TransferUpdate:
     transfers, settings = (
         call.service.core.transfers,
         transfer_settings.from_settings(request.settings),

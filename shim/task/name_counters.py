@@ -11,8 +11,18 @@ from shim.host.filecalls import file_call
 from shim.image import named_use
 from shim.image.named import ImageRef
 from shim.image.named_use import NameOutcome
+from shim.model import TaskRef
 from shim.task.owner import Owner
 
+# The last words of the events.
+TOPICS = {
+    NameOutcome.HIT: "hit",
+    NameOutcome.MISS: "miss",
+    NameOutcome.REFUSAL: "refusal",
+    NameOutcome.SAVE: "saved",
+    NameOutcome.SKIP: "skipped",
+    NameOutcome.FAILURE: "failed",
+}
 _log = logging.getLogger(__name__)
 
 
@@ -24,10 +34,23 @@ class NameCounters:
         self._owner = owner
 
     def count(
-        self, ref: ImageRef, outcome: NameOutcome, reason: str = "", *, make: bool = False
+        self,
+        ref: ImageRef,
+        outcome: NameOutcome,
+        task: TaskRef,
+        reason: str = "",
+        *,
+        make: bool = False,
     ) -> None:
-        """Count an outcome; of a name that has no folder only with `make`."""
+        """Count and publish what became of a task; of a name without a folder only with `make`."""
         if not self._owner.is_closing:
+            self._owner.context().publish_event(
+                f"/cryo/warm-{TOPICS[outcome]}",
+                task,
+                name=ref.name,
+                kubernetes_namespace=ref.kubernetes_namespace or "",
+                reason=reason,
+            )
             work = self._count(ref, outcome, reason, make=make)
             self._owner.context().background.start(work, name=f"count {outcome} of {ref}")
 

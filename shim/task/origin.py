@@ -116,7 +116,9 @@ class Origins:
             return await self._from_image(choice, choice.image)
         except CryoError as error:
             outcome = NameOutcome.MISS if isinstance(error, NotFound) else NameOutcome.REFUSAL
-            self._counters.count(images.ref, outcome, str(error), make=choice.named.warm)
+            self._counters.count(
+                images.ref, outcome, request.ref, str(error), make=choice.named.warm
+            )
             if choice.named.policy is RestorePolicy.ALWAYS:
                 raise
             return choice.cold(error)

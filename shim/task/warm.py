@@ -64,9 +64,9 @@ class WarmStarts:
             return
         ref = named.ref(task.ref.namespace)
         if task.record.image_path:
-            self._counters.count(ref, NameOutcome.HIT)
+            self._counters.count(ref, NameOutcome.HIT, task.ref)
         elif named.fell_back:
-            self._counters.count(ref, NameOutcome.REFUSAL, named.reason)
+            self._counters.count(ref, NameOutcome.REFUSAL, task.ref, named.reason)
         self.resume(task)
 
     def resume(self, task: Container) -> None:
@@ -103,7 +103,7 @@ class WarmStarts:
             return
         await self._saves.remove(ref, path)
         reason = f"it was saved before {', '.join(ended)} had ended, and is saved again"
-        self._counters.count(ref, NameOutcome.FAILURE, reason)
+        self._counters.count(ref, NameOutcome.FAILURE, root.ref, reason)
         again = msgspec.structs.replace(
             named, saved_image="", failed_image=str(path), settled=False, early=True
         )
@@ -118,7 +118,7 @@ class WarmStarts:
                 text = f"not saved as the image {named.name}: {error}"
                 task.warnings.add_notice(text)
                 ref = named.ref(task.ref.namespace)
-                self._counters.count(ref, NameOutcome.FAILURE, str(error))
+                self._counters.count(ref, NameOutcome.FAILURE, task.ref, str(error))
         _settle(task)
 
     async def _attempts(self, task: Container, named: NamedOrigin) -> None:
@@ -164,7 +164,8 @@ class WarmStarts:
         """Save the task under its name, unless another one was or is being saved."""
         ref = named.ref(task.ref.namespace)
         made = await self._saves.save(task, ref, log_progress, besides=named.failed_image)
-        self._counters.count(ref, NameOutcome.SKIP if made is None else NameOutcome.SAVE)
+        outcome = NameOutcome.SKIP if made is None else NameOutcome.SAVE
+        self._counters.count(ref, outcome, task.ref)
         if made is not None:
             task.store.try_update(named=msgspec.structs.replace(named, saved_image=made.image_path))
 
@@ -182,7 +183,7 @@ class WarmStarts:
         if made is None:
             message = f"another container is being saved as {name}"
             raise Busy(message, remedy="try again when it is saved")
-        self._counters.count(full, NameOutcome.SAVE)
+        self._counters.count(full, NameOutcome.SAVE, task.ref)
         return made
 
 

@@ -18,7 +18,7 @@ from shim.cuda.group import CudaGroup
 from shim.errors import CryoError, CudaError, ResourceExhausted
 from shim.host.shielded import shielded, succeeded
 from shim.model import EngineName, Phase, Progress, Report, Timeline
-from shim.transaction import memory, preflight, timeline_file
+from shim.transaction import memory, observers, preflight, timeline_file
 from shim.transaction.alive import if_alive, is_alive
 from shim.transaction.execs import cuda_execs
 from shim.transaction.hook_runner import HookRunner
@@ -128,6 +128,7 @@ class Parking:
         # From here on the next owner thaws it.
         self.began = True
         self._journal.note(committed=False)
+        observers.began(self._journal.path.parent, self._recorder.operation)
         # It is completed also if the caller is cancelled meanwhile.
         with self._recorder.commands():
             waking = asyncio.ensure_future(self._resume_and_thaw(group))

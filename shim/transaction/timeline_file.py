@@ -7,8 +7,6 @@ from __future__ import annotations
 
 import contextlib
 import logging
-from collections.abc import Callable, Iterator
-from contextvars import ContextVar
 from pathlib import Path
 from typing import Annotated
 
@@ -17,27 +15,14 @@ import msgspec
 from shim.errors import CryoError
 from shim.host.files import read_bounded
 from shim.model import Timeline
+from shim.transaction import observers
 
 _log = logging.getLogger(__name__)
 NAME = "timelines.json"
 # How many operations are kept.
 KEPT = 16
 _LIMIT_BYTES = 1 << 20
-Observer = Callable[[Timeline], None]
-"""Called with each timeline when its operation has ended."""
-
-_observer: ContextVar[Observer | None] = ContextVar("observer of timelines", default=None)
 _Kept = Annotated[tuple[Timeline, ...], msgspec.Meta(max_length=KEPT)]
-
-
-@contextlib.contextmanager
-def observed_by(observer: Observer) -> Iterator[None]:
-    """Report the timelines of this context, and of the tasks that are created in it."""
-    token = _observer.set(observer)
-    try:
-        yield
-    finally:
-        _observer.reset(token)
 
 
 def read(folder: Path) -> tuple[Timeline, ...]:
@@ -54,8 +39,7 @@ def read(folder: Path) -> tuple[Timeline, ...]:
 
 def add(folder: Path, timeline: Timeline) -> None:
     """Add a timeline, and drop the oldest; the operation does not depend on it."""
-    if (observer := _observer.get()) is not None:
-        observer(timeline)
+    observers.ended(folder, timeline)
     path = folder / NAME
     temporary = path.with_suffix(".tmp")
     kept = [*read(folder), timeline][-KEPT:]

@@ -15,7 +15,7 @@ import msgspec
 from shim.errors import CryoError, CudaError, DeadlineExceeded, ResourceExhausted
 from shim.host.shielded import GRACE_S, shielded, succeeded
 from shim.model import Phase, Progress, Report, Timeline
-from shim.transaction import timeline_file
+from shim.transaction import observers, timeline_file
 from shim.transaction.journal import Journal
 from shim.transaction.recorder import Recorder
 
@@ -73,6 +73,7 @@ class Transaction:
         self._timed_from = time.monotonic()
         self._deadline_s = deadline_s
         self._committing = False
+        self._begun = False
         self._undo: list[UndoStep] = []
 
     # -- progress ------------------------------------------------------------------------------
@@ -120,6 +121,7 @@ class Transaction:
             CryoError: why it failed, or what failed after the commit.
             DeadlineExceeded: the operation took too long; the message names the phase.
         """
+        self._begin()
         with self.recorder.commands():
             task = asyncio.ensure_future(work)
         interrupted = await self._wait_for_end(task)
@@ -131,6 +133,12 @@ class Transaction:
             raise self._committed_but(cause) from cause
         await self.roll_back(cause)
         raise cause
+
+    def _begin(self) -> None:
+        """Report the operation, once: a restore of a pod runs part by part."""
+        if not self._begun:
+            self._begun = True
+            observers.began(self._journal.path.parent, self.recorder.operation)
 
     async def _wait_for_end(self, task: asyncio.Future[Any]) -> BaseException | None:
         """Wait for the end of the work; return what interrupted it, if anything did.

@@ -7,6 +7,7 @@ import json
 import signal
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 from shim.entry.shimbin import paths
@@ -37,6 +38,13 @@ class Beside:
         ran = self._cryo.place.remote.run(self.argv(*words), env=self._cryo.env)
         return self._cryo.checked(ran, f"cryo {' '.join(words)}") if check else ran
 
+    def following(self, path: Path) -> int:
+        """Follow events into a file as JSON lines; return the pid."""
+        remote = self._cryo.place.remote
+        pid = remote.spawn(self.argv("--output", "json", "events"), output=path, env=self._cryo.env)
+        wait_until(lambda: "following" in path.read_text("utf-8"), "the events", _START_S)
+        return pid
+
     def ask(self, *words: str) -> Any:
         """Run the client and read the document that it prints."""
         return json.loads(self("--output", "json", *words).out)
@@ -48,7 +56,9 @@ def serving(cryo: Cryo, namespace: str = "") -> Iterator[Beside]:
     remote, client = cryo.place.remote, Beside(cryo, namespace)
     config = cryo.folder / "sidecar.toml"
     metrics = f'[metrics]\naddress = "unix:{client.metrics}"\n'
-    config.write_text(f"{cryo.config.read_text('utf-8')}\n{metrics}", "utf-8")
+    settings = cryo.config.read_text("utf-8")
+    events = f'[server]\nevents = "{cryo.address}"'
+    config.write_text(f"{settings.replace('[server]', events)}\n{metrics}", "utf-8")
     argv = [sys.executable, "-m", "shim.entry.cli", "serve", "--config", str(config)]
     pid = remote.spawn(argv, output=client.log, env=cryo.env)
     try:

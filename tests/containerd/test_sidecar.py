@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from shim.simgpu.simulation import Fault, Kind, Settings, Simulation
+from shim.simgpu.simulation import Fault, Kind, Settings, Simulation, wait_until
 from tests.containerd import gpu
 from tests.containerd.beside import Beside, serving
 from tests.containerd.cryo import COUNT, COUNTS, RUNTIME, Cryo
@@ -128,6 +130,44 @@ def test_a_task_of_a_shim_is_examined(cryo: Cryo, beside: Beside) -> None:
     assert texts["state"] == "running"
     assert str(cryo.state) not in texts["image"]
     assert [one["text"] for one in paused["findings"] if one["subject"] == "state"] == ["paused"]
+
+
+def test_events_of_shims(cryo: Cryo, beside: Beside, tmp_path: Path) -> None:
+    """`cryo events` has the life of containerd's tasks, and the operations of their shims."""
+    path = cryo.folder / "images" / cryo.fresh("followed")
+    pid = beside.following(tmp_path / "events")
+    lines: list[dict[str, Any]] = []
+
+    def has(kind: str) -> bool:
+        text = (tmp_path / "events").read_text("utf-8")
+        lines[:] = [json.loads(line) for line in text.splitlines()]
+        return any((one["kind"], one.get("task")) == (kind, name) for one in lines)
+
+    with cryo.container("sh", "-c", COUNT) as name:
+        cryo.until_counts(name)
+        beside("tasks", "checkpoint", "--image-path", str(path), name)
+        failed = beside("tasks", "checkpoint", "--image-path", str(path), name, check=False)
+        wait_until(lambda: has("checkpoint-finished"), "the end of the checkpoint", 60)
+    wait_until(lambda: has("delete"), "the end of the task", 60)
+    cryo.place.remote.kill(pid, signal.SIGINT)
+
+    assert cryo.place.remote.wait(pid, 20.0) == 0
+    assert failed.status != 0
+    assert lines[0]["fields"] == {"containerd": "connected"}
+    own = [one for one in lines if (one.get("task"), one["fields"].get("id", name)) == (name, name)]
+    # To count is an exec.
+    assert [one["kind"] for one in own if not one["kind"].startswith("exec-")] == [
+        "create",
+        "start",
+        "checkpoint-started",
+        "checkpoint-finished",
+        "checkpointed",
+        "exit",
+        "delete",
+    ]
+    (finished,) = [one for one in lines if one["kind"] == "checkpoint-finished"]
+    assert finished["fields"]["image_path"] == str(path)
+    assert int(finished["fields"]["size_bytes"]) > 0
 
 
 def test_a_checkpoint_that_ends(cryo: Cryo, beside: Beside) -> None:

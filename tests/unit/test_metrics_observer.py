@@ -41,7 +41,7 @@ def observer(registry: CollectorRegistry) -> Observer:
 
 def test_a_checkpoint(registry: CollectorRegistry, observer: Observer) -> None:
     """Its time, that of each phase once, without commands, its bytes and their throughput."""
-    observer.timeline(SAVED)
+    observer.operation(SAVED)
 
     value = registry.get_sample_value
     of = {"operation": "checkpoint"}
@@ -58,8 +58,8 @@ def test_a_checkpoint(registry: CollectorRegistry, observer: Observer) -> None:
 def test_a_failure(registry: CollectorRegistry, observer: Observer) -> None:
     """It counts by its class, with its phases, and moves no bytes."""
     failed = replace(SAVED, error="it is lost", error_kind="CudaError")
-    observer.timeline(failed)
-    observer.timeline(replace(failed, error_kind=""))  # of a shim of an earlier version
+    observer.operation(failed)
+    observer.operation(replace(failed, error_kind=""))  # of a shim of an earlier version
 
     value = registry.get_sample_value
     of = {"operation": "checkpoint"}

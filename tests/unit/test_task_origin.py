@@ -129,7 +129,7 @@ async def test_there_is_no_image_yet(owner: Owner) -> None:
     assert record.named is not None
     assert (record.pid > 0, record.named.policy) == (True, RestorePolicy.IF_POSSIBLE)
     assert record.notices == (f"started cold instead of from the image llama: {caught.value}",)
-    assert owner.topics == ["create", "/cryo/warning"]
+    assert owner.topics == [*["/cryo/warm-miss"] * 2, "create", "/cryo/warning"]
     await owner.tasks.delete(owner.ref())
 
     annotate(owner, {"io.cryo.warm": NAME})

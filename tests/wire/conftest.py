@@ -14,6 +14,7 @@ import pytest
 from shim.client import AsyncClient, Client
 from shim.service.endpoint import Endpoint
 from shim.service.server import Server
+from shim.service.service import Service
 from tests.wire.fakes import FakeTasks, service_of
 
 _Result = TypeVar("_Result")
@@ -22,9 +23,11 @@ GRACE_S = 5.0
 
 
 @contextlib.asynccontextmanager
-async def serving(core: FakeTasks, address: str) -> AsyncIterator[Server]:
+async def serving(
+    core: FakeTasks, address: str, service: Service | None = None
+) -> AsyncIterator[Server]:
     """Serve a core for as long as it is wanted, and stop as `cryo serve` does."""
-    server = Server(service_of(core), Endpoint(address))
+    server = Server(service or service_of(core), Endpoint(address))
     await server.start()
     try:
         yield server
@@ -68,6 +71,7 @@ class Sidecar:
         self._ready = threading.Event()
         self._stop: asyncio.Event
         self.core: FakeTasks
+        self.service: Service
         self._thread = threading.Thread(target=self._loop.run_until_complete, args=(self._main(),))
 
     def __enter__(self) -> Self:
@@ -83,7 +87,8 @@ class Sidecar:
 
     async def _main(self) -> None:
         self.core, self._stop = FakeTasks(), asyncio.Event()
-        async with serving(self.core, self.address):
+        self.service = service_of(self.core)
+        async with serving(self.core, self.address, self.service):
             self._ready.set()
             await self._stop.wait()
 

@@ -21,7 +21,7 @@ from shim.model import DEFAULT_ADDRESS
 @click.group(
     "cryo",
     cls=Root,
-    modules=("run", "host", "timeline", "doctor"),
+    modules=("run", "host", "timeline", "doctor", "events"),
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 @click.option(

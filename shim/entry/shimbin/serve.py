@@ -29,6 +29,7 @@ from shim.service.events import Publisher
 from shim.service.service import Service
 from shim.service.ttrpc.server import Server
 from shim.service.ttrpc_edge import shim_services
+from shim.task import operation_events
 from shim.task.runtime_env import ShimEnv
 from shim.task.tasks import Tasks
 from shim.transaction import host_settings
@@ -78,6 +79,10 @@ class Shim:
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._on_signal)
+        with operation_events.published_by(self._publisher.publish):
+            await self._serve()
+
+    async def _serve(self) -> None:
         await self._tasks.recover()
         services = shim_services(self._service, self._namespace)
         server = Server(services, on_idle=self._on_idle)

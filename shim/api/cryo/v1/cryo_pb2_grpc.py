@@ -163,6 +163,11 @@ class CryoStub:
                 request_serializer=shim_dot_api_dot_cryo_dot_v1_dot_cryo__pb2.ExamineTaskRequest.SerializeToString,
                 response_deserializer=shim_dot_api_dot_cryo_dot_v1_dot_cryo__pb2.ExamineTaskResponse.FromString,
                 _registered_method=True)
+        self.FollowEvents = channel.unary_stream(
+                '/cryo.v1.Cryo/FollowEvents',
+                request_serializer=shim_dot_api_dot_cryo_dot_v1_dot_cryo__pb2.FollowEventsRequest.SerializeToString,
+                response_deserializer=shim_dot_api_dot_cryo_dot_v1_dot_cryo__pb2.EventInfo.FromString,
+                _registered_method=True)
         self.MeasureSpeeds = channel.unary_unary(
                 '/cryo.v1.Cryo/MeasureSpeeds',
                 request_serializer=shim_dot_api_dot_cryo_dot_v1_dot_cryo__pb2.MeasureSpeedsRequest.SerializeToString,
@@ -367,6 +372,14 @@ class CryoServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def FollowEvents(self, request, context):
+        """Returns what happens from now on, until the caller ends the call. One that reads more slowly than
+        events happen is ended with RESOURCE_EXHAUSTED.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def MeasureSpeeds(self, request, context):
         """Measures disk and memory of the host, which takes about a second.
         """
@@ -508,6 +521,11 @@ def add_CryoServicer_to_server(servicer, server):
                     servicer.ExamineTask,
                     request_deserializer=shim_dot_api_dot_cryo_dot_v1_dot_cryo__pb2.ExamineTaskRequest.FromString,
                     response_serializer=shim_dot_api_dot_cryo_dot_v1_dot_cryo__pb2.ExamineTaskResponse.SerializeToString,
+            ),
+            'FollowEvents': grpc.unary_stream_rpc_method_handler(
+                    servicer.FollowEvents,
+                    request_deserializer=shim_dot_api_dot_cryo_dot_v1_dot_cryo__pb2.FollowEventsRequest.FromString,
+                    response_serializer=shim_dot_api_dot_cryo_dot_v1_dot_cryo__pb2.EventInfo.SerializeToString,
             ),
             'MeasureSpeeds': grpc.unary_unary_rpc_method_handler(
                     servicer.MeasureSpeeds,
@@ -1199,6 +1217,33 @@ class Cryo:
             '/cryo.v1.Cryo/ExamineTask',
             shim_dot_api_dot_cryo_dot_v1_dot_cryo__pb2.ExamineTaskRequest.SerializeToString,
             shim_dot_api_dot_cryo_dot_v1_dot_cryo__pb2.ExamineTaskResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def FollowEvents(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/cryo.v1.Cryo/FollowEvents',
+            shim_dot_api_dot_cryo_dot_v1_dot_cryo__pb2.FollowEventsRequest.SerializeToString,
+            shim_dot_api_dot_cryo_dot_v1_dot_cryo__pb2.EventInfo.FromString,
             options,
             channel_credentials,
             insecure,

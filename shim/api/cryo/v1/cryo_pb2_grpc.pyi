@@ -104,6 +104,10 @@ class CryoStub:
     """Examines whether a task, with all that share its sandbox, can be checkpointed now, and what its
     image would lack. Changes nothing.
     """
+    FollowEvents: _grpc.UnaryStreamMultiCallable[_cryo_pb2.FollowEventsRequest, _cryo_pb2.EventInfo]
+    """Returns what happens from now on, until the caller ends the call. One that reads more slowly than
+    events happen is ended with RESOURCE_EXHAUSTED.
+    """
     MeasureSpeeds: _grpc.UnaryUnaryMultiCallable[_cryo_pb2.MeasureSpeedsRequest, _cryo_pb2.MeasureSpeedsResponse]
     """Measures disk and memory of the host, which takes about a second."""
     Info: _grpc.UnaryUnaryMultiCallable[_cryo_pb2.InfoRequest, _cryo_pb2.InfoResponse]
@@ -184,6 +188,10 @@ class CryoAsyncStub(CryoStub):
     ExamineTask: _aio.UnaryUnaryMultiCallable[_cryo_pb2.ExamineTaskRequest, _cryo_pb2.ExamineTaskResponse]  # type: ignore[assignment]
     """Examines whether a task, with all that share its sandbox, can be checkpointed now, and what its
     image would lack. Changes nothing.
+    """
+    FollowEvents: _aio.UnaryStreamMultiCallable[_cryo_pb2.FollowEventsRequest, _cryo_pb2.EventInfo]  # type: ignore[assignment]
+    """Returns what happens from now on, until the caller ends the call. One that reads more slowly than
+    events happen is ended with RESOURCE_EXHAUSTED.
     """
     MeasureSpeeds: _aio.UnaryUnaryMultiCallable[_cryo_pb2.MeasureSpeedsRequest, _cryo_pb2.MeasureSpeedsResponse]  # type: ignore[assignment]
     """Measures disk and memory of the host, which takes about a second."""
@@ -412,6 +420,16 @@ class CryoServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_cryo_pb2.ExamineTaskResponse, _abc.Awaitable[_cryo_pb2.ExamineTaskResponse]]:
         """Examines whether a task, with all that share its sandbox, can be checkpointed now, and what its
         image would lack. Changes nothing.
+        """
+
+    @_abc_1.abstractmethod
+    def FollowEvents(
+        self,
+        request: _cryo_pb2.FollowEventsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_cryo_pb2.EventInfo], _abc.AsyncIterator[_cryo_pb2.EventInfo]]:
+        """Returns what happens from now on, until the caller ends the call. One that reads more slowly than
+        events happen is ended with RESOURCE_EXHAUSTED.
         """
 
     @_abc_1.abstractmethod
