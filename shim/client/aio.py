@@ -141,6 +141,10 @@ class AsyncClient(AsyncTransport):
         """Set the size of the terminal of a process, in character cells."""
         await self._call(task_operations.resize_pty(self._ref(task), width, height, exec_id))
 
+    async def namespaces(self) -> list[str]:
+        """List the namespaces that have tasks."""
+        return await self._call(cryo_operations.namespaces())
+
     async def processes(self, task: str | TaskRef) -> ProcessList:
         """List the processes of a task: what runs, as which user, and with which GPU state.
 

@@ -157,6 +157,12 @@ class Client(Transport):
 
         self._call(task_operations.resize_pty(self._ref(task), width, height, exec_id))
 
+    def namespaces(self) -> list[str]:
+        """List the namespaces that have tasks."""
+        from shim.service import cryo_operations
+
+        return self._call(cryo_operations.namespaces())
+
     def processes(self, task: str | TaskRef) -> ProcessList:
         """List the processes of a task: what runs, as which user, and with which GPU state.
 

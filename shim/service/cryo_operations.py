@@ -44,6 +44,22 @@ def list_(namespace: str = "") -> Call[list[TaskView]]:
     )
 
 
+@CRYO.add(cryo_pb2.ListNamespacesRequest, cryo_pb2.ListNamespacesResponse, Owner.SERVER)
+async def ListNamespaces(
+    call: Incoming, request: cryo_pb2.ListNamespacesRequest
+) -> cryo_pb2.ListNamespacesResponse:
+    """List the namespaces that have tasks, whichever process owns these."""
+    del request
+    return cryo_pb2.ListNamespacesResponse(namespaces=await call.service.namespaces())
+
+
+def namespaces() -> Call[list[str]]:
+    """List the namespaces that have tasks."""
+    return ListNamespaces.call(
+        cryo_pb2.ListNamespacesRequest(), lambda answer: list(answer.namespaces)
+    )
+
+
 @CRYO.add(cryo_pb2.ListProcessesRequest, cryo_pb2.ListProcessesResponse, in_shims=True)
 async def ListProcesses(
     call: Incoming, request: cryo_pb2.ListProcessesRequest

@@ -168,6 +168,13 @@ class Service:
             found = [*found, *await self._shims.list(namespace)]
         return sorted(found, key=lambda view: view.id)
 
+    async def namespaces(self) -> list[str]:
+        """List the namespaces that have tasks, of this server or of shims."""
+        found = set(await self.core.namespaces())
+        if self._shims is not None:
+            found |= self._shims.namespaces()
+        return sorted(found)
+
     def _incoming(self, request: Message, beside: Beside) -> Incoming:
         namespace = getattr(request, "namespace", "") or beside.namespace
         id_ = getattr(request, "id", "")

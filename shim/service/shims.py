@@ -124,6 +124,10 @@ class Shims:
 
     # -- listing -------------------------------------------------------------------------------
 
+    def namespaces(self) -> set[str]:
+        """Return the namespaces in which shims have tasks."""
+        return {folder.parent.name for folder in self._shims.glob("*/tasks/*/*")}
+
     async def list(self, namespace: str) -> list[TaskView]:
         """List the tasks of a namespace; if a shim does not answer, from the record."""
         folders = sorted(self._shims.glob(f"*/tasks/{namespace}/*"))

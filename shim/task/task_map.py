@@ -100,6 +100,10 @@ class TaskMap:
         message = f"no task {ref.id} in namespace {ref.namespace}"
         raise NotFound(message, remedy="'cryo tasks ls' lists them")
 
+    def namespaces(self) -> set[str]:
+        """Return the namespaces of all tasks."""
+        return {ref.namespace for ref in self._tasks}
+
     def in_namespace(self, namespace: str) -> list[Container]:
         """Return the tasks of a namespace."""
         return [task for ref, task in self._tasks.items() if ref.namespace == namespace]

@@ -334,6 +334,11 @@ class Tasks:
         work = self._clones.run(clones, at_once, admit, report)
         return await self._transactions.run(work, "restore of clones")
 
+    async def namespaces(self) -> set[str]:
+        """Return the namespaces that have tasks."""
+        self._owner.context()  # raises if there is none
+        return self._map.namespaces()
+
     # Last: below it, `list` in an annotation would mean this method.
     async def list(self, namespace: str) -> list[TaskView]:
         """List the namespace's tasks, by id."""

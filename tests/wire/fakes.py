@@ -393,6 +393,10 @@ class FakeTasks:
             pids=3,
         )
 
+    async def namespaces(self) -> set[str]:
+        self.begin("namespaces")
+        return {ref.namespace for ref in self.tasks}
+
     async def processes(self, ref: TaskRef) -> ProcessList:
         self.begin("processes", ref)
         self._task(ref)

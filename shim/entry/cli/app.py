@@ -3,25 +3,37 @@
 from __future__ import annotations
 
 import io
+import os
 import sys
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 import click
 from click.core import ParameterSource
 
 from shim import __version__
 from shim.entry.cli import exits
-from shim.entry.cli.groups import Group, Root
+from shim.entry.cli.groups import COMPLETE_VARIABLE, Group, Root
 from shim.entry.cli.settings import Settings
 from shim.errors import CryoError
 from shim.host.text import printable
 from shim.model import DEFAULT_ADDRESS
 
+if TYPE_CHECKING:
+    from click.shell_completion import CompletionItem
+
+
+def _namespaces(
+    context: click.Context, param: click.Parameter, incomplete: str
+) -> list[CompletionItem[str]]:
+    from shim.entry.cli import completing
+
+    return completing.namespaces(context, param, incomplete)
+
 
 @click.group(
     "cryo",
     cls=Root,
-    modules=("run", "host", "timeline", "doctor", "events"),
+    modules=("run", "host", "timeline", "doctor", "events", "completion"),
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 @click.option(
@@ -38,6 +50,7 @@ from shim.model import DEFAULT_ADDRESS
     envvar="CRYO_NAMESPACE",
     default="default",
     show_default=True,
+    shell_complete=_namespaces,
     help="containerd namespace [$CRYO_NAMESPACE]",
 )
 @click.option(
@@ -85,6 +98,10 @@ def main(argv: list[str] | None = None) -> NoReturn:
     if isinstance(sys.stdout, io.TextIOWrapper):
         # Characters that the locale cannot encode are escaped, as on stderr.
         sys.stdout.reconfigure(errors="backslashreplace")
+    if COMPLETE_VARIABLE in os.environ:
+        from shim.entry.cli import completing
+
+        completing.register()
     try:
         status = cryo.main(argv, prog_name="cryo", standalone_mode=False)
     except CryoError as error:

@@ -13,7 +13,7 @@ from shim.distribution.reference import is_remote
 from shim.entry.cli.clones import clone
 from shim.entry.cli.copies import Copies, copy_options
 from shim.entry.cli.direct import DirectCommand, direct_option
-from shim.entry.cli.params import DEVICE_MAP, DURATION, PATH, PLACE, REF, RENAME
+from shim.entry.cli.params import DEVICE_MAP, DURATION, PATH, PLACE, REF, RENAME, TASK
 from shim.entry.cli.progress import Renderer
 from shim.entry.cli.settings import Settings, pass_settings
 from shim.entry.cli.transfer import pulled
@@ -77,7 +77,7 @@ from shim.model import (
 @click.option("--compress", is_flag=True, help="compress the image; slower")
 @click.option("--direct", is_flag=True, help="write with O_DIRECT")
 @click.option("--timeout", "timeout_s", type=DURATION, default=0.0, help="overall timeout")
-@click.argument("task")
+@click.argument("task", type=TASK)
 @pass_settings
 def checkpoint(
     settings: Settings,

@@ -10,6 +10,9 @@ import click
 
 from shim.entry.cli import selftest
 
+# click reads it: what a shell asks for.
+COMPLETE_VARIABLE = "_CRYO_COMPLETE"
+
 ALIASES = {
     "list": "ls",
     "rm": "delete",

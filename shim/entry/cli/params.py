@@ -5,11 +5,15 @@ from __future__ import annotations
 import os
 import re
 import signal
+from typing import TYPE_CHECKING
 
 import click
 
 from shim.errors import CryoError
 from shim.host.sizes import parse_size
+
+if TYPE_CHECKING:
+    from click.shell_completion import CompletionItem
 
 _PART = re.compile(r"(\d+(?:\.\d*)?|\.\d+)(ms|s|m|h|d|)")
 _SECONDS = {"ms": 0.001, "s": 1.0, "": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
@@ -69,6 +73,34 @@ class Signal(click.ParamType[int]):
         except KeyError:
             self.fail(f"{value!r} is not a signal", param, ctx)
 
+    def shell_complete(
+        self, ctx: click.Context, param: click.Parameter, incomplete: str
+    ) -> list[CompletionItem[str]]:
+        """Complete its name."""
+        from shim.entry.cli import completing
+
+        return completing.signals(ctx, param, incomplete)
+
+
+class Known(click.ParamType[str]):
+    """Text whose values the sidecar knows; a function of `completing` lists them for the shell."""
+
+    name = "text"
+
+    def __init__(self, listed_by: str) -> None:
+        self._listed_by = listed_by
+
+    def shell_complete(
+        self, ctx: click.Context, param: click.Parameter, incomplete: str
+    ) -> list[CompletionItem[str]]:
+        """Complete it."""
+        from shim.entry.cli import completing
+
+        found: list[CompletionItem[str]] = getattr(completing, self._listed_by)(
+            ctx, param, incomplete
+        )
+        return found
+
 
 class AbsolutePath(click.ParamType[str]):
     """A path on this host, made absolute: the sidecar has another working directory."""
@@ -84,6 +116,14 @@ class AbsolutePath(click.ParamType[str]):
         """Return it absolute; the sidecar checks links and `..`."""
         text = str(value)
         return text if not text or text.startswith("/") else f"{os.getcwd()}/{text}"  # noqa: PTH109  # Path normalizes
+
+    def shell_complete(
+        self, ctx: click.Context, param: click.Parameter, incomplete: str
+    ) -> list[CompletionItem[str]]:
+        """Let the shell complete it."""
+        from shim.entry.cli import completing
+
+        return completing.paths(ctx, param, incomplete)
 
 
 class ImageReference(click.ParamType[str]):
@@ -101,6 +141,26 @@ class ImageReference(click.ParamType[str]):
         text = str(value)
         is_path = text.startswith((".", "/")) or os.path.lexists(f"{text}/{_MANIFEST}")
         return PATH.convert(text, param, ctx) if is_path else text
+
+    def shell_complete(
+        self, ctx: click.Context, param: click.Parameter, incomplete: str
+    ) -> list[CompletionItem[str]]:
+        """Complete a name, and let the shell complete a path."""
+        from shim.entry.cli import completing
+
+        return completing.images(ctx, param, incomplete)
+
+
+class TaskOrImage(ImageReference):
+    """The id of a task, or a path or a name of an image."""
+
+    def shell_complete(
+        self, ctx: click.Context, param: click.Parameter, incomplete: str
+    ) -> list[CompletionItem[str]]:
+        """Complete an id or a name, and let the shell complete a path."""
+        from shim.entry.cli import completing
+
+        return completing.tasks_or_images(ctx, param, incomplete)
 
 
 class Pair(click.ParamType[tuple[str, str]]):
@@ -139,10 +199,13 @@ class DeviceMap(click.ParamType[dict[str, str]]):
 
 
 DURATION = Duration()
+TASK = Known("tasks")
+NAME = Known("names")
 SIGNAL = Signal()
 PATH = AbsolutePath()
 SIZE = Size()
 REF = ImageReference()
+TASK_OR_REF = TaskOrImage()
 DEVICE_MAP = DeviceMap()
 RENAME = Pair("old=new", click.STRING)
 ANNOTATION = Pair("key=value", click.STRING)

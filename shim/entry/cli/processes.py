@@ -10,6 +10,7 @@ from uuid import uuid4
 import click
 
 from shim.entry.cli import terminal
+from shim.entry.cli.params import TASK
 from shim.entry.cli.settings import Settings, pass_settings
 from shim.model import Stdio
 
@@ -32,7 +33,7 @@ _PLAIN = {
 @click.option(
     "-e", "--env", multiple=True, metavar="NAME=VALUE", help="additional environment variable"
 )
-@click.argument("task")
+@click.argument("task", type=TASK)
 @click.argument("args", nargs=-1, required=True, type=click.UNPROCESSED)
 @pass_settings
 def exec_(

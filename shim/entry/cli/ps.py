@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from shim.entry.cli.params import TASK
 from shim.entry.cli.settings import Settings, pass_settings
 from shim.entry.cli.table import table
 from shim.host.sizes import size
@@ -23,7 +24,7 @@ _DEVICES = "/dev/"
 
 @click.command("ps")
 @click.option("-q", "--quiet", is_flag=True, help="print PIDs only")
-@click.argument("task")
+@click.argument("task", type=TASK)
 @pass_settings
 def ps(settings: Settings, task: str, *, quiet: bool) -> None:
     """List the processes of a task, by their PIDs in the container.

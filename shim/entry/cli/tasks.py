@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from shim.entry.cli.params import PATH, SIGNAL
+from shim.entry.cli.params import PATH, SIGNAL, TASK
 from shim.entry.cli.settings import Settings, pass_settings
 from shim.entry.cli.table import table
 from shim.errors import NotFound
@@ -46,7 +46,7 @@ def create(
 
 
 @click.command("start")
-@click.argument("task")
+@click.argument("task", type=TASK)
 @pass_settings
 def start(settings: Settings, task: str) -> None:
     """Start a created task."""
@@ -67,7 +67,7 @@ def start(settings: Settings, task: str) -> None:
 )
 @click.option("--all", "-a", "everyone", is_flag=True, help="signal all processes of the task")
 @click.option("--exec-id", default="", help="id of an exec")
-@click.argument("task")
+@click.argument("task", type=TASK)
 @pass_settings
 def kill(settings: Settings, task: str, number: int, exec_id: str, *, everyone: bool) -> None:
     """Send a signal to a task."""
@@ -77,7 +77,7 @@ def kill(settings: Settings, task: str, number: int, exec_id: str, *, everyone: 
 
 
 @click.command("pause")
-@click.argument("task")
+@click.argument("task", type=TASK)
 @pass_settings
 def pause(settings: Settings, task: str) -> None:
     """Pause a task."""
@@ -87,7 +87,7 @@ def pause(settings: Settings, task: str) -> None:
 
 
 @click.command("resume")
-@click.argument("task")
+@click.argument("task", type=TASK)
 @pass_settings
 def resume(settings: Settings, task: str) -> None:
     """Resume a paused task."""
@@ -98,7 +98,7 @@ def resume(settings: Settings, task: str) -> None:
 
 @click.command("wait")
 @click.option("--exec-id", default="", help="id of an exec")
-@click.argument("task")
+@click.argument("task", type=TASK)
 @pass_settings
 def wait(settings: Settings, task: str, exec_id: str) -> None:
     """Wait until a task exits, and print its exit status."""
@@ -108,7 +108,7 @@ def wait(settings: Settings, task: str, exec_id: str) -> None:
 
 
 @click.command("metrics")
-@click.argument("task")
+@click.argument("task", type=TASK)
 @pass_settings
 def metrics(settings: Settings, task: str) -> None:
     """Print resource usage of a task."""
@@ -132,7 +132,7 @@ def _measures(stats: Stats) -> list[tuple[str, str]]:
 @click.command("delete")
 @click.option("-f", "--force", is_flag=True, help="kill the process if it is running")
 @click.option("--exec-id", default="", help="id of an exec")
-@click.argument("names", nargs=-1, required=True, metavar="TASK...")
+@click.argument("names", type=TASK, nargs=-1, required=True, metavar="TASK...")
 @pass_settings
 def delete(settings: Settings, names: tuple[str, ...], exec_id: str, *, force: bool) -> None:
     """Delete exited tasks."""

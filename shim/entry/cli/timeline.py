@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from shim.entry.cli.params import REF
+from shim.entry.cli.params import TASK_OR_REF
 from shim.entry.cli.settings import Settings, pass_settings
 from shim.errors import CryoError, NotFound, Unavailable
 
@@ -34,7 +34,7 @@ _COLUMNS = 80
 @click.option(
     "--no-measure", is_flag=True, help="do not measure disk and memory, which takes a second"
 )
-@click.argument("target", type=REF, metavar="IMAGE|TASK")
+@click.argument("target", type=TASK_OR_REF, metavar="IMAGE|TASK")
 @pass_settings
 def timeline(
     settings: Settings, target: str, svg_path: Path | None, last: int | None, *, no_measure: bool

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from shim.entry.cli.params import NAME, TASK
 from shim.entry.cli.progress import Renderer
 from shim.entry.cli.settings import Settings, pass_settings
 from shim.entry.cli.table import table
@@ -56,7 +57,7 @@ def _full(view: NameView) -> str:
 
 @click.command("show")
 @_kubernetes
-@click.argument("name")
+@click.argument("name", type=NAME)
 @pass_settings
 def show(settings: Settings, name: str, kubernetes_namespace: str | None) -> None:
     """Print how a name was used, and what its images were made from."""
@@ -108,7 +109,7 @@ def _words(part: Any) -> str:
 
 @click.command("drop")
 @_kubernetes
-@click.argument("name")
+@click.argument("name", type=NAME)
 @pass_settings
 def drop(settings: Settings, name: str, kubernetes_namespace: str | None) -> None:
     """Delete the images and counters of a name; the next start is cold."""
@@ -118,8 +119,8 @@ def drop(settings: Settings, name: str, kubernetes_namespace: str | None) -> Non
 
 
 @click.command("save")
-@click.argument("name")
-@click.argument("task")
+@click.argument("name", type=NAME)
+@click.argument("task", type=TASK)
 @pass_settings
 def save(settings: Settings, name: str, task: str) -> None:
     """Save a task, which keeps running, under a name of its namespace.

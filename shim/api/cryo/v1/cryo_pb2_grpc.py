@@ -43,6 +43,11 @@ class CryoStub:
                 request_serializer=shim_dot_api_dot_cryo_dot_v1_dot_cryo__pb2.ListTasksRequest.SerializeToString,
                 response_deserializer=shim_dot_api_dot_cryo_dot_v1_dot_cryo__pb2.ListTasksResponse.FromString,
                 _registered_method=True)
+        self.ListNamespaces = channel.unary_unary(
+                '/cryo.v1.Cryo/ListNamespaces',
+                request_serializer=shim_dot_api_dot_cryo_dot_v1_dot_cryo__pb2.ListNamespacesRequest.SerializeToString,
+                response_deserializer=shim_dot_api_dot_cryo_dot_v1_dot_cryo__pb2.ListNamespacesResponse.FromString,
+                _registered_method=True)
         self.ListProcesses = channel.unary_unary(
                 '/cryo.v1.Cryo/ListProcesses',
                 request_serializer=shim_dot_api_dot_cryo_dot_v1_dot_cryo__pb2.ListProcessesRequest.SerializeToString,
@@ -189,6 +194,13 @@ class CryoServicer:
 
     def ListTasks(self, request, context):
         """Lists the tasks of a namespace, by id.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListNamespaces(self, request, context):
+        """Lists the namespaces that have tasks.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -402,6 +414,11 @@ def add_CryoServicer_to_server(servicer, server):
                     request_deserializer=shim_dot_api_dot_cryo_dot_v1_dot_cryo__pb2.ListTasksRequest.FromString,
                     response_serializer=shim_dot_api_dot_cryo_dot_v1_dot_cryo__pb2.ListTasksResponse.SerializeToString,
             ),
+            'ListNamespaces': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListNamespaces,
+                    request_deserializer=shim_dot_api_dot_cryo_dot_v1_dot_cryo__pb2.ListNamespacesRequest.FromString,
+                    response_serializer=shim_dot_api_dot_cryo_dot_v1_dot_cryo__pb2.ListNamespacesResponse.SerializeToString,
+            ),
             'ListProcesses': grpc.unary_unary_rpc_method_handler(
                     servicer.ListProcesses,
                     request_deserializer=shim_dot_api_dot_cryo_dot_v1_dot_cryo__pb2.ListProcessesRequest.FromString,
@@ -569,6 +586,33 @@ class Cryo:
             '/cryo.v1.Cryo/ListTasks',
             shim_dot_api_dot_cryo_dot_v1_dot_cryo__pb2.ListTasksRequest.SerializeToString,
             shim_dot_api_dot_cryo_dot_v1_dot_cryo__pb2.ListTasksResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListNamespaces(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/cryo.v1.Cryo/ListNamespaces',
+            shim_dot_api_dot_cryo_dot_v1_dot_cryo__pb2.ListNamespacesRequest.SerializeToString,
+            shim_dot_api_dot_cryo_dot_v1_dot_cryo__pb2.ListNamespacesResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -39,6 +39,8 @@ class CryoStub:
     def __new__(cls, channel: _aio.Channel) -> CryoAsyncStub: ...
     ListTasks: _grpc.UnaryUnaryMultiCallable[_cryo_pb2.ListTasksRequest, _cryo_pb2.ListTasksResponse]
     """Lists the tasks of a namespace, by id."""
+    ListNamespaces: _grpc.UnaryUnaryMultiCallable[_cryo_pb2.ListNamespacesRequest, _cryo_pb2.ListNamespacesResponse]
+    """Lists the namespaces that have tasks."""
     ListProcesses: _grpc.UnaryUnaryMultiCallable[_cryo_pb2.ListProcessesRequest, _cryo_pb2.ListProcessesResponse]
     """Lists the processes of a task: what runs, as which user, and with which GPU state."""
     Checkpoint: _grpc.UnaryStreamMultiCallable[_cryo_pb2.CheckpointRequest, _cryo_pb2.CheckpointUpdate]
@@ -124,6 +126,8 @@ class CryoAsyncStub(CryoStub):
     def __init__(self, channel: _aio.Channel) -> None: ...
     ListTasks: _aio.UnaryUnaryMultiCallable[_cryo_pb2.ListTasksRequest, _cryo_pb2.ListTasksResponse]  # type: ignore[assignment]
     """Lists the tasks of a namespace, by id."""
+    ListNamespaces: _aio.UnaryUnaryMultiCallable[_cryo_pb2.ListNamespacesRequest, _cryo_pb2.ListNamespacesResponse]  # type: ignore[assignment]
+    """Lists the namespaces that have tasks."""
     ListProcesses: _aio.UnaryUnaryMultiCallable[_cryo_pb2.ListProcessesRequest, _cryo_pb2.ListProcessesResponse]  # type: ignore[assignment]
     """Lists the processes of a task: what runs, as which user, and with which GPU state."""
     Checkpoint: _aio.UnaryStreamMultiCallable[_cryo_pb2.CheckpointRequest, _cryo_pb2.CheckpointUpdate]  # type: ignore[assignment]
@@ -212,6 +216,14 @@ class CryoServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_cryo_pb2.ListTasksResponse, _abc.Awaitable[_cryo_pb2.ListTasksResponse]]:
         """Lists the tasks of a namespace, by id."""
+
+    @_abc_1.abstractmethod
+    def ListNamespaces(
+        self,
+        request: _cryo_pb2.ListNamespacesRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_cryo_pb2.ListNamespacesResponse, _abc.Awaitable[_cryo_pb2.ListNamespacesResponse]]:
+        """Lists the namespaces that have tasks."""
 
     @_abc_1.abstractmethod
     def ListProcesses(
