@@ -10,6 +10,7 @@ import os
 import select
 import shutil
 import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Iterator
@@ -22,6 +23,14 @@ START_S = 60.0
 CALL_S = 30.0
 _NAMES = ("chromium", "chromium-browser", "google-chrome")
 _MOST_BYTES = 1 << 20
+# The browser reads descriptor 3, and writes descriptor 4.
+_LAUNCH = """
+import os, sys
+reads, writes = (os.dup(os.dup(int(number))) for number in sys.argv[1:3])
+os.dup2(reads, 3)
+os.dup2(writes, 4)
+os.execv(sys.argv[3], sys.argv[3:])
+"""
 _FLAGS = (
     "--headless=new",
     "--remote-debugging-pipe",
@@ -51,6 +60,10 @@ def find_chromium() -> Path:
     raise NotHere(message)
 
 
+class ProtocolError(Exception):
+    """The browser refuses a call, as when its page is replaced by another meanwhile."""
+
+
 class Browser:
     """One browser with one window."""
 
@@ -78,7 +91,8 @@ class Browser:
         while True:
             answer = self._next(deadline, method)
             if answer.get("id") == number:
-                assert "error" not in answer, f"{method}: {answer['error']}"
+                if "error" in answer:
+                    raise ProtocolError(f"{method}: {answer['error']}")
                 found: dict[str, Any] = answer["result"]
                 return found
             self._note(answer)
@@ -139,8 +153,13 @@ class Browser:
         )
         limit_ms = int(min(timeout_s, CALL_S / 2) * 1000)
         deadline = time.monotonic() + timeout_s
-        while not self.evaluate(wait % (limit_ms, script)):
+        while not self._is_so(wait % (limit_ms, script)):
             assert time.monotonic() < deadline, f"not so in {timeout_s} s: {script}\n{self.text()}"
+
+    def _is_so(self, script: str) -> bool:
+        with contextlib.suppress(ProtocolError):
+            return bool(self.evaluate(script))
+        return False
 
     def text(self, selector: str = "body") -> str:
         """Return the text of an element as it is shown."""
@@ -163,10 +182,18 @@ def browser() -> Iterator[Browser]:
     ours_in, its_out = os.pipe()
     its_in, ours_out = os.pipe()
     with tempfile.TemporaryDirectory(prefix="cryo-chromium-", ignore_cleanup_errors=True) as home:
-        # The browser reads descriptor 3, and writes descriptor 4.
-        argv = ["/bin/sh", "-c", f'exec "$@" 3<&{its_in} 4>&{its_out}', "sh", str(program)]
         process = subprocess.Popen(
-            [*argv, *_FLAGS, f"--user-data-dir={home}", "about:blank"],
+            [
+                sys.executable,
+                "-c",
+                _LAUNCH,
+                str(its_in),
+                str(its_out),
+                str(program),
+                *_FLAGS,
+                f"--user-data-dir={home}",
+                "about:blank",
+            ],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,

@@ -37,7 +37,10 @@ class Step(Value):
 
 
 class Running(Value):
-    """A request under way. `processes` are the states of CUDA processes by `CONTAINER/PID`."""
+    """A request under way; `phase` is the last one that was reported.
+
+    `processes` are the states of its CUDA processes by pid, in a pod by container and pid.
+    """
 
     number: int
     name: str
@@ -46,6 +49,7 @@ class Running(Value):
     image: str
     forwarded: bool
     elapsed_s: float
+    phase: Phase | None = None
     steps: tuple[Step, ...] = ()
     message: str = ""
     bytes_done: int = 0
@@ -88,7 +92,10 @@ class _Operation:
         return time.monotonic() - self.zero
 
     def take(self, progress: Progress) -> bool:
-        """Keep what is new; return whether a phase begins. It may be reported again."""
+        """Keep what is new; return whether a phase begins.
+
+        One may be reported again, as the lock is within the freeze.
+        """
         if progress.warning:
             if len(self._warnings) < _WARNINGS_MAX:
                 self._warnings.append(progress.message)
@@ -97,6 +104,7 @@ class _Operation:
             key = f"{progress.container}/{progress.pid}" if progress.container else progress.pid
             if len(self._processes) < _PROCESSES_MAX or str(key) in self._processes:
                 self._processes[str(key)] = progress.pid_state
+            return False
         begins = progress.phase not in self._steps
         if begins:
             self._steps[progress.phase] = self.elapsed_s
@@ -115,6 +123,7 @@ class _Operation:
             image=self.begun.image,
             forwarded=self.begun.forwarded,
             elapsed_s=self.elapsed_s,
+            phase=self._last.phase if self._steps else None,
             steps=tuple(Step(phase=phase, at_s=at) for phase, at in self._steps.items()),
             message=self._message,
             bytes_done=self._last.bytes_done,

@@ -62,7 +62,7 @@ def _joined(one: Running, journal: OpenJournal | None) -> Operation:
     if not one.forwarded:
         return Operation(running=replace(one, processes=processes))
     steps = (Step(phase=journal.phase, at_s=0.0),)
-    joined = replace(one, steps=steps, processes=processes, message="")
+    joined = replace(one, phase=journal.phase, steps=steps, processes=processes, message="")
     return Operation(running=joined, source=_FROM_JOURNAL)
 
 
@@ -75,6 +75,7 @@ def _of_journal(journal: OpenJournal) -> Operation:
         image="",
         forwarded=False,
         elapsed_s=journal.age_s,
+        phase=journal.phase,
         steps=(Step(phase=journal.phase, at_s=0.0),),
         processes=journal.processes,
     )

@@ -62,7 +62,7 @@ def timeline_parts(timeline: Timeline) -> dict[str, Any]:
         "bounds": bounds(timeline, None),
         "summary": terminal.summary(timeline),
         "total_s": timeline.total_s,
-        "failed": bool(timeline.error),
+        "error": timeline.error,
     }
 
 

@@ -99,7 +99,7 @@ async def test_live_progress(address: str, caplog: pytest.LogCaptureFixture) -> 
         saving = asyncio.create_task(client.checkpoint("a", CheckpointOptions()))
         shown = await events.until("operations", "of 10.0 GiB")
         assert '<li aria-current="step">save</li>' in shown
-        assert "<li>lock</li>" in shown
+        assert "<li>preflight</li>" in shown
         assert "process 7 " in shown
         assert "process w/7 " in shown
         assert "a connection was cut" in shown
