@@ -32,7 +32,7 @@ CASE ?= new
 BENCH ?=
 
 .PHONY: help demo check check-lint check-types check-bindings check-tests smoke test test-all deb lint format \
-	types native man protos check-protos node-image docs bench bench-check bench-docs runsc tools faults fuzz soak test-containerd test-kubernetes test-faults lock clean
+	types native man schemas protos check-protos node-image docs bench bench-check bench-docs runsc tools faults fuzz soak test-containerd test-kubernetes test-faults lock clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1|\2/p' Makefile | while IFS='|' read -r name text; do \
@@ -89,6 +89,9 @@ native: ## build cryo-cuda, the launcher of shims and the simulation's libcuda.s
 man: $(stamp) ## write the manual pages of cryo and its commands into build/man
 	@rm -rf build/man
 	@$(bin)/python -m hack.man build/man
+
+schemas: $(stamp) ## write docs/schemas, the form of what each command prints with --output json
+	@$(bin)/python -m hack.schemas
 
 protos: $(stamp) ## generate the bindings in shim/api, and both clients
 	@$(bin)/python hack/protos.py

@@ -217,7 +217,7 @@ def command(
         engine=EngineName(engine),
         processes=processes,
         story=story,
-        as_json=as_json,
+        as_json=as_json or click.get_current_context().find_root().params.get("output") == "json",
         keep_image=keep_image,
         gpu=gpu,
         rounds=rounds,

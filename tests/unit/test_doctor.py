@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import re
 from collections.abc import Iterable
 from pathlib import Path
@@ -26,7 +25,6 @@ from tests.unit.test_docs import read, rows
 
 ROOT = Path(__file__).parents[2]
 DOCUMENT = ROOT / "docs" / "doctor.md"
-SCHEMA = ROOT / "docs" / "doctor.schema.json"
 GPU = Topic(Area.GPU, "x")
 DISK = Topic(Area.STORAGE, "x")
 
@@ -107,11 +105,6 @@ def test_the_documents_list_the_codes() -> None:
 
     assert shown == {area.value: code for area, code in EXIT_CODES.items()}
     assert sorted(map(int, lines)) == [0, *EXIT_CODES.values()]
-
-
-def test_the_schema_is_that_of_the_report() -> None:
-    """docs/doctor.schema.json is what msgspec derives from it."""
-    assert json.loads(SCHEMA.read_text("utf-8")) == msgspec.json.schema(Report)
 
 
 def run(capfd: pytest.CaptureFixture[str], *words: str) -> tuple[int, str, str]:

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TextIO
 
 import click
 
@@ -88,17 +88,22 @@ def carry_out(out: Settings, plan: Plan, *, yes: bool, dry_run: bool) -> None:
     for note in plan.notes:
         print(f"note: {note}", file=sys.stderr)
     if not plan:
-        out.show({"done": [], "restart": ""}, "nothing to do")
+        out.show(_report(plan, []), "nothing to do")
         return
     if dry_run or not yes:
-        _show_changes(plan)
+        _show_changes(plan, sys.stderr if out.as_json else sys.stdout)
     if dry_run:
+        out.show(_report(plan, []), "")
         return
     if not yes:
         _ask()
     done = list(plan.apply())
     after = [f"to put it into effect: {plan.restart}"] if plan.restart else []
-    out.show({"done": done, "restart": plan.restart}, "\n".join([*done, *after]))
+    out.show(_report(plan, done), "\n".join([*done, *after]))
+
+
+def _report(plan: Plan, done: list[str]) -> dict[str, object]:
+    return {"done": done, "diff": plan.diff, "restart": plan.restart}
 
 
 def _ask() -> None:
@@ -108,8 +113,8 @@ def _ask() -> None:
     click.confirm("Do this?", abort=True, err=True)
 
 
-def _show_changes(plan: Plan) -> None:
-    print(printable_lines(plan.diff), end="")
+def _show_changes(plan: Plan, to: TextIO) -> None:
+    print(printable_lines(plan.diff), end="", file=to)
     for link, verb in ((plan.make, "make"), (plan.remove, "remove")):
         if link:
             print(f"{verb} the link {link.path} to {link.target}", file=sys.stderr)
