@@ -75,7 +75,7 @@ RULES = {
     "page": Layer(below("page", "api", "doctor"), ("msgspec", "jinja2", "starlette", "uvicorn")),
     # Only the command line and the page examine the host.
     "doctor": Layer(below("task", "doctor"), ("msgspec",)),
-    "entry": Layer(below("entry", "api", "doctor"), ("click", "msgspec", *GRPC)),
+    "entry": Layer(below("entry", "api", "doctor"), ("click", "msgspec", "rich", *GRPC)),
     # It edits texts and files; no library of TOML keeps each byte that it does not change.
     "install": Layer(("values", "host", "install")),
     # Never imported by the above: an installation may leave both out.

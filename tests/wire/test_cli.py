@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import os
 import pty
@@ -820,6 +821,60 @@ def test_starting_loads_no_grpc(argv: tuple[str, ...]) -> None:
 
     assert ran.stderr == "[]\n"
     assert ran.stdout
+
+
+@pytest.mark.parametrize(
+    ("changes", "moves"),
+    (({}, True), ({"NO_COLOR": "1"}, True), ({"TERM": "dumb"}, False), ({"TERM": ""}, False)),
+)
+def test_progress_on_a_terminal(
+    spawn: Spawn, task: FakeTask, changes: dict[str, str], *, moves: bool
+) -> None:
+    """It is redrawn in place, without colours if these are not wanted, and not if it cannot be."""
+    ours, theirs = pty.openpty()
+    environment = {**os.environ, "TERM": "xterm", "LC_ALL": "C.UTF-8"} | changes
+    environment = {
+        n: v for n, v in environment.items() if n not in {"NO_COLOR", *changes}
+    } | changes
+    running = spawn("tasks", "checkpoint", "a", stderr=theirs, env=environment)
+    os.close(theirs)
+    shown = b""
+    # The end of a terminal is an error.
+    with contextlib.suppress(OSError):
+        while read := os.read(ours, 1 << 16):
+            shown += read
+    os.close(ours)
+
+    assert running.wait(60) == 0
+    assert "process 7" in shown.decode()
+    assert (b"\x1b[" in shown) == moves
+    assert (b"\x1b[3" in shown) == (moves and not changes)
+    assert b"warning: a connection was cut" in shown
+
+
+@pytest.mark.parametrize(("terminal", "expected"), ((True, "yes"), (False, "no")))
+def test_rich_is_loaded_for_a_terminal_alone(
+    sidecar: Sidecar, task: FakeTask, *, terminal: bool, expected: str
+) -> None:
+    """A pipe or a file has lines, which need no rich."""
+    program = (
+        "import sys\n"
+        "from shim.entry.cli import main\n"
+        "try:\n    main(sys.argv[1:])\n"
+        "finally:\n    print('loaded', 'yes' if 'rich' in sys.modules else 'no')\n"
+    )
+    ours, theirs = pty.openpty()
+    ran = subprocess.run(
+        [sys.executable, "-c", program, "-a", sidecar.address, "tasks", "checkpoint", "a"],
+        stdout=subprocess.PIPE,
+        stderr=theirs if terminal else subprocess.PIPE,
+        env={**os.environ, "TERM": "xterm"},
+        check=True,
+    )
+    os.close(theirs)
+    os.close(ours)
+
+    assert ran.stdout.decode().split()[-2:] == ["loaded", expected]
 
 
 async def test_nothing_waits_for_ever() -> None:

@@ -19,7 +19,8 @@ from hypothesis import strategies as st
 from shim.entry import logs
 from shim.entry.cli import app
 from shim.entry.cli.checkpoint import _summary
-from shim.entry.cli.progress import Bar, Lines, Renderer
+from shim.entry.cli.live import LiveProgress
+from shim.entry.cli.progress import Lines, Renderer
 from shim.entry.cli.settings import Settings
 from shim.entry.cli.table import table
 from shim.entry.shimbin.logfifo import _cut
@@ -178,7 +179,7 @@ EDGES: dict[str, Output] = {
         lambda: Settings("", "", as_json=True).show({"a": text}, "")
     ),
     "progress line": lambda text: by(Lines, progress(text), progress(text, warning=True)),
-    "progress bar": lambda text: by(Bar, progress(text), progress(text, warning=True)),
+    "live progress": lambda text: by(LiveProgress, progress(text), progress(text, warning=True)),
     "logfmt log": lambda text: logged(logs.Logfmt(), text),
     "JSON log": lambda text: logged(logs.Json(), text, raised=True),
     "log of a shim": lambda text: logged(logs.Logfmt("cryo"), text, raised=True),

@@ -36,7 +36,7 @@ print("LOADED", *sys.modules)
 
 # What a list of tasks needs nothing of: each takes milliseconds to load.
 _NOT_NEEDED = {
-    *("grpc", "asyncio", "concurrent.futures", "subprocess", "tempfile", "shutil"),
+    *("rich", "grpc", "asyncio", "concurrent.futures", "subprocess", "tempfile", "shutil"),
     *("pathlib", "dataclasses", "json", "logging", "email", "importlib.metadata", "secrets"),
     *("blake3", "cryptography", "yaml", "tomllib", "shim.config", "shim.image", "shim.task"),
     *("shim.entry.cli.tasks", "shim.entry.cli.params", "shim.service.task_operations"),

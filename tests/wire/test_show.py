@@ -7,8 +7,9 @@ import io
 import click
 import pytest
 
+from shim.entry.cli.live import LiveProgress
 from shim.entry.cli.params import DURATION, SIGNAL
-from shim.entry.cli.progress import Bar, Lines
+from shim.entry.cli.progress import Lines
 from shim.entry.cli.table import table
 from shim.host.sizes import size
 from shim.model import Phase, Progress
@@ -80,7 +81,7 @@ def test_lines_for_a_log() -> None:
         Progress(phase=Phase.SAVE, message="cut", warning=True, elapsed_s=2.0),
     ):
         report(progress)
-    report.close()
+    report.close(failed=False)
 
     assert out.getvalue().splitlines() == [
         "[   0.25s] lock      process 7 locked",
@@ -90,26 +91,62 @@ def test_lines_for_a_log() -> None:
     ]
 
 
-def test_a_bar_for_a_terminal() -> None:
-    """One line is drawn over and over, warnings stay above it, and the end leaves none of it."""
+def frame(*updates: Progress, failed: bool = False) -> list[str]:
+    """Return the last frame of an operation, and what is printed above it, without blanks."""
     out = io.StringIO()
-    report = Bar(out)
-    report(SAVE)
-    report(Progress(phase=Phase.SAVE, message="cut", warning=True))
-    report.close()
-    text = out.getvalue()
-
-    assert "[##################......] 3.0 GiB of 4.0 GiB" in text
-    assert text.count("\n") == 1
-    assert "warning: cut\n" in text
-    assert text.endswith("\r\x1b[K")
+    report = LiveProgress(out)
+    for progress in updates:
+        report(progress)
+    report.close(failed=failed)
+    return [" ".join(line.split()) for line in out.getvalue().splitlines()]
 
 
-def test_a_bar_is_not_drawn_for_every_byte() -> None:
-    """Frequent updates are drawn ten times a second."""
-    out = io.StringIO()
-    report = Bar(out)
-    for _ in range(1000):
-        report(SAVE)
+def test_a_frame_for_a_terminal() -> None:
+    """Each phase is a line with its time, each process one with its state; warnings are above."""
+    lines = frame(
+        Progress(phase=Phase.PREFLIGHT, elapsed_s=0.01),
+        Progress(phase=Phase.LOCK, message="lock 2 processes", elapsed_s=0.25),
+        Progress(phase=Phase.LOCK, pid=7, pid_state="locked", elapsed_s=0.5),
+        Progress(phase=Phase.LOCK, pid=8, pid_state="locked", container="web", elapsed_s=0.5),
+        Progress(phase=Phase.FREEZE, pid=7, pid_state="checkpointed", took_s=0.5, elapsed_s=1.0),
+        Progress(phase=Phase.SAVE, message="cut", warning=True, elapsed_s=2.0),
+        Progress(phase=Phase.SAVE, bytes_done=1 << 30, bytes_total=1 << 30, elapsed_s=3.0),
+        Progress(phase=Phase.COMMIT, elapsed_s=4.5),
+    )
 
-    assert out.getvalue().count("\r") < 20
+    assert lines[0] == "warning: cut"
+    assert lines[1:-3] == [
+        "✓ preflight 0.24 s",
+        "✓ lock 0.75 s lock 2 processes",
+        "✓ freeze 1.00 s",
+        "✓ save 2.50 s 1.0 GiB",
+    ]
+    assert lines[-3].startswith("✓ commit")
+    assert lines[-2:] == ["process 7 checkpointed 0.50 s", "process 8 of web locked"]
+
+
+def test_a_frame_of_a_failure() -> None:
+    """The phase that failed is marked, and the rollback that followed it is not."""
+    updates = (
+        Progress(phase=Phase.PREFLIGHT, elapsed_s=0.1),
+        Progress(phase=Phase.SAVE, elapsed_s=0.2),
+        Progress(phase=Phase.ROLLBACK, message="no space left", elapsed_s=0.5),
+    )
+
+    above, *lines = frame(*updates, failed=True)
+
+    assert above == "rollback: no space left"
+    assert [line.split()[:2] for line in lines] == [
+        ["✓", "preflight"],
+        ["✗", "save"],
+        ["✓", "rollback"],
+    ]
+
+
+def test_a_frame_of_many_processes() -> None:
+    """The frame stays small: processes that moved last have a line, the others are counted."""
+    moves = [Progress(phase=Phase.LOCK, pid=pid, pid_state="locked") for pid in range(1, 101)]
+
+    *_, last, count = frame(*moves)
+
+    assert (last, count) == ("process 100 locked", "and 84 more processes")

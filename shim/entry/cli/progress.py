@@ -1,20 +1,21 @@
-"""Progress on stderr: a line that is redrawn on a terminal, plain lines otherwise."""
+"""Progress on stderr: redrawn in place on a terminal, plain lines otherwise."""
 
 from __future__ import annotations
 
+import os
 import sys
-import time
 from collections.abc import Iterable
 from types import TracebackType
-from typing import Self, TextIO
+from typing import TYPE_CHECKING, Self, TextIO
 
-from shim.host.sizes import size
 from shim.host.text import printable
 from shim.model import Phase, Progress
 
-_BAR = 24
-_REDRAW_S = 0.1
-_CLEAR = "\r\x1b[K"
+if TYPE_CHECKING:
+    from shim.entry.cli.live import LiveProgress
+
+# Values of TERM.
+_WITHOUT_MOVES = frozenset({"", "dumb", "unknown"})
 
 
 class Lines:
@@ -31,57 +32,27 @@ class Lines:
             self._phase = progress.phase
             print(_line(progress, text), file=self._out, flush=True)
 
-    def close(self) -> None:
+    def close(self, *, failed: bool) -> None:
         """Do nothing: all lines are complete."""
 
 
-class Bar:
-    """One line that is redrawn; warnings and the rollback are printed above it."""
-
-    def __init__(self, out: TextIO) -> None:
-        self._out = out
-        self._drawn_at = 0.0
-        self._phase: Phase | None = None
-        self._since = time.monotonic()
-
-    def __call__(self, progress: Progress) -> None:
-        """Draw the phase and its progress."""
-        now = time.monotonic()
-        if progress.phase is not self._phase:
-            self._phase, self._since, self._drawn_at = progress.phase, now, 0.0
-        if progress.warning or progress.phase is Phase.ROLLBACK:
-            self._out.write(f"{_CLEAR}{_line(progress, _said(progress))}\n")
-        elif now - self._drawn_at < _REDRAW_S:
-            return
-        self._drawn_at = now
-        self._draw(progress, now - self._since)
-
-    def _draw(self, progress: Progress, elapsed_s: float) -> None:
-        text = f"{progress.phase:<9} {_moved(progress, elapsed_s) or _said(progress)}"
-        import shutil
-
-        width = shutil.get_terminal_size().columns - 1
-        self._out.write(f"{_CLEAR}{text[:width]}")
-        self._out.flush()
-
-    def close(self) -> None:
-        """Clear the line."""
-        self._out.write(_CLEAR)
-        self._out.flush()
-
-
 class Renderer:
-    """A context manager with a `Bar` or `Lines` on stderr; `warnings` have been shown."""
+    """A context manager that shows progress on stderr; `warnings` have been shown.
+
+    On a terminal it is redrawn in place, by rich, which is loaded with the first update: the
+    operation has begun by then.
+    """
 
     def __init__(self) -> None:
-        out = sys.stderr
-        self._out: Bar | Lines = Bar(out) if out.isatty() else Lines(out)
+        self._out: LiveProgress | Lines | None = None
         self.warnings: set[str] = set()
 
     def report(self, progress: Progress) -> None:
         """Show one progress update."""
         if progress.warning:
             self.warnings.add(progress.message)
+        if self._out is None:
+            self._out = _output(sys.stderr)
         self._out(progress)
 
     def print_others(self, warnings: Iterable[str]) -> None:
@@ -99,7 +70,17 @@ class Renderer:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self._out.close()
+        if self._out is not None:
+            self._out.close(failed=kind is not None)
+
+
+def _output(out: TextIO) -> LiveProgress | Lines:
+    """Return what suits a stream: lines for a file, and for a terminal without cursor moves."""
+    if not out.isatty() or os.environ.get("TERM", "") in _WITHOUT_MOVES:
+        return Lines(out)
+    from shim.entry.cli.live import LiveProgress
+
+    return LiveProgress(out)
 
 
 def _line(progress: Progress, text: str) -> str:
@@ -118,15 +99,3 @@ def _text(progress: Progress) -> str:
         took = f" in {progress.took_s:.2f} s" if progress.took_s else ""
         return f"process {progress.pid}{where} {progress.pid_state}{took}"
     return progress.message
-
-
-def _moved(progress: Progress, elapsed_s: float) -> str:
-    """Return bar, bytes and rate; empty before the first byte."""
-    done, total = progress.bytes_done, progress.bytes_total
-    if not done:
-        return ""
-    rate = f"{size(done / elapsed_s)}/s" if elapsed_s > _REDRAW_S else ""
-    if not total:
-        return f"{size(done)}  {rate}"
-    full = min(_BAR, _BAR * done // total)
-    return f"[{'#' * full}{'.' * (_BAR - full)}] {size(done)} of {size(total)}  {rate}"
