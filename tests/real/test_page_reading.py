@@ -58,7 +58,8 @@ def test_cold_pages_are_read_by_way_of_the_cache(rig: Rig, image: Path) -> None:
     assert not result.direct
     assert "0% of its pages are in the page cache" in result.direct_reason
     size = (image / "pages.img").stat().st_size
-    assert (cached(image) or 0) >= size
+    # Memory may become scarce meanwhile, and the kernel drop single pages.
+    assert (cached(image) or 0) > 0.99 * size
     again = restored(rig, image, Direct.AUTO)
     assert again.direct_reason == "100% of its pages are in the page cache"
 
