@@ -153,6 +153,10 @@ def private_dir(path: Path, mode: int = 0o700, *, allowed: int = 0) -> Path:
     """
     make_folders(path.parent)
     trusted.check(path.parent)
+    return _own_dir(path, mode, allowed=allowed)
+
+
+def _own_dir(path: Path, mode: int, *, allowed: int = 0) -> Path:
     try:
         with contextlib.suppress(FileExistsError):
             path.mkdir(mode=mode)
@@ -165,6 +169,15 @@ def private_dir(path: Path, mode: int = 0o700, *, allowed: int = 0) -> Path:
     if stat.S_IMODE(found.st_mode) & ~allowed != mode:
         path.chmod(mode)
     return path
+
+
+def private_subdir(path: Path) -> Path:
+    """Make a directory in one that `private_dir` has made, and so without a look at its parents.
+
+    Raises:
+        PermissionDenied: it is a link, not a directory, or belongs to another user.
+    """
+    return _own_dir(path, 0o700)
 
 
 def free_bytes(path: Path) -> int:

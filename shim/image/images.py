@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 
 from shim.config import Config
@@ -83,29 +85,46 @@ class Images:
 
         return await file_call(work, doing=f"read the image {requested}")
 
-    async def check_held(self, held: HeldImage, *, own_specs: bool) -> Manifest:
-        """Check that an image is accepted for a restore; return its manifest.
+    @contextlib.asynccontextmanager
+    async def held(
+        self, requested: str, namespace: str, *, strict: bool, own_specs: bool
+    ) -> AsyncIterator[HeldImage]:
+        """Hold an image that is to be restored, if it is accepted; its manifest is read.
 
         `own_specs` is whether it is to be restored with the specs that are in it.
 
         Raises:
             PermissionDenied: [trust] does not accept it, another user can change it, or it is from
                 elsewhere, and one of its own specs uses something of this host.
+            InvalidArgument: as `store.resolve_existing`.
             NotFound, ImageCorrupt: as `verify.read_manifest`.
             DeadlineExceeded: its filesystem does not answer.
         """
+        with contextlib.ExitStack() as stack:
 
-        def work() -> Manifest:
-            manifest = held.read()
-            trust.check_folder(self._trust, Action.RESTORE, held.folder)
-            source = labels.read(held.image).source if own_specs else None
-            if source is not None:
-                trust.check_foreign(manifest, source, self._trust.rootfs, str(held.image))
-            return manifest
+            def work() -> HeldImage:
+                image = store.resolve_existing(requested, self._folder, namespace)
+                held = HeldImage(image, strict=strict)
+                stack.callback(held.close)
+                self._check_held(held, own_specs=own_specs)
+                return held
 
-        # It must not be closed while it is read.
+            # It must not be closed while it is read.
+            reading = file_call(work, doing=f"read the image {requested}")
+            yield await shielded(reading, deadline_s=None)
+
+    async def check_held(self, held: HeldImage, *, own_specs: bool) -> None:
+        """Check an image that the caller holds, as `held` does."""
+        work = partial(self._check_held, held, own_specs=own_specs)
         reading = file_call(work, doing=f"read the image {held.image}")
-        return await shielded(reading, deadline_s=None)
+        await shielded(reading, deadline_s=None)
+
+    def _check_held(self, held: HeldImage, *, own_specs: bool) -> None:
+        manifest = held.read()
+        trust.check_folder(self._trust, Action.RESTORE, held.folder)
+        source = labels.read(held.image).source if own_specs else None
+        if source is not None:
+            trust.check_foreign(manifest, source, self._trust.rootfs, str(held.image))
 
     async def list(self) -> list[ImageView]:
         """List the images below the configured folder, newest first."""

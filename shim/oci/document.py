@@ -233,6 +233,12 @@ def annotated(spec: Spec, more: dict[str, str]) -> Spec:
     return parse({**spec.data, "annotations": annotations}, spec.bundle, restoring=True)
 
 
+def placed(spec: Spec, bundle: Path) -> Spec:
+    """Return the spec as it is written into another bundle: with the whole path of its root."""
+    data = {**spec.data, "root": {**spec.data["root"], "path": str(spec.rootfs)}}
+    return Spec(bundle=bundle, data=data, view=msgspec.convert(data, _View))
+
+
 class _Annotated(Value):
     annotations: dict[str, str] | None = None
 

@@ -64,10 +64,10 @@ class ContainerFiles:
 
     def _write_specs(self, spec: Spec) -> None:
         """Write the prepared spec, and the copy of it that runsc reads."""
-        self._spec = None
         record = self._store.record
-        data = {**spec.data, "root": {**spec.data["root"], "path": str(spec.rootfs)}}
-        _write(self.folder / document.CONFIG, data)
+        whole = document.placed(spec, self.folder)
+        _write(self.folder / document.CONFIG, whole.data)
+        self._spec, data = whole, dict(whole.data)
         sandbox = spec.annotations.get(SANDBOX_ID, "")
         if sandbox:
             # runsc finds a pod's sandbox by this, under the id that we passed to it.

@@ -70,8 +70,8 @@ class Layout:
         """Make a task's folder, and the bundle folder that runsc reads inside it."""
         folder = self.task(ref)
         files.private_dir(folder.parent)
-        files.private_dir(folder)
-        files.private_dir(folder / "bundle")
+        files.private_subdir(folder)
+        files.private_subdir(folder / "bundle")
         return folder
 
     def remove_task(self, ref: TaskRef) -> None:

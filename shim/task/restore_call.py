@@ -49,12 +49,11 @@ class RestoreCall:
         Raises:
             CryoError: it failed; none of the tasks is left.
         """
-        image = await self._images.find(options.image_path, ref.namespace)
-        held = HeldImage(image, strict=not options.untrusted_folder)
-        try:
-            return await self.run_held(ref, options, report, held)
-        finally:
-            held.close()
+        strict, own_specs = not options.untrusted_folder, _uses_own_specs(options)
+        async with self._images.held(
+            options.image_path, ref.namespace, strict=strict, own_specs=own_specs
+        ) as held:
+            return await self._run(ref, options, report, held)
 
     async def run_held(
         self,
@@ -62,17 +61,25 @@ class RestoreCall:
         options: RestoreOptions,
         report: Report,
         held: HeldImage,
-        pages: PagesCheck | None = None,
+        pages: PagesCheck,
     ) -> RestoreResult:
-        """Restore an image that the caller holds until this returns.
-
-        `pages` is set if the caller verifies it, for several restores.
+        """Restore an image that the caller holds and verifies, for several restores.
 
         Raises:
             CryoError: it failed; none of the tasks is left.
         """
-        own_specs = not (options.bundle or options.trust_spec)
-        manifest = await self._images.check_held(held, own_specs=own_specs)
+        await self._images.check_held(held, own_specs=_uses_own_specs(options))
+        return await self._run(ref, options, report, held, pages)
+
+    async def _run(
+        self,
+        ref: TaskRef,
+        options: RestoreOptions,
+        report: Report,
+        held: HeldImage,
+        pages: PagesCheck | None = None,
+    ) -> RestoreResult:
+        manifest = held.read()
         options = msgspec.structs.replace(options, image_path=str(held.image))
         mapped = resolve_members(manifest, ref, options)
         warnings = _hook_warnings(manifest, options)
@@ -151,6 +158,11 @@ class RestoreCall:
                 task.note_started()
                 task.machine.run()
         return result
+
+
+def _uses_own_specs(options: RestoreOptions) -> bool:
+    """Whether specs of the image are used, and the caller does not trust them by an option."""
+    return not (options.bundle or options.trust_spec)
 
 
 def _hook_warnings(manifest: Manifest, options: RestoreOptions) -> tuple[str, ...]:

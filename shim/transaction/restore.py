@@ -11,6 +11,7 @@ import msgspec
 from shim.config import Config
 from shim.cuda import driver, inventory
 from shim.cuda.engine import explain
+from shim.cuda.inventory import Inventory
 from shim.cuda.table import label
 from shim.errors import CryoError, CudaError, ImageCorrupt, InvalidArgument, Unimplemented
 from shim.host.filecalls import file_call
@@ -96,7 +97,8 @@ async def check_host(manifest: Manifest, config: Config, capabilities: Capabilit
     Raises:
         HostMismatch: it cannot; the message names each difference.
     """
-    found = inventory.read(config.cuda.nvidia_proc)
+    # Without CUDA processes nothing of the driver is compared.
+    found = inventory.read(config.cuda.nvidia_proc) if manifest.has_cuda else Inventory()
     build = await runsc_build(capabilities)
     # Where the configuration sets none, these flags are as the container's creation chooses them.
     flags = _own_flags(manifest).added_to(config.runsc.flags)

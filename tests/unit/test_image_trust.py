@@ -18,7 +18,6 @@ from shim.image.labels import Labels
 from shim.image.manifest import NAME, Manifest, Member
 from shim.image.side_files import LABELS, SIGNATURES
 from shim.image.trust import Action
-from shim.image.verify import HeldImage
 from tests.unit.image_helpers import manifest, seal_at, sealed
 from tests.unit.test_oci_host_requests import HARMLESS
 
@@ -58,11 +57,8 @@ def to_restore(image: Path, config: Trust | None = None, *, own_specs: bool = Fa
     images = Images(Config(paths=Paths(images=str(image.parent)), trust=config or Trust()))
 
     async def work() -> Manifest:
-        held = HeldImage(image)
-        try:
-            return await images.check_held(held, own_specs=own_specs)
-        finally:
-            held.close()
+        async with images.held(str(image), "default", strict=True, own_specs=own_specs) as held:
+            return held.read()
 
     return asyncio.run(work())
 
