@@ -86,7 +86,7 @@ class Images:
         return await file_call(work, doing=f"read the image {requested}")
 
     @contextlib.asynccontextmanager
-    async def held(
+    async def holding(
         self, requested: str, namespace: str, *, strict: bool, own_specs: bool
     ) -> AsyncIterator[HeldImage]:
         """Hold an image that is to be restored, if it is accepted; its manifest is read.
@@ -114,7 +114,7 @@ class Images:
             yield await shielded(reading, deadline_s=None)
 
     async def check_held(self, held: HeldImage, *, own_specs: bool) -> None:
-        """Check an image that the caller holds, as `held` does."""
+        """Check an image that the caller holds, as `holding` does."""
         work = partial(self._check_held, held, own_specs=own_specs)
         reading = file_call(work, doing=f"read the image {held.image}")
         await shielded(reading, deadline_s=None)

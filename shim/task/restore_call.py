@@ -50,7 +50,7 @@ class RestoreCall:
             CryoError: it failed; none of the tasks is left.
         """
         strict, own_specs = not options.untrusted_folder, _uses_own_specs(options)
-        async with self._images.held(
+        async with self._images.holding(
             options.image_path, ref.namespace, strict=strict, own_specs=own_specs
         ) as held:
             return await self._run(ref, options, report, held)

@@ -57,7 +57,7 @@ def to_restore(image: Path, config: Trust | None = None, *, own_specs: bool = Fa
     images = Images(Config(paths=Paths(images=str(image.parent)), trust=config or Trust()))
 
     async def work() -> Manifest:
-        async with images.held(str(image), "default", strict=True, own_specs=own_specs) as held:
+        async with images.holding(str(image), "default", strict=True, own_specs=own_specs) as held:
             return held.read()
 
     return asyncio.run(work())

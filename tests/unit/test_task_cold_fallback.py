@@ -52,7 +52,7 @@ async def test_a_restore_that_succeeds(owner: Owner) -> None:
     assert task(owner).state is TaskState.RUNNING
     owner.kill_sandbox(pid)
     assert (await asyncio.wait_for(owner.tasks.wait(owner.ref()), WAIT_S)).status == 137
-    assert owner.topics == ["create", "start", "exit"]
+    assert owner.topics == ["create", "start", "/cryo/warm-hit", "exit"]
 
 
 @pytest.mark.parametrize("where", ("verify", "load"))
@@ -75,7 +75,7 @@ async def test_a_restore_that_fails_is_a_cold_start(
     assert record.named is not None
     assert record.named.reason in task(owner).warnings.text
     assert "started cold instead of from the image llama: " in task(owner).warnings.text
-    assert owner.topics == ["create", "/cryo/warning", "start"]
+    assert owner.topics == ["create", "/cryo/warning", "start", "/cryo/warm-refusal"]
     assert not waiting.done()
     assert Journal(owner.record_folder()).load() is None
     owner.kill_sandbox(pid)
