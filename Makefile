@@ -31,7 +31,7 @@ CASE ?= new
 # Cases of the benchmark, and its options: make bench BENCH="--quick checkpoint".
 BENCH ?=
 
-.PHONY: help demo check check-lint check-types check-bindings check-tests smoke test test-all deb lint format \
+.PHONY: help demo check check-lint check-types check-bindings check-tests smoke test test-all dist deb quickstart lint format \
 	types native man schemas protos check-protos node-image docs bench bench-check bench-docs runsc tools faults fuzz soak test-containerd test-kubernetes test-faults lock clean
 
 help: ## list the targets
@@ -107,8 +107,16 @@ node-image: $(stamp) native ## write the image that installs the runtime on Kube
 docs: $(stamp) ## build the documents as a site in build/site; a warning is an error
 	@$(bin)/python -m hack.docs
 
+dist: $(stamp) native ## build the source distribution and both wheels into dist
+	@$(bin)/python -m hatchling build -d dist
+	@cd packaging/selftest && $(CURDIR)/$(bin)/python -m hatchling build -t wheel -d $(CURDIR)/dist
+
 deb: $(stamp) native ## build the Debian package into build/deb: docs/install.md
 	@$(bin)/python -m hack.deb build/deb
+
+quickstart: $(stamp) ## follow the quickstart on a clean Debian 13, and write docs/quickstart-transcript.md
+	@$(bin)/python -m hack.tools debian-13 busybox
+	@$(bin)/python -m hack.quickstart docs/quickstart-transcript.md
 
 bench: tools native ## compare with plain runsc, scripts, other shims, CRIU, cp and dd, in at most 25 minutes; BENCH=... for some
 	@$(bin)/python -m hack.bench $(BENCH)

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from hack.tools import cli, servers
+from hack.tools import cli, servers, suites
 
 _REAL = ("tests/real/", "tests/faults/", "tests/containerd/", "tests/kubernetes/")
 _CLUSTERS = "tests/kubernetes/"
 _NO_CLUSTER = "tests/kubernetes/test_standalone.py"
+_BOOTED = "tests/real/test_deb.py::test_the_service"
 _MORE_SERVERS = "tests/containerd/test_servers.py::test_server["
 
 
@@ -20,4 +21,6 @@ def tools_for(ids: Iterable[str]) -> list[str]:
         needed |= set(cli.CLUSTER)
     if any(each.startswith(_MORE_SERVERS) for each in real):
         needed |= {tool.name for tool in servers.MORE}
+    if any(each.startswith(_BOOTED) for each in real):
+        needed.add(suites.BOOTED.name)
     return [name for name in cli.TOOLS if name in needed]

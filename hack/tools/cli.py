@@ -53,11 +53,12 @@ _ALL = (
     *servers.MORE,
     prometheus.PROMTOOL,
     *suites.SUITES,
+    suites.BOOTED,
 )
 TOOLS = {tool.name: tool for tool in _ALL}
 # Few tests need these, and they take minutes.
 CLUSTER = (kubernetes.API_SERVER.name, cluster.ETCD.name)
-ON_REQUEST = frozenset((*CLUSTER, *(tool.name for tool in servers.MORE)))
+ON_REQUEST = frozenset((*CLUSTER, suites.BOOTED.name, *(tool.name for tool in servers.MORE)))
 
 
 def usual() -> list[str]:

@@ -77,3 +77,5 @@ def tool_of(name: str, suite: Suite) -> Tool:
 OLD = tool_of("debian-12", Suite("bookworm", ("python3",)))
 NEW = tool_of("debian-13", Suite("trixie", ("ca-certificates", "git", "make", "python3-venv")))
 SUITES = (OLD, NEW)
+# Debian 12 as one boots it: its systemd runs with cgroups of both versions.
+BOOTED = tool_of("debian-12-systemd", Suite("bookworm", ("python3", "systemd", "systemd-sysv")))

@@ -14,8 +14,9 @@ from pathlib import Path
 import pytest
 
 from shim import __version__
-from tests.builds import excuse
+from tests.builds import RunscBuild, excuse, find_program
 from tests.debian import CleanDebian, machine
+from tests.real.test_unit import EXPOSURE
 
 ROOT = Path(__file__).parents[2]
 _BUILD_S = 900.0
@@ -88,6 +89,55 @@ def test_it_installs_works_and_goes(debian: CleanDebian, package: Path) -> None:
     debian.run("dpkg --purge cryoshim", timeout_s=_INSTALL_S)
     (debian.root / "root/cryoshim.deb").unlink()
     assert {path for path in debian.files() ^ before if not _OF_DPKG.match(path)} == set()
+
+
+# What an administrator does with the service, and what a user does with the sidecar.
+_SERVICE = """
+! systemctl is-enabled --quiet cryo
+! systemctl is-active --quiet cryo
+systemctl enable --quiet --now cryo
+cd /srv/job
+runsc spec -- /bin/sleep 1000
+cryo run -d --bundle /srv/job job
+cryo tasks checkpoint --image-path /srv/image job
+systemctl restart cryo
+cryo tasks ls
+cryo tasks restore --image-path /srv/image copy
+systemctl stop cryo
+systemctl show --property=ActiveState,Result cryo
+ps_of() { for one in /proc/[0-9]*; do tr '\\0' ' ' <$one/cmdline; echo; done 2>/dev/null; }
+echo "sandboxes $(ps_of | grep -c '^runsc-sandbox')"
+systemctl start cryo
+cryo tasks ls
+for name in job copy; do
+	cryo tasks kill --signal KILL $name
+	cryo tasks wait $name || test $? -eq 137
+	cryo tasks delete $name
+done
+systemd-analyze security --no-pager --threshold=@EXPOSURE@ cryo.service | tail -1
+systemctl disable --quiet --now cryo
+systemctl --failed --no-legend list-units
+journalctl --no-pager --unit=cryo
+"""
+
+
+@pytest.mark.long
+def test_the_service(package: Path, runsc_new: RunscBuild) -> None:
+    """Under a real systemd it saves and restores tasks, which survive a stop of the service."""
+    with machine("debian-12-systemd") as debian:
+        shutil.copy2(package, debian.at(Path("/root/cryoshim.deb")))
+        debian.run("dpkg --install /root/cryoshim.deb", timeout_s=_INSTALL_S)
+        shutil.copy2(runsc_new.path, debian.at(Path("/usr/local/bin/runsc")))
+        rootfs = debian.at(Path("/srv/job/rootfs/bin"))
+        rootfs.mkdir(parents=True)
+        shutil.copy2(find_program("busybox"), rootfs / "sleep")
+
+        said = debian.boot(_SERVICE.replace("@EXPOSURE@", str(EXPOSURE)), timeout_s=_INSTALL_S)
+
+    assert re.search(r"^copy +\d+ +RUNNING", said, re.MULTILINE), said
+    assert "ActiveState=inactive" in said
+    assert "Result=success" in said
+    assert "sandboxes 2" in said
 
 
 @pytest.mark.long

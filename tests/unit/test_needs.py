@@ -17,6 +17,7 @@ from tests.needs import tools_for
             "tests/containerd/test_servers.py::test_server[redis-2.4]",
             ("server-redis", "server-postgres", "server-python", "server-node", "server-java"),
         ),
+        ("tests/real/test_deb.py::test_the_service", ("debian-12-systemd",)),
         ("tests/kubernetes/test_standalone.py::test_one[2.4]", ()),
         ("tests/kubernetes/test_killed.py::test_one[2.4]", ("kube-apiserver", "etcd")),
     ),
