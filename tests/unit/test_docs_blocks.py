@@ -13,7 +13,8 @@ from tests.source import parsed
 
 PAGES = ("README.md", *(f"docs/{path.name}" for path in sorted((ROOT / "docs").glob("*.md"))))
 INDENTED = re.compile(
-    r"(?<=\n\n) {4}(?:\$ |#|sudo |cryo|ctr|docker|kubectl|make|python|pip|curl|systemctl|/opt)\b"
+    r"(?<=\n\n) {4}(?:\$ |#|sudo |cryo|ctr|docker|kubectl|make|python|pip|curl|source|/opt)"
+    r"\b"
 )
 MARKED = """\
 text
