@@ -30,10 +30,15 @@ class Past(Value):
 
 
 class History(Value):
-    """The last operations, newest first; and by namespace and task the GPU processes then."""
+    """The last operations, newest first.
+
+    By namespace and task, how many GPU processes were moved in the last of them that says so, and
+    the image of the last that succeeded.
+    """
 
     last: tuple[Past, ...] = ()
     gpu_processes: dict[tuple[str, str], int] = {}
+    images: dict[tuple[str, str], str] = {}
 
 
 class _File(Value):
@@ -70,7 +75,13 @@ class TimelineFiles:
         counts: dict[tuple[str, str], int] = {}
         for file in self._read.values():
             counts |= file.gpu_processes
-        return History(last=tuple(past[:_SHOWN]), gpu_processes=counts)
+        images = {
+            (one.namespace, one.task): one.image
+            for file in self._read.values()
+            for one in file.past
+            if one.image and not one.error
+        }
+        return History(last=tuple(past[:_SHOWN]), gpu_processes=counts, images=images)
 
 
 def _summary(namespace: str, changed_ns: int, timelines: Sequence[Timeline]) -> _File:

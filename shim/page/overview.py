@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 
 from msgspec.structs import replace
 
 from shim.host.sizes import size
-from shim.model import TaskView, Value
+from shim.model import ImageView, TaskView, Value
 from shim.page.history import History
 from shim.page.operations import Running, Step
 from shim.task.state_files import OpenJournal
@@ -83,14 +83,20 @@ def _of_journal(journal: OpenJournal) -> Operation:
 
 
 def task_table(
-    views: Sequence[TaskView], journals: Iterable[OpenJournal], history: History
+    views: Sequence[TaskView],
+    journals: Iterable[OpenJournal],
+    history: History,
+    images: Iterable[ImageView] = (),
 ) -> TaskTable:
     """Group the tasks by namespace."""
+    in_image = {image.path: image.processes for image in images}
     parked = {(one.namespace, one.task): one for one in journals if one.is_parked}
     shown = sorted(views, key=lambda view: (view.namespace, view.id))[:TASKS_MAX]
     namespaces: dict[str, list[TaskRow]] = {}
     for view in shown:
-        row = _row(view, parked.get((view.namespace, view.id)), history.gpu_processes)
+        key = view.namespace, view.id
+        image = history.images.get(key, view.restored_from)
+        row = _row(view, parked.get(key), history.gpu_processes.get(key), in_image.get(image))
         namespaces.setdefault(view.namespace, []).append(row)
     return TaskTable(
         namespaces={name: tuple(rows) for name, rows in namespaces.items()},
@@ -99,12 +105,16 @@ def task_table(
 
 
 def _row(
-    view: TaskView, parked: OpenJournal | None, counts: Mapping[tuple[str, str], int]
+    view: TaskView, parked: OpenJournal | None, moved: int | None, in_image: int | None
 ) -> TaskRow:
+    """Describe a task; `in_image` is of all containers of a pod together."""
     if parked is not None:
         gpu = f"{len(parked.processes)} frozen, {size(parked.gpu_bytes)} released"
         return TaskRow(view=view, state="parked", gpu=gpu)
-    count = counts.get((view.namespace, view.id))
-    if count:
-        return TaskRow(view=view, state=view.state.value, gpu=f"{count}")
-    return TaskRow(view=view, state=view.state.value, gpu="not yet known" if view.gpu else "none")
+    if moved:
+        gpu = f"{moved}"
+    elif not view.gpu:
+        gpu = "none"
+    else:
+        gpu = f"{in_image} in its image" if in_image else "not yet known"
+    return TaskRow(view=view, state=view.state.value, gpu=gpu)

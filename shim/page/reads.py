@@ -14,6 +14,7 @@ from shim.doctor.examination import examine
 from shim.doctor.host import Host
 from shim.doctor.report import Report, report
 from shim.errors import NotFound
+from shim.host.background import BackgroundTasks
 from shim.host.filecalls import file_call
 from shim.image.manifest import Manifest
 from shim.image.verify import read_manifest
@@ -57,15 +58,20 @@ class Reads:
         self._settings_path = settings_path
         self._service = service
         self.operations = operations
+        self._background = BackgroundTasks()
         self._files = StateFiles(Path(config.paths.state))
         self._timelines = TimelineFiles(self._files)
-        self.journals = Cached(self._open_journals, _FILES_AGE_S)
-        self.history = Cached(self._history, _FILES_AGE_S)
-        self.tasks = Cached(self._list_tasks, _TASKS_AGE_S)
-        self.images = Cached(service.core.images.list, _IMAGES_AGE_S)
-        self.doctor = Cached(self._examine, _DOCTOR_AGE_S)
+        self.journals = Cached(self._open_journals, _FILES_AGE_S, self._background)
+        self.history = Cached(self._history, _FILES_AGE_S, self._background)
+        self.tasks = Cached(self._list_tasks, _TASKS_AGE_S, self._background)
+        self.images = Cached(service.core.images.list, _IMAGES_AGE_S, self._background)
+        self.doctor = Cached(self._examine, _DOCTOR_AGE_S, self._background)
         self.host = platform.node()
         self.store = config.paths.images
+
+    async def close(self) -> None:
+        """End what is being looked up."""
+        await self._background.aclose()
 
     def change(self, change: Change) -> None:
         """Look up again what an operation has changed."""

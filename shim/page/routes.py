@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import asyncio
+import contextlib
+from collections.abc import Iterable, Mapping
 from importlib import resources
 from typing import Any
 
@@ -14,7 +16,7 @@ from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
 from shim.errors import CryoError, NotFound
-from shim.model import TaskRef, Timeline
+from shim.model import ImageView, TaskRef, Timeline
 from shim.page import overview
 from shim.page.feed import Feed
 from shim.page.guard import HEALTH
@@ -24,6 +26,7 @@ from shim.page.status import status_of
 from shim.timeline.svg import svg
 
 _IMAGES_MAX = 500
+_IMAGES_S = 1.0
 _PICTURE = "image/svg+xml"
 # An SVG that is opened by itself has its style inside.
 _PICTURE_POLICY = {"Content-Security-Policy": "default-src 'none'; style-src 'unsafe-inline'"}
@@ -77,16 +80,20 @@ class Pages:
     async def _tasks(self) -> dict[str, Any]:
         journals, history = await self._reads.journals.get(), await self._reads.history.get()
         views = await self._reads.tasks.get()
-        table = overview.task_table(views, journals, history)
-        return {"table": table, "digests": await self._digests()}
+        images = await self._images_at_hand()
+        table = overview.task_table(views, journals, history, images)
+        return {"table": table, "digests": _digests(images)}
 
     async def _recent(self) -> dict[str, Any]:
         history = await self._reads.history.get()
-        return {"recent": history.last, "digests": await self._digests()}
+        return {"recent": history.last, "digests": _digests(await self._images_at_hand())}
 
-    async def _digests(self) -> dict[str, str]:
-        """Return the digests of images by their paths, for links."""
-        return {view.path: view.digest for view in await self._reads.images.get() if view.digest}
+    async def _images_at_hand(self) -> list[ImageView]:
+        """Return the images; none if the store does not answer: the tasks are shown without."""
+        with contextlib.suppress(CryoError, TimeoutError):
+            async with asyncio.timeout(_IMAGES_S):
+                return await self._reads.images.get()
+        return []
 
     async def _overview(self, _request: Request) -> Response:
         return self._page("overview", parts=await self.live())
@@ -122,7 +129,9 @@ class Pages:
         view = await self._reads.task(ref)
         timelines = [timeline_parts(one) for one in await self._reads.timelines(ref)]
         numbered = list(enumerate(timelines))[::-1]
-        return self._page("task", view=view, timelines=numbered, digests=await self._digests())
+        return self._page(
+            "task", view=view, timelines=numbered, digests=_digests(await self._images_at_hand())
+        )
 
     async def _task_picture(self, request: Request) -> Response:
         timelines = await self._reads.timelines(_ref(request))
@@ -172,6 +181,11 @@ class _EventStream(StreamingResponse):
         with self._feed.reading() as events:
             self.body_iterator = events
             await super().__call__(scope, receive, send)
+
+
+def _digests(images: Iterable[ImageView]) -> dict[str, str]:
+    """Return the digests of images by their paths, for links."""
+    return {view.path: view.digest for view in images if view.digest}
 
 
 def _ref(request: Request) -> TaskRef:

@@ -62,3 +62,4 @@ class SidecarPage:
         finally:
             await pages.feed.close()
             await server.stop()
+            await reads.close()

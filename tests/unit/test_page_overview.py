@@ -11,6 +11,7 @@ import pytest
 from msgspec.structs import replace
 
 from shim.errors import Unavailable
+from shim.host.background import BackgroundTasks
 from shim.model import Phase, Progress, Report, Span, TaskView, utcnow
 from shim.page.cached import Cached
 from shim.page.history import History, TimelineFiles
@@ -21,6 +22,7 @@ from shim.state import TaskState
 from shim.task.state_files import OpenJournal, StateFiles
 from shim.transaction import timeline_file
 from tests.unit.test_metrics_observer import SAVED
+from tests.wire.fakes import IMAGE
 
 JOURNAL = OpenJournal(
     namespace="ns",
@@ -105,6 +107,16 @@ def test_the_tasks_by_namespace() -> None:
     assert table.left_out == 3
 
 
+def test_the_processes_in_an_image() -> None:
+    """With the engine builtin the timeline has no processes: then the image says how many."""
+    gpu, image = replace(VIEW, gpu=True), replace(IMAGE, path="/i", processes=4)
+    saved = task_table([gpu], [], History(images={("ns", "a"): "/i"}), [image])
+    restored = task_table([replace(gpu, restored_from="/i")], [], History(), [image])
+
+    for table in (saved, restored):
+        assert [row.gpu for row in table.namespaces["ns"]] == ["4 in its image"]
+
+
 def test_the_last_operations(tmp_path: Path) -> None:
     """Those of timelines, and what was answered and left none; a file is read when it changes."""
     folder = tmp_path / "tasks" / "ns" / "a"
@@ -179,7 +191,7 @@ async def test_an_operation_is_followed_to_its_end() -> None:
     assert [(last.error, last.error_kind) for last in followed.ended] == [("gone", "Unavailable")]
 
 
-async def test_what_is_cached() -> None:
+async def test_what_is_cached(monkeypatch: pytest.MonkeyPatch) -> None:
     """It is looked up once for all who ask; again when it is old, forgotten, or was not found."""
     calls: list[int] = []
 
@@ -191,13 +203,40 @@ async def test_what_is_cached() -> None:
             raise Unavailable(message)
         return len(calls)
 
-    cached = Cached(look_up, age_s=1000.0)
+    background = BackgroundTasks()
+    cached = Cached(look_up, 1000.0, background)
     assert await asyncio.gather(*(cached.get() for _ in range(3))) == [1, 1, 1]
     cached.forget()
     assert await cached.get() == 2
     cached.forget()
     with pytest.raises(Unavailable):
         await cached.get()
-    assert await cached.get() == 4
-    old = Cached(look_up, age_s=0.0)
+    cached.forget()
+    with pytest.raises(Unavailable):
+        await cached.get()
+    assert len(calls) == 3, "what does not answer is not asked again at once"
+    monkeypatch.setattr("shim.page.cached.FAILED_S", 0.0)
+    old = Cached(look_up, 0.0, background)
     assert await old.get() < await old.get()
+    await background.aclose()
+
+
+async def test_one_who_does_not_wait_ends_no_look_up() -> None:
+    """A look-up that hangs is waited for by all later ones, and not made again."""
+    calls: list[int] = []
+    answers = asyncio.Event()
+
+    async def look_up() -> int:
+        calls.append(1)
+        await answers.wait()
+        return len(calls)
+
+    background = BackgroundTasks()
+    cached = Cached(look_up, 1000.0, background)
+    for _ in range(3):
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(0.01):
+                await cached.get()
+    answers.set()
+    assert await cached.get() == 1
+    await background.aclose()

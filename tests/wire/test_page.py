@@ -29,6 +29,7 @@ from shim.model import (
     TaskRef,
     TaskView,
 )
+from shim.page import cached
 from shim.state import TaskState
 from shim.transaction import timeline_file
 from shim.transaction.journal import Journal, Operation
@@ -245,8 +246,11 @@ async def test_the_findings_of_doctor(address: str, caplog: pytest.LogCaptureFix
     assert len({one.body for one in found}) == 1
 
 
-async def test_what_fails_is_said(address: str, caplog: pytest.LogCaptureFixture) -> None:
+async def test_what_fails_is_said(
+    address: str, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A part that cannot be looked up does not hide the others; a page says why, and its status."""
+    monkeypatch.setattr(cached, "FAILED_S", 0.0)
     core = tasks(a=TaskState.RUNNING)
     async with served(address, caplog, core=core) as sidecar:
         folder_of(sidecar, "a")
@@ -262,6 +266,30 @@ async def test_what_fails_is_said(address: str, caplog: pytest.LogCaptureFixture
     assert "No operation is under way" in overview.body
     assert (images.status, corrupt.status, later.status) == (503, 500, 200)
     assert "mount it again" in images.body
+
+
+async def test_a_store_that_hangs(address: str, caplog: pytest.LogCaptureFixture) -> None:
+    """The tasks are shown without it, and it is not asked again while it does not answer."""
+    core = tasks(a=TaskState.RUNNING)
+    answers = asyncio.Event()
+    calls: list[bool] = []
+
+    async def images() -> list[ImageView]:
+        calls.append(answers.is_set())
+        await answers.wait()
+        return []
+
+    core.images.list = images  # type: ignore[method-assign]
+    answers.set()
+    async with served(address, caplog, core=core) as sidecar:
+        answers.clear()
+        calls.clear()
+        folder_of(sidecar, "a")
+        shown = [(await sidecar.ask("/")).body for _ in range(2)]
+        answers.set()
+
+    assert all('<a href="/tasks/default/a">a</a>' in text for text in shown)
+    assert calls == [False]
 
 
 async def test_what_is_not_there(address: str, caplog: pytest.LogCaptureFixture) -> None:
