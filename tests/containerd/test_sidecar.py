@@ -44,7 +44,8 @@ def test_control(cryo: Cryo, beside: Beside) -> None:
         assert listed["pid"] == cryo.tasks()[name][0]
         ran = beside("tasks", "exec", name, "sh", "-c", "echo in; exit 3", check=False)
         assert (ran.out, ran.status) == ("in\n", 3)
-        assert "1" in beside("tasks", "ps", name).out
+        first = beside.ask("tasks", "ps", name)[0]
+        assert (first["pid"], first["args"]) == (1, ["sh", "-c", COUNT])
         assert beside("tasks", "metrics", name).out
         beside("tasks", "pause", name)
         assert cryo.status(name) == "PAUSED"
