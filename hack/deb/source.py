@@ -14,6 +14,8 @@ from hack import man
 from hack.build_hook import build
 from hack.deb import licenses, tree, wheels
 from shim import __version__
+from shim.entry.cli import completing
+from shim.entry.cli.app import cryo
 
 _PACKAGING = tree.ROOT / "packaging/debian"
 # Of the package, by the variables that Debian's own tools read.
@@ -26,6 +28,11 @@ _CHANGELOG = """cryoshim ({version}) unstable; urgency=medium
  -- {maintainer}  {date}
 """
 _WHEEL_S = 600.0
+_COMPLETIONS = {
+    "bash": "bash-completion/completions/cryo",
+    "zsh": "zsh/vendor-completions/_cryo",
+    "fish": "fish/vendor_completions.d/cryo.fish",
+}
 
 
 def write(source: Path) -> None:
@@ -47,10 +54,19 @@ def write(source: Path) -> None:
     wheels.install(tree.ROOT / "requirements.lock", tree.VERSIONS, work, packages)
     wheels.install_wheel(_wheel(work), work, packages)
     _write_debian(source / "debian", packages)
+    _write_completions(files / "usr/share")
     man.main([str(source / "man")])
     for page in _PACKAGING.glob("*.8"):
         shutil.copy2(page, source / "man")
     shutil.rmtree(work)
+
+
+def _write_completions(share: Path) -> None:
+    """Write the scripts where each shell looks for those of packages."""
+    for shell, place in _COMPLETIONS.items():
+        path = share / place
+        path.parent.mkdir(parents=True)
+        path.write_text(completing.script(cryo, shell), "utf-8")
 
 
 def _wheel(work: Path) -> Path:

@@ -59,6 +59,19 @@ def test_lintian_accepts_it(package: Path) -> None:
     assert (done.returncode, done.stdout) == (0, ""), done.stderr
 
 
+def test_shells_find_their_completion(package: Path) -> None:
+    """The scripts are where each shell looks for those of packages."""
+    argv = ["dpkg-deb", "--contents", str(package)]
+    listed = subprocess.run(argv, capture_output=True, text=True, timeout=_INSTALL_S, check=True)
+    files = {line.split()[-1] for line in listed.stdout.splitlines()}
+
+    assert {
+        "./usr/share/bash-completion/completions/cryo",
+        "./usr/share/zsh/vendor-completions/_cryo",
+        "./usr/share/fish/vendor_completions.d/cryo.fish",
+    } <= files
+
+
 @pytest.fixture(params=(pytest.param("debian-12", marks=pytest.mark.long), "debian-13"))
 def debian(request: pytest.FixtureRequest) -> Iterator[CleanDebian]:
     """Yield a clean machine with each suite."""
