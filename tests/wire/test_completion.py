@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from shim.model import CreateRequest, TaskRef
+from tests.builds import excuse
 from tests.wire.conftest import Sidecar
 from tests.wire.fakes import FakeTask
 
@@ -116,7 +117,7 @@ def test_what_tab_writes(environment: dict[str, str], shell: str) -> None:
     """Commands, options, and what the sidecar knows are completed."""
     argv, setup = SHELLS[shell]
     if shutil.which(argv[0]) is None:
-        pytest.skip(f"{argv[0]} is not installed")
+        excuse(f"{argv[0]} is not installed")
     terminal = Terminal(argv, environment)
     try:
         # In two parts, so that the echo of the command is not taken for its output.
