@@ -12,6 +12,7 @@ import grpc.aio
 from shim.client import calls, channel
 from shim.client.base import BaseTransport
 from shim.errors import CryoError
+from shim.host import trace_context
 from shim.model import Report
 from shim.service.operation import Call, Feed, Stream
 
@@ -46,22 +47,27 @@ class AsyncTransport(BaseTransport):
             response_deserializer=call.operation.response.FromString,
         )
         try:
-            answer = await method(
-                call.request,
-                timeout=calls.deadline_of(call, self._timeout_s),
-                metadata=channel.metadata_of(call),
-            )
+            with trace_context.client(call.operation.path):
+                answer = await method(
+                    call.request,
+                    timeout=calls.deadline_of(call, self._timeout_s),
+                    metadata=channel.metadata_of(call.namespace),
+                )
         except grpc.aio.AioRpcError as error:
             raise channel.failure(error, self.address) from error
         return call.read(answer)
 
     async def _stream(self, stream: Stream[_Value], report: Report | None) -> _Value:
+        with trace_context.client(stream.operation.path):
+            return await self._streamed(stream, report)
+
+    async def _streamed(self, stream: Stream[_Value], report: Report | None) -> _Value:
         method = self._channel.unary_stream(
             stream.operation.path,
             request_serializer=stream.operation.request.SerializeToString,
             response_deserializer=stream.operation.response.FromString,
         )
-        rpc = method(stream.request)
+        rpc = method(stream.request, metadata=channel.metadata_of())
         try:
             return await self._follow(stream, rpc, report)
         except grpc.aio.AioRpcError as error:
@@ -79,7 +85,7 @@ class AsyncTransport(BaseTransport):
             request_serializer=feed.operation.request.SerializeToString,
             response_deserializer=feed.operation.response.FromString,
         )
-        rpc = method(feed.request)
+        rpc = method(feed.request, metadata=channel.metadata_of())
         try:
             async for answer in rpc:
                 yield feed.read(answer)

@@ -7,6 +7,7 @@ from abc import ABC, abstractmethod
 from shim.client import calls
 from shim.model import DEFAULT_ADDRESS, DEFAULT_NAMESPACE, TaskRef
 from shim.service import address as addresses
+from shim.tracing import setup
 
 
 class BaseTransport(ABC):
@@ -28,6 +29,7 @@ class BaseTransport(ABC):
         self.address = address
         self.namespace = namespace
         self._timeout_s = timeout_s
+        setup.set_up("cryo")
         self._open(addresses.target(address))
 
     @abstractmethod

@@ -8,8 +8,8 @@ import grpc
 
 from shim.client.calls import lost, unreachable
 from shim.errors import CryoError
+from shim.host import trace_context
 from shim.service import status
-from shim.service.operation import Call
 
 _NAMESPACE_KEY = "containerd-namespace"
 _MESSAGE_MAX = 4 << 20
@@ -47,9 +47,10 @@ class Failed(Protocol):
         """Return the trailing metadata."""
 
 
-def metadata_of(call: Call[Any]) -> tuple[tuple[str, str], ...]:
-    """Return the metadata of a call: the namespace, where the request has no field for it."""
-    return ((_NAMESPACE_KEY, call.namespace),) if call.namespace else ()
+def metadata_of(namespace: str = "") -> tuple[tuple[str, str], ...]:
+    """Return the metadata of a call: its trace, and a namespace for which it has no field."""
+    own = ((_NAMESPACE_KEY, namespace),) if namespace else ()
+    return (*own, *trace_context.metadata().items())
 
 
 def failure(error: Failed, address: str) -> CryoError:

@@ -36,7 +36,7 @@ class GrpcTransport:
         Raises:
             CallFailed: it failed.
         """
-        answers = self._answers(call, deadline_s, channel.metadata_of(call))
+        answers = self._answers(call, deadline_s, call.namespace)
         with contextlib.closing(answers):
             [answer] = answers
         return answer
@@ -63,7 +63,7 @@ class GrpcTransport:
         self,
         call: Call[Any] | Stream[Any] | Feed[Any],
         timeout_s: float | None = None,
-        metadata: tuple[tuple[str, str], ...] = (),
+        namespace: str = "",
         ahead: int | None = None,
     ) -> Generator[Any, None, None]:
         # On the wire a unary response is a stream of one message.
@@ -72,6 +72,7 @@ class GrpcTransport:
             request_serializer=call.operation.request.SerializeToString,
             response_deserializer=call.operation.response.FromString,
         )
+        metadata = channel.metadata_of(namespace)
         begin = functools.partial(method, call.request, timeout=timeout_s, metadata=metadata)
         with contextlib.closing(Exchange(begin, ahead).answers()) as answers:
             try:

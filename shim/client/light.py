@@ -16,6 +16,7 @@ from google.protobuf.message import DecodeError
 
 from shim.client import calls
 from shim.errors import CryoError, DeadlineExceeded, ResourceExhausted
+from shim.host import trace_context
 from shim.service import address as addresses
 from shim.service.operation import Call, Stream
 from shim.service.ttrpc import envelope, frame
@@ -63,12 +64,13 @@ class LightConnection:
             self._sock.shutdown(socket.SHUT_RDWR)
 
     def _request(self, call: Call[Any] | Stream[Any]) -> bytes:
+        own = {envelope.NAMESPACE_KEY: call.namespace} if call.namespace else {}
         request = envelope.write_request(
             call.operation.service,
             call.operation.name,
             call.request.SerializeToString(),
             self._limit_s,
-            {envelope.NAMESPACE_KEY: call.namespace} if call.namespace else {},
+            {**own, **trace_context.metadata()},
         )
         if len(request) > frame.PAYLOAD_MAX:
             message = f"a request of {len(request)} bytes is longer than {frame.PAYLOAD_MAX}"

@@ -17,6 +17,7 @@ from shim.client.base import BaseTransport
 from shim.client.calls import CallFailed
 from shim.client.light import LightConnection
 from shim.errors import CryoError
+from shim.host import trace_context
 from shim.model import Report
 from shim.service.operation import Call, Feed, Stream
 
@@ -54,6 +55,10 @@ class Transport(BaseTransport):
             self._made.close()
 
     def _call(self, call: Call[_Value]) -> _Value:
+        with trace_context.client(call.operation.path):
+            return self._called(call)
+
+    def _called(self, call: Call[_Value]) -> _Value:
         deadline_s = calls.deadline_of(call, self._timeout_s)
         with light.connected(self.address, deadline_s) as connection:
             if connection is not None:
@@ -79,6 +84,10 @@ class Transport(BaseTransport):
             return self._made
 
     def _stream(self, stream: Stream[_Value], report: Report | None) -> _Value:
+        with trace_context.client(stream.operation.path):
+            return self._streamed(stream, report)
+
+    def _streamed(self, stream: Stream[_Value], report: Report | None) -> _Value:
         try:
             return self._follow(stream, report)
         except CallFailed as failed:

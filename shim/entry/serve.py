@@ -18,6 +18,7 @@ from shim import config as configs
 from shim.config import Config
 from shim.entry import logs, optional
 from shim.errors import CryoError, DeadlineExceeded
+from shim.host import trace_context
 from shim.host.background import BackgroundTasks
 from shim.host.environment import private_umask
 from shim.model import Event
@@ -31,7 +32,8 @@ from shim.service.shims import Shims
 from shim.service.ttrpc_edge import TtrpcEdge
 from shim.task import operation_events
 from shim.task.tasks import Tasks, log_event
-from shim.transaction import host_settings
+from shim.tracing import setup as tracing
+from shim.transaction import host_settings, observers
 
 _log = logging.getLogger("cryo")
 _GOODBYE_S = 3.0
@@ -130,7 +132,8 @@ class Sidecar:
         Raises:
             CryoError: it cannot start.
         """
-        with self._signals(), operation_events.published_by(self._publish):
+        traced = observers.observed_by(ended=trace_context.operation)
+        with self._signals(), operation_events.published_by(self._publish), traced:
             async with contextlib.AsyncExitStack() as stack:
                 if self._metrics is not None:
                     await stack.enter_async_context(self._metrics.serving())
@@ -257,6 +260,7 @@ def run(path: Path | None, over: Overrides) -> None:
     config = settings(path, over)
     logs.set_up(config.log.level, config.log.format)
     private_umask()
+    tracing.set_up("cryo-sidecar")
 
     async def live() -> None:
         await Sidecar(config, settings_path=str(_settings_path(path))).serve()

@@ -11,7 +11,7 @@ import grpc
 import grpc.aio
 from google.protobuf.message import Message
 
-from shim.host import log_fields
+from shim.host import log_fields, trace_context
 from shim.model import DEFAULT_NAMESPACE, Progress
 from shim.service import failure, status
 from shim.service.operation import Operation, Table
@@ -86,14 +86,16 @@ def _following(operation: Operation[Any, Any], service: Service) -> _Behaviour:
 
 
 def _beside(context: Context) -> Beside:
-    return Beside(namespace=_namespace_of(context), remaining_s=context.time_remaining())
+    metadata = dict(context.invocation_metadata() or ())
+    return Beside(
+        namespace=_text(metadata.get(NAMESPACE_KEY, DEFAULT_NAMESPACE)),
+        remaining_s=context.time_remaining(),
+        traceparent=_text(metadata.get(trace_context.KEY, "")),
+    )
 
 
-def _namespace_of(context: Context) -> str:
-    for key, value in context.invocation_metadata() or ():
-        if key == NAMESPACE_KEY:
-            return value if isinstance(value, str) else value.decode("utf-8", "replace")
-    return DEFAULT_NAMESPACE
+def _text(value: str | bytes) -> str:
+    return value if isinstance(value, str) else value.decode("utf-8", "replace")
 
 
 def _with_errors(method: str, behaviour: _Behaviour) -> _Behaviour:

@@ -7,6 +7,7 @@ import contextlib
 import logging
 import time
 from collections.abc import Awaitable, Callable, Coroutine, Iterator
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeAlias
@@ -16,7 +17,7 @@ from msgspec.structs import replace
 
 from shim.api.containerd.task.v3 import shim_pb2
 from shim.errors import AlreadyExists, class_of
-from shim.host import log_fields
+from shim.host import log_fields, trace_context
 from shim.host.text import printable
 from shim.model import DEFAULT_NAMESPACE, Progress, Report, TaskRef, TaskView
 from shim.service import answered, convert
@@ -56,6 +57,7 @@ class Beside:
 
     namespace: str = DEFAULT_NAMESPACE
     remaining_s: float | None = None
+    traceparent: str = ""
 
 
 class Service:
@@ -87,7 +89,7 @@ class Service:
 
     async def unary(self, operation: Operation[Any, Any], payload: bytes, beside: Beside) -> bytes:
         """Answer a call that does not stream."""
-        with self._observed(operation) as seen:
+        with self._observed(operation, beside) as seen:
             seen.response = await self._unary(operation, payload, beside, seen)
             return seen.response
 
@@ -119,7 +121,7 @@ class Service:
 
         A cancelled call is rolled back before this returns.
         """
-        with self._observed(operation) as seen:
+        with self._observed(operation, beside) as seen:
             request = operation.parse(payload)
             _bound(request, beside.remaining_s)
             call = self._incoming(request, beside)
@@ -141,7 +143,7 @@ class Service:
         Raises:
             Unavailable: the server stops.
         """
-        with self._observed(operation):
+        with self._observed(operation, beside):
             request = operation.parse(payload)
             call = replace(self._incoming(request, beside), send=send)
             await self.waits.wait(operation.handler(call, request))
@@ -183,8 +185,13 @@ class Service:
         return Incoming(service=self, namespace=namespace, report=log_progress, id=id_)
 
     @contextlib.contextmanager
-    def _observed(self, operation: Operation[Any, Any]) -> Iterator[_Seen]:
-        """Log and report the end of a request; its error is logged by its server."""
+    def _observed(self, operation: Operation[Any, Any], beside: Beside) -> Iterator[_Seen]:
+        """Log, report and trace a request; its error is logged by its server."""
+        with _traced(operation, beside), self._reported(operation) as seen:
+            yield seen
+
+    @contextlib.contextmanager
+    def _reported(self, operation: Operation[Any, Any]) -> Iterator[_Seen]:
         began, seen = time.monotonic(), _Seen()
         try:
             yield seen
@@ -235,6 +242,13 @@ class _Seen:
     forwarded: bool = False
     error: str = ""
     response: bytes = b""
+
+
+def _traced(operation: Operation[Any, Any], beside: Beside) -> AbstractContextManager[None]:
+    """Make the span of a request; what takes as long as its task or client has none."""
+    if operation.timeout_s == ENDLESS and (operation.follows or not operation.streams):
+        return contextlib.nullcontext()
+    return trace_context.server(operation.path, beside.traceparent)
 
 
 def _log_end(one: Answered, level: int) -> None:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from shim.errors import Cancelled, CryoError, DeadlineExceeded, NotFound
-from shim.host import log_fields, procs
+from shim.host import log_fields, procs, trace_context
 from shim.host.shielded import shielded
 from shim.model import Exit, Phase, ProcessView, Progress, Report, TaskRef, TaskView
 from shim.service import cryo_operations, task_messages, task_operations
@@ -55,7 +55,7 @@ class Shim:
                 operation.name,
                 payload,
                 timeout_s=timeout_s,
-                metadata={NAMESPACE_KEY: namespace},
+                metadata={NAMESPACE_KEY: namespace, **trace_context.metadata()},
             )
 
     async def stream(

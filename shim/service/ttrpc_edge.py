@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from shim.host import trace_context
 from shim.model import DEFAULT_NAMESPACE, Progress
 from shim.service import (  # those with operations that a shim serves
     cryo_operations,
@@ -46,7 +47,10 @@ class Served:
 
     async def run(self, payload: bytes, call: Call) -> bytes:
         """Answer one encoded request."""
-        beside = Beside(namespace=call.metadata.get(NAMESPACE_KEY, self.namespace))
+        beside = Beside(
+            namespace=call.metadata.get(NAMESPACE_KEY, self.namespace),
+            traceparent=call.metadata.get(trace_context.KEY, ""),
+        )
         if self.operation.streams:
             return await self.service.streaming(self.operation, payload, beside, _log)
         return await self.service.unary(self.operation, payload, beside)

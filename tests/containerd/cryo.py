@@ -306,11 +306,15 @@ class Cryo(Containerd):
 
 
 def simulated(
-    build: ContainerdBuild, sim: Simulation, place: Place, runsc: Path | None = None
+    build: ContainerdBuild,
+    sim: Simulation,
+    place: Place,
+    runsc: Path | None = None,
+    env: Mapping[str, str] | None = None,
 ) -> Cryo:
     """Return a containerd with our shim on a machine with a simulated GPU."""
     cuda = {"cuda": sim.settings_of_cuda(), "host": sim.settings_of_host()}
-    return Cryo(build, place, runsc or sim.runsc, flags=GPU_FLAGS, settings=cuda)
+    return Cryo(build, place, runsc or sim.runsc, flags=GPU_FLAGS, settings=cuda, env=env)
 
 
 def comm(pid: int) -> str:

@@ -19,6 +19,7 @@ ROOT = Path(__file__).parents[2]
 ORDER = (
     "values",
     "host",
+    "tracing",
     "timeline",
     "oci",
     "runsc",
@@ -35,7 +36,7 @@ ORDER = (
     "entry",
 )
 VALUES = ("errors", "state", "model", "config", "bundle", "failpoints", "finding")
-EDGES = ("service", "client", "metrics", "page", "entry", "selftest")
+EDGES = ("service", "client", "metrics", "tracing", "page", "entry", "selftest")
 
 
 @dataclass(frozen=True)
@@ -58,6 +59,8 @@ GRPC = ("google", "grpc", "grpc_health", "grpc_reflection")
 RULES = {
     "values": Layer(below("values"), ("msgspec",)),
     "host": Layer(below("host"), ("msgspec",)),
+    # Only where OTEL_* is in the environment.
+    "tracing": Layer(below("tracing"), ("opentelemetry",)),
     # Only the command line and the selftest draw.
     "timeline": Layer(below("timeline")),
     "oci": Layer(below("oci"), ("blake3", "msgspec", "yaml")),
@@ -235,6 +238,17 @@ def test_a_shim_serves_every_operation_of_shims() -> None:
     ]
 
     assert each[0] == each[1]
+
+
+def test_traces_are_loaded_only_where_they_are_wanted() -> None:
+    """Neither a sidecar nor a shim, a command or a client loads what makes spans by itself."""
+    without = [
+        module
+        for module in modules()
+        if module != "shim.tracing.tracer" and not module.endswith("__main__")
+    ]
+
+    assert loaded(without, ("shim.tracing.tracer", "opentelemetry")) == "[]"
 
 
 def test_the_supervisor_stays_small() -> None:

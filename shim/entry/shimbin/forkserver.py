@@ -33,6 +33,7 @@ from shim.host import heap, prctl
 from shim.host.environment import private_umask
 from shim.host.supervisor.spawn import close_on_exec
 from shim.task.layout import Layout
+from shim.tracing import setup as tracing
 
 _READY_FD = 3
 # After this time without requests or children it exits; the next `start` launches another one.
@@ -48,6 +49,7 @@ def main(path: str) -> None:
     private_umask()  # of every shim too
     warm_up(Path(f"{path}.warmup"))
     serve.adjust_host()
+    tracing.preload()
     loaded.look()
     # The kernel reaps children, and adopted orphans of shims.
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)

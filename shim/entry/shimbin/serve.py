@@ -23,7 +23,7 @@ from shim.entry.shimbin import paths
 from shim.entry.shimbin.flags import Flags
 from shim.entry.shimbin.logfifo import FifoHandler
 from shim.errors import CryoError, NotFound
-from shim.host import prctl
+from shim.host import prctl, trace_context
 from shim.host.environment import private_umask
 from shim.service.events import Publisher
 from shim.service.service import Service
@@ -32,7 +32,8 @@ from shim.service.ttrpc_edge import shim_services
 from shim.task import operation_events
 from shim.task.runtime_env import ShimEnv
 from shim.task.tasks import Tasks
-from shim.transaction import host_settings
+from shim.tracing import setup as tracing
+from shim.transaction import host_settings, observers
 
 _log = logging.getLogger("cryo")
 _GOODBYE_S = 3.0
@@ -79,7 +80,8 @@ class Shim:
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._on_signal)
-        with operation_events.published_by(self._publisher.publish):
+        traced = observers.observed_by(ended=trace_context.operation)
+        with operation_events.published_by(self._publisher.publish), traced:
             await self._serve()
 
     async def _serve(self) -> None:
@@ -168,6 +170,7 @@ def run(request: StartRequest, fd: int) -> None:
     """Run the requested shim until it shuts down."""
     flags = command_line.parse(request.argv)
     _detach(Path(request.cwd), debug=flags.debug)
+    tracing.set_up("cryo-shim")
     listener, name = socket.socket(fileno=fd), SocketFile(request.socket)
     if _adjusted is None:
         adjust_host()
@@ -180,6 +183,7 @@ def run(request: StartRequest, fd: int) -> None:
         raise
     finally:
         name.remove()
+        trace_context.close()
 
 
 async def _serve(config: Config, flags: Flags, listener: socket.socket, path: str) -> None:

@@ -1,0 +1,1 @@
+"""OpenTelemetry spans; loaded only where OTEL_* is in the environment."""
