@@ -9,6 +9,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from datetime import UTC, datetime
+from types import FrameType
 
 import pytest
 
@@ -170,6 +171,25 @@ def test_without_a_tracer_the_trace_is_passed_on() -> None:
     with trace_context.server("x", "garbage"):
         assert trace_context.metadata() == {}
     assert trace_context.client("x") is trace_context.server("y", "")
+
+
+def test_without_a_tracer_a_call_costs_two_functions() -> None:
+    """One where a request is answered, one where it is forwarded: no span, no text, no context."""
+    called: list[str] = []
+
+    def note(frame: FrameType, event: str, _: object) -> None:
+        if event == "call":
+            called.append(frame.f_code.co_qualname)
+
+    before = sys.getprofile()
+    sys.setprofile(note)
+    try:
+        with trace_context.server("x", ""):
+            trace_context.metadata()
+    finally:
+        sys.setprofile(before)
+
+    assert called == ["server", "nullcontext.__enter__", "metadata", "nullcontext.__exit__"]
 
 
 @pytest.mark.parametrize(
