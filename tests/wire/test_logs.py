@@ -19,6 +19,7 @@ from shim.errors import CryoError
 from shim.host import log_fields
 from shim.model import CheckpointOptions, RestoreOptions
 from shim.service import address as addresses
+from shim.service import event_operations
 from shim.service.operation import Operation
 from shim.service.tables import CRYO, TASK
 from shim.service.ttrpc.client import Client as TtrpcClient
@@ -34,7 +35,7 @@ from shim.task import tasks
 from tests.wire.fakes import FakeTasks, as_tasks
 
 sidecar = serve.Sidecar
-serve.Sidecar = lambda config: sidecar(config, as_tasks(FakeTasks()))
+serve.Sidecar = lambda config, **given: sidecar(config, as_tasks(FakeTasks()), **given)
 serve.run(Path(sys.argv[1]), serve.Overrides())
 """
 OPERATIONS = [one for table in (TASK, CRYO) for one in table.operations.values()]
@@ -77,7 +78,8 @@ async def ask(channel: grpc.aio.Channel, operation: Operation[Any, Any]) -> None
     make: Any = channel.unary_stream if operation.streams else channel.unary_unary
     call = make(operation.path)(
         request_of(operation).SerializeToString(),
-        timeout=20,
+        # That one ends only with its call.
+        timeout=0.5 if operation is event_operations.FollowEvents else 20,
         metadata=(("containerd-namespace", "ns"),),
     )
     with contextlib.suppress(grpc.aio.AioRpcError):
