@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+from collections.abc import Mapping
 from pathlib import Path
 
 import msgspec
@@ -75,17 +77,26 @@ def merged(old: Result, new: Result) -> Result:
     kept = {key: row for key, row in old.rows.items() if key not in new.rows}
     machine = ", ".join(old.machine.values())
     earlier = Source(machine=machine, date=old.date, command=old.command)
+    name = _name_of(earlier, old.sources)
     rows = {
-        key: row if row.source else msgspec.structs.replace(row, source=old.date)
+        key: row if row.source else msgspec.structs.replace(row, source=name)
         for key, row in kept.items()
     }
-    sources = {**old.sources, old.date: earlier}
+    sources = {**old.sources, name: earlier}
     used = {row.source for row in rows.values()}
     return msgspec.structs.replace(
         new,
         rows={**rows, **new.rows},
         sources={key: one for key, one in sources.items() if key in used},
     )
+
+
+def _name_of(source: Source, known: Mapping[str, Source]) -> str:
+    """Return a name for a source: its date, and a number if another one of that day has it."""
+    names = itertools.chain(
+        [source.date], (f"{source.date}-{number}" for number in itertools.count(2))
+    )
+    return next(name for name in names if known.get(name, source) == source)
 
 
 def of(row: Row, result: Result) -> str:

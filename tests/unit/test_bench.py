@@ -132,6 +132,23 @@ def test_rows_that_are_not_measured_again_keep_their_date() -> None:
     assert result.merged(found, some({"b": Row(value=1)})).sources.keys() == {"h", "2026-12-02"}
 
 
+def test_two_runs_of_one_day_stay_apart() -> None:
+    """The rows of each keep its machine and command."""
+    first = some({"a": Row(value=1), "b": Row(value=2), "c": Row(value=3)})
+    second = msgspec.structs.replace(some({"a": Row(value=4)}), command="make bench again")
+    third = msgspec.structs.replace(some({"c": Row(value=5)}), command="once more")
+
+    found = result.merged(result.merged(first, second), third)
+
+    assert {key: row.source for key, row in found.rows.items()} == {
+        "a": "2026-12-01-2",
+        "b": "2026-12-01",
+        "c": "",
+    }
+    assert found.sources["2026-12-01"].command == "make bench"
+    assert found.sources["2026-12-01-2"].command == "make bench again"
+
+
 # Tables.
 
 
