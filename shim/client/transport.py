@@ -108,7 +108,7 @@ class Transport(BaseTransport):
         if report is None:
             with light.connected(self.address, None) as connection:
                 if connection is not None:
-                    return stream.read(self._exchange(connection, stream))
+                    return stream.read(self._answer(connection, stream))
         result = None
         with contextlib.closing(self._grpc().updates(stream)) as updates:
             for update in updates:
@@ -119,6 +119,13 @@ class Transport(BaseTransport):
         if result is None:
             raise calls.no_result(stream.what)
         return stream.read(result)
+
+    def _answer(self, connection: LightConnection, stream: Stream[Any]) -> Any:
+        try:
+            return self._exchange(connection, stream)
+        except CryoError as error:
+            # The call has ended, or its connection, which rolls it back.
+            raise CallFailed(error) from error.__cause__
 
     def _roll_back(self, stream: Stream[Any], report: Report | None) -> None:
         if not stream.token:

@@ -53,5 +53,5 @@ def test_a_life_of_tasks(runsc_new: RunscBuild, form: str) -> None:
     assert {one["task"] for one in of_failed} == {"job"}
     assert {one["logger"] for one in of_failed} >= {
         "shim.service.service",
-        "shim.service.grpc_edge",
+        "shim.service.ttrpc.connection",
     }

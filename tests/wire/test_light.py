@@ -106,6 +106,21 @@ def test_a_long_call_without_progress_needs_no_grpc(sidecar: Sidecar) -> None:
     assert updates
 
 
+def test_a_long_call_that_failed_is_not_cancelled(
+    sidecar: Sidecar, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It has ended, so that there is nothing to roll back; its error is that of the sidecar."""
+    sidecar.core.fail = NotFound("there is none", remedy="make one")
+    cancelled: list[object] = []
+    with Client(sidecar.address) as client:
+        monkeypatch.setattr(client, "_roll_back", lambda *given: cancelled.append(given))
+        with pytest.raises(NotFound, match="there is none") as caught:
+            client.checkpoint("one")
+
+    assert caught.value.remedy == "make one"
+    assert cancelled == []
+
+
 def test_closing_a_client_rolls_back_a_long_call(sidecar: Sidecar) -> None:
     """As the loss of its connection does."""
     sidecar.core.hold = True
