@@ -143,7 +143,8 @@ def _method(module: str, function: ast.FunctionDef, *, is_async: bool) -> str:
     define, run = ("async def", f"await {run}") if waits else ("def", run)
     parameters = ast.unparse(function.args).replace("ref: TaskRef", "task: str | TaskRef")
     parameters = f"self, {parameters}" if parameters else "self"
-    docstring = (ast.get_docstring(function, clean=False) or "").replace("    ", "        ")
+    first, *rest = (ast.get_docstring(function, clean=False) or "").split("\n")
+    docstring = "\n".join([first, *(f"    {line}" if line else "" for line in rest)])
     # The blocking client is that of `cryo`, which loads the modules of what it calls alone.
     load = "" if is_async else f"        from shim.service import {module}\n\n"
     return (

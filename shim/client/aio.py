@@ -216,7 +216,7 @@ class AsyncClient(AsyncTransport):
         when that changes.
 
         Raises:
-                ResourceExhausted: events happen faster than they are read.
+            ResourceExhausted: events happen faster than they are read.
         """
         return self._feed(
             event_operations.follow(task, namespace or self.namespace, everywhere=everywhere)

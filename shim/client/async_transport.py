@@ -62,12 +62,7 @@ class AsyncTransport(BaseTransport):
             return await self._streamed(stream, report)
 
     async def _streamed(self, stream: Stream[_Value], report: Report | None) -> _Value:
-        method = self._channel.unary_stream(
-            stream.operation.path,
-            request_serializer=stream.operation.request.SerializeToString,
-            response_deserializer=stream.operation.response.FromString,
-        )
-        rpc = method(stream.request, metadata=channel.metadata_of())
+        rpc = self._receiving(stream)
         try:
             return await self._follow(stream, rpc, report)
         except grpc.aio.AioRpcError as error:
@@ -80,12 +75,7 @@ class AsyncTransport(BaseTransport):
             rpc.cancel()
 
     async def _feed(self, feed: Feed[_Value]) -> AsyncIterator[_Value]:
-        method = self._channel.unary_stream(
-            feed.operation.path,
-            request_serializer=feed.operation.request.SerializeToString,
-            response_deserializer=feed.operation.response.FromString,
-        )
-        rpc = method(feed.request, metadata=channel.metadata_of())
+        rpc = self._receiving(feed)
         try:
             async for answer in rpc:
                 yield feed.read(answer)
@@ -93,6 +83,15 @@ class AsyncTransport(BaseTransport):
             raise channel.failure(error, self.address) from error
         finally:
             rpc.cancel()
+
+    def _receiving(self, call: Stream[Any] | Feed[Any]) -> grpc.aio.UnaryStreamCall[Any, Any]:
+        """Begin a call that receives any number of responses."""
+        method = self._channel.unary_stream(
+            call.operation.path,
+            request_serializer=call.operation.request.SerializeToString,
+            response_deserializer=call.operation.response.FromString,
+        )
+        return method(call.request, metadata=channel.metadata_of())
 
     async def _follow(
         self, stream: Stream[_Value], rpc: AsyncIterable[Any], report: Report | None

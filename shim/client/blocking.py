@@ -246,7 +246,7 @@ class Client(Transport):
         when that changes.
 
         Raises:
-                ResourceExhausted: events happen faster than they are read.
+            ResourceExhausted: events happen faster than they are read.
         """
         from shim.service import event_operations
 

@@ -19,7 +19,7 @@ from shim.model import Event, Stdio
 from shim.service import convert, task_messages
 from shim.task import name_counters, operation_events
 
-_TEXT_MAX = 4096
+TEXT_MAX = 4096
 _Fields = Mapping[str, Any]
 _Factory = Callable[[str, _Fields], Message]
 
@@ -30,11 +30,15 @@ def envelope(event: Event) -> event_pb2.Envelope:
     Raises:
         InvalidArgument: the topic is unknown, or a field is missing or of the wrong type.
     """
+    return packed(event.topic, event.ref.namespace, event.at, _message(event))
+
+
+def packed(topic: str, namespace: str, at: datetime, message: Message) -> event_pb2.Envelope:
+    """Encode the message of an event with its time, namespace and topic."""
+    # Consumers of containerd's events compare the bare name, without type.googleapis.com.
+    any_ = AnyMessage(type_url=message.DESCRIPTOR.full_name, value=message.SerializeToString())
     return event_pb2.Envelope(
-        timestamp=convert.to_time(event.at),
-        namespace=event.ref.namespace,
-        topic=event.topic,
-        event=_packed(_message(event)),
+        timestamp=convert.to_time(at), namespace=namespace, topic=topic, event=any_
     )
 
 
@@ -49,11 +53,6 @@ def _message(event: Event) -> Message:
         why = f"{type(error).__name__}: {error}"
         message = f"an event of {event.topic} has a missing or invalid field: {why}"
         raise InvalidArgument(message) from error
-
-
-def _packed(message: Message) -> AnyMessage:
-    # Consumers of containerd's events compare the bare name, without type.googleapis.com.
-    return AnyMessage(type_url=message.DESCRIPTOR.full_name, value=message.SerializeToString())
 
 
 def _only_id(kind: Callable[..., Message]) -> _Factory:
@@ -116,7 +115,7 @@ def _checkpointed(id: str, fields: _Fields) -> Message:
 
 
 def _warning(id: str, fields: _Fields) -> Message:
-    return cryo_pb2.TaskWarning(container_id=id, text=printable(fields["text"], _TEXT_MAX))
+    return cryo_pb2.TaskWarning(container_id=id, text=printable(fields["text"], TEXT_MAX))
 
 
 def _operation(id: str, fields: _Fields) -> Message:
@@ -126,7 +125,7 @@ def _operation(id: str, fields: _Fields) -> Message:
         seconds=fields.get("seconds", 0.0),
         size_bytes=fields.get("size_bytes", 0),
         error_kind=fields.get("error_kind", ""),
-        error=printable(fields.get("error", ""), _TEXT_MAX),
+        error=printable(fields.get("error", ""), TEXT_MAX),
     )
 
 
@@ -135,7 +134,7 @@ def _warm_start(id: str, fields: _Fields) -> Message:
         container_id=id,
         name=fields["name"],
         kubernetes_namespace=fields["kubernetes_namespace"],
-        reason=printable(fields["reason"], _TEXT_MAX),
+        reason=printable(fields["reason"], TEXT_MAX),
     )
 
 

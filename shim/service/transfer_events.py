@@ -6,18 +6,14 @@ import contextlib
 import time
 from collections.abc import Iterator
 
-from google.protobuf.any_pb2 import Any as AnyMessage
-
-from shim.api.containerd.types import event_pb2
 from shim.api.cryo.v1 import cryo_pb2
 from shim.errors import class_of
 from shim.host.text import printable
 from shim.model import utcnow
-from shim.service.convert import to_time
+from shim.service import event_messages
+from shim.service.event_messages import TEXT_MAX
 from shim.service.operation import Incoming
 from shim.task.operation_events import FAILED, FINISHED, STARTED
-
-_TEXT_MAX = 4096
 
 
 @contextlib.contextmanager
@@ -29,7 +25,7 @@ def published(call: Incoming, operation: str, *, image: str, reference: str) -> 
     try:
         yield
     except BaseException as error:
-        about.error_kind, about.error = class_of(error), printable(str(error), _TEXT_MAX)
+        about.error_kind, about.error = class_of(error), printable(str(error), TEXT_MAX)
         raise
     finally:
         about.seconds = round(time.monotonic() - began, 6)
@@ -39,12 +35,4 @@ def published(call: Incoming, operation: str, *, image: str, reference: str) -> 
 def _publish(call: Incoming, name: str, about: cryo_pb2.OperationEvent) -> None:
     hub = call.service.events
     if hub.has_readers:
-        packed = AnyMessage(type_url=about.DESCRIPTOR.full_name, value=about.SerializeToString())
-        hub.publish(
-            event_pb2.Envelope(
-                timestamp=to_time(utcnow()),
-                namespace=call.namespace,
-                topic=f"/cryo/{name}",
-                event=packed,
-            )
-        )
+        hub.publish(event_messages.packed(f"/cryo/{name}", call.namespace, utcnow(), about))

@@ -112,8 +112,11 @@ class Restore:
         # What others close; the restore has its own descriptor of it.
         self._shared = held if pages is not None else None
         self._pages = pages or PagesCheck()
-        own = held if self._shared is None else None
-        self._held = own or HeldImage(Path(options.image_path), strict=not options.untrusted_folder)
+        self._held = (
+            held
+            if held is not None and pages is None
+            else HeldImage(Path(options.image_path), strict=not options.untrusted_folder)
+        )
         self._manifest: Manifest | None = None
         self._plan = Reading(direct=False, reason="")
         self._ahead = ReadAhead()

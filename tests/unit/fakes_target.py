@@ -359,3 +359,15 @@ def parking(scene: Scene) -> Parking:
             await scene.runsc.resume("a")
 
     return Parking(scene.target, scene.updates.append, pause=pause, resume=resume)
+
+
+@contextmanager
+def scenes(folder: Path) -> Iterator[Callable[..., Scene]]:
+    """Give a factory of scenes with two CUDA processes, or those that are named."""
+    with sleeping() as process:
+
+        def scene(*processes: Cuda, **more: Any) -> Scene:
+            guest = FakeGuest(list(processes) or [Cuda(7, "train"), Cuda(8, "infer")])
+            return Scene(folder, process, guest, **more)
+
+        yield scene

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -30,8 +29,8 @@ from shim.model import Connections, CudaMode, CudaProcess, CudaState, EngineName
 from shim.runsc.output import GuestProcess
 from shim.transaction import save_idle
 from shim.transaction.journal import Entry
-from tests.unit.fakes_guest import DEVICE, TOOL, Cuda, FakeGuest, Fault, failed
-from tests.unit.fakes_target import Scene, sleeping
+from tests.unit.fakes_guest import DEVICE, TOOL, Cuda, Fault, failed
+from tests.unit.fakes_target import Scene, scenes
 
 RUNNING, FROZEN = CudaState.RUNNING, CudaState.CHECKPOINTED
 Make = Callable[..., Scene]
@@ -42,12 +41,7 @@ PEER = "0101A8C0:0050 01"
 @pytest.fixture
 def make(tmp_path: Path) -> Iterator[Make]:
     """Return a factory of scenes with two CUDA processes, or those that are named."""
-    with sleeping() as process:
-
-        def scene(*processes: Cuda, **more: Any) -> Scene:
-            guest = FakeGuest(list(processes) or [Cuda(7, "train"), Cuda(8, "infer")])
-            return Scene(tmp_path, process, guest, **more)
-
+    with scenes(tmp_path) as scene:
         yield scene
 
 

@@ -20,12 +20,11 @@ from shim.tracing import setup
 from shim.tracing.operations import Operation, of_timeline
 
 pytest.importorskip("opentelemetry.sdk")
-from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
-from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from opentelemetry.trace import SpanKind, StatusCode
 
-from shim.tracing.tracer import OpenTelemetryTracer
+from tests.memory_traces import traced
 
 REF = TaskRef(namespace="ns", id="a")
 CALLER = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
@@ -78,11 +77,8 @@ def test_the_parts_of_an_operation() -> None:
 @pytest.fixture
 def exporter() -> Iterator[InMemorySpanExporter]:
     """Trace into memory meanwhile."""
-    exporter, provider = InMemorySpanExporter(), TracerProvider()
-    provider.add_span_processor(SimpleSpanProcessor(exporter))
-    trace_context.install(OpenTelemetryTracer(provider))
-    yield exporter
-    trace_context.close()
+    with traced() as exporter:
+        yield exporter
 
 
 def named(exporter: InMemorySpanExporter) -> Spans:

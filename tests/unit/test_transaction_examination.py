@@ -16,7 +16,7 @@ from shim.runsc.output import GuestProcess
 from shim.transaction import preflight
 from shim.transaction.examination import Examination
 from tests.unit.fakes_guest import Cuda, FakeGuest
-from tests.unit.fakes_target import Scene, parking, sleeping
+from tests.unit.fakes_target import Scene, parking, scenes
 
 Make = Callable[..., Scene]
 PARTS = Fingerprint(parts={"runsc": "release-1", "architecture": "x86_64", "CPU": ["sse"]})
@@ -29,12 +29,7 @@ GPU_BYTES = 4096 << 20
 @pytest.fixture
 def make(tmp_path: Path) -> Iterator[Make]:
     """Return a factory of scenes with two CUDA processes, or those that are named."""
-    with sleeping() as process:
-
-        def scene(*processes: Cuda, **more: Any) -> Scene:
-            guest = FakeGuest(list(processes) or [Cuda(7, "train"), Cuda(8, "infer")])
-            return Scene(tmp_path, process, guest, **more)
-
+    with scenes(tmp_path) as scene:
         yield scene
 
 

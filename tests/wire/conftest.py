@@ -12,12 +12,15 @@ from typing import Any, Self, TypeVar
 import pytest
 
 from shim.client import AsyncClient, Client
+from shim.entry.cli.app import main
+from shim.model import CreateRequest, TaskRef
 from shim.service.endpoint import Endpoint
 from shim.service.server import Server
 from shim.service.service import Service
-from tests.wire.fakes import FakeTasks, service_of
+from tests.wire.fakes import FakeTask, FakeTasks, service_of
 
 _Result = TypeVar("_Result")
+Cryo = Callable[..., tuple[int, str, str]]
 
 GRACE_S = 5.0
 
@@ -121,3 +124,26 @@ def blocking(sidecar: Sidecar) -> Iterator[Client]:
     """Make a blocking client of the sidecar."""
     with Client(sidecar.address, timeout_s=60.0) as client:
         yield client
+
+
+@pytest.fixture
+def cryo(sidecar: Sidecar, capfd: pytest.CaptureFixture[str]) -> Cryo:
+    """Run the command line in this process; return exit code, stdout and stderr."""
+
+    def run(*argv: str) -> tuple[int, str, str]:
+        with pytest.raises(SystemExit) as caught:
+            main(["-a", sidecar.address, *argv])
+        out, err = capfd.readouterr()
+        assert isinstance(caught.value.code, int)
+        return caught.value.code, out, err
+
+    return run
+
+
+@pytest.fixture
+def task(sidecar: Sidecar) -> FakeTask:
+    """Put a task `a` into the core."""
+    ref = TaskRef(namespace="default", id="a")
+    made = FakeTask(CreateRequest(ref=ref, bundle="/b"))
+    sidecar.core.tasks[ref] = made
+    return made

@@ -47,7 +47,7 @@ from shim.model import (
 )
 from shim.simgpu.waiting import wait_until
 from tests.wire import fakes
-from tests.wire.conftest import Sidecar
+from tests.wire.conftest import Cryo, Sidecar
 from tests.wire.fakes import (
     DIFF,
     MANIFEST,
@@ -60,30 +60,7 @@ from tests.wire.fakes import (
 )
 
 A = TaskRef(namespace="default", id="a")
-Cryo = Callable[..., tuple[int, str, str]]
 Spawn = Callable[..., subprocess.Popen[bytes]]
-
-
-@pytest.fixture
-def cryo(sidecar: Sidecar, capfd: pytest.CaptureFixture[str]) -> Cryo:
-    """Run the command line in this process; return exit code, stdout and stderr."""
-
-    def run(*argv: str) -> tuple[int, str, str]:
-        with pytest.raises(SystemExit) as caught:
-            main(["-a", sidecar.address, *argv])
-        out, err = capfd.readouterr()
-        assert isinstance(caught.value.code, int)
-        return caught.value.code, out, err
-
-    return run
-
-
-@pytest.fixture
-def task(sidecar: Sidecar) -> FakeTask:
-    """Put a task `a` into the core."""
-    made = FakeTask(CreateRequest(ref=A, bundle="/b"))
-    sidecar.core.tasks[A] = made
-    return made
 
 
 @pytest.fixture

@@ -14,12 +14,12 @@ from shim.errors import AlreadyExists
 from shim.model import Clone, MemberOptions, RestoreOptions, Stdio, TaskRef, Verify
 from shim.service.service import Service
 from shim.service.shims import Shims
-from tests.wire.conftest import Sidecar
+from tests.wire.conftest import Cryo, Sidecar
 from tests.wire.fakes import RESTORED, UPDATES, FakeTasks, as_tasks
-from tests.wire.test_cli import Cryo, Spawn, cryo, spawn
+from tests.wire.test_cli import Spawn, spawn
 from tests.wire.test_shims import recorded
 
-__all__ = ("cryo", "spawn")
+__all__ = ("spawn",)
 RESTORE = ("tasks", "restore", "--image-path", "/i")
 
 

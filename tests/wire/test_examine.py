@@ -3,41 +3,23 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from shim.client import AsyncClient
 from shim.entry.cli import exits
-from shim.entry.cli.app import main
 from shim.errors import NotFound
 from shim.finding import Area, Level
 from shim.model import CreateRequest, TaskRef
 from shim.service import examine_operations
 from shim.service.service import Beside, Service
 from shim.service.shims import Shims
-from tests.wire.conftest import Sidecar
+from tests.wire.conftest import Cryo
 from tests.wire.fakes import FINDINGS, FakeTask, FakeTasks, as_tasks
 from tests.wire.test_shims import a_shim, ref
 
 A = TaskRef(namespace="default", id="a")
-Cryo = Callable[..., tuple[int, str, str]]
-
-
-@pytest.fixture
-def cryo(sidecar: Sidecar, capfd: pytest.CaptureFixture[str]) -> Cryo:
-    """Run the command line in this process; return exit code, stdout and stderr."""
-    sidecar.core.tasks[A] = FakeTask(CreateRequest(ref=A, bundle="/b"))
-
-    def run(*argv: str) -> tuple[int, str, str]:
-        with pytest.raises(SystemExit) as caught:
-            main(["-a", sidecar.address, *argv])
-        out, err = capfd.readouterr()
-        assert isinstance(caught.value.code, int)
-        return caught.value.code, out, err
-
-    return run
 
 
 async def test_findings_arrive_as_they_were(client: AsyncClient, core: FakeTasks) -> None:
@@ -72,6 +54,7 @@ def test_what_only_a_newer_version_says() -> None:
     assert (one.area, one.level) == (Area.CHECK, Level.WARNING)
 
 
+@pytest.mark.usefixtures("task")
 def test_the_command_names_what_fails(cryo: Cryo) -> None:
     """A line for each finding, and the exit code of the first class that fails."""
     code, out, err = cryo("doctor", "a")
@@ -83,6 +66,7 @@ def test_the_command_names_what_fails(cryo: Cryo) -> None:
     assert processes.endswith("cuda-checkpoint is not in the container; install it")
 
 
+@pytest.mark.usefixtures("task")
 def test_as_json(cryo: Cryo) -> None:
     """The form is that of the host's report."""
     code, out, _ = cryo("--output", "json", "doctor", "a")
@@ -92,6 +76,7 @@ def test_as_json(cryo: Cryo) -> None:
     assert [one["class"] for one in read["findings"]] == ["task", "gpu"]
 
 
+@pytest.mark.usefixtures("task")
 def test_a_task_that_does_not_exist(cryo: Cryo) -> None:
     """It is the usual error, not a finding."""
     code, out, err = cryo("doctor", "b")
@@ -100,6 +85,7 @@ def test_a_task_that_does_not_exist(cryo: Cryo) -> None:
     assert "no task b" in err
 
 
+@pytest.mark.usefixtures("task")
 @pytest.mark.parametrize("word", ("--repair", "--config=x", "--containerd-config=x"))
 def test_options_of_the_host_alone(cryo: Cryo, word: str) -> None:
     """They are refused for a task."""

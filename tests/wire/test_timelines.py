@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from pathlib import Path
 from xml.etree import ElementTree as ET
 
@@ -11,32 +10,15 @@ import msgspec
 import pytest
 
 from shim.client import AsyncClient
-from shim.entry.cli.app import main
 from shim.model import CreateRequest, TaskRef
 from shim.service import timeline_operations
 from shim.service.service import Beside, Service
 from shim.service.shims import Shims
-from tests.wire.conftest import Sidecar
+from tests.wire.conftest import Cryo, Sidecar
 from tests.wire.fakes import SPEEDS, TIMELINE, FakeTask, FakeTasks, as_tasks
 from tests.wire.test_shims import a_shim, ref
 
 A = TaskRef(namespace="default", id="a")
-Cryo = Callable[..., tuple[int, str, str]]
-
-
-@pytest.fixture
-def cryo(sidecar: Sidecar, capfd: pytest.CaptureFixture[str]) -> Cryo:
-    """Run the command line in this process; return exit code, stdout and stderr."""
-    sidecar.core.tasks[A] = FakeTask(CreateRequest(ref=A, bundle="/b"))
-
-    def run(*argv: str) -> tuple[int, str, str]:
-        with pytest.raises(SystemExit) as caught:
-            main(["-a", sidecar.address, *argv])
-        out, err = capfd.readouterr()
-        assert isinstance(caught.value.code, int)
-        return caught.value.code, out, err
-
-    return run
 
 
 async def test_a_timeline_carries_everything(client: AsyncClient, core: FakeTasks) -> None:
@@ -73,6 +55,7 @@ async def test_the_timelines_of_a_shim_are_forwarded(tmp_path: Path) -> None:
     assert core.calls == [("timelines", ref("a"))]
 
 
+@pytest.mark.usefixtures("task")
 def test_a_task_is_shown_on_80_columns(cryo: Cryo) -> None:
     """Not on a terminal there are no colors, and no line is longer."""
     code, out, err = cryo("timeline", "a")
@@ -88,6 +71,7 @@ def test_a_task_is_shown_on_80_columns(cryo: Cryo) -> None:
     assert "this machine now, /images: disk writes 1.0 GB/s" in out
 
 
+@pytest.mark.usefixtures("task")
 def test_the_last_operation_of_a_task(cryo: Cryo, sidecar: Sidecar) -> None:
     """With --last only so many are shown, and --no-measure leaves the disk alone."""
     code, out, _ = cryo("timeline", "--last", "1", "--no-measure", "a")
@@ -96,6 +80,7 @@ def test_the_last_operation_of_a_task(cryo: Cryo, sidecar: Sidecar) -> None:
     assert ("speeds", "/images/a") not in sidecar.core.calls
 
 
+@pytest.mark.usefixtures("task")
 @pytest.mark.parametrize("image", ("/images/b", "llama:warm", "llama"))
 def test_an_image_by_path_or_name(cryo: Cryo, sidecar: Sidecar, image: str) -> None:
     """What is not the id of a task is an image."""
@@ -105,6 +90,7 @@ def test_an_image_by_path_or_name(cryo: Cryo, sidecar: Sidecar, image: str) -> N
     assert ("timeline", image, "default") in sidecar.core.calls
 
 
+@pytest.mark.usefixtures("task")
 def test_neither_a_task_nor_an_image(cryo: Cryo) -> None:
     """The error names both."""
     code, _, err = cryo("timeline", "nothing")
@@ -113,6 +99,7 @@ def test_neither_a_task_nor_an_image(cryo: Cryo) -> None:
     assert "neither a task nor an image nothing" in err
 
 
+@pytest.mark.usefixtures("task")
 def test_as_svg_and_json(cryo: Cryo, tmp_path: Path) -> None:
     """The drawing is well-formed, and the JSON has all that is drawn."""
     path = tmp_path / "a.svg"
@@ -129,6 +116,7 @@ def test_as_svg_and_json(cryo: Cryo, tmp_path: Path) -> None:
     assert read["timelines"][0]["shares"]["total_s"] == 2.5
 
 
+@pytest.mark.usefixtures("task")
 def test_a_drawing_that_cannot_be_written(cryo: Cryo, tmp_path: Path) -> None:
     """The error names the file."""
     code, _, err = cryo("timeline", "--svg", str(tmp_path / "none" / "a.svg"), "a")

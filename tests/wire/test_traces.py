@@ -9,7 +9,6 @@ from pathlib import Path
 import pytest
 
 from shim.client import AsyncClient, Client
-from shim.host import trace_context
 from shim.service.endpoint import Endpoint
 from shim.service.server import Server
 from shim.service.service import Service
@@ -19,12 +18,11 @@ from tests.wire.fakes import FakeTasks, as_tasks
 from tests.wire.test_shims import a_shim, ref
 
 pytest.importorskip("opentelemetry.sdk")
-from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
-from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from opentelemetry.trace import SpanKind
 
-from shim.tracing.tracer import OpenTelemetryTracer
+from tests.memory_traces import traced
 
 CHECKPOINT = "/cryo.v1.Cryo/Checkpoint"
 
@@ -32,11 +30,8 @@ CHECKPOINT = "/cryo.v1.Cryo/Checkpoint"
 @pytest.fixture
 def exporter() -> Iterator[InMemorySpanExporter]:
     """Trace into memory meanwhile: all three are in this process."""
-    exporter, provider = InMemorySpanExporter(), TracerProvider()
-    provider.add_span_processor(SimpleSpanProcessor(exporter))
-    trace_context.install(OpenTelemetryTracer(provider))
-    yield exporter
-    trace_context.close()
+    with traced() as exporter:
+        yield exporter
 
 
 @pytest.fixture

@@ -18,12 +18,9 @@ from shim.errors import InvalidArgument, Unavailable
 from shim.image.named import ImageRef
 from shim.model import Progress, RestoreOptions, TaskRef
 from tests.unit.image_helpers import sealed
-from tests.wire.conftest import Sidecar
+from tests.wire.conftest import Cryo, Sidecar
 from tests.wire.fakes import UPDATES, FakeTasks
 from tests.wire.fakes_transfers import TRANSFERRED
-from tests.wire.test_cli import Cryo, cryo
-
-__all__ = ["cryo"]
 
 REFERENCE = "r.example/a:v1"
 SETTINGS = TransferSettings(
