@@ -101,8 +101,8 @@ check-protos: $(stamp) ## check that the generated code is current
 	@$(bin)/python hack/protos.py --check
 	@$(bin)/python hack/clients.py --check
 
-node-image: $(stamp) native ## write the image that installs the runtime on Kubernetes nodes: docs/kubernetes.md
-	@$(bin)/python -m hack.kubernetes.node.image dist/cryoshim-node.tar
+node-image: $(stamp) native ## write the image that installs the runtime on Kubernetes nodes, with RUNSC=/path/to/runsc: docs/kubernetes.md
+	@$(bin)/python -m hack.kubernetes.node.image dist/cryoshim-node.tar $(if $(RUNSC),--runsc $(RUNSC))
 
 docs: $(stamp) ## build the documents as a site in build/site; a warning is an error
 	@$(bin)/python -m hack.docs

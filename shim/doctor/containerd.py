@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-import shutil
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -16,6 +15,7 @@ from shim.doctor.host import Host
 from shim.errors import CryoError
 from shim.finding import Area, Finding, Topic
 from shim.oci.annotation_names import PREFIX
+from shim.runsc.program import which
 
 SHIM = "containerd-shim-cryo-v1"
 # What the launcher starts where there is no fork server yet.
@@ -147,7 +147,7 @@ def _program(path: Path, where: str) -> Iterator[Finding]:
 def _runsc(host: Host, daemon: Daemon) -> Iterator[Finding]:
     """Check that shims find runsc: they have containerd's PATH."""
     binary = host.config.runsc.binary
-    if shutil.which(binary, path=daemon.search) is None:
+    if which(binary, daemon.search) is None:
         yield _RUNSC.failure(
             f"{binary} is not on containerd's PATH ({daemon.search}): shims cannot start it",
             "name its path as binary under [runsc] in config.toml",

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import shutil
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -15,6 +14,7 @@ from shim.doctor import features
 from shim.doctor.disk import Disk, RealDisk
 from shim.errors import CryoError, NotFound
 from shim.host import files, mountinfo
+from shim.runsc.program import which
 from shim.runsc.run import Completed, run
 
 _TEXT_BYTES = 4 << 20
@@ -70,7 +70,7 @@ class Host:
 
     def find(self, program: str) -> str:
         """Return the path of a program, by its name or path; empty if there is none."""
-        return shutil.which(program, path=self.search) or ""
+        return which(program, self.search) or ""
 
     def processes(self, name: str) -> list[int]:
         """List the processes whose name, of which the kernel keeps 15 characters, is this one."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import os
 import re
-import shutil
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,6 +13,7 @@ from shim.errors import InvalidArgument, Unavailable
 from shim.model import Value
 from shim.runsc.argv import Global
 from shim.runsc.failure import error_line
+from shim.runsc.program import which
 from shim.runsc.run import run
 
 _FLAG = re.compile(r"(?:^|\s)-([a-z][a-z0-9-]*)(?:[ =]|$)", re.MULTILINE)
@@ -119,12 +119,12 @@ def parse_version(text: str) -> str:
 
 
 def find_binary(name: str) -> str:
-    """Resolve a program name to an absolute real path.
+    """Resolve a program name to an absolute real path; see `program.which`.
 
     Raises:
         Unavailable: it does not exist or is not executable.
     """
-    found = shutil.which(name)
+    found = which(name)
     if found is None:
         message = f"{name}: no such program"
         raise Unavailable(

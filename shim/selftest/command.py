@@ -22,6 +22,7 @@ from shim import config
 from shim.errors import CryoError
 from shim.host.text import printable
 from shim.model import EngineName
+from shim.runsc.program import which
 
 CANNOT_RUN = 77
 _PROCESSES_MAX = 64
@@ -52,7 +53,7 @@ def find_runsc(given: Path | None) -> Path | None:
     """Return the runsc to use: given, configured, on PATH, or from `make tools`."""
     if given is not None:
         return given.absolute()
-    configured = shutil.which(_configured())
+    configured = which(_configured())
     candidates = [Path(configured)] if configured else []
     return next((p for p in (*candidates, *_cached()) if os.access(p, os.X_OK)), None)
 

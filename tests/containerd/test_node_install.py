@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from hack.kubernetes.node import bundle, image
+from hack.kubernetes.node import bundle, image, runsc
 from hack.kubernetes.node.install import Installer
 from hack.kubernetes.node.paths import SHIM, Node
 from shim.errors import FailedPrecondition
@@ -29,20 +31,25 @@ LINES = ("1.7", pytest.param("2.1", marks=pytest.mark.long), "2.4")
 
 
 @pytest.fixture(scope="session")
-def first_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return a bundle of the interpreter that runs the tests."""
+def first_bundle(tmp_path_factory: pytest.TempPathFactory, runsc_new: RunscBuild) -> Path:
+    """Return a bundle of the interpreter that runs the tests, with a runsc."""
     folder = tmp_path_factory.mktemp("bundle") / "first"
-    bundle.write(folder)
+    bundle.write(folder, runsc_new.path)
     return folder
 
 
 @pytest.fixture(scope="session")
 def next_bundle(first_bundle: Path) -> Path:
-    """Return a bundle of another version."""
+    """Return a bundle of another version, with another build of runsc."""
     folder = first_bundle.with_name("next")
     shutil.copytree(first_bundle, folder, copy_function=os.link)
     (folder / bundle.VERSION).unlink()
     (folder / bundle.VERSION).write_text("next-version\n", "utf-8")
+    (program,) = runsc.programs(folder)
+    data = program.read_bytes()
+    program.unlink()
+    program.write_bytes(data + b"\n")
+    program.chmod(0o755)
     return folder
 
 
@@ -106,6 +113,17 @@ def versions_in_use(node: InstalledNode) -> set[str]:
     return {path.parents[1].name for path in links}
 
 
+def sandboxes(node: InstalledNode) -> Counter[str]:
+    """Return the versions whose runsc the processes of the node run from, with their number."""
+    found: Counter[str] = Counter()
+    for link in Path("/proc").glob("[0-9]*/exe"):
+        with contextlib.suppress(OSError):  # it has exited
+            path = link.readlink()
+            if path.name == "runsc" and path.is_relative_to(node.node.prefix):
+                found[path.relative_to(node.node.prefix).parts[1]] += 1
+    return found
+
+
 def answers(kubelet: Kubelet, container: str) -> bool:
     """Return whether an exec in a container works."""
     return kubelet.exec(container, "echo", "in").stdout == b"in\n"
@@ -113,10 +131,10 @@ def answers(kubelet: Kubelet, container: str) -> bool:
 
 @pytest.mark.parametrize("containerd_build", LINES, indirect=True)
 def test_install_upgrade_and_remove(
-    node: InstalledNode, first_bundle: Path, next_bundle: Path, runsc_new: RunscBuild
+    node: InstalledNode, first_bundle: Path, next_bundle: Path
 ) -> None:
-    """Pods run by what is installed, through an upgrade and a removal; then nothing is left."""
-    settings = cryo.write_config(node.folder / "scratch", runsc_new.path, cryo.FLAGS, {})
+    """Pods run by what is installed, with its runsc, through an upgrade and a removal."""
+    settings = cryo.write_config(node.folder / "scratch", Path(runsc.NAME), cryo.FLAGS, {})
     before = node.node.containerd.read_text("utf-8")
     version = (first_bundle / bundle.VERSION).read_text("utf-8").strip()
     installer = Installer(node.node, node)
@@ -127,12 +145,19 @@ def test_install_upgrade_and_remove(
         old, container = run_pod(node, kubelet, "old")
         assert answers(kubelet, container)
         assert versions_in_use(node) == {version}
+        before_upgrade = sandboxes(node)
+        assert set(before_upgrade) == {version}
 
         assert len([*installer.install(next_bundle, settings)]) == 2
         assert node.restarts == 1
         assert answers(kubelet, container)
+        # What runsc starts for a pod is of the pod's version also after the upgrade.
+        kubelet.run(old, Wanted("two", REFERENCE, ["sleep", "1000"]))
+        assert sandboxes(node)[version] > before_upgrade[version]
+        assert set(sandboxes(node)) == {version}
         new, other = run_pod(node, kubelet, "new")
         assert versions_in_use(node) == {version, "next-version"}
+        assert set(sandboxes(node)) == {version, "next-version"}
         kubelet.remove_pod(old)
         assert len([*installer.install(next_bundle, settings)]) == 1
         assert [path.name for path in (node.node.prefix / "versions").iterdir()] == ["next-version"]
@@ -161,13 +186,11 @@ def builder(place: Place, runc: Path, first_bundle: Path, tmp_path: Path) -> Ite
 
 
 def test_the_image_installs_and_removes(
-    builder: Containerd, first_bundle: Path, runsc_new: RunscBuild, tmp_path: Path
+    builder: Containerd, first_bundle: Path, tmp_path: Path
 ) -> None:
     """A container of the image installs on the node that it mounts, and removes when it ends."""
     root = tmp_path / "root"
-    runsc = root / "usr/local/bin/runsc"
-    runsc.parent.mkdir(parents=True)
-    shutil.copy(runsc_new.path, runsc)
+    root.mkdir()
     version = (first_bundle / bundle.VERSION).read_text("utf-8").strip()
     mount = f"type=bind,src={root},dst=/host,options=rbind:rw"
     argv = [*bundle.launch(image.BUNDLE), "-m", "hack.kubernetes.node"]
@@ -183,5 +206,5 @@ def test_the_image_installs_and_removes(
     builder.ctr("tasks", "kill", "installer")
     builder.until_status("installer", "STOPPED")
 
-    assert sorted(path.name for path in root.rglob("*") if path.is_file()) == ["runsc"]
+    assert [path for path in root.rglob("*") if path.is_file()] == []
     builder.ctr("containers", "delete", "installer")

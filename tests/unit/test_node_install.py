@@ -20,6 +20,7 @@ from hack.kubernetes.node.paths import Node
 from hack.kubernetes.node.versions import Versions
 from shim.errors import CryoError, FailedPrecondition, InvalidArgument, Unavailable
 from shim.simgpu.waiting import wait_until
+from tests.unit.helpers_bundle import small_bundle
 
 ROOT = Path(__file__).parents[2]
 
@@ -63,16 +64,6 @@ def node(tmp_path: Path) -> Node:
 def one(tmp_path: Path) -> Path:
     """Return a bundle whose programs do nothing."""
     return small_bundle(tmp_path / "one")
-
-
-def small_bundle(folder: Path) -> Path:
-    """Write a bundle with a loader and nothing to load."""
-    (folder / "bin").mkdir(parents=True)
-    (folder / bundle.LIBRARIES).mkdir()
-    (folder / "lib/python3.11/site-packages").mkdir(parents=True)
-    (folder / bundle.LIBRARIES / bundle.LOADER).write_text("", "utf-8")
-    (folder / bundle.VERSION).write_text(f"{folder.name}\n", "utf-8")
-    return folder
 
 
 def write_config(node: Node, text: str) -> Path:

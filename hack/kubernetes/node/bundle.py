@@ -2,30 +2,35 @@
 
 A node may have no Python, or another C library than the machine that made the bundle. So the
 bundle contains the interpreter that runs this module, the installed distribution `cryoshim` with
-what it requires, every shared library that these load, and the dynamic loader.
+what it requires, every shared library that these load, and the dynamic loader. With --runsc it
+has that one too, for the sandboxes of this version alone.
 
-    python3 -m hack.kubernetes.node.bundle DIRECTORY
+    python3 -m hack.kubernetes.node.bundle DIRECTORY [--runsc PATH]
 """
 
 from __future__ import annotations
 
+import argparse
 import compileall
 import hashlib
 import re
 import shutil
-import subprocess
 import sys
 import sysconfig
 from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib import metadata
 from pathlib import Path
 
 import shim
+from hack.kubernetes.node import libraries, runsc
+from hack.kubernetes.node.libraries import LIBRARIES, LOADER
+from shim.errors import CryoError
+
+__all__ = ("LIBRARIES", "LOADER", "launch", "write")
 
 DISTRIBUTION = "cryoshim"
 VERSION = "VERSION"
-LIBRARIES = "libs"
-LOADER = "ld.so"
 INTERPRETER = "bin/python3.real"
 # The launcher in C, where it was built and needs no library, which a node may lack.
 NATIVE = "shim/entry/shimbin/bin/containerd-shim-cryo-v1"
@@ -37,12 +42,14 @@ _LEFT_OUT = (
 )
 # As in the wheel: these are of another distribution.
 _NOT_INSTALLED = ("selftest", "simgpu", "standin")
-_LDD_S = 60.0
-_ELF = b"\x7fELF"
 
 
-def write(folder: Path) -> str:
-    """Write the bundle into a directory that must not exist; return its version."""
+def write(folder: Path, with_runsc: Path | None = None) -> str:
+    """Write the bundle into a directory that must not exist; return its version.
+
+    Raises:
+        CryoError: the program that was given is no runsc that fits any node.
+    """
     stdlib = Path(sysconfig.get_path("stdlib"))
     library = folder / "lib" / stdlib.name
     shutil.copytree(stdlib, library, ignore=shutil.ignore_patterns(*_LEFT_OUT))
@@ -52,10 +59,13 @@ def write(folder: Path) -> str:
         _copy_distribution(name, packages)
     left_out = shutil.ignore_patterns(*_NOT_INSTALLED)
     shutil.copytree(Path(shim.__file__).parent, packages / "shim", ignore=left_out)
-    if (packages / NATIVE).exists() and any(_needed(packages / NATIVE)):
+    runsc.remove(folder)
+    if (packages / NATIVE).exists() and any(libraries.needed(packages / NATIVE)):
         (packages / NATIVE).unlink()
     _copy(Path(sys.executable).resolve(), folder / INTERPRETER)
-    _copy_libraries(folder)
+    libraries.copy(folder)
+    if with_runsc is not None:
+        runsc.add(folder, with_runsc)
     compileall.compile_dir(library, quiet=2)
     version = f"{shim.__version__}-{digest(folder)[:12]}"
     (folder / VERSION).write_text(f"{version}\n", "utf-8")
@@ -64,9 +74,9 @@ def write(folder: Path) -> str:
 
 def launch(place: Path) -> list[str]:
     """Return the command line that starts the interpreter of a bundle at this place."""
-    libraries = place / LIBRARIES
-    loader = [str(libraries / LOADER), "--argv0", f"{place}/bin/python3"]
-    return [*loader, "--library-path", str(libraries), str(place / INTERPRETER)]
+    folder = place / LIBRARIES
+    loader = [str(folder / LOADER), "--argv0", f"{place}/bin/python3"]
+    return [*loader, "--library-path", str(folder), str(place / INTERPRETER)]
 
 
 def closure(name: str) -> set[str]:
@@ -80,6 +90,12 @@ def closure(name: str) -> set[str]:
     return found
 
 
+def described(folder: Path) -> str:
+    """Return the version of a bundle, and that of its runsc if it has one."""
+    version = (folder / VERSION).read_text("utf-8").strip()
+    return ", ".join(filter(None, (f"version {version}", runsc.described(folder))))
+
+
 def _copy_distribution(name: str, packages: Path) -> None:
     for file in metadata.files(name) or []:
         if ".." not in file.parts and "tests" not in file.parts:
@@ -89,40 +105,6 @@ def _copy_distribution(name: str, packages: Path) -> None:
 def _copy(source: Path, target: Path) -> None:
     target.parent.mkdir(parents=True, exist_ok=True)
     shutil.copy2(source, target)
-
-
-def _copy_libraries(folder: Path) -> None:
-    """Copy the libraries of every program and extension module, and the loader.
-
-    Raises:
-        FileNotFoundError: a library is not installed.
-    """
-    libraries = folder / LIBRARIES
-    libraries.mkdir()
-    for path in [path for path in folder.rglob("*") if path.is_file() and _is_elf(path)]:
-        for name, source in _needed(path):
-            if not (libraries / name).exists():
-                _copy(source, libraries / name)
-
-
-def _is_elf(path: Path) -> bool:
-    with path.open("rb") as file:
-        return file.read(4) == _ELF
-
-
-def _needed(path: Path) -> Iterator[tuple[str, Path]]:
-    """Yield the name and the path of each library that a file needs."""
-    listed = subprocess.run(
-        ["ldd", str(path)], capture_output=True, text=True, timeout=_LDD_S, check=False
-    ).stdout
-    for line in listed.splitlines():
-        name, arrow, rest = line.strip().partition(" => ")
-        if "not found" in rest:
-            message = f"{path} needs {name}, which is not installed"
-            raise FileNotFoundError(message)
-        where = (rest if arrow else name).split(" (")[0]
-        if where.startswith("/"):
-            yield (Path(name).name if arrow else LOADER), Path(where)
 
 
 def digest(folder: Path) -> str:
@@ -136,5 +118,25 @@ def digest(folder: Path) -> str:
     return hasher.hexdigest()
 
 
+@contextmanager
+def reported() -> Iterator[None]:
+    """Exit with the message and the remedy of an error."""
+    try:
+        yield
+    except CryoError as error:
+        sys.exit(f"{error}; {error.remedy}")
+
+
+def main() -> None:
+    """Write a bundle, and print what it is."""
+    parser = argparse.ArgumentParser(prog="hack.kubernetes.node.bundle")
+    parser.add_argument("folder", type=Path, help="the directory to write")
+    parser.add_argument("--runsc", type=Path, help="the runsc to include")
+    asked = parser.parse_args()
+    with reported():
+        write(asked.folder, asked.runsc)
+        print(described(asked.folder))
+
+
 if __name__ == "__main__":
-    print(write(Path(sys.argv[1])))
+    main()

@@ -1,6 +1,6 @@
 """Writes the image of the installer: a bundle and this package, and nothing else.
 
-    python3 -m hack.kubernetes.node.image ARCHIVE
+    python3 -m hack.kubernetes.node.image ARCHIVE [--runsc PATH]
 
 The archive is for `ctr images import`, `docker load` and tools that push to a registry. The image
 has no base image, so building it downloads nothing.
@@ -8,12 +8,12 @@ has no base image, so building it downloads nothing.
 
 from __future__ import annotations
 
+import argparse
 import gzip
 import hashlib
 import io
 import json
 import platform
-import sys
 import tarfile
 import tempfile
 from collections.abc import Mapping
@@ -164,14 +164,19 @@ def _add(out: tarfile.TarFile, name: str, data: bytes) -> None:
     out.addfile(entry, io.BytesIO(data))
 
 
-def main(archive: Path) -> None:
+def main() -> None:
     """Make a bundle and write its image."""
-    with tempfile.TemporaryDirectory() as work:
-        version = bundle.write(Path(work) / "bundle")
-        archive.parent.mkdir(parents=True, exist_ok=True)
-        write(archive, Path(work) / "bundle")
-    print(f"{archive}: {REFERENCE}, version {version}")
+    parser = argparse.ArgumentParser(prog="hack.kubernetes.node.image")
+    parser.add_argument("archive", type=Path, help="the file to write")
+    parser.add_argument("--runsc", type=Path, help="the runsc to include")
+    asked = parser.parse_args()
+    with bundle.reported(), tempfile.TemporaryDirectory() as work:
+        folder = Path(work) / "bundle"
+        bundle.write(folder, asked.runsc)
+        asked.archive.parent.mkdir(parents=True, exist_ok=True)
+        write(asked.archive, folder)
+        print(f"{asked.archive}: {REFERENCE}, {bundle.described(folder)}")
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    main()

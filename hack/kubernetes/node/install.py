@@ -15,7 +15,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from hack.kubernetes.node import containerd
+from hack.kubernetes.node import containerd, runsc
+from hack.kubernetes.node.bundle import described
 from hack.kubernetes.node.daemon import Daemon
 from hack.kubernetes.node.paths import PATH, Node, read, write
 from hack.kubernetes.node.versions import Versions, wait_for_exit
@@ -51,11 +52,11 @@ class Installer:
                 configuration, which is then undone.
         """
         with self._locked():
-            self._check(settings)
+            self._check(bundle, settings)
             versions = Versions(self.node)
             name = versions.add(bundle)
             versions.activate(name)
-            yield f"version {name} is installed in {self.node.prefix}"
+            yield f"{described(bundle)} is installed in {self.node.prefix}"
             text = settings.read_text("utf-8") if settings else ""
             write(self.node.at(self.node.settings), MARK + text)
             yield from self._configure(containerd.enabled(self.node))
@@ -94,18 +95,19 @@ class Installer:
         """Return whether no other installer came after this one."""
         return read(self._ours(_OWNER)) == self.owner
 
-    def _check(self, settings: Path | None) -> None:
+    def _check(self, bundle: Path, settings: Path | None) -> None:
         """Check what the node must have before anything is changed."""
         text = read(self.node.at(self.node.settings))
         if text is not None and not text.startswith(MARK):
             message = f"{self.node.settings} was not written by this installer"
             raise FailedPrecondition(message, remedy="move its settings into the ConfigMap")
         binary = (config.load(settings) if settings else Config()).runsc.binary
-        if not any(os.access(self.node.at(path), os.X_OK) for path in _candidates(binary)):
+        is_bundled = binary == runsc.NAME and runsc.programs(bundle)
+        on_node = (os.access(self.node.at(path), os.X_OK) for path in _candidates(binary))
+        if not is_bundled and not any(on_node):
             message = f"this node has no runsc: {binary} is not executable, or not on {PATH}"
-            raise FailedPrecondition(
-                message, remedy="install gVisor's runsc, or set [runsc] binary"
-            )
+            remedy = "use an image with a runsc, install gVisor's runsc, or set [runsc] binary"
+            raise FailedPrecondition(message, remedy=remedy)
         containerd.enabled(self.node)
 
     def _configure(self, wanted: containerd.Texts) -> Iterator[str]:

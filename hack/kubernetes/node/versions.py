@@ -12,6 +12,7 @@ import select
 import shutil
 from pathlib import Path
 
+from hack.kubernetes.node import runsc
 from hack.kubernetes.node.bundle import LIBRARIES, LOADER, NATIVE, VERSION, launch
 from hack.kubernetes.node.paths import SHIM, Node
 
@@ -107,11 +108,16 @@ class Versions:
         return [pid for name in self.names() for pid in self.users(name)]
 
     def users(self, name: str) -> list[int]:
-        """Return the processes that run from a version, except for idle fork servers."""
-        loader = self._node.at(self._folder / name) / LIBRARIES / LOADER
-        found = loader.stat()
+        """Return the processes that run from a version, except for idle fork servers.
+
+        They are those of its Python, and the sandboxes of its runsc.
+        """
+        folder = self._node.at(self._folder / name)
+        programs = {
+            _identity(path) for path in (folder / LIBRARIES / LOADER, *runsc.programs(folder))
+        }
         pids = [int(entry.name) for entry in Path("/proc").iterdir() if entry.name.isdigit()]
-        return [pid for pid in pids if _runs(pid, found) and not _is_idle_fork_server(pid)]
+        return [pid for pid in pids if _runs(pid, programs) and not _is_idle_fork_server(pid)]
 
 
 def wait_for_exit(pid: int, timeout_s: float) -> bool:
@@ -135,9 +141,14 @@ def _write_program(path: Path, text: str) -> None:
     path.chmod(0o755)
 
 
-def _runs(pid: int, program: os.stat_result) -> bool:
+def _identity(program: Path) -> tuple[int, int]:
+    found = program.stat()
+    return found.st_dev, found.st_ino
+
+
+def _runs(pid: int, programs: set[tuple[int, int]]) -> bool:
     with contextlib.suppress(OSError):  # it has exited
-        return os.path.samestat(Path(f"/proc/{pid}/exe").stat(), program)
+        return _identity(Path(f"/proc/{pid}/exe")) in programs
     return False
 
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import os
 import select
-import shutil
 import signal
 import subprocess
 import sys
@@ -29,6 +28,7 @@ from shim.host.exit_status import SIGKILL_STATUS, UNKNOWN_STATUS
 from shim.model import Exit, utcnow
 from shim.runsc import statefile
 from shim.runsc.argv import Global, delete, runsc_id
+from shim.runsc.program import which
 from shim.task import record as records
 from shim.task.record import CleanupRecord
 from shim.transaction.journal import Entry, Journal
@@ -125,7 +125,7 @@ def _remove(
     record: CleanupRecord, entry: Entry | None, folder: Path, settings: _Settings, flags: Flags
 ) -> None:
     runsc = Global(
-        binary=shutil.which(settings.runsc) or "runsc",
+        binary=which(settings.runsc) or "runsc",
         root=str(folder.parents[2] / "runsc" / flags.namespace),
     )
     statefile.before_delete(Path(runsc.root), runsc_id(flags.id))
