@@ -9,10 +9,11 @@ from pathlib import Path
 from shim import failpoints
 from shim.config import Config
 from shim.errors import CryoError, NotFound, Unavailable
+from shim.host.process_id import ProcessId
 from shim.host.shielded import shielded
 from shim.host.supervisor.protocol import ProcessSupervisor
 from shim.model import Stats
-from shim.runsc import argv, control, statefile
+from shim.runsc import argv, control, sandbox_program, statefile
 from shim.runsc.argv import CheckpointArgs, ExecArgs, Global, runsc_id
 from shim.runsc.container_flags import NO_FLAGS, ContainerFlags
 from shim.runsc.containers import Containers
@@ -98,6 +99,15 @@ class Runsc:
             done = await self._ask(task_id, command, args, timeout_s, own=own)
             _check(command, done)
         return done
+
+    async def check_program(self, task_id: str, sandbox: ProcessId) -> None:
+        """Check that a sandbox runs this runsc; after that `capabilities` are those of its file.
+
+        Raises:
+            Refused: the file was replaced since the sandbox was created.
+        """
+        self.capabilities = await sandbox_program.current(self.capabilities, task_id)
+        await sandbox_program.check(sandbox, self.capabilities, task_id)
 
     async def start(self, task_id: str, own: ContainerFlags = NO_FLAGS) -> None:
         """Start a created container; runsc sets up the network now, by the flags of this call."""

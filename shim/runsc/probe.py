@@ -135,13 +135,26 @@ def find_binary(name: str) -> str:
 
 def identity(path: str) -> tuple[int, ...]:
     """Return what identifies a binary: device, inode, size and modification time."""
-    status = Path(path).stat()
+    return identity_of(Path(path).stat())
+
+
+def identity_of(status: os.stat_result) -> tuple[int, ...]:
+    """Return what identifies a binary of this status."""
     return (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns)
 
 
 async def _ask(binary: str, *args: str) -> str:
     done = await run([binary, *args], timeout_s=_PROBE_TIMEOUT_S)
     return (done.stdout + b"\n" + done.stderr).decode("utf-8", "replace")
+
+
+async def ask_version(binary: str) -> str:
+    """Return the version of a runsc.
+
+    Raises:
+        CryoError: it cannot be started, or does not end in time.
+    """
+    return parse_version(await _ask(binary, "--version"))
 
 
 async def check_flags(binary: str, flags: Mapping[str, str]) -> None:

@@ -27,6 +27,7 @@ NONE = "none"
 ORDER = (
     questions.STATE,
     questions.CONTAINERS,
+    questions.RUNSC,
     questions.SPEC,
     questions.NETWORK,
     questions.VOLUMES,
@@ -73,6 +74,7 @@ class Answers:
         """Yield a text for each question that could be answered."""
         yield questions.STATE, self._state()
         yield questions.CONTAINERS, self._containers()
+        yield questions.RUNSC, "the one in use is the one that it runs"
         yield questions.SPEC, "runsc restores it"
         yield questions.NETWORK, f"runsc saves --network={self._network()}"
         yield questions.ELSEWHERE, needed(fingerprint)

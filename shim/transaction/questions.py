@@ -19,6 +19,7 @@ def _question(area: Area, name: str, remedy: str) -> Question:
 
 STATE = _question(Area.TASK, "state", "see cryo tasks ls, and kill the task if it cannot go on")
 CONTAINERS = _question(Area.TASK, "containers", "delete or start the containers that do not run")
+RUNSC = _question(Area.TASK, "runsc", "put the runsc back that created the task, or restart it")
 SPEC = _question(Area.TASK, "config.json", "create the container with another config.json")
 NETWORK = _question(Area.TASK, "network", "create it with a network of its own")
 VOLUMES = _question(

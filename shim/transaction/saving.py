@@ -17,6 +17,7 @@ from shim.image.staging import Staging
 from shim.model import CheckpointOptions, Phase, Progress
 from shim.runsc.argv import CheckpointArgs
 from shim.runsc.failure import failure
+from shim.transaction import builds
 from shim.transaction.alive import unless_dead
 from shim.transaction.steps import Steps
 from shim.transaction.target import CheckpointTarget
@@ -77,6 +78,9 @@ class Saving:
             self._transaction.warn(f"runsc could not thaw after its save: {explained.message}")
         finally:
             await helpers.aclose()
+        if self.unthawed is None:
+            # If runsc was replaced meanwhile, the manifest would name the wrong one.
+            await builds.check_unchanged(self._target)
         self.complete = True
 
     async def _run(self, staging: Path) -> None:

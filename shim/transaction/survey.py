@@ -17,7 +17,7 @@ from shim.host.both import both
 from shim.model import CudaMode, EngineName
 from shim.oci.atomic_volumes import data_folders
 from shim.runsc.output import GuestProcess
-from shim.transaction import connections, memory, pod_file_checks, preflight, questions
+from shim.transaction import builds, connections, memory, pod_file_checks, preflight, questions
 from shim.transaction.connections import Connected
 from shim.transaction.execs import ExecCheck
 from shim.transaction.judge import Judge, measure_disk
@@ -84,6 +84,8 @@ class Survey:
         Raises:
             CryoError: why the checkpoint cannot succeed.
         """
+        with self._judge.about(questions.RUNSC):
+            await builds.check_unchanged(self._target)
         for question, check in _FIRST:
             with self._judge.about(question):
                 check(self._target)

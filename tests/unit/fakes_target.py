@@ -72,6 +72,11 @@ class FakeRunsc(Runsc):
         # What happens when a save fails.
         self.failing: Callable[[], None] = lambda: None
 
+    async def check_program(self, task_id: str, sandbox: ProcessId) -> None:
+        await asyncio.sleep(0)
+        if failure := self.fails.get("program"):
+            raise failure
+
     async def pause(self, task_id: str) -> None:
         await self.do("pause")
         self.guest.paused = True

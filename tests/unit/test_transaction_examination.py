@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from shim.errors import Refused
 from shim.finding import Finding, Level
 from shim.host import files
 from shim.image.named import Fingerprint
@@ -104,6 +105,12 @@ FAULTS: dict[str, tuple[dict[str, Any], Callable[[Scene], None], dict[str, Any],
         "CUDA processes",
     ),
     "exec session": ({"new": False}, with_session, {}, "exec processes"),
+    "another runsc": (
+        {},
+        lambda scene: scene.runsc.fails.update(program=Refused("replaced", remedy="put it back")),
+        {},
+        "runsc",
+    ),
     "missing engine": ({"new": False}, as_it_is, {"engine": EngineName.BUILTIN}, "engine"),
     "connection": ({}, with_peer, {"connections": Connections.REFUSE}, "connections"),
     "exited member": ({"others": {"b": FakeGuest()}, "ended": {"b"}}, as_it_is, {}, "containers"),
