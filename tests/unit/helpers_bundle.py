@@ -6,6 +6,8 @@ from pathlib import Path
 
 from hack.kubernetes.node import bundle
 
+UNIT = Path(__file__).parents[2] / "packaging/systemd/cryo.service"
+
 
 def small_bundle(folder: Path) -> Path:
     """Write a bundle with a loader and nothing to load."""
@@ -14,4 +16,5 @@ def small_bundle(folder: Path) -> Path:
     (folder / "lib/python3.11/site-packages").mkdir(parents=True)
     (folder / bundle.LIBRARIES / bundle.LOADER).write_text("", "utf-8")
     (folder / bundle.VERSION).write_text(f"{folder.name}\n", "utf-8")
+    (folder / UNIT.name).write_text(UNIT.read_text("utf-8"), "utf-8")
     return folder

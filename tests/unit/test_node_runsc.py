@@ -143,7 +143,7 @@ def test_a_version_is_kept_under_a_sandbox(
 ) -> None:
     """A version whose runsc runs is in use, also where no Python of it runs."""
     list(Installer(node).install(with_runsc(tmp_path / "one", release)))
-    assert Versions(node).users("busy") == [sandbox.pid]
+    assert [user.pid for user in Versions(node).users("busy")] == [sandbox.pid]
     assert Versions(node).names() == ["busy", "one"]
 
     sandbox.kill()

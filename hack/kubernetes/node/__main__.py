@@ -11,6 +11,7 @@ from pathlib import Path
 from hack.kubernetes.node.daemon import SystemdUnit
 from hack.kubernetes.node.install import Installer
 from hack.kubernetes.node.paths import Node
+from hack.kubernetes.node.sidecar import NAME
 from shim.errors import CryoError
 
 _NODE = Node()
@@ -20,8 +21,8 @@ def main(argv: Sequence[str]) -> int:
     """Run one command and return its exit code."""
     asked = parser().parse_args(argv)
     node = Node(asked.root, asked.prefix, asked.containerd, asked.settings)
-    daemon = SystemdUnit(asked.unit) if asked.unit else None
-    installer = Installer(node, daemon, asked.owner)
+    daemon, service = (SystemdUnit(asked.unit), SystemdUnit(NAME)) if asked.unit else (None, None)
+    installer = Installer(node, daemon, asked.owner, service, sidecar=not asked.no_sidecar)
     try:
         if asked.command == "remove":
             _report(installer.remove())
@@ -70,7 +71,8 @@ def parser() -> argparse.ArgumentParser:
     add("--settings", type=Path, default=_NODE.settings, help="our config.toml on the node")
     add("--config", type=Path, help="the file with the settings to write there")
     add("--bundle", type=Path, default=Path("/cryoshim"), help="the bundle to install")
-    add("--unit", default="", help="containerd's systemd unit, to restart it; default: no restart")
+    add("--unit", default="", help="containerd's systemd unit; without it nothing is (re)started")
+    add("--no-sidecar", action="store_true", help="install no sidecar, and remove an earlier one")
     add("--owner", default="", help="a name for this installer, such as its pod's UID")
     add("--wait", type=float, default=120.0, help="`run` waits so long for pods before it removes")
     add("--ready", type=Path, default=Path("/run/installed"), help="`run` creates this file")

@@ -40,6 +40,8 @@ _LEFT_OUT = (
     *("tkinter", "turtledemo", "venv", "_tkinter.*", "_dbm.*", "_gdbm.*", "_curses*", "readline.*"),
     *("_sqlite3.*", "sqlite3", "nis.*", "_test*", "xxlimited*"),
 )
+# The sidecar's.
+_UNIT = Path(__file__).parents[3] / "packaging/systemd/cryo.service"
 # As in the wheel: these are of another distribution.
 _NOT_INSTALLED = ("selftest", "simgpu", "standin")
 
@@ -66,6 +68,7 @@ def write(folder: Path, with_runsc: Path | None = None) -> str:
     libraries.copy(folder)
     if with_runsc is not None:
         runsc.add(folder, with_runsc)
+    shutil.copyfile(_UNIT, folder / _UNIT.name)
     compileall.compile_dir(library, quiet=2)
     version = f"{shim.__version__}-{digest(folder)[:12]}"
     (folder / VERSION).write_text(f"{version}\n", "utf-8")

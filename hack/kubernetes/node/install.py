@@ -17,15 +17,15 @@ from pathlib import Path
 
 from hack.kubernetes.node import containerd, runsc
 from hack.kubernetes.node.bundle import described
-from hack.kubernetes.node.daemon import Daemon
-from hack.kubernetes.node.paths import PATH, Node, read, write
-from hack.kubernetes.node.versions import Versions, wait_for_exit
+from hack.kubernetes.node.daemon import Daemon, Service
+from hack.kubernetes.node.paths import MARK, PATH, Node, read, write
+from hack.kubernetes.node.sidecar import Sidecar
+from hack.kubernetes.node.users import Kind, User, wait_for_exit
+from hack.kubernetes.node.versions import Versions
 from shim import config
 from shim.config import Config
 from shim.errors import CryoError, FailedPrecondition
 
-# The first line of a config.toml of ours that this program may replace and remove.
-MARK = "# Written by the Cryoshim installer of this node; change its source instead.\n"
 _RESTART = "restart-containerd"
 _OWNER = "owner"
 _LOCK = "lock"
@@ -36,6 +36,7 @@ class Installer:
     """What is installed where: `settings` is the text of our config.toml, `daemon` containerd.
 
     Without a daemon nothing is restarted, and the report says that this remains to be done.
+    `service` is the unit of the sidecar, None with the same effect; there is none if not `sidecar`.
     `owner` names who installs: of two installers on a node the last one is the owner, and only
     that one removes the runtime when it ends.
     """
@@ -43,6 +44,8 @@ class Installer:
     node: Node
     daemon: Daemon | None = None
     owner: str = ""
+    service: Service | None = None
+    sidecar: bool = True
 
     def install(self, bundle: Path, settings: Path | None = None) -> Generator[str]:
         """Install a bundle with these settings, and yield what was done, a line each.
@@ -55,27 +58,34 @@ class Installer:
             self._check(bundle, settings)
             versions = Versions(self.node)
             name = versions.add(bundle)
+            text = MARK + (settings.read_text("utf-8") if settings else "")
+            old_text = read(self.node.at(self.node.settings))
+            if self.sidecar:
+                changed = (versions.active(), old_text) != (name, text)
+                self._sidecar.prepare(bundle, changed=changed)
             versions.activate(name)
             yield f"{described(bundle)} is installed in {self.node.prefix}"
-            text = settings.read_text("utf-8") if settings else ""
-            write(self.node.at(self.node.settings), MARK + text)
+            write(self.node.at(self.node.settings), text)
             yield from self._configure(containerd.enabled(self.node))
             write(self._ours(_OWNER), self.owner)
-            yield from (f"version {old} is still used by running pods" for old in _others(versions))
+            yield from self._sidecar.start() if self.sidecar else self._sidecar.remove()
+            yield from _kept(versions)
 
     def remove(self) -> Iterator[str]:
         """Remove all of it and yield what was done.
 
         Raises:
-            FailedPrecondition: pods use it. containerd needs the runtime for their execs, and
-                their shims need the files, so nothing was removed.
-            CryoError: containerd did not restart.
+            FailedPrecondition: pods or tasks of the sidecar use it. containerd needs the runtime
+                for the execs of pods, and their shims need the files, so nothing was removed.
+            CryoError: containerd did not restart, or the sidecar did not stop.
         """
         with self._locked():
             versions = Versions(self.node)
-            if used := [name for name in versions.names() if versions.users(name)]:
+            self._sidecar.check_removal()
+            if used := [name for name in versions.names() if _needed(versions.users(name))]:
                 message = f"running pods use {', '.join(used)}; nothing was removed"
                 raise FailedPrecondition(message, remedy="delete these pods and remove it again")
+            yield from self._sidecar.remove()
             yield from self._configure(containerd.disabled(self.node))
             if self._settings_are_ours():
                 write(self.node.at(self.node.settings), None)
@@ -84,11 +94,11 @@ class Installer:
             yield f"removed {self.node.prefix}"
 
     def wait_until_unused(self, timeout_s: float) -> None:
-        """Return when no pod uses any version, or after the timeout."""
+        """Return when neither a pod nor a task uses any version, or after the timeout."""
         deadline = time.monotonic() + timeout_s
-        while users := Versions(self.node).all_users():
+        while users := _needed(Versions(self.node).all_users()):
             left_s = deadline - time.monotonic()
-            if left_s <= 0 or not wait_for_exit(users[0], left_s):
+            if left_s <= 0 or not wait_for_exit(users[0].pid, left_s):
                 return
 
     def is_owner(self) -> bool:
@@ -97,6 +107,10 @@ class Installer:
 
     def _check(self, bundle: Path, settings: Path | None) -> None:
         """Check what the node must have before anything is changed."""
+        if self.sidecar:
+            self._sidecar.check()
+        elif self._sidecar.is_installed():
+            self._sidecar.check_removal()
         text = read(self.node.at(self.node.settings))
         if text is not None and not text.startswith(MARK):
             message = f"{self.node.settings} was not written by this installer"
@@ -140,6 +154,10 @@ class Installer:
         for path, text in texts.items():
             write(self.node.at(path), text)
 
+    @property
+    def _sidecar(self) -> Sidecar:
+        return Sidecar(self.node, self.service)
+
     def _settings_are_ours(self) -> bool:
         return (read(self.node.at(self.node.settings)) or "").startswith(MARK)
 
@@ -154,8 +172,18 @@ class Installer:
             yield
 
 
-def _others(versions: Versions) -> list[str]:
-    return [name for name in versions.prune() if name != versions.active()]
+def _kept(versions: Versions) -> Iterator[str]:
+    """Remove the versions that are not used, and say why the others are kept."""
+    for name in versions.prune():
+        if name != versions.active():
+            pods = any(user.kind is Kind.POD for user in versions.users(name))
+            what = "running pods" if pods else "tasks of the sidecar"
+            yield f"version {name} is still used by {what}"
+
+
+def _needed(users: list[User]) -> list[User]:
+    """Return those that need a version: not the sidecar itself, which a removal stops."""
+    return [user for user in users if user.kind in {Kind.POD, Kind.TASK}]
 
 
 def _candidates(binary: str) -> list[Path]:

@@ -9,21 +9,25 @@ from shim.errors import FailedPrecondition
 from shim.host import files
 from shim.install.links import PATH, SHIM
 
-__all__ = ("PATH", "SHIM", "Node", "read", "write")
+__all__ = ("MARK", "PATH", "SHIM", "Node", "read", "write")
+
+# The first line of a file of ours that the installer may replace and remove.
+MARK = "# Written by the Cryoshim installer of this node; change its source instead.\n"
 
 
 @dataclass(frozen=True)
 class Node:
     """All paths are the node's own; `root` is where its root directory is mounted here.
 
-    `prefix` is the directory of the installation, `containerd` containerd's config.toml, and
-    `settings` ours.
+    `prefix` is the directory of the installation, `containerd` containerd's config.toml,
+    `settings` ours, and `units` the directory of systemd's units.
     """
 
     root: Path = Path("/")
     prefix: Path = Path("/opt/cryoshim")
     containerd: Path = Path("/etc/containerd/config.toml")
     settings: Path = Path("/etc/cryo/config.toml")
+    units: Path = Path("/etc/systemd/system")
 
     def at(self, path: Path) -> Path:
         """Return where a path of the node is here."""

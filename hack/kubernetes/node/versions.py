@@ -6,19 +6,16 @@ removed only when no process runs from it.
 
 from __future__ import annotations
 
-import contextlib
 import os
-import select
 import shutil
 from pathlib import Path
 
 from hack.kubernetes.node import runsc
 from hack.kubernetes.node.bundle import LIBRARIES, LOADER, NATIVE, VERSION, launch
 from hack.kubernetes.node.paths import SHIM, Node
+from hack.kubernetes.node.users import User, running
 
 PROGRAMS = {SHIM: "shim.entry.shimbin.main", "cryo": "shim.entry.cli"}
-# The name of a fork server, which holds no task itself.
-_FORK_SERVER = "cryo-forkserver"
 
 
 class Versions:
@@ -103,33 +100,17 @@ class Versions:
         self._node.at(self._folder / name).rename(staging)
         shutil.rmtree(staging)
 
-    def all_users(self) -> list[int]:
+    def all_users(self) -> list[User]:
         """Return the processes that run from any version."""
-        return [pid for name in self.names() for pid in self.users(name)]
+        return [user for name in self.names() for user in self.users(name)]
 
-    def users(self, name: str) -> list[int]:
+    def users(self, name: str) -> list[User]:
         """Return the processes that run from a version, except for idle fork servers.
 
         They are those of its Python, and the sandboxes of its runsc.
         """
         folder = self._node.at(self._folder / name)
-        programs = {
-            _identity(path) for path in (folder / LIBRARIES / LOADER, *runsc.programs(folder))
-        }
-        pids = [int(entry.name) for entry in Path("/proc").iterdir() if entry.name.isdigit()]
-        return [pid for pid in pids if _runs(pid, programs) and not _is_idle_fork_server(pid)]
-
-
-def wait_for_exit(pid: int, timeout_s: float) -> bool:
-    """Wait until a process has exited; return whether it has within the timeout."""
-    try:
-        fd = os.pidfd_open(pid)
-    except ProcessLookupError:
-        return True
-    try:
-        return bool(select.select([fd], [], [], timeout_s)[0])
-    finally:
-        os.close(fd)
+        return running(folder / LIBRARIES / LOADER, runsc.programs(folder))
 
 
 def _main_of(module: str) -> str:
@@ -139,21 +120,3 @@ def _main_of(module: str) -> str:
 def _write_program(path: Path, text: str) -> None:
     path.write_text(text, "utf-8")
     path.chmod(0o755)
-
-
-def _identity(program: Path) -> tuple[int, int]:
-    found = program.stat()
-    return found.st_dev, found.st_ino
-
-
-def _runs(pid: int, programs: set[tuple[int, int]]) -> bool:
-    with contextlib.suppress(OSError):  # it has exited
-        return _identity(Path(f"/proc/{pid}/exe")) in programs
-    return False
-
-
-def _is_idle_fork_server(pid: int) -> bool:
-    with contextlib.suppress(OSError):
-        name = Path(f"/proc/{pid}/comm").read_text("utf-8").strip()
-        return name == _FORK_SERVER and not Path(f"/proc/{pid}/task/{pid}/children").read_text()
-    return True
