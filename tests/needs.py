@@ -9,7 +9,7 @@ from hack.tools import cli, servers, suites
 _REAL = ("tests/real/", "tests/faults/", "tests/containerd/", "tests/kubernetes/")
 _CLUSTERS = "tests/kubernetes/"
 _NO_CLUSTER = "tests/kubernetes/test_standalone.py"
-_BOOTED = "tests/real/test_deb.py::test_the_service"
+_BOOTED = ("tests/real/test_deb.py::test_the_service", "tests/containerd/test_node_systemd.py::")
 _MORE_SERVERS = "tests/containerd/test_servers.py::test_server["
 
 

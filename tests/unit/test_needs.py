@@ -18,6 +18,7 @@ from tests.needs import tools_for
             ("server-redis", "server-postgres", "server-python", "server-node", "server-java"),
         ),
         ("tests/real/test_deb.py::test_the_service", ("debian-12-systemd",)),
+        ("tests/containerd/test_node_systemd.py::test_one", ("debian-12-systemd",)),
         ("tests/kubernetes/test_standalone.py::test_one[2.4]", ()),
         ("tests/kubernetes/test_killed.py::test_one[2.4]", ("kube-apiserver", "etcd")),
     ),

@@ -423,6 +423,34 @@ def test_a_task_that_is_created_meanwhile_gets_its_sidecar_back(
     assert unit_of(node).exists()
 
 
+def test_an_old_supervisor_is_replaced_when_its_tasks_are_gone(
+    installer: Installer,
+    service: FakeService,
+    node: Node,
+    one: Path,
+    tmp_path: Path,
+    processes: list[Process],
+) -> None:
+    """A supervisor keeps its version while it has tasks; the next run after them restarts it."""
+    list(installer.install(one))
+    processes.append(supervisor := Process(node, "one", "cryo-supervisor"))
+    processes.append(sandbox := Process(node, "one", "runsc-sandbox"))
+    write_task(node, sandbox.pid)
+    two = python_bundle(tmp_path / "two")
+    list(installer.install(two))
+    assert supervisor.process.poll() is None
+    service.calls.clear()
+    list(installer.install(two))
+    assert service.calls == []
+
+    sandbox.end()
+    list(installer.install(two))
+
+    assert service.calls == ["reload", "enable", "stop", "start"]
+    assert supervisor.process.wait(10)
+    assert Versions(node).names() == ["two"]
+
+
 def test_a_version_of_tasks_is_reported_as_such(
     node: Node, installer: Installer, one: Path, processes: list[Process], tmp_path: Path
 ) -> None:

@@ -62,7 +62,8 @@ class Installer:
             old_text = read(self.node.at(self.node.settings))
             if self.sidecar:
                 changed = (versions.active(), old_text) != (name, text)
-                self._sidecar.prepare(bundle, changed=changed)
+                due = changed or self._sidecar.keeps_old_version(name)
+                self._sidecar.prepare(bundle, changed=due)
             versions.activate(name)
             yield f"{described(bundle)} is installed in {self.node.prefix}"
             write(self.node.at(self.node.settings), text)

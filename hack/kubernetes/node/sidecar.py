@@ -14,7 +14,7 @@ from pathlib import Path
 from hack.kubernetes.node import tasks
 from hack.kubernetes.node.daemon import Service
 from hack.kubernetes.node.paths import MARK, Node, read, write
-from hack.kubernetes.node.users import Kind, User, children, wait_for_exit
+from hack.kubernetes.node.users import Kind, User, wait_for_exit
 from hack.kubernetes.node.versions import Versions
 from shim.config import DEFAULT_CONFIG
 from shim.errors import FailedPrecondition, Unavailable
@@ -61,6 +61,16 @@ class Sidecar:
             remedy = "end them: `cryo tasks ls` lists them, `cryo tasks kill` ends one"
             raise FailedPrecondition(message, remedy=remedy)
         self._check_others("removed")
+
+    def keeps_old_version(self, name: str) -> bool:
+        """Return whether all that runs from an old version is a supervisor without tasks.
+
+        It runs for as long as the sidecar does, so a restart is due.
+        """
+        versions = Versions(self.node)
+        old = [user for each in versions.names() if each != name for user in versions.users(each)]
+        is_kept = any(user.kind is Kind.SUPERVISOR for user in old)
+        return self.service is not None and is_kept and not tasks.running(self.node, self._users())
 
     def prepare(self, bundle: Path, *, changed: bool) -> None:
         """Write the unit; note that a restart is due if it or what it runs has changed."""
@@ -118,11 +128,10 @@ class Sidecar:
     def _stop(self, service: Service) -> None:
         """Stop it, and its supervisor, which has no task: the next one is of the version in use."""
         service.stop()
-        if self._others():
-            return
-        for user in self._users():
-            if user.kind is Kind.SUPERVISOR and not children(user.pid):
-                _end(user.pid)
+        if not self._others() and not tasks.running(self.node, self._users()):
+            for user in self._users():
+                if user.kind is Kind.SUPERVISOR:
+                    _end(user.pid)
 
     def _check_others(self, verb: str) -> None:
         if others := self._others():
