@@ -137,7 +137,8 @@ def test_install_upgrade_and_remove(
     settings = cryo.write_config(node.folder / "scratch", Path(runsc.NAME), cryo.FLAGS, {})
     before = node.node.containerd.read_text("utf-8")
     version = (first_bundle / bundle.VERSION).read_text("utf-8").strip()
-    installer = Installer(node.node, node)
+    # The place has no systemd; test_node_systemd.py has the sidecar.
+    installer = Installer(node.node, node, sidecar=False)
 
     done = [*installer.install(first_bundle, settings)]
     assert node.restarts == 1, done

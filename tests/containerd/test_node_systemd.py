@@ -170,4 +170,3 @@ def test_install_upgrade_and_remove(node: CleanDebian) -> None:
     left = {line.split()[1] for line in said.splitlines() if line.startswith("left ")}
     assert left <= {"cryo-forkserver"}
     assert installed(node) ^ before == set()
-    print(said)

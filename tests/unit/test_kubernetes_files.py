@@ -56,12 +56,12 @@ def test_the_probe_looks_for_the_file_that_the_installer_writes() -> None:
 
 
 def test_the_installer_waits_less_than_its_grace_period() -> None:
-    """The grace period covers the wait for pods and a restart of containerd."""
+    """The grace period covers the wait for pods, a restart of containerd and a sidecar's stop."""
     pod, container = daemon_set()
 
     wait_s = parser().parse_args(container["args"]).wait
 
-    assert pod["terminationGracePeriodSeconds"] >= wait_s + 120
+    assert pod["terminationGracePeriodSeconds"] >= wait_s + 120 + 120
 
 
 def test_pods_are_scheduled_where_the_runtime_is() -> None:

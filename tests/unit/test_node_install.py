@@ -385,7 +385,7 @@ def test_systemd_is_asked_by_systemctl(tmp_path: Path, monkeypatch: pytest.Monke
     monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
 
     SystemdUnit("good.service", os.getpid()).restart()
-    with pytest.raises(Unavailable, match=r"`systemctl restart bad.service` failed: no"):
+    with pytest.raises(Unavailable, match=r"systemctl restart bad.service failed: no"):
         SystemdUnit("bad.service", os.getpid()).restart()
 
     log = (tmp_path / "systemctl.log").read_text("utf-8")

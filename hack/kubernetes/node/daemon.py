@@ -126,7 +126,7 @@ class SystemdUnit:
         Raises:
             Unavailable: it failed, or did not end in time.
         """
-        called = f"`systemctl {' '.join(arguments)}`"
+        called = f"systemctl {' '.join(arguments)}"
         remedy = f"read `journalctl -u {self._unit}`"
         try:
             done = self._systemctl(*arguments, timeout_s=timeout_s)
