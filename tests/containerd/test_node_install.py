@@ -26,6 +26,8 @@ from tests.containerd.harness import Containerd
 from tests.containerd.image import PAUSE, REFERENCE
 from tests.containerd.place import Place
 
+# The native snapshotter copies the whole image, which has a runsc.
+_COPY_S = 240.0
 # The CRI plugin of 1.6 takes no path of a shim.
 LINES = ("1.7", pytest.param("2.1", marks=pytest.mark.long), "2.4")
 
@@ -186,6 +188,7 @@ def builder(place: Place, runc: Path, first_bundle: Path, tmp_path: Path) -> Ite
         yield made
 
 
+@pytest.mark.timeout(480)
 def test_the_image_installs_and_removes(
     builder: Containerd, first_bundle: Path, tmp_path: Path
 ) -> None:
@@ -198,7 +201,11 @@ def test_the_image_installs_and_removes(
     flags = ("--detach", "--mount", mount)
 
     builder.run(
-        "installer", *argv, "run", "--root", "/host", flags=flags, reference=image.REFERENCE
+        "installer",
+        *(*argv, "run", "--root", "/host"),
+        flags=flags,
+        reference=image.REFERENCE,
+        timeout_s=_COPY_S,
     )
     shim = root / "opt/cryoshim/versions" / version / "bin" / SHIM
     config = root / "etc/containerd/config.toml"
