@@ -6,8 +6,8 @@ import contextlib
 import threading
 from collections.abc import AsyncIterator, Callable
 from datetime import datetime
-from functools import partial
 from pathlib import Path
+from typing import TypeVar
 
 from shim.config import Config
 from shim.errors import CryoError
@@ -23,6 +23,8 @@ from shim.image.trust import Action
 from shim.image.verify import HeldImage, decode_manifest, read_manifest
 from shim.image.verify_cache import VerifyCache
 from shim.model import DEFAULT_NAMESPACE, ImageView, utcnow
+
+T = TypeVar("T")
 
 # A list reads every manifest, and has to time out before a client with the default timeout does. A
 # removal frees the blocks of possibly hundreds of GiB.
@@ -87,11 +89,18 @@ class Images:
 
     @contextlib.asynccontextmanager
     async def holding(
-        self, requested: str, namespace: str, *, strict: bool, own_specs: bool
-    ) -> AsyncIterator[HeldImage]:
+        self,
+        requested: str,
+        namespace: str,
+        *,
+        strict: bool,
+        own_specs: bool,
+        then: Callable[[HeldImage], T],
+    ) -> AsyncIterator[tuple[HeldImage, T]]:
         """Hold an image that is to be restored, if it is accepted; its manifest is read.
 
-        `own_specs` is whether it is to be restored with the specs that are in it.
+        `own_specs` is whether it is to be restored with the specs that are in it. `then` is called
+        with it in the same call into its filesystem, and its result is returned.
 
         Raises:
             PermissionDenied: [trust] does not accept it, another user can change it, or it is from
@@ -102,22 +111,28 @@ class Images:
         """
         with contextlib.ExitStack() as stack:
 
-            def work() -> HeldImage:
+            def work() -> tuple[HeldImage, T]:
                 image = store.resolve_existing(requested, self._folder, namespace)
                 held = HeldImage(image, strict=strict)
                 stack.callback(held.close)
                 self._check_held(held, own_specs=own_specs)
-                return held
+                return held, then(held)
 
             # It must not be closed while it is read.
             reading = file_call(work, doing=f"read the image {requested}")
             yield await shielded(reading, deadline_s=None)
 
-    async def check_held(self, held: HeldImage, *, own_specs: bool) -> None:
-        """Check an image that the caller holds, as `holding` does."""
-        work = partial(self._check_held, held, own_specs=own_specs)
+    async def check_held(
+        self, held: HeldImage, *, own_specs: bool, then: Callable[[HeldImage], T]
+    ) -> T:
+        """Check an image that the caller holds, as `holding` does; return what `then` does."""
+
+        def work() -> T:
+            self._check_held(held, own_specs=own_specs)
+            return then(held)
+
         reading = file_call(work, doing=f"read the image {held.image}")
-        await shielded(reading, deadline_s=None)
+        return await shielded(reading, deadline_s=None)
 
     def _check_held(self, held: HeldImage, *, own_specs: bool) -> None:
         manifest = held.read()

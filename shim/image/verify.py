@@ -33,6 +33,10 @@ def _never(_manifest: Manifest) -> bool:
     return False
 
 
+def _unreported(_progress: Progress) -> None:
+    pass
+
+
 class HeldImage:
     """An image that stays open from its verification until it is loaded, and is not removed.
 
@@ -131,15 +135,47 @@ class HeldImage:
         """
         manifest, _ = self.check()
         if mode is not Verify.NONE:
-            known = cache.known(manifest)
-            reading = _Reading(self.folder, manifest, cache, known, report)
-            later = mode is not Verify.FIRST and known.is_read and may_load(manifest)
+            reading = self._reading(manifest, mode, cache, may_load, report)
             try:
-                self._left = reading if reading.run(self._found, mode, later=later) else None
+                self._left = reading if reading.run(self._found) else None
             except OSError as error:
                 raise typed(error, f"read image {self.image}") from error
         self._manifest = manifest
         return manifest
+
+    def verify_known(
+        self, mode: Verify, cache: VerifyCache, *, may_load: Callable[[Manifest], bool] = _never
+    ) -> bool:
+        """Verify it as `verify` does if that reads nothing but pages that may be read later.
+
+        Return whether it is verified; if not, nothing has changed.
+
+        Raises:
+            NotFound, ImageCorrupt, HostMismatch, PermissionDenied: as `verify`.
+        """
+        manifest, _ = self.check()
+        if mode is not Verify.NONE:
+            reading = self._reading(manifest, mode, cache, may_load, _unreported)
+            if not manifest.sealed or reading.reads_now(self._found):
+                return False
+            self._left = reading if reading.run(self._found) else None
+        self._manifest = manifest
+        return True
+
+    def _reading(
+        self,
+        manifest: Manifest,
+        mode: Verify,
+        cache: VerifyCache,
+        may_load: Callable[[Manifest], bool],
+        report: Report,
+    ) -> _Reading:
+        known = cache.known(manifest)
+        later = mode is not Verify.FIRST and known.is_read and may_load(manifest)
+        everything = mode in (Verify.FULL, Verify.FIRST)
+        return _Reading(
+            self.folder, manifest, cache, known, report, everything=everything, later=later
+        )
 
     @property
     def has_pages_left(self) -> bool:
@@ -190,7 +226,11 @@ def verify(
 
 
 class _Reading:
-    """One pass over the files of an image, the pages last."""
+    """One pass over the files of an image, the pages last.
+
+    It reads the files that this host has not read since they last changed, or `everything`. With
+    `later` the pages are left to `run_rest`.
+    """
 
     def __init__(
         self,
@@ -199,26 +239,35 @@ class _Reading:
         cache: VerifyCache,
         known: Known,
         report: Report,
+        *,
+        everything: bool,
+        later: bool,
     ) -> None:
         self._folder = folder
         self._manifest = manifest
         self._cache = cache
         self._known = known
         self._report = report
+        self._everything = everything
+        self._later = later
         self._done_bytes = 0
         self._total_bytes = 0
         self._rest: list[ImageFile] = []
 
-    def run(self, found: dict[str, Identity], mode: Verify, *, later: bool) -> bool:
-        """Read every file that `mode` requires, and cache the result.
+    def reads_now(self, found: dict[str, Identity]) -> bool:
+        """Whether `run` has to read a file."""
+        return any(not self._is_left(file) for file in self._stale(found))
 
-        With `later` the pages are not read; return whether `run_rest` has to read them.
+    def run(self, found: dict[str, Identity]) -> bool:
+        """Read what has to be read now, and cache the result.
+
+        Return whether `run_rest` has to read the pages.
         """
         if not self._manifest.sealed:
             self._warn("the image was not sealed: its content cannot be checked")
             return False
-        stale = [file for file in self._manifest.files if self._stale(file, found, mode)]
-        self._rest = [file for file in stale if later and file.name == PAGES]
+        stale = self._stale(found)
+        self._rest = [file for file in stale if self._is_left(file)]
         self._total_bytes = sum(file.size_bytes for file in stale)
         self._compare_all([file for file in stale if file not in self._rest], found)
         if stale and not self._rest:
@@ -242,9 +291,14 @@ class _Reading:
                 "this could not be recorded in paths.verified: it will be read again next time"
             )
 
-    def _stale(self, file: ImageFile, found: dict[str, Identity], mode: Verify) -> bool:
-        everything = mode in (Verify.FULL, Verify.FIRST)
-        return everything or not self._known.covers(file.name, found[file.name])
+    def _stale(self, found: dict[str, Identity]) -> list[ImageFile]:
+        files = self._manifest.files
+        if self._everything:
+            return list(files)
+        return [file for file in files if not self._known.covers(file.name, found[file.name])]
+
+    def _is_left(self, file: ImageFile) -> bool:
+        return self._later and file.name == PAGES
 
     def _compare(self, file: ImageFile, measured: Identity) -> None:
         with self._folder.opened(file.name) as fd:

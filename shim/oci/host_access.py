@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from shim.model import Value
@@ -51,7 +52,7 @@ def of(task: str, spec: Spec) -> HostAccess:
     return HostAccess(
         task=task,
         rootfs=str(spec.rootfs),
-        hooks=hooks(spec),
+        hooks=hooks(spec.data),
         mounts=tuple(_mount(spec, mount) for mount in spec.mounts if is_bind(mount)),
         devices=tuple(device.path for device in spec.devices),
         namespaces=spec.joined_namespaces,
@@ -59,9 +60,9 @@ def of(task: str, spec: Spec) -> HostAccess:
     )
 
 
-def hooks(spec: Spec) -> tuple[Hook, ...]:
-    """List the hooks of an untrusted spec, without invalid entries."""
-    found = spec.data.get(_HOOKS)
+def hooks(data: Mapping[str, Any]) -> tuple[Hook, ...]:
+    """List the hooks in the data of an untrusted spec, without invalid entries."""
+    found = data.get(_HOOKS)
     if not isinstance(found, dict):
         return ()
     return tuple(

@@ -11,7 +11,7 @@ from shim.config import Config
 from shim.errors import CryoError
 from shim.host.shielded import shielded
 from shim.image.named import Fingerprint
-from shim.model import CreateRequest, utcnow
+from shim.model import utcnow
 from shim.oci.atomic_volumes import DataFolder, provide
 from shim.state import TaskState
 from shim.task import fingerprint_file
@@ -20,7 +20,7 @@ from shim.task.container import Container
 from shim.task.context import Context
 from shim.task.origin import Origin
 from shim.task.owner import Owner
-from shim.task.plan import ImageSource, Plan, plan
+from shim.task.plan import Plan, plan
 from shim.task.record import TaskRecord
 from shim.task.state_machine import LIVE
 from shim.task.task_map import TaskMap
@@ -48,15 +48,15 @@ class Creation:
         self._tasks = tasks
         self._owner = owner
 
-    async def create(self, request: CreateRequest, source: ImageSource | None = None) -> Container:
-        """Create a task from its bundle, or from an image, and publish it.
+    async def create(self, origin: Origin) -> Container:
+        """Create a task from what was decided, and publish it.
 
         Raises:
             AlreadyExists: its name is taken.
             CryoError: why it was not created.
         """
-        with self._tasks.creating(request.ref):
-            return await self.create_from(Origin(request=request, source=source))
+        with self._tasks.creating(origin.request.ref):
+            return await self.create_from(origin)
 
     async def create_from(self, origin: Origin) -> Container:
         """Create a task from what was decided, and publish it; the caller has taken its name.

@@ -24,6 +24,7 @@ from shim.task.oom import OomEvents
 from shim.task.process import Process, Publish, until_killed
 from shim.task.record_store import RecordStore
 from shim.task.streams import ProcessStreams
+from shim.transaction.beside_load import Load
 
 
 class Lifecycle(Protocol):
@@ -120,12 +121,8 @@ class InitProcess:
         self._watch_sandbox(process)
         await self._connect_terminal()
 
-    async def restore(
-        self, options: RestoreOptions, begun: Callable[[], None], *, tentative: bool = False
-    ) -> int:
+    async def restore(self, options: RestoreOptions, load: Load, *, tentative: bool = False) -> int:
         """Create the container from an image with runsc; return the sandbox's pid.
-
-        `begun` is called once that runsc runs.
 
         With `tentative` its exit is not watched before `settle`: until then `discard` removes the
         sandbox without a trace, and the container can be created again.
@@ -134,7 +131,7 @@ class InitProcess:
 
         def started(pid: int, start: int) -> None:
             self._record_creator(pid, start)
-            begun()
+            load.begun()
 
         self.files.note_cgroups()
         args = RestoreArgs(
@@ -156,6 +153,7 @@ class InitProcess:
                 timeout_s=self.context.config.timeouts.save,
                 started=started,
             )
+        load.ended()
         # It runs before its restore is over, and before that can be recorded.
         self.store.update(pid=process.pid, start=process.start, unsettled=True)
         if not tentative:

@@ -93,12 +93,15 @@ def plan(
         InvalidArgument: the bundle's path is relative, it does not match the image, a GPU
             request is malformed, or one of our annotations has an unknown value.
     """
-    spec, saved = _from_image(request, source) if source else (_bundle_spec(request), None)
+    saved = was = None
+    if source is None:
+        spec = _bundle_spec(request)
+    else:
+        spec, saved, was = _from_image(request, source)
     if not request.rootfs and not spec.rootfs.is_dir():
         message = f"the root filesystem {spec.rootfs} does not exist"
         raise InvalidBundle(message, remedy="mount it, or correct root.path in config.json")
     read_annotations(spec)  # a mistake in them is reported now, not at the first checkpoint
-    was = _spec_of(saved) if saved else None
     if source is None or source.own_bundle:  # the spec of an image has what it was saved with
         spec = with_volumes(spec, config.pods, request.ref, task_folder, was)
     spec = with_instance(spec, task_folder(request.ref))
@@ -138,13 +141,13 @@ def _fitted(planned: Plan, saved: Member, was: Spec, config: Config, *, one_call
     )
 
 
-def _from_image(request: CreateRequest, source: ImageSource) -> tuple[Spec, Member]:
-    """Return the spec of a container of an image, and its entry in the manifest."""
+def _from_image(request: CreateRequest, source: ImageSource) -> tuple[Spec, Member, Spec]:
+    """Return the spec of a container of an image, its entry in the manifest, and its saved spec."""
     manifest, joining = source.manifest, source.joining
     if not source.own_bundle:
         saved = manifest.member(joining.name) if joining else manifest.root
         _check_absolute(request)
-        spec = document.parse(saved.spec, Path(request.bundle), restoring=True)
+        spec = was = _spec_of(saved)
         if joining is None:
             _check_own_sandbox(spec)
         if not source.image_hooks:
@@ -156,12 +159,13 @@ def _from_image(request: CreateRequest, source: ImageSource) -> tuple[Spec, Memb
         else:
             in_pod = pod.sandbox_of(spec)
             saved = manifest.member(pod.name_of(spec)) if in_pod else manifest.root
+        was = _spec_of(saved)
     # The sandbox's name is the current one, not the saved one.
     if joining is not None:
         spec = pod.joined(spec, joining.name, joining.sandbox_id)
     elif not pod.sandbox_of(spec):
         spec = pod.leading(spec, request.ref.id)
-    return source.identity.given_to(spec), saved
+    return source.identity.given_to(spec), saved, was
 
 
 def _check_own_sandbox(spec: Spec) -> None:

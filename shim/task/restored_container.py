@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
 
 import msgspec
 
@@ -12,6 +11,7 @@ from shim.model import Exit, RestoreOptions, utcnow
 from shim.state import TaskState
 from shim.task.container import Container
 from shim.transaction import network
+from shim.transaction.beside_load import Load
 from shim.transaction.journal import Journal
 from shim.transaction.target import CheckpointTarget
 
@@ -32,10 +32,10 @@ class RestoredContainer:
         """Publish no exit before `settle` or `remove_sandbox`."""
         self._container.init.process.hold_exit()
 
-    async def load_image(self, options: RestoreOptions, begun: Callable[[], None]) -> int:
-        """Run `runsc restore`, and call `begun` once it runs; return the sandbox's pid."""
+    async def load_image(self, options: RestoreOptions, load: Load) -> int:
+        """Run `runsc restore`, and call what is to be called on its way; return its sandbox."""
         init = self._container.init
-        return await init.restore(options, begun, tentative=self._is_tentative)
+        return await init.restore(options, load, tentative=self._is_tentative)
 
     async def hold_until_loaded(self, fd: int) -> None:
         """Keep a descriptor open until runsc has read all of the image in the background.

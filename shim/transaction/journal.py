@@ -147,6 +147,7 @@ class Journal:
         operation: Operation,
         image_path: str,
         *,
+        phase: Phase = Phase.PREFLIGHT,
         was_paused: bool = False,
         exit: bool = False,
     ) -> None:
@@ -162,6 +163,7 @@ class Journal:
                 operation=operation,
                 image_path=image_path,
                 opened_at=utcnow(),
+                phase=phase,
                 was_paused=was_paused,
                 exit=exit,
             )

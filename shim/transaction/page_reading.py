@@ -5,7 +5,7 @@ from __future__ import annotations
 from shim.host import page_cache
 from shim.image.manifest import PAGES, Manifest
 from shim.image.verify import HeldImage
-from shim.model import Direct, Value
+from shim.model import Direct, RestoreOptions, Value
 from shim.runsc.probe import Capabilities
 from shim.transaction import preflight
 from shim.transaction.restore import loaded_bytes
@@ -68,6 +68,32 @@ def measure(
         shared=shared,
         background=background,
     )
+
+
+def plan(
+    held: HeldImage,
+    manifest: Manifest,
+    options: RestoreOptions,
+    capabilities: Capabilities,
+    *,
+    shared: bool = False,
+) -> Reading:
+    """Measure, and choose how the pages of a verified image are read. Blocks.
+
+    `shared` is whether several restores load it.
+
+    Raises:
+        ImageCorrupt: they are missing.
+    """
+    pages = measure(
+        held,
+        manifest,
+        capabilities,
+        verified_beside=held.has_pages_left,
+        shared=shared,
+        background=options.background,
+    )
+    return choose(options.direct, pages)
 
 
 def choose(wanted: Direct, pages: Pages) -> Reading:

@@ -50,24 +50,36 @@ def check_to_load(
 
     The pages of one that may be loaded meanwhile are left to `PagesCheck`.
     """
-    cache = VerifyCache(Path(config.paths.verified))
-
-    def may_load(manifest: Manifest) -> bool:
-        return _may_load_unverified(manifest, options, config)
-
+    cache, may_load = VerifyCache(Path(config.paths.verified)), _may_load(options, config)
     return partial(held.verify, options.verify, cache, may_load=may_load)
 
 
-def _may_load_unverified(manifest: Manifest, options: RestoreOptions, config: Config) -> bool:
-    """Whether pages may be loaded while they are verified, if this host has read them before.
+def verify_known(held: HeldImage, options: RestoreOptions, config: Config) -> bool:
+    """Verify an image as `check_to_load` does, if no more than its manifest is read for that.
+
+    Return whether it is verified. Blocks.
+
+    Raises:
+        CryoError: as `check_image`.
+    """
+    cache, may_load = VerifyCache(Path(config.paths.verified)), _may_load(options, config)
+    return held.verify_known(options.verify, cache, may_load=may_load)
+
+
+def _may_load(options: RestoreOptions, config: Config) -> Callable[[Manifest], bool]:
+    """Return whether pages may be loaded while they are verified, if this host has read them.
 
     Not where someone else may have changed them, and not where runsc thaws the CUDA processes in
     its load: those may run only once the pages are verified.
     """
     mine = not options.untrusted_folder
     unsigned = not trust.requires_signature(config.trust, Action.RESTORE)
-    thaws_itself = manifest.has_cuda and manifest.engine == EngineName.BUILTIN
-    return mine and unsigned and not thaws_itself
+
+    def may_load(manifest: Manifest) -> bool:
+        thaws_itself = manifest.has_cuda and manifest.engine == EngineName.BUILTIN
+        return mine and unsigned and not thaws_itself
+
+    return may_load
 
 
 async def check_accepted(held: HeldImage, mode: Verify, config: Config) -> None:

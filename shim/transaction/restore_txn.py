@@ -21,6 +21,7 @@ from shim.image.verify import HeldImage
 from shim.model import CudaProcess, Direct, Phase, Report, RestoreOptions, RestoreResult
 from shim.runsc.probe import Capabilities
 from shim.transaction import host_settings, page_reading, restore
+from shim.transaction.beside_load import BesideLoad, Load
 from shim.transaction.hook_runner import HookRunner
 from shim.transaction.journal import Journal, Operation
 from shim.transaction.page_reading import Reading
@@ -28,7 +29,6 @@ from shim.transaction.pages_check import PagesCheck
 from shim.transaction.read_ahead import ReadAhead
 from shim.transaction.target import CheckpointTarget, combined
 from shim.transaction.transaction import Transaction
-from shim.transaction.use_note import UseNote
 from shim.transaction.worker import in_thread
 
 T = TypeVar("T")
@@ -51,11 +51,8 @@ class RestoreTarget(Protocol):
     def hold_exit(self) -> None:
         """Publish no exit before `settle` or `remove_sandbox`."""
 
-    async def load_image(self, options: RestoreOptions, begun: Callable[[], None]) -> int:
-        """Run `runsc restore` with its bundle and streams; return the sandbox's pid.
-
-        `begun` is called once it runs.
-        """
+    async def load_image(self, options: RestoreOptions, load: Load) -> int:
+        """Run `runsc restore` with its bundle and streams; return the sandbox's pid."""
 
     async def hold_until_loaded(self, fd: int) -> None:
         """Keep a descriptor open until runsc has read all of the image in the background."""
@@ -88,10 +85,12 @@ class Restore:
         report: Report,
         held: HeldImage | None = None,
         pages: PagesCheck | None = None,
+        reading: Reading | None = None,
     ) -> None:
         """Take the root container, and the image if the caller holds it until the restore is over.
 
-        `pages` is set if the caller has also begun to verify the image, for several restores.
+        `pages` is set if the caller has also begun to verify the image, for several restores, and
+        `reading` if the image is verified, but for pages that may be verified beside the load.
         """
         self._root = root
         self._members: dict[str, RestoreTarget] = {}
@@ -118,9 +117,10 @@ class Restore:
             else HeldImage(Path(options.image_path), strict=not options.untrusted_folder)
         )
         self._manifest: Manifest | None = None
-        self._plan = Reading(direct=False, reason="")
+        self._plan = reading or Reading(direct=False, reason="")
+        self._is_verified = reading is not None
         self._ahead = ReadAhead()
-        self._use = UseNote()
+        self._beside = BesideLoad()
         self._pid = 0
         self._done = False
 
@@ -205,7 +205,7 @@ class Restore:
 
         Pages of an image that this host has read before may be verified beside the load.
         """
-        self._root.journal.open(Operation.RESTORE, self._options.image_path)
+        self._root.journal.open(Operation.RESTORE, self._options.image_path, phase=Phase.VERIFY)
         with self._transaction.step(Phase.VERIFY):
             self._manifest = await self._check(capabilities)
             self._transaction.warn(
@@ -237,13 +237,12 @@ class Restore:
             message = f"the restore waits for {', '.join(self.missing) or 'its image'}"
             raise IllegalState(message, remedy="start every container of the pod")
         await self._ahead.stop()
-        await self._use.ended()
         if self._pages.is_needed:
             with self._transaction.step(Phase.VERIFY):
                 await self._pages.passed()
         for target in self._targets:
             await target.watch_restored()
-        await file_call(self._held.check_unchanged, doing=f"look at {self._held.image}")
+        await self._beside.passed()
         restored = await self._checkpoint_target()
         with self._transaction.step(Phase.THAW):
             await restore.thaw_restored(
@@ -303,11 +302,15 @@ class Restore:
             image_path=self._held.path,
             direct=Direct.ON if self._plan.direct else Direct.OFF,
         )
-        begun = partial(self._use.begin, self._held.image, self._config)
+        load = Load(
+            begun=partial(self._beside.note_use, self._held.image, self._config),
+            # runsc reads the image when the last container has joined.
+            ended=_nothing if self.missing else partial(self._beside.check, self._held),
+        )
         if self._pages.is_needed:
             target.hold_exit()
         try:
-            return await self._pages.beside(target.load_image(options, begun))
+            return await self._pages.beside(target.load_image(options, load))
         except CryoError as error:
             error.rename(options.image_path, self._options.image_path)
             await self._look_for_cause(error)
@@ -338,36 +341,18 @@ class Restore:
         report = self._transaction.report
         if self._shared is not None:
             self._held = self._shared.copy()
-            manifest = self._held.read()
-            verifies = self._pages.is_needed
-            plan = partial(self._plan_reading, manifest, capabilities, verifies=verifies)
-            self._plan = await file_call(plan, doing=f"look at the pages of {self._held.image}")
-            return manifest
-        check = restore.check_to_load(self._held, self._options, self._config)
+            return self._held.read()
+        if not self._is_verified:
+            check = restore.check_to_load(self._held, self._options, self._config)
 
-        def work(progress: Report) -> tuple[Manifest, Reading]:
-            manifest = check(progress)
-            left = self._held.has_pages_left
-            return manifest, self._plan_reading(manifest, capabilities, verifies=left)
+            def work(progress: Report) -> Reading:
+                manifest = check(progress)
+                return page_reading.plan(self._held, manifest, self._options, capabilities)
 
-        manifest, self._plan = await in_thread(work, report)
+            self._plan = await in_thread(work, report)
         self._transaction.undo_with("stop the verification", self._pages.stop, deadline_s=_STOP_S)
         self._pages.start(self._held, report)
-        return manifest
-
-    def _plan_reading(
-        self, manifest: Manifest, capabilities: Capabilities, *, verifies: bool
-    ) -> Reading:
-        """Plan how the pages are read; `verifies` is whether a verification reads them too."""
-        pages = page_reading.measure(
-            self._held,
-            manifest,
-            capabilities,
-            verified_beside=verifies,
-            shared=self._shared is not None,
-            background=self._options.background,
-        )
-        return page_reading.choose(self._options.direct, pages)
+        return self._held.read()
 
     async def pages_passed(self) -> None:
         """Wait until the pages of the image are verified, if that is left to do.
@@ -397,11 +382,15 @@ class Restore:
             raise failed
 
     async def _close_undone(self) -> None:
-        await self._use.ended()
+        await self._beside.stop()
         self._held.close()
         if self._transaction.failed is None:
             self._root.journal.close()
         self._keep_timeline(self._transaction.cause)
+
+
+def _nothing() -> None:
+    pass
 
 
 def _restored_processes(restored: CheckpointTarget, manifest: Manifest) -> tuple[CudaProcess, ...]:

@@ -154,7 +154,7 @@ OWNERS = {
     "shim/runsc/run.py": "awaited on the spot, shielded",
     "shim/task/clones.py": "in a task group",
     "shim/transaction/read_ahead.py": "stopped by the restore that started it",
-    "shim/transaction/use_note.py": "ended by the restore that began it",
+    "shim/transaction/beside_load.py": "ended by the restore that began it",
     "shim/transaction/pages_check.py": "stopped by the restore or the clones that started it",
     "shim/task/transactions.py": "awaited by the caller, and by a graceful stop",
     "shim/service/wait_gate.py": "cancelled on the spot",

@@ -18,6 +18,7 @@ from shim.image.labels import Labels
 from shim.image.manifest import NAME, Manifest, Member
 from shim.image.side_files import LABELS, SIGNATURES
 from shim.image.trust import Action
+from shim.image.verify import HeldImage
 from tests.unit.image_helpers import manifest, seal_at, sealed
 from tests.unit.test_oci_host_requests import HARMLESS
 
@@ -57,8 +58,10 @@ def to_restore(image: Path, config: Trust | None = None, *, own_specs: bool = Fa
     images = Images(Config(paths=Paths(images=str(image.parent)), trust=config or Trust()))
 
     async def work() -> Manifest:
-        async with images.holding(str(image), "default", strict=True, own_specs=own_specs) as held:
-            return held.read()
+        async with images.holding(
+            str(image), "default", strict=True, own_specs=own_specs, then=HeldImage.read
+        ) as (_, manifest):
+            return manifest
 
     return asyncio.run(work())
 

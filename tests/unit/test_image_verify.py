@@ -365,6 +365,66 @@ def test_a_hard_link_in_an_image_is_refused(
         verify(image, Verify.FULL, cache, quiet)
 
 
+def test_what_this_host_has_read_is_verified_without_reading(
+    image: Path, cache: VerifyCache
+) -> None:
+    """Only once it was read, and only until a file changes; `full` always reads."""
+    held = HeldImage(image)
+    assert not held.verify_known(Verify.AUTO, cache)
+    assert held.manifest is None
+    held.verify(Verify.AUTO, cache, quiet)
+    held.close()
+
+    held = HeldImage(image)
+    assert not held.verify_known(Verify.FULL, cache)
+    assert held.verify_known(Verify.AUTO, cache)
+    assert held.manifest is not None
+    held.check_unchanged()
+    held.close()
+
+    changed = next(name for name in FILES if name != "pages.img")
+    (image / changed).write_bytes(FILES[changed])
+    held = HeldImage(image)
+    assert not held.verify_known(Verify.AUTO, cache, may_load=lambda _: True)
+    held.close()
+
+
+def test_pages_may_be_left_by_what_reads_nothing(image: Path, cache: VerifyCache) -> None:
+    """Their damage is found by the verification that completes it; other damage at once."""
+    verify(image, Verify.AUTO, cache, quiet)
+    (image / "pages.img").write_bytes(bytes(len(FILES["pages.img"])))
+    held = HeldImage(image)
+    assert not held.verify_known(Verify.AUTO, cache)
+    assert held.verify_known(Verify.AUTO, cache, may_load=lambda _: True)
+    assert held.has_pages_left
+    with pytest.raises(ImageCorrupt, match=r"pages\.img was changed"):
+        held.verify_pages(quiet)
+    held.close()
+
+    (image / "pages.img").write_bytes(b"")
+    held = HeldImage(image)
+    with pytest.raises(ImageCorrupt, match=r"pages\.img was truncated"):
+        held.verify_known(Verify.AUTO, cache)
+    held.close()
+
+
+def test_an_image_that_is_not_sealed_is_verified_with_a_warning(
+    image: Path, cache: VerifyCache
+) -> None:
+    """What reads nothing leaves that to what reports."""
+    made = manifest()
+    shutil.rmtree(image)
+    seal_at(fill(image), made, sealed=False)
+    log = ProgressLog()
+    held = HeldImage(image)
+
+    assert not held.verify_known(Verify.AUTO, cache)
+    held.verify(Verify.AUTO, cache, log)
+
+    held.close()
+    assert any("not sealed" in one.message for one in log.all)
+
+
 def test_what_was_verified_is_what_is_loaded(image: Path, cache: VerifyCache) -> None:
     """An open image is reached whatever has its name, and a swapped file is reported."""
     held = HeldImage(image)

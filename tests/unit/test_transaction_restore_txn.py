@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,7 @@ from shim.image.side_files import LABELS
 from shim.image.verify_cache import VerifyCache
 from shim.model import CudaProcess, CudaState, Phase, Progress, RestoreOptions, RestoreResult
 from shim.transaction import hostfacts
+from shim.transaction.beside_load import Load
 from shim.transaction.journal import Journal
 from shim.transaction.restore_txn import Restore
 from shim.transaction.target import CheckpointTarget
@@ -60,16 +61,17 @@ class Reviving:
         """Keep that no exit is published from here on."""
         self.did.append("hold")
 
-    async def load_image(self, options: RestoreOptions, begun: Callable[[], None]) -> int:
+    async def load_image(self, options: RestoreOptions, load: Load) -> int:
         """Stand for `runsc restore`."""
         self.did.append("load")
-        begun()
+        load.begun()
         self.loaded.append(Path(options.image_path).stat().st_ino)
         if self.failing:
             raise RunscError("restore", 128, f"open {options.image_path}/pages.img: no such file")
         self.begun.set()
         if self.gate is not None:
             await self.gate.wait()
+        load.ended()
         return 4711
 
     async def hold_until_loaded(self, fd: int) -> None:
