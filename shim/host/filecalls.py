@@ -11,7 +11,8 @@ import asyncio
 import contextlib
 import os
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextvars import ContextVar
 from queue import SimpleQueue
 from typing import Any, Generic, TypeVar
 
@@ -89,6 +90,37 @@ os.register_at_fork(after_in_child=_idle.clear)
 _hung: set[_Call[Any]] = set()
 
 
+class Begun:
+    """The calls that were begun within a block of `noted`."""
+
+    def __init__(self) -> None:
+        self._calls: list[_Call[Any]] = []
+
+    def add(self, call: _Call[Any]) -> None:
+        """Note a call."""
+        self._calls.append(call)
+
+    @property
+    def are_under_way(self) -> bool:
+        """Whether one has not ended, although its caller may have left."""
+        self._calls = [call for call in self._calls if not call.ended]
+        return bool(self._calls)
+
+
+_noted: ContextVar[Begun | None] = ContextVar("who notes the calls", default=None)
+
+
+@contextlib.contextmanager
+def noted() -> Iterator[Begun]:
+    """Note the calls of the block, and of the asyncio tasks that it starts."""
+    begun = Begun()
+    token = _noted.set(begun)
+    try:
+        yield begun
+    finally:
+        _noted.reset(token)
+
+
 async def file_call(work: Callable[[], T], *, doing: str, deadline_s: float | None = ANSWER_S) -> T:
     """Run `work` in a thread and return its result; `doing` names it in messages.
 
@@ -103,6 +135,8 @@ async def file_call(work: Callable[[], T], *, doing: str, deadline_s: float | No
         raise Unavailable(message, remedy="find the mounts that hang, and umount -f them")
     answer: asyncio.Future[T] = asyncio.get_running_loop().create_future()
     call = _Call(work, answer)
+    if (begun := _noted.get()) is not None:
+        begun.add(call)
     _begin(call)
     try:
         async with asyncio.timeout(deadline_s):

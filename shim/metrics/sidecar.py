@@ -49,3 +49,4 @@ class SidecarMetrics:
                 yield
             finally:
                 await self._server.stop()
+                await self._exporter.close()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import platform
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
@@ -15,12 +15,12 @@ from shim.doctor.host import Host
 from shim.doctor.report import Report, report
 from shim.errors import NotFound
 from shim.host.background import BackgroundTasks
+from shim.host.cached import Cached
 from shim.host.filecalls import file_call
 from shim.image.manifest import Manifest
 from shim.image.verify import read_manifest
 from shim.image.verify_cache import VerifyCache, identities
 from shim.model import ImageView, TaskRef, TaskView, Timeline, Value, utcnow
-from shim.page.cached import Cached
 from shim.page.history import History, TimelineFiles
 from shim.page.operations import Change, Operations
 from shim.service import timeline_operations
@@ -37,6 +37,8 @@ _TASKS_AGE_S = 3.0
 _IMAGES_AGE_S = 3.0
 _DOCTOR_AGE_S = 15.0
 _DOCTOR_S = 60.0
+# What fails is not asked for again soon, by however many browsers.
+_FAILED_S = 30.0
 
 
 class ImageDetails(Value):
@@ -61,13 +63,18 @@ class Reads:
         self._background = BackgroundTasks()
         self._files = StateFiles(Path(config.paths.state))
         self._timelines = TimelineFiles(self._files)
-        self.journals = Cached(self._open_journals, _FILES_AGE_S, self._background)
-        self.history = Cached(self._history, _FILES_AGE_S, self._background)
-        self.tasks = Cached(self._list_tasks, _TASKS_AGE_S, self._background)
-        self.images = Cached(service.core.images.list, _IMAGES_AGE_S, self._background)
-        self.doctor = Cached(self._examine, _DOCTOR_AGE_S, self._background)
+        self.journals = self._cached(self._open_journals, _FILES_AGE_S)
+        self.history = self._cached(self._history, _FILES_AGE_S)
+        self.tasks = self._cached(self._list_tasks, _TASKS_AGE_S)
+        self.images = self._cached(service.core.images.list, _IMAGES_AGE_S)
+        self.doctor = self._cached(self._examine, _DOCTOR_AGE_S)
         self.host = platform.node()
         self.store = config.paths.images
+
+    def _cached(self, look_up: Callable[[], Awaitable[_T]], age_s: float) -> Cached[_T]:
+        return Cached(
+            look_up, age_s, self._background, failed_s=_FAILED_S, name="a look-up of the page"
+        )
 
     async def close(self) -> None:
         """End what is being looked up."""

@@ -11,9 +11,7 @@ import pytest
 from msgspec.structs import replace
 
 from shim.errors import Unavailable
-from shim.host.background import BackgroundTasks
 from shim.model import Phase, Progress, Report, Span, TaskView, utcnow
-from shim.page.cached import Cached
 from shim.page.history import History, TimelineFiles
 from shim.page.operations import Change, Ended, Operations, Running
 from shim.page.overview import TASKS_MAX, operations, task_table
@@ -189,54 +187,3 @@ async def test_an_operation_is_followed_to_its_end() -> None:
     assert len(changes) == 8
     assert followed.running == []
     assert [(last.error, last.error_kind) for last in followed.ended] == [("gone", "Unavailable")]
-
-
-async def test_what_is_cached(monkeypatch: pytest.MonkeyPatch) -> None:
-    """It is looked up once for all who ask; again when it is old, forgotten, or was not found."""
-    calls: list[int] = []
-
-    async def look_up() -> int:
-        calls.append(1)
-        await asyncio.sleep(0)
-        if len(calls) == 3:
-            message = "no answer"
-            raise Unavailable(message)
-        return len(calls)
-
-    background = BackgroundTasks()
-    cached = Cached(look_up, 1000.0, background)
-    assert await asyncio.gather(*(cached.get() for _ in range(3))) == [1, 1, 1]
-    cached.forget()
-    assert await cached.get() == 2
-    cached.forget()
-    with pytest.raises(Unavailable):
-        await cached.get()
-    cached.forget()
-    with pytest.raises(Unavailable):
-        await cached.get()
-    assert len(calls) == 3, "what does not answer is not asked again at once"
-    monkeypatch.setattr("shim.page.cached.FAILED_S", 0.0)
-    old = Cached(look_up, 0.0, background)
-    assert await old.get() < await old.get()
-    await background.aclose()
-
-
-async def test_one_who_does_not_wait_ends_no_look_up() -> None:
-    """A look-up that hangs is waited for by all later ones, and not made again."""
-    calls: list[int] = []
-    answers = asyncio.Event()
-
-    async def look_up() -> int:
-        calls.append(1)
-        await answers.wait()
-        return len(calls)
-
-    background = BackgroundTasks()
-    cached = Cached(look_up, 1000.0, background)
-    for _ in range(3):
-        with pytest.raises(TimeoutError):
-            async with asyncio.timeout(0.01):
-                await cached.get()
-    answers.set()
-    assert await cached.get() == 1
-    await background.aclose()

@@ -29,7 +29,7 @@ from shim.image import named_use
 from shim.image.named import ImageRef
 from shim.image.named_use import NameOutcome
 from shim.metrics import server as servers
-from shim.model import CheckpointOptions, utcnow
+from shim.model import CheckpointOptions, ImageView, utcnow
 from shim.transaction import timeline_file
 from tests.unit.test_metrics_observer import SAVED
 from tests.wire.fakes import IMAGE, FakeTasks, as_tasks
@@ -194,6 +194,37 @@ async def test_a_part_that_fails_is_left_out(
     assert value(found, "cryo_parked_tasks") == 0
     assert value(later, "cryo_images") == 1
     assert "the metrics of images are missing: the filesystem hangs" in caplog.text
+
+
+async def test_a_store_that_hangs(
+    address: str, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The others are shown, and it is not asked again while it does not answer."""
+    monkeypatch.setattr("shim.metrics.exporter._PART_S", 0.3)
+    core = FakeTasks()
+    answers = asyncio.Event()
+    calls: list[bool] = []
+
+    async def images() -> list[ImageView]:
+        calls.append(answers.is_set())
+        await answers.wait()
+        return [IMAGE]
+
+    core.images.list = images  # type: ignore[method-assign]
+    answers.set()
+    async with served(address, caplog, "127.0.0.1:0", core) as sidecar:
+        answers.clear()
+        calls.clear()
+        hung = [await sidecar.scrape() for _ in range(3)]
+        answers.set()
+        later = await sidecar.scrape()
+
+    for found in hung:
+        assert value(found, "cryo_collector_success", collector="images") == 0
+        assert value(found, "cryo_collector_success", collector="tasks") == 1
+    assert value(later, "cryo_images") == 1
+    assert calls in ([False], [False, True])
+    assert "the metrics of images are missing: no answer in 0.3 s" in caplog.text
 
 
 async def test_what_is_no_scrape(address: str, caplog: pytest.LogCaptureFixture) -> None:

@@ -29,7 +29,7 @@ from shim.model import (
     TaskRef,
     TaskView,
 )
-from shim.page import cached
+from shim.page import reads
 from shim.state import TaskState
 from shim.transaction import timeline_file
 from shim.transaction.journal import Journal, Operation
@@ -250,7 +250,7 @@ async def test_what_fails_is_said(
     address: str, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A part that cannot be looked up does not hide the others; a page says why, and its status."""
-    monkeypatch.setattr(cached, "FAILED_S", 0.0)
+    monkeypatch.setattr(reads, "_FAILED_S", 0.0)
     core = tasks(a=TaskState.RUNNING)
     async with served(address, caplog, core=core) as sidecar:
         folder_of(sidecar, "a")
