@@ -282,7 +282,8 @@ def test_a_removal_that_was_killed_is_completed(
     """Killed when the file is gone and systemd does not know, the next run tells it."""
     list(installer.install(one))
     begun = iter(installer.remove())
-    assert next(begun) == f"removed {NAME}"
+    while next(begun) != f"removed {NAME}":
+        pass
     del begun
     service.calls.clear()
 
@@ -461,3 +462,54 @@ def test_a_version_of_tasks_is_reported_as_such(
     done = list(Installer(node, sidecar=False).install(python_bundle(tmp_path / "two")))
 
     assert done[-1] == "version one is still used by tasks of the sidecar"
+
+
+class FakeContainerd:
+    """A containerd that calls a function before it restarts."""
+
+    def __init__(self) -> None:
+        self.before_restart: Callable[[], object] = bool
+
+    def restart(self) -> None:
+        """Restart."""
+        self.before_restart()
+
+    def is_ending(self) -> bool:
+        """Return False."""
+        return False
+
+
+def test_a_pod_that_starts_meanwhile_gets_the_runtime_back(
+    node: Node, service: FakeService, one: Path, processes: list[Process]
+) -> None:
+    """If a pod was started before containerd had restarted, containerd has the runtime again."""
+    daemon = FakeContainerd()
+    installer = Installer(node, daemon, service=service)
+    list(installer.install(one))
+    text = node.at(node.containerd).read_text("utf-8")
+
+    def start_pod() -> None:
+        if not processes:
+            processes.append(Process(node, "one", "cryo-shim"))
+
+    daemon.before_restart = start_pod
+    service.calls.clear()
+
+    with pytest.raises(FailedPrecondition, match="running pods use one"):
+        list(installer.remove())
+
+    assert node.at(node.containerd).read_text("utf-8") == text
+    assert service.calls == ["stop", "start"]
+    assert unit_of(node).exists()
+
+
+def test_a_removal_ends_idle_fork_servers(
+    node: Node, installer: Installer, one: Path, processes: list[Process]
+) -> None:
+    """A fork server without a shim prevents no removal, and does not outlast it."""
+    list(installer.install(one))
+    processes.append(idle := Process(node, "one", "cryo-forkserver"))
+
+    list(installer.remove())
+
+    assert idle.process.wait(10)

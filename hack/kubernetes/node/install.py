@@ -69,7 +69,11 @@ class Installer:
             write(self.node.at(self.node.settings), text)
             yield from self._configure(containerd.enabled(self.node))
             write(self._ours(_OWNER), self.owner)
-            yield from self._sidecar.start() if self.sidecar else self._sidecar.remove()
+            if self.sidecar:
+                yield from self._sidecar.start()
+            else:
+                self._sidecar.halt()
+                yield from self._sidecar.remove()
             yield from _kept(versions)
 
     def remove(self) -> Iterator[str]:
@@ -83,16 +87,33 @@ class Installer:
         with self._locked():
             versions = Versions(self.node)
             self._sidecar.check_removal()
-            if used := [name for name in versions.names() if _needed(versions.users(name))]:
-                message = f"running pods use {', '.join(used)}; nothing was removed"
-                raise FailedPrecondition(message, remedy="delete these pods and remove it again")
+            _check_unused(versions)
+            self._sidecar.halt()
+            try:
+                yield from self._disable(versions)
+            except CryoError:
+                self._sidecar.resume()
+                raise
             yield from self._sidecar.remove()
-            yield from self._configure(containerd.disabled(self.node))
             if self._settings_are_ours():
                 write(self.node.at(self.node.settings), None)
             versions.clear()
             shutil.rmtree(self.node.at(self.node.prefix))
             yield f"removed {self.node.prefix}"
+
+    def _disable(self, versions: Versions) -> Iterator[str]:
+        """Remove the runtime from containerd.
+
+        Raises:
+            FailedPrecondition: a pod was started before containerd had restarted; containerd has
+                the runtime again.
+        """
+        yield from self._configure(containerd.disabled(self.node))
+        try:
+            _check_unused(versions)
+        except FailedPrecondition:
+            yield from self._configure(containerd.enabled(self.node))
+            raise
 
     def wait_until_unused(self, timeout_s: float) -> None:
         """Return when neither a pod nor a task uses any version, or after the timeout."""
@@ -180,6 +201,17 @@ def _kept(versions: Versions) -> Iterator[str]:
             pods = any(user.kind is Kind.POD for user in versions.users(name))
             what = "running pods" if pods else "tasks of the sidecar"
             yield f"version {name} is still used by {what}"
+
+
+def _check_unused(versions: Versions) -> None:
+    """Check that no pod uses a version.
+
+    Raises:
+        FailedPrecondition: one does.
+    """
+    if used := [name for name in versions.names() if _needed(versions.users(name))]:
+        message = f"running pods use {', '.join(used)}; nothing was removed"
+        raise FailedPrecondition(message, remedy="delete these pods and remove it again")
 
 
 def _needed(users: list[User]) -> list[User]:

@@ -6,7 +6,6 @@ It is restarted when the version, its settings or the unit have changed; its tas
 from __future__ import annotations
 
 import os
-import signal
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,17 +13,16 @@ from pathlib import Path
 from hack.kubernetes.node import tasks
 from hack.kubernetes.node.daemon import Service
 from hack.kubernetes.node.paths import MARK, Node, read, write
-from hack.kubernetes.node.users import Kind, User, wait_for_exit
+from hack.kubernetes.node.users import Kind, User, end
 from hack.kubernetes.node.versions import Versions
 from shim.config import DEFAULT_CONFIG
-from shim.errors import FailedPrecondition, Unavailable
+from shim.errors import FailedPrecondition
 
 NAME = "cryo.service"
 # Where packages and administrators have units; the first is ours.
 _FOLDERS = ("usr/local/lib", "lib", "usr/lib", "run")
 _PENDING = "restart-sidecar"
 _PROGRAM = "ExecStart=/usr/local/bin/cryo serve\n"
-_EXIT_S = 10.0
 
 
 @dataclass(frozen=True)
@@ -63,7 +61,7 @@ class Sidecar:
         self._check_others("removed")
 
     def keeps_old_version(self, name: str) -> bool:
-        """Return whether all that runs from an old version is a supervisor without tasks.
+        """Return whether a supervisor without tasks runs from an old version.
 
         It runs for as long as the sidecar does, so a restart is due.
         """
@@ -94,16 +92,30 @@ class Sidecar:
         self._pending.unlink()
         yield "the sidecar was started"
 
-    def remove(self) -> Iterator[str]:
-        """Stop it and remove its unit, if that is ours; yield what was done.
+    def halt(self) -> None:
+        """Stop it before it is removed.
 
         Raises:
             FailedPrecondition: a task was created meanwhile; the sidecar runs again.
         """
+        if self.service is None or not self._is_ours():
+            return
+        self._stop(self.service)
+        try:
+            self.check_removal()
+        except FailedPrecondition:
+            self.resume()
+            raise
+
+    def resume(self) -> None:
+        """Start it again: it is not removed."""
+        if self.service is not None and self._is_ours():
+            self.service.start()
+
+    def remove(self) -> Iterator[str]:
+        """Remove the unit, if that is ours, of a sidecar that was stopped; yield what was done."""
         if self._is_ours():
             if self.service is not None:
-                self._stop(self.service)
-                self._check_stopped(self.service)
                 self.service.disable()
             write(self._pending, "")
             self._unit.unlink()
@@ -118,20 +130,13 @@ class Sidecar:
         """Return whether there is something to remove."""
         return self._is_ours() or self._pending.exists()
 
-    def _check_stopped(self, service: Service) -> None:
-        try:
-            self.check_removal()
-        except FailedPrecondition:
-            service.start()
-            raise
-
     def _stop(self, service: Service) -> None:
         """Stop it, and its supervisor, which has no task: the next one is of the version in use."""
         service.stop()
         if not self._others() and not tasks.running(self.node, self._users()):
             for user in self._users():
                 if user.kind is Kind.SUPERVISOR:
-                    _end(user.pid)
+                    end(user.pid)
 
     def _check_others(self, verb: str) -> None:
         if others := self._others():
@@ -164,18 +169,3 @@ class Sidecar:
     @property
     def _pending(self) -> Path:
         return self.node.at(self.node.prefix / _PENDING)
-
-
-def _end(pid: int) -> None:
-    """End a supervisor.
-
-    Raises:
-        Unavailable: it does not end.
-    """
-    try:
-        os.kill(pid, signal.SIGTERM)
-    except ProcessLookupError:
-        return
-    if not wait_for_exit(pid, _EXIT_S):
-        message = f"the sidecar's supervisor, process {pid}, did not end in {_EXIT_S:.0f} s"
-        raise Unavailable(message, remedy=f"kill {pid}, and run the installer again")

@@ -6,15 +6,19 @@ import contextlib
 import enum
 import os
 import select
+import signal
 from collections.abc import Collection
 from pathlib import Path
 from typing import NamedTuple
 
+from shim.errors import Unavailable
 from shim.host import procstat
 
 # The names of a fork server, which holds no task itself, and of the parent of the sidecar's tasks.
 _FORK_SERVER = "cryo-forkserver"
 _SUPERVISOR = "cryo-supervisor"
+
+_EXIT_S = 10.0
 
 Identity = tuple[int, int]
 
@@ -38,13 +42,36 @@ class User(NamedTuple):
 def running(python: Path, others: Collection[Path]) -> list[User]:
     """Return the processes of a Python and of other programs, but for idle fork servers."""
     ours, sandboxes = {identity(python)}, {identity(path) for path in others}
-    pids = [int(entry.name) for entry in Path("/proc").iterdir() if entry.name.isdigit()]
-    found = [(pid, _program(pid)) for pid in pids]
     return [
         User(pid, _kind_of_sandbox(pid) if program in sandboxes else _kind(pid))
-        for pid, program in found
+        for pid, program in _processes()
         if program in sandboxes or (program in ours and not _is_idle_fork_server(pid))
     ]
+
+
+def idle_fork_servers(python: Path) -> list[int]:
+    """Return the fork servers of a Python that have no shim."""
+    ours = identity(python)
+    return [
+        pid
+        for pid, program in _processes()
+        if program == ours and _name(pid) == _FORK_SERVER and not children(pid)
+    ]
+
+
+def end(pid: int) -> None:
+    """End a process that has nothing left to do.
+
+    Raises:
+        Unavailable: it does not end.
+    """
+    try:
+        os.kill(pid, signal.SIGTERM)
+    except ProcessLookupError:
+        return
+    if not wait_for_exit(pid, _EXIT_S):
+        message = f"process {pid} of an installed version did not end in {_EXIT_S:.0f} s"
+        raise Unavailable(message, remedy=f"kill {pid}, and run the installer again")
 
 
 def identity(program: Path) -> Identity:
@@ -68,6 +95,11 @@ def wait_for_exit(pid: int, timeout_s: float) -> bool:
 def children(pid: int) -> list[int]:
     """Return the children of a process of one thread."""
     return [int(word) for word in _text(pid, f"task/{pid}/children").split()]
+
+
+def _processes() -> list[tuple[int, Identity | None]]:
+    pids = [int(entry.name) for entry in Path("/proc").iterdir() if entry.name.isdigit()]
+    return [(pid, _program(pid)) for pid in pids]
 
 
 def _program(pid: int) -> Identity | None:

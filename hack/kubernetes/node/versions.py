@@ -13,7 +13,7 @@ from pathlib import Path
 from hack.kubernetes.node import runsc
 from hack.kubernetes.node.bundle import LIBRARIES, LOADER, NATIVE, VERSION, launch
 from hack.kubernetes.node.paths import SHIM, Node
-from hack.kubernetes.node.users import User, running
+from hack.kubernetes.node.users import User, end, idle_fork_servers, running
 
 PROGRAMS = {SHIM: "shim.entry.shimbin.main", "cryo": "shim.entry.cli"}
 
@@ -91,9 +91,18 @@ class Versions:
         return self.names()
 
     def clear(self) -> None:
-        """Remove all versions."""
+        """Remove all versions, and end their fork servers, which have no shim left.
+
+        Raises:
+            Unavailable: one does not end.
+        """
         for name in self.names():
+            for pid in idle_fork_servers(self._loader(name)):
+                end(pid)
             self._discard(name)
+
+    def _loader(self, name: str) -> Path:
+        return self._node.at(self._folder / name) / LIBRARIES / LOADER
 
     def _discard(self, name: str) -> None:
         staging = self._staging(name)
@@ -110,7 +119,7 @@ class Versions:
         They are those of its Python, and the sandboxes of its runsc.
         """
         folder = self._node.at(self._folder / name)
-        return running(folder / LIBRARIES / LOADER, runsc.programs(folder))
+        return running(self._loader(name), runsc.programs(folder))
 
 
 def _main_of(module: str) -> str:
