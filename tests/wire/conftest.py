@@ -23,6 +23,9 @@ _Result = TypeVar("_Result")
 Cryo = Callable[..., tuple[int, str, str]]
 
 GRACE_S = 5.0
+# A program may take many seconds to start; a wait ends before the call that it is in.
+_EVENT_S = 60.0
+_CALL_S = _EVENT_S + 30.0
 
 
 @contextlib.asynccontextmanager
@@ -97,11 +100,11 @@ class Sidecar:
 
     def call(self, make: Callable[[], Coroutine[Any, Any, _Result]]) -> _Result:
         """Run a coroutine on the server's loop."""
-        return asyncio.run_coroutine_threadsafe(make(), self._loop).result(10)
+        return asyncio.run_coroutine_threadsafe(make(), self._loop).result(_CALL_S)
 
     def wait_for(self, event: asyncio.Event) -> None:
-        """Wait until something has happened in the core."""
-        self.call(lambda: asyncio.wait_for(event.wait(), 60))
+        """Wait until something has happened in the core, such as a request of a new program."""
+        self.call(lambda: asyncio.wait_for(event.wait(), _EVENT_S))
 
     def do(self, action: Callable[..., Any], *arguments: Any) -> None:
         """Do something on the server's loop, where asyncio's objects may be touched."""
