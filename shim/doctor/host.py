@@ -68,6 +68,10 @@ class Host:
             return ""
         return data.decode("utf-8", "replace")
 
+    def has(self, feature: str) -> bool:
+        """Try a feature of the kernel."""
+        return self.features[feature]()
+
     def find(self, program: str) -> str:
         """Return the path of a program, by its name or path; empty if there is none."""
         return which(program, self.search) or ""

@@ -30,23 +30,22 @@ def check(host: Host) -> Iterator[Finding]:
 
 
 def _lacking(host: Host) -> Iterator[Finding]:
-    has = {name: probe() for name, probe in host.features.items()}
-    if not has[features.PIDFD]:
+    if not host.has(features.PIDFD):
         yield _KERNEL.failure(
             f"{host.release} has no pidfd_open, by which processes are waited for",
             "use Linux 5.3 or newer",
         )
-    if not has[features.MEMFD]:
+    if not host.has(features.MEMFD):
         yield _KERNEL.failure(
             f"{host.release} makes no memfd, which is the memory of a sandbox", _NEWER
         )
-    if not has[features.TMPFS] and not host.uid:
+    if not host.uid and not host.has(features.TMPFS):
         yield _KERNEL.warning(
             f"{host.release} makes no tmpfs without a mount point: images are saved to the disk "
             "while the task stands still",
             "use Linux 5.2 or newer",
         )
-    if not has[features.IDMAP]:
+    if not host.has(features.IDMAP):
         yield _KERNEL.warning(
             f"{host.release} has no idmapped mounts: pods with hostUsers: false fail",
             "use Linux 5.12 or newer",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import mmap
 import os
 import re
 from collections.abc import Callable, Iterator, Mapping
@@ -9,15 +10,24 @@ from pathlib import Path
 from typing import NamedTuple
 
 from shim.cuda import inventory
+from shim.doctor import features
 from shim.doctor.host import Host
 from shim.errors import CryoError
 from shim.finding import Area, Finding, Level, Topic
+from shim.host.filecalls import file_call
+from shim.host.oserror import typed
 from shim.runsc.probe import UNVERSIONED, Capabilities, check_flags, probe
 from shim.runsc.settings import is_on
 
 _RUNSC = Topic(Area.RUNSC, "runsc")
 _FLAGS = Topic(Area.RUNSC, "runsc.flags")
 _SIDECARS = Topic(Area.RUNSC, "gvisor-bin")
+_NETWORK = Topic(Area.RUNSC, "network")
+# With these values of --network runsc does not look at the namespace.
+_WITHOUT = ("none", "host")
+_ITS_SUCCESSOR = b"/proc/sys/net/core/dev_weight"
+_NEWER = "use a newer runsc: one of 2026 starts it"
+_READ_S = 4.0
 _FOLDER, _SENTRY = "gvisor-bin", "gvisor_sentry"
 _POLICY = "sidecar-usage-policy"
 _RELEASE = re.compile(r"release-(\d{8})\.\d+")
@@ -80,6 +90,9 @@ async def check(host: Host) -> list[Finding]:
         _RUNSC.ok(_described(able)),
         *_known(able, has_gpu=has_gpu),
         *_sidecars(able, host.config.runsc.flags),
+        *await file_call(
+            lambda: list(_network(able, host)), doing="read runsc", deadline_s=_READ_S
+        ),
         *await _flags(able, host, has_gpu=has_gpu),
     ]
 
@@ -117,6 +130,38 @@ def _sidecars(able: Capabilities, flags: Mapping[str, str]) -> Iterator[Finding]
             f"{program} is missing: this build falls back to its own code, later ones will not",
             remedy,
         )
+
+
+def _network(able: Capabilities, host: Host) -> Iterator[Finding]:
+    """Check whether this build takes the network namespace of a container for the host's; blocks.
+
+    Builds of 2024 look for a file which newer kernels, such as 6.18, have in each namespace.
+    """
+    if host.config.runsc.flags.get("network") in _WITHOUT or host.uid:
+        return
+    if host.has(features.HIDDEN_RMEM) or not _looks_for_rmem(Path(able.binary)):
+        return
+    yield _NETWORK.warning(
+        f"on Linux {host.release} this build starts no container with a network: it takes the "
+        "network namespace of each for the host's",
+        f'set network = "none" under [runsc.flags], or {_NEWER}',
+    )
+
+
+def _looks_for_rmem(binary: Path) -> bool:
+    """Whether a program has the path of that file, and not that of the one which came after it.
+
+    Raises:
+        CryoError: it cannot be read.
+    """
+    try:
+        with (
+            binary.open("rb") as file,
+            mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ) as text,
+        ):
+            return text.find(_ITS_SUCCESSOR) < 0 <= text.find(features.RMEM.encode())
+    except OSError as error:
+        raise typed(error, f"read {binary}") from error
 
 
 async def _flags(able: Capabilities, host: Host, *, has_gpu: bool) -> list[Finding]:

@@ -1,4 +1,4 @@
-"""The addresses of a network namespace, read by a thread that joins it and then exits."""
+"""What is seen in a network namespace, by a thread that joins it and then exits."""
 
 from __future__ import annotations
 
@@ -6,11 +6,14 @@ import ctypes
 import os
 import re
 import threading
+from collections.abc import Callable
 from pathlib import Path
+from typing import TypeVar
 
 from shim.errors import DeadlineExceeded, FailedPrecondition
 from shim.host.oserror import typed
 
+_T = TypeVar("_T")
 _CLONE_NEWNET = 0x40000000
 _WAIT_S = 5.0
 _LIMIT_BYTES = 4 << 20
@@ -42,32 +45,54 @@ def addresses(path: Path) -> tuple[str, ...]:
         os.close(fd)
 
 
+def new_one_has(path: Path) -> bool:
+    """Whether a file is there in a new namespace, which ends at once.
+
+    Raises:
+        DeadlineExceeded: it could not be looked at in time.
+        CryoError: no namespace can be made.
+    """
+
+    def look() -> bool:
+        _checked(_libc.unshare(_CLONE_NEWNET))
+        return os.access(path, os.F_OK)
+
+    return _in_thread(look, "a new network namespace", "make")
+
+
 def _inside(fd: int, path: Path) -> tuple[str, ...]:
-    """Read in a new thread, because joining permanently changes that thread's namespace."""
-    found: list[tuple[str, ...]] = []
+    def read() -> tuple[str, ...]:
+        _checked(_libc.setns(fd, _CLONE_NEWNET))
+        return parse(_read("fib_trie"), _read("if_inet6"))
+
+    return _in_thread(read, f"the network namespace {path}", "join")
+
+
+def _in_thread(work: Callable[[], _T], what: str, verb: str) -> _T:
+    """Run work in a new thread, because it permanently changes the namespace of its thread."""
+    found: list[_T] = []
     failed: list[OSError] = []
 
-    def read() -> None:
+    def run() -> None:
         try:
-            _join(fd)
-            found.append(parse(_read("fib_trie"), _read("if_inet6")))
+            found.append(work())
         except OSError as error:
             failed.append(error)
 
-    thread = threading.Thread(target=read, name="netns", daemon=True)
+    thread = threading.Thread(target=run, name="netns", daemon=True)
     thread.start()
     thread.join(_WAIT_S)
     if failed:
-        raise typed(failed[0], f"join {path}") from failed[0]
+        raise typed(failed[0], f"{verb} {what}") from failed[0]
     if not found:
-        message = f"the network namespace {path} could not be read within {_WAIT_S:g} s"
+        message = f"{what} could not be read within {_WAIT_S:g} s"
         remedy = "check that the filesystem it is on responds, or name another one"
         raise DeadlineExceeded(message, remedy=remedy)
     return found[0]
 
 
-def _join(fd: int) -> None:
-    if _libc.setns(fd, _CLONE_NEWNET):
+def _checked(result: int) -> None:
+    if result:
         number = ctypes.get_errno()
         raise OSError(number, os.strerror(number))
 

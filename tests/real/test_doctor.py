@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -14,7 +15,7 @@ from hack.tools.running import NotHere
 from shim.doctor.report import Report
 from shim.finding import Area, Finding, Level
 from shim.image.staging import STAGING_PREFIX
-from tests.builds import RunscBuild, excuse
+from tests.builds import RunscBuild, excuse, find_program
 from tests.containerd.builds import ContainerdBuild, find_containerd
 from tests.containerd.config import Cri, write_config
 
@@ -92,6 +93,34 @@ def test_a_real_runsc_is_examined(runsc: RunscBuild, tmp_path: Path) -> None:
     assert {one.level for one in limits} <= {Level.WARNING}
     assert found.exit_code == 0, found
     assert [path.name for path in tmp_path.iterdir()] == ["cryo.toml"]
+
+
+NETWORK_SPEC = {
+    "ociVersion": "1.0.2",
+    "process": {"args": ["/busybox", "true"], "cwd": "/", "user": {"uid": 0, "gid": 0}},
+    "root": {"path": "rootfs", "readonly": True},
+    "linux": {"namespaces": [{"type": one} for one in ("network", "pid", "mount")]},
+}
+
+
+@pytest.mark.every_combination
+@pytest.mark.parametrize("network", ("sandbox", "none"))
+def test_a_warning_of_the_network_is_true(runsc: RunscBuild, tmp_path: Path, network: str) -> None:
+    """There is one exactly where a container with a network does not start."""
+    (tmp_path / "rootfs").mkdir()
+    shutil.copy(find_program("busybox"), tmp_path / "rootfs" / "busybox")
+    (tmp_path / "config.json").write_text(msgspec.json.encode(NETWORK_SPEC).decode(), "utf-8")
+    flags = ["--root", str(tmp_path / "root"), "--ignore-cgroups", f"--network={network}"]
+    argv = [str(runsc.path), *flags, "run", "--bundle", str(tmp_path), "cryo-doctor-network"]
+    ran = subprocess.run(argv, capture_output=True, text=True, check=False, timeout=60)
+    config = settings(tmp_path, runsc, f'[runsc.flags]\nnetwork = "{network}"')
+
+    report = examined(doctor(config))
+
+    found = about(report, Area.RUNSC, "network")
+    assert ("root network namespace" in ran.stderr) == bool(found), ran
+    assert (ran.returncode != 0) == bool(found), ran
+    assert all(one.level is Level.WARNING for one in found)
 
 
 def test_flags_that_runsc_rejects(runsc: RunscBuild, tmp_path: Path) -> None:

@@ -86,6 +86,14 @@ def strict(machine: Machine) -> None:
     machine.flags(sidecar_usage_policy="STRICT")
 
 
+def no_network(machine: Machine, **flags: str) -> None:
+    """Use a build that looks for a file, on a kernel that has it in each network namespace."""
+    machine.lacks(features.HIDDEN_RMEM)
+    machine.flags(**flags)
+    with machine.runsc.path.open("a") as file:
+        file.write(f"# {features.RMEM}\n")
+
+
 def no_tools(machine: Machine, version: str = "") -> None:
     """Take both programs that move CUDA processes away."""
     machine.settings("cuda", tool="", helper="never")
@@ -278,6 +286,7 @@ FAULTS = (
         "without CUDA state",
         "20260706",
     ),
+    Fault("runsc", "no network", no_network, WARNING, "on Linux 6.18.0 this", 'network = "none"'),
     Fault("runsc", "no gvisor-bin, strict", strict, FAILURE, "STRICT", "gvisor-bin"),
     Fault(
         "runsc",
@@ -707,6 +716,15 @@ async def test_a_planted_fault_is_found(machine: Machine, fault: Fault) -> None:
 
     found = await examination.examine(machine.host, check)
     assert is_found(fault, found), found
+
+
+async def test_a_network_that_is_not_used(machine: Machine) -> None:
+    """Without a network, or on the host's, such a build starts containers: there is no warning."""
+    check = [one for one in examination.CHECKS if one.name == "runsc"]
+    for value in ("none", "host"):
+        no_network(machine, network=value)
+        found = await examination.examine(machine.host, check)
+        assert "network" not in {one.subject for one in found}
 
 
 def test_every_check_has_a_planted_fault() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -54,3 +55,15 @@ def test_a_namespace_that_is_gone(tmp_path: Path) -> None:
         netns.addresses(tmp_path / "gone")
 
     assert "create it" in caught.value.remedy
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="a network namespace needs root")
+def test_what_a_new_namespace_has() -> None:
+    """It has its own loopback and lacks what is the host's alone; ours is the same after it."""
+    before = Path("/proc/self/ns/net").readlink()
+
+    assert netns.new_one_has(Path("/proc/sys/net/ipv4/conf/lo"))
+    assert not netns.new_one_has(Path("/proc/sys/net/core/dev_weight"))
+
+    assert Path("/proc/self/ns/net").readlink() == before
+    assert Path("/proc/thread-self/ns/net").readlink() == before
