@@ -111,7 +111,9 @@ def test_a_warning_of_the_network_is_true(runsc: RunscBuild, tmp_path: Path, net
     shutil.copy(find_program("busybox"), tmp_path / "rootfs" / "busybox")
     (tmp_path / "config.json").write_text(msgspec.json.encode(NETWORK_SPEC).decode(), "utf-8")
     flags = ["--root", str(tmp_path / "root"), "--ignore-cgroups", f"--network={network}"]
-    argv = [str(runsc.path), *flags, "run", "--bundle", str(tmp_path), "cryo-doctor-network"]
+    # runsc leaves a mount of a network namespace in its root directory.
+    argv = ["unshare", "--mount", str(runsc.path), *flags]
+    argv += ["run", "--bundle", str(tmp_path), "cryo-doctor-network"]
     ran = subprocess.run(argv, capture_output=True, text=True, check=False, timeout=60)
     config = settings(tmp_path, runsc, f'[runsc.flags]\nnetwork = "{network}"')
 
