@@ -118,7 +118,7 @@ quickstart: $(stamp) ## follow the quickstart on a clean Debian 13, and write do
 	@$(bin)/python -m hack.tools debian-13 busybox
 	@$(bin)/python -m hack.quickstart docs/quickstart-transcript.md
 
-bench: tools native ## compare with plain runsc, scripts, other shims, CRIU, cp and dd, in at most 25 minutes; BENCH=... for some
+bench: tools native ## compare with plain runsc, scripts, other shims, CRIU, cp and dd, in at most 30 minutes; BENCH=... for some
 	@$(bin)/python -m hack.bench $(BENCH)
 
 bench-check: tools native ## the same, and fail for a ratio that is 20 % above that of docs/performance.json

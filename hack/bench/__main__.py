@@ -1,6 +1,6 @@
 """Compare Cryoshim with plain runsc, gVisor's shim, runc and scripts, by turns, in one run.
 
-    make bench                          # all cases, at most 25 minutes
+    make bench                          # all cases, at most 30 minutes
     python -m hack.bench checkpoint rpc # some of them
     python -m hack.bench --quick        # two rounds each, to see that all of it works
     make bench-check                    # fails for a ratio that is 20 % above the committed one
@@ -79,7 +79,7 @@ def measured(given: argparse.Namespace) -> tuple[Rows, list[str]]:
         except NotHere as no:
             print(f"\n{case.name}: not measured: {no}", flush=True)
             continue
-        except Exception:  # noqa: BLE001  # a run of 25 minutes is not lost for one case
+        except Exception:  # noqa: BLE001  # a run of 30 minutes is not lost for one case
             traceback.print_exc()
             failed.append(case.name)
             continue

@@ -38,7 +38,7 @@ CASES = {
     case.name: case
     for case in (
         Case("checkpoint", 150, ("checkpoint", "frozen", "durable")),
-        Case("restore", 200, ("restore", "first", "first-background", "exit")),
+        Case("restore", 450, ("restore", "first", "first-background", "exit")),
         Case("stage", 90, ("stage", "stage-call", "stage-durable")),
         Case("processes", 150, ("moves", "processes")),
         Case("clones", 120, ("clones",)),
@@ -53,7 +53,7 @@ CASES = {
         Case("warm_pods", 140, ("warm-pods",)),
     )
 }
-LIMIT_S = 1500.0
+LIMIT_S = 1800.0
 
 
 def chosen(names: Iterable[str]) -> list[Case]:

@@ -13,8 +13,8 @@ from shim.simgpu.simulation import Simulation
 
 # Rounds of each size. A restore of runsc scatters by 50 ms at 0 MiB and by 300 ms at 1 GiB, so
 # that fewer cannot tell a difference of 10 ms.
-ROUNDS: Mapping[int, int] = {0: 41, 256: 25, 1024: 15, 4096: 3}
-_SHARES = {0: 0.2, 256: 0.2, 1024: 0.3, 4096: 0.3}
+ROUNDS: Mapping[int, int] = {0: 61, 256: 61, 1024: 41, 4096: 5}
+_SHARES = {0: 0.17, 256: 0.2, 1024: 0.33, 4096: 0.3}
 
 
 def measure(runsc: Path, part: Callable[[Given, Effort], Rows], effort: Effort) -> Rows:
