@@ -74,6 +74,21 @@ class ImageDir:
         finally:
             os.close(fd)
 
+    def identity(self, name: str) -> Identity:
+        """Return the identity of a regular file, without opening it.
+
+        Raises:
+            ImageCorrupt, PermissionDenied: as `opened`.
+        """
+        try:
+            found = os.stat(name, dir_fd=self.fd, follow_symlinks=False)
+        except FileNotFoundError:
+            self.corrupt(f"{name} is missing")
+        except OSError as error:
+            raise typed(error, f"look at {self.path / name}") from error
+        self._check(name, found)
+        return _identity_of(found)
+
     def _open(self, name: str) -> int:
         """Open a file after checking that it is a regular one."""
         try:
@@ -83,16 +98,19 @@ class ImageDir:
         except OSError as error:
             raise typed(error, f"open {self.path / name}") from error
         try:
-            found = os.fstat(named)
-            if not stat.S_ISREG(found.st_mode):
-                self.corrupt(f"{name} is not a regular file")
-            if self._strict:
-                trusted.check_file(found, self.path / name)
+            self._check(name, os.fstat(named))
             return os.open(f"/proc/self/fd/{named}", _FILE)
         except OSError as error:
             raise typed(error, f"open {self.path / name}") from error
         finally:
             os.close(named)
+
+    def _check(self, name: str, found: os.stat_result) -> None:
+        """Check that a file is a regular one that no other user can write to."""
+        if not stat.S_ISREG(found.st_mode):
+            self.corrupt(f"{name} is not a regular file")
+        if self._strict:
+            trusted.check_file(found, self.path / name)
 
     def hash(self, name: str, fd: int, on_bytes: OnBytes) -> str:
         """Return the BLAKE3 of an open file in hexadecimal, computed on all cores.
@@ -167,7 +185,10 @@ def _size(entry: os.DirEntry[str]) -> int:
 
 def identity(fd: int) -> Identity:
     """Return the identity of an open file."""
-    found = os.fstat(fd)
+    return _identity_of(os.fstat(fd))
+
+
+def _identity_of(found: os.stat_result) -> Identity:
     return Identity(
         device=found.st_dev,
         inode=found.st_ino,

@@ -203,9 +203,8 @@ class HeldImage:
             ImageCorrupt: one was written to or replaced.
         """
         for name, before in self._found.items():
-            with self.folder.opened(name) as fd:
-                if identity(fd) != before:
-                    self.folder.corrupt(f"{name} was changed while it was loaded")
+            if self.folder.identity(name) != before:
+                self.folder.corrupt(f"{name} was changed while it was loaded")
 
     def close(self) -> None:
         """Close it. Idempotent."""
@@ -346,8 +345,7 @@ def read_file(folder: ImageDir, name: str, most_bytes: int) -> bytes:
 
 
 def _measure(folder: ImageDir, file: ImageFile) -> Identity:
-    with folder.opened(file.name) as fd:
-        found = identity(fd)
+    found = folder.identity(file.name)
     if found.size_bytes != file.size_bytes:
         how = "was truncated" if found.size_bytes < file.size_bytes else "has grown"
         folder.corrupt(f"{file.name} {how}: {found.size_bytes} bytes, not {file.size_bytes}")

@@ -16,7 +16,7 @@ from shim import failpoints
 from shim.errors import CryoError
 from shim.host.files import private_dir, read_bounded, write_atomic
 from shim.image import manifest as manifests
-from shim.image.directory import Identity, ImageDir, identity, open_image_dir
+from shim.image.directory import Identity, ImageDir, open_image_dir
 from shim.image.manifest import NAME, Manifest
 from shim.model import Value
 
@@ -124,7 +124,7 @@ class VerifyCache:
 def identities(image: Path) -> dict[str, Identity]:
     """Return the identity of every file of an image."""
     with open_image_dir(image) as folder:
-        return {name: _identity(folder, name) for name in folder.names() if name != NAME}
+        return {name: folder.identity(name) for name in folder.names() if name != NAME}
 
 
 def _is_there(copy: _Copy, digest: str) -> bool:
@@ -135,7 +135,7 @@ def _is_there(copy: _Copy, digest: str) -> bool:
     for name, known in copy.files.items():
         try:
             with open_image_dir(Path(copy.image)) as folder:
-                return _identity(folder, name) == known or _digest(folder) == digest
+                return folder.identity(name) == known or _digest(folder) == digest
         except (CryoError, OSError):
             return False
     return False
@@ -144,11 +144,6 @@ def _is_there(copy: _Copy, digest: str) -> bool:
 def _digest(folder: ImageDir) -> str:
     with folder.opened(NAME) as fd, open(fd, "rb", closefd=False) as file:
         return manifests.decode(file.read(manifests.MAX_MANIFEST_BYTES), str(folder.path)).digest
-
-
-def _identity(folder: ImageDir, name: str) -> Identity:
-    with folder.opened(name) as fd:
-        return identity(fd)
 
 
 class NoCache(VerifyCache):

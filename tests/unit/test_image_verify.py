@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from shim.errors import CryoError, ImageCorrupt, NotFound, PermissionDenied
 from shim.image import manifest as manifests
 from shim.image import seal
+from shim.image.directory import open_image_dir
 from shim.image.side_files import LABELS, SIGNATURES
 from shim.image.verify import HeldImage, read_manifest, verify
 from shim.image.verify_cache import VerifyCache
@@ -466,7 +467,14 @@ def test_what_is_no_file_is_not_opened(
     monkeypatch.setattr(os, "open", watched)
     with pytest.raises(ImageCorrupt, match="not a regular file"):
         verify(image, Verify.FULL, cache, quiet)
+    assert not opened
 
+    with (
+        open_image_dir(image) as folder,
+        pytest.raises(ImageCorrupt, match="not a regular file"),
+        folder.opened("pages.img"),
+    ):
+        pytest.fail("it was opened")
     assert opened
     assert all(opened)
 
